@@ -1,0 +1,43 @@
+# make sweep | test | test-all | accept | bench | ui: each sets itself up on a bare machine.
+ABLATION ?= lemoe_lora
+ARGS ?=
+PYTHON ?= python3
+STORE ?= results
+PORT ?= 5000
+BIN := .venv/bin
+
+.PHONY: sweep test test-all accept bench ui lint setup
+.DEFAULT_GOAL := sweep
+
+setup: .venv/installed
+
+# The CPU build of torch is tried first: on Linux the index's own brings gigabytes of GPU libraries.
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet -c constraints.txt $(TORCH_ARGS) -e '.[dev]'
+	touch $@
+
+sweep: setup
+	$(BIN)/python orchestrator/sweep.py ablation=$(ABLATION) store=$(STORE) $(ARGS)
+
+test: setup
+	$(BIN)/python -m pytest -n 2 $(ARGS)
+
+test-all: setup
+	$(BIN)/python -m pytest -n 2 -m "not gpu and not network" $(ARGS)
+
+accept: setup
+	$(BIN)/python tests/accept.py $(ARGS)
+
+bench: setup
+	$(BIN)/python tests/benchmarks/bench.py $(ARGS)
+
+lint: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+ui: setup
+	$(BIN)/python orchestrator/ui.py store=$(STORE) port=$(PORT)

@@ -1,0 +1,284 @@
+"""Tidy rows to arms: one mean and interval per arm and score, and counts of unended trials.
+
+An arm has a mean only when all its seeds ended; otherwise its state says why not. Trials are only
+averaged within one `Section`: same backbone, data and protocol.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import pandas as pd
+
+MEASURES = ("token", "exact", "generated")
+AVERAGED = ("reliability", "generality", "locality_far")  # `average` is the mean of these
+CONTEXT = (
+    *("backbone", "backbone_fingerprint"),
+    *("dataset", "dataset_digest", "dataset_part", "target_field"),
+)
+PROVENANCE = ("scale", "device", "dtype", "commit", "is_dirty", "source_hash")
+
+_CONFIDENCE = 0.95
+_SEEDS_FOR_T = 3  # fewer seeds: bootstrap over subjects (house rule)
+_RESAMPLES = 2000
+_BOOTSTRAP_SEED = 0  # an interval must not change from one printing to the next
+
+RecordReader: TypeAlias = Callable[[str], pd.DataFrame | None]
+Interval: TypeAlias = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Mean of one score over seeds, a fraction, with its 95% interval where there is one."""
+
+    mean: float
+    num_seeds: int
+    low: float | None = None
+    high: float | None = None
+    source: Literal["t", "bootstrap", "none"] = "none"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One setting: what it is, and what its seeds gave.
+
+    Attributes:
+        swept: Values of the swept keys.
+        published: Swept keys to the published values that this arm stands for.
+        state: "" when all seeds ended, else such as `failed 1/3`; then `scores` is empty.
+        scores: Final scores in the table's measure, `average` included.
+        before: The same scores before the first edit.
+        errors: Reasons of failed trials, one line each.
+    """
+
+    name: str
+    method: str
+    ablation: str
+    swept: Mapping[str, Any]
+    published: Mapping[str, list[Any]]
+    protocol: Mapping[str, Any]
+    seeds: tuple[int, ...]
+    num_layers: int | None
+    hidden_size: int | None
+    state: str
+    scores: Mapping[str, Estimate]
+    before: Mapping[str, float]
+    errors: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Section:
+    """Arms that may stand in one table: same backbone, data and, but for `varying`, protocol.
+
+    Attributes:
+        context: Values of `CONTEXT`.
+        protocol: The protocol keys that all arms share.
+        provenance: Every value that occurs, by name of `PROVENANCE`.
+        num_superseded: Trials left out because newer ones of the same arm and seed exist.
+    """
+
+    context: Mapping[str, str]
+    protocol: Mapping[str, Any]
+    arms: tuple[Arm, ...]
+    provenance: Mapping[str, tuple[str, ...]]
+    num_superseded: int
+
+
+def sections(
+    rows: pd.DataFrame,
+    measure: str = "token",
+    varying: Sequence[str] = (),
+    records: RecordReader | None = None,
+) -> tuple[Section, ...]:
+    """Arms of all trials, divided by backbone, data and protocol; the newest section first.
+
+    Args:
+        rows: Tidy rows of `runs.read_runs`.
+        measure: One of `MEASURES`.
+        varying: Protocol keys that may differ between the arms of one section.
+        records: `runs.read_records`, for the bootstrap of arms with fewer than
+            three seeds; None: such arms have no interval.
+    """
+    rows = _fill_context(_latest(rows, ["fingerprint"]))
+    protocols = rows["protocol"].map(json.loads)
+    rows["shared"] = protocols.map(lambda p: _dump(p, lambda key: key not in varying))
+    rows["own"] = protocols.map(lambda p: _dump(p, lambda key: key in varying))
+    parts = [part for _, part in rows.groupby([*CONTEXT, "shared"], sort=False)]
+    parts.sort(key=lambda part: -int(part["started"].max()))
+    return tuple(_section(part, measure, records) for part in parts)
+
+
+def interval_over_seeds(values: Sequence[float]) -> Interval | None:
+    """Student's t interval (95%) of the mean of `values`, or None for fewer than three."""
+    if len(values) < _SEEDS_FOR_T:
+        return None
+    from scipy import stats  # half a second to import: not for --list
+
+    half = stats.t.ppf((1 + _CONFIDENCE) / 2, len(values) - 1) * stats.sem(values)
+    mean = math.fsum(values) / len(values)
+    return mean - float(half), mean + float(half)
+
+
+def intervals_over_subjects(records: pd.DataFrame, measure: str) -> dict[str, Interval]:
+    """Percentile bootstrap (95%) over subjects, by score, `average` included.
+
+    All questions about one subject are drawn together; the statistic is the mean over questions.
+    A score has no interval when fewer than two subjects have questions of its kind.
+
+    Args:
+        records: Per-record results of the seeds of one arm, pooled; as of `runs.read_records`.
+        measure: Column to average: token or exact; another measure has no interval.
+    """
+    if measure not in records or records[measure].isna().all():
+        return {}
+    grouped = records.groupby(["subject", "score"])[measure]
+    sums, counts = grouped.sum().unstack(fill_value=0.0), grouped.count().unstack(fill_value=0)
+    if len(sums) < 2:
+        return {}
+    generator = np.random.default_rng(_BOOTSTRAP_SEED)
+    drawn = generator.integers(0, len(sums), (_RESAMPLES, len(sums)))
+    means: dict[str, np.ndarray[Any, Any]] = {}
+    for score in sums.columns:
+        if (counts[score] > 0).sum() < 2:
+            continue
+        total = counts[score].to_numpy()[drawn].sum(1)
+        drawn_sums = sums[score].to_numpy()[drawn].sum(1)
+        # A resample may hold no question of a rare kind: it has no mean and is left out below.
+        means[str(score)] = np.divide(
+            drawn_sums, total, out=np.full(_RESAMPLES, np.nan), where=total > 0
+        )
+    if set(AVERAGED) <= set(means):
+        means["average"] = np.mean([means[name] for name in AVERAGED], axis=0)
+    tails = [(1 - _CONFIDENCE) / 2, (1 + _CONFIDENCE) / 2]
+    return {name: _pair(np.nanquantile(values, tails)) for name, values in means.items()}
+
+
+def _section(part: pd.DataFrame, measure: str, records: RecordReader | None) -> Section:
+    # One arm and seed under two fingerprints: the setting that is not swept was changed in between.
+    identity = ["ablation", "arm", "own"]
+    kept = _latest(part, [*identity, "seed"])
+    newest = kept.sort_values("started").groupby(identity)["arm_fingerprint"].transform("last")
+    kept = kept[kept["arm_fingerprint"] == newest]
+    groups = kept.groupby(identity, sort=False)
+    arms = tuple(_arm(group, measure, records) for _, group in groups)
+    first = kept.iloc[0]
+    return Section(
+        context={name: str(first[name]) for name in CONTEXT},
+        protocol=json.loads(first["shared"]),
+        arms=arms,
+        provenance={name: _values(kept, name) for name in PROVENANCE},
+        num_superseded=part["run_id"].nunique() - kept["run_id"].nunique(),
+    )
+
+
+def _arm(group: pd.DataFrame, measure: str, records: RecordReader | None) -> Arm:
+    trials = group.drop_duplicates("run_id")
+    first = trials.iloc[0]
+    state = _state(trials)
+    metrics = group[group["metric"] != ""]
+    table = metrics.pivot(index="run_id", columns="metric", values="value")
+    final = _scores(table, measure, "final")
+    return Arm(
+        name=str(first["arm"]),
+        method=str(first["method"]),
+        ablation=str(first["ablation"]),
+        swept=json.loads(first["swept"]),
+        published=json.loads(first["published"]),
+        protocol=json.loads(first["protocol"]),
+        seeds=tuple(sorted(int(seed) for seed in trials["seed"])),
+        num_layers=_whole(trials["num_layers"]),
+        hidden_size=_whole(trials["hidden_size"]),
+        state=state,
+        scores={} if state else _estimates(final, trials, measure, records),
+        before=_scores(table, measure, "before").mean().dropna().to_dict(),
+        errors=tuple(str(error) for error in trials["error"] if error),
+    )
+
+
+def _estimates(
+    final: pd.DataFrame, trials: pd.DataFrame, measure: str, records: RecordReader | None
+) -> dict[str, Estimate]:
+    resampled: dict[str, Interval] = {}
+    if records is not None and len(trials) < _SEEDS_FOR_T:
+        found = [records(address) for address in trials["records"]]
+        present = [frame for frame in found if frame is not None]
+        if len(present) == len(found):
+            resampled = intervals_over_subjects(pd.concat(present), measure)
+    estimates = {}
+    for name in final.columns:
+        values = [float(value) for value in final[name]]
+        if len(values) < len(trials) or any(math.isnan(value) for value in values):
+            continue  # not measured in every seed
+        mean, over_seeds = math.fsum(values) / len(values), interval_over_seeds(values)
+        if over_seeds is not None:
+            estimates[str(name)] = Estimate(mean, len(values), *over_seeds, "t")
+        elif name in resampled:
+            estimates[str(name)] = Estimate(mean, len(values), *resampled[name], "bootstrap")
+        else:
+            estimates[str(name)] = Estimate(mean, len(values))
+    return estimates
+
+
+def _scores(table: pd.DataFrame, measure: str, when: str) -> pd.DataFrame:
+    """Scores of each run at one moment, (runs, scores), with `average` where it is defined."""
+    suffix = f".{measure}.{when}"
+    names = [name for name in table.columns if str(name).endswith(suffix)]
+    found = table[names].rename(columns=lambda name: str(name).removesuffix(suffix))
+    if set(AVERAGED) <= set(found.columns):
+        found["average"] = found[list(AVERAGED)].mean(axis=1, skipna=False)
+    return found
+
+
+def _state(trials: pd.DataFrame) -> str:
+    """Why the arm has no mean: `failed 1/3`, `diverged`, `pruned 2/3`; "" when all seeds ended."""
+    counts = Counter(map(_outcome, trials["status"], trials["stop_reason"]))
+    ended = counts.pop("finished", 0)
+    if set(counts) == {"diverged"} and not ended:
+        return "diverged"
+    return ", ".join(f"{name} {count}/{len(trials)}" for name, count in sorted(counts.items()))
+
+
+def _outcome(status: str, stop_reason: str) -> str:
+    if status == "stopped":
+        return {"timeout": "timed out"}.get(stop_reason, "pruned")
+    return status if status in ("finished", "failed", "diverged") else "unfinished"
+
+
+def _latest(rows: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    """Rows of the latest run for each value of `keys`."""
+    runs = rows.sort_values(["started", "run_id"]).drop_duplicates(keys, keep="last")
+    return rows[rows["run_id"].isin(runs["run_id"])].copy()
+
+
+def _fill_context(rows: pd.DataFrame) -> pd.DataFrame:
+    """A trial that failed early lacks digests; without them its failure would stand elsewhere."""
+    rows = rows.sort_values("started", kind="stable")
+    for digest, owner in (("backbone_fingerprint", "backbone"), ("dataset_digest", "dataset")):
+        known = rows[rows[digest] != ""].groupby(owner)[digest].last()
+        guess = rows[owner].map(known).fillna("")
+        rows[digest] = rows[digest].where(rows[digest] != "", guess)
+    return rows
+
+
+def _dump(protocol: Mapping[str, Any], keep: Callable[[str], bool]) -> str:
+    return json.dumps({k: v for k, v in protocol.items() if keep(k)}, sort_keys=True)
+
+
+def _values(rows: pd.DataFrame, name: str) -> tuple[str, ...]:
+    return tuple(sorted({str(value) for value in rows[name] if value != ""}))
+
+
+def _whole(column: pd.Series) -> int | None:
+    known = [int(value) for value in column if value != ""]
+    return known[0] if known else None
+
+
+def _pair(bounds: np.ndarray[Any, Any]) -> Interval:
+    low, high = bounds
+    return float(low), float(high)

@@ -1,0 +1,219 @@
+"""Store and name of a table to finished tables, with what every number in them rests on."""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis import aggregate, compare, paper_numbers, runs
+from analysis.aggregate import AVERAGED, Section
+from analysis.errors import AnalysisError, StoreError
+from analysis.layouts.layout import Body, Layout, get_layout, known_layouts
+from analysis.render import Table
+
+_MOST_ERRORS = 8  # reasons listed below a table; the ledger has them all
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line may choose; `is_filtered`: only rows that pass the paper's filter."""
+
+    store: Path = Path("results")
+    measure: str = "token"
+    is_filtered: bool = False
+
+
+def assemble(name: str, options: Options) -> tuple[Table, ...]:
+    """The tables of one published table or one ablation, one for each backbone, data and protocol.
+
+    Args:
+        name: Id of a published table with a layout, such as `lemoe_table9`, or an ablation's name.
+        options: Where the runs are, and what to show of them.
+
+    Raises:
+        AnalysisError: If the name, store or runs are not there, nothing can be compared, or the
+            layout has no published filter.
+    """
+    rows, paper = _find(name, options.store)
+    layout = get_layout(paper or "generic")
+    if options.is_filtered and not layout.has_filter:
+        raise AnalysisError(f"filter=published: {name} has no published filter; use filter=none")
+    found = aggregate.sections(rows, options.measure, layout.varying, runs.read_records)
+    printed = paper_numbers.load(paper) if paper else ()
+    left_out: tuple[str, ...] = ()
+    if printed:
+        found, left_out = compare.comparable(found, printed, str(paper))
+    title = f"{paper or name}: {layout.question}" if paper else name
+    return tuple(
+        _table(
+            title,
+            layout,
+            section,
+            layout.arrange(section, printed, options.is_filtered),
+            options,
+            left_out,
+        )
+        for section in found
+    )
+
+
+def _find(name: str, store: Path) -> tuple[pd.DataFrame, str | None]:
+    """Rows to show, and the published table that they answer, None for none."""
+    known = known_layouts()
+    if name in known:
+        return runs.read_table_runs(store, name), name
+    try:
+        ablations = runs.experiments(store)
+    except StoreError as error:
+        raise _unknown(name, known, str(error)) from None
+    if name not in ablations:
+        raise _unknown(name, known, f"ablations in store={store}: {', '.join(ablations) or 'none'}")
+    rows = runs.read_runs(store, name)
+    if rows.empty:
+        raise StoreError(f"store={store}: ablation {name!r} has no trials yet")
+    answered = set(rows["paper"]) - {""}
+    paper = answered.pop() if len(answered) == 1 else None
+    return rows, paper if paper in known else None
+
+
+def _unknown(name: str, known: Sequence[str], further: str) -> AnalysisError:
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return AnalysisError(f"no table {name!r}; {hint}known: {', '.join(known)}; {further}")
+
+
+def _table(
+    title: str,
+    layout: Layout,
+    section: Section,
+    body: Body,
+    options: Options,
+    left_out: tuple[str, ...],
+) -> Table:
+    notes = [*body.notes, *_interval_notes(section, layout.has_paper), *_mixed(section)]
+    if body.paper:
+        differing = "; ".join(compare.differences(section, body.paper))
+        notes.insert(0, f"differs from the paper: {differing or 'nothing in backbone, data, size'}")
+    footer = [*body.footer, *_floor_line(section), *_failures(section), *left_out]
+    if section.num_superseded:
+        footer.append(f"left out: {section.num_superseded} trials with newer ones of the same arm")
+    return Table(
+        title=title,
+        labels=body.labels,
+        scores=body.scores,
+        rows=body.rows,
+        context=_context(section, options.measure),
+        notes=tuple(notes),
+        footer=tuple(footer),
+    )
+
+
+def _context(section: Section, measure: str) -> dict[str, str]:
+    own, seen = section.context, section.provenance
+    dirty = " (dirty)" if any(flag.lower() == "true" for flag in seen["is_dirty"]) else ""
+    sizes = sorted({(arm.num_layers, arm.hidden_size) for arm in section.arms if arm.num_layers})
+    shape = "".join(f" ({layers} layers, width {width})" for layers, width in sizes)
+    return {
+        "ablation": _join({arm.ablation for arm in section.arms}),
+        "scale": _join(seen["scale"]),
+        "backbone": own["backbone"] + shape,
+        "dataset": own["dataset"],
+        "target field": own["target_field"] or "not stated",
+        "part": own["dataset_part"] or "not stated",
+        "protocol": _protocol(section),
+        "measure": f"{measure}, after the last edit",
+        "seeds": _seeds(section),
+        "commit": (_join(commit[:12] for commit in seen["commit"]) or "not stated") + dirty,
+    }
+
+
+def _protocol(section: Section) -> str:
+    """Shared keys, then those that differ with the arms they hold for."""
+    shared = dict(section.protocol)
+    parts = [str(shared.pop("kind", "not stated"))]
+    parts += [f"{key} {_yes_no(value)}" for key, value in shared.items()]
+    varying = {key for arm in section.arms for key in arm.protocol} - set(section.protocol)
+    for key in sorted(varying):
+        holders: dict[str, list[str]] = defaultdict(list)
+        for arm in section.arms:
+            holders[_yes_no(arm.protocol.get(key))].append(arm.name)
+        lone = len(holders) == 1
+        for value, names in sorted(holders.items()):
+            parts.append(f"{key} {value}" + ("" if lone else f" ({_join(set(names))})"))
+    return ", ".join(parts)
+
+
+def _seeds(section: Section) -> str:
+    counts = sorted({len(arm.seeds) for arm in section.arms})
+    every = sorted({seed for arm in section.arms for seed in arm.seeds})
+    spread = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    return f"{spread} per arm ({_join(every)})"
+
+
+def _interval_notes(section: Section, has_paper: bool) -> list[str]:
+    estimates = [estimate for arm in section.arms for estimate in arm.scores.values()]
+    sources = {estimate.source for estimate in estimates}
+    beside = " / paper" if has_paper else ""
+    lines = [f"cells: mean of ours (number of seeds){beside}"]
+    if "t" in sources:
+        lines.append("±: 95% interval over seeds (Student's t)")
+    if "bootstrap" in sources:
+        lines.append("[low, high]: 95% bootstrap over subjects, as there are fewer than 3 seeds")
+    if "none" in sources:
+        lines.append("no interval: fewer than 3 seeds, and no per-record results to resample")
+    return lines
+
+
+def _mixed(section: Section) -> list[str]:
+    lines = []
+    for name in ("device", "dtype", "commit", "source_hash"):
+        values = section.provenance[name]
+        if len(values) > 1:
+            lines.append(f"mixed {name}: {_join(value[:12] for value in values)}")
+        elif name in ("device", "dtype"):
+            lines.append(f"{name}: {_join(values) or 'not stated'}")
+    return lines
+
+
+def _floor_line(section: Section) -> list[str]:
+    """Scores before the first edit: what a method that does nothing would get."""
+    by_edits: dict[Any, list[Mapping[str, float]]] = defaultdict(list)
+    for arm in section.arms:
+        by_edits[arm.protocol.get("num_edits")].append(arm.before)
+    lines = []
+    for edits, found in by_edits.items():
+        means = []
+        for name in (*AVERAGED, "average"):
+            values = [before[name] for before in found if name in before]
+            means += [f"{name} {sum(values) / len(values):.2f}"] if values else []
+        where = f" ({edits} edits)" if len(by_edits) > 1 else ""
+        lines.append(f"before editing{where}: {', '.join(means) or 'not measured'}")
+    return lines
+
+
+def _failures(section: Section) -> list[str]:
+    reasons = Counter(error for arm in section.arms for error in arm.errors)
+    lines = [
+        f"{count} trial(s) ended by: {reason}"
+        for reason, count in reasons.most_common(_MOST_ERRORS)
+    ]
+    if len(reasons) > _MOST_ERRORS:
+        lines.append(f"and {len(reasons) - _MOST_ERRORS} further reasons")
+    return lines
+
+
+def _yes_no(value: Any) -> str:
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+
+
+def _join(values: Iterable[Any]) -> str:
+    listed = list(values)
+    return ", ".join(
+        str(value) for value in (listed if isinstance(values, list) else sorted(listed))
+    )

@@ -1,0 +1,34 @@
+"""Ablations without a published table: one row per arm, every score that was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from analysis.aggregate import Section
+from analysis.layouts.layout import SCORES, Body, Layout, ours
+from analysis.paper_numbers import PaperRow
+from analysis.render import Entry, Row
+
+_FURTHER = {
+    "locality_near": "Loc. near",
+    "locality_same": "Loc. same",
+    "retention": "Retention",
+    "portability": "Portability",
+}
+
+
+def arrange(section: Section, paper: Sequence[PaperRow], is_filtered: bool) -> Body:
+    """Rows by arm, in alphabetical order; there is nothing to compare with and no filter."""
+    measured = {name for arm in section.arms for name in arm.scores}
+    scores = SCORES | {name: head for name, head in _FURTHER.items() if name in measured}
+    arms = sorted(section.arms, key=lambda arm: (arm.ablation, arm.name))
+    rows = (Row((arm.name,), tuple(Entry(ours(arm, name)) for name in scores)) for arm in arms)
+    return Body(labels=("Arm",), scores=scores, rows=tuple(rows))
+
+
+LAYOUT = Layout(
+    question="any ablation by its name: one row per arm",
+    arrange=arrange,
+    has_paper=False,
+    varying=("num_edits", "edit_batch_size", "num_batches", "order"),
+)

@@ -1,0 +1,74 @@
+"""Tables whose rows are points of a grid of swept keys: shared by the layouts of LEMoE 8 and 9."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from analysis.aggregate import Arm, Section
+from analysis.compare import Point, ours_at, published_points
+from analysis.layouts.layout import NOT_IN_PAPER, NOT_PRINTED, entries
+from analysis.paper_numbers import PaperRow
+from analysis.render import Row
+
+
+def by_point(paper: Sequence[PaperRow], columns: Sequence[str]) -> dict[Point, PaperRow]:
+    """The published rows by their values in `columns`."""
+    return {tuple(getattr(row, column) for column in columns): row for row in paper}
+
+
+def grid_rows(
+    section: Section,
+    axes: Sequence[str],
+    printed: Mapping[Point, PaperRow],
+    is_published: Callable[[Point], bool],
+) -> tuple[Row, ...]:
+    """One row per published cell that an arm stands for, in the paper's order.
+
+    Cells that the paper does not print, and that differ on the last axis alone, share one row.
+    Arms that stand for no published cell come last, under their own name.
+
+    Args:
+        section: The arms; each is placed by `compare.published_points`.
+        axes: Swept keys, in the order of the columns.
+        printed: The published rows by point.
+        is_published: Whether a point belongs to the grid that the paper says it ran.
+    """
+    lines: list[tuple[tuple[float, ...], Row]] = []
+    strangers: list[Row] = []
+    for arm in section.arms:
+        points, at = published_points(arm, axes), ours_at(arm, axes)
+        for point in points:
+            if point in printed:
+                labels = (*map(str, point), at)
+                row = Row(labels, entries(arm, printed[point], NOT_PRINTED))
+                lines.append((_order(point), row))
+        for group in _merged(point for point in points if point not in printed):
+            absent = NOT_PRINTED if any(map(is_published, group)) else NOT_IN_PAPER
+            last = ", ".join(str(point[-1]) for point in group)
+            labels = (*map(str, group[0][:-1]), last, at)
+            lines.append((_order(group[0]), Row(labels, entries(arm, None, absent))))
+        if not points:
+            labels = (*("-" for _ in axes), arm.name)
+            strangers.append(Row(labels, entries(arm, None, NOT_IN_PAPER)))
+    lines.sort(key=lambda line: line[0])
+    return (*(row for _, row in lines), *strangers)
+
+
+def printed_pairs(
+    section: Section, axes: Sequence[str], printed: Mapping[Point, PaperRow]
+) -> list[tuple[Arm, PaperRow]]:
+    """Every arm with every printed row that it stands for."""
+    placed = ((arm, point) for arm in section.arms for point in published_points(arm, axes))
+    return [(arm, printed[point]) for arm, point in placed if point in printed]
+
+
+def _merged(points: Iterable[Point]) -> list[list[Point]]:
+    groups: dict[Point, list[Point]] = defaultdict(list)
+    for point in points:
+        groups[point[:-1]].append(point)
+    return list(groups.values())
+
+
+def _order(point: Point) -> tuple[float, ...]:
+    return tuple(float(value) for value in point)

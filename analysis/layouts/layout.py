@@ -1,0 +1,109 @@
+"""What every layout file provides, and how it is found by its name."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from analysis.aggregate import Arm, Estimate, Section
+from analysis.compare import Correlation
+from analysis.paper_numbers import PaperRow
+from analysis.render import Entry, Row
+
+SCORES = {
+    "reliability": "Rel.",
+    "generality": "Gen.",
+    "locality_far": "Loc.",
+    "average": "Avg.",
+}
+NOT_PRINTED, NOT_IN_PAPER, NOT_RUN = "not printed", "not in the paper", "not run"
+_SHARED = ("__init__", "layout", "grid")
+
+
+@dataclass(frozen=True)
+class Body:
+    """The arranged rows of one section.
+
+    Attributes:
+        paper: The published rows that the section is compared with.
+        notes: Lines above the table; `footer`: below it.
+    """
+
+    labels: tuple[str, ...]
+    scores: Mapping[str, str]
+    rows: tuple[Row, ...]
+    paper: tuple[PaperRow, ...] = ()
+    notes: tuple[str, ...] = ()
+    footer: tuple[str, ...] = ()
+
+
+Arrange: TypeAlias = Callable[[Section, Sequence[PaperRow], bool], Body]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One published layout.
+
+    Attributes:
+        question: What the table tells, for `--list`.
+        has_paper: Whether `paper_tables/<id>.csv` stands beside our numbers.
+        varying: Protocol keys that may differ between rows or columns of one table.
+        has_filter: Whether the paper prints only rows that pass a filter.
+        arrange: Section, published rows, and whether to apply that filter to our rows.
+    """
+
+    question: str
+    arrange: Arrange
+    has_paper: bool = True
+    varying: tuple[str, ...] = ()
+    has_filter: bool = False
+
+
+def known_layouts() -> tuple[str, ...]:
+    """Ids of the published tables that have a layout."""
+    names = (path.stem for path in Path(__file__).parent.glob("*.py"))
+    return tuple(sorted(name for name in names if name not in (*_SHARED, "generic")))
+
+
+def get_layout(name: str) -> Layout:
+    """The layout of one published table, or `generic`; `name` is one of `known_layouts`."""
+    layout = importlib.import_module(f"analysis.layouts.{name}").LAYOUT
+    assert isinstance(layout, Layout)
+    return layout
+
+
+def entries(arm: Arm | None, row: PaperRow | None, absent: str) -> tuple[Entry, ...]:
+    """The four cells of one line; `absent` stands for the paper where it has no such row."""
+    return tuple(Entry(ours(arm, name), theirs(row, name, absent)) for name in SCORES)
+
+
+def ours(arm: Arm | None, name: str) -> Estimate | str:
+    """Our value of one score, or why there is none."""
+    if arm is None:
+        return NOT_RUN
+    return arm.state or arm.scores.get(name, "not measured")
+
+
+def theirs(row: PaperRow | None, name: str, absent: str) -> float | str:
+    """The paper's value of one score, or why there is none."""
+    value = None if row is None else row.score(name)
+    return absent if row is None else NOT_PRINTED if value is None else value
+
+
+def correlations(found: Mapping[str, Correlation]) -> str:
+    """One line: Spearman by score, with the number of pairs."""
+    parts = []
+    for name, correlation in found.items():
+        value = correlation.value
+        text = "undefined" if value is None else f"{value:.2f}"
+        parts.append(f"{SCORES[name]} {text} (n = {correlation.num_pairs})")
+    return ", ".join(parts)
+
+
+def score_pairs(pairs: Sequence[tuple[Arm, PaperRow]], name: str) -> list[tuple[float, float]]:
+    """Ours and theirs of one score, wherever both exist."""
+    both = ((arm.scores.get(name), row.score(name)) for arm, row in pairs)
+    return [(mine.mean, printed) for mine, printed in both if mine and printed is not None]

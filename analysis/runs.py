@@ -1,0 +1,196 @@
+"""MLflow to tidy rows; the only module of `analysis` that imports mlflow.
+
+MLflow takes over a second to import, so the functions import it themselves: `--help` needs none.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+import pandas as pd
+
+from analysis.errors import StoreError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+DATABASE = "mlflow.db"
+RECORDS = "records.jsonl"  # the artifact of a run without a tag `records`
+
+TAGS = (
+    *("fingerprint", "arm_fingerprint", "ablation", "arm", "seed", "method", "module", "paper"),
+    *("scale", "status", "stop_reason", "fidelity", "error", "protocol", "published", "swept"),
+    *("backbone", "backbone_fingerprint", "num_layers", "hidden_size"),
+    *("dataset", "dataset_digest", "dataset_part", "target_field"),
+    *("device", "dtype", "commit", "is_dirty", "source_hash"),
+)
+_JSON_TAGS = ("protocol", "published", "swept")
+_SCORE_OF_KIND = {"edit": "reliability", "rephrase": "generality"}  # others bear the same name
+_PAGE = 1000  # runs per request; MLflow's own default
+_SQLITE_MAGIC = b"SQLite format 3\x00"
+
+
+def experiments(store: Path) -> tuple[str, ...]:
+    """Names of the ablations that have runs in `store`, in alphabetical order.
+
+    Raises:
+        StoreError: If there is no MLflow database in `store`.
+    """
+    found = _client(store).search_experiments()
+    return tuple(sorted(e.name for e in found if e.name != "Default"))
+
+
+def read_runs(store: Path, experiment: str) -> pd.DataFrame:
+    """Tidy rows of one ablation: one row per trial and metric.
+
+    Args:
+        store: Folder of the sweep's store; its `mlflow.db` is read.
+        experiment: Name of the ablation.
+
+    Returns:
+        Columns `run_id`, `started` (ms since 1970), `records` (where the per-record results would
+        lie: the artifact named by the run's tag `records`, or else records.jsonl), every name of `TAGS` as text ("" where a run
+        lacks it; `seed` is an integer; JSON tags in canonical form), `metric` and `value`, the
+        last value logged. A trial without any metric has one row with `metric` "" and a NaN.
+
+    Raises:
+        StoreError: If there is no store or no such experiment; the message names what exists.
+    """
+    client = _client(store)
+    found = client.get_experiment_by_name(experiment)
+    if found is None:
+        raise StoreError(_missing(store, experiment, experiments(store)))
+    return _tidy(_search(client, [found.experiment_id], ""))
+
+
+def read_table_runs(store: Path, paper: str) -> pd.DataFrame:
+    """Tidy rows, as of `read_runs`, of all trials of any ablation that answer a published table.
+
+    Args:
+        store: Folder of the sweep's store.
+        paper: Id of the published table, the value of the runs' tag `paper`.
+
+    Raises:
+        StoreError: If there is no store, or no run bears the tag; the message names what exists.
+    """
+    client = _client(store)
+    ids = [found.experiment_id for found in client.search_experiments()]
+    rows = _tidy(_search(client, ids, f"tags.paper = '{paper}'")) if ids else _tidy([])
+    if rows.empty:
+        raise StoreError(_missing(store, paper, experiments(store)))
+    return rows
+
+
+def read_records(address: str) -> pd.DataFrame | None:
+    """Per-record results of one trial, or None where there is no such file.
+
+    The file is JSON lines, one per record and prompt. A record without a subject counts as a
+    subject of its own.
+
+    Args:
+        address: Value of the column `records` of `read_runs`, a path or URI.
+
+    Returns:
+        Columns `subject`, `score` (reliability, generality, locality_far, ...) and the measures
+        that the file has (`token`, `exact`, `generated`), fractions; rows of another moment than
+        `final` are left out where the file tells the moment in `when`.
+    """
+    path = _local(address)
+    if path is None:
+        return None
+    records = pd.read_json(path, lines=True, dtype={"record_id": str, "subject": str})
+    if "score" not in records and "kind" in records:
+        records["score"] = records["kind"].replace(_SCORE_OF_KIND)
+    if not {"record_id", "score"} <= set(records.columns):
+        return None
+    subject = records["subject"] if "subject" in records else records["record_id"]
+    records["subject"] = subject.where(~subject.isin(["", "None"]), records["record_id"])
+    records["subject"] = records["subject"].fillna(records["record_id"])
+    return records[records["when"] == "final"] if "when" in records else records
+
+
+def _local(address: str) -> Path | None:
+    """The artifact as a file here; asking MLflow for each of a thousand takes minutes."""
+    parts = urlsplit(address)
+    if parts.scheme in ("", "file"):
+        path = Path(unquote(parts.path))
+        return path if path.is_file() else None
+    from mlflow.artifacts import download_artifacts
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return Path(download_artifacts(artifact_uri=address))
+    except (MlflowException, OSError):
+        return None  # moved or deleted: the same as never written
+
+
+def tracking_uri(store: Path) -> str:
+    """MLflow's address of `store`, a folder."""
+    return f"sqlite:///{(store / DATABASE).resolve()}"
+
+
+def _client(store: Path) -> MlflowClient:
+    path = store / DATABASE
+    # MLflow would create an empty database here; asking for a table must not.
+    if not path.is_file():
+        there = sorted(p.name for p in store.iterdir())[:8] if store.is_dir() else []
+        state = f"it holds {', '.join(there) or 'nothing'}" if store.is_dir() else "no such folder"
+        raise StoreError(f"store={store} has no {DATABASE} ({state}); run a sweep with this store")
+    with path.open("rb") as file:
+        if file.read(len(_SQLITE_MAGIC)) != _SQLITE_MAGIC:
+            raise StoreError(f"store={store}: {DATABASE} is not an SQLite database")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=tracking_uri(store))
+
+
+def _search(client: MlflowClient, ids: Sequence[str], query: str) -> list[Run]:
+    runs: list[Run] = []
+    token: str | None = None
+    while True:
+        page = client.search_runs(
+            list(ids), filter_string=query, max_results=_PAGE, page_token=token
+        )
+        runs.extend(page)
+        token = page.token
+        if not token:
+            return runs
+
+
+def _tidy(runs: Iterable[Run]) -> pd.DataFrame:
+    rows: list[dict[str, Any]] = []
+    for run in runs:
+        tags = run.data.tags
+        if not tags.get("fingerprint"):
+            continue  # not a trial, such as a summary run
+        common = {"run_id": run.info.run_id, "started": run.info.start_time}
+        common |= {name: tags.get(name, "") for name in TAGS}
+        common |= {name: _canonical(run.info.run_id, name, tags.get(name)) for name in _JSON_TAGS}
+        artifact = tags.get("records", RECORDS)
+        common["records"] = f"{run.info.artifact_uri}/{artifact}"
+        common["seed"] = int(tags.get("seed", 0))
+        for metric, value in (run.data.metrics or {"": float("nan")}).items():
+            rows.append({**common, "metric": metric, "value": value})
+    return pd.DataFrame(rows, columns=["run_id", "started", "records", *TAGS, "metric", "value"])
+
+
+def _canonical(run_id: str, tag: str, text: str | None) -> str:
+    try:
+        return json.dumps(json.loads(text or "{}"), sort_keys=True)
+    except json.JSONDecodeError:
+        raise StoreError(f"run {run_id}: tag {tag} is {text!r}, which is not JSON") from None
+
+
+def _missing(store: Path, name: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return f"store={store} has no runs for {name!r}{hint} (it holds: {', '.join(known) or 'none'})"

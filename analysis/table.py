@@ -1,0 +1,103 @@
+"""The command that prints a published table with our own numbers beside the paper's.
+
+python analysis/table.py lemoe_table9 store=results format=markdown
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+# Run as a file, Python puts analysis/ in front of the import path; the repository belongs there.
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+CHOICES = {
+    "measure": ("token", "exact", "generated"),
+    "filter": ("none", "published"),
+    "format": ("markdown", "csv", "latex"),
+}
+DEFAULTS = {"store": "results", "measure": "token", "filter": "none", "format": "markdown"}
+
+EPILOG = """\
+options, as key=value:
+  store=FOLDER     the sweep's store (default results)
+  format=FORM      markdown (default), csv or latex; for csv the notes go to standard error
+  measure=MEASURE  token (default: teacher-forced token accuracy, as published),
+                   exact (every token right) or generated (free greedy answer)
+  filter=FILTER    none (default) or published (only our rows that pass the paper's filter)
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the table; 0, or 2 with one line on standard error when it cannot be printed."""
+    parser = argparse.ArgumentParser(
+        prog="table.py",
+        description="Print a published table, or an ablation, with our numbers beside the paper's.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("table", nargs="?", help="a table of --list, or the name of an ablation")
+    parser.add_argument("options", nargs="*", metavar="key=value", help="see below")
+    parser.add_argument("--list", action="store_true", help="list the tables that can be printed")
+    given = parser.parse_args(arguments)
+    words = [word for word in (given.table, *given.options) if word]
+    # pandas and mlflow take seconds to import; --help and wrong options should not wait for them.
+    try:
+        name, options = parse(words, needs_table=not given.list)
+        if given.list:
+            return _print_list()
+        return _print_tables(name, options)
+    except ValueError as error:
+        print(f"table.py: {error}", file=sys.stderr)
+        return 2
+
+
+def parse(words: Sequence[str], needs_table: bool = True) -> tuple[str, dict[str, str]]:
+    """The table's name and all options, defaults filled in.
+
+    Raises:
+        ValueError: If a key or value is unknown, or there is not exactly one table.
+    """
+    names = [word for word in words if "=" not in word]
+    options = dict(DEFAULTS)
+    for key, _, value in (word.partition("=") for word in words if "=" in word):
+        if key not in DEFAULTS:
+            near = difflib.get_close_matches(key, DEFAULTS, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise ValueError(f"unknown option {key!r}; {hint}known: {', '.join(DEFAULTS)}")
+        if key in CHOICES and value not in CHOICES[key]:
+            raise ValueError(f"{key} is {value!r}; it must be one of {', '.join(CHOICES[key])}")
+        options[key] = value
+    if needs_table and len(names) != 1:
+        asked = f"{len(names)} tables were named" if names else "no table was named"
+        raise ValueError(f"{asked}; name one, such as lemoe_table9 (--list shows them)")
+    return names[0] if names else "", options
+
+
+def _print_tables(name: str, options: dict[str, str]) -> int:
+    from analysis.assemble import Options, assemble
+    from analysis.render import notes, render
+
+    chosen = Options(Path(options["store"]), options["measure"], options["filter"] == "published")
+    tables = assemble(name, chosen)
+    print(render(tables, options["format"]), end="")
+    if options["format"] == "csv":
+        print(notes(tables), end="", file=sys.stderr)
+    return 0
+
+
+def _print_list() -> int:
+    from analysis.layouts.layout import get_layout, known_layouts
+
+    for name in known_layouts():
+        print(f"{name:14} {get_layout(name).question}")
+    print(f"{'<ablation>':14} {get_layout('generic').question}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,114 @@
+"""What the planner must know of a backbone: its shape, from its YAML or from a local folder's config.json."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from orchestrator.errors import UsageError
+
+EMBEDDED = "embedded:"  # prefix of a model that is trained here on first use
+DTYPES = ("float32", "bfloat16", "float16")
+SHAPE = ("num_layers", "hidden_size", "ffn_size")
+# Kept when another folder takes the place of the YAML's model; all else describes that model.
+_KEPT = ("name", "model", "revision", "dtype")
+# model_type -> names of depth, width and FFN width in its config.json, first that is there
+_KEYS = {
+    **dict.fromkeys(
+        ("llama", "mistral", "qwen2"),
+        (("num_hidden_layers",), ("hidden_size",), ("intermediate_size",)),
+    ),
+    "gpt2": (("n_layer", "num_hidden_layers"), ("n_embd", "hidden_size"), ("n_inner",)),
+    "bloom": (("n_layer", "num_hidden_layers"), ("hidden_size", "n_embed"), ()),
+}
+
+
+def read_backbone(
+    backbone: dict[str, Any], origins: Mapping[str, Any], is_embedded: bool
+) -> dict[str, Any]:
+    """Completes `backbone` in place and returns the origins that changed.
+
+    A model that is a folder replaces the shape and the memory need of the YAML, unless it has that very shape.
+
+    Args:
+        backbone: The YAML with all overrides.
+        origins: Source of each of its values, by dotted key.
+        is_embedded: Whether the YAML's own model is one that this project trains.
+
+    Raises:
+        UsageError: For a folder that is not a safe checkpoint, another model id without its revision, or a
+            dtype that is not known.
+    """
+    if backbone.get("dtype", "float32") not in DTYPES:
+        raise UsageError(f"backbone.dtype={backbone['dtype']}: allowed: {', '.join(DTYPES)}")
+    changed: dict[str, Any] = {}
+    typed = backbone.get("model")
+    source = origins.get("backbone.model")
+    is_typed = source is not None and not source.source.startswith("backbone ")
+    if typed is not None and (_is_folder(str(typed)) or Path(str(typed)).is_dir()):
+        folder = Path(str(typed)).expanduser().absolute()
+        shape = read_shape(folder, str(typed))
+        if is_embedded or any(backbone.get(key) != shape[key] for key in ("family", *SHAPE)):
+            # another model than the YAML's: neither its name, by which presets are found, nor its memory need
+            for key in set(backbone) - set(_KEPT):
+                del backbone[key]
+            backbone["name"] = folder.name
+        backbone.update(shape, model=str(folder), revision=None)
+        changed = {f"backbone.{key}": type(source)(f"{folder.name}/config.json") for key in shape} if source else {}
+    elif typed is not None and is_typed:
+        revision = origins.get("backbone.revision")
+        if is_embedded:
+            raise UsageError(
+                f"backbone.model={typed}: there is no such folder; for a model id also choose its backbone=NAME"
+            )
+        if revision is None or revision.source.startswith("backbone "):
+            raise UsageError(f"backbone.model={typed}: add its backbone.revision=COMMIT, so that it is pinned")
+    for key in SHAPE:
+        if not isinstance(backbone.get(key), int) or backbone[key] < 1:
+            raise UsageError(f"backbone.{key}={backbone.get(key)}: must be a whole number of at least 1")
+    return changed
+
+
+def read_shape(folder: Path, typed: str) -> dict[str, Any]:
+    """Family, num_layers, hidden_size, ffn_size and size in bytes of the checkpoint in `folder`.
+
+    Raises:
+        UsageError: If the folder is missing, has no readable config.json, is of an unknown family, or holds
+            weights only in a pickled form.
+    """
+    label = f"backbone.model={typed}"
+    if not folder.is_dir():
+        raise UsageError(f"{label}: there is no such folder")
+    try:
+        config = json.loads((folder / "config.json").read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise UsageError(f"{label}: the folder holds no config.json, so it is no checkpoint") from error
+    except (ValueError, OSError) as error:
+        raise UsageError(f"{label}: config.json cannot be read: {error}") from error
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        pickled = [path.name for ending in ("*.bin", "*.pt", "*.pth", "*.pkl") for path in folder.glob(ending)]
+        found = f"only {pickled[0]}, which can run code when it is loaded" if pickled else "none"
+        raise UsageError(f"{label}: weights must be *.safetensors; the folder holds {found}")
+    family = config.get("model_type") if isinstance(config, dict) else None
+    if family not in _KEYS:
+        raise UsageError(f"{label}: model_type {family!r} is not known; known: {', '.join(sorted(_KEYS))}")
+    depth, width, ffn = (
+        next((config[key] for key in keys if config.get(key)), None) for keys in _KEYS[family]
+    )
+    if not (isinstance(depth, int) and isinstance(width, int)):
+        raise UsageError(f"{label}: config.json does not state depth and width of a {family} model")
+    return {
+        "family": family,
+        "num_layers": depth,
+        "hidden_size": width,
+        "ffn_size": ffn if isinstance(ffn, int) else 4 * width,  # GPT-2 and BLOOM leave it out
+        "weights_gib": sum(path.stat().st_size for path in weights) / 2**30,
+    }
+
+
+def _is_folder(model: str) -> bool:
+    """Whether `model` is written as a path; a model id never begins so."""
+    return model.startswith(("/", "./", "../", "~")) or model in (".", "..")

@@ -1,0 +1,329 @@
+"""Puts the search spaces and the command line together and checks the whole; only importer of hydra.
+
+Hydra's grammar reads `key=value`; `composition` merges the files. Values typed are laid over them here, because the
+`scales` block of an ablation has to come between the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from orchestrator.composition import compose, merge
+from orchestrator.errors import UsageError
+from orchestrator.spaces import FOLDER, GROUPS, SearchSpaces, unknown
+
+Order = Literal[
+    "given",
+    "random",
+    "kmeans_filled",
+    "kmeans_unequal",
+    "kmeans_balanced",
+    "hierarchical",
+    "reversed_kmeans",
+]
+Count = Annotated[int, Field(ge=1, strict=True)]
+Seed = Annotated[int, Field(ge=0, strict=True)]
+PARTS = ("method", "backbone", "dataset")  # groups of which a trial takes one choice each
+COMMAND_LINE = "command line"
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+
+class Protocol(_Model):
+    """How edits are drawn, cut into batches and scored; None where a default follows from the rest.
+
+    Attributes:
+        kind: `single` and `batch` roll back after every batch, `lifelong` never does.
+        num_edits: Edits of one batch (`batch`), else edits in all.
+        edit_batch_size: Edits per batch; 1 in `single`, `num_edits` in `batch`.
+        num_batches: Batches that are averaged (`batch`), or into which the stream is cut (`lifelong`).
+        order: Order of the edits; None is the method's own.
+    """
+
+    kind: Literal["single", "batch", "lifelong"] = "batch"
+    num_edits: Count = 30
+    edit_batch_size: Count | None = None
+    num_batches: Count | None = None
+    order: Order | None = None
+    target_ends_with_eos: bool = True
+    generate: bool = False
+
+
+class Scheduler(_Model):
+    """Which trials are stopped early.
+
+    Attributes:
+        name: `fifo` stops none.
+        metric: Metric compared at a rung.
+        grace: Progress in (0, 1] before which nothing is stopped.
+        reduction_factor: One in so many trials passes a rung.
+        protect: Arms, or methods, that are never stopped.
+    """
+
+    name: Literal["fifo", "asha", "median"] = "fifo"
+    metric: str = "reliability.token.immediate"
+    grace: Annotated[float, Field(gt=0, le=1)] = 0.25
+    reduction_factor: Annotated[int, Field(ge=2, strict=True)] = 2
+    protect: tuple[str, ...] = ()
+
+
+class Rerun(_Model):
+    """Which arms of a search run again, and on what."""
+
+    best: Count = 3
+    part: str = "report"
+    seeds: tuple[Seed, ...] = (0, 1, 2, 3, 4)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Values from one source, by dotted key; a later layer wins over an earlier one."""
+
+    source: str
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+
+class SweepConfig(_Model):
+    """One sweep as typed and composed, before it is expanded into trials.
+
+    Attributes:
+        choices: Name chosen per group, `{"method": "lemoe", "backbone": "facts", ...}`.
+        layers: Values of `method.*`, `backbone.*`, `dataset.*` and `protocol.*` by source, weakest first.
+        axes: Values, or one distribution for a search, per dotted key.
+        arms: Named settings, crossed with the axes.
+        own_units: Axes typed on the command line: their values are not scaled to the backbone.
+        published_on: Backbone whose depth and width the ablation's layers and ranks refer to.
+    """
+
+    ablation: str
+    question: str = ""
+    paper: str | None = None
+    published_on: str | None = None
+    plan: Literal["grid", "one_at_a_time", "search"] = "grid"
+    axes: dict[str, list[Any] | dict[str, Any]] = {}
+    arms: dict[str, dict[str, Any]] = {}
+    where: tuple[str, ...] = ()
+    seeds: tuple[Seed, ...] = (0,)
+    protocol: Protocol = Protocol()
+    scheduler: Scheduler = Scheduler()
+    num_trials: Count | None = None
+    rerun: Rerun | None = None
+    store: str = "results"
+    workers: Count | None = None
+    choices: dict[str, str]
+    layers: tuple[Layer, ...]
+    own_units: frozenset[str]
+    spaces: SearchSpaces = Field(exclude=True, repr=False)
+
+    @field_validator("seeds")
+    @classmethod
+    def _seeds_differ(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if not seeds or len(set(seeds)) < len(seeds):
+            raise ValueError("give at least one seed, and each only once")
+        return seeds
+
+    @property
+    def scale(self) -> str:
+        """`quick` or `paper`."""
+        return self.choices["scale"]
+
+
+def load(overrides: Sequence[str], folder: Path = FOLDER) -> SweepConfig:
+    """The sweep that `overrides` (`key=value` as typed) ask for.
+
+    Precedence, weakest first: config.yaml, the chosen files, scale, ablation, the ablation's block for
+    that scale, command line. A key typed that the ablation sweeps pins that axis to the one value.
+
+    Raises:
+        UsageError: For anything unknown, unreadable or out of range, with what was typed and what is allowed.
+    """
+    return load_from(SearchSpaces(folder), overrides)
+
+
+def load_from(spaces: SearchSpaces, overrides: Sequence[str]) -> SweepConfig:
+    """As `load`, with search spaces that are parsed already."""
+    chosen, typed = _split(_parse(overrides), spaces)
+    if "ablation" not in chosen:
+        names = ", ".join(spaces.names("ablation"))
+        raise UsageError(f"ablation=NAME is missing; known: {names or 'none'}")
+    ablation = spaces.load("ablation", chosen["ablation"])
+    scale = compose(spaces, chosen)[1]["scale"]
+    block = (ablation.get("scales") or {}).get(scale) or {}
+    named = {group: name for group, name in block.items() if group in GROUPS and isinstance(name, str)}
+    values, choices = compose(spaces, {**named, **chosen})
+    block = {key: value for key, value in block.items() if key not in named}
+    if "scheduler" in chosen:
+        block.pop("scheduler", None)
+    return _build(spaces, values, choices, block, chosen, typed)
+
+
+def _build(
+    spaces: SearchSpaces,
+    values: dict[str, Any],
+    choices: dict[str, str],
+    block: Mapping[str, Any],
+    chosen: Mapping[str, str],
+    typed: Mapping[str, Any],
+) -> SweepConfig:
+    """Lays scale block and command line over the composed `values` and checks the whole."""
+    ablation = choices["ablation"]
+    layers = (
+        Layer("config.yaml", _dotted(spaces.root())),
+        Layer(f"scale {choices['scale']}", _dotted(spaces.load("scale", choices["scale"]))),
+        Layer(f"ablation {ablation}", _dotted(spaces.load("ablation", ablation))),
+        Layer(f"ablation {ablation}, {choices['scale']}", _dotted(block)),
+        Layer(COMMAND_LINE, {key: value for key, value in typed.items() if _is_part(key)}),
+    )
+    for part in PARTS:
+        values.pop(part, None)  # a trial takes these by layers: the choice may be swept
+    values.pop("scales", None)
+    merge(values, {key: value for key, value in block.items() if key not in PARTS})
+    axes, own_units = _axes(values.pop("axes", None) or {}, typed)
+    arms = {name: settings for name, settings in (values.pop("arms", None) or {}).items() if settings}
+    for key, value in {**chosen, **typed}.items():
+        if key in axes and not isinstance(axes[key], dict):
+            axes[key] = [value]  # typed: the axis is pinned, and still named in the arm
+            own_units.add(key)
+        elif isinstance(axes.get(key), dict):
+            del axes[key]  # a search over it is off
+    for key, value in typed.items():
+        if not key.startswith("axes") and key.split(".")[0] not in PARTS:
+            _set(values, key, value)
+    values.update(ablation=ablation, question=values.get("question") or spaces.question(ablation))
+    try:
+        return SweepConfig(
+            **values,
+            axes=axes,
+            arms=arms,
+            choices=choices,
+            layers=layers,
+            own_units=frozenset(own_units),
+            spaces=spaces,
+        )
+    except ValidationError as error:
+        raise _usage(error) from error
+    except TypeError as error:  # a key of ours, typed: "choices=...", "layers=..."
+        raise UsageError(f"{', '.join(typed)}: {error}") from error
+
+
+def _parse(overrides: Sequence[str]) -> dict[str, Any]:
+    """Typed keys with their values, by hydra's grammar; the last of two equal keys wins."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    parser = OverridesParser.create()
+    parsed: dict[str, Any] = {}
+    for text in overrides:
+        if "=" not in text:
+            raise UsageError(f"{text!r} is neither an option nor key=value; see --help")
+        try:
+            override = parser.parse_override(text)
+        except HydraException as error:
+            raise UsageError(
+                f"{text}: cannot be read as key=value; quote a value with special signs: "
+                f"'{text.partition('=')[0]}=\"...\"'"
+            ) from error
+        key = override.key_or_group
+        if override.is_delete() or override.package is not None:
+            raise UsageError(f"{text}: write key=value; a key cannot be removed or moved")
+        if override.is_sweep_override():
+            raise UsageError(
+                f"{text}: several values are written as a list, {key}=[...], and swept as axes.{key}=[...]"
+            )
+        parsed[key] = _plain(override.value())
+    return parsed
+
+
+def _split(parsed: Mapping[str, Any], spaces: SearchSpaces) -> tuple[dict[str, str], dict[str, Any]]:
+    """Choices of groups, and all other keys; axes typed as one mapping are taken apart."""
+    chosen: dict[str, str] = {}
+    typed: dict[str, Any] = {}
+    for key, value in parsed.items():
+        if key in GROUPS:
+            spaces.load(key, value)
+            chosen[key] = value
+        elif key in ("arms", "layers", "choices", "own_units", "spaces", "scales", "question"):
+            raise UsageError(f"{key}: cannot be set on the command line; it belongs to the ablation's file")
+        else:
+            typed[key] = value
+    return chosen, typed
+
+
+def _axes(axes: dict[str, Any], typed: Mapping[str, Any]) -> tuple[dict[str, Any], set[str]]:
+    """The axes with those typed laid over them, and the names of the latter; null drops an axis."""
+    merged = dict(axes)
+    own: set[str] = set()
+    for key, value in typed.items():
+        if key == "axes":
+            if not isinstance(value, dict):
+                raise UsageError(f"axes={value}: write axes={{method.lora_rank:[4,8]}}")
+            merged = dict(value)
+            own |= set(value)
+        elif key.startswith("axes."):
+            name = key.removeprefix("axes.")
+            merged[name] = value
+            own.add(name)
+    for name, values in merged.items():
+        if not (values is None or isinstance(values, dict) or (isinstance(values, list) and values)):
+            raise UsageError(f"axes.{name}={values}: give a list of values, axes.{name}=[...]")
+    return {str(name): values for name, values in merged.items() if values is not None}, own
+
+
+def _is_part(key: str) -> bool:
+    return "." in key and key.split(".")[0] in (*PARTS, "protocol")
+
+
+def _dotted(values: Mapping[str, Any]) -> dict[str, Any]:
+    """`method.*`, `backbone.*`, `dataset.*` and `protocol.*` of a file, by dotted key."""
+    return {
+        f"{part}.{key}": value
+        for part in (*PARTS, "protocol")
+        if isinstance(values.get(part), dict)
+        for key, value in values[part].items()
+    }
+
+
+def _set(values: dict[str, Any], key: str, value: Any) -> None:
+    *path, last = key.split(".")
+    for index, part in enumerate(path):
+        values = values.setdefault(part, {})
+        if not isinstance(values, dict):
+            raise UsageError(f"{key}: {'.'.join(path[: index + 1])} is a single value, without keys")
+    values[last] = value
+
+
+def _plain(value: Any) -> Any:
+    """Hydra's quoted strings and nested values as plain ones."""
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    return value if value is None or isinstance(value, bool | int | float) else _text(value)
+
+
+def _text(value: Any) -> str:
+    return str(getattr(value, "text", value))
+
+
+def _usage(error: ValidationError) -> UsageError:
+    """The first complaint as one line, with the key as typed."""
+    first = error.errors()[0]
+    location = [str(part) for part in first["loc"]]
+    path = ".".join(location)
+    if first["type"] == "extra_forbidden":
+        model: type[BaseModel] = SweepConfig
+        for part in location[:-1]:
+            inner = model.model_fields[part].annotation
+            model = inner if isinstance(inner, type) and issubclass(inner, BaseModel) else model
+        hidden = {"choices", "layers", "own_units", "spaces"}
+        known = set(model.model_fields) - hidden | (set(PARTS) | {"scale"} if model is SweepConfig else set())
+        return unknown(path, location[-1], known)
+    message = first["msg"].removeprefix("Value error, ")
+    return UsageError(f"{path}={first['input']}: {message[:1].lower()}{message[1:]}")

@@ -1,0 +1,134 @@
+"""Forecast of a plan's time, memory and GPU-hours, from what earlier trials took or from a count of operations; pure."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from orchestrator.placement import memory_gib, num_parameters, resources
+from orchestrator.resolving import TrialSpec
+
+# One thread of a present-day server, float32 training steps of small models.
+CPU_FLOPS = 5e10
+GPU_FLOPS = 4e13
+TOKENS_PER_PROMPT = 20
+# Prompts scored per edit: itself, a rephrase, three of locality, each before and after.
+PROMPTS_PER_EDIT = 10
+# Calling one layer costs this much, however narrow it is.
+SECONDS_PER_LAYER_CALL = 3e-4
+SECONDS_PER_TRIAL = 0.5  # hand-over, order, rows
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a plan will take.
+
+    Attributes:
+        wall_seconds: With `workers` trials at a time.
+        cpu_seconds: Sum over trials of seconds times CPUs.
+        gpu_hours: Sum over trials of hours times share of a GPU.
+        memory_gib: Of all trials that run at a time.
+        num_measured: Trials whose time stems from earlier ones.
+    """
+
+    num_trials: int
+    wall_seconds: float
+    cpu_seconds: float
+    gpu_hours: float
+    memory_gib: float
+    num_measured: int
+
+    @property
+    def is_rough(self) -> bool:
+        """True when some trial's time is only a count of operations."""
+        return self.num_measured < self.num_trials
+
+
+def forecast(
+    specs: Sequence[TrialSpec],
+    ends: Iterable[Mapping[str, Any]],
+    *,
+    workers: int,
+    cpu_flops: float = CPU_FLOPS,
+    gpu_flops: float = GPU_FLOPS,
+) -> Forecast:
+    """What `specs` will take, `workers` at a time.
+
+    Args:
+        specs: Trials to run.
+        ends: End rows of the ledger.
+        workers: Trials at a time, at least 1.
+        cpu_flops: Operations per second of one CPU, assumed or measured.
+        gpu_flops: Operations per second of one GPU.
+    """
+    past = _past(ends)
+    wall = cpu_seconds = gpu_seconds = memory = 0.0
+    num_measured = 0
+    for spec in specs:
+        need = resources(spec)
+        seconds = _measured(spec, past)
+        num_measured += seconds is not None
+        if seconds is None:
+            speed = gpu_flops if need["gpu"] else cpu_flops
+            seconds = rough_seconds(spec, speed)
+        wall += seconds
+        cpu_seconds += seconds * need["cpu"]
+        gpu_seconds += seconds * need["gpu"]
+        memory = max(memory, memory_gib(spec))
+    at_a_time = max(1, min(workers, len(specs)))
+    return Forecast(
+        len(specs), wall / at_a_time, cpu_seconds, gpu_seconds / 3600, memory * at_a_time, num_measured
+    )
+
+
+def rough_seconds(spec: TrialSpec, flops_per_second: float) -> float:
+    """Seconds of a trial by its operations: 6 per parameter and token when training, 2 when reading.
+
+    Only layers from the edited one up are trained through; every prompt is read through the whole backbone.
+    """
+    backbone, method, protocol = spec.backbone, spec.method, spec.protocol
+    edits, batches = _num_edits(protocol), _num_batches(protocol)
+    layers = [layer for layer in [method.get("edit_layer"), *(method.get("layers") or [])] if layer is not None]
+    depth = int(backbone["num_layers"])
+    share = (depth - min(layers)) / depth if layers else 0.0
+    steps = int(method.get("num_steps") or 0)
+    parameters = num_parameters(backbone)
+    trained = 6 * parameters * share * edits * TOKENS_PER_PROMPT * steps
+    read = 2 * parameters * edits * TOKENS_PER_PROMPT * PROMPTS_PER_EDIT
+    # forward and backward of the layers above, once per step and batch
+    calls = 3 * depth * share * steps * batches + depth * PROMPTS_PER_EDIT * edits / 16
+    return (trained + read) / flops_per_second + calls * SECONDS_PER_LAYER_CALL + SECONDS_PER_TRIAL
+
+
+def _past(ends: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], dict[int, float]]:
+    """(module, backbone) -> edits -> median seconds of the trials that ran to their end."""
+    seconds: dict[tuple[str, str], dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for row in ends:
+        spec = row.get("spec")
+        if row.get("status") == "finished" and isinstance(spec, Mapping) and row.get("seconds"):
+            key = (str(spec["method"]["module"]), str(spec["backbone"]["name"]))
+            seconds[key][_num_edits(spec["protocol"])].append(float(row["seconds"]))
+    return {key: {edits: median(took) for edits, took in by.items()} for key, by in seconds.items()}
+
+
+def _measured(spec: TrialSpec, past: Mapping[tuple[str, str], Mapping[int, float]]) -> float | None:
+    """Median of the same module, backbone and number of edits, else of the nearest number, in proportion."""
+    by_edits = past.get((spec.method["module"], spec.backbone["name"]))
+    if not by_edits:
+        return None
+    edits = _num_edits(spec.protocol)
+    nearest = min(by_edits, key=lambda other: (abs(other - edits), other))
+    return by_edits[nearest] * edits / nearest
+
+
+def _num_edits(protocol: Mapping[str, Any]) -> int:
+    """Edits of one trial in all."""
+    repeats = _num_batches(protocol) if protocol["kind"] == "batch" else 1
+    return int(protocol["num_edits"]) * repeats
+
+
+def _num_batches(protocol: Mapping[str, Any]) -> int:
+    return int(protocol.get("num_batches") or 1)

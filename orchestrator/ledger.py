@@ -1,0 +1,183 @@
+"""The sweep's own memory: one append-only file of JSON lines per driver, merged on reading.
+
+Every row is flushed and synced before the driver goes on, so that a crash takes at most the line that was being
+written. Nothing is ever rewritten; a later row of the same trial wins.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import secrets
+import socket
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+from orchestrator.errors import LedgerError
+
+Row = dict[str, Any]
+FOLDER = "ledger"
+EVENTS = ("planned", "checkpoint", "end")
+STATUSES = ("finished", "failed", "diverged", "stopped")
+
+
+@dataclass(frozen=True)
+class History:
+    """What the drivers of a store have written so far.
+
+    Attributes:
+        ends: Last end row per fingerprint.
+        checkpoints: Checkpoint rows per fingerprint, oldest first.
+        planned: Last planned row per fingerprint.
+        damaged: `file:line` of every unreadable line, other than the torn last one of a file.
+    """
+
+    ends: dict[str, Row] = field(default_factory=dict)
+    checkpoints: dict[str, list[Row]] = field(default_factory=dict)
+    planned: dict[str, Row] = field(default_factory=dict)
+    damaged: tuple[str, ...] = ()
+
+    def settled(self, *, retry_failed: bool = False, complete_stopped: bool = False) -> set[str]:
+        """Fingerprints of trials that need not run again.
+
+        Failed ones count unless `retry_failed`, those that a scheduler stopped unless `complete_stopped`. A trial
+        that was interrupted (`stop_reason`) is never settled, one that diverged always.
+        """
+        reopened = {"failed"} if retry_failed else set()
+        reopened |= {"stopped"} if complete_stopped else set()
+        return {
+            fingerprint
+            for fingerprint, row in self.ends.items()
+            if row["status"] not in reopened and row.get("stop_reason") != "interrupted"
+        }
+
+
+class Ledger:
+    """The segment of one driver; open with `Ledger.open`, or in a `with` statement."""
+
+    def __init__(self, path: Path, file: IO[str]) -> None:
+        self.path = path
+        self._file = file
+
+    @classmethod
+    def open(cls, store: Path | str) -> Ledger:
+        """A new segment `<store>/ledger/<utc>-<host>-<pid>-<random>.jsonl`.
+
+        Raises:
+            LedgerError: If the store cannot be written.
+        """
+        folder = Path(store) / FOLDER
+        host = re.sub(r"[^A-Za-z0-9.]", "_", socket.gethostname())
+        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+        path = folder / f"{stamp}-{host}-{os.getpid()}-{secrets.token_hex(4)}.jsonl"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            return cls(path, path.open("x", encoding="utf-8"))
+        except OSError as error:
+            raise LedgerError(f"store={store}: cannot write {path}: {error.strerror}") from error
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Adds one row and waits until the disk has it; a number that is not finite is written as null.
+
+        Raises:
+            LedgerError: If the disk is full or the folder can no longer be written.
+            ValueError: If the row has no fingerprint, an unknown event or status, or a value outside JSON.
+        """
+        if row.get("event") not in EVENTS or not isinstance(row.get("fingerprint"), str):
+            raise ValueError(f"a row needs a fingerprint and an event of {EVENTS}: {dict(row)}")
+        if row["event"] == "end" and row.get("status") not in STATUSES:
+            raise ValueError(f"status of an end is {row.get('status')!r}; it must be one of {STATUSES}")
+        stamped = {"time": datetime.now(UTC).timestamp(), **row}
+        line = json.dumps(_finite(stamped), allow_nan=False, separators=(",", ":"))
+        try:
+            self._file.write(f"{line}\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise LedgerError(f"cannot append to {self.path}: {error.strerror}") from error
+
+    def close(self) -> None:
+        """Closes the segment; an empty one is removed."""
+        self._file.close()
+        if self.path.exists() and not self.path.stat().st_size:
+            self.path.unlink()
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @staticmethod
+    def read(store: Path | str) -> History:
+        """All segments of `store` together, by time; an empty history where there is none.
+
+        Raises:
+            LedgerError: If a segment cannot be read.
+        """
+        rows: list[Row] = []
+        damaged: list[str] = []
+        for path in sorted((Path(store) / FOLDER).glob("*.jsonl")):
+            try:
+                content = path.read_bytes()
+            except OSError as error:
+                raise LedgerError(f"store={store}: cannot read {path}: {error.strerror}") from error
+            good, bad = _parse(content.split(b"\n"))
+            rows += good
+            damaged += [f"{path.name}:{line}" for line in bad]
+        rows.sort(key=lambda row: row["time"])  # stable: rows of one instant keep their order
+        history = History(damaged=tuple(damaged))
+        for row in rows:
+            fingerprint = row["fingerprint"]
+            if row["event"] == "end":
+                history.ends[fingerprint] = row
+            elif row["event"] == "checkpoint":
+                history.checkpoints.setdefault(fingerprint, []).append(row)
+            else:
+                history.planned[fingerprint] = row
+        return history
+
+
+def _parse(lines: Iterable[bytes]) -> tuple[list[Row], list[int]]:
+    """Rows, and numbers of the lines that are none; what follows the last newline was torn and is left out."""
+    *whole, _torn = lines
+    rows: list[Row] = []
+    bad: list[int] = []
+    for number, line in enumerate(whole, start=1):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if _is_row(row):
+            rows.append(row)
+        elif line.strip():
+            bad.append(number)
+    return rows, bad
+
+
+def _is_row(row: Any) -> bool:
+    return (
+        isinstance(row, dict)
+        and isinstance(row.get("fingerprint"), str)
+        and isinstance(row.get("time"), int | float)
+        and row.get("event") in EVENTS
+        and (row["event"] != "end" or row.get("status") in STATUSES)
+    )
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value

@@ -1,0 +1,338 @@
+"""Axes and named arms -> ordered trials; pure."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from orchestrator.conditions import Condition
+from orchestrator.config import COMMAND_LINE, PARTS, Protocol, SweepConfig
+from orchestrator.errors import UsageError
+from orchestrator.resolving import Origin, Resolver, Swept, TrialSpec, check_ranges
+from orchestrator.spaces import unknown
+
+__all__ = ["Distribution", "Origin", "Plan", "TrialSpec", "expand", "spec_for"]
+
+_DISTRIBUTIONS = {
+    "uniform": {"low", "high"},
+    "loguniform": {"low", "high"},
+    "int": {"low", "high"},
+    "logint": {"low", "high"},
+    "categorical": {"choices"},
+}
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """What a search draws one value from, in the backbone's own units.
+
+    Attributes:
+        kind: uniform | loguniform | int | logint (both ends included) | categorical.
+    """
+
+    kind: str
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a sweep will run.
+
+    Attributes:
+        trials: Seed-major; the arms of one seed in a shuffle drawn from that seed. Empty for a search.
+        arms: Labels, in the order of the axes.
+        swept: Keys that differ between arms.
+        protected: Arms that the scheduler never stops.
+        excluded: Cells that `where` left out.
+        merged: Published cells that became equal to another one on this backbone.
+        space: For `plan: search`, what to draw per key.
+    """
+
+    config: SweepConfig
+    trials: tuple[TrialSpec, ...]
+    arms: tuple[str, ...]
+    swept: tuple[str, ...]
+    protected: frozenset[str] = frozenset()
+    excluded: int = 0
+    merged: int = 0
+    space: dict[str, Distribution] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.trials)
+
+    @property
+    def num_trials(self) -> int:
+        """Trials that will run in all, the reruns of a search included."""
+        if not self.space:
+            return len(self.trials)
+        rerun = self.config.rerun
+        return (self.config.num_trials or 0) * len(self.config.seeds) + (
+            rerun.best * len(rerun.seeds) if rerun else 0
+        )
+
+
+def expand(config: SweepConfig) -> Plan:
+    """Every trial of the sweep, checked.
+
+    Cells that depth, width or an axis without meaning for a method make equal become one, which remembers
+    all published values that it stands for.
+
+    Raises:
+        UsageError: For an axis, arm, condition or value that does not fit, or a plan without any cell.
+    """
+    _check_keys(config)
+    resolver = Resolver(config)
+    if config.plan == "search":
+        return _search(config, resolver)
+    conditions = [Condition(text) for text in config.where]
+    cells, excluded, merged = _cells(config, resolver, conditions)
+    _check_conditions(config, conditions, cells)
+    if not cells:
+        raise UsageError(f"ablation={config.ablation}: no cell is left by where={list(config.where)}")
+    for cell in cells:
+        check_ranges(cell)
+    labelled = _labelled(config, cells)
+    return Plan(
+        config,
+        tuple(_ordered(labelled, config.seeds)),
+        tuple(cell.arm for cell in labelled),
+        _swept_keys(config),
+        _protected(config, labelled),
+        excluded,
+        merged,
+    )
+
+
+def spec_for(config: SweepConfig, values: Mapping[str, Any], seed: int) -> TrialSpec:
+    """The trial of a search in which `values`, in the backbone's own units, hold above everything else.
+
+    `values` may hold keys beside those of the space, such as `dataset.part`; the arm is named after those
+    of the space.
+
+    Raises:
+        UsageError: For a key or value that does not fit.
+    """
+    resolver = Resolver(config)
+    spec = resolver.trial({key: Swept(value, "search", True) for key, value in values.items()}, seed, "")
+    check_ranges(spec)
+    swept = {key: value for key, value in spec.swept.items() if key in config.axes}
+    return dataclasses.replace(spec, arm=_label(swept) or spec.method["name"], swept=swept)
+
+
+def _search(config: SweepConfig, resolver: Resolver) -> Plan:
+    if config.num_trials is None:
+        raise UsageError("num_trials is missing: a plan of kind search needs it")
+    if config.arms or not config.axes:
+        raise UsageError("plan=search draws from axes; it needs at least one, and takes no arms")
+    base = resolver.trial({}, 0, "")
+    check_ranges(base)
+    home = config.published_on or config.spaces.load("method", config.choices["method"]).get("published_on")
+    space: dict[str, Distribution] = {}
+    for key, axis in config.axes.items():
+        units = None if key in config.own_units else home
+        name = key.removeprefix("method.")
+        distribution = _distribution(key, axis)
+        scale = {
+            end: resolver.scaled(name, getattr(distribution, end), units, base.backbone)
+            for end in ("low", "high")
+        }
+        choices = tuple(
+            dict.fromkeys(resolver.scaled(name, value, units, base.backbone) for value in distribution.choices)
+        )
+        space[key] = dataclasses.replace(distribution, choices=choices, **scale)
+    for end in ("low", "high"):
+        ends = {key: drawn.choices[0 if end == "low" else -1] if drawn.choices else getattr(drawn, end)
+                for key, drawn in space.items()}
+        spec_for(config, ends, 0)  # both corners of the space are valid, before anything runs
+    return Plan(config, (), (), tuple(space), space=space)
+
+
+def _distribution(key: str, axis: list[Any] | dict[str, Any]) -> Distribution:
+    if isinstance(axis, list):
+        return Distribution("categorical", choices=tuple(axis))
+    kind = axis.get("distribution")
+    if kind not in _DISTRIBUTIONS:
+        raise unknown(f"axes.{key}.distribution={kind}", str(kind), _DISTRIBUTIONS)
+    given = set(axis) - {"distribution"}
+    if given != _DISTRIBUTIONS[kind]:
+        wanted = ", ".join(sorted(_DISTRIBUTIONS[kind]))
+        raise UsageError(f"axes.{key}: {kind} takes {wanted}, not {', '.join(sorted(given)) or 'nothing'}")
+    if kind == "categorical":
+        return Distribution(kind, choices=tuple(axis["choices"]))
+    low, high = axis["low"], axis["high"]
+    numbers = all(isinstance(end, int | float) and not isinstance(end, bool) for end in (low, high))
+    if not numbers or not low < high or (kind.startswith("log") and low <= 0):
+        raise UsageError(f"axes.{key}: low={low}, high={high}; need low < high, and low > 0 for a log scale")
+    return Distribution(kind, low, high)
+
+
+def _cells(
+    config: SweepConfig, resolver: Resolver, conditions: list[Condition]
+) -> tuple[list[TrialSpec], int, int]:
+    """One spec per distinct cell (seed: the first), the number left out, the number merged into another."""
+    kept: dict[str, TrialSpec] = {}
+    excluded = merged = 0
+    for arm, values in _combinations(config):
+        spec = resolver.trial(values, config.seeds[0], arm)
+        if arm:
+            spec.swept["arm"] = arm
+        if not all(condition.holds(spec.value) for condition in conditions):
+            excluded += 1
+            continue
+        identity = json.dumps([arm, spec.method, spec.backbone, spec.dataset, spec.protocol], sort_keys=True)
+        if identity in kept:
+            merged += 1
+            _add_published(kept[identity], spec)
+        else:
+            kept[identity] = spec
+    return list(kept.values()), excluded, merged
+
+
+def _add_published(cell: TrialSpec, other: TrialSpec) -> None:
+    for key, values in other.published.items():
+        held = cell.published.setdefault(key, [])
+        held.extend(value for value in values if value not in held)
+
+
+def _combinations(config: SweepConfig) -> Iterator[tuple[str, dict[str, Swept]]]:
+    """Name of the arm, or '', and its values; first the defaults where axes move one at a time."""
+    axes = {
+        key: [Swept(value, f"axis {key}", key in config.own_units) for value in values]
+        for key, values in config.axes.items()
+    }
+    if config.plan == "one_at_a_time":
+        moved = [{key: value} for key, values in axes.items() for value in values]
+        points = [{}, *moved]
+    else:
+        points = [dict(zip(axes, point, strict=True)) for point in itertools.product(*axes.values())]
+    for name, settings in (config.arms or {"": {}}).items():
+        fixed = {key: Swept(value, f"arm {name}") for key, value in settings.items()}
+        for point in points:
+            yield name, {**fixed, **point}
+
+
+def _check_keys(config: SweepConfig) -> None:
+    """Every key of an axis, an arm, or typed for a method must exist in a method of this sweep."""
+    methods = _methods(config)
+    fields = {f"method.{key}" for name in methods for key in Resolver(config).method_fields(name)}
+    known = fields | {f"protocol.{key}" for key in Protocol.model_fields} | set(PARTS)
+    for part in ("backbone", "dataset"):
+        known |= {f"{part}.{key}" for key in config.spaces.load(part, config.choices[part])}
+    fixed = {key for settings in config.arms.values() for key in settings}
+    typed = {key for layer in config.layers if layer.source == COMMAND_LINE for key in layer.values}
+    for key in sorted(typed):
+        if key.startswith("method.") and key not in known:
+            raise unknown(f"{key} (methods: {', '.join(methods)})", key, fields)
+        if key in fixed:
+            raise UsageError(f"{key}: the arms of ablation={config.ablation} set it; it cannot be typed")
+    for kind, keys in (("axes", set(config.axes)), ("arms", fixed)):
+        for key in sorted(keys - known):
+            raise unknown(f"{kind}.{key}", key, known)
+    for layer in config.layers:
+        for key in layer.values:
+            if layer.source.startswith(("ablation", "scale")) and key.startswith("method.") and key not in known:
+                raise unknown(f"{key} ({layer.source})", key, fields)
+    if overlap := sorted(fixed & set(config.axes)):
+        raise UsageError(f"axes.{overlap[0]}: the arms of ablation={config.ablation} set it already")
+    for key, values in config.axes.items():
+        if isinstance(values, dict) and config.plan != "search":
+            raise UsageError(f"axes.{key}: a distribution needs plan=search; plan={config.plan} takes a list")
+
+
+def _methods(config: SweepConfig) -> list[str]:
+    """Every method that the sweep may use."""
+    axis = config.axes.get("method")
+    if isinstance(axis, dict):
+        axis = axis.get("choices") or []
+    named = [settings["method"] for settings in config.arms.values() if "method" in settings]
+    if axis is not None:
+        return [*dict.fromkeys(axis)]
+    if named and len(named) == len(config.arms):
+        return [*dict.fromkeys(named)]
+    return [*dict.fromkeys([config.choices["method"], *named])]
+
+
+def _check_conditions(config: SweepConfig, conditions: list[Condition], cells: list[TrialSpec]) -> None:
+    known = {
+        f"{part}.{key}"
+        for cell in cells
+        for part in (*PARTS, "protocol")
+        for key in getattr(cell, part)
+    } | set(PARTS)
+    for condition in conditions:
+        for key in sorted(condition.keys - known) if cells else ():
+            raise unknown(f"where: {condition.text!r}: {key}", key, known)
+
+
+def _swept_keys(config: SweepConfig) -> tuple[str, ...]:
+    keys = ["arm"] if config.arms else []
+    keys += [key for settings in config.arms.values() for key in settings]
+    return tuple(dict.fromkeys([*keys, *config.axes]))
+
+
+def _labelled(config: SweepConfig, cells: list[TrialSpec]) -> list[TrialSpec]:
+    """The cells with readable, distinct arms, and every swept key that their method has."""
+    keys = _swept_keys(config)
+    short = [key for key in keys if len(config.axes.get(key, ())) > 1 or key in config.own_units]
+    labelled = []
+    for cell in cells:
+        moved = cell.swept
+        if config.plan == "one_at_a_time":
+            label = _label({key: value for key, value in moved.items() if key in config.axes}) or "default"
+        else:
+            label = _label({key: moved[key] for key in short if key in moved})
+            label = label or (cell.method["name"] if not cell.swept.get("arm") else "")
+        arm = " ".join(part for part in (str(moved.get("arm", "")), label) if part)
+        swept = {key: moved["arm"] if key == "arm" else _value(cell, key) for key in keys if _has(cell, key)}
+        labelled.append(dataclasses.replace(cell, arm=arm, swept=swept))
+    if len({cell.arm for cell in labelled}) < len(labelled):
+        raise UsageError(f"ablation={config.ablation}: two arms would bear the same name; rename one")
+    return labelled
+
+
+def _label(values: Mapping[str, Any]) -> str:
+    parts = []
+    for key, value in values.items():
+        shown = "-".join(map(str, value)) if isinstance(value, list) else str(value)
+        if isinstance(value, float):
+            shown = f"{value:g}"
+        parts.append(shown if key in PARTS else f"{key.partition('.')[2]}={shown}")
+    return " ".join(parts)
+
+
+def _value(cell: TrialSpec, key: str) -> Any:
+    return cell.value(key)
+
+
+def _has(cell: TrialSpec, key: str) -> bool:
+    if key == "arm":
+        return "arm" in cell.swept
+    try:
+        cell.value(key)
+    except KeyError:
+        return False
+    return True
+
+
+def _ordered(cells: list[TrialSpec], seeds: tuple[int, ...]) -> Iterator[TrialSpec]:
+    """Seed by seed; a seeded shuffle within each, as early stopping depends on the order of a grid."""
+    for seed in seeds:
+        shuffled = [dataclasses.replace(cell, seed=seed) for cell in cells]
+        random.Random(seed).shuffle(shuffled)
+        yield from shuffled
+
+
+def _protected(config: SweepConfig, cells: list[TrialSpec]) -> frozenset[str]:
+    names = {name for cell in cells for name in (cell.arm, cell.method["name"])}
+    for name in config.scheduler.protect:
+        if name not in names:
+            raise unknown(f"scheduler.protect={name}", name, names)
+    protect = set(config.scheduler.protect)
+    return frozenset(cell.arm for cell in cells if protect & {cell.arm, cell.method["name"]})

@@ -1,0 +1,149 @@
+"""A trial's end as a row of the ledger, and that row under the names it bears in one ablation; pure.
+
+The ledger's row belongs to the trial, whichever ablation ran it; the tags belong to the ablation.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from orchestrator.config import SweepConfig
+from orchestrator.plan import TrialSpec
+
+Row = dict[str, Any]
+
+# What Tune adds to a trial's result.
+_OF_TUNE = frozenset(
+    {
+        "config",
+        "date",
+        "experiment_tag",
+        "iterations_since_restore",
+        "node_ip",
+        "pid",
+        "time_since_restore",
+        "time_this_iter_s",
+        "time_total_s",
+        "timestamp",
+        "training_iteration",
+        "trial_id",
+    }
+)
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """What the driver found out about a specification before the start.
+
+    Attributes:
+        backbone_fingerprint: SHA-256 of weights and tokenizer.
+        dataset_digest: SHA-256 of the data and of what chose the records.
+        method_version: Raised with every change that moves the method's numbers.
+        counts: Numbers about the data that belong in the row.
+    """
+
+    backbone_fingerprint: str
+    dataset_digest: str
+    method_version: int
+    counts: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The part that decides the trial's numbers."""
+        values = asdict(self)
+        del values["counts"]
+        return values
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One trial of a sweep: its fingerprint and what it is."""
+
+    key: str
+    spec: TrialSpec
+    resolved: Resolved
+
+
+def own_values(result: Mapping[str, Any]) -> Row:
+    """What the trial itself reported in a result of Tune."""
+    return {k: v for k, v in result.items() if k not in _OF_TUNE and not k.startswith("config/")}
+
+
+def end_row(
+    cell: Cell,
+    row: Mapping[str, Any],
+    *,
+    stop_reason: str | None,
+    checkpoints: Sequence[Mapping[str, Any]],
+    provenance: Mapping[str, str],
+) -> Row:
+    """The ledger's last row of a trial; MLflow can be rebuilt from it.
+
+    Args:
+        cell: The trial.
+        row: What it reported last; `status` is finished, failed, diverged or stopped.
+        stop_reason: Name of the rule that stopped it, if one did.
+        checkpoints: Rows of its rungs.
+        provenance: Commit, versions and host of the driver.
+    """
+    status = str(row["status"])
+    reason = {"finished": "completed", "stopped": stop_reason or "stopped"}.get(status, status)
+    numbers = {k: v for k, v in row.items() if isinstance(v, int | float) and k != "done"}
+    return {
+        "event": "end",
+        "fingerprint": cell.key,
+        "row_id": uuid.uuid4().hex,
+        "time": time.time(),
+        "status": status,
+        "stop_reason": reason,
+        "error": row.get("error"),
+        "traceback": row.get("traceback"),
+        "seconds": row.get("seconds", 0.0),
+        "fidelity": row.get("progress", 0.0),
+        "records": row.get("records"),
+        "metrics": numbers | dict(cell.resolved.counts),
+        "checkpoints": [dict(checkpoint) for checkpoint in checkpoints],
+        "device": row.get("device", ""),
+        "host": row.get("hostname", ""),
+        "spec": cell.spec.to_dict(),
+        "resolved": cell.resolved.identity,
+        "provenance": dict(provenance),
+    }
+
+
+def labelled(end: Mapping[str, Any], spec: TrialSpec, config: SweepConfig) -> Row:
+    """An end row with its MLflow tags, swept parameters and run name in this sweep."""
+    tags = {
+        "ablation": config.ablation,
+        "arm": spec.arm,
+        "seed": spec.seed,
+        "method": spec.method["name"],
+        "module": spec.method["module"],
+        "method_config": spec.method,
+        "paper": config.paper or "",
+        "scale": config.scale,
+        "status": end["status"],
+        "stop_reason": end["stop_reason"],
+        "fidelity": f"{float(end['fidelity']):g}",
+        "error": end["error"] or "",
+        "protocol": spec.protocol,
+        "backbone": spec.backbone["name"],
+        "num_layers": spec.backbone["num_layers"],
+        "hidden_size": spec.backbone["hidden_size"],
+        "dtype": spec.backbone["dtype"],
+        "dataset": spec.dataset["name"],
+        "dataset_part": spec.dataset.get("part") or "",
+        "target_field": spec.dataset.get("target_field") or "",
+        "published": spec.published,
+        "swept": spec.swept,
+        "device": end["device"],
+        "host": end["host"],
+        **end["resolved"],
+        **end["provenance"],
+    }
+    name = f"{spec.arm} · seed {spec.seed}"
+    return {**end, "tags": tags, "swept": spec.swept, "run_name": name}

@@ -1,0 +1,183 @@
+"""Which trials go on: FIFO, Ray's own ASHA and median rule, Optuna; and why a trial stopped.
+
+ASHA in Tune stops and never promotes, so what it stops depends on the order of the grid: the plan
+shuffles, and arms named in `protect` are never stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+from ray.tune.schedulers import (
+    AsyncHyperBandScheduler,
+    FIFOScheduler,
+    MedianStoppingRule,
+    TrialScheduler,
+)
+from ray.tune.search import Searcher
+
+RUNGS = (0.25, 0.5, 1.0)
+TIME_ATTR = "rung"  # 1, 2, 3: the index of the share of progress in RUNGS
+METRIC = "compared"
+
+
+class Protecting(FIFOScheduler):  # type: ignore[misc]
+    """Another scheduler's decisions, except on protected trials; remembers whom it stopped."""
+
+    def __init__(self, inner: TrialScheduler, reason: str, protected: Collection[str]) -> None:
+        super().__init__()
+        self._inner = inner
+        self._reason = reason
+        self._protected = frozenset(protected)
+        self.stopped: dict[str, str] = {}  # trial key -> reason
+
+    def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
+        """Hand the metric on."""
+        return bool(self._inner.set_search_properties(metric, mode, **spec))
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        """Announce a trial."""
+        self._inner.on_trial_add(tune_controller, trial)
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Go on or stop."""
+        decision = str(self._inner.on_trial_result(tune_controller, trial, result))
+        key = str(trial.config["trial_key"])
+        if decision == TrialScheduler.STOP and not result.get("done"):
+            if key in self._protected:
+                return str(TrialScheduler.CONTINUE)
+            self.stopped[key] = self._reason
+        return decision
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        """A trial ended by itself; one that failed has nothing to compare."""
+        if METRIC in result:
+            self._inner.on_trial_complete(tune_controller, trial, result)
+        else:
+            self._inner.on_trial_remove(tune_controller, trial)
+
+    def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
+        """A trial was taken out."""
+        self._inner.on_trial_remove(tune_controller, trial)
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        """A trial broke."""
+        self._inner.on_trial_error(tune_controller, trial)
+
+    def debug_string(self) -> str:
+        """The inner scheduler's account of itself."""
+        return str(self._inner.debug_string())
+
+
+class _Past:
+    """A trial of an earlier driver, as far as a scheduler looks at it."""
+
+    def __init__(self, trial_id: str) -> None:
+        self.trial_id = trial_id
+
+
+def make_scheduler(
+    name: str,
+    *,
+    protected: Collection[str] = (),
+    grace: float = 0.25,
+    reduction_factor: float = 2,
+    past: Sequence[Mapping[str, Any]] = (),
+) -> tuple[TrialScheduler, tuple[float, ...]]:
+    """A scheduler and the shares of progress at which trials report to it.
+
+    Args:
+        name: fifo, asha or median.
+        protected: Keys of trials that are never stopped.
+        grace: Least progress at which a trial may be stopped, in (0, 1].
+        reduction_factor: ASHA goes on with the best 1 / reduction_factor of a rung.
+        past: Rows of earlier drivers (trial_key, rung, compared): a resumed sweep compares with
+            what was there before, as if it had never stopped.
+    """
+    if name == "fifo":
+        return FIFOScheduler(), (1.0,)
+    first = next(index for index, rung in enumerate(RUNGS, 1) if rung >= grace)
+    if name == "asha":
+        inner = AsyncHyperBandScheduler(
+            time_attr=TIME_ATTR,
+            metric=METRIC,
+            mode="max",
+            max_t=len(RUNGS),
+            grace_period=first,
+            reduction_factor=reduction_factor,
+        )
+        bracket = inner._brackets[0]  # Tune has no public way to put results back
+        for row in past:
+            bracket.on_result(_Past(str(row["trial_key"])), int(row["rung"]), row[METRIC])
+        return Protecting(inner, "asha", protected), RUNGS
+    inner = MedianStoppingRule(
+        time_attr=TIME_ATTR, metric=METRIC, mode="max", grace_period=first, min_samples_required=3
+    )
+    return Protecting(inner, "median", protected), RUNGS
+
+
+class PlannedSearch(Searcher):  # type: ignore[misc]
+    """Optuna's suggestions, made into specifications; at most `num_trials` of them."""
+
+    def __init__(
+        self,
+        space: Mapping[str, Any],
+        seed: int,
+        num_trials: int,
+        to_config: Callable[[Mapping[str, Any]], dict[str, Any] | None],
+        past: Sequence[tuple[Mapping[str, Any], float]] = (),
+    ) -> None:
+        """Set up the search.
+
+        Args:
+            space: Dotted key -> Tune distribution.
+            seed: Of Optuna's sampler.
+            num_trials: Suggestions in all, those of `past` included.
+            to_config: Values -> the trial's config; None when such a trial is settled already.
+            past: Values and results of earlier drivers.
+        """
+        from ray.tune.search.optuna import OptunaSearch
+
+        super().__init__(metric=METRIC, mode="max")
+        points = [dict(values) for values, _ in past]
+        rewards = [reward for _, reward in past]
+        self._inner = OptunaSearch(
+            dict(space),
+            metric=METRIC,
+            mode="max",
+            seed=seed,
+            points_to_evaluate=points or None,
+            evaluated_rewards=rewards or None,
+        )
+        self._left = num_trials - len(points)
+        self._to_config = to_config
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """The next trial's config; FINISHED when all were suggested."""
+        while self._left > 0:
+            values = self._inner.suggest(trial_id)
+            if values is None:
+                return None
+            self._left -= 1
+            config = self._to_config(values)
+            if config is not None:
+                return config
+        return str(Searcher.FINISHED)
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """An intermediate result."""
+        self._inner.on_trial_result(trial_id, result)
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """A trial's last result."""
+        has_value = result is not None and METRIC in result
+        self._inner.on_trial_complete(trial_id, result, error=error or not has_value)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: a resumed search replays the ledger."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: a resumed search replays the ledger."""

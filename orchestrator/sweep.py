@@ -1,0 +1,110 @@
+"""The command: `python orchestrator/sweep.py ablation=NAME [key=value ...]`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+# Python puts this file's folder in front; the packages are found from the repository's root.
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import argparse
+import os
+import subprocess
+from collections import Counter
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from orchestrator import config, estimate, listing, plan
+from orchestrator.errors import UsageError
+from orchestrator.ledger import Ledger
+
+ROOT = Path(__file__).resolve().parents[1]
+USAGE_ERROR, FAILED, INTERRUPTED = 2, 1, 130
+
+
+def parser() -> argparse.ArgumentParser:
+    """Options and free key=value arguments."""
+    made = argparse.ArgumentParser(
+        prog="sweep.py",
+        description="Sweep an ablation; the same command again goes on where it stopped.",
+        epilog="keys: see search_spaces/README.md, e.g. ablation=lemoe_lora scale=quick seeds=[0,1]",
+    )
+    made.add_argument("overrides", nargs="*", metavar="key=value")
+    made.add_argument("--list", action="store_true", help="every ablation with its question")
+    made.add_argument("--dry-run", action="store_true", help="the plan and its forecast")
+    made.add_argument("--retry-failed", action="store_true", help="run failed trials again")
+    made.add_argument("--complete-stopped", action="store_true", help="run stopped ones to the end")
+    made.add_argument("--fresh", action="store_true", help="run finished trials anew, too")
+    return made
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Exit status: 0 all done, 1 some failed, 2 wrong usage, 130 interrupted."""
+    typed = parser().parse_intermixed_args(arguments)
+    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    try:
+        if typed.list:
+            console.print(listing.ablations())
+            return 0
+        expanded = plan.expand(config.load(typed.overrides))
+        if typed.dry_run:
+            console.print(listing.dry_run(expanded, forecast(expanded)))
+            return 0
+        return run(expanded, typed)
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return USAGE_ERROR
+
+
+def forecast(expanded: plan.Plan) -> estimate.Forecast | None:
+    """What the plan will take, from the ledger's history where there is one."""
+    ends = Ledger.read(expanded.config.store).ends.values()
+    workers = expanded.config.workers or os.cpu_count() or 1
+    return estimate.forecast(expanded.trials, ends, workers=workers) if expanded.trials else None
+
+
+def run(expanded: plan.Plan, typed: argparse.Namespace) -> int:
+    """Run the plan and print what it came to, with its table."""
+    from orchestrator import launch  # heavy: torch, ray and mlflow
+    from trainables.errors import EditingError
+
+    sweep = expanded.config
+    options = launch.Options(typed.retry_failed, typed.complete_stopped, typed.fresh)
+    try:
+        outcome = launch.run(sweep, expanded.trials, options)
+    except EditingError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return USAGE_ERROR
+    done = sum(outcome.counts.values())
+    parts = [f"{count} {status}" for status, count in sorted(outcome.counts.items())]
+    print(f"{done} trials run ({', '.join(parts) or 'nothing left to do'}), "
+          f"{outcome.num_settled_before} settled before")
+    if outcome.num_other_source:
+        print(f"{outcome.num_other_source} of {outcome.num_settled_before} finished results come "
+              "from other source code; --fresh runs them anew")
+    for reason, count in Counter(row["error"] for row in outcome.failures).most_common():
+        print(f"{count} x {reason}")
+    for failure in outcome.tracking_failures[:1]:
+        print(f"MLflow was not written ({failure}); the ledger has all, run the command again")
+    if outcome.was_interrupted:
+        print(f"interrupted; to go on: python orchestrator/sweep.py {' '.join(typed.overrides)}")
+        return INTERRUPTED
+    sys.stdout.flush()
+    subprocess.run(  # analysis is another program: it reads MLflow and knows nothing of sweeps
+        [sys.executable, str(ROOT / "analysis" / "table.py"), sweep.paper or sweep.ablation,
+         f"store={sweep.store}"], check=False)
+    print(f"\nbrowse: make ui STORE={sweep.store}, then {chart_link(outcome.experiment_id)}")
+    return FAILED if outcome.failures else 0
+
+
+def chart_link(experiment_id: str, port: int = 5000) -> str:
+    """The page of MLflow that shows the runs of an experiment as charts."""
+    query = "workflowType=machine_learning&compareRunsMode=CHART"
+    return f"http://127.0.0.1:{port}/#/experiments/{experiment_id}/runs?{query}"
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    sys.exit(main(sys.argv[1:]))

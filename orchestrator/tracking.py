@@ -1,0 +1,159 @@
+"""Ledger -> MLflow, from the driver, never blocking a trial; can be rebuilt at any time.
+
+Flat runs, one experiment per ablation; only swept parameters become params. A queue thread writes,
+so that a slow or dead store costs no trial anything: what could not be written stays in the ledger.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import queue
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+_LOG = logging.getLogger(__name__)
+_DONE = object()
+# Results of a row that are text or bookkeeping, not metrics.
+_NOT_METRICS = frozenset({"rung", "progress", "edits_seen", "done", "compared", "trial_key"})
+
+
+def tracking_uri(store: Path) -> str:
+    """Address of the MLflow store of a sweep's folder."""
+    return f"sqlite:///{(store / 'mlflow.db').resolve()}"
+
+
+class Tracker:
+    """Writes settled trials of one ablation to MLflow in the background."""
+
+    def __init__(self, store: Path, ablation: str, question: str = "") -> None:
+        """Open or create the store and the experiment; creating the tables takes seconds.
+
+        Only the driver does this, before any worker or UI: two processes that create the tables of
+        one SQLite file at once break it.
+        """
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        from mlflow import MlflowClient
+
+        with _quiet():
+            self._client = MlflowClient(tracking_uri(store))
+            found = self._client.get_experiment_by_name(ablation)
+            if found is None:
+                self.experiment_id = self._client.create_experiment(
+                    ablation,
+                    artifact_location=(store / "mlartifacts" / ablation).resolve().as_uri(),
+                    tags={"mlflow.note.content": question} if question else {},
+                )
+            else:
+                self.experiment_id = found.experiment_id
+        self._store = store
+        self._runs = self._existing()
+        self.failures: list[str] = []
+        self._queue: queue.Queue[Any] = queue.Queue()
+        self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
+        self._thread.start()
+
+    def has(self, fingerprint: str, row_id: str) -> bool:
+        """True when this very row of the ledger stands in the experiment."""
+        return self._runs.get(fingerprint, ("", ""))[1] == row_id
+
+    def log(self, row: Mapping[str, Any]) -> None:
+        """Queue one end row of the ledger; returns at once."""
+        self._queue.put(row)
+
+    def close(self, timeout_seconds: float = 120.0) -> None:
+        """Wait until everything queued is written."""
+        self._queue.put(_DONE)
+        self._thread.join(timeout_seconds)
+
+    def _existing(self) -> dict[str, tuple[str, str]]:
+        """fingerprint -> (run id, ledger row) of the runs that stand there."""
+        runs: dict[str, tuple[str, str]] = {}
+        token: str | None = None
+        while True:
+            page = self._client.search_runs([self.experiment_id], max_results=1000, page_token=token)
+            for run in page:
+                tags = run.data.tags
+                runs[tags.get("fingerprint", "")] = (run.info.run_id, tags.get("ledger_row", ""))
+            token = page.token
+            if not token:
+                return runs
+
+    def _work(self) -> None:
+        while (row := self._queue.get()) is not _DONE:
+            try:
+                with _quiet():
+                    self._write(row)
+            except Exception as error:  # noqa: BLE001 - a dead store must not stop the sweep
+                self.failures.append(str(error).strip().splitlines()[0])
+                _LOG.warning("MLflow: %s", error)
+
+    def _write(self, row: Mapping[str, Any]) -> None:
+        from mlflow.entities import Metric, Param, RunTag
+
+        fingerprint = str(row["fingerprint"])
+        if self.has(fingerprint, str(row["row_id"])):
+            return
+        if fingerprint in self._runs:  # an older result of the same trial
+            self._client.delete_run(self._runs[fingerprint][0])
+        end = int(float(row["time"]) * 1000)
+        tags = {name: _text(value) for name, value in row["tags"].items()}
+        tags |= {"fingerprint": fingerprint, "ledger_row": str(row["row_id"])}
+        run = self._client.create_run(
+            self.experiment_id,
+            start_time=end - int(1000 * float(row.get("seconds") or 0)),
+            tags=tags,
+            run_name=str(row["run_name"]),
+        )
+        metrics = [
+            Metric(name, float(value), end, int(step))
+            for step, name, value in _metrics(row)
+        ]
+        params = [Param(name, _text(value)) for name, value in row["swept"].items()]
+        self._client.log_batch(run.info.run_id, metrics=metrics, params=params, tags=[])
+        records = row.get("records")
+        if records and (self._store / "records" / records).is_file():
+            self._client.log_artifact(run.info.run_id, str(self._store / "records" / records))
+            self._client.set_tag(run.info.run_id, "records", records)
+        status = "FINISHED" if row["status"] in ("finished", "stopped") else "FAILED"
+        self._client.set_terminated(run.info.run_id, status, end_time=end)
+        self._runs[fingerprint] = (run.info.run_id, str(row["row_id"]))
+        assert RunTag is not None
+
+
+def _metrics(row: Mapping[str, Any]) -> Iterator[tuple[int, str, float]]:
+    """(edits seen, name, value) of every checkpoint and of the end."""
+    for checkpoint in row.get("checkpoints", []):
+        for name, value in _numbers(checkpoint):
+            yield int(checkpoint.get("edits_seen", 0)), name, value
+    for name, value in _numbers(row["metrics"]):
+        yield int(row["metrics"].get("edits_seen", 0)), name, value
+
+
+def _numbers(values: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    for name, value in values.items():
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if is_number and name not in _NOT_METRICS:
+            yield name, float(value)
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the store's messages about creating its tables."""
+    loggers = [logging.getLogger(name) for name in ("mlflow", "alembic")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

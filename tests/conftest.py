@@ -1,0 +1,135 @@
+"""Tiny random backbones of each family, and the paths that tests share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import (
+    AutoModelForCausalLM,
+    BloomConfig,
+    GPT2Config,
+    LlamaConfig,
+    MistralConfig,
+    PretrainedConfig,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+)
+
+from trainables.backbones.families import get_family
+from trainables.backbones.loading import load_backbone
+from trainables.interfaces import Backbone
+
+VOCABULARY = 320
+FAMILIES = ("llama", "mistral", "qwen2", "gpt2", "bloom")
+TEXTS = (
+    "The capital of Fooland is Bar City.",
+    "Where was Ada Quell born? Vesper",
+    "Ada Quell works for Lumen Works in Oslo Bay.",
+    "Who wrote The Long Tide? Ivo Marsh",
+)
+
+
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """Byte-level BPE with a begin token in front, as LLaMA's."""
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=["<pad>", "<s>", "</s>", "<unk>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(TEXTS, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 1)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+    )
+
+
+def tiny_config(family: str, num_layers: int = 4, hidden_size: int = 32) -> PretrainedConfig:
+    """A random model's configuration: a few layers, narrow, no dropout."""
+    if family == "gpt2":
+        return GPT2Config(
+            vocab_size=VOCABULARY,
+            n_layer=num_layers,
+            n_embd=hidden_size,
+            n_head=4,
+            n_positions=64,
+            resid_pdrop=0.0,
+            embd_pdrop=0.0,
+            attn_pdrop=0.0,
+        )
+    if family == "bloom":
+        return BloomConfig(
+            vocab_size=VOCABULARY, n_layer=num_layers, hidden_size=hidden_size, n_head=4
+        )
+    classes = {"llama": LlamaConfig, "mistral": MistralConfig, "qwen2": Qwen2Config}
+    return classes[family](
+        vocab_size=VOCABULARY,
+        num_hidden_layers=num_layers,
+        hidden_size=hidden_size,
+        intermediate_size=48,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        tie_word_embeddings=True,
+    )
+
+
+def save_tiny(family: str, folder: Path, num_layers: int = 4, seed: int = 0) -> Path:
+    """A random checkpoint with its tokenizer, as `save_pretrained` writes it."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(tiny_config(family, num_layers))
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                # Larger than the default scale: with that the logits would be nearly uniform.
+                torch.nn.init.normal_(parameter, std=0.25)
+    model.save_pretrained(folder, safe_serialization=True)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """One random checkpoint folder for each family."""
+    root = tmp_path_factory.mktemp("checkpoints")
+    return {family: save_tiny(family, root / family) for family in FAMILIES}
+
+
+@pytest.fixture(params=FAMILIES)
+def backbone(request: pytest.FixtureRequest, checkpoints: dict[str, Path]) -> Backbone:
+    """A freshly loaded tiny backbone, once for each family."""
+    assert get_family(request.param).name in ("llama", "mistral", "qwen2", "gpt2", "bloom")
+    return load_backbone(checkpoints[request.param])
+
+
+@pytest.fixture
+def llama(checkpoints: dict[str, Path]) -> Backbone:
+    """A freshly loaded tiny Llama."""
+    return load_backbone(checkpoints["llama"])
+
+
+@pytest.fixture(scope="session")
+def editing_data() -> Path:
+    """Folder of real data files; tests that need it are skipped, saying so, without it."""
+    folder = os.environ.get("EDITING_DATA")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("EDITING_DATA names no folder with real data")
+    return Path(folder)

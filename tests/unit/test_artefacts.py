@@ -1,0 +1,79 @@
+import json
+import os
+from pathlib import Path
+
+import torch
+
+from trainables.artefacts import Artefacts, key_of, read_state, write_state
+from trainables.interfaces import State
+
+
+class Builder:
+    """Counts how often it is asked to build."""
+
+    def __init__(self, value: float = 1.0, size: int = 4) -> None:
+        self.calls = 0
+        self._state = State({"x": torch.full((size,), value)}, {"value": value})
+
+    def __call__(self) -> State:
+        self.calls += 1
+        return self._state
+
+
+def test_get_when_asked_twice_then_builds_once_also_in_another_process(tmp_path: Path) -> None:
+    build = Builder()
+    first = Artefacts(tmp_path).get("covariance", {"layer": 1}, build)
+    again = Artefacts(tmp_path).get("covariance", {"layer": 1}, build)
+    assert build.calls == 1
+    assert torch.equal(first.tensors["x"], again.tensors["x"])
+    assert again.values == {"value": 1.0}
+
+
+def test_get_when_any_input_differs_then_builds_anew(tmp_path: Path) -> None:
+    build, store = Builder(), Artefacts(tmp_path)
+    for inputs in ({"layer": 1}, {"layer": 2}, {"layer": 1, "dtype": "x"}):
+        store.get("covariance", inputs, build)
+    assert build.calls == 3
+    assert key_of("a", {"x": 1, "y": 2}) == key_of("a", {"y": 2, "x": 1})
+
+
+def test_get_when_a_stored_file_is_broken_then_builds_it_anew(tmp_path: Path) -> None:
+    build = Builder()
+    Artefacts(tmp_path).get("covariance", {}, build)
+    stored = next(tmp_path.glob("covariance-*/tensors.safetensors"))
+    blob = bytearray(stored.read_bytes())
+    blob[-1] ^= 1  # still a readable file, with another number in it
+    stored.write_bytes(bytes(blob))
+    mended = Artefacts(tmp_path).get("covariance", {}, build)
+    assert build.calls == 2
+    assert torch.equal(mended.tensors["x"], torch.ones(4))
+
+
+def test_get_when_over_budget_then_drops_the_least_recently_used(tmp_path: Path) -> None:
+    kib = 1024 / 2**30
+    store = Artefacts(tmp_path, max_gib=3 * kib)
+    for age, name in enumerate("abc"):
+        store.get(name, {}, Builder(size=256))  # 1 KiB of floats each, with a header
+        meta = next(tmp_path.glob(f"{name}-*/meta.json"))
+        os.utime(meta, (age, age))
+    left = {path.parent.name[0] for path in tmp_path.glob("*/meta.json")}
+    assert "c" in left
+    assert "a" not in left
+
+
+def test_state_when_written_and_read_then_is_the_same(tmp_path: Path) -> None:
+    state = State({"x": torch.arange(3)}, {"nested": {"list": [1, None, "a"]}})
+    outer = State(values={"count": 2})
+    outer.nest("inner", state)
+    write_state(tmp_path / "s", outer)
+    read = read_state(tmp_path / "s")
+    assert read is not None
+    assert read.values["count"] == 2
+    assert read.inner("inner").values == state.values
+    assert torch.equal(read.inner("inner").tensors["x"], torch.arange(3))
+
+
+def test_read_state_when_missing_or_broken_then_none(tmp_path: Path) -> None:
+    assert read_state(tmp_path / "none") is None
+    (tmp_path / "broken").write_text(json.dumps({"not": "safetensors"}))
+    assert read_state(tmp_path / "broken") is None

@@ -1,0 +1,84 @@
+"""Published numbers: loading, scaling, and what a broken file says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from analysis.errors import PaperNumbersError
+from analysis.paper_numbers import FOLDER, load
+
+HEADER = (
+    "paper,table,row,setting,dataset,model,method,method_printed,variant,num_edits,batch_size,"
+    "num_concepts,updates_per_concept,layer,num_experts,top_k,lora_rank,reliability,generality,"
+    "locality,average,perplexity,routing_accuracy,scale,average_computed,average_consistent,note"
+)
+
+
+def written(folder: Path, *lines: str) -> Path:
+    (folder / "made_up.csv").write_text("\n".join((HEADER, *lines)), encoding="utf-8")
+    return folder
+
+
+def line(row: str = "1", reliability: str = "0.50", average: str = "0.40", scale: str = "fraction"):
+    return (
+        f"p,1,{row},batch,ZsRE,M,A,A,,30,30,,,18,10,5,8,{reliability},0.40,0.30,{average},,,"
+        f"{scale},,yes,"
+    )
+
+
+def test_load_when_lemoe_table9_then_all_278_rows_with_the_printed_best():
+    rows = load("lemoe_table9")
+    best = max(rows, key=lambda row: row.average or 0)
+    assert len(rows) == 278
+    # Section C.4: layer 30, 10 experts, top-k 10, rank 2048.
+    assert (best.layer, best.num_experts, best.top_k, best.lora_rank) == (30, 10, 10, 2048)
+    assert (best.reliability, best.generality, best.locality, best.average) == (0.77, 0.73, 1, 0.83)
+    assert best.score("locality_far") == 1
+
+
+def test_load_when_scale_is_percent_then_scores_are_fractions():
+    row = load("memoe_v1_table1")[-1]
+    assert row.average == pytest.approx(0.9633)
+
+
+def test_load_when_a_cell_is_empty_then_none():
+    assert load("lemoe_table1")[2].reliability is None  # SelfCheckGPT has no reliability
+
+
+def test_load_when_any_table_of_scores_then_it_passes_its_checks():
+    tables = [
+        path.stem
+        for path in FOLDER.glob("*.csv")
+        if ",scale,average_comp" in path.read_text("utf-8")
+    ]
+    assert len(tables) >= 20
+    assert all(load(table) for table in tables)
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ([line(reliability="1.5")], "row 1: reliability is '1.5', outside"),
+        ([line(reliability="x")], "reliability is 'x', not a number"),
+        ([line(scale="points")], "scale is 'points'"),
+        ([line(), line()], "each row number once"),
+        ([], "must hold rows"),
+        # (.50 + .40 + .30) / 3 = .40, not .55
+        ([line(average="0.55")], "average 0.55 does not fit"),
+    ],
+)
+def test_load_when_a_row_is_broken_then_the_error_names_it(tmp_path, lines, said):
+    with pytest.raises(PaperNumbersError, match=said):
+        load("made_up", written(tmp_path, *lines))
+
+
+def test_load_when_there_is_no_file_then_the_error_names_it(tmp_path):
+    with pytest.raises(PaperNumbersError, match=r"made_up\.csv is not there"):
+        load("made_up", tmp_path)
+
+
+def test_load_when_a_file_has_no_scores_then_the_error_says_so():
+    with pytest.raises(PaperNumbersError, match="no table of scores"):
+        load("lemoe_table7")

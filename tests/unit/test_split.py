@@ -1,0 +1,95 @@
+import pytest
+import torch
+
+from trainables.backbones.split import PrefixCache, Split
+from trainables.interfaces import Backbone, DecodeState
+from trainables.prompts import PaddingSide, collate, pad_id, tokenise
+
+PAIRS = [
+    ("The capital of Fooland is", "Bar City"),
+    ("Where was Ada Quell born?", "Vesper"),
+    ("Who wrote The Long Tide?", "Ivo Marsh of Oslo Bay"),
+]
+
+
+def full_logits(backbone: Backbone, prompt: str, target: str) -> torch.Tensor:
+    """The model's own forward on one unpadded row, at the target positions."""
+    row = tokenise(backbone.tokenizer, prompt, target)
+    logits = backbone.model(input_ids=torch.tensor([row.ids])).logits[0]
+    return logits[row.prompt_length - 1 : -1]
+
+
+@pytest.mark.parametrize("padding_side", ["left", "right"])
+@pytest.mark.parametrize("first_layer", [0, 2, 3])
+@torch.no_grad()
+def test_split_logits_match_the_unpadded_full_forward(
+    backbone: Backbone, padding_side: PaddingSide, first_layer: int
+) -> None:
+    rows = [tokenise(backbone.tokenizer, *pair) for pair in PAIRS]
+    batch = collate(rows, pad_id=pad_id(backbone.tokenizer), padding_side=padding_side)
+    split = Split(backbone, first_layer, PrefixCache())
+    expected = torch.cat([full_logits(backbone, *pair) for pair in PAIRS])
+    for _ in range(2):  # the second time from the cache
+        logits, _ = split.logits(batch)
+        torch.testing.assert_close(logits, expected, atol=1e-4, rtol=0)
+
+
+@torch.no_grad()
+def test_prefix_cache_when_a_prompt_returns_in_another_batch_then_it_is_not_computed_again(
+    llama: Backbone,
+) -> None:
+    cache = PrefixCache()
+    split = Split(llama, 2, cache)
+    rows = [tokenise(llama.tokenizer, *pair) for pair in PAIRS]
+    split.hidden(collate(rows, pad_id=0))
+    assert (cache.hits, cache.misses) == (0, 3)
+    alone = split.hidden(collate(rows[1:2], pad_id=0, padding_side="left"))
+    assert (cache.hits, cache.misses) == (1, 3)
+    assert alone.shape == (1, len(rows[1].ids), llama.hidden_size)
+
+
+def test_prefix_cache_when_over_budget_then_drops_the_least_recently_used() -> None:
+    cache = PrefixCache(max_gib=2 * 400 / 2**30)  # room for two states of 100 floats
+    states = torch.zeros(100, 1)
+    for name in (b"a", b"b"):
+        cache.put(("x", 0, name), states)
+    assert cache.get(("x", 0, b"a")) is not None  # now b is the oldest
+    cache.put(("x", 0, b"c"), states)
+    assert cache.get(("x", 0, b"b")) is None
+    assert cache.get(("x", 0, b"a")) is not None
+
+
+@torch.no_grad()
+def test_split_when_a_layer_above_is_replaced_then_it_sees_the_new_one(llama: Backbone) -> None:
+    split = Split(llama, 2, PrefixCache())
+    batch = collate([tokenise(llama.tokenizer, *PAIRS[0])], pad_id=0)
+    before, _ = split.logits(batch)
+    layer = llama.model.get_submodule("model.layers.2.mlp")
+    layer.down_proj.weight.mul_(2.0)
+    after, _ = split.logits(batch)
+    assert not torch.allclose(before, after)
+    torch.testing.assert_close(after, full_logits(llama, *PAIRS[0]), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("padding_side", ["left", "right"])
+@torch.no_grad()
+def test_decode_token_by_token_equals_the_full_forward(
+    backbone: Backbone, padding_side: PaddingSide
+) -> None:
+    tokenizer = backbone.tokenizer
+    prompts = [tokenise(tokenizer, prompt) for prompt, _ in PAIRS]
+    batch = collate(prompts, pad_id=0, padding_side=padding_side, scores_last=True)
+    split = Split(backbone, 2, PrefixCache())
+    logits, state = split.logits(batch, DecodeState())
+    grown = [list(row.ids) for row in prompts]
+    for _ in range(3):
+        tokens = logits.argmax(-1)
+        for ids, token in zip(grown, tokens.tolist(), strict=True):
+            ids.append(token)
+        step = collate(
+            [type(prompts[0])((token,), 1) for token in tokens.tolist()], pad_id=0, scores_last=True
+        )
+        logits, state = split.logits(step, state)
+        for row, ids in enumerate(grown):
+            expected = backbone.model(input_ids=torch.tensor([ids])).logits[0, -1]
+            torch.testing.assert_close(logits[row], expected, atol=1e-4, rtol=0)

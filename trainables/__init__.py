@@ -1,0 +1,1 @@
+"""Everything that touches a model; usable from a notebook without Ray or MLflow."""

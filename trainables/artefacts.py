@@ -1,0 +1,118 @@
+"""Content-addressed store of what trials share: covariances, pre-edit answers, hypernetworks.
+
+A value is named by the SHA-256 of all its inputs, built once, written aside and renamed, and
+checked by hash on reading. Tensors are stored as safetensors and the rest as JSON: nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from filelock import FileLock
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load, save
+
+from trainables.backbones.split import PrefixCache
+from trainables.interfaces import Json, State
+
+
+def key_of(kind: str, inputs: Mapping[str, Json]) -> str:
+    """Name of an artefact: its kind and the SHA-256 of its inputs as canonical JSON."""
+    text = json.dumps(inputs, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:32]}"
+
+
+class Artefacts:
+    """A folder of artefacts with a byte budget, and this process's prefix states."""
+
+    def __init__(self, root: Path, *, max_gib: float = 10.0, prefix_gib: float = 2.0) -> None:
+        self._root = root
+        self._max_bytes = int(max_gib * 2**30)
+        self._loaded: dict[str, State] = {}
+        self.prefix_cache = PrefixCache(prefix_gib)
+        root.mkdir(parents=True, exist_ok=True)
+
+    def get(self, kind: str, inputs: Mapping[str, Json], build: Callable[[], State]) -> State:
+        """The artefact of `inputs`, built on first use.
+
+        Two processes that ask at once build it once: the second waits for the first. A stored file
+        whose hash is wrong is built anew. Callers must not write to the returned tensors.
+        """
+        key = key_of(kind, inputs)
+        if key in self._loaded:
+            return self._loaded[key]
+        folder = self._root / key
+        state = self._read(folder)
+        if state is None:
+            with FileLock(self._root / f"{key}.lock"):
+                state = self._read(folder)
+                if state is None:
+                    state = build()
+                    self._write(folder, state, inputs)
+                    self._drop_oldest(keep=folder)
+        self._loaded[key] = state
+        return state
+
+    def _read(self, folder: Path) -> State | None:
+        try:
+            blob = (folder / "tensors.safetensors").read_bytes()
+            meta = json.loads((folder / "meta.json").read_text())
+        except (OSError, ValueError):
+            return None
+        if hashlib.sha256(blob).hexdigest() != meta.get("sha256"):
+            return None
+        os.utime(folder / "meta.json")
+        return State(load(blob), meta["values"])
+
+    def _write(self, folder: Path, state: State, inputs: Mapping[str, Json]) -> None:
+        aside = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}.tmp")
+        aside.mkdir()
+        tensors = {name: value.detach().cpu().contiguous() for name, value in state.tensors.items()}
+        blob = save(tensors)
+        (aside / "tensors.safetensors").write_bytes(blob)
+        meta = {
+            "sha256": hashlib.sha256(blob).hexdigest(),
+            "inputs": dict(inputs),
+            "values": state.values,
+            "written": time.time(),
+        }
+        (aside / "meta.json").write_text(json.dumps(meta))
+        if folder.exists():  # broken, or it would have been read
+            shutil.rmtree(folder)
+        aside.rename(folder)
+
+    def _drop_oldest(self, keep: Path) -> None:
+        metas = sorted(self._root.glob("*/meta.json"), key=lambda meta: meta.stat().st_mtime)
+        sizes = {m.parent: sum(f.stat().st_size for f in m.parent.iterdir()) for m in metas}
+        total = sum(sizes.values())
+        for folder, size in sizes.items():
+            if total <= self._max_bytes:
+                break
+            if folder != keep:
+                shutil.rmtree(folder, ignore_errors=True)
+                total -= size
+
+
+def write_state(path: Path, state: State) -> None:
+    """Store a state in one safetensors file, written aside and renamed."""
+    tensors = {name: value.detach().cpu().contiguous() for name, value in state.tensors.items()}
+    aside = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
+    aside.write_bytes(save(tensors, metadata={"values": json.dumps(state.values)}))
+    aside.rename(path)
+
+
+def read_state(path: Path) -> State | None:
+    """What `write_state` stored; None when there is nothing or it cannot be read."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            values = json.loads(file.metadata()["values"])
+            return State({name: file.get_tensor(name) for name in file.keys()}, values)
+    except (OSError, ValueError, SafetensorError):
+        return None

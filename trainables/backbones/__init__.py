@@ -1,0 +1,1 @@
+"""Backbones: loading, where each family keeps its parts, surgery, and the cached split."""

@@ -1,0 +1,171 @@
+"""Second moments of what enters the FFN output projections, and the reading of such inputs.
+
+The uncentred covariance C = E[k k^T] says which directions ordinary text uses; MEMIT (Meng et al.,
+arXiv:2210.07229) and its relatives keep their updates out of them. It is also the place where the
+keys k themselves are read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from trainables.backbones.split import PrefixCache, Split
+from trainables.errors import DataError
+from trainables.interfaces import Backbone, Edit, PromptBatch
+from trainables.prompts import Row, collate, pad_id, tokenise
+
+_TRAINING_TEXT = "training_text.txt"
+_MAX_PASSAGE_TOKENS = 512
+_TOKENS_PER_FORWARD = 4096
+
+
+@contextmanager
+def watched_keys(
+    backbone: Backbone, layers: Sequence[int], note: Callable[[int, Tensor], None]
+) -> Iterator[None]:
+    """Within the block, `note(layer, keys)` gets what enters each layer's output projection.
+
+    Keys are (B, T, F) in the backbone's dtype; nothing is changed, and no hook stays behind.
+    """
+
+    def hook(layer: int, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        note(layer, inputs[0])
+
+    handles = [
+        backbone.model.get_submodule(backbone.down_path(layer)).register_forward_pre_hook(
+            partial(hook, layer)
+        )
+        for layer in layers
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def states_above(backbone: Backbone, layer: int, prompts: PromptBatch) -> Tensor:
+    """Output of decoder layer `layer` at the backbone's present weights, (B, T, D).
+
+    Unlike a shared prefix nothing is cached, so that weights below may have been edited.
+
+    Args:
+        backbone: Not changed.
+        layer: Below the last one.
+        prompts: Token rows.
+    """
+    return Split(backbone, layer + 1, PrefixCache(0.0)).hidden(prompts)
+
+
+def second_moments(
+    backbone: Backbone, layers: Sequence[int], batches: Iterable[PromptBatch]
+) -> dict[int, Tensor]:
+    """C = E[k k^T] of each layer, (F, F) float32, over all real tokens of `batches`.
+
+    Products are taken in float32 and summed in float64.
+
+    Raises:
+        ValueError: If there is no token, or a result is not finite, symmetric and positive
+            semi-definite.
+    """
+    size = (backbone.ffn_size, backbone.ffn_size)
+    sums = {
+        layer: torch.zeros(size, dtype=torch.float64, device=backbone.device) for layer in layers
+    }
+    num_tokens = 0
+    for prompts in batches:
+        real = prompts.attention_mask.bool()
+
+        def add(layer: int, keys: Tensor, real: Tensor = real) -> None:
+            rows = keys[real].float()
+            sums[layer] += (rows.T @ rows).double()
+
+        with torch.no_grad(), watched_keys(backbone, layers, add):
+            states_above(backbone, max(layers), prompts)
+        num_tokens += int(real.sum())
+    if not num_tokens:
+        raise ValueError("no token to take second moments of")
+    moments = {layer: (total / num_tokens).float() for layer, total in sums.items()}
+    for layer, moment in moments.items():
+        check_second_moment(layer, moment)
+    return moments
+
+
+def check_second_moment(layer: int, moment: Tensor) -> None:
+    """Nothing, when `moment` (F, F) can be a second moment.
+
+    Raises:
+        ValueError: If it is not finite, not symmetric, or has a negative eigenvalue beyond
+            float32 rounding (1e-5 of the largest).
+    """
+    if not bool(torch.isfinite(moment).all()):
+        raise ValueError(f"second moment of layer {layer} is not finite")
+    wide = moment.double()
+    scale = float(wide.abs().amax())
+    if float((wide - wide.T).abs().amax()) > 1e-5 * scale:
+        raise ValueError(f"second moment of layer {layer} is not symmetric")
+    eigenvalues = torch.linalg.eigvalsh(wide)
+    if float(eigenvalues[0]) < -1e-5 * max(float(eigenvalues[-1]), 0.0):
+        raise ValueError(
+            f"second moment of layer {layer} has the eigenvalue {float(eigenvalues[0]):g}"
+        )
+
+
+def passages(
+    path: str | None, backbone: Backbone, training: Sequence[Edit]
+) -> tuple[str, list[str]]:
+    """Where the text comes from (file, checkpoint or edits), and its different passages.
+
+    The first of: the lines of the file at `path`; those of `training_text.txt` in the checkpoint's
+    folder; "prompt target" and the training-locality prompts of `training`. Their order comes from
+    their hashes, so that a cut takes no section of the source and does not depend on its order.
+
+    Raises:
+        DataError: If there is no text at all.
+    """
+    kept = backbone.folder / _TRAINING_TEXT if backbone.folder is not None else None
+    if path is not None:
+        source, lines = "file", Path(path).read_text(encoding="utf-8").splitlines()
+    elif kept is not None and kept.is_file():
+        source, lines = "checkpoint", kept.read_text(encoding="utf-8").splitlines()
+    else:
+        source, lines = "edits", [f"{edit.prompt} {edit.target_new}" for edit in training]
+        lines += [prompt for edit in training for prompt in edit.training_locality]
+    different = {line.strip() for line in lines} - {""}
+    if not different:
+        raise DataError(
+            f"method.covariance_text is {path!r} and there is no text for second moments; "
+            "allowed: a text file with one passage a line"
+        )
+    return source, sorted(different, key=lambda text: hashlib.sha256(text.encode()).digest())
+
+
+def passage_batches(
+    backbone: Backbone, texts: Sequence[str], num_tokens: int
+) -> Iterator[PromptBatch]:
+    """Batches of the first `texts`, at most `num_tokens` real tokens in all, longest rows first.
+
+    Each text is cut to the backbone's context, or to 512 tokens.
+    """
+    positions = getattr(backbone.model.config, "max_position_embeddings", _MAX_PASSAGE_TOKENS)
+    longest = min(_MAX_PASSAGE_TOKENS, int(positions))
+    rows: list[Row] = []
+    left = num_tokens
+    for text in texts:
+        if left <= 0:
+            break
+        ids = tokenise(backbone.tokenizer, text).ids[: min(longest, left)]
+        rows.append(Row(ids, len(ids)))
+        left -= len(ids)
+    rows.sort(key=lambda row: -len(row.ids))
+    while rows:
+        size = max(1, _TOKENS_PER_FORWARD // len(rows[0].ids))
+        yield collate(rows[:size], pad_id=pad_id(backbone.tokenizer), device=backbone.device)
+        rows = rows[size:]

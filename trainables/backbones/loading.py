@@ -1,0 +1,113 @@
+"""Load a model and its tokenizer: dtype, revision and device in one place.
+
+Only safetensors are read and remote code is never run: a pickled checkpoint can execute anything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from trainables.backbones.families import get_family
+from trainables.errors import BackboneError
+from trainables.interfaces import Backbone
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def load_backbone(
+    model: str | Path, *, revision: str | None = None, dtype: Dtype = "float32"
+) -> Backbone:
+    """A frozen backbone in evaluation mode, on the GPU when there is one.
+
+    Args:
+        model: Folder written by `save_pretrained`, or a model id of the hub.
+        revision: Commit of a model id; ignored for a folder.
+        dtype: Of all weights.
+
+    Raises:
+        BackboneError: If the folder or id is missing, has no safetensors, or is of another family.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    if dtype not in _DTYPES:
+        raise BackboneError(f"backbone.dtype is {dtype!r}; allowed: {', '.join(_DTYPES)}")
+    folder = Path(model)
+    if folder.is_dir():
+        _check_folder(folder)
+    source = str(model)
+    pinned: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
+    try:
+        config = AutoConfig.from_pretrained(source, **pinned)
+        family = get_family(config.model_type)
+        loaded = AutoModelForCausalLM.from_pretrained(
+            source, dtype=_DTYPES[dtype], use_safetensors=True, **pinned
+        )
+        tokenizer = AutoTokenizer.from_pretrained(source, use_fast=True, **pinned)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise BackboneError(f"backbone.model {source!r} cannot be loaded: {reason}") from error
+    if torch.cuda.is_available():
+        loaded = loaded.to("cuda")
+    loaded.requires_grad_(False)
+    loaded.eval()
+    ffn = loaded.get_submodule(f"{family.layers}.0.{family.up}")
+    weight = ffn.weight
+    return Backbone(
+        model=loaded,
+        tokenizer=tokenizer,
+        family=family,
+        fingerprint=fingerprint(folder) if folder.is_dir() else _loaded_fingerprint(loaded),
+        num_layers=len(loaded.get_submodule(family.layers)),
+        hidden_size=loaded.get_submodule(family.embedding).weight.shape[1],
+        ffn_size=weight.shape[1] if family.is_transposed else weight.shape[0],
+        folder=folder if folder.is_dir() else None,
+    )
+
+
+def fingerprint(folder: Path) -> str:
+    """SHA-256 of a checkpoint's weights and tokenizer, kept beside them once computed.
+
+    The kept value is believed only while size and time of every file are those it was made from.
+    """
+    files = sorted([*folder.glob("*.safetensors"), *folder.glob("tokenizer*")])
+    stamp = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+    kept = folder / "fingerprint.json"
+    if kept.is_file():
+        values = json.loads(kept.read_text())
+        if values["files"] == stamp:
+            return str(values["sha256"])
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.name.encode())
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    values = {"sha256": digest.hexdigest(), "files": stamp}
+    with contextlib.suppress(OSError):  # a read-only checkpoint is hashed anew each time
+        kept.write_text(json.dumps(values))
+    return digest.hexdigest()
+
+
+def _loaded_fingerprint(model: torch.nn.Module) -> str:
+    """SHA-256 over all weights of a model that came from the hub's cache."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _check_folder(folder: Path) -> None:
+    if not (folder / "config.json").is_file():
+        raise BackboneError(f"backbone.model {str(folder)!r} has no config.json")
+    if not list(folder.glob("*.safetensors")):
+        raise BackboneError(
+            f"backbone.model {str(folder)!r} holds no *.safetensors; pickled weights are not read"
+        )

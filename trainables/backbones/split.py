@@ -1,0 +1,215 @@
+"""Run only the layers from `first_layer` up, on cached hidden states of everything below.
+
+Layers below the edited one are frozen, so the hidden states entering it depend on the prompt alone.
+They are computed once per backbone, layer and prompt and shared by all trials of a process.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from trainables.interfaces import Backbone, DecodeState, PromptBatch
+
+
+class PrefixCache:
+    """Hidden states entering a layer, per prompt, least recently used dropped first.
+
+    Keys name the backbone's fingerprint, the layer and the row's tokens: all inputs of the value.
+    """
+
+    def __init__(self, max_gib: float = 2.0) -> None:
+        self._states: OrderedDict[tuple[str, int, bytes], Tensor] = OrderedDict()
+        self._max_bytes = int(max_gib * 2**30)
+        self._bytes = 0
+        self.hits = 0
+        self.misses = 0
+
+    def get(self, key: tuple[str, int, bytes]) -> Tensor | None:
+        """The states (row length, D) of `key`, or None."""
+        found = self._states.get(key)
+        if found is None:
+            self.misses += 1
+            return None
+        self.hits += 1
+        self._states.move_to_end(key)
+        return found
+
+    def put(self, key: tuple[str, int, bytes], states: Tensor) -> None:
+        """Store `states` under `key`, dropping the least recently used beyond the budget."""
+        if key in self._states:
+            return
+        self._states[key] = states
+        self._bytes += states.nbytes
+        while self._bytes > self._max_bytes and len(self._states) > 1:
+            _, dropped = self._states.popitem(last=False)
+            self._bytes -= dropped.nbytes
+
+
+class Split:
+    """A backbone seen from `first_layer` up; the parts above are shared, not copied.
+
+    Whatever a method puts into layers >= `first_layer` is seen here too. A method must not change
+    anything below `first_layer`, or cached states would be stale.
+    """
+
+    def __init__(self, backbone: Backbone, first_layer: int, cache: PrefixCache) -> None:
+        if not 0 <= first_layer < backbone.num_layers:
+            raise ValueError(
+                f"first_layer is {first_layer}; allowed: 0 to {backbone.num_layers - 1}"
+            )
+        self.backbone = backbone
+        self.first_layer = first_layer
+        self._cache = cache
+        self._lower = _decoder_part(backbone, 0, first_layer)
+        self._upper = _decoder_part(backbone, first_layer, backbone.num_layers)
+
+    @torch.no_grad()
+    def hidden(self, prompts: PromptBatch) -> Tensor:
+        """Hidden states entering `first_layer`, (B, T, D); of no meaning on padding.
+
+        For layer 0 these are the plain embeddings: what the decoder does before it, it does itself.
+        """
+        if self.first_layer == 0:
+            return self.backbone.embedding(prompts.input_ids)
+        real = prompts.attention_mask.bool()
+        keys = [self._key(ids[mask]) for ids, mask in zip(prompts.input_ids, real, strict=True)]
+        found = [self._cache.get(key) for key in keys]
+        missing = torch.tensor([i for i, states in enumerate(found) if states is None])
+        if len(missing):
+            part = prompts.rows(missing.to(real.device))
+            computed = self._lower(
+                inputs_embeds=self.backbone.embedding(part.input_ids),
+                attention_mask=part.attention_mask,
+                position_ids=part.position_ids,
+                use_cache=False,
+            ).last_hidden_state
+            for row, index in enumerate(missing.tolist()):
+                found[index] = computed[row][part.attention_mask[row].bool()].clone()
+                self._cache.put(keys[index], found[index])
+        states: list[Tensor] = [states for states in found if states is not None]
+        hidden = states[0].new_zeros(*prompts.input_ids.shape, self.backbone.hidden_size)
+        hidden[real] = torch.cat(states)
+        return hidden
+
+    def logits(
+        self, prompts: PromptBatch, state: DecodeState | None = None, hidden: Tensor | None = None
+    ) -> tuple[Tensor, DecodeState]:
+        """Next-token logits (M, V) at the scored positions.
+
+        Args:
+            prompts: Whole rows; while decoding the prompts, then the new tokens of each row.
+            state: None for whole rows; a fresh state to start a generation, then the one returned.
+            hidden: What `hidden(prompts)` returned, so that a training loop asks once.
+        """
+        if state is not None:
+            return _decode(self.backbone, prompts, state)
+        if hidden is None:
+            hidden = self.hidden(prompts)
+        final = self._upper(
+            inputs_embeds=hidden,
+            attention_mask=prompts.attention_mask,
+            position_ids=prompts.position_ids,
+            use_cache=False,
+        ).last_hidden_state
+        return head(self.backbone, final[prompts.scored]), DecodeState()
+
+    def _key(self, ids: Tensor) -> tuple[str, int, bytes]:
+        digest = hashlib.blake2b(ids.cpu().numpy().tobytes(), digest_size=16).digest()
+        return self.backbone.fingerprint, self.first_layer, digest
+
+
+def _decode(
+    backbone: Backbone, prompts: PromptBatch, state: DecodeState
+) -> tuple[Tensor, DecodeState]:
+    """Logits (M, V) by the whole backbone with a key-value cache.
+
+    Rows may be padded on either side: positions come from the mask, and padding between a prompt
+    and its continuation stays masked.
+    """
+    decoder = backbone.model.get_submodule(backbone.family.decoder)
+    mask = prompts.attention_mask
+    if state.attention_mask is not None:
+        mask = torch.cat([state.attention_mask, mask], dim=1)
+    positions = (mask.cumsum(1) - 1).clamp_min(0)[:, -prompts.input_ids.shape[1] :]
+    out = decoder(
+        input_ids=prompts.input_ids,
+        attention_mask=mask,
+        position_ids=positions,
+        past_key_values=DynamicCache() if state.cache is None else state.cache,
+        use_cache=True,
+    )
+    logits = head(backbone, out.last_hidden_state[prompts.scored])
+    return logits, DecodeState(out.past_key_values, mask, state.route)
+
+
+def head(backbone: Backbone, final: Tensor) -> Tensor:
+    """Vocabulary logits (..., V) of final hidden states (..., D)."""
+    output = backbone.model.get_output_embeddings()  # type: ignore[operator]
+    logits: Tensor = output(final)
+    return logits
+
+
+class _Nothing(nn.Module):
+    """Stands for a module that only acts before layer 0; adds nothing."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+class _NoPosition(nn.Module):
+    """Stands for learned positions above layer 0, where they were added already."""
+
+    def forward(self, position_ids: Tensor) -> Tensor:
+        return torch.zeros((), device=position_ids.device)
+
+
+def _decoder_part(backbone: Backbone, first: int, stop: int) -> nn.Module:
+    """The family's own decoder, cut to layers [first, stop) and sharing their modules.
+
+    Using the family's forward keeps its masks and positions; nothing here repeats them. Below
+    `stop` < num_layers the final norm is left out, above layer 0 what only acts before it.
+    """
+    decoder = backbone.model.get_submodule(backbone.family.decoder)
+    part = copy.copy(decoder)
+    part._modules = dict(decoder._modules)
+    layers_name = backbone.family.layers.removeprefix(f"{backbone.family.decoder}.")
+    part._modules[layers_name] = _LayerSlice(decoder.get_submodule(layers_name), first, stop)
+    if stop < backbone.num_layers:
+        norm_name = backbone.family.final_norm.removeprefix(f"{backbone.family.decoder}.")
+        part._modules[norm_name] = _Nothing()
+    if first > 0:
+        for name in backbone.family.input_only:
+            is_position = isinstance(decoder.get_submodule(name), nn.Embedding)
+            part._modules[name] = _NoPosition() if is_position else _Nothing()
+    return part
+
+
+class _LayerSlice(nn.Module):
+    """A live view of some layers: a layer replaced in the model is replaced here too."""
+
+    def __init__(self, layers: nn.Module, first: int, stop: int) -> None:
+        super().__init__()
+        # Hidden from nn.Module's registry: the view owns no parameters of its own.
+        object.__setattr__(self, "_layers", layers)
+        self._range = range(first, stop)
+
+    def __len__(self) -> int:
+        return len(self._range)
+
+    def __iter__(self):  # type: ignore[no-untyped-def]
+        layers: Sequence[nn.Module] = self._layers  # type: ignore[assignment]
+        return iter([layers[index] for index in self._range])
+
+    def __getitem__(self, index: int | slice):  # type: ignore[no-untyped-def]
+        layers: Sequence[nn.Module] = self._layers  # type: ignore[assignment]
+        if isinstance(index, slice):
+            # The families cut to config.num_hidden_layers, which counts the whole model.
+            return [layers[i] for i in self._range][index]
+        return layers[self._range[index]]

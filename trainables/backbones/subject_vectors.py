@@ -1,0 +1,272 @@
+"""Vectors that, put on the subjects' last tokens, make the backbone say the targets.
+
+Source: the vector step of ROME (Meng et al., arXiv:2202.05262), in the form of MEMIT (Meng et al.,
+arXiv:2210.07229). For each edit, a vector delta is added to the hidden state h leaving one layer
+at the last token of the subject; its loss is
+
+    mean over contexts of the target's negative log-likelihood per token
+    + kl_weight * KL(now || before) at the end of "{subject} is a"
+    + v_weight_decay * |delta| / |h|^2,
+
+and after each step delta is shrunk to |delta| <= clamp * |h|, with h the state of the bare prompt.
+An edit whose loss is below `stop_loss` is not moved any more. The published code divides the norm,
+not its square, by |h|^2; its KL has the distribution before as reference, as here.
+
+All vectors are found together: an edit's loss contains its own vector only, and Adam acts by
+element, so the result is that of one after the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trainables.backbones.covariance import states_above, watched_keys
+from trainables.backbones.split import PrefixCache, Split
+from trainables.interfaces import Backbone, DecodeState, EditBatch, PromptBatch, State
+from trainables.prompts import (
+    Row,
+    collate,
+    labels_of,
+    pad_id,
+    row_index,
+    subject_last_token,
+    tokenise,
+)
+
+_OPENINGS = ("The", "Therefore", "Because", "I", "You")
+_TOP = 5  # likeliest tokens that a context is sampled from
+
+
+@dataclass(frozen=True)
+class VectorSettings:
+    """Weights and bounds of the loss in the module's docstring."""
+
+    v_weight_decay: float
+    stop_loss: float
+    clamp: float
+    kl_weight: float
+
+
+@dataclass(frozen=True)
+class SubjectRows:
+    """R token rows: the N bare prompts, the prompts in each context, then the rows of the KL term.
+
+    Attributes:
+        tokens: Right-padded; scored at target tokens, in KL rows at the end.
+        owner: Edit of each row, (R,).
+        columns: Column of each subject's last token, (R,).
+        num_edits: N.
+        num_prompts: Rows before those of the KL term.
+        num_absent: Edits whose subject does not occur in the prompt; its last token stands in.
+    """
+
+    tokens: PromptBatch
+    owner: Tensor
+    columns: Tensor
+    num_edits: int
+    num_prompts: int
+    num_absent: int
+
+    def prompts(self) -> PromptBatch:
+        """The rows without those of the KL term."""
+        return self.tokens.rows(torch.arange(self.num_prompts, device=self.owner.device))
+
+    def at_subjects(self, states: Tensor) -> Tensor:
+        """(R, T, D) or its first rows -> states at the subjects' last tokens, (R, D)."""
+        rows = torch.arange(len(states), device=states.device)
+        return states[rows, self.columns[: len(states)]]
+
+
+def subject_rows(
+    backbone: Backbone, batch: EditBatch, contexts: Sequence[str], *, with_kl: bool
+) -> SubjectRows:
+    """Token rows of `batch` as they are, behind each of `contexts`, and of "{subject} is a".
+
+    An edit without any subject has no KL row.
+    """
+    tokenizer = backbone.tokenizer
+    rows: list[Row] = []
+    columns: list[int] = []
+    num_absent = 0
+    for context in ("", *contexts):
+        for index, edit in enumerate(batch.edits):
+            row, prompt = _row_of(batch.tokens, index), edit.prompt
+            if context:
+                prompt = f"{context} {edit.prompt}"
+                end = row.ids[-1] == tokenizer.eos_token_id
+                row = tokenise(tokenizer, prompt, edit.target_new, end=end)
+            column = subject_last_token(tokenizer, prompt, edit.subject)
+            num_absent += column is None and not context
+            last = row.prompt_length - 1
+            rows.append(row)
+            columns.append(last if column is None else min(column, last))
+    num_prompts = len(rows)
+    owner = list(range(len(batch))) * (1 + len(contexts))
+    for index, edit in enumerate(batch.edits if with_kl else ()):
+        prompt = f"{edit.subject} is a"
+        column = subject_last_token(tokenizer, prompt, edit.subject)
+        if column is not None:
+            rows.append(tokenise(tokenizer, prompt))
+            columns.append(column)
+            owner.append(index)
+    device = backbone.device
+    tokens = collate(rows, pad_id=pad_id(tokenizer), device=device)
+    kl_rows = torch.arange(num_prompts, len(rows), device=device)
+    tokens.scored[kl_rows, tokens.prompt_ends[kl_rows]] = True
+    return SubjectRows(
+        tokens,
+        torch.tensor(owner, device=device),
+        torch.tensor(columns, device=device),
+        len(batch),
+        num_prompts,
+        num_absent,
+    )
+
+
+class SubjectVectors:
+    """The vectors of one batch, behind one layer of a backbone whose weights do not move."""
+
+    def __init__(
+        self, backbone: Backbone, layer: int, rows: SubjectRows, settings: VectorSettings
+    ) -> None:
+        """Start at zero; reads the hidden states behind `layer` and the distributions to keep."""
+        self.rows = rows
+        self._settings = settings
+        self._above = Split(backbone, layer + 1, PrefixCache(0.0))
+        self._labels = labels_of(rows.tokens)
+        device = backbone.device
+        with torch.no_grad():
+            self._hidden = states_above(backbone, layer, rows.tokens)
+            self.base = rows.at_subjects(self._hidden)[: rows.num_edits].float()  # h, (N, D)
+            self.delta = nn.Parameter(torch.zeros_like(self.base))
+            self._held = self.delta.detach().clone()
+            self._is_settled = torch.zeros(rows.num_edits, dtype=torch.bool, device=device)
+            self.losses = torch.zeros(rows.num_edits, device=device)
+            kl_rows = torch.arange(len(rows.owner), device=device) >= rows.num_prompts
+            self._before: Tensor | None = None  # (KL rows, V) log-probabilities
+            if bool(kl_rows.any()):
+                self._before = self._logits(kl_rows).float().log_softmax(-1)
+
+    def loss(self) -> Tensor:
+        """Sum of the losses of the edits that still move, after settling those below `stop_loss`.
+
+        A sum gives each vector the gradient that it would get alone; 0 when all are settled.
+        """
+        self._held = self.delta.detach().clone()
+        rows, num_edits = self.rows, self.rows.num_edits
+        chosen = ~self._is_settled[rows.owner]  # the rows of settled edits need no forward
+        log_probs = self._logits(chosen).float().log_softmax(-1)
+        scored_rows = row_index(rows.tokens)
+        kept = chosen[scored_rows]
+        scored_rows, labels = scored_rows[kept], self._labels[kept]
+        is_prompt = scored_rows < rows.num_prompts
+        token_losses = -log_probs[is_prompt].gather(1, labels[is_prompt, None])[:, 0]
+        per_row = _means(token_losses, scored_rows[is_prompt], rows.num_prompts)
+        losses = per_row.view(-1, num_edits).mean(0)
+        if self._before is not None:
+            kl_rows = scored_rows[~is_prompt]
+            now, before = log_probs[~is_prompt], self._before[kl_rows - rows.num_prompts]
+            drift = (now.exp() * (now - before)).sum(-1)
+            losses = losses.index_add(0, rows.owner[kl_rows], self._settings.kl_weight * drift)
+        decay = self.delta.norm(dim=1) / self.base.norm(dim=1) ** 2
+        losses = losses + self._settings.v_weight_decay * decay
+        was_moving = ~self._is_settled
+        self.losses = torch.where(was_moving, losses.detach(), self.losses)
+        self._is_settled = self._is_settled | (self.losses < self._settings.stop_loss)
+        return losses[~self._is_settled].sum()
+
+    @torch.no_grad()
+    def project(self) -> None:
+        """Shrink long vectors onto their ball and undo what momentum did to settled ones."""
+        limits = self._settings.clamp * self.base.norm(dim=1)
+        norms = self.delta.norm(dim=1).clamp_min(torch.finfo(torch.float32).tiny)
+        self.delta.mul_((limits / norms).clamp_max(1.0)[:, None])
+        self.delta.copy_(torch.where(self._is_settled[:, None], self._held, self.delta))
+
+    def state(self) -> State:
+        """The vectors; everything else follows from the batch and the weights."""
+        return State(
+            {
+                "delta": self.delta.detach().clone(),
+                "is_settled": self._is_settled.clone(),
+                "losses": self.losses.clone(),
+            }
+        )
+
+    def load(self, state: State) -> None:
+        """Continue from `state`."""
+        with torch.no_grad():
+            self.delta.copy_(state.tensors["delta"])
+        self._is_settled = state.tensors["is_settled"].to(self.delta.device).clone()
+        self.losses = state.tensors["losses"].to(self.delta.device).clone()
+
+    def _logits(self, chosen: Tensor) -> Tensor:
+        """Logits at the scored positions of the `chosen` rows (R,), with their vectors added."""
+        hidden = self._hidden[chosen]
+        shift = self.delta[self.rows.owner[chosen]].to(hidden.dtype)
+        place = (torch.arange(len(hidden), device=hidden.device), self.rows.columns[chosen])
+        shifted: Tensor = hidden.index_put(place, shift, accumulate=True)
+        logits, _ = self._above.logits(self.rows.tokens.rows(chosen), hidden=shifted)
+        return logits
+
+
+@torch.no_grad()
+def keys_and_states(
+    backbone: Backbone, rows: SubjectRows, layer: int, last: int
+) -> tuple[Tensor, Tensor]:
+    """What the present weights make of the subjects.
+
+    Returns:
+        Keys (N, F), float32: input of the output projection of `layer`; the mean of the bare prompt
+        and of the mean over its contexts, as published, so that the bare prompt weighs half.
+        States (N, D), float32: output of layer `last` for the bare prompt.
+    """
+    seen: list[Tensor] = []
+    with watched_keys(backbone, [layer], lambda _, keys: seen.append(rows.at_subjects(keys))):
+        states = states_above(backbone, last, rows.prompts())
+    by_context = seen[0].float().view(-1, rows.num_edits, backbone.ffn_size)
+    keys = by_context[0]
+    if len(by_context) > 1:
+        keys = (keys + by_context[1:].mean(0)) / 2
+    return keys, rows.at_subjects(states)[: rows.num_edits].float()
+
+
+@torch.no_grad()
+def sampled_contexts(split: Split, count: int, length: int, seed: int) -> list[Any]:
+    """`count` sentences of `length` sampled tokens (top 5), each begun by a common word."""
+    tokenizer, device = split.backbone.tokenizer, split.backbone.device
+    generator = torch.Generator().manual_seed(seed)
+    words = [_OPENINGS[index % len(_OPENINGS)] for index in range(count)]
+    rows = [tokenise(tokenizer, word) for word in words]
+    ids = [list(row.ids) for row in rows]
+    prompts = collate(rows, pad_id=pad_id(tokenizer), scores_last=True, device=device)
+    state = DecodeState()
+    for _ in range(length):
+        logits, state = split.logits(prompts, state)
+        best = logits.float().cpu().topk(_TOP)
+        drawn = torch.multinomial(best.values.softmax(-1), 1, generator=generator)
+        chosen = best.indices.gather(1, drawn).to(device)
+        for row, token in zip(ids, chosen[:, 0].tolist(), strict=True):
+            row.append(token)
+        ones = torch.ones_like(chosen)
+        prompts = PromptBatch(chosen, ones, ones[:, 0], ones.bool())
+    texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
+    return [f"{' '.join(text.split())}." for text in texts]
+
+
+def _means(values: Tensor, groups: Tensor, num_groups: int) -> Tensor:
+    """Mean of `values` in each group; 0 where a group is empty."""
+    sums = values.new_zeros(num_groups).index_add(0, groups, values)
+    counts = torch.bincount(groups, minlength=num_groups)
+    means: Tensor = sums / counts.clamp_min(1)
+    return means
+
+
+def _row_of(tokens: PromptBatch, index: int) -> Row:
+    ids = tokens.input_ids[index][tokens.attention_mask[index].bool()]
+    return Row(tuple(ids.tolist()), int(tokens.prompt_lengths[index]))

@@ -1,0 +1,1 @@
+"""Data sets: each module turns one source into edit records."""

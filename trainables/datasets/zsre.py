@@ -1,0 +1,90 @@
+"""ZsRE in the form of MEND: zero-shot relation extraction questions with a counterfactual answer.
+
+Fields: `subject`, `src` (edit question), `rephrase`, `alt` (counterfactual answer), `answers`
+(true ones), `loc` and `loc_ans` (a Natural Questions question, mostly behind a marker, and its
+answer) and, in some files, `portability` (a one-hop question). MEMoE, LEMoE and WISE edit towards
+`alt`; loaders of the ROME family edit towards `answers[0]`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from trainables.datasets.loaded import (
+    Fields,
+    Loaded,
+    TargetField,
+    UnusableRecordError,
+    load_records,
+    optional_text_of,
+    text_of,
+    texts_of,
+)
+from trainables.interfaces import EditRecord, Question
+
+VERSION = 1
+LOCALITY_MARKER = "nq question: "
+
+
+def load(path: Path, target_field: TargetField = "alt") -> Loaded:
+    """Records of a ZsRE file, locality questions being of kind `locality_far`.
+
+    A record without question, target, rephrase or locality question is left out, so that every
+    score of an arm is a mean over the same records.
+
+    Args:
+        path: JSON list or JSON lines, possibly gzipped.
+        target_field: `alt` or `answers` (its first).
+
+    Raises:
+        ConfigError: If `target_field` is unknown.
+        DataError: If the file is missing, empty or broken, or if no record is usable.
+    """
+
+    def parse(fields: Fields, record_id: str) -> EditRecord:
+        return _record(fields, record_id, target_field)
+
+    return load_records(
+        path, dataset="zsre", version=VERSION, target_field=target_field, parse=parse
+    )
+
+
+def _record(fields: Fields, record_id: str, target_field: TargetField) -> EditRecord:
+    true_answer = _first_answer(fields)
+    target = text_of(fields, "alt") if target_field == "alt" else true_answer
+    if target is None:
+        raise UnusableRecordError("answers is missing or empty")
+    return EditRecord(
+        record_id=record_id,
+        prompt=text_of(fields, "src"),
+        target_new=target,
+        subject=optional_text_of(fields, "subject"),
+        rephrases=texts_of(fields, "rephrase"),
+        locality=(_locality(fields),),
+        portability=_portability(fields),
+        true_answer=true_answer,
+    )
+
+
+def _first_answer(fields: Fields) -> str | None:
+    """The first of `answers`, a list or one text; the others are spellings that are not used."""
+    answers = fields.get("answers")
+    first = answers[0] if isinstance(answers, list) and answers else answers or None
+    return optional_text_of({"answers": first}, "answers")
+
+
+def _locality(fields: Fields) -> Question:
+    question = text_of(fields, "loc").removeprefix(LOCALITY_MARKER.strip()).strip()
+    if not question:
+        raise UnusableRecordError("loc is empty behind its marker")
+    return Question(question, text_of(fields, "loc_ans"), "locality_far")
+
+
+def _portability(fields: Fields) -> tuple[Question, ...]:
+    one_hop = fields.get("portability")
+    if not one_hop:
+        return ()
+    if not isinstance(one_hop, dict):
+        raise UnusableRecordError("portability is not a JSON object")
+    question, answer = text_of(one_hop, "New Question"), text_of(one_hop, "New Answer")
+    return (Question(question, answer, "portability"),)

@@ -1,0 +1,272 @@
+"""What passes between the packages: records, token batches, the backbone, and the edit protocol.
+
+Dimension letters: B prompts, T tokens, D model width, E experts, M scored positions, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+Json: TypeAlias = bool | int | float | str | list[Any] | dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Question:
+    """A prompt with the answer at whose tokens an output is compared."""
+
+    prompt: str
+    answer: str
+    kind: str  # rephrase | locality_near | locality_same | locality_far | portability
+
+
+@dataclass(frozen=True)
+class EditRecord:
+    """One fact to change, with everything that it is scored on; never handed to a method whole."""
+
+    record_id: str
+    prompt: str
+    target_new: str
+    subject: str | None = None
+    rephrases: tuple[str, ...] = ()
+    locality: tuple[Question, ...] = ()
+    portability: tuple[Question, ...] = ()
+    true_answer: str | None = None
+    relation: str | None = None
+    frequency: float | None = None  # how often the backbone saw the fact, where known
+
+
+@dataclass(frozen=True)
+class Edit:
+    """The part of a record that a method may see while editing.
+
+    `training_locality` are unrelated prompts of another split than those that are scored.
+    """
+
+    prompt: str
+    target_new: str
+    subject: str | None = None
+    training_locality: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class PromptBatch:
+    """Token rows; all that a method sees at inference.
+
+    Attributes:
+        input_ids: (B, T) int64, padded on either side.
+        attention_mask: (B, T) int64, 1 on real tokens.
+        prompt_lengths: (B,) int64, real tokens that belong to the prompt; what follows is a target.
+        scored: (B, T) bool, positions whose next-token logits are wanted; M of them in all.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    prompt_lengths: Tensor
+    scored: Tensor
+
+    @property
+    def position_ids(self) -> Tensor:
+        """Index of each real token within its row, (B, T); 0 on padding."""
+        return (self.attention_mask.cumsum(1) - 1).clamp_min(0)
+
+    @property
+    def prompt_mask(self) -> Tensor:
+        """True on prompt tokens, (B, T); targets and padding excluded."""
+        is_prompt = self.attention_mask.cumsum(1) <= self.prompt_lengths[:, None]
+        return is_prompt & self.attention_mask.bool()
+
+    @property
+    def prompt_ends(self) -> Tensor:
+        """Column of the last prompt token of each row, (B,)."""
+        columns = torch.arange(self.input_ids.shape[1], device=self.input_ids.device)
+        return torch.where(self.prompt_mask, columns, -1).amax(1)
+
+    def to(self, device: torch.device) -> PromptBatch:
+        """The same rows on `device`."""
+        return PromptBatch(*(tensor.to(device) for tensor in self._tensors()))
+
+    def rows(self, index: Tensor) -> PromptBatch:
+        """The rows named by `index`, an integer or boolean tensor over B."""
+        return PromptBatch(*(tensor[index] for tensor in self._tensors()))
+
+    def _tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return self.input_ids, self.attention_mask, self.prompt_lengths, self.scored
+
+
+@dataclass(frozen=True)
+class EditBatch:
+    """Edits applied by one `edit()` call, with their tokens.
+
+    `tokens.scored` marks the positions that predict a target token (end token included when the
+    protocol asks for it); `labels` (M,) are those tokens, in row-major order of `scored`.
+    """
+
+    edits: tuple[Edit, ...]
+    tokens: PromptBatch
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.edits)
+
+
+@dataclass(frozen=True)
+class EditReport:
+    """What one batch of edits took."""
+
+    num_edits: int
+    num_steps: int = 0
+    final_loss: float | None = None
+    counts: Mapping[str, int] = field(default_factory=dict)  # stated fall-backs, by name
+
+
+@dataclass
+class DecodeState:
+    """What `logits` needs for the next token; a fresh one starts a generation.
+
+    Passing None instead means whole rows at once (teacher forcing), without a key-value cache.
+    """
+
+    cache: Any = None  # transformers.Cache
+    attention_mask: Tensor | None = None  # (B, T so far)
+    route: Any = None  # decided once on the prompt, kept while decoding
+
+
+@dataclass
+class State:
+    """Tensors and JSON only, so that it is stored without pickling."""
+
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    values: dict[str, Json] = field(default_factory=dict)
+
+    def nest(self, name: str, inner: State) -> None:
+        """Add `inner` below `name`."""
+        self.tensors.update({f"{name}/{key}": value for key, value in inner.tensors.items()})
+        self.values[name] = inner.values
+
+    def inner(self, name: str) -> State:
+        """The state that `nest` stored below `name`."""
+        prefix = f"{name}/"
+        tensors = {k[len(prefix) :]: v for k, v in self.tensors.items() if k.startswith(prefix)}
+        values = self.values[name]
+        if not isinstance(values, dict):
+            raise TypeError(f"{name!r} is a plain value, not a nested state")
+        return State(tensors, values)
+
+
+@dataclass(frozen=True)
+class Family:
+    """Where one model family keeps its parts; a row of `backbones/families.py`.
+
+    Paths in the first group start at the model; those in the second at one decoder layer.
+    """
+
+    name: str
+    decoder: str  # the module that maps embeddings to final hidden states
+    layers: str
+    embedding: str
+    final_norm: str
+    ffn: str
+    up: str
+    down: str
+    activation: str
+    gate: str | None = None  # gated FFNs only
+    is_transposed: bool = False  # True: linear weights are stored (in, out), as GPT-2's Conv1D
+    input_only: tuple[str, ...] = ()  # modules of the decoder that act before layer 0
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A frozen pretrained model with its tokenizer."""
+
+    model: nn.Module
+    tokenizer: Any
+    family: Family
+    fingerprint: str  # SHA-256 of weights and tokenizer
+    num_layers: int
+    hidden_size: int
+    ffn_size: int
+    folder: Path | None = None  # of the checkpoint; None when it came from the hub
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the input embedding."""
+        return self.embedding.weight.device
+
+    @property
+    def embedding(self) -> nn.Embedding:
+        """Input embedding table, weight (V, D)."""
+        module = self.model.get_submodule(self.family.embedding)
+        assert isinstance(module, nn.Embedding)
+        return module
+
+    def layer_path(self, layer: int) -> str:
+        """Dotted path of decoder layer `layer`, counted from 0."""
+        return f"{self.family.layers}.{layer}"
+
+    def ffn_path(self, layer: int) -> str:
+        """Dotted path of the feed-forward network of `layer`."""
+        return f"{self.layer_path(layer)}.{self.family.ffn}"
+
+    def down_path(self, layer: int) -> str:
+        """Dotted path of the FFN output projection of `layer`."""
+        return f"{self.layer_path(layer)}.{self.family.down}"
+
+
+@dataclass(frozen=True)
+class Generators:
+    """Independent sources of randomness of one trial, all from its seed."""
+
+    init: torch.Generator  # new parameters
+    noise: torch.Generator  # routing noise, dropout, masks
+
+
+@runtime_checkable
+class EditMethod(Protocol):
+    """An editor; built by `METHOD(config, backbone, artefacts, generators)`."""
+
+    first_layer: int  # lowest decoder layer it reads or changes; 0: nothing can be cached
+    num_steps: int  # optimiser steps that one batch may take; 0: closed form or nothing to train
+
+    def prepare(self, training: Sequence[Edit]) -> None:
+        """Build what does not depend on the edits (covariances, prefixes), through artefacts."""
+        ...
+
+    def begin(self, batch: EditBatch) -> None:
+        """Attach what the batch needs and set up its optimisation."""
+        ...
+
+    def advance(self, max_steps: int) -> bool:
+        """Take at most `max_steps` optimiser steps; True when the batch is done."""
+        ...
+
+    def finish(self) -> EditReport:
+        """Commit the batch: freeze experts, write weights, store keys."""
+        ...
+
+    def logits(
+        self, prompts: PromptBatch, state: DecodeState | None = None
+    ) -> tuple[Tensor, DecodeState]:
+        """Next-token logits (M, V) at `prompts.scored`, in row-major order.
+
+        Without `state`, whole rows. A fresh `DecodeState` starts a generation on the prompts; with
+        the state that a call returned, `prompts` holds only the new tokens of each row.
+        """
+        ...
+
+    def state(self) -> State:
+        """Everything needed to go on; inside a batch the batch itself and its optimiser too."""
+        ...
+
+    def load(self, state: State) -> None:
+        """Continue from `state`, on a freshly built method."""
+        ...
+
+    def remove(self) -> None:
+        """Restore the backbone bit for bit."""
+        ...

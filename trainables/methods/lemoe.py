@@ -1,0 +1,434 @@
+"""LEMoE: one frozen expert per batch of edits, beside the FFN of one layer, and a router over them.
+
+Source: "LEMoE: Advanced Mixture of Experts Adaptor for Lifelong Model Editing of Large Language
+Models" (arXiv:2406.20030v1): Eq. 9 and 12 (adaptor), 10 and 11 (KV anchor routing), 13 (loss),
+Appendices B.3, B.4 (routing ablations) and C.4 (LoRA experts). The knowledge anchor is MEMoE v1's
+(arXiv:2405.19086, Section 3.2).
+
+Deviations:
+- `anchor: frozen` (the default) routes by keys computed from data: the centred, normalised mean
+  prompt embedding of an expert's edits; a query is made the same way. Training is forced onto the
+  experts of the batch. `anchor: learned` is Eq. 10 and 11 as printed; there the shared projection
+  moves on while old keys stay, and most inputs end at the newest expert.
+- The centre is the mean embedding of the edits given to `prepare`, which are never edited here, so
+  it knows no later edit. Without them it is the mean of the embedding table.
+- Eq. 13 sums; the loss here is the mean over a target's tokens and over edits, so that `stop_loss`
+  does not depend on the size of a batch. AdamW takes the same step at any scale of the loss.
+
+Choices where the paper is silent:
+- A batch adds `num_experts` experts: 1 in a stream, the "Exp." axis of Table 9 in a single batch.
+  Several experts: k-means divides the batch into so many groups, each group's centre is one
+  anchor, all train together, and the gates are a softmax of cosine / router_temperature over the
+  `top_k` best. A batch of fewer edits than experts adds one expert per edit; `counts` of the
+  report tells how many were left out (`experts_not_added`).
+- e_j is the mean over prompt tokens of the input embeddings. `embedding: entity` takes named
+  entities (moe/entities.py; the report counts the fall-backs). `embedding: token` routes each
+  token by its own embedding, by keys made of means.
+- Width d_p of the projection: a quarter of the model's unless `projection_size` says otherwise.
+- Conventional and knowledge-anchor routers (B.4) read the FFN's input, train all their rows in
+  every batch, and have no balance loss: a batch has only its own expert to train. `anchor` and
+  `embedding` concern KV anchor routing alone. A knowledge anchor is divided by the standard
+  deviation of the embedding table: next to a normalised hidden state a gate would hardly see it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from trainables.artefacts import Artefacts
+from trainables.backbones.split import Split
+from trainables.backbones.surgery import get_module, replace_module
+from trainables.errors import ConfigError
+from trainables.interfaces import (
+    Backbone,
+    DecodeState,
+    Edit,
+    EditBatch,
+    EditReport,
+    Generators,
+    PromptBatch,
+    State,
+)
+from trainables.moe.adaptor import Adaptor, Route
+from trainables.moe.embeddings import PromptEmbedder
+from trainables.moe.entities import EntityFinder
+from trainables.moe.experts import Bank, FfnBank, FrozenFfn, LoraBank
+from trainables.moe.routers import FrozenAnchors, HiddenRouter, LearnedKeys, Router, with_anchor
+from trainables.optimise import Optimisation, OptimiserSettings, target_loss
+from trainables.prompts import batch_from, batch_state, collate, pad_id, row_index, tokenise
+
+_MAX_CENTRE_EDITS = 1000  # the mean has settled long before; entities cost a millisecond per prompt
+
+Expert = Literal["ffn", "lora"]
+Routing = Literal["kv_anchor", "conventional", "knowledge_anchor"]
+Anchor = Literal["frozen", "learned"]
+Embedding = Literal["instance", "token", "entity"]
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of LEMoE.
+
+    Attributes:
+        edit_layer: Decoder layer whose FFN gets the bypass, from 0.
+        expert: Shape of an expert.
+        lora_rank: Rank R of a LoRA expert; not read for FFN experts.
+        lora_alpha: A LoRA expert is scaled by lora_alpha / lora_rank; None: by 1.
+        num_experts: Experts that one batch of edits adds ("Exp." in Table 9).
+        top_k: Most experts that one input uses.
+        routing: What decides; see the module's docstring.
+        anchor: Keys of kv_anchor routing: computed from data, or learned as printed.
+        embedding: What kv_anchor routing reads.
+        projection_size: d_p of Eq. 10, for learned keys; None: a quarter of the model's width.
+        router_temperature: Divides the cosines of frozen anchors; of no effect at top_k 1.
+        bypass_weight: lambda of Eq. 9.
+        edit_lr: AdamW's learning rate.
+        num_steps: Most steps per batch of edits.
+        stop_loss: A batch is done below this loss, nats per token; None: never early.
+        weight_decay: AdamW's.
+    """
+
+    edit_layer: int
+    expert: Expert
+    lora_rank: int
+    lora_alpha: float | None
+    num_experts: int
+    top_k: int
+    routing: Routing
+    anchor: Anchor
+    embedding: Embedding
+    projection_size: int | None
+    router_temperature: float
+    bypass_weight: float
+    edit_lr: float
+    num_steps: int
+    stop_loss: float | None
+    weight_decay: float
+
+    def __post_init__(self) -> None:
+        choices = {"expert": Expert, "routing": Routing, "anchor": Anchor, "embedding": Embedding}
+        for key, allowed in choices.items():
+            value = vars(self)[key]
+            if value not in get_args(allowed):
+                raise ConfigError(
+                    f"method.{key} is {value!r}; allowed: {', '.join(get_args(allowed))}"
+                )
+        for key in ("lora_rank", "num_experts", "num_steps", "projection_size"):
+            if vars(self)[key] is not None and vars(self)[key] < 1:
+                raise ConfigError(f"method.{key} is {vars(self)[key]}; it must be at least 1")
+        if not 1 <= self.top_k <= self.num_experts:
+            raise ConfigError(
+                f"method.top_k is {self.top_k}; it must lie in "
+                f"[1, method.num_experts={self.num_experts}]"
+            )
+        for key in ("edit_lr", "router_temperature", "lora_alpha"):
+            if vars(self)[key] is not None and not vars(self)[key] > 0:
+                raise ConfigError(f"method.{key} is {vars(self)[key]}; it must be above 0")
+        for key in ("bypass_weight", "weight_decay"):
+            if not vars(self)[key] >= 0:
+                raise ConfigError(f"method.{key} is {vars(self)[key]}; it must be at least 0")
+
+
+class Lemoe:
+    """Adds experts batch by batch; all earlier ones and the backbone stay frozen."""
+
+    def __init__(
+        self, config: Config, backbone: Backbone, artefacts: Artefacts, generators: Generators
+    ) -> None:
+        _check_fit(config, backbone)
+        self.first_layer = config.edit_layer
+        self.num_steps = config.num_steps
+        self._config = config
+        self._backbone = backbone
+        self._generator = generators.init
+        self._path = backbone.ffn_path(config.edit_layer)
+        self._frozen = FrozenFfn.of(backbone, config.edit_layer)
+        self._split = Split(backbone, config.edit_layer, artefacts.prefix_cache)
+        finder = EntityFinder(backbone.tokenizer) if _uses_entities(config) else None
+        self._embedder = PromptEmbedder(backbone.embedding, finder)
+        self._table_std = self._embedder.table_std()
+        self._centre = self._embedder.table_mean()
+        self._forget()
+
+    def _forget(self) -> None:
+        self._adaptor: Adaptor | None = None
+        self._router: Router | None = None
+        self._owners: list[int] = []
+        self._batch: EditBatch | None = None
+        self._counts: dict[str, int] = {}
+        self._first_expert = 0
+        self._optimisation: Optimisation | None = None
+
+    def prepare(self, training: Sequence[Edit]) -> None:
+        """Take the centre of the anchors from `training`, none of which is edited."""
+        if self._config.routing != "kv_anchor" or not training:
+            return
+        some = training[:_MAX_CENTRE_EDITS]
+        self._embedder.add_subjects(some)
+        tokenizer = self._backbone.tokenizer
+        rows = [tokenise(tokenizer, edit.prompt) for edit in some]
+        prompts = collate(rows, pad_id=pad_id(tokenizer), device=self._backbone.device)
+        self._centre = self._embedder.instance(prompts).mean(0)
+
+    def begin(self, batch: EditBatch) -> None:
+        """Add the batch's experts with their keys, and set up AdamW on them."""
+        self._embedder.add_subjects(batch.edits)
+        if self._adaptor is None or self._router is None:
+            self._attach()
+        assert self._adaptor is not None
+        assert self._router is not None
+        means = self._group_means(self._embedder.instance(batch.tokens))
+        self._first_expert = self._adaptor.add_bank(self._bank(len(means)))
+        self._router.add(means, self._generator)
+        self._counts = self._embedder.fall_backs(batch.tokens)
+        if len(means) < self._config.num_experts:
+            self._counts["experts_not_added"] = self._config.num_experts - len(means)
+        self._start(batch)
+
+    def advance(self, max_steps: int) -> bool:
+        """Take at most `max_steps` AdamW steps; True when the batch is done."""
+        assert self._optimisation is not None
+        return self._optimisation.advance(max_steps)
+
+    def finish(self) -> EditReport:
+        """Freeze the batch's experts and keys."""
+        assert self._adaptor is not None
+        assert self._router is not None
+        assert self._optimisation is not None
+        assert self._batch is not None
+        self._adaptor.freeze_banks()
+        self._router.freeze()
+        share = self._expert_share(self._batch.tokens)[:, self._first_expert :]
+        self._owners += (share.argmax(1) + self._first_expert).tolist()
+        report = EditReport(
+            num_edits=len(self._batch),
+            num_steps=self._optimisation.steps_taken,
+            final_loss=self._optimisation.last_loss,
+            counts=self._counts,
+        )
+        self._optimisation, self._batch = None, None
+        return report
+
+    def logits(
+        self, prompts: PromptBatch, state: DecodeState | None = None
+    ) -> tuple[Tensor, DecodeState]:
+        """Logits (M, V); a route per prompt is taken from its tokens once and kept in `state`."""
+        if self._adaptor is None:
+            return self._split.logits(prompts, state)
+        kept = state.route if state is not None else None
+        features = self._features(prompts) if kept is None else kept
+        with self._adaptor.routed(self._route(features)):
+            if state is None:
+                return self._split.logits(prompts)
+            if not self._routes_by_token_embedding:
+                state = replace(state, route=features)
+            return self._split.logits(prompts, state)
+
+    @torch.no_grad()
+    def routes(self, prompts: PromptBatch) -> Tensor:
+        """The expert that each prompt is sent to at inference, (B,); -1 before the first edit.
+
+        Experts are numbered from 0 in the order of their making. Where tokens are routed one by
+        one, the expert with the largest share of the prompt's tokens.
+        """
+        if self._adaptor is None:
+            return torch.full_like(prompts.prompt_lengths, -1)
+        return self._expert_share(prompts).argmax(1)
+
+    def trained_routes(self) -> list[int]:
+        """For each edit so far, in order, the expert that learned it.
+
+        Within a batch of several experts, the one that the edit's prompt was sent to when the
+        batch ended. The share of edits whose `routes` now equals this is the own-expert rate.
+        """
+        return list(self._owners)
+
+    def state(self) -> State:
+        """Experts, keys and centre; the optimisation too when a batch is under way."""
+        state = State(
+            tensors={"centre": self._centre.clone(), "generator": self._generator.get_state()},
+            values={"owners": list(self._owners)},
+        )
+        if self._embedder.finder is not None:
+            state.values["subjects"] = list(self._embedder.finder.subjects)
+        if self._adaptor is not None and self._router is not None:
+            state.nest("adaptor", self._adaptor.state())
+            state.nest("router", self._router.state())
+        if self._optimisation is not None and self._batch is not None:
+            state.values |= {"first_expert": self._first_expert, "counts": dict(self._counts)}
+            state.nest("batch", batch_state(self._batch))
+            state.nest("optimisation", self._optimisation.state())
+        return state
+
+    def load(self, state: State) -> None:
+        """Continue from `state`."""
+        self.remove()
+        values: dict[str, Any] = dict(state.values)
+        self._centre = state.tensors["centre"].to(self._centre)
+        self._owners = list(values["owners"])
+        if self._embedder.finder is not None:
+            self._embedder.finder.add_subjects(values["subjects"])
+        if "adaptor" in values:
+            self._attach()
+            assert self._adaptor is not None
+            assert self._router is not None
+            self._adaptor.load(state.inner("adaptor"), self._bank)
+            self._router.load(state.inner("router"))
+            if "batch" in values:
+                self._first_expert = int(values["first_expert"])
+                self._counts = dict(values["counts"])
+                self._start(batch_from(state.inner("batch"), self._backbone.device))
+                assert self._optimisation is not None
+                self._optimisation.load(state.inner("optimisation"))
+            else:
+                self._adaptor.freeze_banks()
+        # Last: building banks and router above drew from it.
+        self._generator.set_state(state.tensors["generator"].cpu())
+
+    def remove(self) -> None:
+        """Put the FFN back in its place and forget all edits."""
+        if self._adaptor is not None:
+            replace_module(self._backbone.model, self._path, self._adaptor.frozen)
+        self._forget()
+
+    def _attach(self) -> None:
+        model = self._backbone.model
+        self._adaptor = Adaptor(get_module(model, self._path), self._config.bypass_weight)
+        replace_module(model, self._path, self._adaptor)
+        self._router = self._build_router()
+
+    def _build_router(self) -> Router:
+        config, centre = self._config, self._centre
+        if config.routing == "conventional":
+            return HiddenRouter(centre, config.top_k)
+        if config.routing == "knowledge_anchor":
+            return HiddenRouter(centre, config.top_k, anchor_size=len(centre))
+        if config.anchor == "frozen":
+            return FrozenAnchors(centre, config.top_k, config.router_temperature)
+        size = config.projection_size or max(1, len(centre) // 4)
+        return LearnedKeys(centre, size, config.top_k, self._generator)
+
+    def _bank(self, num_experts: int) -> Bank:
+        if self._config.expert == "ffn":
+            return FfnBank(num_experts, self._frozen)
+        return LoraBank(
+            num_experts,
+            self._backbone.hidden_size,
+            self._config.lora_rank,
+            lora_alpha=self._config.lora_alpha,
+            generator=self._generator,
+            like=self._frozen.up,
+        )
+
+    def _start(self, batch: EditBatch) -> None:
+        """Set up the optimisation of the newest bank and of what the router trains."""
+        assert self._adaptor is not None
+        assert self._router is not None
+        adaptor, router, first = self._adaptor, self._router, self._first_expert
+        hidden, rows = self._split.hidden(batch.tokens), row_index(batch.tokens)
+        features = self._features(batch.tokens)
+        is_fixed = isinstance(router, FrozenAnchors)
+        fixed = self._route(features, first) if is_fixed else None
+
+        def loss() -> Tensor:
+            route = self._route(features, first) if fixed is None else fixed
+            with adaptor.routed(route):
+                logits, _ = self._split.logits(batch.tokens, hidden=hidden)
+            return target_loss(logits, batch.labels, rows)
+
+        config = self._config
+        settings = OptimiserSettings(
+            "adamw", config.edit_lr, config.num_steps, config.stop_loss, config.weight_decay
+        )
+        parameters = {**dict(adaptor.banks[-1].named_parameters()), **router.trainable()}
+        self._optimisation = Optimisation(parameters, loss, settings)
+        self._batch = batch
+
+    @property
+    def _routes_by_token_embedding(self) -> bool:
+        return self._config.routing == "kv_anchor" and self._config.embedding == "token"
+
+    def _features(self, prompts: PromptBatch) -> Tensor | None:
+        """What the router reads besides the FFN's input: (B, D), (B, T, D), or nothing."""
+        if self._config.routing == "conventional":
+            return None
+        if self._routes_by_token_embedding:
+            return self._embedder.tokens(prompts)
+        embedding = self._embedder.instance(prompts)
+        if self._config.routing == "knowledge_anchor":
+            return embedding / self._table_std
+        return embedding
+
+    def _route(self, features: Tensor | None, first: int = 0) -> Route:
+        """Gates of all experts, or the function that makes them of the FFN's input."""
+        return self._by_router(features, lambda router, inputs: router.gates(inputs, first))
+
+    def _by_router(
+        self, features: Tensor | None, result: Callable[[Router, Tensor], Tensor]
+    ) -> Route:
+        assert self._router is not None
+        router = self._router
+        if self._config.routing == "kv_anchor":
+            assert features is not None
+            return result(router, features)
+        return lambda x: result(router, x if features is None else with_anchor(x, features))
+
+    @torch.no_grad()
+    def _expert_share(self, prompts: PromptBatch) -> Tensor:
+        """Softmax of the router's scores over all experts, averaged over prompt tokens, (B, E)."""
+        assert self._adaptor is not None
+        seen: list[Tensor] = []
+
+        def record(router: Router, inputs: Tensor) -> Tensor:
+            seen.append(router.scores(inputs).softmax(-1))
+            return seen[-1]
+
+        route = self._by_router(self._features(prompts), record)
+        if not isinstance(route, Tensor):
+            with self._adaptor.routed(route):
+                self._split.logits(prompts)
+        share = seen[0]
+        if share.dim() == 2:
+            return share
+        mask = prompts.prompt_mask[..., None].to(share)
+        return (share * mask).sum(1) / mask.sum(1)
+
+    def _group_means(self, embeddings: Tensor) -> Tensor:
+        """Mean embedding (E, D) of each group of edits that gets an expert of its own."""
+        num_groups = min(self._config.num_experts, len(embeddings))
+        if num_groups == 1:
+            return embeddings.mean(0, keepdim=True)
+        from trainables.moe.ordering import plan_batches  # scikit-learn takes a second to import
+
+        seed = int(torch.randint(2**31 - 1, (1,), generator=self._generator))
+        points = embeddings.double().cpu().numpy()
+        groups = plan_batches(points, order="kmeans_unequal", seed=seed, num_batches=num_groups)
+        return torch.stack([embeddings[torch.as_tensor(group)].mean(0) for group in groups])
+
+
+def _uses_entities(config: Config) -> bool:
+    if config.routing == "kv_anchor":
+        return config.embedding == "entity"
+    return config.routing == "knowledge_anchor"
+
+
+def _check_fit(config: Config, backbone: Backbone) -> None:
+    """Raises ConfigError when the layer or the rank does not exist in this backbone."""
+    if not 0 <= config.edit_layer < backbone.num_layers:
+        raise ConfigError(
+            f"method.edit_layer is {config.edit_layer}; allowed: 0 to {backbone.num_layers - 1}"
+        )
+    if config.expert == "lora" and config.lora_rank > backbone.hidden_size:
+        raise ConfigError(
+            f"method.lora_rank is {config.lora_rank}; it must lie in "
+            f"[1, {backbone.hidden_size}], the backbone's width"
+        )
+
+
+CONFIG = Config
+METHOD = Lemoe

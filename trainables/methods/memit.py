@@ -1,0 +1,326 @@
+"""MEMIT: write many facts at once into the FFN output projections of several layers.
+
+Source: Meng et al., "Mass-Editing Memory in a Transformer" (arXiv:2210.07229). LEMoE
+(arXiv:2406.20030v1), Appendix B.2, edits layers 4 to 8 of LLaMA2-7B.
+
+1. `backbones/subject_vectors.py` finds for each edit a vector delta that, added to the state h which
+   leaves the last edited layer at the subject's last token, makes the backbone say the target:
+   z = h + delta.
+2. Layers in ascending order: K (F, N) are the inputs of the projection at those tokens and R (D, N)
+   is z minus the present state, divided by the number of layers still to come, this one included;
+   W += R X^T with (cov_weight * C + K K^T) X = K, solved in float64. Later layers see the change.
+
+Deviations, and choices where the paper is silent:
+- The weights change in `finish`: a batch that is scored before shows the floor.
+- `v_num_steps` counts updates of the vectors; published code takes one fewer.
+- C is made from 10 tokens a key dimension, which suffices (arXiv:2506.04226); published are 100,000
+  documents. The text is `covariance_text`, or what `backbones/covariance.py` finds.
+- With few tokens C is singular; 1e-8 of the system's mean diagonal is added before solving.
+- Contexts are sampled from the pristine backbone once, with a fixed seed, and shared by all trials.
+- An absent subject is replaced by the last prompt token, counted as `subject_absent`; without any
+  subject there is no KL term.
+- `accumulate_keys` adds K K^T of earlier batches to the system; published: they are forgotten.
+- The last decoder layer is refused: nothing behind it carries the subject's state to the answer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trainables.artefacts import Artefacts
+from trainables.backbones.covariance import passage_batches, passages, second_moments
+from trainables.backbones.split import Split
+from trainables.backbones.subject_vectors import (
+    SubjectVectors,
+    VectorSettings,
+    keys_and_states,
+    sampled_contexts,
+    subject_rows,
+)
+from trainables.backbones.surgery import KeptWeights
+from trainables.errors import ConfigError, DataError, EditDiverged
+from trainables.interfaces import (
+    Backbone,
+    DecodeState,
+    Edit,
+    EditBatch,
+    EditReport,
+    Generators,
+    Json,
+    PromptBatch,
+    State,
+)
+from trainables.optimise import Optimisation, OptimiserSettings
+from trainables.prompts import batch_from, batch_state
+
+_CONTEXT_SEED = 0
+_RIDGE = 1e-8
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of MEMIT.
+
+    Attributes:
+        layers: Decoder layers whose FFN output projections are written, from 0; not the last one.
+        v_lr: Adam's learning rate on the vectors.
+        v_num_steps: Most updates of the vectors of one batch.
+        v_weight_decay: Weight of |delta| / |h|^2.
+        stop_loss: An edit below it is not moved any more; nats.
+        clamp: Largest |delta| as a multiple of |h|.
+        kl_weight: Weight of the term that keeps "{subject} is a"; 0: without it, and cheaper.
+        cov_weight: Lambda, the weight of the second moment against one edit's key.
+        contexts: Sampled prefixes beside the bare prompt.
+        context_length: Tokens of such a prefix.
+        covariance_tokens_per_dim: Tokens that C is made from, per key dimension.
+        covariance_text: Text file for C, one passage a line; None: the backbone's own text.
+        accumulate_keys: Whether keys of earlier batches are protected too.
+    """
+
+    layers: tuple[int, ...]
+    v_lr: float
+    v_num_steps: int
+    v_weight_decay: float
+    stop_loss: float
+    clamp: float
+    kl_weight: float
+    cov_weight: float
+    contexts: int
+    context_length: int
+    covariance_tokens_per_dim: int
+    covariance_text: str | None
+    accumulate_keys: bool
+
+    def __post_init__(self) -> None:
+        if not self.layers or min(self.layers) < 0:
+            raise ConfigError(f"method.layers is {list(self.layers)}; name at least one, from 0")
+        if len(set(self.layers)) < len(self.layers):
+            raise ConfigError(f"method.layers is {list(self.layers)}; a layer stands there twice")
+        for name in ("v_lr", "clamp", "cov_weight"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"method.{name} is {getattr(self, name)}; it must be above 0")
+        for name in ("v_weight_decay", "stop_loss", "kl_weight", "contexts"):
+            if not getattr(self, name) >= 0:
+                raise ConfigError(f"method.{name} is {getattr(self, name)}; it must be at least 0")
+        for name in ("v_num_steps", "context_length", "covariance_tokens_per_dim"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"method.{name} is {getattr(self, name)}; it must be at least 1")
+        if self.covariance_text is not None and not Path(self.covariance_text).is_file():
+            raise ConfigError(
+                f"method.covariance_text is {self.covariance_text!r}; there is no such file"
+            )
+
+
+@dataclass
+class _Run:
+    """A batch under way."""
+
+    batch: EditBatch
+    vectors: SubjectVectors
+    optimisation: Optimisation
+
+
+class Memit:
+    """Least-squares updates of FFN output projections."""
+
+    def __init__(
+        self, config: Config, backbone: Backbone, artefacts: Artefacts, generators: Generators
+    ) -> None:
+        self._layers = sorted(config.layers)
+        if self._layers[-1] > backbone.num_layers - 2:
+            raise ConfigError(
+                f"method.layers is {list(config.layers)}; allowed: 0 to {backbone.num_layers - 2}, "
+                f"the last of {backbone.num_layers} layers excluded"
+            )
+        self.first_layer = self._layers[0]
+        self.num_steps = config.v_num_steps
+        self._config = config
+        self._backbone = backbone
+        self._artefacts = artefacts
+        self._paths = {layer: f"{backbone.down_path(layer)}.weight" for layer in self._layers}
+        self._kept = KeptWeights(backbone.model, self._paths.values())
+        self._split = Split(backbone, self.first_layer, artefacts.prefix_cache)
+        self._moments: dict[int, Tensor] = {}  # C, (F, F) float32
+        self._earlier: dict[int, Tensor] = {}  # sum of K K^T, (F, F) float64
+        self._contexts: tuple[str, ...] = ()
+        self._run: _Run | None = None
+
+    def prepare(self, training: Sequence[Edit]) -> None:
+        """Second moments and contexts of the pristine backbone, through artefacts.
+
+        Raises:
+            DataError: If there is no text to take second moments of.
+        """
+        self._moments = self._second_moments(training)
+        if self._config.contexts:
+            self._contexts = self._sampled_contexts()
+
+    def begin(self, batch: EditBatch) -> None:
+        """Set up one vector for each edit; no weight changes before `finish`."""
+        config = self._config
+        if not self._moments:
+            raise DataError("memit has no second moments: prepare() comes before the first edit")
+        rows = subject_rows(self._backbone, batch, self._contexts, with_kl=config.kl_weight > 0)
+        vectors = SubjectVectors(
+            self._backbone,
+            self._layers[-1],
+            rows,
+            VectorSettings(config.v_weight_decay, config.stop_loss, config.clamp, config.kl_weight),
+        )
+        optimisation = Optimisation(
+            {"delta": vectors.delta},
+            vectors.loss,
+            OptimiserSettings("adam", config.v_lr, config.v_num_steps, config.stop_loss),
+            after_step=vectors.project,
+        )
+        self._run = _Run(batch, vectors, optimisation)
+
+    def advance(self, max_steps: int) -> bool:
+        """Take at most `max_steps` updates of the vectors; True when they are found."""
+        assert self._run is not None
+        return self._run.optimisation.advance(max_steps)
+
+    @torch.no_grad()
+    def finish(self) -> EditReport:
+        """Write the weights, layer by layer."""
+        run = self._run
+        assert run is not None
+        vectors = run.vectors
+        wanted = vectors.base + vectors.delta.detach()
+        for index, layer in enumerate(self._layers):
+            keys, states = keys_and_states(self._backbone, vectors.rows, layer, self._layers[-1])
+            residuals = (wanted - states).double() / (len(self._layers) - index)
+            self._write(layer, keys.double().T, residuals.T)
+        self._run = None
+        return EditReport(
+            num_edits=len(run.batch),
+            num_steps=run.optimisation.steps_taken,
+            final_loss=float(vectors.losses.mean()),
+            counts={"subject_absent": vectors.rows.num_absent},
+        )
+
+    def logits(
+        self, prompts: PromptBatch, state: DecodeState | None = None
+    ) -> tuple[Tensor, DecodeState]:
+        """Logits (M, V) of the backbone with the written weights."""
+        return self._split.logits(prompts, state)
+
+    def state(self) -> State:
+        """The weights and remembered keys; the vectors when a batch is under way."""
+        state = State()
+        for layer, path in self._paths.items():
+            state.tensors[f"weight/{layer}"] = self._kept.parameter(path).detach().clone()
+        for layer, products in self._earlier.items():
+            state.tensors[f"earlier/{layer}"] = products.clone()
+        if self._run is not None:
+            state.nest("batch", batch_state(self._run.batch))
+            state.nest("vectors", self._run.vectors.state())
+            state.nest("optimisation", self._run.optimisation.state())
+        return state
+
+    def load(self, state: State) -> None:
+        """Continue from `state`; `prepare` comes first."""
+        device = self._backbone.device
+        with torch.no_grad():
+            for layer, path in self._paths.items():
+                self._kept.parameter(path).copy_(state.tensors[f"weight/{layer}"])
+        stored = {layer: state.tensors.get(f"earlier/{layer}") for layer in self._layers}
+        self._earlier = {
+            layer: products.to(device).clone()
+            for layer, products in stored.items()
+            if products is not None
+        }
+        self._run = None
+        if "batch" in state.values:
+            self.begin(batch_from(state.inner("batch"), device))
+            run: Any = self._run
+            run.vectors.load(state.inner("vectors"))
+            run.optimisation.load(state.inner("optimisation"))
+
+    def remove(self) -> None:
+        """Put the pristine weights back, bit for bit."""
+        self._kept.restore()
+        self._earlier, self._run = {}, None
+
+    def _write(self, layer: int, keys: Tensor, residuals: Tensor) -> None:
+        """Add the update of `keys` (F, N) and `residuals` (D, N) to the weight of `layer`."""
+        old = self._config.cov_weight * self._moments[layer].to(keys)
+        if layer in self._earlier:
+            old = old + self._earlier[layer]
+        update = least_squares_update(keys, residuals, old)
+        if not bool(torch.isfinite(update).all()):
+            raise EditDiverged(f"the update of layer {layer} is not finite")
+        weight = self._kept.parameter(self._paths[layer])
+        # GPT-2 stores (in, out), Llama (out, in); the family says which.
+        oriented = update.T if self._backbone.family.is_transposed else update
+        weight.copy_(weight.double() + oriented)
+        if self._config.accumulate_keys:
+            earlier = self._earlier.get(layer, torch.zeros_like(old))
+            self._earlier[layer] = earlier + keys @ keys.T
+
+    def _second_moments(self, training: Sequence[Edit]) -> dict[int, Tensor]:
+        """C of each layer; one pass over the text builds all that are not stored."""
+        config, backbone = self._config, self._backbone
+        source, texts = passages(config.covariance_text, backbone, training)
+        num_tokens = config.covariance_tokens_per_dim * backbone.ffn_size
+        built: dict[int, Tensor] = {}
+
+        def build(layer: int) -> State:
+            if not built:
+                batches = passage_batches(backbone, texts, num_tokens)
+                built.update(second_moments(backbone, self._layers, batches))
+            return State({"moment": built[layer]})
+
+        inputs = self._identity() | {
+            "source": source,
+            "text": hashlib.sha256("\n".join(texts).encode()).hexdigest(),
+            "num_tokens": num_tokens,
+        }
+        return {
+            layer: self._artefacts.get(
+                "covariance", inputs | {"layer": layer}, partial(build, layer)
+            ).tensors["moment"]
+            for layer in self._layers
+        }
+
+    def _sampled_contexts(self) -> tuple[str, ...]:
+        count, length = self._config.contexts, self._config.context_length
+        inputs = self._identity() | {"count": count, "length": length, "seed": _CONTEXT_SEED}
+
+        def build() -> State:
+            texts = sampled_contexts(self._split, count, length, _CONTEXT_SEED)
+            return State(values={"texts": texts})
+
+        texts: Any = self._artefacts.get("contexts", inputs, build).values["texts"]
+        return tuple(texts)
+
+    def _identity(self) -> dict[str, Json]:
+        weight = self._backbone.embedding.weight
+        return {"backbone": self._backbone.fingerprint, "dtype": str(weight.dtype)}
+
+
+def least_squares_update(keys: Tensor, residuals: Tensor, old: Tensor) -> Tensor:
+    """Change of the weight (D, F): R X^T with (old + K K^T) X = K, MEMIT's closed form.
+
+    Args:
+        keys: K, (F, N) float64.
+        residuals: R, (D, N) float64: what the outputs at those keys should gain.
+        old: (F, F) float64: cov_weight * C, and what else is to be kept.
+    """
+    system = old + keys @ keys.T
+    ridge = _RIDGE * system.diagonal().mean()
+    system = system + ridge * torch.eye(len(system), dtype=system.dtype, device=system.device)
+    solution: Tensor = torch.linalg.solve(system, keys)
+    return residuals @ solution.T
+
+
+CONFIG = Config
+METHOD = Memit

@@ -1,0 +1,234 @@
+"""Runs prompts through an edited model and scores them per record.
+
+Every score of a record is the mean over its prompts of that kind, and a published cell the mean
+over records. Locality compares with what the pristine backbone predicts, computed once per backbone
+and set of prompts; never with a model that other edits have changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trainables.interfaces import DecodeState, EditRecord, PromptBatch
+from trainables.metrics.scores import (
+    exact_match,
+    generated_agreement,
+    generated_exact_match,
+    mean_over_records,
+    token_accuracy,
+)
+from trainables.prompts import Row, by_length, collate, pad_id, row_index, tokenise
+
+Logits = Callable[[PromptBatch, DecodeState | None], tuple[Tensor, DecodeState]]
+MAX_GENERATED_TOKENS = 32
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One prompt that a record is scored on.
+
+    `score` is reliability, generality, locality_near, locality_same, locality_far or portability.
+    """
+
+    record: int
+    score: str
+    prompt: str
+    answer: str
+
+    @property
+    def is_locality(self) -> bool:
+        """True when the answer is compared with the pristine backbone's, not with the target."""
+        return self.score.startswith("locality")
+
+
+@dataclass(frozen=True)
+class ProbeScore:
+    """How one probe was answered; one line of the per-record file."""
+
+    record: int
+    score: str
+    prompt: str
+    token: float
+    exact: float
+    text: str | None = None
+    generated: float | None = None
+
+
+def probes_of(records: Sequence[EditRecord]) -> tuple[Probe, ...]:
+    """All prompts that the records are scored on, in the order of the records."""
+    probes: list[Probe] = []
+    for index, record in enumerate(records):
+        probes.append(Probe(index, "reliability", record.prompt, record.target_new))
+        for rephrase in record.rephrases:
+            probes.append(Probe(index, "generality", rephrase, record.target_new))
+        for question in (*record.locality, *record.portability):
+            probes.append(Probe(index, question.kind, question.prompt, question.answer))
+    return tuple(probes)
+
+
+class Evaluator:
+    """Tokenised probes of a set of records, in length-sorted batches."""
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        records: Sequence[EditRecord],
+        *,
+        batch_size: int = 128,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.records = tuple(records)
+        self.probes = probes_of(records)
+        self._tokenizer = tokenizer
+        self._batch_size = batch_size
+        self._device = device
+        self._rows = [tokenise(tokenizer, p.prompt, p.answer) for p in self.probes]
+        self._batches: dict[tuple[int, ...], list[tuple[list[int], PromptBatch]]] = {}
+        digest = hashlib.sha256(repr([row.ids for row in self._rows]).encode())
+        self.digest = digest.hexdigest()
+
+    def select(
+        self, records: Iterable[int] | None = None, scores: Sequence[str] | None = None
+    ) -> list[int]:
+        """Indices of the probes of these records and scores; None: all."""
+        wanted = None if records is None else set(records)
+        return [
+            index
+            for index, probe in enumerate(self.probes)
+            if (wanted is None or probe.record in wanted)
+            and (scores is None or probe.score in scores)
+        ]
+
+    @torch.no_grad()
+    def answers(self, logits: Logits, chosen: Sequence[int]) -> dict[int, tuple[int, ...]]:
+        """Argmax tokens at the target positions of each chosen probe (teacher forced)."""
+        found: dict[int, tuple[int, ...]] = {}
+        for members, batch in self._batched(tuple(chosen)):
+            predicted = logits(batch, None)[0].argmax(-1)
+            counts = torch.bincount(row_index(batch), minlength=len(members)).tolist()
+            for member, tokens in zip(members, predicted.split(counts), strict=True):
+                found[member] = tuple(tokens.tolist())
+        return found
+
+    @torch.no_grad()
+    def generations(self, logits: Logits, chosen: Sequence[int]) -> dict[int, str]:
+        """Greedy continuation of each chosen probe's prompt, up to the end token or 32 tokens.
+
+        The prompt alone is fed: neither the target nor its length is given away.
+        """
+        rows = {i: tokenise(self._tokenizer, self.probes[i].prompt) for i in chosen}
+        order, texts = list(rows), {}
+        for members in by_length(list(rows.values()), self._batch_size):
+            indices = [order[m] for m in members]
+            grown = greedy(logits, [rows[i] for i in indices], self._tokenizer, self._device)
+            for index, ids in zip(indices, grown, strict=True):
+                texts[index] = self._tokenizer.decode(ids, skip_special_tokens=True).strip()
+        return texts
+
+    def score(
+        self,
+        answers: Mapping[int, tuple[int, ...]],
+        before: Mapping[int, tuple[int, ...]],
+        texts: Mapping[int, str] | None = None,
+        texts_before: Mapping[int, str] | None = None,
+    ) -> list[ProbeScore]:
+        """Score each answered probe against its target or, for locality, against `before`."""
+        chosen = list(answers)
+        expected = [
+            before[i] if self.probes[i].is_locality else self._rows[i].target for i in chosen
+        ]
+        rows = torch.tensor([row for row, ids in enumerate(expected) for _ in ids])
+        predicted = torch.tensor([token for i in chosen for token in answers[i]])
+        labels = torch.tensor([token for ids in expected for token in ids])
+        token = token_accuracy(predicted, labels, rows, len(chosen)).tolist()
+        exact = exact_match(predicted, labels, rows, len(chosen)).tolist()
+        generated: list[float | None] = [None] * len(chosen)
+        if texts is not None and texts_before is not None:
+            for position, i in enumerate(chosen):
+                if self.probes[i].is_locality:
+                    match = generated_agreement([texts[i]], [texts_before[i]])
+                else:
+                    match = generated_exact_match([texts[i]], [self.probes[i].answer])
+                generated[position] = match.item()
+        return [
+            ProbeScore(
+                record=self.probes[i].record,
+                score=self.probes[i].score,
+                prompt=self.probes[i].prompt,
+                token=token[position],
+                exact=exact[position],
+                text=None if texts is None else texts[i],
+                generated=generated[position],
+            )
+            for position, i in enumerate(chosen)
+        ]
+
+    def prompt_batch(self, chosen: Sequence[int]) -> PromptBatch:
+        """The chosen probes' prompts without their answers, in the order given."""
+        rows = [tokenise(self._tokenizer, self.probes[index].prompt) for index in chosen]
+        return collate(rows, pad_id=pad_id(self._tokenizer), scores_last=True, device=self._device)
+
+    def _batched(self, chosen: tuple[int, ...]) -> list[tuple[list[int], PromptBatch]]:
+        """Collated batches of the chosen probes, kept: every trial asks for the same ones."""
+        if chosen not in self._batches:
+            rows = [self._rows[index] for index in chosen]
+            pad = pad_id(self._tokenizer)
+            self._batches[chosen] = [
+                (
+                    [chosen[m] for m in members],
+                    collate([rows[m] for m in members], pad_id=pad, device=self._device),
+                )
+                for members in by_length(rows, self._batch_size)
+            ]
+        return self._batches[chosen]
+
+
+def greedy(
+    logits: Logits,
+    prompts: Sequence[Row],
+    tokenizer: Any,
+    device: torch.device | str = "cpu",
+    max_tokens: int = MAX_GENERATED_TOKENS,
+) -> list[list[int]]:
+    """Greedy continuations, each cut before the end token; the route is taken on the prompt."""
+    end = tokenizer.eos_token_id
+    batch = collate(prompts, pad_id=pad_id(tokenizer), scores_last=True, device=device)
+    grown: list[list[int]] = [[] for _ in prompts]
+    is_open = [True] * len(prompts)
+    state = DecodeState()
+    for _ in range(max_tokens):
+        scores, state = logits(batch, state)
+        tokens = scores.argmax(-1)
+        for row, token in enumerate(tokens.tolist()):
+            is_open[row] = is_open[row] and token != end
+            if is_open[row]:
+                grown[row].append(token)
+        if not any(is_open):
+            break
+        ones = torch.ones_like(tokens)[:, None]
+        batch = PromptBatch(tokens[:, None], ones, ones[:, 0], ones.bool())
+    return grown
+
+
+def aggregate(scores: Iterable[ProbeScore], measures: Sequence[str]) -> dict[str, float]:
+    """`<score>.<measure>` -> mean over records of the mean over a record's prompts."""
+    by_score: dict[str, list[ProbeScore]] = {}
+    for score in scores:
+        by_score.setdefault(score.score, []).append(score)
+    means: dict[str, float] = {}
+    for name, members in by_score.items():
+        for measure in measures:
+            values = [getattr(member, measure) for member in members]
+            if None in values:
+                continue  # generation is asked for at the end only
+            records = torch.tensor([member.record for member in members])
+            mean = mean_over_records(torch.tensor(values, dtype=torch.float64), records)
+            if mean is not None:
+                means[f"{name}.{measure}"] = mean
+    return means

@@ -1,0 +1,121 @@
+"""GRACE's codebook: keys with radii, values, and the rule by which an edit changes it.
+
+Source: Hartvigsen et al., "Aging with GRACE: Lifelong Model Editing with Discrete Key-Value
+Adaptors" (arXiv:2211.11031). For a new key whose nearest entry j is at Euclidean distance d:
+- d > deferral_radius + radius_j: the key is added with radius deferral_radius;
+- else, other target: it is added, and both radii become half the distance (split);
+- else, same target: radius_j grows to d if it was smaller; no entry is added (expand).
+
+Deviations:
+- Two targets are the same when their token ids are. Code in circulation compares the mean of the
+  label ids, so that unlike targets can collide.
+- A key that comes again with another target overwrites its entry: at distance 0 the split above
+  would leave one entry that never fires and one of radius 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from trainables.interfaces import State
+
+Change = Literal["added", "split", "expanded", "overwritten"]
+_SPLIT_MARGIN = 1e-5  # published: the older entry gives way by so much
+_SAME_KEY = 1e-4  # of the key's norm; float32 noise between two runs of one prompt is far below
+
+
+class Codebook:
+    """Keys (N, F), values (N, D), radii (N,) and target token ids of N entries, aligned."""
+
+    def __init__(self, key_size: int, value_size: int, device: torch.device) -> None:
+        # float32 whatever the backbone: in bfloat16 near keys would coincide.
+        self.keys = torch.zeros(0, key_size, device=device)
+        self.values = torch.zeros(0, value_size, device=device)
+        self.radii = torch.zeros(0, device=device)
+        self.labels: list[tuple[int, ...]] = []
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def lookup(self, queries: Tensor) -> Tensor:
+        """Entry that answers each query (B, F): the nearest, if within its radius; else -1."""
+        if not self.labels:
+            return torch.full((len(queries),), -1, device=queries.device)
+        distances = self._distances(queries)
+        nearest = distances.argmin(1)
+        return torch.where(distances.amin(1) <= self.radii[nearest], nearest, -1)
+
+    def change_for(
+        self, key: Tensor, label: tuple[int, ...], deferral_radius: float
+    ) -> tuple[Change, int, float]:
+        """What `key` (F,) would do to the codebook, its nearest entry and the distance to it."""
+        if not self.labels:
+            return "added", -1, float("inf")
+        distances = self._distances(key[None])[0]
+        nearest = int(distances.argmin())
+        distance, radius = float(distances[nearest]), float(self.radii[nearest])
+        if distance > deferral_radius + radius:
+            return "added", nearest, distance
+        if self.labels[nearest] == label:
+            return "expanded", nearest, distance
+        if distance <= _SAME_KEY * float(key.float().norm()):
+            return "overwritten", nearest, distance
+        return "split", nearest, distance
+
+    def insert(
+        self,
+        key: Tensor,
+        label: tuple[int, ...],
+        deferral_radius: float,
+        start: Callable[[], Tensor],
+    ) -> tuple[Change, int]:
+        """Apply the rule of the module's docstring; returns the change and the entry to train.
+
+        Args:
+            key: (F,).
+            label: Target token ids.
+            deferral_radius: Radius of a key far from all others.
+            start: Gives the first value (D,) of a new or overwritten entry.
+        """
+        change, nearest, distance = self.change_for(key, label, deferral_radius)
+        if change == "expanded":
+            self.radii[nearest] = max(float(self.radii[nearest]), distance)
+            return change, nearest
+        if change == "overwritten":
+            self.labels[nearest] = label
+            self.values[nearest] = start()
+            return change, nearest
+        radius = deferral_radius
+        if change == "split":
+            radius = distance / 2
+            self.radii[nearest] = radius - _SPLIT_MARGIN
+        self.keys = torch.cat([self.keys, key[None].float()])
+        self.values = torch.cat([self.values, start()[None].to(self.values)])
+        self.radii = torch.cat([self.radii, self.radii.new_tensor([radius])])
+        self.labels.append(label)
+        return change, len(self.labels) - 1
+
+    def state(self) -> State:
+        """All entries."""
+        tensors = {"keys": self.keys, "values": self.values, "radii": self.radii}
+        return State(
+            tensors={name: tensor.clone() for name, tensor in tensors.items()},
+            values={"labels": [list(label) for label in self.labels]},
+        )
+
+    def load(self, state: State) -> None:
+        """Take the entries of `state`."""
+        device = self.keys.device
+        self.keys = state.tensors["keys"].to(device).clone()
+        self.values = state.tensors["values"].to(device).clone()
+        self.radii = state.tensors["radii"].to(device).clone()
+        labels: Any = state.values["labels"]
+        self.labels = [tuple(label) for label in labels]
+
+    def _distances(self, queries: Tensor) -> Tensor:
+        # Without the matrix-product form: its cancellation is as large as a small radius.
+        return torch.cdist(queries.float(), self.keys, compute_mode="donot_use_mm_for_euclid_dist")

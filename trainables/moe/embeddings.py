@@ -1,0 +1,64 @@
+"""Embeddings of prompts that routers read: of the whole instance, its entities, or each token.
+
+Source: LEMoE (arXiv:2406.20030v1), Section 4.2 (the mean over the embedding layer's outputs) and
+Appendix B.4 (token level, entity level). Only prompt tokens count: a route must not see the target.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from trainables.interfaces import Edit, PromptBatch
+from trainables.moe.entities import EntityFinder
+
+
+class PromptEmbedder:
+    """Embeds prompts by the backbone's input embedding table, in float32."""
+
+    def __init__(self, embedding: nn.Embedding, finder: EntityFinder | None) -> None:
+        """With a `finder`, an instance is the mean of its named entities."""
+        self._embedding = embedding
+        self.finder = finder
+
+    @torch.no_grad()
+    def table_mean(self) -> Tensor:
+        """Mean of the embedding table, (D,)."""
+        return self._embedding.weight.float().mean(0)
+
+    @torch.no_grad()
+    def table_std(self) -> Tensor:
+        """Standard deviation over all entries of the embedding table, scalar."""
+        return self._embedding.weight.float().std()
+
+    @torch.no_grad()
+    def tokens(self, prompts: PromptBatch) -> Tensor:
+        """Embeddings of all tokens, (B, T, D)."""
+        embedded: Tensor = self._embedding(prompts.input_ids)
+        return embedded.float()
+
+    def instance(self, prompts: PromptBatch) -> Tensor:
+        """One embedding per prompt, (B, D): mean over entities, or over the prompt's tokens."""
+        if self.finder is None:
+            return mean_embedding(prompts, self.tokens(prompts))
+        return self.finder.embeddings(prompts, self.tokens(prompts))[0]
+
+    def add_subjects(self, edits: Sequence[Edit]) -> None:
+        """Let the finder know the subjects of `edits`."""
+        if self.finder is not None:
+            self.finder.add_subjects(edit.subject for edit in edits)
+
+    def fall_backs(self, prompts: PromptBatch) -> dict[str, int]:
+        """How many prompts were embedded by a known subject, or whole, for want of an entity."""
+        if self.finder is None:
+            return {}
+        sources = self.finder.embeddings(prompts, self.tokens(prompts))[1]
+        return {f"entity_from_{name}": sources.count(name) for name in ("subject", "sentence")}
+
+
+def mean_embedding(prompts: PromptBatch, embedded: Tensor) -> Tensor:
+    """Mean over each row's prompt tokens (e_j of Section 4.2), (B, D), of embeddings (B, T, D)."""
+    mask = prompts.prompt_mask[..., None].to(embedded.dtype)
+    return (embedded * mask).sum(1) / mask.sum(1)

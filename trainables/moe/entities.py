@@ -1,0 +1,136 @@
+"""Named entities of a prompt, as token positions, found from the prompt's tokens alone.
+
+Source: MEMoE v1 (arXiv:2405.19086), Section 3.2, and LEMoE (arXiv:2406.20030v1), Appendix B.4:
+the NLTK tool extracts named entities; several entities are averaged.
+
+Choices where the papers are silent:
+- NLTK's binary chunker on the decoded prompt: what an entity is, not of which class.
+- Without NLTK's data, the subjects of all edits handed over so far are looked for in the prompt,
+  the longest first. An edit's prompt and a question about it are thus read alike; the subject
+  that belongs to a question is never asked for, because at inference it is not known.
+- Where nothing is found, the whole prompt stands in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from trainables.interfaces import PromptBatch
+
+Source = Literal["entity", "subject", "sentence"]
+Span = tuple[int, int]  # first character, one past the last
+
+
+class EntityFinder:
+    """Finds entities and remembers them per prompt."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        """Load NLTK's tagger and chunker; about a second."""
+        self._tokenizer = tokenizer
+        self._chunk = _nltk_chunker()
+        self._subjects: list[str] = []
+        self._found: dict[tuple[int, ...], tuple[Source, list[list[int]]]] = {}
+
+    @property
+    def uses_nltk(self) -> bool:
+        """False when NLTK's data is missing and known subjects stand in."""
+        return self._chunk is not None
+
+    @property
+    def subjects(self) -> tuple[str, ...]:
+        """Subjects handed over so far, longest first."""
+        return tuple(self._subjects)
+
+    def add_subjects(self, subjects: Iterable[str | None]) -> None:
+        """Remember the subjects of edits, for when NLTK's data is missing."""
+        known = {*self._subjects, *(subject for subject in subjects if subject)}
+        if len(known) > len(self._subjects):
+            self._subjects = sorted(known, key=lambda subject: (-len(subject), subject))
+            if not self.uses_nltk:
+                self._found.clear()
+
+    def find(self, ids: Sequence[int]) -> tuple[Source, list[list[int]]]:
+        """Where the entities come from, and for each the indices of its tokens in `ids`."""
+        key = tuple(ids)
+        if key not in self._found:
+            self._found[key] = self._search(key)
+        return self._found[key]
+
+    def embeddings(self, prompts: PromptBatch, embedded: Tensor) -> tuple[Tensor, list[Source]]:
+        """Mean over a prompt's entities of the mean over their tokens, (B, D), and the sources.
+
+        Args:
+            prompts: Only their prompt tokens are read.
+            embedded: Embeddings of all tokens, (B, T, D).
+        """
+        means, sources = [], []
+        for row, mask in enumerate(prompts.prompt_mask):
+            own = embedded[row][mask]
+            source, entities = self.find(prompts.input_ids[row][mask].tolist())
+            means.append(torch.stack([own[tokens].mean(0) for tokens in entities]).mean(0))
+            sources.append(source)
+        return torch.stack(means), sources
+
+    def _search(self, ids: tuple[int, ...]) -> tuple[Source, list[list[int]]]:
+        text, bounds = self._decode(list(ids))
+        source: Source = "entity" if self._chunk is not None else "subject"
+        spans = self._chunk(text) if self._chunk is not None else self._subject_spans(text)
+        entities = [
+            tokens
+            for first, last in spans
+            if (tokens := [i for i, (a, b) in enumerate(bounds) if a < last and b > first])
+        ]
+        return (source, entities) if entities else ("sentence", [list(range(len(ids)))])
+
+    def _subject_spans(self, text: str) -> list[Span]:
+        for subject in self._subjects:
+            begin = text.rfind(subject)
+            if begin >= 0:
+                return [(begin, begin + len(subject))]
+        return []
+
+    def _decode(self, ids: list[int]) -> tuple[str, list[Span]]:
+        """The prompt's text and the characters of each token.
+
+        Prefixes are decoded instead of tokenising the text again, which need not give these tokens.
+        """
+        text, stops = "", [0]
+        for stop in range(1, len(ids) + 1):
+            text = self._tokenizer.decode(
+                ids[:stop], skip_special_tokens=True, clean_up_tokenization_spaces=False
+            )
+            stops.append(len(text))
+        return text, list(pairwise(stops))
+
+
+def _nltk_chunker() -> Callable[[str], list[Span]] | None:
+    """From a text to the spans of its named entities; None when NLTK's data is missing."""
+    from nltk.chunk import ne_chunker
+    from nltk.tag import PerceptronTagger
+    from nltk.tokenize import NLTKWordTokenizer
+
+    try:
+        tagger, chunker = PerceptronTagger(), ne_chunker("binary")
+    except LookupError:
+        return None
+    words = NLTKWordTokenizer()
+
+    def spans(text: str) -> list[Span]:
+        bounds = list(words.span_tokenize(text))
+        if not bounds:
+            return []
+        tree = chunker.parse(tagger.tag([text[first:last] for first, last in bounds]))
+        found, index = [], 0
+        for node in tree:
+            length = len(node.leaves()) if hasattr(node, "label") else 1
+            if hasattr(node, "label"):
+                found.append((bounds[index][0], bounds[index + length - 1][1]))
+            index += length
+        return found
+
+    return spans

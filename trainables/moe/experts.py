@@ -1,0 +1,231 @@
+"""Banks of experts: all experts that one edit batch adds, with their weights stacked.
+
+Source: LEMoE (arXiv:2406.20030v1), Section 4.1 (an FFN beside the frozen FFN) and Appendix C.4 (a
+LoRA module in its place). A bank holds two tensors however many experts it has, so that the
+optimiser steps over two tensors and a few matrix products serve all experts.
+
+Choices where the paper is silent:
+- FFN expert: `up` starts as a copy of the backbone's, `down` at zero, so that a new expert changes
+  nothing. Gate projection and biases are the backbone's own, shared and frozen: the paper lists
+  `up_proj.weight` and `down_proj.weight` alone as trained (Appendix B.3).
+- LoRA expert: x -> B (A x) * lora_alpha / lora_rank; A is uniform in +-1/sqrt(D) (Kaiming with
+  a = sqrt(5), as LoRA is commonly initialised), B zero.
+- Weights are float32 or wider: in bfloat16 a step of 2e-4 on a weight of .02 would be rounded away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from trainables.interfaces import Backbone
+
+# Elements of one expert's matrix above which experts are run one by one on views: a batched product
+# would copy the weights of the experts in use and pad every group to the largest one.
+_LARGE = 2**20
+
+
+@dataclass(frozen=True)
+class FrozenFfn:
+    """The parts of the backbone's FFN that its experts share; referenced, never copied.
+
+    Attributes:
+        up: Weight of the up projection as (F, D), whatever the family stores.
+        activation: Element-wise nonlinearity.
+        gate: Gate projection of a gated FFN, (..., D) -> (..., F); None without one.
+        up_bias: (F,) or None.
+    """
+
+    up: Tensor
+    activation: Callable[[Tensor], Tensor]
+    gate: Callable[[Tensor], Tensor] | None = None
+    up_bias: Tensor | None = None
+
+    @classmethod
+    def of(cls, backbone: Backbone, layer: int) -> FrozenFfn:
+        """The parts of the FFN of decoder layer `layer`."""
+        family, parent = backbone.family, backbone.model.get_submodule(backbone.layer_path(layer))
+        up = parent.get_submodule(family.up)
+        weight, bias = up.weight, getattr(up, "bias", None)
+        assert isinstance(weight, Tensor)
+        return cls(
+            # GPT-2 stores (in, out), the others (out, in).
+            up=weight.T if family.is_transposed else weight,
+            activation=parent.get_submodule(family.activation),
+            gate=parent.get_submodule(family.gate) if family.gate else None,
+            up_bias=bias,
+        )
+
+
+class FfnBank(nn.Module):
+    """E experts down_e(act(gate x) * up_e x), or down_e(act(up_e x)) without a gate; H = F."""
+
+    def __init__(self, num_experts: int, frozen: FrozenFfn) -> None:
+        super().__init__()
+        dtype = torch.promote_types(frozen.up.dtype, torch.float32)
+        up = frozen.up.detach().to(dtype).repeat(num_experts, 1, 1)
+        self.inner = nn.Parameter(up)  # (E, F, D)
+        self.outer = nn.Parameter(torch.zeros_like(up))  # (E, F, D), the transposed down projection
+        self._frozen = frozen
+
+    @property
+    def num_experts(self) -> int:
+        """Experts in this bank."""
+        return len(self.inner)
+
+    def forward(self, x: Tensor, gates: Tensor) -> Tensor:
+        """Gated sum of the experts, (B, T, D); `gates` are (B, E) or (B, T, E)."""
+        return gated_sum(x, gates, self.inner, self.outer, self._middle)
+
+    def _middle(self, x: Tensor) -> Callable[[Tensor], Tensor]:
+        frozen = self._frozen
+        bias: Tensor | float = 0.0 if frozen.up_bias is None else frozen.up_bias
+        if frozen.gate is None:
+            return lambda up: frozen.activation(up + bias)
+        weight = frozen.activation(frozen.gate(x.to(frozen.up.dtype))).to(self.inner.dtype)
+        if frozen.up_bias is None:
+            return lambda up: up * weight
+        return lambda up: (up + bias) * weight
+
+
+class LoraBank(nn.Module):
+    """E experts x -> B_e (A_e x) * scale; H = R."""
+
+    def __init__(
+        self,
+        num_experts: int,
+        hidden_size: int,
+        lora_rank: int,
+        *,
+        lora_alpha: float | None,
+        generator: torch.Generator,
+        like: Tensor,
+    ) -> None:
+        """Draw A and zero B.
+
+        Args:
+            num_experts: E.
+            hidden_size: D.
+            lora_rank: R.
+            lora_alpha: The sum is scaled by lora_alpha / lora_rank; None: by 1, at every rank.
+            generator: Draws A, on the CPU, so that a seed means the same on every device.
+            like: Gives device and, if wider than float32, dtype.
+        """
+        super().__init__()
+        dtype = torch.promote_types(like.dtype, torch.float32)
+        shape = (num_experts, lora_rank, hidden_size)
+        drawn = (torch.rand(shape, generator=generator) * 2 - 1) / hidden_size**0.5
+        self.inner = nn.Parameter(drawn.to(like.device, dtype))  # (E, R, D): A
+        self.outer = nn.Parameter(torch.zeros_like(self.inner))  # (E, R, D): B transposed
+        self.scale = 1.0 if lora_alpha is None else lora_alpha / lora_rank
+
+    @property
+    def num_experts(self) -> int:
+        """Experts in this bank."""
+        return len(self.inner)
+
+    def forward(self, x: Tensor, gates: Tensor) -> Tensor:
+        """Gated sum of the experts, (B, T, D); `gates` are (B, E) or (B, T, E)."""
+        return gated_sum(x, gates * self.scale, self.inner, self.outer, _unchanged)
+
+
+Bank = FfnBank | LoraBank
+Middle = Callable[[Tensor], Callable[[Tensor], Tensor]]
+
+
+def gated_sum(x: Tensor, gates: Tensor, inner: Tensor, outer: Tensor, middle: Middle) -> Tensor:
+    """sum_e gates_e * outer_e^T middle(inner_e x), the sum of LEMoE Eq. 9; only what a gate opens.
+
+    Args:
+        x: (B, T, D).
+        gates: (B, E), one route for all tokens of a row, or (B, T, E).
+        inner: (E, H, D).
+        outer: (E, H, D).
+        middle: Called with some rows (..., D) of x; the function that it returns maps inner_e x,
+            (..., H), to what enters `outer`, so that parts shared by experts are computed once.
+
+    Returns:
+        (B, T, D) in the dtype of x.
+    """
+    x_in, shape = x.to(inner.dtype), x.shape
+    gates = gates.to(x.device, inner.dtype)
+    if gates.dim() == 3:  # every token is a row of its own
+        x_in, gates = x_in.reshape(-1, 1, shape[-1]), gates.flatten(0, 1)
+    is_open = gates.detach() != 0  # (N, E)
+    rows = is_open.any(1).nonzero()[:, 0]
+    if len(rows) == len(gates):
+        return _rows_sum(x_in, gates, is_open, inner, outer, middle).view(shape).to(x.dtype)
+    total = torch.zeros_like(x_in)
+    if len(rows):
+        part = _rows_sum(x_in[rows], gates[rows], is_open[rows], inner, outer, middle)
+        total = total.index_copy(0, rows, part)
+    return total.view(shape).to(x.dtype)
+
+
+def _rows_sum(
+    x: Tensor, gates: Tensor, is_open: Tensor, inner: Tensor, outer: Tensor, middle: Middle
+) -> Tensor:
+    """The gated sum for rows (N, S, D) with at least one open gate each."""
+    counts = is_open.sum(0)  # (E,)
+    largest, used = int(counts.max()), int((counts > 0).sum())
+    # Gathering costs about as much as the products that it saves where it saves under a quarter.
+    if 4 * used * largest >= 3 * x.shape[0] * len(inner):
+        return _dense(x, gates, inner, outer, middle)
+    if inner[0].numel() > _LARGE:
+        return _one_by_one(x, gates, is_open, inner, outer, middle)
+    return _grouped(x, gates, is_open, inner, outer, middle)
+
+
+def _dense(x: Tensor, gates: Tensor, inner: Tensor, outer: Tensor, middle: Middle) -> Tensor:
+    """All experts on all rows, as two matrix products; the gates scale what lies between."""
+    num_experts, width, _ = inner.shape
+    before = (x @ inner.flatten(0, 1).T).view(*x.shape[:2], num_experts, width)  # (N, S, E, H)
+    between = middle(x[:, :, None])(before) * gates[:, None, :, None]
+    return between.flatten(-2) @ outer.flatten(0, 1)
+
+
+def _one_by_one(
+    x: Tensor, gates: Tensor, is_open: Tensor, inner: Tensor, outer: Tensor, middle: Middle
+) -> Tensor:
+    """Each expert on its own rows, with views of its weights."""
+    total = torch.zeros_like(x)
+    # unbind: the gradient of indexing would fill a whole bank with zeros for each expert.
+    inners, outers = inner.unbind(), outer.unbind()
+    for expert in is_open.any(0).nonzero()[:, 0].tolist():
+        rows = is_open[:, expert].nonzero()[:, 0]
+        own = x[rows]
+        between = middle(own)(own @ inners[expert].T) * gates[rows, expert, None, None]
+        total = total.index_add(0, rows, between @ outers[expert])
+    return total
+
+
+def _grouped(
+    x: Tensor, gates: Tensor, is_open: Tensor, inner: Tensor, outer: Tensor, middle: Middle
+) -> Tensor:
+    """Rows gathered by expert, groups padded to one size, then two batched products."""
+    num_rows, length, width = x.shape
+    counts = is_open.sum(0)
+    used = counts.nonzero()[:, 0]  # (U,)
+    if len(used) < len(inner):
+        inner, outer = inner[used], outer[used]
+        gates, is_open, counts = gates[:, used], is_open[:, used], counts[used]
+    expert, row = is_open.T.nonzero().T  # (P,) each, sorted by expert
+    slot = torch.arange(len(row), device=x.device) - (counts.cumsum(0) - counts)[expert]
+    size = int(counts.max())
+    # Padding names row 0 with a gate of 0: it adds nothing.
+    rows = row.new_zeros(len(used), size).index_put((expert, slot), row)
+    weights = gates.new_zeros(len(used), size).index_put((expert, slot), gates[row, expert])
+    own = x[rows]  # (U, n, S, D)
+    before = torch.bmm(own.flatten(1, 2), inner.transpose(1, 2)).view(len(used), size, length, -1)
+    between = middle(own)(before) * weights[:, :, None, None]
+    after = torch.bmm(between.flatten(1, 2), outer)  # (U, n * S, D)
+    return x.new_zeros(num_rows, length, width).index_add(
+        0, rows.flatten(), after.view(-1, length, width)
+    )
+
+
+def _unchanged(x: Tensor) -> Callable[[Tensor], Tensor]:
+    return lambda projected: projected

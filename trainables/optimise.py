@@ -1,0 +1,165 @@
+"""The one resumable optimisation loop of all gradient methods.
+
+Between any two `advance` calls the loop can be saved with its optimiser and continued elsewhere.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from trainables.errors import EditDiverged
+from trainables.interfaces import State
+
+OptimiserName = Literal["adam", "adamw", "sgd"]
+
+
+@dataclass(frozen=True)
+class OptimiserSettings:
+    """How one batch of edits is optimised.
+
+    Attributes:
+        name: Update rule.
+        edit_lr: Learning rate.
+        num_steps: Most steps that one batch takes.
+        stop_loss: The loop ends when the loss falls below; None: never early.
+        weight_decay: Decoupled for adamw, added to the gradient otherwise.
+    """
+
+    name: OptimiserName
+    edit_lr: float
+    num_steps: int
+    stop_loss: float | None = None
+    weight_decay: float = 0.0
+
+
+class Optimisation:
+    """Steps on `parameters` until `num_steps` are taken or the loss falls below `stop_loss`."""
+
+    def __init__(
+        self,
+        parameters: Mapping[str, torch.nn.Parameter],
+        loss: Callable[[], Tensor],
+        settings: OptimiserSettings,
+        *,
+        after_step: Callable[[], None] | None = None,
+    ) -> None:
+        """Prepare the loop; nothing is computed yet.
+
+        Args:
+            parameters: What is trained, by name; they must require gradients.
+            loss: Scalar loss of the whole batch at the present parameters.
+            settings: Update rule and budget.
+            after_step: Called after every step, for projections such as a norm box.
+        """
+        self._parameters = dict(parameters)
+        self._loss = loss
+        self._settings = settings
+        self._after_step = after_step
+        self._optimiser = _optimiser(list(self._parameters.values()), settings)
+        self.steps_taken = 0
+        self.last_loss: float | None = None
+        self._is_done = settings.num_steps == 0
+
+    @property
+    def is_done(self) -> bool:
+        """True when no further step will be taken."""
+        return self._is_done
+
+    def advance(self, max_steps: int) -> bool:
+        """Take at most `max_steps` steps; True when the batch is done.
+
+        Raises:
+            EditDiverged: If the loss is not finite.
+        """
+        for _ in range(max_steps):
+            if self._is_done:
+                break
+            loss = self._loss()
+            value = float(loss.detach())
+            if not math.isfinite(value):
+                raise EditDiverged(
+                    f"loss is {value} after {self.steps_taken} steps "
+                    f"(edit_lr={self._settings.edit_lr:g})"
+                )
+            self.last_loss = value
+            if self._settings.stop_loss is not None and value < self._settings.stop_loss:
+                self._is_done = True
+                break
+            self._optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            self._optimiser.step()
+            if self._after_step is not None:
+                self._after_step()
+            self.steps_taken += 1
+            self._is_done = self.steps_taken >= self._settings.num_steps
+        return self._is_done
+
+    def state(self) -> State:
+        """Optimiser moments and counters; the parameters are stored by their owner."""
+        state = State(
+            values={
+                "steps_taken": self.steps_taken,
+                "last_loss": self.last_loss,
+                "is_done": self._is_done,
+            }
+        )
+        names = list(self._parameters)
+        for index, moments in self._optimiser.state_dict()["state"].items():
+            for key, value in moments.items():
+                if value is not None:
+                    # .clone(): safetensors refuses tensors that share memory.
+                    state.tensors[f"{names[index]}/{key}"] = torch.as_tensor(value).clone()
+        return state
+
+    def load(self, state: State) -> None:
+        """Continue from `state`; the parameters must have been loaded by their owner."""
+        self.steps_taken = int(state.values["steps_taken"])  # type: ignore[arg-type]
+        last = state.values["last_loss"]
+        self.last_loss = None if last is None else float(last)  # type: ignore[arg-type]
+        self._is_done = bool(state.values["is_done"])
+        index = {name: position for position, name in enumerate(self._parameters)}
+        moments: dict[int, dict[str, Tensor]] = {}
+        for key, value in state.tensors.items():
+            name, _, moment = key.rpartition("/")
+            moments.setdefault(index[name], {})[moment] = value.clone()
+        groups = self._optimiser.state_dict()["param_groups"]
+        self._optimiser.load_state_dict({"state": moments, "param_groups": groups})
+
+
+def target_loss(logits: Tensor, labels: Tensor, rows: Tensor) -> Tensor:
+    """Negative log-likelihood of the targets: mean over a row's tokens, then over rows.
+
+    Rows count alike whatever their target's length, as in a mean over records.
+
+    Args:
+        logits: (M, V) at the positions that predict a target token.
+        labels: (M,) target tokens.
+        rows: (M,) row of each position, ascending.
+
+    Returns:
+        Scalar float32.
+    """
+    losses = torch.nn.functional.cross_entropy(logits.float(), labels, reduction="none")
+    num_rows = int(rows[-1]) + 1
+    sums = losses.new_zeros(num_rows).index_add(0, rows, losses)
+    counts = torch.bincount(rows, minlength=num_rows)
+    return (sums / counts.clamp_min(1)).sum() / (counts > 0).sum()
+
+
+def _optimiser(
+    parameters: list[torch.nn.Parameter], settings: OptimiserSettings
+) -> torch.optim.Optimizer:
+    lr, decay = settings.edit_lr, settings.weight_decay
+    if not parameters:
+        raise ValueError("nothing to optimise")
+    if settings.name == "adam":
+        return torch.optim.Adam(parameters, lr=lr, weight_decay=decay)
+    if settings.name == "adamw":
+        return torch.optim.AdamW(parameters, lr=lr, weight_decay=decay)
+    return torch.optim.SGD(parameters, lr=lr, weight_decay=decay)

@@ -1,0 +1,264 @@
+"""Ray Tune's view of a trial: setup, step and reset around `EditLoop`; the only ray importer here.
+
+An actor keeps its workbench from trial to trial. A trial is passed as an id; its specification
+lives in the plan. State is saved by the trial itself, under its fingerprint, so that it survives
+the actor, the node and the driver alike; it is deleted when the trial settles.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray import tune
+
+from trainables.artefacts import read_state, write_state
+from trainables.backbones.loading import fingerprint
+from trainables.edit_loop import EditLoop
+from trainables.errors import EditDiverged, RestoreError
+from trainables.methods import build_config, get_version, method_settings
+from trainables.sources import Source, backbone_folder, open_source
+from trainables.workbench import Workbench, draw
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What decides where a trial runs and is stored, never its numbers.
+
+    Attributes:
+        cache: Folder of embedded backbones and artefacts.
+        store: Folder of the sweep's results.
+        rungs: Shares of progress at which a row is reported; the last is 1.
+        rung_score: `<score>.<measure>` computed before the end; None: nothing is.
+        checkpoint_seconds: Least time between two saved states.
+        """
+
+    cache: Path
+    store: Path
+    rungs: tuple[float, ...] = (1.0,)
+    rung_score: str | None = None
+    checkpoint_seconds: float = 120.0
+
+
+class EditTrial(tune.Trainable):
+    """One trial after another on one workbench."""
+
+    def setup(
+        self,
+        config: dict[str, Any],
+        plan: Mapping[str, Mapping[str, Any]] | None = None,
+        runtime: Runtime | None = None,
+    ) -> None:
+        """Remember the plan; heavy work waits for `step`, whose failures keep their trial."""
+        assert plan is not None
+        assert runtime is not None
+        torch.set_num_threads(1)
+        # Progress bars of a worker would end up in the driver's terminal.
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        _silence_transformers()
+        self._plan, self._runtime = plan, runtime
+        self._bench = Workbench(runtime.cache)
+        self._is_clean = True
+        self._start(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Take the next trial; False (a new actor) when the backbone could not be restored."""
+        self._close()
+        if self._is_clean:
+            self._start(new_config)
+        return self._is_clean
+
+    def step(self) -> dict[str, Any]:
+        """Go on to the next rung and return its row.
+
+        A failure ends this trial with a row that says why; it is not raised, because Tune would
+        repeat it, and a defect repeats itself. Running out of GPU memory is raised.
+        """
+        begin, cpu = time.perf_counter(), time.process_time()
+        try:
+            row = self._next_row()
+        except EditDiverged as error:
+            row = {"status": "diverged", "error": str(error), "done": True}
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # noqa: BLE001 - the one place that records a failure
+            reason = f"{type(error).__name__}: {first_line(error)}"
+            row = {"status": "failed", "error": reason, "done": True}
+            row["traceback"] = traceback.format_exc()
+        if row["done"]:
+            self._settle()
+        self._seconds += time.perf_counter() - begin
+        self._cpu_seconds += time.process_time() - cpu
+        row.update(seconds=self._seconds, cpu_seconds=self._cpu_seconds, trial_key=self._key)
+        return row
+
+    def cleanup(self) -> None:
+        """Restore the backbone when the actor ends."""
+        self._close()
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Nothing: a trial saves its own state, see the module's docstring."""
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Nothing: a trial finds its own state, see the module's docstring."""
+
+    def _start(self, config: Mapping[str, Any]) -> None:
+        self._key = str(config["trial_key"])
+        # A searcher makes up specifications as it goes; those of a grid lie in the plan.
+        self._spec = config.get("spec") or self._plan[self._key]
+        self._loop: EditLoop | None = None
+        self._rung = 0
+        self._seconds = self._cpu_seconds = 0.0
+        self._saved_at = time.monotonic()
+
+    def _next_row(self) -> dict[str, Any]:
+        if self._loop is None:
+            self._loop = self._bench.loop(self._spec)
+            state = read_state(self._state_path)
+            if state is not None:
+                self._loop.load(state)
+        rungs = self._runtime.rungs
+        if self._loop.method.num_steps == 0 and self._loop.num_batches == 1:
+            self._rung = len(rungs) - 1  # nothing to pause in
+        while rungs[self._rung] <= self._loop.progress and self._rung < len(rungs) - 1:
+            self._rung += 1
+        row: dict[str, Any] = dict(
+            self._loop.run(rungs[self._rung], self._runtime.rung_score, self._save_now_and_then)
+        )
+        is_done = row["progress"] >= 1.0
+        # Tune compares whole numbers of its time attribute.
+        row.update(rung=self._rung + 1, status="finished" if is_done else "running", done=is_done)
+        row["device"] = str(self._bench.backbone(self._spec).device.type)
+        if torch.cuda.is_available():
+            row["peak_gpu_gib"] = torch.cuda.max_memory_allocated() / 2**30
+        if self._runtime.rung_score is not None:
+            moment = "final" if is_done else "rung"
+            row["compared"] = row[f"{self._runtime.rung_score}.{moment}"]
+        if is_done:
+            row["records"] = self._write_records()
+        self._rung = min(self._rung + 1, len(rungs) - 1)
+        return row
+
+    def _save_now_and_then(self) -> None:
+        if time.monotonic() - self._saved_at < self._runtime.checkpoint_seconds:
+            return
+        assert self._loop is not None
+        self._state_path.parent.mkdir(parents=True, exist_ok=True)
+        write_state(self._state_path, self._loop.state())
+        self._saved_at = time.monotonic()
+
+    @property
+    def _state_path(self) -> Path:
+        return self._runtime.store / "states" / f"{self._key}.safetensors"
+
+    def _write_records(self) -> str:
+        """One JSON line per probe and moment; named by its hash."""
+        assert self._loop is not None
+        records = self._loop.records
+        lines = []
+        for moment, scores in self._loop.probe_scores().items():
+            for score in scores:
+                record = records[score.record]
+                line = {**asdict(score), "record": record.record_id, "when": moment}
+                line["subject"] = record.subject
+                lines.append(json.dumps(line))
+        blob = ("\n".join(lines) + "\n").encode()
+        name = f"{hashlib.sha256(blob).hexdigest()[:32]}.jsonl"
+        folder = self._runtime.store / "records"
+        folder.mkdir(parents=True, exist_ok=True)
+        aside = folder / f"{name}.{os.getpid()}.tmp"
+        aside.write_bytes(blob)
+        aside.rename(folder / name)
+        return name
+
+    def _settle(self) -> None:
+        self._close()
+        self._state_path.unlink(missing_ok=True)
+
+    def _close(self) -> None:
+        if self._loop is not None:
+            self._loop.close()
+            self._loop = None
+        try:
+            self._bench.check_restored()
+        except RestoreError:
+            self._is_clean = False
+
+
+def resolve_specs(
+    specs: Sequence[Mapping[str, Any]],
+    cache: Path,
+    progress: Callable[[int, int, float], None] | None = None,
+) -> list[dict[str, Any]]:
+    """Check everything that can be known before Ray starts, and say what the specifications mean.
+
+    Backbones are built or found, data is read, each method's Config is built, each draw is tried.
+
+    Returns:
+        Per specification: backbone_fingerprint, dataset_digest, method_version and counts.
+
+    Raises:
+        EditingError: Naming the first setting that cannot work.
+    """
+    resolver = _Resolver(cache, progress)
+    return [resolver.resolve(spec) for spec in specs]
+
+
+class _Resolver:
+    """Reads each backbone and data set of a plan once."""
+
+    def __init__(self, cache: Path, progress: Callable[[int, int, float], None] | None) -> None:
+        self._cache, self._progress = cache, progress
+        self._fingerprints: dict[str, str] = {}
+        self._sources: dict[str, Source] = {}
+        self._drawn: set[str] = set()
+
+    def resolve(self, spec: Mapping[str, Any]) -> dict[str, Any]:
+        """What `resolve_specs` returns for one specification."""
+        module = spec["method"]["module"]
+        build_config(module, method_settings(spec["method"]))
+        backbone = repr(sorted(spec["backbone"].items(), key=str))
+        if backbone not in self._fingerprints:
+            model = backbone_folder(spec, self._cache, self._progress)
+            self._fingerprints[backbone] = (
+                fingerprint(Path(model))
+                if Path(model).is_dir()
+                else f"{model}@{spec['backbone'].get('revision')}"
+            )
+        data = repr((sorted(spec["dataset"].items(), key=str), backbone))
+        if data not in self._sources:
+            self._sources[data] = open_source(spec, self._cache)
+        source = self._sources[data]
+        draws = repr((data, sorted(spec["protocol"].items(), key=str), spec["seed"]))
+        if draws not in self._drawn:
+            draw(spec, source)
+            self._drawn.add(draws)
+        return {
+            "backbone_fingerprint": self._fingerprints[backbone],
+            "dataset_digest": source.digest,
+            "method_version": get_version(module),
+            "counts": {
+                "count.excluded": len(source.excluded),
+                "count.subject_absent_in_data": source.num_subject_absent,
+            },
+        }
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message."""
+    return (str(error).strip().splitlines() or ["no message"])[0]
+
+
+def _silence_transformers() -> None:
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()

@@ -1,0 +1,218 @@
+"""What a process keeps between trials: backbone, data, evaluators and artefacts; no Ray.
+
+`Workbench.loop(spec)` turns a trial's specification into an `EditLoop`; `check_restored` proves
+afterwards that the backbone is what it was. A specification is a plain mapping with the keys
+`method`, `backbone`, `dataset`, `protocol` and `seed`, as the orchestrator's plan writes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from trainables.artefacts import Artefacts
+from trainables.backbones.loading import load_backbone
+from trainables.backbones.pristine import Pristine
+from trainables.backbones.split import Split
+from trainables.datasets import streams
+from trainables.edit_loop import Before, EditLoop, EditProtocol
+from trainables.errors import ConfigError
+from trainables.interfaces import Backbone, Edit, EditMethod, EditRecord, State
+from trainables.methods import build_config, get_method, method_settings
+from trainables.metrics.evaluator import Evaluator
+from trainables.moe.ordering import plan_batches
+from trainables.prompts import tokenise
+from trainables.seeding import derived_seed, trial_generators
+from trainables.sources import Source, backbone_folder, open_source
+
+Spec = Mapping[str, Any]
+
+
+@dataclass
+class _Loaded:
+    """A backbone with the proof of its state."""
+
+    key: tuple[Any, ...]
+    backbone: Backbone
+    pristine: Pristine
+
+
+class Workbench:
+    """Runs trials one after another in one process."""
+
+    def __init__(
+        self, cache: Path, *, artefact_gib: float = 10.0, prefix_gib: float = 2.0
+    ) -> None:
+        """Set up an empty bench.
+
+        Args:
+            cache: Folder of embedded backbones and artefacts, shared by processes.
+            artefact_gib: Budget of the artefacts on disk, 2**30 bytes.
+            prefix_gib: Budget of the hidden states held in memory, 2**30 bytes.
+        """
+        self._cache = cache
+        self._artefacts = Artefacts(
+            cache / "artefacts", max_gib=artefact_gib, prefix_gib=prefix_gib
+        )
+        self._loaded: _Loaded | None = None
+        self._sources: dict[str, Source] = {}
+        self._evaluators: dict[tuple[str, ...], Evaluator] = {}
+        self._before: dict[tuple[str, str, bool], Before] = {}
+
+    def backbone(self, spec: Spec) -> Backbone:
+        """The backbone of `spec`, loaded once; another one takes its place."""
+        wanted = spec["backbone"]
+        key = (wanted["name"], wanted["model"], wanted.get("revision"), wanted["dtype"])
+        key = (*key, wanted.get("seed"))
+        if self._loaded is None or self._loaded.key != key:
+            self._loaded = None  # frees the one before
+            folder = backbone_folder(spec, self._cache)
+            backbone = load_backbone(
+                folder, revision=wanted.get("revision"), dtype=wanted["dtype"]
+            )
+            self._loaded = _Loaded(key, backbone, Pristine(backbone.model))
+            self._evaluators.clear()
+        return self._loaded.backbone
+
+    def source(self, spec: Spec) -> Source:
+        """The records of `spec`'s data set and part, read once."""
+        name = repr((sorted(spec["dataset"].items()), spec["backbone"]["name"]))
+        if name not in self._sources:
+            self._sources[name] = open_source(spec, self._cache)
+        return self._sources[name]
+
+    def loop(self, spec: Spec) -> EditLoop:
+        """A trial, ready to run."""
+        backbone, source, protocol = self.backbone(spec), self.source(spec), spec["protocol"]
+        records = draw(spec, source)
+        evaluator = self._evaluator(backbone, records)
+        batches = edit_batches(spec, backbone, records)
+        is_rolled_back = protocol["kind"] in ("single", "batch")
+        generates = bool(protocol.get("generate", False))
+        lines = source.training_locality
+
+        def to_edit(record: EditRecord) -> Edit:
+            return streams.to_edit(record, lines)
+
+        return EditLoop(
+            self._maker(spec, backbone, source),
+            backbone.tokenizer,
+            evaluator,
+            batches,
+            EditProtocol(is_rolled_back, bool(protocol["target_ends_with_eos"]), generates),
+            self._pristine_answers(backbone, evaluator, generates),
+            device=backbone.device,
+            to_edit=to_edit,
+        )
+
+    def check_restored(self) -> None:
+        """Compare the backbone with what it was when loaded.
+
+        Raises:
+            RestoreError: If it differs; the process must not run another trial.
+        """
+        if self._loaded is not None:
+            self._loaded.pristine.check()
+
+    def _maker(
+        self, spec: Spec, backbone: Backbone, source: Source
+    ) -> Callable[[], EditMethod]:
+        module = spec["method"]["module"]
+        config = build_config(module, method_settings(spec["method"]))
+        _, method_class = get_method(module)
+
+        def make() -> EditMethod:
+            method: EditMethod = method_class(
+                config, backbone, self._artefacts, trial_generators(spec["seed"])
+            )
+            method.prepare(source.training)
+            return method
+
+        return make
+
+    def _evaluator(self, backbone: Backbone, records: Sequence[EditRecord]) -> Evaluator:
+        key = tuple(record.record_id for record in records)
+        if key not in self._evaluators:
+            self._evaluators[key] = Evaluator(
+                backbone.tokenizer, records, device=backbone.device
+            )
+        return self._evaluators[key]
+
+    def _pristine_answers(
+        self, backbone: Backbone, evaluator: Evaluator, generates: bool
+    ) -> Before:
+        """What the untouched backbone answers, once per backbone and set of prompts."""
+        key = (backbone.fingerprint, evaluator.digest, generates)
+        if key not in self._before:
+            split = Split(backbone, backbone.num_layers - 1, self._artefacts.prefix_cache)
+            chosen = evaluator.select()
+
+            def build() -> State:
+                answers = evaluator.answers(split.logits, chosen)
+                texts = evaluator.generations(split.logits, chosen) if generates else {}
+                return State(
+                    values={
+                        "answers": [list(answers[index]) for index in chosen],
+                        "texts": [texts[index] for index in chosen] if generates else None,
+                    }
+                )
+
+            inputs = {
+                "backbone": backbone.fingerprint,
+                "probes": evaluator.digest,
+                "dtype": str(next(backbone.model.parameters()).dtype),
+                "generates": generates,
+            }
+            values: dict[str, Any] = self._artefacts.get("answers", inputs, build).values
+            texts = values["texts"]
+            self._before[key] = Before(
+                {index: tuple(ids) for index, ids in zip(chosen, values["answers"], strict=True)},
+                None if texts is None else dict(zip(chosen, texts, strict=True)),
+            )
+        return self._before[key]
+
+
+def draw(spec: Spec, source: Source) -> tuple[EditRecord, ...]:
+    """The records that a trial edits; the same for every arm of a seed.
+
+    `batch` needs `num_edits` for each of its `num_batches`.
+    """
+    protocol = spec["protocol"]
+    repeats = protocol.get("num_batches") or 1 if protocol["kind"] == "batch" else 1
+    return streams.draw(source.records, protocol["num_edits"] * repeats, spec["seed"])
+
+
+def edit_batches(
+    spec: Spec, backbone: Backbone, records: Sequence[EditRecord]
+) -> list[list[int]]:
+    """Indices of the records in the order in which they are edited.
+
+    Clustering reads the mean input embedding of the prompt's tokens: what a router sees at
+    inference too. (LEMoE, Eq. 7 joins prompt and target for its similarities; at inference there
+    is no target.)
+    """
+    protocol = spec["protocol"]
+    kind, order = protocol["kind"], protocol.get("order") or "given"
+    size = {"single": 1, "batch": protocol["num_edits"]}.get(kind)
+    if size is None:
+        size = protocol.get("edit_batch_size") or 1
+    if size > len(records):
+        raise ConfigError(
+            f"protocol.edit_batch_size is {size}; it must lie in [1, {len(records)}]"
+        )
+    if kind in ("single", "batch"):
+        order = "given"  # independent batches: their sequence changes nothing
+    table = backbone.embedding.weight.detach()
+    means = [
+        table[torch.tensor(tokenise(backbone.tokenizer, record.prompt).ids)].float().mean(0)
+        for record in records
+    ]
+    embeddings = torch.stack(means).cpu().numpy().astype(np.float64)
+    seed = derived_seed(spec["seed"], "order") % 2**32
+    planned = plan_batches(embeddings, order=order, seed=seed, edit_batch_size=size)
+    return [[int(index) for index in batch] for batch in planned]

@@ -1,0 +1,259 @@
+"""Joins data and trainer: the embedded backbones, each trained by this project on facts it is given.
+
+`facts`, `facts_wd5` and `facts_gpt2` read the made-up world. `facts_zsre` and `facts_counterfact` read
+the first 1,000 usable records of a file that the user names, in its order: the question with the true
+answer (of ZsRE: `src` and `answers[0]`) and the locality question with its answer. They never read an
+edit target or a rephrase. Repeated prompts are read once, with the answer that comes first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from trainables.backbones import facts as trainer
+from trainables.backbones.facts import Progress, Recipe, Row
+from trainables.datasets import counterfact, facts, zsre
+from trainables.errors import BackboneError, DataError
+from trainables.interfaces import EditRecord
+
+VERSION = 1
+NUM_FILE_RECORDS = 1000
+
+_KNOWN_FILE = "known.json"
+_LINES_FILE = "lines.json"
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """An embedded backbone: what it is and what it reads."""
+
+    recipe: Recipe
+    source: Literal["facts", "zsre", "counterfact"] = "facts"
+
+
+_WORLD = Recipe()
+_FILE = Recipe(num_layers=12, vocabulary_size=4096, token_drop=0.15)
+EMBEDDED: dict[str, Embedded] = {
+    "facts": Embedded(_WORLD),
+    "facts_wd5": Embedded(replace(_WORLD, weight_decay=0.5, token_drop=0.1)),
+    "facts_gpt2": Embedded(replace(_WORLD, architecture="gpt2", num_layers=12, ffn_size=512)),
+    "facts_zsre": Embedded(_FILE, "zsre"),
+    "facts_counterfact": Embedded(_FILE, "counterfact"),
+}
+
+
+@dataclass(frozen=True)
+class _Probe:
+    """A question whose answer is measured after training."""
+
+    fact_id: str
+    prompt: str
+    answer: str
+    kind: Literal["train", "held_out", "locality"]
+
+
+@dataclass(frozen=True)
+class _Material:
+    """What one backbone is trained and measured on."""
+
+    rows: tuple[Row, ...]
+    probes: tuple[_Probe, ...]
+    lines: tuple[int, ...] = ()  # of the user's file, counted from 1
+
+
+def default_cache() -> Path:
+    """Folder of this project below the user's cache folder."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "editing-sweeps"
+
+
+def ensure_backbone(
+    name: str,
+    cache: Path,
+    *,
+    seed: int = 0,
+    data_path: Path | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Folder of the embedded backbone `name`, trained there on first use.
+
+    The folder's name holds a hash of recipe, rows and versions. Beside the checkpoint lie
+    `report.json` (shares of questions answered right to the end token: `train_exact`,
+    `held_out_exact`, `locality_exact`; and what the training cost), `known.json` (ids of the
+    locality questions answered right) and, of a backbone made from a file, `lines.json`. A second
+    process that wants the same backbone waits for the first.
+
+    Args:
+        name: A key of `EMBEDDED`.
+        cache: Folder of all embedded backbones.
+        seed: Of initialisation and order of rows.
+        data_path: File to read; `facts_zsre` and `facts_counterfact` need one, others ignore it.
+        progress: Called after every training step with step, steps in all, and loss.
+
+    Raises:
+        BackboneError: If there is no such backbone, or the file it reads is not given.
+        DataError: If the file is missing or broken.
+    """
+    from filelock import FileLock
+
+    if name not in EMBEDDED:
+        raise BackboneError(
+            f"backbone.model is 'embedded:{name}'; allowed: "
+            + ", ".join(f"embedded:{known}" for known in EMBEDDED)
+        )
+    embedded = EMBEDDED[name]
+    material = _material(name, embedded, data_path)
+    recipe = replace(embedded.recipe, seed=seed)
+    folder = cache / f"{name}-{_key(recipe, material)[:16]}"
+    if folder.is_dir():
+        return folder
+    cache.mkdir(parents=True, exist_ok=True)
+    # Advisory and released by the system when its holder dies: no stale lock is left behind.
+    with FileLock(cache / f".{folder.name}.lock"):
+        if not folder.is_dir():
+            _build(recipe, material, folder, progress)
+    return folder
+
+
+def facts_records(folder: Path, part: facts.Part) -> tuple[EditRecord, ...]:
+    """Edits of the made-up world whose locality questions the backbone in `folder` answers.
+
+    Raises:
+        DataError: If that backbone was not trained on the made-up world.
+    """
+    known = _stored(folder, _KNOWN_FILE)
+    if known is None or trained_lines_or_none(folder) is not None:
+        raise DataError(
+            f"dataset=facts needs a backbone that read the made-up world (facts, facts_wd5, "
+            f"facts_gpt2); {folder} did not"
+        )
+    return facts.records(facts.build_world(), part, frozenset(known))
+
+
+def trained_lines(folder: Path) -> frozenset[int]:
+    """Lines (in a JSON list: positions), from 1, of the records that the backbone was trained on.
+
+    Raises:
+        DataError: If the backbone was not trained on a file.
+    """
+    lines = trained_lines_or_none(folder)
+    if lines is None:
+        raise DataError(
+            f"{folder} was not trained on a file: this data set needs backbone=facts_zsre, "
+            "backbone=facts_counterfact or a real model"
+        )
+    return lines
+
+
+def trained_lines_or_none(folder: Path) -> frozenset[int] | None:
+    """As `trained_lines`; None for a backbone that was not trained on a file."""
+    lines = _stored(folder, _LINES_FILE)
+    return None if lines is None else frozenset(lines)
+
+
+def _material(name: str, embedded: Embedded, data_path: Path | None) -> _Material:
+    if embedded.source == "facts":
+        return _world_material()
+    if data_path is None:
+        raise BackboneError(f"dataset.path is not set; backbone={name} is trained on that file")
+    return _file_material(embedded.source, data_path)
+
+
+def _world_material() -> _Material:
+    world = facts.build_world()
+    probes: list[_Probe] = []
+    for probe in facts.probe_rows(world):
+        question = (probe.fact_id, probe.prompt, probe.answer)
+        probes.append(_Probe(*question, kind="held_out" if probe.is_held_out else "train"))
+        if probe.is_scored:
+            probes.append(_Probe(*question, kind="locality"))
+    return _Material(facts.training_rows(world), tuple(probes))
+
+
+def _file_material(source: Literal["zsre", "counterfact"], path: Path) -> _Material:
+    loaded = (zsre if source == "zsre" else counterfact).load(path)
+    answers: dict[str, str] = {}
+    probes: list[_Probe] = []
+    lines: list[int] = []
+    for record, line in zip(loaded.records, loaded.lines, strict=True):
+        if record.true_answer is None or len(lines) == NUM_FILE_RECORDS:
+            continue
+        lines.append(line)
+        answers.setdefault(record.prompt, record.true_answer)
+        probes += [_Probe(record.record_id, record.prompt, record.true_answer, "train")]
+        for text in record.rephrases:
+            probes.append(_Probe(record.record_id, text, record.true_answer, "held_out"))
+        for question in record.locality:
+            answers.setdefault(question.prompt, question.answer)
+            locality = (record.record_id, question.prompt, question.answer)
+            probes.append(_Probe(*locality, kind="locality"))
+    if not lines:
+        raise DataError(f"dataset.path is {path}: no record of it has a true answer to learn")
+    rows = tuple((prompt, answer, 1.0) for prompt, answer in answers.items())
+    return _Material(rows, tuple(probes), tuple(lines))
+
+
+def _build(recipe: Recipe, material: _Material, folder: Path, progress: Progress | None) -> None:
+    """Trains and measures beside `folder`, then renames: it appears whole or not at all."""
+    aside = folder.with_name(f".{folder.name}.{os.getpid()}")
+    cpu, wall = time.process_time(), time.perf_counter()
+    try:
+        trainer.train(recipe, material.rows, aside, progress)
+        cost = {
+            "cpu_seconds": time.process_time() - cpu,
+            "wall_seconds": time.perf_counter() - wall,
+        }
+        pairs = [(probe.prompt, probe.answer) for probe in material.probes]
+        correct = trainer.recall(aside, pairs, recipe.max_tokens)
+        report = json.loads((aside / "report.json").read_text())
+        report |= _shares(material.probes, correct) | cost
+        known = [
+            probe.fact_id
+            for probe, is_right in zip(material.probes, correct, strict=True)
+            if is_right and probe.kind == "locality"
+        ]
+        _store(aside / "report.json", report)
+        _store(aside / _KNOWN_FILE, sorted(known))
+        if material.lines:
+            _store(aside / _LINES_FILE, list(material.lines))
+        aside.rename(folder)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(aside)
+
+
+def _shares(probes: Sequence[_Probe], correct: Iterable[bool]) -> dict[str, float]:
+    """Share of right answers by kind of question."""
+    by_kind: dict[str, list[bool]] = {}
+    for probe, is_right in zip(probes, correct, strict=True):
+        by_kind.setdefault(probe.kind, []).append(is_right)
+    return {f"{kind}_exact": sum(right) / len(right) for kind, right in by_kind.items()}
+
+
+def _key(recipe: Recipe, material: _Material) -> str:
+    """SHA-256 of all that decides the folder's content."""
+    content: Any = [
+        [VERSION, trainer.VERSION],
+        asdict(recipe),
+        material.rows,
+        [asdict(probe) for probe in material.probes],
+        material.lines,
+    ]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _store(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=1) + "\n")
+
+
+def _stored(folder: Path, name: str) -> Any:
+    path = folder / name
+    return json.loads(path.read_text()) if path.is_file() else None
