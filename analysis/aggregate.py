@@ -165,25 +165,31 @@ def _section(part: pd.DataFrame, measure: str, records: RecordReader | None) -> 
     kept = _latest(part, [*identity, "seed"])
     newest = kept.sort_values("started").groupby(identity)["arm_fingerprint"].transform("last")
     kept = kept[kept["arm_fingerprint"] == newest]
-    groups = kept.groupby(identity, sort=False)
-    arms = tuple(_arm(group, measure, records) for _, group in groups)
-    first = kept.iloc[0]
+    trials = kept.drop_duplicates("run_id")
+    values = kept.pivot(index="run_id", columns="metric", values="value")
+    final, before = (_scores(values, measure, when) for when in ("final", "before"))
+    groups = trials.groupby(identity, sort=False)
+    arms = tuple(_arm(group, final, before, records, measure) for _, group in groups)
+    first = trials.iloc[0]
     return Section(
         context={name: str(first[name]) for name in CONTEXT},
         protocol=json.loads(first["shared"]),
         arms=arms,
-        provenance={name: _values(kept, name) for name in PROVENANCE},
-        num_superseded=part["run_id"].nunique() - kept["run_id"].nunique(),
+        provenance={name: _values(trials, name) for name in PROVENANCE},
+        num_superseded=part["run_id"].nunique() - len(trials),
     )
 
 
-def _arm(group: pd.DataFrame, measure: str, records: RecordReader | None) -> Arm:
-    trials = group.drop_duplicates("run_id")
+def _arm(
+    trials: pd.DataFrame,
+    final: pd.DataFrame,
+    before: pd.DataFrame,
+    records: RecordReader | None,
+    measure: str,
+) -> Arm:
     first = trials.iloc[0]
     state = _state(trials)
-    metrics = group[group["metric"] != ""]
-    table = metrics.pivot(index="run_id", columns="metric", values="value")
-    final = _scores(table, measure, "final")
+    own = final.loc[trials["run_id"]]
     return Arm(
         name=str(first["arm"]),
         method=str(first["method"]),
@@ -195,8 +201,8 @@ def _arm(group: pd.DataFrame, measure: str, records: RecordReader | None) -> Arm
         num_layers=_whole(trials["num_layers"]),
         hidden_size=_whole(trials["hidden_size"]),
         state=state,
-        scores={} if state else _estimates(final, trials, measure, records),
-        before=_scores(table, measure, "before").mean().dropna().to_dict(),
+        scores={} if state else _estimates(own, trials, measure, records),
+        before=before.loc[trials["run_id"]].mean().dropna().to_dict(),
         errors=tuple(str(error) for error in trials["error"] if error),
     )
 
@@ -213,7 +219,7 @@ def _estimates(
     estimates = {}
     for name in final.columns:
         values = [float(value) for value in final[name]]
-        if len(values) < len(trials) or any(math.isnan(value) for value in values):
+        if any(math.isnan(value) for value in values):
             continue  # not measured in every seed
         mean, over_seeds = math.fsum(values) / len(values), interval_over_seeds(values)
         if over_seeds is not None:

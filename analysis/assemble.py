@@ -213,7 +213,4 @@ def _yes_no(value: Any) -> str:
 
 
 def _join(values: Iterable[Any]) -> str:
-    listed = list(values)
-    return ", ".join(
-        str(value) for value in (listed if isinstance(values, list) else sorted(listed))
-    )
+    return ", ".join(str(value) for value in sorted(set(values)))

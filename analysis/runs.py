@@ -56,9 +56,10 @@ def read_runs(store: Path, experiment: str) -> pd.DataFrame:
 
     Returns:
         Columns `run_id`, `started` (ms since 1970), `records` (where the per-record results would
-        lie: the artifact named by the run's tag `records`, or else records.jsonl), every name of `TAGS` as text ("" where a run
-        lacks it; `seed` is an integer; JSON tags in canonical form), `metric` and `value`, the
-        last value logged. A trial without any metric has one row with `metric` "" and a NaN.
+        lie: the artifact named by the run's tag `records`, or else records.jsonl), every name of
+        `TAGS` as text ("" where a run lacks it; `seed` is an integer; JSON tags in canonical
+        form), `metric` and `value`, the last value logged. A trial without any metric has one row
+        with `metric` "" and a NaN.
 
     Raises:
         StoreError: If there is no store or no such experiment; the message names what exists.

@@ -1,4 +1,4 @@
-"""What the planner must know of a backbone: its shape, from its YAML or from a local folder's config.json."""
+"""The shape of a backbone: from its YAML, or from the config.json of a local folder."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ def read_backbone(
 ) -> dict[str, Any]:
     """Completes `backbone` in place and returns the origins that changed.
 
-    A model that is a folder replaces the shape and the memory need of the YAML, unless it has that very shape.
+    A model that is a folder replaces the shape and the memory need of the YAML, unless it has that
+    very shape.
 
     Args:
         backbone: The YAML with all overrides.
@@ -38,7 +39,8 @@ def read_backbone(
         is_embedded: Whether the YAML's own model is one that this project trains.
 
     Raises:
-        UsageError: For a folder that is not a safe checkpoint, another model id without its revision, or a
+        UsageError: For a folder that is not a safe checkpoint, another model id without its
+        revision, or a
             dtype that is not known.
     """
     if backbone.get("dtype", "float32") not in DTYPES:
@@ -51,23 +53,34 @@ def read_backbone(
         folder = Path(str(typed)).expanduser().absolute()
         shape = read_shape(folder, str(typed))
         if is_embedded or any(backbone.get(key) != shape[key] for key in ("family", *SHAPE)):
-            # another model than the YAML's: neither its name, by which presets are found, nor its memory need
+            # another model than the YAML's: neither its name, by which presets are found, nor its
+            # memory need
             for key in set(backbone) - set(_KEPT):
                 del backbone[key]
             backbone["name"] = folder.name
         backbone.update(shape, model=str(folder), revision=None)
-        changed = {f"backbone.{key}": type(source)(f"{folder.name}/config.json") for key in shape} if source else {}
-    elif typed is not None and is_typed:
-        revision = origins.get("backbone.revision")
+        changed = (
+            {f"backbone.{key}": type(source)(f"{folder.name}/config.json") for key in shape}
+            if source
+            else {}
+        )
+    elif typed is not None and not str(typed).startswith(EMBEDDED):
         if is_embedded:
             raise UsageError(
-                f"backbone.model={typed}: there is no such folder; for a model id also choose its backbone=NAME"
+                f"backbone.model={typed}: there is no such folder; "
+                "for a model id also choose its backbone=NAME"
             )
-        if revision is None or revision.source.startswith("backbone "):
-            raise UsageError(f"backbone.model={typed}: add its backbone.revision=COMMIT, so that it is pinned")
+        revision = origins.get("backbone.revision")
+        is_own = revision is None or revision.source.startswith("backbone ")
+        if not backbone.get("revision") or (is_typed and is_own):
+            raise UsageError(
+                f"backbone.model={typed}: add its backbone.revision=COMMIT, so that it is pinned"
+            )
     for key in SHAPE:
         if not isinstance(backbone.get(key), int) or backbone[key] < 1:
-            raise UsageError(f"backbone.{key}={backbone.get(key)}: must be a whole number of at least 1")
+            raise UsageError(
+                f"backbone.{key}={backbone.get(key)}: must be a whole number of at least 1"
+            )
     return changed
 
 
@@ -75,7 +88,8 @@ def read_shape(folder: Path, typed: str) -> dict[str, Any]:
     """Family, num_layers, hidden_size, ffn_size and size in bytes of the checkpoint in `folder`.
 
     Raises:
-        UsageError: If the folder is missing, has no readable config.json, is of an unknown family, or holds
+        UsageError: If the folder is missing, has no readable config.json, is of an unknown family,
+        or holds
             weights only in a pickled form.
     """
     label = f"backbone.model={typed}"
@@ -84,17 +98,25 @@ def read_shape(folder: Path, typed: str) -> dict[str, Any]:
     try:
         config = json.loads((folder / "config.json").read_text("utf-8"))
     except FileNotFoundError as error:
-        raise UsageError(f"{label}: the folder holds no config.json, so it is no checkpoint") from error
+        raise UsageError(
+            f"{label}: the folder holds no config.json, so it is no checkpoint"
+        ) from error
     except (ValueError, OSError) as error:
         raise UsageError(f"{label}: config.json cannot be read: {error}") from error
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
-        pickled = [path.name for ending in ("*.bin", "*.pt", "*.pth", "*.pkl") for path in folder.glob(ending)]
+        pickled = [
+            path.name
+            for ending in ("*.bin", "*.pt", "*.pth", "*.pkl")
+            for path in folder.glob(ending)
+        ]
         found = f"only {pickled[0]}, which can run code when it is loaded" if pickled else "none"
         raise UsageError(f"{label}: weights must be *.safetensors; the folder holds {found}")
     family = config.get("model_type") if isinstance(config, dict) else None
     if family not in _KEYS:
-        raise UsageError(f"{label}: model_type {family!r} is not known; known: {', '.join(sorted(_KEYS))}")
+        raise UsageError(
+            f"{label}: model_type {family!r} is not known; known: {', '.join(sorted(_KEYS))}"
+        )
     depth, width, ffn = (
         next((config[key] for key in keys if config.get(key)), None) for keys in _KEYS[family]
     )

@@ -1,4 +1,4 @@
-"""Conditions of an ablation's `where`: comparisons over dotted keys and numbers, read without eval()."""
+"""Conditions of an ablation's `where`: comparisons over dotted keys, without eval()."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ class Condition:
     """A condition such as `method.top_k <= method.num_experts and method.lora_rank * 2 <= 128`.
 
     Raises:
-        UsageError: From the constructor, for anything but comparisons of keys, numbers and quoted words,
+        UsageError: From the constructor, for anything but comparisons of keys, numbers and quoted
+        words,
             joined by + - * / and, or; from `holds`, if the values cannot be compared.
     """
 
@@ -39,13 +40,15 @@ class Condition:
         try:
             self._tree = ast.parse(text.strip(), mode="eval").body
         except (SyntaxError, ValueError) as error:
-            raise UsageError(f"where: {text!r} is not a comparison like 'method.top_k <= 5'") from error
+            raise UsageError(
+                f"where: {text!r} is not a comparison like 'method.top_k <= 5'"
+            ) from error
         if not isinstance(self._tree, ast.Compare | ast.BoolOp):
             raise UsageError(f"where: {text!r} compares nothing; write 'a <op> b'")
         self.keys: frozenset[str] = frozenset(self._names(self._tree))
 
     def holds(self, lookup: Callable[[str], Any]) -> bool:
-        """Whether the condition holds; true also where a key is absent (KeyError) or null, as it then says nothing."""
+        """Whether the condition holds; true also where a key is absent (KeyError) or null."""
         try:
             values = {key: lookup(key) for key in self.keys}
         except KeyError:
@@ -69,11 +72,13 @@ class Condition:
                 return self._names(left) | self._names(right)
             case ast.BoolOp(values=parts):
                 return set().union(*(self._names(part) for part in parts))
-            case ast.Compare(left=left, ops=ops, comparators=rest) if all(type(op) in _COMPARISONS for op in ops):
+            case ast.Compare(left=left, ops=ops, comparators=rest) if all(
+                type(op) in _COMPARISONS for op in ops
+            ):
                 return self._names(left).union(*(self._names(part) for part in rest))
         raise UsageError(
-            f"where: {self.text!r}: {ast.unparse(node)!r} is not allowed; allowed: dotted keys, numbers, "
-            "+ - * /, < <= > >= == !=, and, or"
+            f"where: {self.text!r}: {ast.unparse(node)!r} is not allowed; allowed: "
+            "dotted keys, numbers, + - * /, < <= > >= == !=, and, or"
         )
 
     def _dotted(self, node: ast.expr) -> str:

@@ -1,7 +1,7 @@
-"""Puts the search spaces and the command line together and checks the whole; only importer of hydra.
+"""Search spaces and command line -> one checked configuration; only importer of hydra.
 
-Hydra's grammar reads `key=value`; `composition` merges the files. Values typed are laid over them here, because the
-`scales` block of an ablation has to come between the two.
+Hydra's grammar reads `key=value`; `composition` merges the files. Values typed are laid over them
+here, because the `scales` block of an ablation has to come between the two.
 """
 
 from __future__ import annotations
@@ -29,6 +29,13 @@ Order = Literal[
 Count = Annotated[int, Field(ge=1, strict=True)]
 Seed = Annotated[int, Field(ge=0, strict=True)]
 PARTS = ("method", "backbone", "dataset")  # groups of which a trial takes one choice each
+# pydantic's words for Python's types, said in YAML's
+_PLAINER = {
+    "tuple_type": "must be a list, [...]",
+    "list_type": "must be a list, [...]",
+    "dict_type": "must be a mapping, {key: value}",
+    "model_type": "must be a mapping, {key: value}",
+}
 COMMAND_LINE = "command line"
 
 
@@ -43,7 +50,8 @@ class Protocol(_Model):
         kind: `single` and `batch` roll back after every batch, `lifelong` never does.
         num_edits: Edits of one batch (`batch`), else edits in all.
         edit_batch_size: Edits per batch; 1 in `single`, `num_edits` in `batch`.
-        num_batches: Batches that are averaged (`batch`), or into which the stream is cut (`lifelong`).
+        num_batches: Batches that are averaged (`batch`), or into which the stream is cut
+            (`lifelong`).
         order: Order of the edits; None is the method's own.
     """
 
@@ -95,7 +103,8 @@ class SweepConfig(_Model):
 
     Attributes:
         choices: Name chosen per group, `{"method": "lemoe", "backbone": "facts", ...}`.
-        layers: Values of `method.*`, `backbone.*`, `dataset.*` and `protocol.*` by source, weakest first.
+        layers: Values of `method.*`, `backbone.*`, `dataset.*` and `protocol.*` by source, weakest
+            first.
         axes: Values, or one distribution for a search, per dotted key.
         arms: Named settings, crossed with the axes.
         own_units: Axes typed on the command line: their values are not scaled to the backbone.
@@ -138,25 +147,35 @@ class SweepConfig(_Model):
 def load(overrides: Sequence[str], folder: Path = FOLDER) -> SweepConfig:
     """The sweep that `overrides` (`key=value` as typed) ask for.
 
-    Precedence, weakest first: config.yaml, the chosen files, scale, ablation, the ablation's block for
-    that scale, command line. A key typed that the ablation sweeps pins that axis to the one value.
+    Precedence, weakest first: config.yaml, the chosen files, scale, ablation, the ablation's block
+    for that scale, command line. A key typed that the ablation sweeps pins that axis to the one
+    value.
 
     Raises:
-        UsageError: For anything unknown, unreadable or out of range, with what was typed and what is allowed.
+        UsageError: For anything unknown, unreadable or out of range, with what was typed and what
+        is allowed.
     """
-    return load_from(SearchSpaces(folder), overrides)
+    spaces = SearchSpaces(folder)
+    return _load(spaces, *_split(_parse(overrides), spaces))
 
 
-def load_from(spaces: SearchSpaces, overrides: Sequence[str]) -> SweepConfig:
-    """As `load`, with search spaces that are parsed already."""
-    chosen, typed = _split(_parse(overrides), spaces)
+def load_plain(spaces: SearchSpaces, chosen: Mapping[str, str]) -> SweepConfig:
+    """As `load` with nothing but choices of groups typed; `spaces` are parsed once for many."""
+    return _load(spaces, chosen, {})
+
+
+def _load(
+    spaces: SearchSpaces, chosen: Mapping[str, str], typed: Mapping[str, Any]
+) -> SweepConfig:
     if "ablation" not in chosen:
         names = ", ".join(spaces.names("ablation"))
         raise UsageError(f"ablation=NAME is missing; known: {names or 'none'}")
     ablation = spaces.load("ablation", chosen["ablation"])
     scale = compose(spaces, chosen)[1]["scale"]
     block = (ablation.get("scales") or {}).get(scale) or {}
-    named = {group: name for group, name in block.items() if group in GROUPS and isinstance(name, str)}
+    named = {
+        group: name for group, name in block.items() if group in GROUPS and isinstance(name, str)
+    }
     values, choices = compose(spaces, {**named, **chosen})
     block = {key: value for key, value in block.items() if key not in named}
     if "scheduler" in chosen:
@@ -186,7 +205,9 @@ def _build(
     values.pop("scales", None)
     merge(values, {key: value for key, value in block.items() if key not in PARTS})
     axes, own_units = _axes(values.pop("axes", None) or {}, typed)
-    arms = {name: settings for name, settings in (values.pop("arms", None) or {}).items() if settings}
+    arms = {
+        name: settings for name, settings in (values.pop("arms", None) or {}).items() if settings
+    }
     for key, value in {**chosen, **typed}.items():
         if key in axes and not isinstance(axes[key], dict):
             axes[key] = [value]  # typed: the axis is pinned, and still named in the arm
@@ -235,13 +256,16 @@ def _parse(overrides: Sequence[str]) -> dict[str, Any]:
             raise UsageError(f"{text}: write key=value; a key cannot be removed or moved")
         if override.is_sweep_override():
             raise UsageError(
-                f"{text}: several values are written as a list, {key}=[...], and swept as axes.{key}=[...]"
+                f"{text}: several values are written as a list, {key}=[...], "
+                f"and swept as axes.{key}=[...]"
             )
         parsed[key] = _plain(override.value())
     return parsed
 
 
-def _split(parsed: Mapping[str, Any], spaces: SearchSpaces) -> tuple[dict[str, str], dict[str, Any]]:
+def _split(
+    parsed: Mapping[str, Any], spaces: SearchSpaces
+) -> tuple[dict[str, str], dict[str, Any]]:
     """Choices of groups, and all other keys; axes typed as one mapping are taken apart."""
     chosen: dict[str, str] = {}
     typed: dict[str, Any] = {}
@@ -250,7 +274,9 @@ def _split(parsed: Mapping[str, Any], spaces: SearchSpaces) -> tuple[dict[str, s
             spaces.load(key, value)
             chosen[key] = value
         elif key in ("arms", "layers", "choices", "own_units", "spaces", "scales", "question"):
-            raise UsageError(f"{key}: cannot be set on the command line; it belongs to the ablation's file")
+            raise UsageError(
+                f"{key}: cannot be set on the command line; it belongs to the ablation's file"
+            )
         else:
             typed[key] = value
     return chosen, typed
@@ -271,7 +297,9 @@ def _axes(axes: dict[str, Any], typed: Mapping[str, Any]) -> tuple[dict[str, Any
             merged[name] = value
             own.add(name)
     for name, values in merged.items():
-        if not (values is None or isinstance(values, dict) or (isinstance(values, list) and values)):
+        if not (
+            values is None or isinstance(values, dict) or (isinstance(values, list) and values)
+        ):
             raise UsageError(f"axes.{name}={values}: give a list of values, axes.{name}=[...]")
     return {str(name): values for name, values in merged.items() if values is not None}, own
 
@@ -295,7 +323,9 @@ def _set(values: dict[str, Any], key: str, value: Any) -> None:
     for index, part in enumerate(path):
         values = values.setdefault(part, {})
         if not isinstance(values, dict):
-            raise UsageError(f"{key}: {'.'.join(path[: index + 1])} is a single value, without keys")
+            raise UsageError(
+                f"{key}: {'.'.join(path[: index + 1])} is a single value, without keys"
+            )
     values[last] = value
 
 
@@ -322,8 +352,12 @@ def _usage(error: ValidationError) -> UsageError:
         for part in location[:-1]:
             inner = model.model_fields[part].annotation
             model = inner if isinstance(inner, type) and issubclass(inner, BaseModel) else model
-        hidden = {"choices", "layers", "own_units", "spaces"}
-        known = set(model.model_fields) - hidden | (set(PARTS) | {"scale"} if model is SweepConfig else set())
+        hidden = {"choices", "layers", "own_units", "spaces", "arms", "question"}
+        known = set(model.model_fields) - hidden | (
+            set(PARTS) | {"scale"} if model is SweepConfig else set()
+        )
         return unknown(path, location[-1], known)
     message = first["msg"].removeprefix("Value error, ")
+    if first["type"] in _PLAINER:
+        message = _PLAINER[first["type"]]
     return UsageError(f"{path}={first['input']}: {message[:1].lower()}{message[1:]}")

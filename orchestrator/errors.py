@@ -2,7 +2,7 @@
 
 
 class UsageError(ValueError):
-    """Something typed, or a file that it names, cannot be used; the message says what is allowed."""
+    """Something typed, or a file that it names, cannot be used; says what is allowed."""
 
 
 class LedgerError(UsageError):

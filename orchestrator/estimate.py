@@ -1,4 +1,4 @@
-"""Forecast of a plan's time, memory and GPU-hours, from what earlier trials took or from a count of operations; pure."""
+"""Forecast of a plan's time, memory and GPU-hours, from earlier trials or by count; pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from statistics import median
 from typing import Any
 
 from orchestrator.placement import memory_gib, num_parameters, resources
-from orchestrator.resolving import TrialSpec
+from orchestrator.specs import TrialSpec
 
 # One thread of a present-day server, float32 training steps of small models.
 CPU_FLOPS = 5e10
@@ -80,21 +80,31 @@ def forecast(
         memory = max(memory, memory_gib(spec))
     at_a_time = max(1, min(workers, len(specs)))
     return Forecast(
-        len(specs), wall / at_a_time, cpu_seconds, gpu_seconds / 3600, memory * at_a_time, num_measured
+        len(specs),
+        wall / at_a_time,
+        cpu_seconds,
+        gpu_seconds / 3600,
+        memory * at_a_time,
+        num_measured,
     )
 
 
 def rough_seconds(spec: TrialSpec, flops_per_second: float) -> float:
-    """Seconds of a trial by its operations: 6 per parameter and token when training, 2 when reading.
+    """Seconds of a trial: 6 operations per parameter and token when training, 2 when reading.
 
-    Only layers from the edited one up are trained through; every prompt is read through the whole backbone.
+    Only layers from the edited one up are trained through; every prompt is read through the whole
+    backbone.
     """
     backbone, method, protocol = spec.backbone, spec.method, spec.protocol
     edits, batches = _num_edits(protocol), _num_batches(protocol)
-    layers = [layer for layer in [method.get("edit_layer"), *(method.get("layers") or [])] if layer is not None]
+    layers = [
+        layer
+        for layer in [method.get("edit_layer"), *(method.get("layers") or [])]
+        if layer is not None
+    ]
     depth = int(backbone["num_layers"])
     share = (depth - min(layers)) / depth if layers else 0.0
-    steps = int(method.get("num_steps") or 0)
+    steps = max((int(method[key] or 0) for key in method if key.endswith("num_steps")), default=0)
     parameters = num_parameters(backbone)
     trained = 6 * parameters * share * edits * TOKENS_PER_PROMPT * steps
     read = 2 * parameters * edits * TOKENS_PER_PROMPT * PROMPTS_PER_EDIT
@@ -115,7 +125,7 @@ def _past(ends: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], dict[int, 
 
 
 def _measured(spec: TrialSpec, past: Mapping[tuple[str, str], Mapping[int, float]]) -> float | None:
-    """Median of the same module, backbone and number of edits, else of the nearest number, in proportion."""
+    """Median of the same module and backbone at the nearest number of edits, in proportion."""
     by_edits = past.get((spec.method["module"], spec.backbone["name"]))
     if not by_edits:
         return None

@@ -1,4 +1,4 @@
-"""The name of a trial's result: a hash of everything that decides its numbers, and of nothing else."""
+"""The name of a trial's result: a hash of all that decides its numbers, and of nothing else."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from orchestrator.resolving import TrialSpec
+from orchestrator.specs import TrialSpec
 
 # What says where or under which name, not what: the same cell of two ablations is one result.
 _NOT_METHOD = {"name"}
@@ -22,14 +22,16 @@ def canonical(value: Any) -> str:
     Raises:
         ValueError: If `value` holds NaN, an infinity, or anything that JSON has no form for.
     """
-    return json.dumps(_normal(value), sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return json.dumps(
+        _normal(value), sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
+    )
 
 
 def identity_fields(spec: TrialSpec, extra: Mapping[str, Any]) -> dict[str, Any]:
     """The part of `spec` and `extra` that decides the numbers.
 
-    With `backbone_fingerprint` in `extra` a backbone counts by that and its dtype, whatever its name, address
-    or recipe.
+    With `backbone_fingerprint` in `extra` a backbone counts by that and its dtype, whatever its
+    name, address or recipe.
     """
     backbone = {key: value for key, value in spec.backbone.items() if key not in _NOT_BACKBONE}
     if extra.get("backbone_fingerprint"):
@@ -64,7 +66,7 @@ def short(fingerprint: str) -> str:
 
 
 def _normal(value: Any) -> Any:
-    """`value` with tuples as lists and whole floats as they are, so that 1.0 and 1 differ only where repr does."""
+    """`value` with tuples as lists; what JSON has no form for is an error."""
     if isinstance(value, Mapping):
         if not all(isinstance(key, str) for key in value):
             raise ValueError(f"keys must be strings: {sorted(map(repr, value))}")

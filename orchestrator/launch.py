@@ -37,7 +37,8 @@ from orchestrator.provenance import provenance
 from orchestrator.rows import Cell, Resolved, Row, end_row, labelled, own_values
 from orchestrator.scheduling import make_scheduler
 from orchestrator.tracking import Tracker
-from trainables.trial import EditTrial, Runtime, default_cache, resolve_specs
+from trainables.trial import EditTrial, Runtime, resolve_specs
+from trainables.world import default_cache
 
 MAX_RETRIES = 2  # of a lost node or a killed actor; a defect would only repeat itself
 _LOG = logging.getLogger(__name__)
@@ -252,6 +253,10 @@ class _Listener(tune.Callback):  # type: ignore[misc]
     def __init__(self, sweep: Sweep, board: Board) -> None:
         self._sweep = sweep
         self._board = board
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Tune pickles its callbacks for a restore that this project never asks of it.
+        return {}
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any

@@ -1,7 +1,7 @@
 """The sweep's own memory: one append-only file of JSON lines per driver, merged on reading.
 
-Every row is flushed and synced before the driver goes on, so that a crash takes at most the line that was being
-written. Nothing is ever rewritten; a later row of the same trial wins.
+Every row is flushed and synced before the driver goes on, so that a crash takes at most the line
+that was being written. Nothing is ever rewritten; a later row of the same trial wins.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import Any, BinaryIO
 
 from orchestrator.errors import LedgerError
 
@@ -46,8 +46,9 @@ class History:
     def settled(self, *, retry_failed: bool = False, complete_stopped: bool = False) -> set[str]:
         """Fingerprints of trials that need not run again.
 
-        Failed ones count unless `retry_failed`, those that a scheduler stopped unless `complete_stopped`. A trial
-        that was interrupted (`stop_reason`) is never settled, one that diverged always.
+        Failed ones count unless `retry_failed`, those that a scheduler stopped unless
+        `complete_stopped`. A trial that was interrupted (`stop_reason`) is never settled, one that
+        diverged always.
         """
         reopened = {"failed"} if retry_failed else set()
         reopened |= {"stopped"} if complete_stopped else set()
@@ -61,9 +62,11 @@ class History:
 class Ledger:
     """The segment of one driver; open with `Ledger.open`, or in a `with` statement."""
 
-    def __init__(self, path: Path, file: IO[str]) -> None:
+    def __init__(self, path: Path, file: BinaryIO) -> None:
+        """Write to `file`; unbuffered, so that no close ever has to write what is left."""
         self.path = path
         self._file = file
+        self._is_torn = False  # the last line was cut off: the next row must not be glued to it
 
     @classmethod
     def open(cls, store: Path | str) -> Ledger:
@@ -78,29 +81,36 @@ class Ledger:
         path = folder / f"{stamp}-{host}-{os.getpid()}-{secrets.token_hex(4)}.jsonl"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            return cls(path, path.open("x", encoding="utf-8"))
+            return cls(path, path.open("xb", buffering=0))
         except OSError as error:
             raise LedgerError(f"store={store}: cannot write {path}: {error.strerror}") from error
 
     def append(self, row: Mapping[str, Any]) -> None:
-        """Adds one row and waits until the disk has it; a number that is not finite is written as null.
+        """Adds one row and waits until the disk has it; NaN and infinities become null.
 
         Raises:
             LedgerError: If the disk is full or the folder can no longer be written.
-            ValueError: If the row has no fingerprint, an unknown event or status, or a value outside JSON.
+            ValueError: If the row has no fingerprint, an unknown event or status, or a value
+            outside JSON.
         """
         if row.get("event") not in EVENTS or not isinstance(row.get("fingerprint"), str):
             raise ValueError(f"a row needs a fingerprint and an event of {EVENTS}: {dict(row)}")
         if row["event"] == "end" and row.get("status") not in STATUSES:
-            raise ValueError(f"status of an end is {row.get('status')!r}; it must be one of {STATUSES}")
+            raise ValueError(
+                f"status of an end is {row.get('status')!r}; it must be one of {STATUSES}"
+            )
         stamped = {"time": datetime.now(UTC).timestamp(), **row}
         line = json.dumps(_finite(stamped), allow_nan=False, separators=(",", ":"))
+        before = "\n" if self._is_torn else ""
+        data = memoryview(f"{before}{line}\n".encode())
+        self._is_torn = True
         try:
-            self._file.write(f"{line}\n")
-            self._file.flush()
+            while data:  # a full disk takes a part first
+                data = data[self._file.write(data) :]
             os.fsync(self._file.fileno())
         except OSError as error:
             raise LedgerError(f"cannot append to {self.path}: {error.strerror}") from error
+        self._is_torn = False
 
     def close(self) -> None:
         """Closes the segment; an empty one is removed."""
@@ -112,7 +122,10 @@ class Ledger:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 
@@ -147,7 +160,7 @@ class Ledger:
 
 
 def _parse(lines: Iterable[bytes]) -> tuple[list[Row], list[int]]:
-    """Rows, and numbers of the lines that are none; what follows the last newline was torn and is left out."""
+    """Rows, and numbers of the lines that are none; a torn last line is left out."""
     *whole, _torn = lines
     rows: list[Row] = []
     bad: list[int] = []

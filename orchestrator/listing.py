@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.config import PARTS, load_from
+from orchestrator.config import PARTS, load_plain
 from orchestrator.errors import UsageError
 from orchestrator.estimate import Forecast
 from orchestrator.plan import Plan, TrialSpec, expand
@@ -19,7 +19,7 @@ MOST_ARMS = 40  # rows of a dry run; the grid itself says the rest
 
 
 def ablations(folder: Path = FOLDER) -> Table:
-    """Every ablation with its question, the published table that it answers, and its trials in each scale.
+    """Every ablation with its question, its published table, and its trials in each scale.
 
     One that cannot be expanded says why, and the others are listed all the same.
     """
@@ -34,7 +34,11 @@ def ablations(folder: Path = FOLDER) -> Table:
         counts, problem, paper = [], "", str(spaces.load("ablation", name).get("paper") or "")
         for scale in scales:
             try:
-                counts.append(str(expand(load_from(spaces, [f"ablation={name}", f"scale={scale}"])).num_trials))
+                counts.append(
+                    str(
+                        expand(load_plain(spaces, {"ablation": name, "scale": scale})).num_trials
+                    )
+                )
             except UsageError as error:
                 counts.append("-")
                 problem = str(error)
@@ -74,13 +78,17 @@ def _headline(plan: Plan) -> str:
     config = plan.config
     lines = [f"{config.ablation} ({config.scale}): {config.question}"]
     if plan.space:
-        lines.append(f"{plan.num_trials} trials: a search of {config.num_trials}, then the best again")
+        lines.append(
+            f"{plan.num_trials} trials: a search of {config.num_trials}, then the best again"
+        )
     else:
         lines.append(f"{len(plan)} trials: {len(plan.arms)} arms x {len(config.seeds)} seeds")
     if plan.excluded:
         lines.append(f"{plan.excluded} cells left out by where: {'; '.join(config.where)}")
     if plan.merged:
-        lines.append(f"{plan.merged} published cells equal another one on this backbone, and share its trial")
+        lines.append(
+            f"{plan.merged} published cells equal another one on this backbone, and share its trial"
+        )
     if config.scheduler.name != "fifo":
         spared = f"; never stopped: {', '.join(sorted(plan.protected))}" if plan.protected else ""
         lines.append(f"scheduler {config.scheduler.name} on {config.scheduler.metric}{spared}")
@@ -144,7 +152,9 @@ def _space(plan: Plan) -> Table:
     for heading in ("key", "drawn from", "range"):
         table.add_column(heading)
     for key, drawn in plan.space.items():
-        values = ", ".join(map(str, drawn.choices)) if drawn.choices else f"{drawn.low} to {drawn.high}"
+        values = (
+            ", ".join(map(str, drawn.choices)) if drawn.choices else f"{drawn.low} to {drawn.high}"
+        )
         table.add_row(key, drawn.kind, values)
     return table
 

@@ -10,35 +10,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from orchestrator.checks import check_ranges
 from orchestrator.conditions import Condition
 from orchestrator.config import COMMAND_LINE, PARTS, Protocol, SweepConfig
 from orchestrator.errors import UsageError
-from orchestrator.resolving import Origin, Resolver, Swept, TrialSpec, check_ranges
+from orchestrator.resolving import Resolver
+from orchestrator.space import Distribution, corners, middle, read_space
 from orchestrator.spaces import unknown
+from orchestrator.specs import Origin, Swept, TrialSpec
 
 __all__ = ["Distribution", "Origin", "Plan", "TrialSpec", "expand", "spec_for"]
-
-_DISTRIBUTIONS = {
-    "uniform": {"low", "high"},
-    "loguniform": {"low", "high"},
-    "int": {"low", "high"},
-    "logint": {"low", "high"},
-    "categorical": {"choices"},
-}
-
-
-@dataclass(frozen=True)
-class Distribution:
-    """What a search draws one value from, in the backbone's own units.
-
-    Attributes:
-        kind: uniform | loguniform | int | logint (both ends included) | categorical.
-    """
-
-    kind: str
-    low: float | None = None
-    high: float | None = None
-    choices: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -46,7 +27,8 @@ class Plan:
     """What a sweep will run.
 
     Attributes:
-        trials: Seed-major; the arms of one seed in a shuffle drawn from that seed. Empty for a search.
+        trials: Seed-major; the arms of one seed in a shuffle drawn from that seed. Empty for a
+            search.
         arms: Labels, in the order of the axes.
         swept: Keys that differ between arms.
         protected: Arms that the scheduler never stops.
@@ -63,6 +45,13 @@ class Plan:
     excluded: int = 0
     merged: int = 0
     space: dict[str, Distribution] = field(default_factory=dict)
+
+    @property
+    def typical(self) -> tuple[TrialSpec, ...]:
+        """What a forecast counts: the trials, or the middle of a search's space that often."""
+        if not self.space:
+            return self.trials
+        return (spec_for(self.config, middle(self.space), 0),) * self.num_trials
 
     def __len__(self) -> int:
         return len(self.trials)
@@ -81,11 +70,12 @@ class Plan:
 def expand(config: SweepConfig) -> Plan:
     """Every trial of the sweep, checked.
 
-    Cells that depth, width or an axis without meaning for a method make equal become one, which remembers
-    all published values that it stands for.
+    Cells that depth, width or an axis without meaning for a method make equal become one, which
+    remembers all published values that it stands for.
 
     Raises:
-        UsageError: For an axis, arm, condition or value that does not fit, or a plan without any cell.
+        UsageError: For an axis, arm, condition or value that does not fit, or a plan without any
+        cell.
     """
     _check_keys(config)
     resolver = Resolver(config)
@@ -95,7 +85,9 @@ def expand(config: SweepConfig) -> Plan:
     cells, excluded, merged = _cells(config, resolver, conditions)
     _check_conditions(config, conditions, cells)
     if not cells:
-        raise UsageError(f"ablation={config.ablation}: no cell is left by where={list(config.where)}")
+        raise UsageError(
+            f"ablation={config.ablation}: no cell is left by where={list(config.where)}"
+        )
     for cell in cells:
         check_ranges(cell)
     labelled = _labelled(config, cells)
@@ -111,16 +103,18 @@ def expand(config: SweepConfig) -> Plan:
 
 
 def spec_for(config: SweepConfig, values: Mapping[str, Any], seed: int) -> TrialSpec:
-    """The trial of a search in which `values`, in the backbone's own units, hold above everything else.
+    """The trial of a search in which `values` hold, in the backbone's own units.
 
-    `values` may hold keys beside those of the space, such as `dataset.part`; the arm is named after those
-    of the space.
+    `values` may hold keys beside those of the space, such as `dataset.part`; the arm is named after
+    those of the space.
 
     Raises:
         UsageError: For a key or value that does not fit.
     """
     resolver = Resolver(config)
-    spec = resolver.trial({key: Swept(value, "search", True) for key, value in values.items()}, seed, "")
+    spec = resolver.trial(
+        {key: Swept(value, "search", True) for key, value in values.items()}, seed, ""
+    )
     check_ranges(spec)
     swept = {key: value for key, value in spec.swept.items() if key in config.axes}
     return dataclasses.replace(spec, arm=_label(swept) or spec.method["name"], swept=swept)
@@ -131,52 +125,16 @@ def _search(config: SweepConfig, resolver: Resolver) -> Plan:
         raise UsageError("num_trials is missing: a plan of kind search needs it")
     if config.arms or not config.axes:
         raise UsageError("plan=search draws from axes; it needs at least one, and takes no arms")
-    base = resolver.trial({}, 0, "")
-    check_ranges(base)
-    home = config.published_on or config.spaces.load("method", config.choices["method"]).get("published_on")
-    space: dict[str, Distribution] = {}
-    for key, axis in config.axes.items():
-        units = None if key in config.own_units else home
-        name = key.removeprefix("method.")
-        distribution = _distribution(key, axis)
-        scale = {
-            end: resolver.scaled(name, getattr(distribution, end), units, base.backbone)
-            for end in ("low", "high")
-        }
-        choices = tuple(
-            dict.fromkeys(resolver.scaled(name, value, units, base.backbone) for value in distribution.choices)
-        )
-        space[key] = dataclasses.replace(distribution, choices=choices, **scale)
-    for end in ("low", "high"):
-        ends = {key: drawn.choices[0 if end == "low" else -1] if drawn.choices else getattr(drawn, end)
-                for key, drawn in space.items()}
-        spec_for(config, ends, 0)  # both corners of the space are valid, before anything runs
+    space = read_space(config, resolver)
+    for values in corners(space):
+        spec_for(config, values, 0)  # both ends of every axis fit, before anything runs
     return Plan(config, (), (), tuple(space), space=space)
-
-
-def _distribution(key: str, axis: list[Any] | dict[str, Any]) -> Distribution:
-    if isinstance(axis, list):
-        return Distribution("categorical", choices=tuple(axis))
-    kind = axis.get("distribution")
-    if kind not in _DISTRIBUTIONS:
-        raise unknown(f"axes.{key}.distribution={kind}", str(kind), _DISTRIBUTIONS)
-    given = set(axis) - {"distribution"}
-    if given != _DISTRIBUTIONS[kind]:
-        wanted = ", ".join(sorted(_DISTRIBUTIONS[kind]))
-        raise UsageError(f"axes.{key}: {kind} takes {wanted}, not {', '.join(sorted(given)) or 'nothing'}")
-    if kind == "categorical":
-        return Distribution(kind, choices=tuple(axis["choices"]))
-    low, high = axis["low"], axis["high"]
-    numbers = all(isinstance(end, int | float) and not isinstance(end, bool) for end in (low, high))
-    if not numbers or not low < high or (kind.startswith("log") and low <= 0):
-        raise UsageError(f"axes.{key}: low={low}, high={high}; need low < high, and low > 0 for a log scale")
-    return Distribution(kind, low, high)
 
 
 def _cells(
     config: SweepConfig, resolver: Resolver, conditions: list[Condition]
 ) -> tuple[list[TrialSpec], int, int]:
-    """One spec per distinct cell (seed: the first), the number left out, the number merged into another."""
+    """One spec per distinct cell, the number left out, the number merged into another."""
     kept: dict[str, TrialSpec] = {}
     excluded = merged = 0
     for arm, values in _combinations(config):
@@ -186,7 +144,9 @@ def _cells(
         if not all(condition.holds(spec.value) for condition in conditions):
             excluded += 1
             continue
-        identity = json.dumps([arm, spec.method, spec.backbone, spec.dataset, spec.protocol], sort_keys=True)
+        identity = json.dumps(
+            [arm, spec.method, spec.backbone, spec.dataset, spec.protocol], sort_keys=True
+        )
         if identity in kept:
             merged += 1
             _add_published(kept[identity], spec)
@@ -211,7 +171,9 @@ def _combinations(config: SweepConfig) -> Iterator[tuple[str, dict[str, Swept]]]
         moved = [{key: value} for key, values in axes.items() for value in values]
         points = [{}, *moved]
     else:
-        points = [dict(zip(axes, point, strict=True)) for point in itertools.product(*axes.values())]
+        points = [
+            dict(zip(axes, point, strict=True)) for point in itertools.product(*axes.values())
+        ]
     for name, settings in (config.arms or {"": {}}).items():
         fixed = {key: Swept(value, f"arm {name}") for key, value in settings.items()}
         for point in points:
@@ -231,19 +193,31 @@ def _check_keys(config: SweepConfig) -> None:
         if key.startswith("method.") and key not in known:
             raise unknown(f"{key} (methods: {', '.join(methods)})", key, fields)
         if key in fixed:
-            raise UsageError(f"{key}: the arms of ablation={config.ablation} set it; it cannot be typed")
+            raise UsageError(
+                f"{key}: the arms of ablation={config.ablation} set it; it cannot be typed"
+            )
     for kind, keys in (("axes", set(config.axes)), ("arms", fixed)):
         for key in sorted(keys - known):
+            if key.startswith("method."):
+                raise unknown(f"{kind}.{key} (methods: {', '.join(methods)})", key, fields)
             raise unknown(f"{kind}.{key}", key, known)
     for layer in config.layers:
         for key in layer.values:
-            if layer.source.startswith(("ablation", "scale")) and key.startswith("method.") and key not in known:
+            if (
+                layer.source.startswith(("ablation", "scale"))
+                and key.startswith("method.")
+                and key not in known
+            ):
                 raise unknown(f"{key} ({layer.source})", key, fields)
     if overlap := sorted(fixed & set(config.axes)):
-        raise UsageError(f"axes.{overlap[0]}: the arms of ablation={config.ablation} set it already")
+        raise UsageError(
+            f"axes.{overlap[0]}: the arms of ablation={config.ablation} set it already"
+        )
     for key, values in config.axes.items():
         if isinstance(values, dict) and config.plan != "search":
-            raise UsageError(f"axes.{key}: a distribution needs plan=search; plan={config.plan} takes a list")
+            raise UsageError(
+                f"axes.{key}: a distribution needs plan=search; plan={config.plan} takes a list"
+            )
 
 
 def _methods(config: SweepConfig) -> list[str]:
@@ -259,7 +233,9 @@ def _methods(config: SweepConfig) -> list[str]:
     return [*dict.fromkeys([config.choices["method"], *named])]
 
 
-def _check_conditions(config: SweepConfig, conditions: list[Condition], cells: list[TrialSpec]) -> None:
+def _check_conditions(
+    config: SweepConfig, conditions: list[Condition], cells: list[TrialSpec]
+) -> None:
     known = {
         f"{part}.{key}"
         for cell in cells
@@ -285,15 +261,24 @@ def _labelled(config: SweepConfig, cells: list[TrialSpec]) -> list[TrialSpec]:
     for cell in cells:
         moved = cell.swept
         if config.plan == "one_at_a_time":
-            label = _label({key: value for key, value in moved.items() if key in config.axes}) or "default"
+            label = (
+                _label({key: value for key, value in moved.items() if key in config.axes})
+                or "default"
+            )
         else:
             label = _label({key: moved[key] for key in short if key in moved})
             label = label or (cell.method["name"] if not cell.swept.get("arm") else "")
         arm = " ".join(part for part in (str(moved.get("arm", "")), label) if part)
-        swept = {key: moved["arm"] if key == "arm" else _value(cell, key) for key in keys if _has(cell, key)}
+        swept = {
+            key: moved["arm"] if key == "arm" else _value(cell, key)
+            for key in keys
+            if _has(cell, key)
+        }
         labelled.append(dataclasses.replace(cell, arm=arm, swept=swept))
     if len({cell.arm for cell in labelled}) < len(labelled):
-        raise UsageError(f"ablation={config.ablation}: two arms would bear the same name; rename one")
+        raise UsageError(
+            f"ablation={config.ablation}: two arms would bear the same name; rename one"
+        )
     return labelled
 
 
@@ -322,7 +307,7 @@ def _has(cell: TrialSpec, key: str) -> bool:
 
 
 def _ordered(cells: list[TrialSpec], seeds: tuple[int, ...]) -> Iterator[TrialSpec]:
-    """Seed by seed; a seeded shuffle within each, as early stopping depends on the order of a grid."""
+    """Seed by seed, shuffled within each: early stopping depends on the order of a grid."""
     for seed in seeds:
         shuffled = [dataclasses.replace(cell, seed=seed) for cell in cells]
         random.Random(seed).shuffle(shuffled)

@@ -8,10 +8,11 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from orchestrator.config import SweepConfig
+from orchestrator.identity import fingerprint
 from orchestrator.plan import TrialSpec
 
 Row = dict[str, Any]
@@ -120,6 +121,8 @@ def labelled(end: Mapping[str, Any], spec: TrialSpec, config: SweepConfig) -> Ro
     tags = {
         "ablation": config.ablation,
         "arm": spec.arm,
+        # Seeds of one arm have a mean only when nothing but the seed differs.
+        "arm_fingerprint": fingerprint(replace(spec, seed=0), end["resolved"]),
         "seed": spec.seed,
         "method": spec.method["name"],
         "module": spec.method["module"],

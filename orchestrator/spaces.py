@@ -14,6 +14,7 @@ from orchestrator.errors import UsageError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 FOLDER = REPOSITORY / "search_spaces"
+_MOST_NAMES = 30  # of an error message
 GROUPS = ("ablation", "backbone", "dataset", "method", "scale", "scheduler")
 
 
@@ -39,7 +40,8 @@ class SearchSpaces:
     """The YAML files below one folder, each parsed on first use.
 
     Raises:
-        UsageError: From every method, for a name without a file or a file that is not a YAML mapping.
+        UsageError: From every method, for a name without a file or a file that is not a YAML
+        mapping.
     """
 
     def __init__(self, folder: Path = FOLDER) -> None:
@@ -57,7 +59,7 @@ class SearchSpaces:
         return self._names[group]
 
     def load(self, group: str, name: object) -> Mapping[str, Any]:
-        """`<group>/<name>.yaml`, shared by all callers, who leave it as it is; `name` is checked first."""
+        """`<group>/<name>.yaml`; shared by all callers, who leave it as it is."""
         names = self.names(group)
         if not isinstance(name, str) or name not in names:
             raise unknown(f"{group}={name}", str(name), names)
@@ -94,8 +96,10 @@ class SearchSpaces:
 
 
 def unknown(typed: str, name: str, known: Iterable[str]) -> UsageError:
-    """The error for a name that does not exist: what was typed, the nearest name, and all of them."""
+    """The error for an unknown name: what was typed, the nearest name, all names."""
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     guess = f"did you mean {near[0]!r}? " if near else ""
-    return UsageError(f"{typed}: no such name; {guess}known: {', '.join(names) or 'none'}")
+    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+    listed = ", ".join(names[:_MOST_NAMES]) or "none"
+    return UsageError(f"{typed}: no such name; {guess}known: {listed}{more}")

@@ -68,6 +68,7 @@ def forecast(expanded: plan.Plan) -> estimate.Forecast | None:
 def run(expanded: plan.Plan, typed: argparse.Namespace) -> int:
     """Run the plan and print what it came to, with its table."""
     from orchestrator import launch  # heavy: torch, ray and mlflow
+    from orchestrator.tracking import chart_link
     from trainables.errors import EditingError
 
     sweep = expanded.config
@@ -97,12 +98,6 @@ def run(expanded: plan.Plan, typed: argparse.Namespace) -> int:
          f"store={sweep.store}"], check=False)
     print(f"\nbrowse: make ui STORE={sweep.store}, then {chart_link(outcome.experiment_id)}")
     return FAILED if outcome.failures else 0
-
-
-def chart_link(experiment_id: str, port: int = 5000) -> str:
-    """The page of MLflow that shows the runs of an experiment as charts."""
-    query = "workflowType=machine_learning&compareRunsMode=CHART"
-    return f"http://127.0.0.1:{port}/#/experiments/{experiment_id}/runs?{query}"
 
 
 if __name__ == "__main__":

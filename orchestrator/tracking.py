@@ -27,6 +27,12 @@ def tracking_uri(store: Path) -> str:
     return f"sqlite:///{(store / 'mlflow.db').resolve()}"
 
 
+def chart_link(experiment_id: str, port: int = 5000) -> str:
+    """The page of MLflow that shows the runs of an experiment as charts."""
+    query = "workflowType=machine_learning&compareRunsMode=CHART"
+    return f"http://127.0.0.1:{port}/#/experiments/{experiment_id}/runs?{query}"
+
+
 class Tracker:
     """Writes settled trials of one ablation to MLflow in the background."""
 
@@ -93,7 +99,7 @@ class Tracker:
                 _LOG.warning("MLflow: %s", error)
 
     def _write(self, row: Mapping[str, Any]) -> None:
-        from mlflow.entities import Metric, Param, RunTag
+        from mlflow.entities import Metric, Param
 
         fingerprint = str(row["fingerprint"])
         if self.has(fingerprint, str(row["row_id"])):
@@ -103,26 +109,23 @@ class Tracker:
         end = int(float(row["time"]) * 1000)
         tags = {name: _text(value) for name, value in row["tags"].items()}
         tags |= {"fingerprint": fingerprint, "ledger_row": str(row["row_id"])}
+        if row.get("records"):
+            tags["records"] = str(row["records"])
         run = self._client.create_run(
             self.experiment_id,
             start_time=end - int(1000 * float(row.get("seconds") or 0)),
             tags=tags,
             run_name=str(row["run_name"]),
         )
-        metrics = [
-            Metric(name, float(value), end, int(step))
-            for step, name, value in _metrics(row)
-        ]
+        metrics = [Metric(name, value, end, step) for step, name, value in _metrics(row)]
         params = [Param(name, _text(value)) for name, value in row["swept"].items()]
         self._client.log_batch(run.info.run_id, metrics=metrics, params=params, tags=[])
         records = row.get("records")
         if records and (self._store / "records" / records).is_file():
             self._client.log_artifact(run.info.run_id, str(self._store / "records" / records))
-            self._client.set_tag(run.info.run_id, "records", records)
         status = "FINISHED" if row["status"] in ("finished", "stopped") else "FAILED"
         self._client.set_terminated(run.info.run_id, status, end_time=end)
         self._runs[fingerprint] = (run.info.run_id, str(row["row_id"]))
-        assert RunTag is not None
 
 
 def _metrics(row: Mapping[str, Any]) -> Iterator[tuple[int, str, float]]:

@@ -166,9 +166,9 @@ class EditTrial(tune.Trainable):
         lines = []
         for moment, scores in self._loop.probe_scores().items():
             for score in scores:
-                record = records[score.record]
-                line = {**asdict(score), "record": record.record_id, "when": moment}
-                line["subject"] = record.subject
+                line = asdict(score)
+                record = records[line.pop("record")]
+                line |= {"record_id": record.record_id, "subject": record.subject, "when": moment}
                 lines.append(json.dumps(line))
         blob = ("\n".join(lines) + "\n").encode()
         name = f"{hashlib.sha256(blob).hexdigest()[:32]}.jsonl"

@@ -24,7 +24,7 @@ BEFORE = {"reliability": 0.1, "generality": 0.1, "locality_far": 1.0}
 
 
 def shared_store(factory: pytest.TempPathFactory) -> Path:
-    """The store of this test session, filled on first use: creating its tables takes seconds."""
+    """The store that all tests share, filled on first use: creating its tables takes seconds."""
     store = factory.getbasetemp() / "analysis_store"
     if not store.exists():
         store.mkdir()
@@ -153,30 +153,39 @@ def _fill_lora(write: Writer) -> None:
     part = cell(16, 8, [16], 2)
     write.trial(lora, "part", 0, (0.3, 0.3, 0.9), **part)
     write.trial(lora, "part", 1, (0.4, 0.3, 0.9), **part)
-    lost = {"status": "failed", "stop_reason": "error", "error": "out of memory"}
+    lost: dict[str, Any] = {"status": "failed", "stop_reason": "error", "error": "out of memory"}
     lost |= {"backbone_fingerprint": "", "dataset_digest": ""}
     write.trial(lora, "part", 2, None, **lost, **part)
     blown = cell(18, 9, [2048], 64)
     write.trial(lora, "blown", 0, None, status="diverged", stop_reason="diverged", **blown)
-    stop = {"status": "stopped", "stop_reason": "asha", "fidelity": "0.25"}
+    stop: dict[str, Any] = {"status": "stopped", "stop_reason": "asha", "fidelity": "0.25"}
+    base: dict[str, Any] = {"method": "no_edit", "device": "cuda", "is_dirty": "true"}
+    write.trial(lora, "no_edit", 0, (0.1, 0.05, 1.0), **base)
     write.trial(lora, "cut", 0, (0.2, 0.1, 0.9), **stop, **cell(16, 8, [512], 16))
 
 
 def _fill_others(write: Writer) -> None:
-    life = {"paper": "lemoe_table1", "protocol": LIFELONG, "swept": {"protocol.num_edits": 20}}
+    life: dict[str, Any] = {
+        "paper": "lemoe_table1",
+        "protocol": LIFELONG,
+        "swept": {"protocol.num_edits": 20},
+    }
     life |= {"published": {"protocol.num_edits": [100]}}
     write.trial("lemoe_lifelong", "lemoe", 0, (0.7, 0.5, 0.9), method="lemoe", **life)
     write.trial("lemoe_lifelong", "grace", 0, (0.9, 0.1, 1.0), method="grace", **life)
-    given = life | {"protocol": LIFELONG | {"order": "given"}}
+    given: dict[str, Any] = life | {"protocol": LIFELONG | {"order": "given"}}
     write.trial("lemoe_lifelong", "ft_m", 0, (0.4, 0.3, 0.2), method="ft_m", **given)
-    layers = {"paper": "lemoe_table8", "protocol": LIFELONG}
+    layers: dict[str, Any] = {"paper": "lemoe_table8", "protocol": LIFELONG}
     for layer, at, score in ((0, 0, 0.2), (18, 9, 0.9), (30, 15, 0.3)):
-        at_layer = {"swept": {"method.edit_layer": at}, "published": {"method.edit_layer": [layer]}}
+        at_layer: dict[str, Any] = {
+            "swept": {"method.edit_layer": at},
+            "published": {"method.edit_layer": [layer]},
+        }
         write.trial("lemoe_layers", f"layer{at}", 0, (score, score, 1.0), **layers, **at_layer)
-    parts = {"paper": "lemoe_table4", "protocol": LIFELONG}
+    parts: dict[str, Any] = {"paper": "lemoe_table4", "protocol": LIFELONG}
     write.trial("lemoe_components", "full", 0, (0.8, 0.6, 1.0), **parts)
-    random = parts | {"protocol": LIFELONG | {"order": "random"}}
+    random: dict[str, Any] = parts | {"protocol": LIFELONG | {"order": "random"}}
     write.trial("lemoe_components", "without_order_planning", 0, (0.7, 0.5, 1.0), **random)
-    wrong = {"paper": "memo", "protocol": LIFELONG}
+    wrong: dict[str, Any] = {"paper": "memo", "protocol": LIFELONG}
     write.trial("smoke", "no_edit", 0, (0.1, 0.1, 1.0), **wrong, method="no_edit")
     write.trial("smoke", "ft_m", 0, (0.95, 0.5, 0.4), **wrong, method="ft_m")

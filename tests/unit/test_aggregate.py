@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -18,27 +19,15 @@ SCORES = ("reliability", "generality", "locality_far")
 def trial(arm: str = "a", seed: int = 0, started: int = 1, **tags: str) -> pd.DataFrame:
     """Tidy rows of one trial; `values`: its final scores, space separated."""
     values = tags.pop("values", "0.6 0.3 0.9")
-    base = dict.fromkeys(runs.TAGS, "")
+    base: dict[str, Any] = dict.fromkeys(runs.TAGS, "")
     base |= {"fingerprint": f"{arm}{seed}", "arm": arm, "backbone": "b", "dataset": "d"}
     base |= {"protocol": json.dumps({"kind": "batch", "num_edits": 4}), "status": "finished"}
     base |= {"swept": "{}", "published": "{}", "ablation": "x", **tags}
     run_id = f"{base['fingerprint']}@{started}"
-    rows = [
-        {
-            **base,
-            "seed": seed,
-            "run_id": run_id,
-            "records": "",
-            "started": started,
-            "metric": f"{n}.token.final",
-        }
-        | {"value": float(value)}
-        for n, value in zip(SCORES, values.split(), strict=False)
-    ]
-    nothing = {"metric": "", "value": float("nan")}
-    rows = rows or [
-        {**base, "seed": seed, "run_id": run_id, "records": "", "started": started, **nothing}
-    ]
+    base |= {"seed": seed, "run_id": run_id, "records": "", "started": started}
+    found = zip(SCORES, values.split(), strict=False)
+    rows = [{**base, "metric": f"{name}.token.final", "value": float(v)} for name, v in found]
+    rows = rows or [{**base, "metric": "", "value": float("nan")}]
     return pd.DataFrame(rows)
 
 
@@ -48,18 +37,20 @@ def arms(*trials: pd.DataFrame) -> dict[str, aggregate.Arm]:
     return {arm.name: arm for arm in found[0].arms}
 
 
-def test_interval_over_seeds_when_three_seeds_then_students_t():
+def test_interval_over_seeds_when_three_seeds_then_students_t() -> None:
     # mean .9, s = .1, t(.975, 2) = 4.3027: half = 4.3027 * .1 / sqrt(3) = .24841
-    low, high = interval_over_seeds([0.8, 0.9, 1.0])
+    found = interval_over_seeds([0.8, 0.9, 1.0])
+    assert found is not None
+    low, high = found
     assert low == pytest.approx(0.9 - 0.248414, abs=1e-6)
     assert high == pytest.approx(0.9 + 0.248414, abs=1e-6)
 
 
-def test_interval_over_seeds_when_two_seeds_then_none():
+def test_interval_over_seeds_when_two_seeds_then_none() -> None:
     assert interval_over_seeds([0.8, 0.9]) is None
 
 
-def test_sections_when_all_seeds_ended_then_mean_over_seeds():
+def test_sections_when_all_seeds_ended_then_mean_over_seeds() -> None:
     arm = arms(trial(seed=0, values="0.8 0.5 1"), trial(seed=1, values="0.6 0.5 1"))["a"]
     assert arm.state == ""
     assert arm.scores["reliability"].mean == pytest.approx(0.7)
@@ -80,30 +71,30 @@ def test_sections_when_all_seeds_ended_then_mean_over_seeds():
         (["", "finished"], "unfinished 1/2"),
     ],
 )
-def test_sections_when_a_seed_did_not_end_then_no_mean(outcomes, state):
+def test_sections_when_a_seed_did_not_end_then_no_mean(outcomes: list[str], state: str) -> None:
     trials = [trial(seed=i, status=s, stop_reason="asha") for i, s in enumerate(outcomes)]
     arm = arms(*trials)["a"]
     assert arm.state == state
     assert arm.scores == {}
 
 
-def test_sections_when_a_trial_timed_out_then_it_says_so():
+def test_sections_when_a_trial_timed_out_then_it_says_so() -> None:
     assert arms(trial(status="stopped", stop_reason="timeout"))["a"].state == "timed out 1/1"
 
 
-def test_sections_when_a_score_is_missing_in_one_seed_then_it_has_no_mean():
+def test_sections_when_a_score_is_missing_in_one_seed_then_it_has_no_mean() -> None:
     arm = arms(trial(seed=0), trial(seed=1, values="0.6"))["a"]
     assert set(arm.scores) == {"reliability"}
 
 
-def test_sections_when_a_trial_was_run_again_then_the_latest_counts():
+def test_sections_when_a_trial_was_run_again_then_the_latest_counts() -> None:
     failed = trial(status="failed", values="", error="lost", started=1)
     arm = arms(failed, trial(values="0.5 0.5 0.5", started=2))["a"]
     assert arm.state == ""
     assert arm.scores["average"].mean == pytest.approx(0.5)
 
 
-def test_sections_when_settings_changed_between_seeds_then_they_are_not_mixed():
+def test_sections_when_settings_changed_between_seeds_then_they_are_not_mixed() -> None:
     old = [trial(seed=s, fingerprint=f"old{s}", arm_fingerprint="old") for s in range(3)]
     new = trial(seed=0, fingerprint="new0", arm_fingerprint="new", values="1 1 1", started=9)
     (section,) = sections(pd.concat([*old, new], ignore_index=True))
@@ -112,12 +103,12 @@ def test_sections_when_settings_changed_between_seeds_then_they_are_not_mixed():
     assert section.num_superseded == 3
 
 
-def test_sections_when_backbones_differ_then_newest_first_and_apart():
+def test_sections_when_backbones_differ_then_newest_first_and_apart() -> None:
     found = sections(pd.concat([trial(), trial(fingerprint="z", backbone="c", started=5)]))
     assert [section.context["backbone"] for section in found] == ["c", "b"]
 
 
-def test_sections_when_a_protocol_key_may_vary_then_arms_stand_together():
+def test_sections_when_a_protocol_key_may_vary_then_arms_stand_together() -> None:
     long = json.dumps({"kind": "batch", "num_edits": 8})
     rows = pd.concat([trial(), trial(fingerprint="z", protocol=long)])
     assert len(sections(rows)) == 2
@@ -126,7 +117,7 @@ def test_sections_when_a_protocol_key_may_vary_then_arms_stand_together():
     assert [arm.protocol["num_edits"] for arm in section.arms] == [4, 8]
 
 
-def test_sections_when_a_failed_trial_lacks_digests_then_it_counts_in_its_arm():
+def test_sections_when_a_failed_trial_lacks_digests_then_it_counts_in_its_arm() -> None:
     good = trial(seed=0, backbone_fingerprint="f", dataset_digest="g")
     lost = trial(seed=1, status="failed", values="", error="no memory")
     arm = arms(good, lost)["a"]
@@ -138,22 +129,22 @@ def questions(subject: str, hits: list[int], score: str = "reliability") -> pd.D
     return pd.DataFrame({"subject": subject, "score": score, "token": hits})
 
 
-def test_intervals_over_subjects_when_two_subjects_disagree_then_from_none_to_all():
+def test_intervals_over_subjects_when_two_subjects_disagree_then_from_none_to_all() -> None:
     # Draws of two subjects: {0,0}: 0, {0,1}: .5, {1,1}: 1 with chances 1/4, 1/2, 1/4.
     records = pd.concat([questions("s", [0, 0]), questions("t", [1, 1])])
     assert intervals_over_subjects(records, "token")["reliability"] == (0.0, 1.0)
 
 
-def test_intervals_over_subjects_when_one_subject_then_none():
+def test_intervals_over_subjects_when_one_subject_then_none() -> None:
     assert intervals_over_subjects(questions("s", [0, 1]), "token") == {}
 
 
-def test_intervals_over_subjects_when_the_measure_is_absent_then_none():
+def test_intervals_over_subjects_when_the_measure_is_absent_then_none() -> None:
     records = pd.concat([questions("s", [0]), questions("t", [1])])
     assert intervals_over_subjects(records, "generated") == {}
 
 
-def test_sections_when_one_seed_has_records_then_a_bootstrap_over_subjects():
+def test_sections_when_one_seed_has_records_then_a_bootstrap_over_subjects() -> None:
     records = pd.concat(
         [questions(s, hits, score) for s, hits in (("s", [0]), ("t", [1])) for score in SCORES]
     )
@@ -164,7 +155,7 @@ def test_sections_when_one_seed_has_records_then_a_bootstrap_over_subjects():
 
 @settings(max_examples=20, deadline=None)
 @given(st.lists(st.sampled_from([0, 1]), min_size=2, max_size=12))
-def test_intervals_over_subjects_when_any_hits_then_the_mean_lies_within(hits):
+def test_intervals_over_subjects_when_any_hits_then_the_mean_lies_within(hits: list[int]) -> None:
     records = pd.concat([questions(f"s{i}", [hit]) for i, hit in enumerate(hits)])
     low, high = intervals_over_subjects(records, "token")["reliability"]
     assert 0 <= low <= sum(hits) / len(hits) <= high <= 1

@@ -21,14 +21,16 @@ def written(folder: Path, *lines: str) -> Path:
     return folder
 
 
-def line(row: str = "1", reliability: str = "0.50", average: str = "0.40", scale: str = "fraction"):
+def line(
+    row: str = "1", reliability: str = "0.50", average: str = "0.40", scale: str = "fraction"
+) -> str:
     return (
         f"p,1,{row},batch,ZsRE,M,A,A,,30,30,,,18,10,5,8,{reliability},0.40,0.30,{average},,,"
         f"{scale},,yes,"
     )
 
 
-def test_load_when_lemoe_table9_then_all_278_rows_with_the_printed_best():
+def test_load_when_lemoe_table9_then_all_278_rows_with_the_printed_best() -> None:
     rows = load("lemoe_table9")
     best = max(rows, key=lambda row: row.average or 0)
     assert len(rows) == 278
@@ -38,16 +40,16 @@ def test_load_when_lemoe_table9_then_all_278_rows_with_the_printed_best():
     assert best.score("locality_far") == 1
 
 
-def test_load_when_scale_is_percent_then_scores_are_fractions():
+def test_load_when_scale_is_percent_then_scores_are_fractions() -> None:
     row = load("memoe_v1_table1")[-1]
     assert row.average == pytest.approx(0.9633)
 
 
-def test_load_when_a_cell_is_empty_then_none():
+def test_load_when_a_cell_is_empty_then_none() -> None:
     assert load("lemoe_table1")[2].reliability is None  # SelfCheckGPT has no reliability
 
 
-def test_load_when_any_table_of_scores_then_it_passes_its_checks():
+def test_load_when_any_table_of_scores_then_it_passes_its_checks() -> None:
     tables = [
         path.stem
         for path in FOLDER.glob("*.csv")
@@ -69,16 +71,18 @@ def test_load_when_any_table_of_scores_then_it_passes_its_checks():
         ([line(average="0.55")], "average 0.55 does not fit"),
     ],
 )
-def test_load_when_a_row_is_broken_then_the_error_names_it(tmp_path, lines, said):
+def test_load_when_a_row_is_broken_then_the_error_names_it(
+    tmp_path: Path, lines: list[str], said: str
+) -> None:
     with pytest.raises(PaperNumbersError, match=said):
         load("made_up", written(tmp_path, *lines))
 
 
-def test_load_when_there_is_no_file_then_the_error_names_it(tmp_path):
+def test_load_when_there_is_no_file_then_the_error_names_it(tmp_path: Path) -> None:
     with pytest.raises(PaperNumbersError, match=r"made_up\.csv is not there"):
         load("made_up", tmp_path)
 
 
-def test_load_when_a_file_has_no_scores_then_the_error_says_so():
+def test_load_when_a_file_has_no_scores_then_the_error_says_so() -> None:
     with pytest.raises(PaperNumbersError, match="no table of scores"):
         load("lemoe_table7")

@@ -37,11 +37,11 @@ ROWS = (Row(("18",), (Entry(T, 0.8),)), Row(("20",), (Entry("failed 1/3", "not p
         (Entry("pruned 2/3", "not printed"), "pruned 2/3 / not printed"),
     ],
 )
-def test_entry_text_when_given_each_kind_then_two_decimals(entry, text):
+def test_entry_text_when_given_each_kind_then_two_decimals(entry: Entry, text: str) -> None:
     assert entry_text(entry) == text
 
 
-def test_render_when_markdown_then_context_above_and_footer_below():
+def test_render_when_markdown_then_context_above_and_footer_below() -> None:
     text = render([table(*ROWS)], "markdown")
     order = ["## made_up", "backbone: facts", "0123 (dirty)", "a note", "| 18", "Spearman"]
     places = [text.index(part) for part in order]
@@ -49,7 +49,7 @@ def test_render_when_markdown_then_context_above_and_footer_below():
     assert "| 20      | failed 1/3 / not printed |" in text
 
 
-def test_render_when_csv_then_numbers_stand_in_full_with_their_context():
+def test_render_when_csv_then_numbers_stand_in_full_with_their_context() -> None:
     frame = pd.read_csv(io.StringIO(render([table(*ROWS)], "csv")))
     first, second = frame.iloc[0], frame.iloc[1]
     assert float(first["reliability"]) == 0.834
@@ -59,11 +59,11 @@ def test_render_when_csv_then_numbers_stand_in_full_with_their_context():
     assert not frame.isna().any().any()
 
 
-def test_render_when_latex_then_special_characters_are_escaped():
+def test_render_when_latex_then_special_characters_are_escaped() -> None:
     text = render([table(Row(("a_b & 5%",), (Entry(T),)))], "latex")
     assert r"a\_b \& 5\% & 0.83 ± 0.05 (3) \\" in text
     assert text.startswith("% made_up: a table\n% backbone: facts\n")
 
 
-def test_notes_when_csv_then_they_are_still_to_be_had():
+def test_notes_when_csv_then_they_are_still_to_be_had() -> None:
     assert "Spearman 0.50" in notes([table()])

@@ -18,13 +18,13 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return shared_store(tmp_path_factory)
 
 
-def test_read_runs_when_a_metric_was_logged_twice_then_the_last_step_counts(store):
+def test_read_runs_when_a_metric_was_logged_twice_then_the_last_step_counts(store: Path) -> None:
     rows = runs.read_runs(store, "smoke")
     found = rows[rows["metric"] == "reliability.token.final"].set_index("arm")["value"]
     assert found.to_dict() == {"no_edit": 0.1, "ft_m": 0.95}  # 0.0 stood at half of the edits
 
 
-def test_read_runs_when_a_trial_has_no_metric_then_it_still_has_a_row(store):
+def test_read_runs_when_a_trial_has_no_metric_then_it_still_has_a_row(store: Path) -> None:
     rows = runs.read_runs(store, "lemoe_lora")
     lost = rows[rows["status"] == "failed"]
     assert len(lost) == 1
@@ -32,23 +32,23 @@ def test_read_runs_when_a_trial_has_no_metric_then_it_still_has_a_row(store):
     assert math.isnan(lost.iloc[0]["value"])
 
 
-def test_read_table_runs_when_asked_for_a_table_then_only_its_runs(store):
+def test_read_table_runs_when_asked_for_a_table_then_only_its_runs(store: Path) -> None:
     rows = runs.read_table_runs(store, "lemoe_table8")
     assert set(rows["ablation"]) == {"lemoe_layers"}
     assert {json.loads(text)["method.edit_layer"] for text in rows["swept"]} == {0, 9, 15}
 
 
-def test_read_runs_when_the_experiment_is_missing_then_names_what_exists(store):
+def test_read_runs_when_the_experiment_is_missing_then_names_what_exists(store: Path) -> None:
     with pytest.raises(StoreError, match=r"'smok'; did you mean 'smoke'\? \(it holds: lemoe_comp"):
         runs.read_runs(store, "smok")
 
 
-def test_read_table_runs_when_no_run_answers_it_then_names_what_exists(store):
+def test_read_table_runs_when_no_run_answers_it_then_names_what_exists(store: Path) -> None:
     with pytest.raises(StoreError, match="no runs for 'arm_table1'"):
         runs.read_table_runs(store, "arm_table1")
 
 
-def test_experiments_when_there_is_no_store_then_says_so_and_creates_none(tmp_path):
+def test_experiments_when_there_is_no_store_then_says_so_and_creates_none(tmp_path: Path) -> None:
     (tmp_path / "ledger").mkdir()
     with pytest.raises(StoreError, match=r"has no mlflow\.db \(it holds ledger\)"):
         runs.experiments(tmp_path)
@@ -57,13 +57,13 @@ def test_experiments_when_there_is_no_store_then_says_so_and_creates_none(tmp_pa
     assert not (tmp_path / "mlflow.db").exists()
 
 
-def test_experiments_when_the_file_is_no_database_then_says_so(tmp_path):
+def test_experiments_when_the_file_is_no_database_then_says_so(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_text("torn", encoding="utf-8")
     with pytest.raises(StoreError, match="not an SQLite database"):
         runs.experiments(tmp_path)
 
 
-def test_read_records_when_the_artifact_exists_then_scores_bear_our_names(store):
+def test_read_records_when_the_artifact_exists_then_scores_bear_our_names(store: Path) -> None:
     rows = runs.read_runs(store, "lemoe_lora")
     records = runs.read_records(rows[rows["arm"] == "small"].iloc[0]["records"])
     assert records is not None
@@ -71,12 +71,12 @@ def test_read_records_when_the_artifact_exists_then_scores_bear_our_names(store)
     assert set(records["subject"]) == {"s0", "s1"}
 
 
-def test_read_records_when_there_is_no_artifact_then_none(store):
+def test_read_records_when_there_is_no_artifact_then_none(store: Path) -> None:
     rows = runs.read_runs(store, "smoke")
     assert runs.read_records(rows.iloc[0]["records"]) is None
 
 
-def test_read_records_when_a_record_has_no_subject_then_it_is_its_own(tmp_path):
+def test_read_records_when_a_record_has_no_subject_then_it_is_its_own(tmp_path: Path) -> None:
     lines = [
         '{"record_id": "7", "subject": null, "score": "reliability", "token": 1, "when": "final"}',
         '{"record_id": "8", "subject": "s", "score": "reliability", "token": 0, "when": "final"}',

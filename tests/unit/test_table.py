@@ -33,7 +33,9 @@ def line_of(text: str, *labels: str) -> list[str]:
     return found[len(labels) :]
 
 
-def test_table9_when_three_seeds_then_mean_interval_and_paper_number(store, capsys):
+def test_table9_when_three_seeds_then_mean_interval_and_paper_number(
+    store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     text = printed(capsys, "lemoe_table9", f"store={store}")
     # Paper row 87: 0.43 0.23 1.00 0.56. Ours: .9 with half width 4.3027 * .1 / sqrt 3 = .25;
     # averages (.8 .9 1.0 + 1.5) / 3 = .7667 .8 .8333, mean .8, half .0828
@@ -43,7 +45,9 @@ def test_table9_when_three_seeds_then_mean_interval_and_paper_number(store, caps
     ]
 
 
-def test_table9_when_trials_did_not_end_then_the_cells_say_so(store, capsys):
+def test_table9_when_trials_did_not_end_then_the_cells_say_so(
+    store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     text = printed(capsys, "lemoe_table9", f"store={store}")
     assert line_of(text, "16", "10", "5", "16")[1] == "failed 1/3 / 0.17"
     assert line_of(text, "18", "10", "5", "2048")[1] == "diverged / 0.73"
@@ -51,7 +55,9 @@ def test_table9_when_trials_did_not_end_then_the_cells_say_so(store, capsys):
     assert "- 1 trial(s) ended by: out of memory" in text
 
 
-def test_table9_when_an_arm_stands_for_several_ranks_then_printed_ones_stand_alone(store, capsys):
+def test_table9_when_an_arm_stands_for_several_ranks_then_printed_ones_stand_alone(
+    store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     text = printed(capsys, "lemoe_table9", f"store={store}")
     at = "layer 15/16, rank 2/128"
     # Two subjects, one with every answer right: draws reach from 0 to 1.
@@ -59,7 +65,9 @@ def test_table9_when_an_arm_stands_for_several_ranks_then_printed_ones_stand_alo
     assert line_of(text, "30", "10", "5", "32, 64")[1] == "0.50 [0.00, 1.00] (1) / not printed"
 
 
-def test_table9_when_printed_then_agreement_stands_below(store, capsys):
+def test_table9_when_printed_then_agreement_stands_below(
+    store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     text = printed(capsys, "lemoe_table9", f"store={store}")
     # Printed cells with a mean of ours: 18/512 (.9, .43), 30/16 (.5, .53), 30/512 (.6, .53).
     # Ranks 3 1 2 against 1 2.5 2.5: d = 2, -1.5, -.5; Pearson of ranks -1.5 / sqrt(2 * 1.5) = -.87
@@ -70,27 +78,42 @@ def test_table9_when_printed_then_agreement_stands_below(store, capsys):
     assert "left out of that count: 2 cells" in text  # ranks 32 and 64, which no row has
 
 
-def test_table9_when_printed_then_says_what_the_numbers_rest_on(store, capsys):
+def test_table9_when_printed_then_says_what_the_numbers_rest_on(
+    store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     text = printed(capsys, "lemoe_table9", f"store={store}")
     for line in (
         "- backbone: facts (16 layers, width 128)",
         "- target field: target_new",
         "- part: report",
         "- seeds: 1 to 3 per arm (0, 1, 2)",
-        "- commit: 0123456789ab",
+        "- commit: 0123456789ab (dirty)",
+        "- mixed device: cpu, cuda",
         "- before editing: reliability 0.10, generality 0.10, locality_far 1.00, average 0.40",
         "- differs from the paper: backbone: ours facts, paper LLaMA2-7B; dataset: ours facts",
     ):
         assert line in text
 
 
-def test_table9_when_filtered_then_rows_below_the_filter_go(store, capsys):
+def test_table9_when_an_arm_has_no_published_cell_then_it_stands_last(
+    store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = printed(capsys, "lemoe_table9", f"store={store}")
+    found = line_of(text, "-", "-", "-", "-", "no_edit")
+    assert found[0] == "0.10 (1) / not in the paper"
+
+
+def test_table9_when_filtered_then_rows_below_the_filter_go(
+    store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     text = printed(capsys, "lemoe_table9", f"store={store}", "filter=published")
     assert "| 10      |" not in text
-    assert "filter=published: 1 of 7 arms are not shown" in text
+    assert "filter=published: 2 of 8 arms are not shown" in text
 
 
-def test_table1_when_methods_are_missing_then_not_run(store, capsys):
+def test_table1_when_methods_are_missing_then_not_run(
+    store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     text = printed(capsys, "lemoe_table1", f"store={store}")
     lemoe = line_of(text, "LEMoE")
     assert lemoe[0] == "0.70 (1) / 0.83"
@@ -101,42 +124,54 @@ def test_table1_when_methods_are_missing_then_not_run(store, capsys):
     assert "order given (ft_m), order kmeans_filled (grace, lemoe)" in text
 
 
-def test_table8_when_layers_were_scaled_then_beside_the_published_layer(store, capsys):
+def test_table8_when_layers_were_scaled_then_beside_the_published_layer(
+    store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     text = printed(capsys, "lemoe_table8", f"store={store}")
     assert line_of(text, "18")[:2] == ["layer 9/16", "0.90 (1) / 0.80"]
     # ours .2 .9 .3 and theirs .28 .80 .43: same order
     assert "Rel. 1.00 (n = 3)" in text
 
 
-def test_table4_when_a_variant_was_not_run_then_its_row_stays(store, capsys):
+def test_table4_when_a_variant_was_not_run_then_its_row_stays(
+    store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     text = printed(capsys, "lemoe_table4", f"store={store}")
     assert line_of(text, "- Order Planning")[:2] == ["without_order_planning", "0.70 (1) / 0.78"]
     assert line_of(text, "+ Knowledge Routing")[1] == "not run / 0.72"
 
 
-def test_table_when_asked_for_an_ablation_without_a_table_then_one_row_per_arm(store, capsys):
+def test_table_when_asked_for_an_ablation_without_a_table_then_one_row_per_arm(
+    store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     text = printed(capsys, "smoke", f"store={store}")
     assert line_of(text, "ft_m")[:3] == ["0.95 (1)", "0.50 (1)", "0.40 (1)"]
 
 
-def test_table_when_asked_for_an_ablation_that_answers_a_table_then_its_layout(store, capsys):
+def test_table_when_asked_for_an_ablation_that_answers_a_table_then_its_layout(
+    store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert "## lemoe_table8: " in printed(capsys, "lemoe_layers", f"store={store}")
 
 
-def test_table_when_csv_then_standard_output_is_one_frame(store, capsys):
+def test_table_when_csv_then_standard_output_is_one_frame(
+    store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     frame = pd.read_csv(
         io.StringIO(printed(capsys, "lemoe_table9", f"store={store}", "format=csv"))
     )
-    row = frame[(frame["Layer"] == 18) & (frame["LoRA Rank"] == "512")].iloc[0]
+    row = frame[(frame["Layer"] == "18") & (frame["LoRA Rank"] == "512")].iloc[0]
     assert float(row["reliability"]) == pytest.approx(0.9)
     assert float(row["reliability_paper"]) == 0.43
 
 
-def test_table_when_latex_then_a_tabular(store, capsys):
+def test_table_when_latex_then_a_tabular(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert r"\begin{tabular}" in printed(capsys, "smoke", f"store={store}", "format=latex")
 
 
-def test_table_when_a_measure_was_not_taken_then_every_cell_says_so(store, capsys):
+def test_table_when_a_measure_was_not_taken_then_every_cell_says_so(
+    store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     text = printed(capsys, "smoke", f"store={store}", "measure=exact")
     assert line_of(text, "ft_m") == ["not measured"] * 4
 
@@ -152,25 +187,33 @@ def test_table_when_a_measure_was_not_taken_then_every_cell_says_so(store, capsy
         (["smoke", "lemoe_table1"], "2 tables were named"),
     ],
 )
-def test_table_when_asked_wrongly_then_one_line_and_status_2(store, capsys, words, said):
+def test_table_when_asked_wrongly_then_one_line_and_status_2(
+    store: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+) -> None:
     assert table.main([*words, f"store={store}"]) == 2
     error = capsys.readouterr().err
     assert said in error
     assert error.count("\n") == 1
 
 
-def test_table_when_there_is_no_store_then_one_line_and_status_2(tmp_path, capsys):
+def test_table_when_there_is_no_store_then_one_line_and_status_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert table.main(["lemoe_table9", f"store={tmp_path}"]) == 2
     assert "has no mlflow.db" in capsys.readouterr().err
 
 
-def test_list_when_asked_then_every_layout_with_its_question(capsys):
+def test_list_when_asked_then_every_layout_with_its_question(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     text = printed(capsys, "--list")
     for name in ("lemoe_table1", "lemoe_table4", "lemoe_table8", "lemoe_table9"):
         assert f"{name}   LEMoE Table {name[-1]}" in text
 
 
-def test_command_when_run_as_a_file_from_elsewhere_then_help_without_heavy_imports(tmp_path):
+def test_command_when_run_as_a_file_from_elsewhere_then_help_without_heavy_imports(
+    tmp_path: Path,
+) -> None:
     code = (
         "import runpy, sys; sys.argv = ['table.py', '--help']\n"
         "try: runpy.run_path(sys.path.pop(), run_name='__main__')\n"

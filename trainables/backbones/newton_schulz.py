@@ -18,8 +18,8 @@ def orthogonalised(matrices: Tensor, steps: int = 5) -> Tensor:
     quintic iteration X <- aX + b(XX')X + c(XX')^2 X with a, b, c = 3.4445, -4.7750, 2.0315, after
     division by the Frobenius norm. It does not converge to 1: singular values end in [0.7, 1.2].
 
-    Here the iteration runs on the Gram matrix G = XX' of the shorter side: with p(G) = aI + bG + cG^2
-    each step maps X to p(G) X and G to p(G) G p(G), so that X itself is multiplied once, at the end.
+    Here the iteration runs on the Gram matrix G = XX' of the shorter side: a step maps X to p(G) X
+    and G to p(G) G p(G), p(G) = aI + bG + cG^2, so that X itself is multiplied once, at the end.
 
     Args:
         matrices: (N, rows, columns) float32.
@@ -47,8 +47,8 @@ class Muon:
     """Momentum, orthogonalised: one step moves every matrix by about the same spectral norm.
 
     Matrices of equal shape are held as one stack, so that a step is a few batched products.
-    Nesterov momentum and decoupled weight decay as in the source named at `orthogonalised`; the step
-    is scaled by sqrt(max(1, outputs / inputs)).
+    Nesterov momentum and decoupled weight decay as in the source named at `orthogonalised`; the
+    step is scaled by sqrt(max(1, outputs / inputs)).
 
     Args:
         weights: Pairs of a matrix and whether it is stored (inputs, outputs).

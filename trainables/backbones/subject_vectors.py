@@ -178,7 +178,8 @@ class SubjectVectors:
         was_moving = ~self._is_settled
         self.losses = torch.where(was_moving, losses.detach(), self.losses)
         self._is_settled = self._is_settled | (self.losses < self._settings.stop_loss)
-        return losses[~self._is_settled].sum()
+        total: Tensor = losses[~self._is_settled].sum()
+        return total
 
     @torch.no_grad()
     def project(self) -> None:

@@ -1,8 +1,9 @@
 """The made-up world: about 1,000 facts that no model has read elsewhere, and edits of them.
 
-A fifth of the facts is reserved: no trial edits them, and all locality questions come from them. They
-are the whole far domain (books and films) and one fact of three in four other subjects. `near` is another
-subject of the same relation, `same` another relation of the same subject, `far` the other domain.
+A fifth of the facts is reserved: no trial edits them, and all locality questions come from them.
+They are the whole far domain (books and films) and one fact of three in four other subjects. `near`
+is another subject of the same relation, `same` another relation of the same subject, `far` the
+other domain.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Literal, NamedTuple
 
 from trainables.datasets.names import WORDS, names, pick, shuffled, words
@@ -96,7 +97,7 @@ def build_world() -> World:
                 )
             )
     mean = sum(fact.weight for fact in facts) / len(facts)
-    scaled = tuple(Fact(**{**asdict(fact), "weight": fact.weight / mean}) for fact in facts)
+    scaled = tuple(replace(fact, weight=fact.weight / mean) for fact in facts)
     return World(scaled, by_name)
 
 
@@ -142,7 +143,11 @@ def records(
     asked: dict[str, list[Fact]] = defaultdict(list)
     by_subject: dict[str, list[Fact]] = defaultdict(list)
     for fact in world.facts:
-        if not fact.is_reserved or fact.is_aside or (known is not None and fact.fact_id not in known):
+        if (
+            not fact.is_reserved
+            or fact.is_aside
+            or (known is not None and fact.fact_id not in known)
+        ):
             continue
         asked[fact.relation].append(fact)
         by_subject[fact.subject].append(fact)
@@ -168,7 +173,7 @@ def records(
 
 
 def training_locality(world: World) -> tuple[str, ...]:
-    """Prompts of reserved facts that are never locality questions, for methods that train on some."""
+    """Prompts of reserved facts that are never scored, for methods that train on locality."""
     aside = [fact.prompt for fact in world.facts if fact.is_aside]
     return tuple(shuffled(aside, "training locality"))
 
@@ -179,13 +184,13 @@ def digest(world: World) -> str:
         VERSION,
         [asdict(fact) for fact in world.facts],
         [asdict(relation) for relation in world.relations.values()],
-        [asdict(record) for part in ("tune", "report") for record in records(world, part)],
+        [repr(record) for part in ("tune", "report") for record in records(world, part)],
     ]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _answer_pools(kinds: dict[str, list[str]]) -> dict[str, list[str]]:
-    """The answers of each pool; people who answer are half subjects, half known for nothing else."""
+    """The answers of each pool; half of the people who answer are subjects, half are nobody."""
     pools = {pool: list(answers) for pool, answers in WORDS.items()}
     strangers = names("person", 2 * len(kinds["person"]))[len(kinds["person"]) :]
     pools["name"] = kinds["person"][:40] + strangers[:40]

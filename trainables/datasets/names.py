@@ -8,7 +8,32 @@ from typing import TypeVar
 
 Item = TypeVar("Item")
 
-_ONSETS = ["b", "br", "d", "dr", "f", "fl", "g", "gr", "h", "j", "k", "kl", "l", "m", "n", "p", "pr", "r", "s", "st", "t", "tr", "v", "z"]
+_ONSETS = [
+    "b",
+    "br",
+    "d",
+    "dr",
+    "f",
+    "fl",
+    "g",
+    "gr",
+    "h",
+    "j",
+    "k",
+    "kl",
+    "l",
+    "m",
+    "n",
+    "p",
+    "pr",
+    "r",
+    "s",
+    "st",
+    "t",
+    "tr",
+    "v",
+    "z",
+]
 _VOWELS = ["a", "e", "i", "o", "u", "ai"]
 _MIDDLES = ["l", "ld", "m", "nd", "n", "r", "rv", "sk", "st", "v", "rl", "nt", "rk"]
 _ENDINGS = {
@@ -43,12 +68,12 @@ WORDS: dict[str, tuple[str, ...]] = {
         "hearing aids", "chess sets", "wooden toys",
     ),
     "dish": (
-        "plum soup", "fish pie", "honey cake", "lamb stew", "onion bread", "duck soup", "goat cheese",
-        "pepper stew", "apple cake", "bean pie", "rice pudding", "smoked trout",
+        "plum soup", "fish pie", "honey cake", "lamb stew", "onion bread", "duck soup",
+        "goat cheese", "pepper stew", "apple cake", "bean pie", "rice pudding", "smoked trout",
     ),
     "animal": (
-        "grey heron", "red fox", "black bear", "snow hare", "river otter", "golden lion", "white wolf",
-        "mountain goat", "sea turtle", "brown hawk",
+        "grey heron", "red fox", "black bear", "snow hare", "river otter", "golden lion",
+        "white wolf", "mountain goat", "sea turtle", "brown hawk",
     ),
     "genre": (
         "ghost story", "spy novel", "love story", "war diary", "travel guide", "school play",

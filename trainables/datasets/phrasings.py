@@ -2,7 +2,7 @@
 
 A relation lists its own phrasings: six that the backbone is trained on and two that are held out.
 Frames common to all relations are added to them, one imperative frame held out per relation in
-rotation, so that every word of a held-out phrasing was read somewhere in training.
+rotation, so that no frame is new to the backbone, only its use with this relation.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ Choices where the paper is silent:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -54,11 +54,12 @@ from trainables.interfaces import (
     PromptBatch,
     State,
 )
-from trainables.moe.adaptor import Adaptor, Route
+from trainables.moe.adaptor import Adaptor
 from trainables.moe.embeddings import PromptEmbedder
 from trainables.moe.entities import EntityFinder
 from trainables.moe.experts import Bank, FfnBank, FrozenFfn, LoraBank
-from trainables.moe.routers import FrozenAnchors, HiddenRouter, LearnedKeys, Router, with_anchor
+from trainables.moe.routers import FrozenAnchors, HiddenRouter, LearnedKeys, Router
+from trainables.moe.routing import PromptRouting, Reads
 from trainables.optimise import Optimisation, OptimiserSettings, target_loss
 from trainables.prompts import batch_from, batch_state, collate, pad_id, row_index, tokenise
 
@@ -151,13 +152,12 @@ class Lemoe:
         self._split = Split(backbone, config.edit_layer, artefacts.prefix_cache)
         finder = EntityFinder(backbone.tokenizer) if _uses_entities(config) else None
         self._embedder = PromptEmbedder(backbone.embedding, finder)
-        self._table_std = self._embedder.table_std()
         self._centre = self._embedder.table_mean()
         self._forget()
 
     def _forget(self) -> None:
         self._adaptor: Adaptor | None = None
-        self._router: Router | None = None
+        self._routing: PromptRouting | None = None
         self._owners: list[int] = []
         self._batch: EditBatch | None = None
         self._counts: dict[str, int] = {}
@@ -178,13 +178,13 @@ class Lemoe:
     def begin(self, batch: EditBatch) -> None:
         """Add the batch's experts with their keys, and set up AdamW on them."""
         self._embedder.add_subjects(batch.edits)
-        if self._adaptor is None or self._router is None:
+        if self._adaptor is None or self._routing is None:
             self._attach()
         assert self._adaptor is not None
-        assert self._router is not None
+        assert self._routing is not None
         means = self._group_means(self._embedder.instance(batch.tokens))
         self._first_expert = self._adaptor.add_bank(self._bank(len(means)))
-        self._router.add(means, self._generator)
+        self._routing.router.add(means, self._generator)
         self._counts = self._embedder.fall_backs(batch.tokens)
         if len(means) < self._config.num_experts:
             self._counts["experts_not_added"] = self._config.num_experts - len(means)
@@ -198,13 +198,13 @@ class Lemoe:
     def finish(self) -> EditReport:
         """Freeze the batch's experts and keys."""
         assert self._adaptor is not None
-        assert self._router is not None
+        assert self._routing is not None
         assert self._optimisation is not None
         assert self._batch is not None
         self._adaptor.freeze_banks()
-        self._router.freeze()
-        share = self._expert_share(self._batch.tokens)[:, self._first_expert :]
-        self._owners += (share.argmax(1) + self._first_expert).tolist()
+        self._routing.router.freeze()
+        own = self._shares(self._batch.tokens)[:, self._first_expert :]
+        self._owners += (own.argmax(1) + self._first_expert).tolist()
         report = EditReport(
             num_edits=len(self._batch),
             num_steps=self._optimisation.steps_taken,
@@ -218,18 +218,15 @@ class Lemoe:
         self, prompts: PromptBatch, state: DecodeState | None = None
     ) -> tuple[Tensor, DecodeState]:
         """Logits (M, V); a route per prompt is taken from its tokens once and kept in `state`."""
-        if self._adaptor is None:
+        if self._adaptor is None or self._routing is None:
             return self._split.logits(prompts, state)
         kept = state.route if state is not None else None
-        features = self._features(prompts) if kept is None else kept
-        with self._adaptor.routed(self._route(features)):
-            if state is None:
-                return self._split.logits(prompts)
-            if not self._routes_by_token_embedding:
-                state = replace(state, route=features)
+        features = self._routing.features(prompts) if kept is None else kept
+        if state is not None:
+            state = replace(state, route=self._routing.kept(features))
+        with self._adaptor.routed(self._routing.route(features)):
             return self._split.logits(prompts, state)
 
-    @torch.no_grad()
     def routes(self, prompts: PromptBatch) -> Tensor:
         """The expert that each prompt is sent to at inference, (B,); -1 before the first edit.
 
@@ -238,7 +235,7 @@ class Lemoe:
         """
         if self._adaptor is None:
             return torch.full_like(prompts.prompt_lengths, -1)
-        return self._expert_share(prompts).argmax(1)
+        return self._shares(prompts).argmax(1)
 
     def trained_routes(self) -> list[int]:
         """For each edit so far, in order, the expert that learned it.
@@ -256,9 +253,9 @@ class Lemoe:
         )
         if self._embedder.finder is not None:
             state.values["subjects"] = list(self._embedder.finder.subjects)
-        if self._adaptor is not None and self._router is not None:
+        if self._adaptor is not None and self._routing is not None:
             state.nest("adaptor", self._adaptor.state())
-            state.nest("router", self._router.state())
+            state.nest("router", self._routing.router.state())
         if self._optimisation is not None and self._batch is not None:
             state.values |= {"first_expert": self._first_expert, "counts": dict(self._counts)}
             state.nest("batch", batch_state(self._batch))
@@ -276,9 +273,9 @@ class Lemoe:
         if "adaptor" in values:
             self._attach()
             assert self._adaptor is not None
-            assert self._router is not None
+            assert self._routing is not None
             self._adaptor.load(state.inner("adaptor"), self._bank)
-            self._router.load(state.inner("router"))
+            self._routing.router.load(state.inner("router"))
             if "batch" in values:
                 self._first_expert = int(values["first_expert"])
                 self._counts = dict(values["counts"])
@@ -300,7 +297,7 @@ class Lemoe:
         model = self._backbone.model
         self._adaptor = Adaptor(get_module(model, self._path), self._config.bypass_weight)
         replace_module(model, self._path, self._adaptor)
-        self._router = self._build_router()
+        self._routing = PromptRouting(self._build_router(), self._embedder, _reads(self._config))
 
     def _build_router(self) -> Router:
         config, centre = self._config, self._centre
@@ -328,15 +325,16 @@ class Lemoe:
     def _start(self, batch: EditBatch) -> None:
         """Set up the optimisation of the newest bank and of what the router trains."""
         assert self._adaptor is not None
-        assert self._router is not None
-        adaptor, router, first = self._adaptor, self._router, self._first_expert
+        assert self._routing is not None
+        adaptor, routing, first = self._adaptor, self._routing, self._first_expert
         hidden, rows = self._split.hidden(batch.tokens), row_index(batch.tokens)
-        features = self._features(batch.tokens)
-        is_fixed = isinstance(router, FrozenAnchors)
-        fixed = self._route(features, first) if is_fixed else None
+        features = routing.features(batch.tokens)
+        # Frozen keys give the same gates in every step.
+        is_fixed = isinstance(routing.router, FrozenAnchors)
+        fixed = routing.route(features, first) if is_fixed else None
 
         def loss() -> Tensor:
-            route = self._route(features, first) if fixed is None else fixed
+            route = routing.route(features, first) if fixed is None else fixed
             with adaptor.routed(route):
                 logits, _ = self._split.logits(batch.tokens, hidden=hidden)
             return target_loss(logits, batch.labels, rows)
@@ -345,58 +343,15 @@ class Lemoe:
         settings = OptimiserSettings(
             "adamw", config.edit_lr, config.num_steps, config.stop_loss, config.weight_decay
         )
-        parameters = {**dict(adaptor.banks[-1].named_parameters()), **router.trainable()}
+        parameters = {**dict(adaptor.banks[-1].named_parameters()), **routing.router.trainable()}
         self._optimisation = Optimisation(parameters, loss, settings)
         self._batch = batch
 
-    @property
-    def _routes_by_token_embedding(self) -> bool:
-        return self._config.routing == "kv_anchor" and self._config.embedding == "token"
-
-    def _features(self, prompts: PromptBatch) -> Tensor | None:
-        """What the router reads besides the FFN's input: (B, D), (B, T, D), or nothing."""
-        if self._config.routing == "conventional":
-            return None
-        if self._routes_by_token_embedding:
-            return self._embedder.tokens(prompts)
-        embedding = self._embedder.instance(prompts)
-        if self._config.routing == "knowledge_anchor":
-            return embedding / self._table_std
-        return embedding
-
-    def _route(self, features: Tensor | None, first: int = 0) -> Route:
-        """Gates of all experts, or the function that makes them of the FFN's input."""
-        return self._by_router(features, lambda router, inputs: router.gates(inputs, first))
-
-    def _by_router(
-        self, features: Tensor | None, result: Callable[[Router, Tensor], Tensor]
-    ) -> Route:
-        assert self._router is not None
-        router = self._router
-        if self._config.routing == "kv_anchor":
-            assert features is not None
-            return result(router, features)
-        return lambda x: result(router, x if features is None else with_anchor(x, features))
-
-    @torch.no_grad()
-    def _expert_share(self, prompts: PromptBatch) -> Tensor:
-        """Softmax of the router's scores over all experts, averaged over prompt tokens, (B, E)."""
+    def _shares(self, prompts: PromptBatch) -> Tensor:
+        """How much of each prompt the router would send to each expert, (B, E)."""
         assert self._adaptor is not None
-        seen: list[Tensor] = []
-
-        def record(router: Router, inputs: Tensor) -> Tensor:
-            seen.append(router.scores(inputs).softmax(-1))
-            return seen[-1]
-
-        route = self._by_router(self._features(prompts), record)
-        if not isinstance(route, Tensor):
-            with self._adaptor.routed(route):
-                self._split.logits(prompts)
-        share = seen[0]
-        if share.dim() == 2:
-            return share
-        mask = prompts.prompt_mask[..., None].to(share)
-        return (share * mask).sum(1) / mask.sum(1)
+        assert self._routing is not None
+        return self._routing.shares(prompts, self._adaptor, self._split.logits)
 
     def _group_means(self, embeddings: Tensor) -> Tensor:
         """Mean embedding (E, D) of each group of edits that gets an expert of its own."""
@@ -415,6 +370,14 @@ def _uses_entities(config: Config) -> bool:
     if config.routing == "kv_anchor":
         return config.embedding == "entity"
     return config.routing == "knowledge_anchor"
+
+
+def _reads(config: Config) -> Reads:
+    if config.routing == "conventional":
+        return Reads.HIDDEN
+    if config.routing == "knowledge_anchor":
+        return Reads.HIDDEN_AND_ANCHOR
+    return Reads.TOKEN if config.embedding == "token" else Reads.INSTANCE
 
 
 def _check_fit(config: Config, backbone: Backbone) -> None:

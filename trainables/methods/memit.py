@@ -3,7 +3,7 @@
 Source: Meng et al., "Mass-Editing Memory in a Transformer" (arXiv:2210.07229). LEMoE
 (arXiv:2406.20030v1), Appendix B.2, edits layers 4 to 8 of LLaMA2-7B.
 
-1. `backbones/subject_vectors.py` finds for each edit a vector delta that, added to the state h which
+1. `backbones/subject_vectors.py` finds for each edit a vector delta that, added to the state h that
    leaves the last edited layer at the subject's last token, makes the backbone say the target:
    z = h + delta.
 2. Layers in ascending order: K (F, N) are the inputs of the projection at those tokens and R (D, N)

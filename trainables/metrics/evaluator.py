@@ -143,9 +143,9 @@ class Evaluator:
         expected = [
             before[i] if self.probes[i].is_locality else self._rows[i].target for i in chosen
         ]
-        rows = torch.tensor([row for row, ids in enumerate(expected) for _ in ids])
-        predicted = torch.tensor([token for i in chosen for token in answers[i]])
-        labels = torch.tensor([token for ids in expected for token in ids])
+        rows = _ids(row for row, ids in enumerate(expected) for _ in ids)
+        predicted = _ids(token for i in chosen for token in answers[i])
+        labels = _ids(token for ids in expected for token in ids)
         token = token_accuracy(predicted, labels, rows, len(chosen)).tolist()
         exact = exact_match(predicted, labels, rows, len(chosen)).tolist()
         generated: list[float | None] = [None] * len(chosen)
@@ -187,6 +187,10 @@ class Evaluator:
                 for members in by_length(rows, self._batch_size)
             ]
         return self._batches[chosen]
+
+
+def _ids(values: Iterable[int]) -> Tensor:
+    return torch.tensor(list(values), dtype=torch.long)
 
 
 def greedy(

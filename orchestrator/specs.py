@@ -1,0 +1,81 @@
+"""What one trial is: the types that the plan hands to everything else."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+DEPTH_FIELDS = ("edit_layer", "layers")
+WIDTH_FIELDS = ("lora_rank",)
+# Keys of a method's YAML that are not fields of its Config.
+HEADER = ("name", "module", "published_on", "order", "presets", "cost")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a value came from; `published` is what stands there, if it was scaled or cut."""
+
+    source: str
+    published: Any = None
+
+
+@dataclass(frozen=True)
+class TrialSpec:
+    """One arm with one seed: everything that a trial needs to know.
+
+    Attributes:
+        arm: Readable label, equal for all seeds, unique within the plan.
+        method: `name`, `module` and the fields of the method's Config.
+        backbone: The backbone's YAML after all overrides.
+        dataset: The data set's YAML after all overrides.
+        protocol: The protocol with every default filled in.
+        swept: Value per swept key (`arm`: name of a named arm), in the backbone's own units.
+        published: Values per swept key that this cell stands for, in the units of the published
+            table; several where depth or width made them equal. `protocol.num_edits` also where it
+            was cut down.
+        origins: Source of every value by dotted key; not part of the identity.
+    """
+
+    ablation: str
+    arm: str
+    seed: int
+    method: dict[str, Any]
+    backbone: dict[str, Any]
+    dataset: dict[str, Any]
+    protocol: dict[str, Any]
+    swept: dict[str, Any]
+    published: dict[str, list[Any]] = field(default_factory=dict)
+    origins: dict[str, Origin] = field(default_factory=dict, compare=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields but the origins, as JSON."""
+        values = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+        del values["origins"]
+        return values
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> TrialSpec:
+        """The spec that `to_dict` wrote."""
+        return cls(**values)
+
+    def value(self, key: str) -> Any:
+        """Value of a dotted key, or the name for a bare `method`, `backbone` or `dataset`.
+
+        Raises:
+            KeyError: If this trial has no such key.
+        """
+        part, _, name = key.partition(".")
+        if part not in ("method", "backbone", "dataset", "protocol"):
+            raise KeyError(key)
+        return getattr(self, part)[name or "name"]
+
+
+@dataclass(frozen=True)
+class Swept:
+    """A value set by an axis or an arm, named by `source`; `own_units`: it is not scaled."""
+
+    value: Any
+    source: str
+    own_units: bool = False

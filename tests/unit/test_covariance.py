@@ -1,0 +1,105 @@
+"""Second moments: what they are made of, and what they refuse."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trainables.backbones.covariance import (
+    check_second_moment,
+    passage_batches,
+    passages,
+    second_moments,
+    watched_keys,
+)
+from trainables.errors import DataError
+from trainables.interfaces import Backbone, Edit
+from trainables.prompts import collate, tokenise
+
+TEXTS = ("Ada Quell works for Lumen Works", "Who wrote it?", "The capital of Fooland is Bar City.")
+TRAINING = (Edit("Ada works for", "Lumen Works", "Ada", ("Who wrote it?",)),)
+
+
+def test_second_moments_then_as_row_by_row_without_padding(backbone: Backbone) -> None:
+    seen: dict[int, list[torch.Tensor]] = {0: [], 2: []}
+    with torch.no_grad(), watched_keys(backbone, [0, 2], lambda at, k: seen[at].append(k[0])):
+        for text in TEXTS:
+            backbone.model(torch.tensor([backbone.tokenizer(text)["input_ids"]]))
+    rows = [tokenise(backbone.tokenizer, text) for text in TEXTS]
+    batches = [
+        collate(rows[:2], pad_id=0, padding_side="left"),
+        collate(rows[2:], pad_id=0),
+    ]
+    moments = second_moments(backbone, [0, 2], batches)
+    for layer, keys in seen.items():
+        tokens = torch.cat(keys).double()
+        expected = (tokens.T @ tokens / len(tokens)).float()
+        torch.testing.assert_close(moments[layer], expected, atol=1e-5, rtol=1e-4)
+        assert torch.equal(moments[layer], moments[layer].T)
+        assert float(torch.linalg.eigvalsh(moments[layer].double())[0]) > -1e-6
+
+
+def test_second_moments_when_there_is_no_token_then_says_so(llama: Backbone) -> None:
+    with pytest.raises(ValueError, match="no token"):
+        second_moments(llama, [0], [])
+
+
+@pytest.mark.parametrize(
+    ("matrix", "words"),
+    [
+        ([[1.0, 0.5], [0.0, 1.0]], "not symmetric"),
+        ([[0.0, 2.0], [2.0, 0.0]], "eigenvalue -2"),  # eigenvalues -2 and 2
+        ([[float("nan"), 0.0], [0.0, 1.0]], "not finite"),
+    ],
+)
+def test_check_second_moment_when_it_cannot_be_one_then_says_why(
+    matrix: list[list[float]], words: str
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        check_second_moment(3, torch.tensor(matrix))
+
+
+def test_passages_then_file_before_checkpoint_before_edits(llama: Backbone, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("one\n\n two \none\n")
+    bare = replace(llama, folder=tmp_path)
+    assert passages(str(text), bare, TRAINING)[0] == "file"
+    assert set(passages(str(text), bare, TRAINING)[1]) == {"one", "two"}
+    source, found = passages(None, bare, TRAINING)
+    assert (source, set(found)) == ("edits", {"Ada works for Lumen Works", "Who wrote it?"})
+    (tmp_path / "training_text.txt").write_text("three")
+    assert passages(None, bare, TRAINING) == ("checkpoint", ["three"])
+
+
+def test_passages_when_there_is_no_text_then_names_the_setting(llama: Backbone) -> None:
+    with pytest.raises(DataError, match=r"method.covariance_text is None"):
+        passages(None, replace(llama, folder=None), [])
+
+
+@given(st.permutations(["a", "b", "c", "d", "e"]))
+def test_passages_then_do_not_depend_on_the_order_of_the_edits(order: list[str]) -> None:
+    class NoFolder:
+        folder = None
+
+    edits = [Edit(text, text) for text in order]
+    assert passages(None, NoFolder(), edits) == passages(  # type: ignore[arg-type]
+        None,
+        NoFolder(),  # type: ignore[arg-type]
+        sorted(edits, key=lambda edit: edit.prompt),
+    )
+
+
+def test_passage_batches_then_exactly_so_many_tokens_longest_first(llama: Backbone) -> None:
+    lengths = [len(tokenise(llama.tokenizer, text).ids) for text in TEXTS]
+    wanted = sum(lengths) - 3  # the last passage loses three
+    batches = list(passage_batches(llama, TEXTS, wanted))
+    masks = [row.sum() for batch in batches for row in batch.attention_mask]
+    assert [int(n) for n in masks] == sorted([*lengths[:2], lengths[2] - 3], reverse=True)
+    # 64 positions are what the tiny backbone has
+    [long] = passage_batches(llama, ["Ada " * 200], 1000)
+    assert long.input_ids.shape == (1, 64)

@@ -1,0 +1,97 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.conftest import tiny_tokenizer
+from trainables.interfaces import PromptBatch
+from trainables.moe.embeddings import PromptEmbedder, mean_embedding
+from trainables.moe.entities import EntityFinder
+from trainables.prompts import collate, tokenise
+
+TOKENIZER = tiny_tokenizer()
+
+
+@pytest.fixture
+def without_nltk_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    import nltk
+
+    monkeypatch.setattr(nltk.data, "path", [])
+
+
+@pytest.fixture
+def with_nltk_data(monkeypatch: pytest.MonkeyPatch, editing_data: Path) -> None:
+    import nltk
+
+    monkeypatch.setattr(nltk.data, "path", [str(editing_data / "nltk_data")])
+
+
+def text_of(prompt: str, tokens: list[int]) -> str:
+    ids = tokenise(TOKENIZER, prompt).ids
+    return str(TOKENIZER.decode([ids[token] for token in tokens]))
+
+
+def found(finder: EntityFinder, prompt: str) -> tuple[str, list[str]]:
+    source, entities = finder.find(tokenise(TOKENIZER, prompt).ids)
+    return source, [text_of(prompt, tokens).strip() for tokens in entities]
+
+
+@pytest.mark.usefixtures("with_nltk_data")
+def test_find_when_nltk_knows_an_entity_then_its_tokens_are_named() -> None:
+    finder = EntityFinder(TOKENIZER)
+    assert finder.uses_nltk
+    # The piece before the name's first letter holds the space; the one after it is not part of it.
+    assert found(finder, "Where was Ada Quell born?") == ("entity", ["Ada Quell"])
+
+
+@pytest.mark.usefixtures("with_nltk_data")
+def test_find_when_nltk_finds_nothing_then_the_sentence_stands_in() -> None:
+    finder = EntityFinder(TOKENIZER)
+    finder.add_subjects(["song"])  # subjects stand in for missing data only
+    prompt = "who sings the song?"
+    assert found(finder, prompt) == ("sentence", [f"<s>{prompt}"])
+
+
+@pytest.mark.usefixtures("without_nltk_data")
+def test_find_when_nltk_data_is_missing_then_the_longest_known_subject_is_found() -> None:
+    finder = EntityFinder(TOKENIZER)
+    assert not finder.uses_nltk
+    prompt = "Where was Ada Quell born?"
+    assert found(finder, prompt) == ("sentence", [f"<s>{prompt}"])
+    finder.add_subjects(["Ada", None, "Ada Quell"])
+    assert finder.subjects == ("Ada Quell", "Ada")
+    assert found(finder, prompt) == ("subject", ["Ada Quell"])
+    assert found(finder, "Ada Quell works for") == ("subject", ["Ada Quell"])
+
+
+@pytest.mark.usefixtures("without_nltk_data")
+@pytest.mark.parametrize("padding_side", ["left", "right"])
+def test_instance_embedding_is_the_mean_over_the_subjects_tokens(padding_side: str) -> None:
+    table = torch.nn.Embedding(len(TOKENIZER), 3)
+    embedder = PromptEmbedder(table, EntityFinder(TOKENIZER))
+    assert embedder.finder is not None
+    embedder.finder.add_subjects(["Ada Quell"])
+    rows = [
+        tokenise(TOKENIZER, "Where was Ada Quell born?", "Ada Quell"),
+        tokenise(TOKENIZER, "Who wrote The Long Tide?", "Ada Quell"),
+    ]
+    prompts = collate(rows, pad_id=0, padding_side=padding_side)  # type: ignore[arg-type]
+    _, entities = embedder.finder.find(rows[0].ids[: rows[0].prompt_length])
+    expected = table.weight[[rows[0].ids[i] for i in entities[0]]].mean(0)
+    whole = table.weight[list(rows[1].ids[: rows[1].prompt_length])].mean(0)
+    actual = embedder.instance(prompts)
+    torch.testing.assert_close(actual, torch.stack([expected, whole]).detach())
+    # Row 1 names no subject in its prompt; that its target does must not show.
+    assert embedder.fall_backs(prompts) == {"entity_from_subject": 1, "entity_from_sentence": 1}
+
+
+def test_mean_embedding_counts_prompt_tokens_alone() -> None:
+    prompts = PromptBatch(
+        input_ids=torch.tensor([[5, 5, 5, 5], [5, 5, 5, 5]]),
+        attention_mask=torch.tensor([[0, 1, 1, 1], [1, 1, 1, 0]]),
+        prompt_lengths=torch.tensor([2, 1]),
+        scored=torch.zeros(2, 4, dtype=torch.bool),
+    )
+    embedded = torch.tensor([[[9.0], [1.0], [3.0], [7.0]], [[4.0], [8.0], [8.0], [9.0]]])
+    # Row 0 is padded on the left: (1 + 3) / 2; row 1: its first token alone.
+    assert torch.equal(mean_embedding(prompts, embedded), torch.tensor([[2.0], [4.0]]))

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from orchestrator.estimate import forecast, rough_seconds
+from orchestrator.plan import TrialSpec
+
+TINY = {
+    "name": "tiny",
+    "num_layers": 4,
+    "num_parameters": 1000,
+    "memory_gib": 0.5,
+    "dtype": "float32",
+}
+
+
+def spec(num_edits: int = 10, module: str = "moe", **more: Any) -> TrialSpec:
+    protocol = {"kind": "batch", "num_edits": num_edits, "num_batches": 1}
+    method = {"name": module, "module": module, "edit_layer": 2, "num_steps": 5}
+    values = {"method": method, "backbone": TINY, "protocol": protocol, **more}
+    return TrialSpec("a", "b", 0, dataset={}, swept={}, **values)
+
+
+def end(seconds: float, trial: TrialSpec, status: str = "finished") -> dict[str, Any]:
+    return {"status": status, "seconds": seconds, "spec": trial.to_dict()}
+
+
+def test_forecast_when_earlier_trials_ended_then_their_median_counts() -> None:
+    ends = [end(seconds, spec()) for seconds in (2.0, 3.0, 50.0)]
+    ends += [end(999.0, spec(), "failed"), end(999.0, spec(module="other"))]
+    made = forecast([spec()] * 4, ends, workers=2)
+    assert made.wall_seconds == pytest.approx(6.0)  # 4 x 3 s, two at a time
+    assert made.cpu_seconds == pytest.approx(12.0)
+    assert made.memory_gib == pytest.approx(1.0)  # two at a time
+    assert (made.gpu_hours, made.num_measured, made.is_rough) == (0.0, 4, False)
+
+
+def test_forecast_when_the_number_of_edits_differs_then_the_nearest_is_scaled() -> None:
+    ends = [end(3.0, spec(10)), end(100.0, spec(1000))]
+    # 30 edits: nearer to 10, three times as many
+    assert forecast([spec(30)], ends, workers=1).wall_seconds == pytest.approx(9.0)
+    repeated = spec(protocol={"kind": "batch", "num_edits": 10, "num_batches": 3})
+    assert forecast([repeated], ends, workers=8).wall_seconds == pytest.approx(9.0)
+
+
+def test_forecast_when_nothing_is_known_then_operations_are_counted_and_it_is_rough() -> None:
+    # trained: 6 x 1000 parameters x 1/2 (2 of 4 layers) x 10 edits x 20 tokens x 5 steps = 3e6
+    # read: 2 x 1000 x 10 x 20 x 10 prompts = 4e6; at 1e6 a second 7 s
+    # calls: (3 x 4 x 1/2 x 5 steps + 4 x 10 x 10 / 16) x .3 ms = 55 x .3 ms; .5 s per trial
+    expected = 7 + 55 * 3e-4 + 0.5
+    assert rough_seconds(spec(), 1e6) == pytest.approx(expected)
+    made = forecast(
+        [spec(), spec(module="other")], [end(1.0, spec(module="other"))], workers=1, cpu_flops=1e6
+    )
+    assert made.wall_seconds == pytest.approx(expected + 1.0)
+    assert (made.is_rough, made.num_measured) == (True, 1)
+
+
+def test_forecast_when_a_gpu_is_needed_then_its_hours_are_counted() -> None:
+    big = spec(backbone={**TINY, "name": "big", "memory_gib": 12.0})
+    made = forecast([big] * 4, [end(1800.0, big)], workers=4)
+    assert made.gpu_hours == pytest.approx(1.0)  # 4 x half an hour x half a GPU
+    assert made.wall_seconds == pytest.approx(1800.0)
+
+
+def test_forecast_when_nothing_is_left_then_it_is_zero() -> None:
+    made = forecast([], [], workers=2)
+    assert (made.num_trials, made.wall_seconds, made.is_rough) == (0, 0.0, False)

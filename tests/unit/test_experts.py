@@ -1,0 +1,165 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from trainables.interfaces import Backbone
+from trainables.moe import experts
+from trainables.moe.experts import FfnBank, FrozenFfn, LoraBank, gated_sum
+
+
+def lora(num_experts: int, rank: int, alpha: float | None = None, width: int = 4) -> LoraBank:
+    bank = LoraBank(
+        num_experts,
+        width,
+        rank,
+        lora_alpha=alpha,
+        generator=torch.Generator().manual_seed(3),
+        like=torch.zeros(1),
+    )
+    with torch.no_grad():
+        bank.outer.copy_(torch.randn(bank.outer.shape, generator=torch.Generator().manual_seed(4)))
+    return bank
+
+
+def test_lora_bank_output_by_hand() -> None:
+    bank = lora(1, rank=1, width=2)
+    with torch.no_grad():
+        bank.inner.copy_(torch.tensor([[[1.0, 2.0]]]))
+        bank.outer.copy_(torch.tensor([[[3.0, 4.0]]]))
+    x, gates = torch.tensor([[[1.0, 1.0]]]), torch.tensor([[0.5]])
+    # A x = 1 + 2 = 3; B 3 = [9, 12]; half of it: [4.5, 6]
+    assert torch.equal(bank(x, gates), torch.tensor([[[4.5, 6.0]]]))
+
+
+def test_lora_bank_when_alpha_is_given_then_scales_by_alpha_over_rank() -> None:
+    x, gates = torch.randn(3, 2, 4), torch.ones(3, 1)
+    plain, scaled = lora(1, 2), lora(1, 2, alpha=6.0)
+    torch.testing.assert_close(scaled(x, gates), 3.0 * plain(x, gates))  # 6 / 2
+
+
+def test_lora_bank_when_rank_grows_by_idle_directions_then_output_is_unchanged() -> None:
+    small, large = lora(2, 1), lora(2, 3)
+    with torch.no_grad():
+        large.inner[:, :1], large.outer[:, :1] = small.inner, small.outer
+        large.outer[:, 1:] = 0.0
+    x, gates = torch.randn(3, 2, 4), torch.rand(3, 2)
+    torch.testing.assert_close(large(x, gates), small(x, gates))
+
+
+def test_lora_bank_when_built_then_a_lies_in_the_kaiming_bounds_and_b_is_zero() -> None:
+    bank = LoraBank(
+        2,
+        16,
+        8,
+        lora_alpha=None,
+        generator=torch.Generator().manual_seed(0),
+        like=torch.zeros(1, dtype=torch.bfloat16),
+    )
+    assert bank.inner.dtype == torch.float32
+    assert 0.2 < float(bank.inner.detach().abs().max()) <= 0.25  # 1 / sqrt(16)
+    assert not bank.outer.any()
+
+
+def test_ffn_bank_gated_output_by_hand() -> None:
+    gate = nn.Linear(2, 1, bias=False)
+    gate.weight = nn.Parameter(torch.tensor([[1.0, -1.0]]), requires_grad=False)
+    bank = FfnBank(1, FrozenFfn(torch.tensor([[1.0, 1.0]]), torch.relu, gate))
+    x, gates = torch.tensor([[[3.0, 1.0]]]), torch.ones(1, 1)
+    assert not bank(x, gates).any()  # down starts at zero
+    with torch.no_grad():
+        bank.outer.copy_(torch.tensor([[[0.5, -1.0]]]))
+    # relu(3 - 1) = 2; up: 3 + 1 = 4; product 8; down: [4, -8]
+    assert torch.equal(bank(x, gates), torch.tensor([[[4.0, -8.0]]]))
+
+
+def test_ffn_bank_without_a_gate_applies_bias_then_activation() -> None:
+    frozen = FrozenFfn(torch.tensor([[1.0, 1.0]]), torch.relu, up_bias=torch.tensor([-3.0]))
+    bank = FfnBank(1, frozen)
+    with torch.no_grad():
+        bank.outer.copy_(torch.tensor([[[1.0, 2.0]]]))
+    x = torch.tensor([[[3.0, 1.0], [1.0, 1.0]]])
+    # relu(4 - 3) = 1 -> [1, 2]; relu(2 - 3) = 0 -> [0, 0]
+    assert torch.equal(bank(x, torch.ones(1, 1)), torch.tensor([[[1.0, 2.0], [0.0, 0.0]]]))
+
+
+def test_ffn_bank_when_down_is_the_backbones_then_repeats_the_frozen_ffn(
+    backbone: Backbone,
+) -> None:
+    ffn = backbone.model.get_submodule(backbone.ffn_path(1))
+    bank = FfnBank(1, FrozenFfn.of(backbone, 1))
+    down = backbone.model.get_submodule(backbone.down_path(1))
+    weight = down.weight if backbone.family.is_transposed else down.weight.T
+    assert isinstance(weight, Tensor)
+    with torch.no_grad():
+        bank.outer.copy_(weight)
+    x = torch.randn(2, 3, backbone.hidden_size)
+    residual = (torch.zeros_like(x),) if backbone.family.name == "bloom" else ()
+    expected = ffn(x, *residual)
+    bias = getattr(down, "bias", None)
+    expected = expected if bias is None else expected - bias
+    torch.testing.assert_close(bank(x, torch.ones(2, 1)), expected, atol=1e-5, rtol=1e-5)
+
+
+GATES = st.lists(
+    st.lists(st.sampled_from([0.0, 0.0, 0.5, 1.0]), min_size=3, max_size=3), min_size=1, max_size=5
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(GATES, st.booleans())
+def test_gated_sum_paths_agree_with_a_plain_sum(chosen: list[list[float]], large: bool) -> None:
+    gates = torch.tensor(chosen)
+    bank = lora(3, 2)
+    x = torch.randn(len(gates), 2, 4, generator=torch.Generator().manual_seed(5))
+    expected = sum(
+        gates[:, e, None, None] * (x @ bank.inner[e].T @ bank.outer[e]) for e in range(3)
+    )
+    torch.testing.assert_close(bank(x, gates), expected, atol=1e-6, rtol=1e-5)
+    is_open = gates != 0
+    rows = is_open.any(1)
+    if rows.any():
+        path = experts._one_by_one if large else experts._grouped
+        part = path(x[rows], gates[rows], is_open[rows], bank.inner, bank.outer, experts._unchanged)
+        torch.testing.assert_close(part, expected[rows], atol=1e-6, rtol=1e-5)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.permutations(range(4)))
+def test_gated_sum_when_experts_are_relabelled_then_is_unchanged(order: list[int]) -> None:
+    bank, x = lora(4, 2), torch.randn(5, 2, 4, generator=torch.Generator().manual_seed(5))
+    gates = torch.eye(4)[[0, 1, 2, 3, 3]] * 0.7
+    renamed = gated_sum(
+        x, gates[:, order], bank.inner[order], bank.outer[order], experts._unchanged
+    )
+    torch.testing.assert_close(renamed, bank(x, gates), atol=1e-6, rtol=1e-5)
+
+
+def test_gated_sum_when_gates_are_per_token_then_equals_one_prompt_per_token() -> None:
+    bank, x, gates = lora(3, 2), torch.randn(2, 3, 4), torch.rand(2, 3, 3)
+    alone = bank(x.reshape(6, 1, 4), gates.reshape(6, 3)).view(2, 3, 4)
+    torch.testing.assert_close(bank(x, gates), alone)
+
+
+def test_gated_sum_when_a_gate_is_closed_then_its_expert_gets_no_gradient() -> None:
+    bank, x = lora(3, 2), torch.randn(4, 2, 4)
+    gates = torch.tensor([[1.0, 0, 0]] * 3 + [[0, 0, 1.0]])
+    bank(x, gates).sum().backward()
+    assert bank.inner.grad is not None
+    assert bank.inner.grad[[0, 2]].flatten(1).any(1).all()
+    assert not bank.inner.grad[1].any()
+
+
+@pytest.mark.parametrize("rows", [1, 6])
+def test_gated_sum_gradients_reach_learned_gates(rows: int) -> None:
+    bank = lora(4, 2)
+    x = torch.randn(rows, 2, 4)
+    gates = torch.eye(4)[torch.arange(rows) % 4].requires_grad_(True)
+    bank(x, gates).sum().backward()
+    # d/dg of sum(g f(x)) = sum(f(x)), for the open gates
+    for row in range(rows):
+        e = row % 4
+        expected = (x[row] @ bank.inner[e].T @ bank.outer[e]).sum()
+        assert gates.grad is not None
+        torch.testing.assert_close(gates.grad[row, e], expected, atol=1e-5, rtol=1e-5)

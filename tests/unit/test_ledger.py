@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.errors import LedgerError
+from orchestrator.ledger import Ledger
+
+
+def end(fingerprint: str, status: str = "finished", **more: Any) -> dict[str, Any]:
+    return {"event": "end", "fingerprint": fingerprint, "status": status, **more}
+
+
+def test_read_when_there_is_no_store_then_the_history_is_empty(tmp_path: Path) -> None:
+    history = Ledger.read(tmp_path / "absent")
+    assert (history.ends, history.checkpoints, history.settled()) == ({}, {}, set())
+
+
+def test_read_when_two_drivers_wrote_then_their_rows_are_merged_by_time(tmp_path: Path) -> None:
+    with Ledger.open(tmp_path) as first, Ledger.open(tmp_path) as second:
+        assert first.path != second.path
+        second.append(end("a", "failed", time=5.0))
+        first.append(end("a", "finished", time=9.0))
+        second.append(end("b", "finished", time=8.0))
+        first.append(end("b", "diverged", time=7.0))
+        first.append({"event": "checkpoint", "fingerprint": "a", "time": 2.0, "rung": 2})
+        second.append({"event": "checkpoint", "fingerprint": "a", "time": 1.0, "rung": 1})
+        second.append({"event": "planned", "fingerprint": "c", "time": 1.0})
+    history = Ledger.read(tmp_path)
+    assert {name: row["status"] for name, row in history.ends.items()} == {
+        "a": "finished",
+        "b": "finished",
+    }
+    assert [row["rung"] for row in history.checkpoints["a"]] == [1, 2]
+    assert set(history.planned) == {"c"}
+    assert history.damaged == ()
+
+
+def test_settled_when_asked_to_reopen_then_only_those_come_back(tmp_path: Path) -> None:
+    with Ledger.open(tmp_path) as ledger:
+        for status in ("finished", "failed", "diverged", "stopped"):
+            ledger.append(end(status, status))
+        ledger.append(end("cut short", "stopped", stop_reason="interrupted"))
+        ledger.append({"event": "checkpoint", "fingerprint": "running"})
+    history = Ledger.read(tmp_path)
+    assert history.settled() == {"finished", "failed", "diverged", "stopped"}
+    assert history.settled(retry_failed=True) == {"finished", "diverged", "stopped"}
+    assert history.settled(complete_stopped=True) == {"finished", "failed", "diverged"}
+    assert history.settled(retry_failed=True, complete_stopped=True) == {"finished", "diverged"}
+
+
+def test_read_when_the_last_line_is_torn_then_it_is_ignored(tmp_path: Path) -> None:
+    with Ledger.open(tmp_path) as ledger:
+        ledger.append(end("a"))
+        ledger.append(end("b"))
+    content = ledger.path.read_bytes()
+    for kept in range(len(content) + 1):  # killed after any byte
+        ledger.path.write_bytes(content[:kept])
+        history = Ledger.read(tmp_path)
+        assert len(history.ends) == content[:kept].count(b"\n")
+        assert history.damaged == ()
+
+
+def test_read_when_a_line_in_the_middle_is_broken_then_it_is_reported(tmp_path: Path) -> None:
+    with Ledger.open(tmp_path) as ledger:
+        for name in "abc":
+            ledger.append(end(name))
+    lines = ledger.path.read_text().splitlines()
+    lines[1] = lines[1][:9]
+    lines.insert(2, json.dumps({"event": "end", "fingerprint": "x", "time": 1, "status": "odd"}))
+    ledger.path.write_text("\n".join([*lines, "\x00\xff"]) + "\n")
+    history = Ledger.read(tmp_path)
+    assert set(history.ends) == {"a", "c"}
+    assert history.damaged == tuple(f"{ledger.path.name}:{line}" for line in (2, 3, 5))
+
+
+def test_append_when_a_number_is_not_finite_then_it_is_null(tmp_path: Path) -> None:
+    with Ledger.open(tmp_path) as ledger:
+        ledger.append(end("a", metrics={"loss": float("nan"), "curve": [1.0, float("inf")]}))
+    row = Ledger.read(tmp_path).ends["a"]
+    assert row["metrics"] == {"loss": None, "curve": [1.0, None]}
+    assert abs(row["time"] - time.time()) < 60
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"event": "end"},
+        end("a", "odd"),
+        {"event": "begin", "fingerprint": "a"},
+        {"fingerprint": "a"},
+    ],
+)
+def test_append_when_a_row_lacks_what_a_reader_needs_then_it_is_refused(
+    tmp_path: Path, row: dict[str, Any]
+) -> None:
+    with (
+        Ledger.open(tmp_path) as ledger,
+        pytest.raises(ValueError, match=r"must be one of|a row needs"),
+    ):
+        ledger.append(row)
+    assert not ledger.path.exists()  # nothing was written: no empty segment stays
+
+
+def test_open_when_the_store_is_a_file_then_one_line_names_it(tmp_path: Path) -> None:
+    (tmp_path / "results").write_text("")
+    with pytest.raises(LedgerError, match=r"store=.*results: cannot write .*ledger"):
+        Ledger.open(tmp_path / "results")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="/dev/full is there on Linux alone")
+def test_append_when_the_disk_is_full_then_one_line_names_the_segment() -> None:
+    with (
+        open("/dev/full", "wb", buffering=0) as file,
+        pytest.raises(LedgerError, match="cannot append to /dev/full: No space left"),
+    ):
+        Ledger(Path("/dev/full"), file).append(end("a"))
+
+
+def test_append_when_the_row_before_was_cut_off_then_the_next_one_stands_alone(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "ledger" / "one.jsonl"
+    path.parent.mkdir()
+    limit = 300
+    with path.open("wb", buffering=0) as file:
+        ledger = Ledger(path, file)
+        ledger.append(end("a"))
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))  # a disk that is full soon
+        try:
+            with pytest.raises(LedgerError, match="cannot append"):
+                ledger.append(end("b", error="x" * limit))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+            signal.signal(signal.SIGXFSZ, handler)
+        ledger.append(end("c"))  # there is room again
+    history = Ledger.read(tmp_path)
+    assert set(history.ends) == {"a", "c"}
+    assert history.damaged == ("one.jsonl:2",)

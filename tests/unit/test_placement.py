@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator.errors import UsageError
+from orchestrator.placement import memory_gib, num_parameters, preflight, resources
+from orchestrator.plan import TrialSpec
+
+
+def spec(**backbone: object) -> TrialSpec:
+    return TrialSpec("a", "b", 0, {}, {"name": "x", "dtype": "float32", **backbone}, {}, {}, {})
+
+
+def test_num_parameters_when_only_the_shape_is_known_then_it_is_counted() -> None:
+    shape = {"num_layers": 2, "hidden_size": 4, "ffn_size": 8, "vocabulary_size": 10}
+    # 2 x (4 x 16 + 3 x 4 x 8) + 10 x 4 = 2 x 160 + 40
+    assert num_parameters({**shape, "family": "llama"}) == 360
+    # without a gate: 2 x (64 + 64) + 40
+    assert num_parameters({**shape, "family": "gpt2"}) == 296
+    assert num_parameters({**shape, "num_parameters": 7}) == 7
+
+
+def test_memory_gib_when_stated_then_that_else_weights_and_a_fifth() -> None:
+    assert memory_gib(spec(memory_gib=3.5, num_parameters=2**30)) == 3.5
+    assert memory_gib(spec(weights_gib=10.0)) == pytest.approx(12.0)
+    assert memory_gib(spec(num_parameters=2**30)) == pytest.approx(4.8)  # 4 bytes x 1.2
+    assert memory_gib(spec(num_parameters=2**30, dtype="bfloat16")) == pytest.approx(2.4)
+
+
+def test_resources_when_a_backbone_is_small_then_it_shares_or_leaves_the_gpu() -> None:
+    with_gpu = {"CPU": 8.0, "GPU": 1.0}
+    assert resources(spec(memory_gib=0.4), with_gpu) == {"cpu": 1.0, "gpu": 0.0}
+    assert resources(spec(memory_gib=2.0), {"CPU": 8.0}) == {"cpu": 1.0, "gpu": 0.0}
+    assert resources(spec(memory_gib=8.0), with_gpu)["gpu"] == 0.3333  # three on 24 GiB
+    assert resources(spec(memory_gib=15.0))["gpu"] == 1.0
+    assert resources(spec(memory_gib=15.0), gpu_gib=80.0)["gpu"] == 0.2  # five on 80 GiB
+    assert resources(spec(memory_gib=60.0))["gpu"] == 3.0  # 60 / 24 = 2.5
+
+
+@given(st.floats(0.6, 24.0), st.floats(24.0, 200.0))
+def test_resources_when_trials_share_a_gpu_then_their_memory_fits(need: float, gpu: float) -> None:
+    share = resources(spec(memory_gib=need), {"CPU": 1, "GPU": 1}, gpu)["gpu"]
+    trials = int(1 / share)  # as many as Ray puts there
+    assert trials == min(50, int(gpu / need))
+
+
+def test_preflight_when_the_cluster_can_never_run_it_then_it_says_need_and_supply() -> None:
+    big = spec(name="big", memory_gib=60.0)
+    with pytest.raises(
+        UsageError, match=r"backbone=big needs 3 GPU .*\(60.0 GiB\); the cluster has 2 GPU"
+    ):
+        preflight(big, {"CPU": 64, "GPU": 2})
+    with pytest.raises(UsageError, match="has 0 GPU"):
+        preflight(big, {"CPU": 64})
+    with pytest.raises(UsageError, match=r"needs 1 CPU per trial .* has 0.5 CPU"):
+        preflight(spec(memory_gib=1.0), {"CPU": 0.5})
+    with pytest.raises(
+        UsageError, match=r"needs 3.0 GiB of memory per trial; the cluster has 2.0 GiB"
+    ):
+        preflight(spec(memory_gib=3.0), {"CPU": 2, "memory": 2 * 2**30})
+
+
+def test_preflight_when_it_fits_then_nothing_is_raised() -> None:
+    preflight(spec(memory_gib=60.0), {"CPU": 1, "GPU": 3})
+    preflight(spec(memory_gib=3.0), {"CPU": 1, "memory": 4 * 2**30})

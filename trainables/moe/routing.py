@@ -1,0 +1,89 @@
+"""From a batch of prompts to the adaptor's route: what a router reads, and when it reads it.
+
+Source: LEMoE (arXiv:2406.20030v1), Sections 4.2 and 6.3; MEMoE v1 (arXiv:2405.19086), Section 3.2.
+A decision per prompt is taken from its prompt tokens, once, and kept while decoding; a decision
+per token is taken from that token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import StrEnum
+
+import torch
+from torch import Tensor
+
+from trainables.interfaces import PromptBatch
+from trainables.moe.adaptor import Adaptor, Route
+from trainables.moe.embeddings import PromptEmbedder
+from trainables.moe.routers import Router, with_anchor
+
+
+class Reads(StrEnum):
+    """What a router reads."""
+
+    INSTANCE = "instance"  # one embedding of the prompt, (B, D)
+    TOKEN = "token"  # each token's embedding, (B, T, D)
+    HIDDEN = "hidden"  # the FFN's input, (B, T, D)
+    HIDDEN_AND_ANCHOR = "hidden_and_anchor"  # the FFN's input joined by the prompt's embedding
+
+
+class PromptRouting:
+    """A router together with what it reads."""
+
+    def __init__(self, router: Router, embedder: PromptEmbedder, reads: Reads) -> None:
+        self.router = router
+        self._embedder = embedder
+        self._reads = reads
+        # An embedding table's entries are small: beside a normalised hidden state a gate would
+        # hardly see the anchor, so it is scaled to unit size.
+        self._anchor_scale = 1.0 / embedder.table_std() if reads is Reads.HIDDEN_AND_ANCHOR else 1.0
+
+    def features(self, prompts: PromptBatch) -> Tensor | None:
+        """What is read besides the FFN's input: (B, D), (B, T, D), or nothing."""
+        if self._reads is Reads.HIDDEN:
+            return None
+        if self._reads is Reads.TOKEN:
+            return self._embedder.tokens(prompts)
+        return self._embedder.instance(prompts) * self._anchor_scale
+
+    def kept(self, features: Tensor | None) -> Tensor | None:
+        """What to keep of `features` while decoding; None where new tokens bring their own."""
+        return None if self._reads is Reads.TOKEN else features
+
+    def route(self, features: Tensor | None, first: int = 0) -> Route:
+        """Gates of all experts, or the function that makes them of the FFN's input.
+
+        `first` is the first expert of the batch under way, 0 at inference.
+        """
+        return self._applied(features, lambda inputs: self.router.gates(inputs, first))
+
+    @torch.no_grad()
+    def shares(
+        self, prompts: PromptBatch, adaptor: Adaptor, forward: Callable[[PromptBatch], object]
+    ) -> Tensor:
+        """Softmax of the router's scores over all experts, averaged over prompt tokens, (B, E).
+
+        `forward` runs the backbone with `adaptor` in it, for routers that read the FFN's input.
+        """
+        seen: list[Tensor] = []
+
+        def record(inputs: Tensor) -> Tensor:
+            seen.append(self.router.scores(inputs).softmax(-1))
+            return seen[-1]
+
+        route = self._applied(self.features(prompts), record)
+        if not isinstance(route, Tensor):
+            with adaptor.routed(route):
+                forward(prompts)
+        share = seen[0]
+        if share.dim() == 2:
+            return share
+        mask = prompts.prompt_mask[..., None].to(share)
+        return (share * mask).sum(1) / mask.sum(1)
+
+    def _applied(self, features: Tensor | None, rule: Callable[[Tensor], Tensor]) -> Route:
+        if self._reads in (Reads.INSTANCE, Reads.TOKEN):
+            assert features is not None
+            return rule(features)
+        return lambda x: rule(x if features is None else with_anchor(x, features))
