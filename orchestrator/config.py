@@ -28,6 +28,10 @@ Order = Literal[
 ]
 Count = Annotated[int, Field(ge=1, strict=True)]
 Seed = Annotated[int, Field(ge=0, strict=True)]
+Compared = Annotated[
+    str,
+    Field(pattern=r"^(average|reliability|generality|locality_(far|near|same))\.(token|exact)$"),
+]
 PARTS = ("method", "backbone", "dataset")  # groups of which a trial takes one choice each
 # pydantic's words for Python's types, said in YAML's
 _PLAINER = {
@@ -69,14 +73,14 @@ class Scheduler(_Model):
 
     Attributes:
         name: `fifo` stops none.
-        metric: Metric compared at a rung.
+        metric: `<score>.<measure>` compared at a rung; `average` is the mean of its three scores.
         grace: Progress in (0, 1] before which nothing is stopped.
         reduction_factor: One in so many trials passes a rung.
         protect: Arms, or methods, that are never stopped.
     """
 
     name: Literal["fifo", "asha", "median"] = "fifo"
-    metric: str = "reliability.token.immediate"
+    metric: Compared = "average.token"
     grace: Annotated[float, Field(gt=0, le=1)] = 0.25
     reduction_factor: Annotated[int, Field(ge=2, strict=True)] = 2
     protect: tuple[str, ...] = ()
@@ -164,9 +168,7 @@ def load_plain(spaces: SearchSpaces, chosen: Mapping[str, str]) -> SweepConfig:
     return _load(spaces, chosen, {})
 
 
-def _load(
-    spaces: SearchSpaces, chosen: Mapping[str, str], typed: Mapping[str, Any]
-) -> SweepConfig:
+def _load(spaces: SearchSpaces, chosen: Mapping[str, str], typed: Mapping[str, Any]) -> SweepConfig:
     if "ablation" not in chosen:
         names = ", ".join(spaces.names("ablation"))
         raise UsageError(f"ablation=NAME is missing; known: {names or 'none'}")

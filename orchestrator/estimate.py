@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from orchestrator.placement import memory_gib, num_parameters, resources
+from orchestrator.placement import layer_parameters, memory_gib, resources
 from orchestrator.specs import TrialSpec
 
 # One thread of a present-day server, float32 training steps of small models.
 CPU_FLOPS = 5e10
 GPU_FLOPS = 4e13
-TOKENS_PER_PROMPT = 20
+TOKENS_PER_PROMPT = 15
 # Prompts scored per edit: itself, a rephrase, three of locality, each before and after.
 PROMPTS_PER_EDIT = 10
 # Calling one layer costs this much, however narrow it is.
@@ -55,7 +55,7 @@ def forecast(
     cpu_flops: float = CPU_FLOPS,
     gpu_flops: float = GPU_FLOPS,
 ) -> Forecast:
-    """What `specs` will take, `workers` at a time.
+    """What `specs` will take, `workers` at a time, if the scheduler stops none of them.
 
     Args:
         specs: Trials to run.
@@ -90,27 +90,24 @@ def forecast(
 
 
 def rough_seconds(spec: TrialSpec, flops_per_second: float) -> float:
-    """Seconds of a trial: 6 operations per parameter and token when training, 2 when reading.
+    """Seconds of a trial: 4 operations per parameter and token when training, 2 when reading.
 
-    Only layers from the edited one up are trained through; every prompt is read through the whole
-    backbone.
+    Training passes the layers from the lowest edited one up, forwards and back to the activations,
+    as their weights are frozen; every prompt is read through all layers.
     """
     backbone, method, protocol = spec.backbone, spec.method, spec.protocol
     edits, batches = _num_edits(protocol), _num_batches(protocol)
-    layers = [
-        layer
-        for layer in [method.get("edit_layer"), *(method.get("layers") or [])]
-        if layer is not None
-    ]
     depth = int(backbone["num_layers"])
-    share = (depth - min(layers)) / depth if layers else 0.0
+    edited = [method.get("edit_layer"), *(method.get("layers") or [])]
+    above = depth - min((layer for layer in edited if layer is not None), default=depth)
     steps = max((int(method[key] or 0) for key in method if key.endswith("num_steps")), default=0)
-    parameters = num_parameters(backbone)
-    trained = 6 * parameters * share * edits * TOKENS_PER_PROMPT * steps
-    read = 2 * parameters * edits * TOKENS_PER_PROMPT * PROMPTS_PER_EDIT
-    # forward and backward of the layers above, once per step and batch
-    calls = 3 * depth * share * steps * batches + depth * PROMPTS_PER_EDIT * edits / 16
-    return (trained + read) / flops_per_second + calls * SECONDS_PER_LAYER_CALL + SECONDS_PER_TRIAL
+    tokens = edits * TOKENS_PER_PROMPT
+    operations = (
+        tokens * layer_parameters(backbone) * (4 * above * steps + 2 * depth * PROMPTS_PER_EDIT)
+    )
+    # forward and back through the layers above in each step; prompts are read 16 at a time
+    calls = 2 * above * steps * batches + depth * PROMPTS_PER_EDIT * edits / 16
+    return operations / flops_per_second + calls * SECONDS_PER_LAYER_CALL + SECONDS_PER_TRIAL
 
 
 def _past(ends: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], dict[int, float]]:

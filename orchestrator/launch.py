@@ -10,9 +10,10 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +30,15 @@ from ray import tune
 
 from orchestrator.config import SweepConfig
 from orchestrator.identity import fingerprint
-from orchestrator.ledger import History, Ledger
+from orchestrator.ledger import Ledger
 from orchestrator.placement import preflight, resources
-from orchestrator.plan import TrialSpec
+from orchestrator.plan import Distribution, Plan, TrialSpec, spec_for
 from orchestrator.progress import Board, Building
 from orchestrator.provenance import provenance
 from orchestrator.rows import Cell, Resolved, Row, end_row, labelled, own_values
-from orchestrator.scheduling import make_scheduler
+from orchestrator.scheduling import PlannedSearch, make_scheduler
 from orchestrator.tracking import Tracker
-from trainables.trial import EditTrial, Runtime, resolve_specs
+from trainables.trial import EditTrial, Resolver, Runtime
 from trainables.world import default_cache
 
 MAX_RETRIES = 2  # of a lost node or a killed actor; a defect would only repeat itself
@@ -66,25 +67,7 @@ class Outcome:
     was_interrupted: bool = False
 
 
-def resolve(
-    specs: Sequence[TrialSpec],
-    cache: Path,
-    progress: Callable[[int, int, float], None] | None = None,
-) -> list[Cell]:
-    """Backbones built, data read and every method's settings checked, before Ray starts.
-
-    Raises:
-        EditingError: Naming the first thing that cannot work.
-    """
-    found = resolve_specs([spec.to_dict() for spec in specs], cache, progress)
-    resolved = [Resolved(**values) for values in found]
-    return [
-        Cell(fingerprint(spec, values.identity), spec, values)
-        for spec, values in zip(specs, resolved, strict=True)
-    ]
-
-
-def run(config: SweepConfig, specs: Sequence[TrialSpec], options: Options) -> Outcome:
+def run(plan: Plan, options: Options) -> Outcome:
     """Settle every trial of a plan.
 
     Raises:
@@ -93,15 +76,42 @@ def run(config: SweepConfig, specs: Sequence[TrialSpec], options: Options) -> Ou
     """
     cache = default_cache()
     with Building() as building:
-        cells = resolve(specs, cache, building.advance)
-    return Sweep(config, cells, options, cache).run()
+        sweep = Sweep(plan.config, options, cache, Resolver(cache, building.advance))
+        cells = [sweep.cell(spec) for spec in plan.trials or plan.typical[:1]]
+    try:
+        if plan.space:
+            search(sweep, plan)
+        else:
+            sweep.settle(cells)
+    except KeyboardInterrupt:
+        sweep.outcome.was_interrupted = True
+    finally:
+        sweep.close()
+    return sweep.outcome
+
+
+def search(sweep: Sweep, plan: Plan) -> None:
+    """Optuna's trials on one part of the data, then the best of them again on another."""
+    config = plan.config
+    assert config.num_trials is not None
+    for seed in config.seeds:
+        sweep.suggest(plan, seed, config.num_trials)
+    if config.rerun is None:
+        return
+    best = sorted(sweep.values, key=lambda key: -sweep.values[key])[: config.rerun.best]
+    specs = [
+        spec_for(config, {**sweep.cells[key].spec.swept, "dataset.part": config.rerun.part}, seed)
+        for seed in config.rerun.seeds
+        for key in best
+    ]
+    sweep.settle([sweep.cell(spec) for spec in specs], scheduler="fifo")
 
 
 class Sweep:
-    """One driver's run over the cells of a plan."""
+    """One driver's run: what is settled, what is left, and where results go."""
 
     def __init__(
-        self, config: SweepConfig, cells: Sequence[Cell], options: Options, cache: Path
+        self, config: SweepConfig, options: Options, cache: Path, resolver: Resolver
     ) -> None:
         """Open the store; nothing runs yet.
 
@@ -109,9 +119,9 @@ class Sweep:
             LedgerError: If the store cannot be written or read.
         """
         self._config = config
-        self._cells = {cell.key: cell for cell in cells}
         self._options = options
         self._cache = cache
+        self._resolver = resolver
         self._store = Path(config.store).resolve()
         self._history = Ledger.read(self._store)
         self._ledger = Ledger.open(self._store)
@@ -119,77 +129,129 @@ class Sweep:
         self._provenance = provenance()
         self._tracker = Tracker(self._store, config.ablation, config.question)
         self._stopped: Mapping[str, str] = {}
+        self.cells: dict[str, Cell] = {}
+        self.values: dict[str, float] = {}  # of finished trials: what a search compares
         self.outcome = Outcome(experiment_id=self._tracker.experiment_id)
 
-    def run(self) -> Outcome:
-        """Run what is not settled; what ended is in the ledger, whatever happens."""
-        settled = {} if self._options.fresh else self._settled()
-        todo = [cell for key, cell in self._cells.items() if key not in settled]
-        self.outcome.num_settled_before = len(settled)
-        mine = self._provenance["source_hash"]
-        for key, end in settled.items():
-            self.outcome.num_other_source += end["provenance"]["source_hash"] != mine
-            if not self._tracker.has(key, str(end["row_id"])):
-                self._tracker.log(labelled(end, self._cells[key].spec, self._config))
-        try:
-            if todo:
-                self._run(todo)
-        finally:
-            self._tracker.close()
-            self.outcome.tracking_failures = self._tracker.failures
-            self._ledger.close()
-        return self.outcome
+    def cell(self, spec: TrialSpec) -> Cell:
+        """A specification with its fingerprint.
 
-    def _settled(self) -> dict[str, Row]:
-        keys = self._history.settled(
-            retry_failed=self._options.retry_failed,
-            complete_stopped=self._options.complete_stopped,
+        Raises:
+            EditingError: If it cannot work.
+        """
+        resolved = Resolved(**self._resolver.resolve(spec.to_dict()))
+        return Cell(fingerprint(spec, resolved.identity), spec, resolved)
+
+    def settle(self, cells: Sequence[Cell], scheduler: str | None = None) -> None:
+        """Run those of a grid's cells that are not settled."""
+        self.cells |= {cell.key: cell for cell in cells}
+        todo = [cell for cell in cells if not self._is_settled(cell)]
+        if not todo:
+            return
+        name = "fifo" if self._options.complete_stopped else scheduler
+        keys = {"trial_key": tune.grid_search([cell.key for cell in todo])}
+        plan = {cell.key: cell.spec.to_dict() for cell in todo}
+        self._tune(
+            todo, plan, name or self._config.scheduler.name, len(todo), {"param_space": keys}
         )
-        return {key: self._history.ends[key] for key in self._cells if key in keys}
 
-    def _run(self, todo: Sequence[Cell]) -> None:
+    def suggest(self, plan: Plan, seed: int, num_trials: int) -> None:
+        """Let Optuna choose trials of a search, until there are `num_trials` of this seed."""
+        space = {key: _tune_distribution(drawn) for key, drawn in plan.space.items()}
+
+        def to_config(values: Mapping[str, Any]) -> dict[str, Any] | float | None:
+            cell = self.cell(spec_for(plan.config, values, seed))
+            if cell.key in self.cells or self._is_settled(cell):
+                self.cells[cell.key] = cell
+                return self.values.get(cell.key)
+            self.cells[cell.key] = cell
+            return {"trial_key": cell.key, "spec": cell.spec.to_dict()}
+
+        searcher = PlannedSearch(space, seed, num_trials, to_config)
+        first = self.cell(plan.typical[0])
+        self._tune([first], {}, self._config.scheduler.name, num_trials, {"search_alg": searcher})
+
+    def close(self) -> None:
+        """Wait for MLflow and close the ledger."""
+        self._tracker.close()
+        self.outcome.tracking_failures = self._tracker.failures
+        self._ledger.close()
+
+    def _is_settled(self, cell: Cell) -> bool:
+        """True, and told to MLflow, for a trial that some driver has ended."""
+        if self._options.fresh or cell.key not in self._settled_keys:
+            return False
+        end = self._history.ends[cell.key]
+        self.outcome.num_settled_before += 1
+        mine = self._provenance["source_hash"]
+        self.outcome.num_other_source += end["provenance"]["source_hash"] != mine
+        if "compared" in end["metrics"]:
+            self.values[cell.key] = float(end["metrics"]["compared"])
+        if not self._tracker.has(cell.key, str(end["row_id"])):
+            self._tracker.log(labelled(end, cell.spec, self._config))
+        return True
+
+    @cached_property
+    def _settled_keys(self) -> frozenset[str]:
+        return frozenset(
+            self._history.settled(
+                retry_failed=self._options.retry_failed,
+                complete_stopped=self._options.complete_stopped,
+            )
+        )
+
+    def _tune(
+        self,
+        cells: Sequence[Cell],
+        plan: Mapping[str, Mapping[str, Any]],
+        scheduler_name: str,
+        total: int,
+        what: Mapping[str, Any],
+    ) -> None:
+        """Run trials; `what` holds the Tuner's param_space of a grid or the searcher."""
         chosen = self._config.scheduler
-        if self._options.complete_stopped:
-            chosen = chosen.model_copy(update={"name": "fifo"})
         scheduler, rungs = make_scheduler(
-            chosen.name,
-            protected=[cell.key for cell in todo if _is_protected(cell.spec, chosen.protect)],
+            scheduler_name,
+            protected=[cell.key for cell in cells if _is_protected(cell.spec, chosen.protect)],
             grace=chosen.grace,
             reduction_factor=chosen.reduction_factor,
-            past=_past_rungs(self._history, self._cells),
+            past=self._past_rungs(),
         )
         self._stopped = getattr(scheduler, "stopped", {})
+        is_compared = len(rungs) > 1 or "search_alg" in what
         runtime = Runtime(
             cache=self._cache,
             store=self._store,
             rungs=rungs,
-            rung_score=chosen.metric if len(rungs) > 1 else None,
+            rung_score=chosen.metric if is_compared else None,
         )
-        plan = {cell.key: cell.spec.to_dict() for cell in todo}
         with running_ray(self._config.workers) as cluster:
-            for cell in todo:
+            for cell in cells:
                 preflight(cell.spec, cluster)
-            needs = [resources(cell.spec, cluster) for cell in todo]
+            needs = [resources(cell.spec, cluster) for cell in cells]
             need = {kind: max(each[kind] for each in needs) for kind in ("cpu", "gpu")}
-            trainable = tune.with_resources(
-                tune.with_parameters(EditTrial, plan=plan, runtime=runtime), need
-            )
+            trainable = tune.with_parameters(EditTrial, plan=plan, runtime=runtime)
             workers = self._config.workers or max(1, int(cluster["CPU"] // need["cpu"]))
-            with Board(len(todo), workers) as board:
-                try:
-                    self._fit(trainable, list(plan), scheduler, workers, board)
-                except KeyboardInterrupt:
-                    self.outcome.was_interrupted = True
+            with Board(total, workers) as board:
+                self._fit(tune.with_resources(trainable, need), what, scheduler, workers, board)
 
     def _fit(
-        self, trainable: Any, keys: Sequence[str], scheduler: Any, workers: int, board: Board
+        self,
+        trainable: Any,
+        what: Mapping[str, Any],
+        scheduler: Any,
+        workers: int,
+        board: Board,
     ) -> None:
         # Tune's own record of its trials; the ledger has all of it that counts.
         scratch = self._store / "ray" / uuid.uuid4().hex[:8]
+        search = what.get("search_alg")
         tuner = tune.Tuner(
             trainable,
-            param_space={"trial_key": tune.grid_search(list(keys))},
+            param_space=what.get("param_space"),
             tune_config=tune.TuneConfig(
+                search_alg=search,
+                num_samples=1 if search is None else -1,
                 scheduler=scheduler,
                 max_concurrent_trials=workers,
                 reuse_actors=True,
@@ -208,6 +270,15 @@ class Sweep:
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
+    def _past_rungs(self) -> list[Row]:
+        """Rungs of earlier drivers, for a scheduler that compares with them."""
+        return [
+            {"trial_key": key, **row}
+            for key in self.cells
+            for row in self._history.checkpoints.get(key, [])
+            if "compared" in row
+        ]
+
     def on_result(self, key: str, result: Mapping[str, Any], board: Board) -> None:
         """One row of a trial: a rung, or its end."""
         row = own_values(result)
@@ -215,9 +286,7 @@ class Sweep:
             self._end(key, row, board)
             return
         self._checkpoints.setdefault(key, []).append(row)
-        self._ledger.append(
-            {"event": "checkpoint", "fingerprint": key, "time": time.time(), **row}
-        )
+        self._ledger.append({"event": "checkpoint", "fingerprint": key, "time": time.time(), **row})
 
     def on_complete(self, key: str, board: Board) -> None:
         """Tune is done with a trial; one that the scheduler stopped has no end row yet."""
@@ -229,7 +298,7 @@ class Sweep:
         self._end(key, {"status": "failed", "error": error}, board)
 
     def _end(self, key: str, row: Row, board: Board) -> None:
-        cell = self._cells[key]
+        cell = self.cells[key]
         end = end_row(
             cell,
             row,
@@ -239,6 +308,8 @@ class Sweep:
         )
         self._ledger.append(end)
         status = end["status"]
+        if status == "finished" and "compared" in end["metrics"]:
+            self.values[key] = float(end["metrics"]["compared"])
         self.outcome.counts[status] = self.outcome.counts.get(status, 0) + 1
         tracked = labelled(end, cell.spec, self._config)
         if status in ("failed", "diverged"):
@@ -247,7 +318,7 @@ class Sweep:
         board.ended(tracked)
 
 
-class _Listener(tune.Callback):  # type: ignore[misc]
+class _Listener(tune.Callback):
     """Tune's events, handed to the sweep."""
 
     def __init__(self, sweep: Sweep, board: Board) -> None:
@@ -263,9 +334,7 @@ class _Listener(tune.Callback):  # type: ignore[misc]
     ) -> None:
         self._sweep.on_result(trial.config["trial_key"], result, self._board)
 
-    def on_trial_complete(
-        self, iteration: int, trials: list[Any], trial: Any, **info: Any
-    ) -> None:
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._sweep.on_complete(trial.config["trial_key"], self._board)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -278,13 +347,17 @@ def _is_protected(spec: TrialSpec, protect: Sequence[str]) -> bool:
     return spec.arm in protect or spec.method["name"] in protect
 
 
-def _past_rungs(history: History, cells: Mapping[str, Cell]) -> list[Row]:
-    return [
-        {"trial_key": key, **row}
-        for key in cells
-        for row in history.checkpoints.get(key, [])
-        if "compared" in row
-    ]
+def _tune_distribution(drawn: Distribution) -> Any:
+    if drawn.kind == "categorical":
+        return tune.choice(list(drawn.choices))
+    assert drawn.low is not None
+    assert drawn.high is not None
+    if drawn.kind == "uniform":
+        return tune.uniform(drawn.low, drawn.high)
+    if drawn.kind == "loguniform":
+        return tune.loguniform(drawn.low, drawn.high)
+    low, high = int(drawn.low), int(drawn.high) + 1  # Tune leaves the upper end out
+    return tune.randint(low, high) if drawn.kind == "int" else tune.lograndint(low, high)
 
 
 @contextmanager

@@ -35,9 +35,7 @@ def ablations(folder: Path = FOLDER) -> Table:
         for scale in scales:
             try:
                 counts.append(
-                    str(
-                        expand(load_plain(spaces, {"ablation": name, "scale": scale})).num_trials
-                    )
+                    str(expand(load_plain(spaces, {"ablation": name, "scale": scale})).num_trials)
                 )
             except UsageError as error:
                 counts.append("-")

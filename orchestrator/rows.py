@@ -1,4 +1,4 @@
-"""A trial's end as a row of the ledger, and that row under the names it bears in one ablation; pure.
+"""A trial's end as a row of the ledger, and under the names it bears in one ablation; pure.
 
 The ledger's row belongs to the trial, whichever ablation ran it; the tags belong to the ablation.
 """

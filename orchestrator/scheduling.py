@@ -22,7 +22,7 @@ TIME_ATTR = "rung"  # 1, 2, 3: the index of the share of progress in RUNGS
 METRIC = "compared"
 
 
-class Protecting(FIFOScheduler):  # type: ignore[misc]
+class Protecting(FIFOScheduler):
     """Another scheduler's decisions, except on protected trials; remembers whom it stopped."""
 
     def __init__(self, inner: TrialScheduler, reason: str, protected: Collection[str]) -> None:
@@ -107,17 +107,17 @@ def make_scheduler(
             grace_period=first,
             reduction_factor=reduction_factor,
         )
-        bracket = inner._brackets[0]  # Tune has no public way to put results back
+        bracket: Any = inner._brackets[0]  # Tune has no public way to put results back
         for row in past:
             bracket.on_result(_Past(str(row["trial_key"])), int(row["rung"]), row[METRIC])
         return Protecting(inner, "asha", protected), RUNGS
-    inner = MedianStoppingRule(
+    median = MedianStoppingRule(
         time_attr=TIME_ATTR, metric=METRIC, mode="max", grace_period=first, min_samples_required=3
     )
-    return Protecting(inner, "median", protected), RUNGS
+    return Protecting(median, "median", protected), RUNGS
 
 
-class PlannedSearch(Searcher):  # type: ignore[misc]
+class PlannedSearch(Searcher):
     """Optuna's suggestions, made into specifications; at most `num_trials` of them."""
 
     def __init__(
@@ -125,44 +125,39 @@ class PlannedSearch(Searcher):  # type: ignore[misc]
         space: Mapping[str, Any],
         seed: int,
         num_trials: int,
-        to_config: Callable[[Mapping[str, Any]], dict[str, Any] | None],
-        past: Sequence[tuple[Mapping[str, Any], float]] = (),
+        to_config: Callable[[Mapping[str, Any]], dict[str, Any] | float | None],
     ) -> None:
         """Set up the search.
+
+        A seeded sampler asks again for what an earlier driver ran, as long as it is told the same
+        results: a resumed search walks through the ledger and goes on behind it.
 
         Args:
             space: Dotted key -> Tune distribution.
             seed: Of Optuna's sampler.
-            num_trials: Suggestions in all, those of `past` included.
-            to_config: Values -> the trial's config; None when such a trial is settled already.
-            past: Values and results of earlier drivers.
+            num_trials: Suggestions in all.
+            to_config: Values -> the trial's config; for a trial that is settled already its
+                result, or None when it has none.
         """
         from ray.tune.search.optuna import OptunaSearch
 
         super().__init__(metric=METRIC, mode="max")
-        points = [dict(values) for values, _ in past]
-        rewards = [reward for _, reward in past]
-        self._inner = OptunaSearch(
-            dict(space),
-            metric=METRIC,
-            mode="max",
-            seed=seed,
-            points_to_evaluate=points or None,
-            evaluated_rewards=rewards or None,
-        )
-        self._left = num_trials - len(points)
+        self._inner = OptunaSearch(dict(space), metric=METRIC, mode="max", seed=seed)
+        self._left = num_trials
         self._to_config = to_config
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+    def suggest(self, trial_id: str) -> Any:
         """The next trial's config; FINISHED when all were suggested."""
         while self._left > 0:
             values = self._inner.suggest(trial_id)
             if values is None:
                 return None
             self._left -= 1
-            config = self._to_config(values)
-            if config is not None:
-                return config
+            outcome = self._to_config(values)
+            if isinstance(outcome, dict):
+                return outcome
+            result = None if outcome is None else {METRIC: outcome}
+            self._inner.on_trial_complete(trial_id, result, error=result is None)
         return str(Searcher.FINISHED)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:

@@ -48,7 +48,7 @@ class SearchSpaces:
         if not (folder / "config.yaml").is_file():
             raise UsageError(f"{folder} holds no config.yaml; it is not a folder of search spaces")
         self.folder = folder
-        self._parsed: dict[Path, dict[str, Any]] = {}
+        self._loaded: dict[tuple[str, object], Mapping[str, Any]] = {}
         self._names: dict[str, tuple[str, ...]] = {}
 
     def names(self, group: str) -> tuple[str, ...]:
@@ -60,14 +60,18 @@ class SearchSpaces:
 
     def load(self, group: str, name: object) -> Mapping[str, Any]:
         """`<group>/<name>.yaml`; shared by all callers, who leave it as it is."""
-        names = self.names(group)
-        if not isinstance(name, str) or name not in names:
-            raise unknown(f"{group}={name}", str(name), names)
-        return self._read(self.folder / group / f"{name}.yaml")
+        if (group, name) not in self._loaded:
+            names = self.names(group)
+            if not isinstance(name, str) or name not in names:
+                raise unknown(f"{group}={name}", str(name), names)
+            self._loaded[group, name] = self._read(self.folder / group / f"{name}.yaml")
+        return self._loaded[group, name]
 
     def root(self) -> Mapping[str, Any]:
         """`config.yaml`."""
-        return self._read(self.folder / "config.yaml")
+        if ("", "config") not in self._loaded:
+            self._loaded["", "config"] = self._read(self.folder / "config.yaml")
+        return self._loaded["", "config"]
 
     def question(self, ablation: str) -> str:
         """The question that an ablation answers: the comment on the second line of its file."""
@@ -82,17 +86,16 @@ class SearchSpaces:
     def _lines(self, group: str, name: str) -> list[str]:
         return (self.folder / group / f"{name}.yaml").read_text("utf-8").splitlines()
 
-    def _read(self, path: Path) -> dict[str, Any]:
-        if path not in self._parsed:
-            try:
-                content = yaml.load(path.read_text("utf-8"), Loader=_Loader)
-            except (yaml.YAMLError, UnicodeDecodeError) as error:
-                reason = " ".join(str(error).split())
-                raise UsageError(f"{path} is not readable as YAML: {reason}") from error
-            if content is not None and not isinstance(content, dict):
-                raise UsageError(f"{path} must hold a mapping, not a {type(content).__name__}")
-            self._parsed[path] = content or {}
-        return self._parsed[path]
+    @staticmethod
+    def _read(path: Path) -> Mapping[str, Any]:
+        try:
+            content = yaml.load(path.read_text("utf-8"), Loader=_Loader)
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            reason = " ".join(str(error).split())
+            raise UsageError(f"{path} is not readable as YAML: {reason}") from error
+        if content is not None and not isinstance(content, dict):
+            raise UsageError(f"{path} must hold a mapping, not a {type(content).__name__}")
+        return content or {}
 
 
 def unknown(typed: str, name: str, known: Iterable[str]) -> UsageError:

@@ -29,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="sweep.py",
         description="Sweep an ablation; the same command again goes on where it stopped.",
-        epilog="keys: see search_spaces/README.md, e.g. ablation=lemoe_lora scale=quick seeds=[0,1]",
+        epilog="keys: search_spaces/README.md; for example ablation=lemoe_lora seeds=[0,1]",
     )
     made.add_argument("overrides", nargs="*", metavar="key=value")
     made.add_argument("--list", action="store_true", help="every ablation with its question")
@@ -58,11 +58,11 @@ def main(arguments: Sequence[str]) -> int:
         return USAGE_ERROR
 
 
-def forecast(expanded: plan.Plan) -> estimate.Forecast | None:
+def forecast(expanded: plan.Plan) -> estimate.Forecast:
     """What the plan will take, from the ledger's history where there is one."""
     ends = Ledger.read(expanded.config.store).ends.values()
     workers = expanded.config.workers or os.cpu_count() or 1
-    return estimate.forecast(expanded.trials, ends, workers=workers) if expanded.trials else None
+    return estimate.forecast(expanded.typical, ends, workers=workers)
 
 
 def run(expanded: plan.Plan, typed: argparse.Namespace) -> int:
@@ -74,17 +74,21 @@ def run(expanded: plan.Plan, typed: argparse.Namespace) -> int:
     sweep = expanded.config
     options = launch.Options(typed.retry_failed, typed.complete_stopped, typed.fresh)
     try:
-        outcome = launch.run(sweep, expanded.trials, options)
+        outcome = launch.run(expanded, options)
     except EditingError as error:
         print(f"error: {error}", file=sys.stderr)
         return USAGE_ERROR
     done = sum(outcome.counts.values())
     parts = [f"{count} {status}" for status, count in sorted(outcome.counts.items())]
-    print(f"{done} trials run ({', '.join(parts) or 'nothing left to do'}), "
-          f"{outcome.num_settled_before} settled before")
+    print(
+        f"{done} trials run ({', '.join(parts) or 'nothing left to do'}), "
+        f"{outcome.num_settled_before} settled before"
+    )
     if outcome.num_other_source:
-        print(f"{outcome.num_other_source} of {outcome.num_settled_before} finished results come "
-              "from other source code; --fresh runs them anew")
+        print(
+            f"{outcome.num_other_source} of {outcome.num_settled_before} finished results come "
+            "from other source code; --fresh runs them anew"
+        )
     for reason, count in Counter(row["error"] for row in outcome.failures).most_common():
         print(f"{count} x {reason}")
     for failure in outcome.tracking_failures[:1]:
@@ -94,8 +98,14 @@ def run(expanded: plan.Plan, typed: argparse.Namespace) -> int:
         return INTERRUPTED
     sys.stdout.flush()
     subprocess.run(  # analysis is another program: it reads MLflow and knows nothing of sweeps
-        [sys.executable, str(ROOT / "analysis" / "table.py"), sweep.paper or sweep.ablation,
-         f"store={sweep.store}"], check=False)
+        [
+            sys.executable,
+            str(ROOT / "analysis" / "table.py"),
+            sweep.paper or sweep.ablation,
+            f"store={sweep.store}",
+        ],
+        check=False,
+    )
     print(f"\nbrowse: make ui STORE={sweep.store}, then {chart_link(outcome.experiment_id)}")
     return FAILED if outcome.failures else 0
 

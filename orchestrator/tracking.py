@@ -77,11 +77,13 @@ class Tracker:
         self._thread.join(timeout_seconds)
 
     def _existing(self) -> dict[str, tuple[str, str]]:
-        """fingerprint -> (run id, ledger row) of the runs that stand there."""
+        """Fingerprint -> (run id, ledger row) of the runs that stand there."""
         runs: dict[str, tuple[str, str]] = {}
         token: str | None = None
         while True:
-            page = self._client.search_runs([self.experiment_id], max_results=1000, page_token=token)
+            page = self._client.search_runs(
+                [self.experiment_id], max_results=1000, page_token=token
+            )
             for run in page:
                 tags = run.data.tags
                 runs[tags.get("fingerprint", "")] = (run.info.run_id, tags.get("ledger_row", ""))

@@ -1,7 +1,8 @@
 """Content-addressed store of what trials share: covariances, pre-edit answers, hypernetworks.
 
 A value is named by the SHA-256 of all its inputs, built once, written aside and renamed, and
-checked by hash on reading. Tensors are stored as safetensors and the rest as JSON: nothing is unpickled.
+checked by hash on reading. Tensors are stored as safetensors and the rest as JSON: nothing is
+unpickled.
 """
 
 from __future__ import annotations
@@ -113,6 +114,7 @@ def read_state(path: Path) -> State | None:
     try:
         with safe_open(path, framework="pt") as file:
             values = json.loads(file.metadata()["values"])
-            return State({name: file.get_tensor(name) for name in file.keys()}, values)
+            names = list(file.keys())  # the file itself is not iterable
+            return State({name: file.get_tensor(name) for name in names}, values)
     except (OSError, ValueError, SafetensorError):
         return None

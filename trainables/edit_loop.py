@@ -21,6 +21,7 @@ from trainables.metrics.scores import own_expert_rate
 from trainables.prompts import edit_batch
 
 MetricRow = dict[str, float]
+AVERAGED = ("reliability", "generality", "locality_far")
 CHUNK_STEPS = 10  # optimiser steps between two chances to save
 
 
@@ -35,6 +36,13 @@ class Routed(Protocol):
     def trained_routes(self) -> Sequence[int]:
         """Expert that each edit so far was trained into, in the order of the edits."""
         ...
+
+
+def compared(row: MetricRow, rung_score: str, moment: str) -> float:
+    """The number of a row that a scheduler compares; `moment` is rung or final."""
+    name, measure = rung_score.split(".")
+    wanted = AVERAGED if name == "average" else (name,)
+    return sum(row[f"{score}.{measure}.{moment}"] for score in wanted) / len(wanted)
 
 
 @dataclass(frozen=True)
@@ -138,7 +146,7 @@ class EditLoop:
         Args:
             until: In (0, 1]; at 1 everything is scored.
             rung_score: Before the end only `<score>.<measure>` of this name is computed, because
-                a scheduler compares nothing else.
+                a scheduler compares nothing else; `average.<measure>` stands for its three scores.
             after_chunk: Called every few optimiser steps, when the state may be saved.
         """
         while self._batches_done < len(self._batches):
@@ -262,15 +270,16 @@ class EditLoop:
         row: MetricRow = {"progress": self.progress, "edits_seen": float(self.edits_seen)}
         if rung_score is None:
             return row
-        score, measure = rung_score.split(".")
+        name, measure = rung_score.split(".")
+        wanted = AVERAGED if name == "average" else (name,)
         begin = time.perf_counter()
         if self._protocol.is_rolled_back:
-            done = [s for s in self._immediate if s.score == score]
+            done = [score for score in self._immediate if score.score in wanted]
             seen = self._current if self._is_inside else []
         else:
             done = []
             seen = [i for batch in self._batches for i in batch][: self.edits_seen]
-        chosen = self._evaluator.select(seen, [score])
+        chosen = self._evaluator.select(seen, wanted)
         answers = self._evaluator.answers(self.method.logits, chosen)
         done = done + self._evaluator.score(answers, self._before.answers)
         row.update({f"{k}.rung": v for k, v in aggregate(done, [measure]).items()})

@@ -12,7 +12,7 @@ import json
 import os
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from ray import tune
 
 from trainables.artefacts import read_state, write_state
 from trainables.backbones.loading import fingerprint
-from trainables.edit_loop import EditLoop
+from trainables.edit_loop import EditLoop, compared
 from trainables.errors import EditDiverged, RestoreError
 from trainables.methods import build_config, get_version, method_settings
 from trainables.sources import Source, backbone_folder, open_source
@@ -39,7 +39,7 @@ class Runtime:
         rungs: Shares of progress at which a row is reported; the last is 1.
         rung_score: `<score>.<measure>` computed before the end; None: nothing is.
         checkpoint_seconds: Least time between two saved states.
-        """
+    """
 
     cache: Path
     store: Path
@@ -141,7 +141,7 @@ class EditTrial(tune.Trainable):
             row["peak_gpu_gib"] = torch.cuda.max_memory_allocated() / 2**30
         if self._runtime.rung_score is not None:
             moment = "final" if is_done else "rung"
-            row["compared"] = row[f"{self._runtime.rung_score}.{moment}"]
+            row["compared"] = compared(row, self._runtime.rung_score, moment)
         if is_done:
             row["records"] = self._write_records()
         self._rung = min(self._rung + 1, len(rungs) - 1)
@@ -193,36 +193,30 @@ class EditTrial(tune.Trainable):
             self._is_clean = False
 
 
-def resolve_specs(
-    specs: Sequence[Mapping[str, Any]],
-    cache: Path,
-    progress: Callable[[int, int, float], None] | None = None,
-) -> list[dict[str, Any]]:
-    """Check everything that can be known before Ray starts, and say what the specifications mean.
+class Resolver:
+    """Checks what can be known before Ray starts, and says what specifications mean.
 
-    Backbones are built or found, data is read, each method's Config is built, each draw is tried.
-
-    Returns:
-        Per specification: backbone_fingerprint, dataset_digest, method_version and counts.
-
-    Raises:
-        EditingError: Naming the first setting that cannot work.
+    Each backbone is built or found once, each data set read once, each draw tried once.
     """
-    resolver = _Resolver(cache, progress)
-    return [resolver.resolve(spec) for spec in specs]
 
-
-class _Resolver:
-    """Reads each backbone and data set of a plan once."""
-
-    def __init__(self, cache: Path, progress: Callable[[int, int, float], None] | None) -> None:
+    def __init__(
+        self, cache: Path, progress: Callable[[int, int, float], None] | None = None
+    ) -> None:
+        """Nothing is read yet; `progress` hears of an embedded backbone's training."""
         self._cache, self._progress = cache, progress
         self._fingerprints: dict[str, str] = {}
         self._sources: dict[str, Source] = {}
         self._drawn: set[str] = set()
 
     def resolve(self, spec: Mapping[str, Any]) -> dict[str, Any]:
-        """What `resolve_specs` returns for one specification."""
+        """What the driver must know of one specification.
+
+        Returns:
+            backbone_fingerprint, dataset_digest, method_version, and counts of the data.
+
+        Raises:
+            EditingError: Naming the first setting that cannot work.
+        """
         module = spec["method"]["module"]
         build_config(module, method_settings(spec["method"]))
         backbone = repr(sorted(spec["backbone"].items(), key=str))

@@ -22,7 +22,7 @@ from trainables.backbones.split import Split
 from trainables.datasets import streams
 from trainables.edit_loop import Before, EditLoop, EditProtocol
 from trainables.errors import ConfigError
-from trainables.interfaces import Backbone, Edit, EditMethod, EditRecord, State
+from trainables.interfaces import Backbone, Edit, EditMethod, EditRecord, Json, State
 from trainables.methods import build_config, get_method, method_settings
 from trainables.metrics.evaluator import Evaluator
 from trainables.moe.ordering import plan_batches
@@ -45,9 +45,7 @@ class _Loaded:
 class Workbench:
     """Runs trials one after another in one process."""
 
-    def __init__(
-        self, cache: Path, *, artefact_gib: float = 10.0, prefix_gib: float = 2.0
-    ) -> None:
+    def __init__(self, cache: Path, *, artefact_gib: float = 10.0, prefix_gib: float = 2.0) -> None:
         """Set up an empty bench.
 
         Args:
@@ -67,14 +65,12 @@ class Workbench:
     def backbone(self, spec: Spec) -> Backbone:
         """The backbone of `spec`, loaded once; another one takes its place."""
         wanted = spec["backbone"]
-        key = (wanted["name"], wanted["model"], wanted.get("revision"), wanted["dtype"])
-        key = (*key, wanted.get("seed"))
+        names = ("name", "model", "revision", "dtype", "seed", "data_path")
+        key = tuple(wanted.get(name) for name in names)
         if self._loaded is None or self._loaded.key != key:
             self._loaded = None  # frees the one before
             folder = backbone_folder(spec, self._cache)
-            backbone = load_backbone(
-                folder, revision=wanted.get("revision"), dtype=wanted["dtype"]
-            )
+            backbone = load_backbone(folder, revision=wanted.get("revision"), dtype=wanted["dtype"])
             self._loaded = _Loaded(key, backbone, Pristine(backbone.model))
             self._evaluators.clear()
         return self._loaded.backbone
@@ -119,9 +115,7 @@ class Workbench:
         if self._loaded is not None:
             self._loaded.pristine.check()
 
-    def _maker(
-        self, spec: Spec, backbone: Backbone, source: Source
-    ) -> Callable[[], EditMethod]:
+    def _maker(self, spec: Spec, backbone: Backbone, source: Source) -> Callable[[], EditMethod]:
         module = spec["method"]["module"]
         config = build_config(module, method_settings(spec["method"]))
         _, method_class = get_method(module)
@@ -138,9 +132,7 @@ class Workbench:
     def _evaluator(self, backbone: Backbone, records: Sequence[EditRecord]) -> Evaluator:
         key = tuple(record.record_id for record in records)
         if key not in self._evaluators:
-            self._evaluators[key] = Evaluator(
-                backbone.tokenizer, records, device=backbone.device
-            )
+            self._evaluators[key] = Evaluator(backbone.tokenizer, records, device=backbone.device)
         return self._evaluators[key]
 
     def _pristine_answers(
@@ -162,7 +154,7 @@ class Workbench:
                     }
                 )
 
-            inputs = {
+            inputs: dict[str, Json] = {
                 "backbone": backbone.fingerprint,
                 "probes": evaluator.digest,
                 "dtype": str(next(backbone.model.parameters()).dtype),
@@ -187,9 +179,7 @@ def draw(spec: Spec, source: Source) -> tuple[EditRecord, ...]:
     return streams.draw(source.records, protocol["num_edits"] * repeats, spec["seed"])
 
 
-def edit_batches(
-    spec: Spec, backbone: Backbone, records: Sequence[EditRecord]
-) -> list[list[int]]:
+def edit_batches(spec: Spec, backbone: Backbone, records: Sequence[EditRecord]) -> list[list[int]]:
     """Indices of the records in the order in which they are edited.
 
     Clustering reads the mean input embedding of the prompt's tokens: what a router sees at
@@ -202,9 +192,7 @@ def edit_batches(
     if size is None:
         size = protocol.get("edit_batch_size") or 1
     if size > len(records):
-        raise ConfigError(
-            f"protocol.edit_batch_size is {size}; it must lie in [1, {len(records)}]"
-        )
+        raise ConfigError(f"protocol.edit_batch_size is {size}; it must lie in [1, {len(records)}]")
     if kind in ("single", "batch"):
         order = "given"  # independent batches: their sequence changes nothing
     table = backbone.embedding.weight.detach()

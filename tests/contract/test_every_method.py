@@ -7,7 +7,7 @@ are made to fit the tiny backbones by the name of the field.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -277,8 +277,7 @@ def test_route_does_not_depend_on_the_target(
 
 
 @pytest.fixture(autouse=True)
-def _nltk_data(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _nltk_data(monkeypatch: pytest.MonkeyPatch) -> None:
     data = os.environ.get("EDITING_DATA")
     if data:
         monkeypatch.setenv("NLTK_DATA", str(Path(data) / "nltk_data"))
-    yield

@@ -37,7 +37,7 @@ FILES = {
         {name: from_file, source: file, path: null, part: report, version: 1, max_edits: null}
         """,
     "scheduler/fifo.yaml": "{name: fifo}",
-    "scheduler/asha.yaml": "{name: asha, metric: reliability.token.immediate, grace: 0.5}",
+    "scheduler/asha.yaml": "{name: asha, metric: reliability.token, grace: 0.5}",
     "scale/quick.yaml": """
         # @package _global_
         seeds: [0, 1]

@@ -127,7 +127,7 @@ def test_tokens_of_prompt_and_answer_join_on_every_row_of_the_world() -> None:
 
 def test_encode_cuts_the_front_of_a_long_prompt() -> None:
     tokenizer = trainer.train_tokenizer(TINY, ROWS)
-    pair = ("Where does Ada Quell live?", "Bar City")
+    pair = ("Where does Ada Quell live? " * 3 + "Where?", "Bar City")
     (whole,), _ = trainer.encode(tokenizer, [pair], 56)
     limit = len(whole.ids) - 3
     (cut,), num_cut = trainer.encode(tokenizer, [pair], limit)
@@ -136,10 +136,15 @@ def test_encode_cuts_the_front_of_a_long_prompt() -> None:
     assert cut.prompt_length == whole.prompt_length - 3
 
 
-def test_encode_without_room_for_the_prompt_is_refused() -> None:
+def test_encode_cuts_the_end_of_a_long_answer() -> None:
     tokenizer = trainer.train_tokenizer(TINY, ROWS)
-    with pytest.raises(DataError, match="no room"):
-        trainer.encode(tokenizer, [("Where?", "Bar City")], 4)
+    pair = ("Ada Quell lives in", "Bar City " * 9)
+    (whole,), _ = trainer.encode(tokenizer, [pair], 56)
+    limit = 2 * whole.prompt_length  # the prompt is within its half
+    (cut,), num_cut = trainer.encode(tokenizer, [pair], limit)
+    assert num_cut == 1
+    assert cut.ids == whole.ids[:limit]
+    assert cut.prompt_length == whole.prompt_length
 
 
 def test_batches_draw_rows_in_proportion_to_their_weights() -> None:

@@ -1,4 +1,4 @@
-"""The loop with the real backbone and the real FT method on a tiny model; nothing is stood in for."""
+"""The loop with the real FT method on a tiny model; nothing is stood in for."""
 
 from __future__ import annotations
 
@@ -108,9 +108,7 @@ def test_lifelong_protocol_scores_at_once_and_again_at_the_end(
     # retention: the edits of all batches but the last, [1, 2]
     assert row["retention.token.final"] == pytest.approx((final[3] + final[0]) / 2)
     immediate = [s for s in loop.probe_scores()["immediate"] if s.score == "reliability"]
-    assert row["reliability.token.immediate"] == pytest.approx(
-        sum(s.token for s in immediate) / 4
-    )
+    assert row["reliability.token.immediate"] == pytest.approx(sum(s.token for s in immediate) / 4)
     loop.close()
 
 
@@ -174,6 +172,4 @@ def test_evaluator_answers_do_not_depend_on_the_batch(llama: Backbone) -> None:
     one = Evaluator(llama.tokenizer, RECORDS, batch_size=1)
     many = Evaluator(llama.tokenizer, RECORDS, batch_size=64)
     with torch.no_grad():
-        assert one.answers(split.logits, one.select()) == many.answers(
-            split.logits, many.select()
-        )
+        assert one.answers(split.logits, one.select()) == many.answers(split.logits, many.select())

@@ -10,7 +10,8 @@ from orchestrator.plan import TrialSpec
 TINY = {
     "name": "tiny",
     "num_layers": 4,
-    "num_parameters": 1000,
+    "hidden_size": 10,
+    "ffn_size": 30,
     "memory_gib": 0.5,
     "dtype": "float32",
 }
@@ -46,10 +47,11 @@ def test_forecast_when_the_number_of_edits_differs_then_the_nearest_is_scaled() 
 
 
 def test_forecast_when_nothing_is_known_then_operations_are_counted_and_it_is_rough() -> None:
-    # trained: 6 x 1000 parameters x 1/2 (2 of 4 layers) x 10 edits x 20 tokens x 5 steps = 3e6
-    # read: 2 x 1000 x 10 x 20 x 10 prompts = 4e6; at 1e6 a second 7 s
-    # calls: (3 x 4 x 1/2 x 5 steps + 4 x 10 x 10 / 16) x .3 ms = 55 x .3 ms; .5 s per trial
-    expected = 7 + 55 * 3e-4 + 0.5
+    # a layer: 4 x 10 x 10 + 2 x 10 x 30 = 1000 parameters; 10 edits x 15 tokens = 150
+    # trained: 150 x 1000 x 4 x 2 layers x 5 steps = 6e6; read: 150 x 1000 x 2 x 4 layers x 10
+    # prompts = 12e6; at 1e6 a second 18 s
+    # calls: 2 x 2 layers x 5 steps + 4 x 10 x 10 / 16 = 45, .3 ms each; .5 s per trial
+    expected = 18 + 45 * 3e-4 + 0.5
     assert rough_seconds(spec(), 1e6) == pytest.approx(expected)
     made = forecast(
         [spec(), spec(module="other")], [end(1.0, spec(module="other"))], workers=1, cpu_flops=1e6

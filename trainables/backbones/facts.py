@@ -43,7 +43,7 @@ class Recipe:
     vocabulary_size: int = 2048
     num_steps: int = 300
     batch_size: int = 128
-    max_tokens: int = 56  # longer rows lose the front of their prompt
+    max_tokens: int = 56  # longer rows are cut, see `encode`
     matrix_lr: float = 0.02  # Muon
     momentum: float = 0.95
     weight_decay: float = 0.2  # of the matrices, times their learning rate
@@ -121,22 +121,19 @@ def encode(
 ) -> tuple[list[EncodedRow], int]:
     """Rows of prompt and answer as token ids, and how many were cut to `max_tokens`.
 
-    A cut takes tokens from the front of the prompt, behind the begin token.
-
-    Raises:
-        DataError: If an answer leaves no room for its prompt.
+    A cut takes the front of the prompt, behind the begin token, but leaves it half of `max_tokens`;
+    if that is not enough, the end of the answer goes, and with it the end token.
     """
     prompts = tokenizer([prompt for prompt, _ in pairs])["input_ids"]
     wholes = tokenizer([f"{prompt} {answer}" for prompt, answer in pairs])["input_ids"]
     encoded: list[EncodedRow] = []
     num_cut = 0
-    for (_, answer), head, whole in zip(pairs, prompts, wholes, strict=True):
+    for head, whole in zip(prompts, wholes, strict=True):
         ids, length = (*whole, tokenizer.eos_token_id), len(head)
-        excess = len(ids) - max_tokens
-        if excess > 0:
-            if length - excess < 2:
-                raise DataError(f"answer {answer!r} leaves no room for its prompt")
-            ids, length, num_cut = (ids[0], *ids[1 + excess :]), length - excess, num_cut + 1
+        if len(ids) > max_tokens:
+            front = min(len(ids) - max_tokens, max(0, length - max_tokens // 2))
+            ids, length = (ids[0], *ids[1 + front :])[:max_tokens], length - front
+            num_cut += 1
         encoded.append(EncodedRow(ids, length))
     return encoded, num_cut
 
@@ -206,7 +203,7 @@ def train(recipe: Recipe, rows: Sequence[Row], out: Path, progress: Progress | N
         `out`.
 
     Raises:
-        DataError: If there are no rows, or one does not fit.
+        DataError: If there are no rows.
     """
     if not rows:
         raise DataError("there are no rows to train a backbone on")

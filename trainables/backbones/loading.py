@@ -54,19 +54,18 @@ def load_backbone(
         reason = str(error).strip().splitlines()[0]
         raise BackboneError(f"backbone.model {source!r} cannot be loaded: {reason}") from error
     if torch.cuda.is_available():
-        loaded = loaded.to("cuda")
+        loaded = loaded.cuda()
     loaded.requires_grad_(False)
     loaded.eval()
-    ffn = loaded.get_submodule(f"{family.layers}.0.{family.up}")
-    weight = ffn.weight
+    up = loaded.get_parameter(f"{family.layers}.0.{family.up}.weight")
     return Backbone(
         model=loaded,
         tokenizer=tokenizer,
         family=family,
         fingerprint=fingerprint(folder) if folder.is_dir() else _loaded_fingerprint(loaded),
-        num_layers=len(loaded.get_submodule(family.layers)),
-        hidden_size=loaded.get_submodule(family.embedding).weight.shape[1],
-        ffn_size=weight.shape[1] if family.is_transposed else weight.shape[0],
+        num_layers=int(config.num_hidden_layers),
+        hidden_size=loaded.get_parameter(f"{family.embedding}.weight").shape[1],
+        ffn_size=up.shape[1] if family.is_transposed else up.shape[0],
         folder=folder if folder.is_dir() else None,
     )
 

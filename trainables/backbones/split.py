@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -194,6 +194,8 @@ def _decoder_part(backbone: Backbone, first: int, stop: int) -> nn.Module:
 class _LayerSlice(nn.Module):
     """A live view of some layers: a layer replaced in the model is replaced here too."""
 
+    _layers: nn.ModuleList
+
     def __init__(self, layers: nn.Module, first: int, stop: int) -> None:
         super().__init__()
         # Hidden from nn.Module's registry: the view owns no parameters of its own.
@@ -203,13 +205,11 @@ class _LayerSlice(nn.Module):
     def __len__(self) -> int:
         return len(self._range)
 
-    def __iter__(self):  # type: ignore[no-untyped-def]
-        layers: Sequence[nn.Module] = self._layers  # type: ignore[assignment]
-        return iter([layers[index] for index in self._range])
+    def __iter__(self) -> Iterator[nn.Module]:
+        return iter([self._layers[index] for index in self._range])
 
-    def __getitem__(self, index: int | slice):  # type: ignore[no-untyped-def]
-        layers: Sequence[nn.Module] = self._layers  # type: ignore[assignment]
+    def __getitem__(self, index: int | slice) -> nn.Module | list[nn.Module]:
         if isinstance(index, slice):
             # The families cut to config.num_hidden_layers, which counts the whole model.
-            return [layers[i] for i in self._range][index]
-        return layers[self._range[index]]
+            return list(self)[index]
+        return self._layers[self._range[index]]
