@@ -40,7 +40,11 @@ TINY: dict[str, Any] = {
     "v_num_steps": 12,
     "edit_lr": 5e-3,
 }
-TINY_OF = {"grace": {"edit_lr": 1.0}}  # Adam at rate 1 is what its radius and steps are made for
+TINY_OF: dict[str, dict[str, Any]] = {
+    "grace": {"edit_lr": 1.0},  # Adam at rate 1 is what its radius and steps are made for
+    # The published weight of the old associations leaves a tiny random model where it is.
+    "memit": {"cov_weight": 1e-6, "contexts": 0},
+}
 EDITS = (
     Edit("The capital of Fooland is", "Bar City", "Fooland", ("Who wrote The Long Tide?",)),
     Edit("Where was Ada Quell born?", "Vesper", "Ada Quell", ("Who wrote The Long Tide?",)),

@@ -296,10 +296,12 @@ def exact_matches(
 def _answer_logits(model: nn.Module, ids: Tensor, at: Tensor) -> Tensor:
     """Next-token logits (M, V) at the marked positions only.
 
-    Rows are padded on the right, and a causal model never looks there, so no mask is needed.
+    Rows are padded on the right, and a causal model never looks there: a mask of ones says so and
+    keeps the fast kernel, which a mask with holes would lose.
     """
     decoder = getattr(model, model.base_model_prefix)  # type: ignore[call-overload]
-    hidden = decoder(input_ids=ids, use_cache=False).last_hidden_state
+    ones = torch.ones_like(ids)
+    hidden = decoder(input_ids=ids, attention_mask=ones, use_cache=False).last_hidden_state
     return torch.as_tensor(model.get_output_embeddings()(hidden[at]))  # type: ignore[operator]
 
 
@@ -362,6 +364,8 @@ def _optimisers(model: nn.Module, recipe: Recipe) -> tuple[Muon, torch.optim.Ada
 def _save(model: Any, tokenizer: Any, out: Path, texts: dict[str, Any]) -> None:
     """Writes beside `out`, then renames, so that nobody reads half a checkpoint."""
     aside = out.with_name(f".{out.name}.{os.getpid()}")
+    if aside.exists():  # left behind by a killed process that had the same number
+        shutil.rmtree(aside)
     aside.mkdir(parents=True)
     model.save_pretrained(aside)
     tokenizer.save_pretrained(aside)

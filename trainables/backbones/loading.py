@@ -54,7 +54,7 @@ def load_backbone(
         reason = str(error).strip().splitlines()[0]
         raise BackboneError(f"backbone.model {source!r} cannot be loaded: {reason}") from error
     if torch.cuda.is_available():
-        loaded = loaded.cuda()
+        torch.nn.Module.cuda(loaded)
     loaded.requires_grad_(False)
     loaded.eval()
     up = loaded.get_parameter(f"{family.layers}.0.{family.up}.weight")
