@@ -24,12 +24,16 @@ os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS", "0")
+# Tune's own handler would end the run as if all were done; see `Interruption`.
+os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
 
 import ray
 from ray import tune
+from torch import cuda
 
 from orchestrator.config import SweepConfig
 from orchestrator.identity import fingerprint
+from orchestrator.interruption import Interruption
 from orchestrator.ledger import Ledger
 from orchestrator.placement import preflight, resources
 from orchestrator.plan import Distribution, Plan, TrialSpec, spec_for
@@ -76,8 +80,13 @@ def run(plan: Plan, options: Options) -> Outcome:
     """
     cache = default_cache()
     with Building() as building:
-        sweep = Sweep(plan.config, options, cache, Resolver(cache, building.advance))
-        cells = [sweep.cell(spec) for spec in plan.trials or plan.typical[:1]]
+        resolver = Resolver(cache, building.advance)
+        cells = [resolved_cell(resolver, spec) for spec in plan.trials or plan.typical[:1]]
+    if not os.environ.get("RAY_ADDRESS"):  # else only the cluster knows what it has
+        here = {"CPU": plan.config.workers or os.cpu_count() or 1, "GPU": cuda.device_count()}
+        for cell in cells:
+            preflight(cell.spec, here)
+    sweep = Sweep(plan.config, options, cache, resolver)  # from here on things are written
     try:
         if plan.space:
             search(sweep, plan)
@@ -107,6 +116,16 @@ def search(sweep: Sweep, plan: Plan) -> None:
     sweep.settle([sweep.cell(spec) for spec in specs], scheduler="fifo")
 
 
+def resolved_cell(resolver: Resolver, spec: TrialSpec) -> Cell:
+    """A specification with its fingerprint.
+
+    Raises:
+        EditingError: If it cannot work.
+    """
+    resolved = Resolved(**resolver.resolve(spec.to_dict()))
+    return Cell(fingerprint(spec, resolved.identity), spec, resolved)
+
+
 class Sweep:
     """One driver's run: what is settled, what is left, and where results go."""
 
@@ -134,13 +153,8 @@ class Sweep:
         self.outcome = Outcome(experiment_id=self._tracker.experiment_id)
 
     def cell(self, spec: TrialSpec) -> Cell:
-        """A specification with its fingerprint.
-
-        Raises:
-            EditingError: If it cannot work.
-        """
-        resolved = Resolved(**self._resolver.resolve(spec.to_dict()))
-        return Cell(fingerprint(spec, resolved.identity), spec, resolved)
+        """As `resolved_cell`, with what was read and built so far."""
+        return resolved_cell(self._resolver, spec)
 
     def settle(self, cells: Sequence[Cell], scheduler: str | None = None) -> None:
         """Run those of a grid's cells that are not settled."""
@@ -185,6 +199,8 @@ class Sweep:
         self.outcome.num_settled_before += 1
         mine = self._provenance["source_hash"]
         self.outcome.num_other_source += end["provenance"]["source_hash"] != mine
+        if end["status"] in ("failed", "diverged"):
+            self.outcome.failures.append(end)
         if "compared" in end["metrics"]:
             self.values[cell.key] = float(end["metrics"]["compared"])
         if not self._tracker.has(cell.key, str(end["row_id"])):
@@ -246,6 +262,7 @@ class Sweep:
         # Tune's own record of its trials; the ledger has all of it that counts.
         scratch = self._store / "ray" / uuid.uuid4().hex[:8]
         search = what.get("search_alg")
+        interruption = Interruption()
         tuner = tune.Tuner(
             trainable,
             param_space=what.get("param_space"),
@@ -261,12 +278,14 @@ class Sweep:
                 name="sweep",
                 storage_path=str(scratch),
                 callbacks=[_Listener(self, board)],
+                stop=interruption,
                 failure_config=tune.FailureConfig(max_failures=MAX_RETRIES),
                 verbose=0,
             ),
         )
         try:
-            tuner.fit()
+            with interruption.listening():
+                tuner.fit()
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 

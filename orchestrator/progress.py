@@ -47,7 +47,7 @@ class Board:
             self._live.update(self._picture())
             self._live.stop()
         elif self._done:
-            self._console.print(self._line(), highlight=False)
+            self._console.print(self._line(), highlight=False, soft_wrap=True)
 
     def ended(self, row: Mapping[str, Any]) -> None:
         """One trial settled."""
@@ -64,7 +64,7 @@ class Board:
             )
         elif time.monotonic() - self._said > 10:
             self._said = time.monotonic()
-            self._console.print(self._line(), highlight=False)
+            self._console.print(self._line(), highlight=False, soft_wrap=True)
 
     @property
     def _done(self) -> int:

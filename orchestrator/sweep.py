@@ -10,6 +10,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import argparse
 import os
+import shlex
 import subprocess
 from collections import Counter
 from collections.abc import Sequence
@@ -53,9 +54,17 @@ def main(arguments: Sequence[str]) -> int:
             console.print(listing.dry_run(expanded, forecast(expanded)))
             return 0
         return run(expanded, typed)
+    except KeyboardInterrupt:
+        return interrupted(typed)
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return USAGE_ERROR
+
+
+def interrupted(typed: argparse.Namespace) -> int:
+    """Say how to go on."""
+    print(f"interrupted; to go on: python {sys.argv[0]} {shlex.join(typed.overrides)}")
+    return INTERRUPTED
 
 
 def forecast(expanded: plan.Plan) -> estimate.Forecast:
@@ -94,8 +103,7 @@ def run(expanded: plan.Plan, typed: argparse.Namespace) -> int:
     for failure in outcome.tracking_failures[:1]:
         print(f"MLflow was not written ({failure}); the ledger has all, run the command again")
     if outcome.was_interrupted:
-        print(f"interrupted; to go on: python orchestrator/sweep.py {' '.join(typed.overrides)}")
-        return INTERRUPTED
+        return interrupted(typed)
     sys.stdout.flush()
     subprocess.run(  # analysis is another program: it reads MLflow and knows nothing of sweeps
         [

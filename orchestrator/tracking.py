@@ -7,6 +7,7 @@ so that a slow or dead store costs no trial anything: what could not be written 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import logging
 import os
@@ -15,6 +16,8 @@ import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from orchestrator.provenance import installed_packages
 
 _LOG = logging.getLogger(__name__)
 _DONE = object()
@@ -56,6 +59,10 @@ class Tracker:
                 )
             else:
                 self.experiment_id = found.experiment_id
+            # Once per set of packages, not once per run.
+            packages = installed_packages()
+            digest = hashlib.sha256(packages.encode()).hexdigest()[:16]
+            self._client.set_experiment_tag(self.experiment_id, f"packages.{digest}", packages)
         self._store = store
         self._runs = self._existing()
         self.failures: list[str] = []

@@ -132,7 +132,9 @@ def checks(zsre: Path | None) -> tuple[Check, ...]:
             0.12,
             less=RELIABILITY,
         ),
-        Check("LoRA reliability, rank", f"{_LORA}64", RELIABILITY, ">=", 0.30, less_arm=f"{_LORA}4"),
+        Check(
+            "LoRA reliability, rank", f"{_LORA}64", RELIABILITY, ">=", 0.30, less_arm=f"{_LORA}4"
+        ),
         *_memit_checks("MEMIT 30 edits", _MEMIT_30, (0.85, 0.65, 0.85)),
         *_memit_checks("MEMIT 100 edits", f"{_MEMIT_100}500", (0.65, 0.45, 0.85)),
     )
@@ -227,7 +229,11 @@ def main(arguments: Sequence[str]) -> int:
     chosen = [c for c in checks(zsre) if only in c.name or only in c.setting]
     if not chosen:
         parser.error(f"only={only}: no check has that in its name or setting")
-    print(_LINE.format("check", "mean", "seeds " + ", ".join(map(str, SEEDS)), "demand", "", "setting"))
+    print(
+        _LINE.format(
+            "check", "mean", "seeds " + ", ".join(map(str, SEEDS)), "demand", "", "setting"
+        )
+    )
     misses = 0
     for check in chosen:
         demand = f"{check.relation} {check.demand:.2f}"

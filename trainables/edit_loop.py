@@ -159,7 +159,12 @@ class EditLoop:
         return self._rung_row(rung_score)
 
     def probe_scores(self) -> dict[str, list[ProbeScore]]:
-        """Every probe's score, by the moment it was taken."""
+        """Every probe's score, by the moment it was taken.
+
+        A batch that is rolled back is scored once: its own end is the final moment.
+        """
+        if self._protocol.is_rolled_back:
+            return {"final": self._immediate}
         return {"immediate": self._immediate, "final": self._final}
 
     def state(self) -> State:

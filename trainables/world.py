@@ -1,9 +1,10 @@
 """Joins data and trainer: the embedded backbones, each trained by this project on given facts.
 
-`facts`, `facts_wd5` and `facts_gpt2` read the made-up world. `facts_zsre` and `facts_counterfact`
-read the first 1,000 usable records of a file that the user names, in its order: the question with
-the true answer (of ZsRE: `src` and `answers[0]`) and the locality question with its answer. They
-never read an edit target or a rephrase. Repeated prompts are read once, with the first answer.
+`facts`, `facts_wd5`, `facts_gpt2` and `facts_tiny` read the made-up world. `facts_zsre` and
+`facts_counterfact` read the first 1,000 usable records of a file that the user names, in its order:
+the question with the true answer (of ZsRE: `src` and `answers[0]`) and the locality question with
+its answer. They never read an edit target or a rephrase. Repeated prompts are read once, with the
+first answer.
 """
 
 from __future__ import annotations
@@ -48,6 +49,18 @@ EMBEDDED: dict[str, Embedded] = {
     # More steps: decay slows learning, and the residual norms fall until its end.
     "facts_wd5": Embedded(replace(_WORLD, num_steps=450, weight_decay=0.5, token_drop=0.1)),
     "facts_gpt2": Embedded(replace(_WORLD, architecture="gpt2", num_layers=12, ffn_size=512)),
+    # Knows a third of the facts after some 15 seconds: whether everything works, not how well.
+    "facts_tiny": Embedded(
+        replace(
+            _WORLD,
+            num_layers=4,
+            hidden_size=64,
+            ffn_size=176,
+            num_steps=120,
+            matrix_lr=0.04,
+            vector_lr=8e-3,
+        )
+    ),
     "facts_zsre": Embedded(_FILE, "zsre"),
     "facts_counterfact": Embedded(_FILE, "counterfact"),
 }

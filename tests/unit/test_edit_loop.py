@@ -79,7 +79,7 @@ def test_batch_protocol_averages_over_batches_and_leaves_the_backbone_pristine(
     assert row["progress"] == 1.0
     assert row["edits_seen"] == 4
     assert row["num_steps"] == 40  # two batches of 20 steps
-    per_record = [s.token for s in loop.probe_scores()["immediate"] if s.score == "reliability"]
+    per_record = [s.token for s in loop.probe_scores()["final"] if s.score == "reliability"]
     assert len(per_record) == 4
     assert row["reliability.token.final"] == pytest.approx(sum(per_record) / 4)
     assert row["reliability.token.final"] > row["reliability.token.before"]
@@ -94,8 +94,8 @@ def test_batches_that_are_rolled_back_do_not_know_of_each_other(
     both.run()
     alone = make_loop(llama, tmp_path, [[2, 3]], is_rolled_back=True)
     alone.run()
-    second = [s for s in both.probe_scores()["immediate"] if s.record in (2, 3)]
-    assert second == alone.probe_scores()["immediate"]
+    second = [s for s in both.probe_scores()["final"] if s.record in (2, 3)]
+    assert second == alone.probe_scores()["final"]
 
 
 def test_lifelong_protocol_scores_at_once_and_again_at_the_end(
@@ -151,7 +151,7 @@ def test_generation_feeds_the_prompt_alone_and_is_scored_as_text(
 ) -> None:
     loop = make_loop(llama, tmp_path, [[0]], is_rolled_back=True, num_steps=80, generates=True)
     row = loop.run()
-    edited = next(s for s in loop.probe_scores()["immediate"] if s.score == "reliability")
+    edited = next(s for s in loop.probe_scores()["final"] if s.score == "reliability")
     assert edited.exact == 1.0
     assert edited.text == "Bar City"  # closed by the end token that was trained
     assert row["reliability.generated.final"] == 1.0

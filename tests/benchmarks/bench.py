@@ -1,0 +1,269 @@
+"""The command `make bench`: what a trial costs, as ratios and slopes within one run.
+
+`trial`  a lemoe_lora trial beside the naive way of naive.py, with the same scores
+`edits`  CPU seconds per edit and per evaluated prompt, beside those of a published toolkit
+`added`  wall time that one more trial adds to a sweep, for Ray, ledger and MLflow together
+`gpu`    LEMoE on a backbone of LLaMA2-7B's shape with random weights, where there is a GPU
+
+    python tests/benchmarks/bench.py [only=trial|edits|added|gpu]
+
+Nothing here passes or fails a test: times depend on the machine. CPU seconds are those of one
+thread; shared caches move them by a quarter.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from statistics import mean, median
+
+import torch
+
+sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+from orchestrator import config, plan
+from tests.benchmarks.naive import NaiveTrial
+from trainables.edit_loop import EditLoop
+from trainables.interfaces import Edit
+from trainables.metrics.evaluator import Evaluator
+from trainables.prompts import edit_batch
+from trainables.workbench import Workbench
+from trainables.world import default_cache
+
+ROOT = Path(__file__).resolve().parents[2]
+
+LEAST_RATIO, MOST_ADDED_SECONDS = 4.0, 0.15
+REPETITIONS = 5
+
+TRIAL = (
+    "ablation=smoke method=lemoe_lora backbone=facts protocol.num_edits=30 method.edit_layer=9 "
+    "method.lora_rank=64 method.num_experts=10 method.top_k="
+)
+TRIAL_TOP_K = (1, 10)
+
+# CPU seconds per edit of EasyEdit (commit 14cea82) on a small Llama of 16 layers, one thread.
+PEER_EDIT_SECONDS = {"ft_m": 0.25, "grace": 0.3, "memit": 0.42}
+PEER_PROMPT_MILLISECONDS = 7.1
+_ONE_BY_ONE = "protocol.kind=lifelong protocol.num_edits=30 protocol.edit_batch_size=1"
+EDITS = {
+    "ft_m": f"method=ft_m {_ONE_BY_ONE}",
+    "grace": f"method=grace {_ONE_BY_ONE}",
+    "memit": "method=memit protocol.num_edits=30 method.cov_weight=15",
+}
+
+ADDED_TRIALS = (40, 120)
+
+PUBLISHED_GPU = "published, one GPU of 24 GB: about 5 minutes"
+GPU_LAYER, GPU_EXPERTS, GPU_BATCH = 18, 5, 30
+
+
+def trial() -> None:
+    """A warm trial beside the naive one, in turns; their scores must agree."""
+    bench = Workbench(default_cache())
+    print(f"trial: CPU seconds of one lemoe_lora trial, {REPETITIONS} repetitions each in turns")
+    for top_k in TRIAL_TOP_K:
+        spec = _spec(f"{TRIAL}{top_k}")
+        begin = time.process_time()
+        _run(bench, spec)
+        first = time.process_time() - begin
+        ours, naive = [], []
+        for _ in range(REPETITIONS):
+            begin = time.process_time()
+            scores = _run(bench, spec)
+            ours.append(time.process_time() - begin)
+            begin = time.process_time()
+            others = _run_naive(bench, spec)
+            naive.append(time.process_time() - begin)
+            _check_agreement(scores, others)
+        ratio = median(naive) / median(ours)
+        ratios = [there / here for there, here in zip(naive, ours, strict=True)]
+        print(
+            f"  layer 9 of 16, rank 64, 10 experts, top-{top_k}: naive {_spread(naive)}, here "
+            f"{_spread(ours)} (first of its process {first:.2f}); ratio of medians {ratio:.1f}, "
+            f"least of a pair {min(ratios):.1f}, demand >= {LEAST_RATIO:.0f}: "
+            f"{_verdict(ratio >= LEAST_RATIO)}"
+        )
+        print(f"    {int(scores['num_steps'])} steps; scores agree: {_shown(others)}", flush=True)
+
+
+def edits() -> None:
+    """CPU seconds per edit, preparation excluded, and per evaluated prompt."""
+    bench = Workbench(default_cache())
+    print("edits: on facts_wd5, 30 edits; ft_m and grace one by one, memit in one batch")
+    for name, typed in EDITS.items():
+        spec = _spec(f"ablation=smoke backbone=facts_wd5 {typed}")
+        seconds: list[float] = []
+        for _ in range(REPETITIONS):
+            loop = bench.loop(spec.to_dict())
+            try:
+                seconds.append(_edit_seconds(bench, loop, spec) / len(loop.records))
+                prompts = _prompt_milliseconds(bench, loop, spec)
+            finally:
+                loop.close()
+            bench.check_restored()
+        print(
+            f"  {name}: {_spread(seconds, 3)} CPU s per edit (EasyEdit: "
+            f"{PEER_EDIT_SECONDS[name]:.2f}); evaluation {prompts[0]:.2f} CPU ms per prompt at "
+            f"first, {prompts[1]:.2f} on kept prefix states (EasyEdit: "
+            f"{PEER_PROMPT_MILLISECONDS:.1f})",
+            flush=True,
+        )
+
+
+def added() -> None:
+    """The slope between two sweeps of trials that edit nothing, by the real command."""
+    few, many = ADDED_TRIALS
+    print(f"added: wall seconds of sweeps with {few} and {many} trials of no_edit, 2 workers")
+    slopes = []
+    for _ in range(2):
+        seconds = {num: _sweep_seconds(num) for num in ADDED_TRIALS}
+        slopes.append((seconds[many] - seconds[few]) / (many - few))
+        print(
+            f"  {few} trials {seconds[few]:.1f}, {many} trials {seconds[many]:.1f}: "
+            f"{slopes[-1]:.3f} per added trial",
+            flush=True,
+        )
+    print(
+        f"  least of {len(slopes)}: {min(slopes):.3f}, demand <= {MOST_ADDED_SECONDS}: "
+        f"{_verdict(min(slopes) <= MOST_ADDED_SECONDS)}"
+    )
+
+
+def gpu() -> None:
+    """Seconds and peak memory of one batch of edits at the published size."""
+    if not torch.cuda.is_available():
+        print("gpu: skipped, torch sees no GPU")
+        return
+    from tests.benchmarks.large import edit_large  # builds 7 billion weights
+
+    print(f"gpu: LEMoE, {GPU_EXPERTS} FFN experts at layer {GPU_LAYER}, {GPU_BATCH} edits")
+    cost = edit_large(layer=GPU_LAYER, num_experts=GPU_EXPERTS, num_edits=GPU_BATCH)
+    print(
+        f"  {cost.seconds:.1f} s for {cost.num_steps} steps, peak {cost.peak_gib:.1f} GiB, of "
+        f"which the backbone {cost.backbone_gib:.1f} GiB ({PUBLISHED_GPU})"
+    )
+
+
+PARTS: dict[str, Callable[[], None]] = {"trial": trial, "edits": edits, "added": added, "gpu": gpu}
+
+
+def _spec(typed: str) -> plan.TrialSpec:
+    """The only trial of a command line."""
+    (spec,) = plan.expand(config.load([*typed.split(), "seeds=[0]"])).trials
+    return spec
+
+
+def _run(bench: Workbench, spec: plan.TrialSpec) -> dict[str, float]:
+    loop = bench.loop(spec.to_dict())
+    try:
+        row = loop.run()
+    finally:
+        loop.close()
+    bench.check_restored()
+    return row
+
+
+def _run_naive(bench: Workbench, spec: plan.TrialSpec) -> dict[str, float]:
+    """The same trial on the model and the records that are loaded already."""
+    from trainables.workbench import draw
+
+    values = spec.to_dict()
+    source = bench.source(values)
+    prompts = [edit.prompt for edit in source.training[:1000]]
+    return NaiveTrial(bench.backbone(values), spec.method, prompts).run(
+        draw(values, source), spec.seed
+    )
+
+
+def _check_agreement(row: dict[str, float], naive: dict[str, float]) -> None:
+    """Scores may differ by one token of one prompt in ten thousand, where two logits tie.
+
+    Raises:
+        AssertionError: If one differs by more.
+    """
+    for key, value in naive.items():
+        observed = row[f"{key}.final"]
+        assert abs(observed - value) < 5e-3, f"{key} is {observed:.4f} here, {value:.4f} naively"
+
+
+def _edit_seconds(bench: Workbench, loop: EditLoop, spec: plan.TrialSpec) -> float:
+    """CPU seconds of editing all records of `loop`, in batches of the protocol's size."""
+    tokenizer = bench.backbone(spec.to_dict()).tokenizer
+    given = [Edit(record.prompt, record.target_new, record.subject) for record in loop.records]
+    size = spec.protocol["edit_batch_size"]
+    method, begin = loop.method, time.process_time()
+    for start in range(0, len(given), size):
+        method.begin(edit_batch(tokenizer, given[start : start + size], end=True))
+        while not method.advance(10):
+            pass
+        method.finish()
+    return time.process_time() - begin
+
+
+def _prompt_milliseconds(
+    bench: Workbench, loop: EditLoop, spec: plan.TrialSpec
+) -> tuple[float, float]:
+    """CPU milliseconds per prompt, tokenisation included, then again with all that is kept."""
+    backbone = bench.backbone(spec.to_dict())
+    taken = []
+    begin = time.process_time()
+    evaluator = Evaluator(backbone.tokenizer, loop.records)
+    chosen = evaluator.select()
+    for _ in range(2):
+        evaluator.answers(loop.method.logits, chosen)
+        taken.append((time.process_time() - begin) * 1000 / len(chosen))
+        begin = time.process_time()
+    return taken[0], taken[1]
+
+
+def _sweep_seconds(num_trials: int) -> float:
+    """Wall seconds of the command, on a store of its own."""
+    with tempfile.TemporaryDirectory() as store:
+        seeds = ",".join(map(str, range(num_trials)))
+        typed = f"ablation=smoke method=no_edit protocol.num_edits=1 workers=2 store={store}"
+        command = [sys.executable, str(ROOT / "orchestrator" / "sweep.py"), *typed.split()]
+        begin = time.perf_counter()
+        subprocess.run([*command, f"seeds=[{seeds}]"], check=True, capture_output=True, cwd=store)
+        return time.perf_counter() - begin
+
+
+def _spread(values: Sequence[float], digits: int = 2) -> str:
+    return (
+        f"{min(values):.{digits}f} to {max(values):.{digits}f}, median {median(values):.{digits}f}"
+    )
+
+
+def _shown(scores: dict[str, float]) -> str:
+    return ", ".join(f"{key} {value:.3f}" for key, value in scores.items())
+
+
+def _verdict(is_met: bool) -> str:
+    return "ok" if is_met else "MISS"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print the parts that were asked for."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("options", nargs="*", metavar="only=PART")
+    chosen = list(PARTS)
+    for option in parser.parse_args(arguments).options:
+        key, _, name = option.partition("=")
+        if key != "only" or name not in PARTS:
+            parser.error(f"{option!r} is not known; allowed: only={'|'.join(PARTS)}")
+        chosen = [name]
+    torch.set_num_threads(1)
+    for name in chosen:
+        PARTS[name]()
+    return 0
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,40 @@
+from pathlib import Path
+
+import pytest
+
+from trainables.backbones.loading import load_backbone
+from trainables.backbones.pristine import Pristine
+from trainables.errors import ConfigError, DataError
+from trainables.interfaces import Backbone, Edit
+from trainables.notebook import Editor
+
+EDITS = (Edit("Where was Ada Quell born?", "Vesper", "Ada Quell"),)
+SETTINGS = {"edit_layer": 2, "edit_lr": 0.02, "num_steps": 60}
+
+
+def test_editor_answers_the_edit_and_a_loaded_one_too(
+    llama: Backbone, checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    pristine = Pristine(llama.model, full_every=1)
+    editor = Editor("ft_m", llama, settings=SETTINGS)
+    before = editor.ask(EDITS[0].prompt)
+    report = editor.edit(EDITS)
+    assert report.num_edits == 1
+    assert before != "Vesper"
+    assert editor.ask(EDITS[0].prompt) == "Vesper"
+    editor.save(tmp_path / "edit.safetensors")
+    editor.remove()
+    pristine.check()
+    other = Editor("ft_m", load_backbone(checkpoints["llama"]), settings=SETTINGS)
+    other.load(tmp_path / "edit.safetensors")
+    assert other.ask(EDITS[0].prompt) == "Vesper"
+
+
+def test_load_when_there_is_no_file_then_says_so(llama: Backbone, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="holds no saved edits"):
+        Editor("ft_m", llama, settings=SETTINGS).load(tmp_path / "none")
+
+
+def test_editor_when_a_setting_is_misspelt_then_names_the_nearest(llama: Backbone) -> None:
+    with pytest.raises(ConfigError, match=r"method.edit_lrr .* did you mean method.edit_lr"):
+        Editor("ft_m", llama, settings={**SETTINGS, "edit_lrr": 1})

@@ -1,0 +1,100 @@
+"""An editor for a notebook: edit, ask, save and load again, without sweeps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from trainables.artefacts import Artefacts, read_state, write_state
+from trainables.errors import DataError
+from trainables.interfaces import Backbone, Edit, EditMethod, EditReport
+from trainables.methods import build_config, get_method, method_settings
+from trainables.metrics.evaluator import greedy
+from trainables.prompts import edit_batch, tokenise
+from trainables.seeding import trial_generators
+from trainables.world import default_cache
+
+METHODS = Path(__file__).resolve().parents[1] / "search_spaces" / "method"
+
+
+class Editor:
+    """One method on one backbone."""
+
+    def __init__(
+        self,
+        name: str,
+        backbone: Backbone,
+        *,
+        settings: Mapping[str, Any] | None = None,
+        seed: int = 0,
+        training: Sequence[Edit] = (),
+    ) -> None:
+        """Attach a method to a backbone.
+
+        Args:
+            name: A file of search_spaces/method.
+            backbone: Changed by edits until `remove`.
+            settings: Fields of the method's Config that differ from its YAML; layers and ranks are
+                the backbone's own.
+            seed: Of everything random.
+            training: Edits that the method may prepare on.
+
+        Raises:
+            ConfigError: If a setting is unknown or out of range.
+        """
+        values = yaml.safe_load((METHODS / f"{name}.yaml").read_text())
+        preset = (values.get("presets") or {}).get(_embedded_name(backbone), {}).get("default", {})
+        chosen = {**method_settings(values), **preset, **(settings or {})}
+        module = values.get("module", name)
+        self._backbone = backbone
+        self.method: EditMethod = get_method(module)[1](
+            build_config(module, chosen),
+            backbone,
+            Artefacts(default_cache() / "artefacts"),
+            trial_generators(seed),
+        )
+        self.method.prepare(training)
+
+    def edit(self, edits: Sequence[Edit]) -> EditReport:
+        """Apply one batch of edits."""
+        batch = edit_batch(self._backbone.tokenizer, edits, end=True, device=self._backbone.device)
+        self.method.begin(batch)
+        while not self.method.advance(max(self.method.num_steps, 1)):
+            pass
+        return self.method.finish()
+
+    @torch.no_grad()
+    def ask(self, prompt: str) -> str:
+        """The greedy answer to a prompt, up to the end token."""
+        tokenizer = self._backbone.tokenizer
+        row = tokenise(tokenizer, prompt)
+        [answer] = greedy(self.method.logits, [row], tokenizer, self._backbone.device)
+        return str(tokenizer.decode(answer, skip_special_tokens=True)).strip()
+
+    def save(self, path: Path) -> None:
+        """Store the edits in one safetensors file."""
+        write_state(path, self.method.state())
+
+    def load(self, path: Path) -> None:
+        """Take up the edits that `save` stored, of the same method and backbone.
+
+        Raises:
+            DataError: If there is no such file.
+        """
+        state = read_state(path)
+        if state is None:
+            raise DataError(f"{path} holds no saved edits")
+        self.method.load(state)
+
+    def remove(self) -> None:
+        """Restore the backbone bit for bit."""
+        self.method.remove()
+
+
+def _embedded_name(backbone: Backbone) -> str:
+    """Name of an embedded backbone; its folder is called <name>-<hash>."""
+    return backbone.folder.name.rpartition("-")[0] if backbone.folder else ""
