@@ -14,6 +14,7 @@ import shlex
 import subprocess
 from collections import Counter
 from collections.abc import Sequence
+from typing import NoReturn
 
 from rich.console import Console
 
@@ -25,9 +26,17 @@ ROOT = Path(__file__).resolve().parents[1]
 USAGE_ERROR, FAILED, INTERRUPTED = 2, 1, 130
 
 
-def parser() -> argparse.ArgumentParser:
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, as for every other mistake."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of printing the usage and leaving."""
+        raise UsageError(f"{message}; see --help")
+
+
+def parser() -> Parser:
     """Options and free key=value arguments."""
-    made = argparse.ArgumentParser(
+    made = Parser(
         prog="sweep.py",
         description="Sweep an ablation; the same command again goes on where it stopped.",
         epilog="keys: search_spaces/README.md; for example ablation=lemoe_lora seeds=[0,1]",
@@ -43,9 +52,9 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str]) -> int:
     """Exit status: 0 all done, 1 some failed, 2 wrong usage, 130 interrupted."""
-    typed = parser().parse_intermixed_args(arguments)
     console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
     try:
+        typed = parser().parse_intermixed_args(arguments)
         if typed.list:
             console.print(listing.ablations())
             return 0
@@ -53,17 +62,18 @@ def main(arguments: Sequence[str]) -> int:
         if typed.dry_run:
             console.print(listing.dry_run(expanded, forecast(expanded)))
             return 0
-        return run(expanded, typed)
+        return run(expanded, typed, arguments)
     except KeyboardInterrupt:
-        return interrupted(typed)
+        return interrupted(arguments)
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return USAGE_ERROR
 
 
-def interrupted(typed: argparse.Namespace) -> int:
-    """Say how to go on."""
-    print(f"interrupted; to go on: python {sys.argv[0]} {shlex.join(typed.overrides)}")
+def interrupted(arguments: Sequence[str]) -> int:
+    """Say how to go on: by the same command, but without running anew what has just run."""
+    again = [argument for argument in arguments if argument != "--fresh"]
+    print(f"interrupted; to go on: python {sys.argv[0]} {shlex.join(again)}")
     return INTERRUPTED
 
 
@@ -74,7 +84,7 @@ def forecast(expanded: plan.Plan) -> estimate.Forecast:
     return estimate.forecast(expanded.typical, ends, workers=workers)
 
 
-def run(expanded: plan.Plan, typed: argparse.Namespace) -> int:
+def run(expanded: plan.Plan, typed: argparse.Namespace, arguments: Sequence[str]) -> int:
     """Run the plan and print what it came to, with its table."""
     from orchestrator import launch  # heavy: torch, ray and mlflow
     from orchestrator.tracking import chart_link
@@ -103,7 +113,7 @@ def run(expanded: plan.Plan, typed: argparse.Namespace) -> int:
     for failure in outcome.tracking_failures[:1]:
         print(f"MLflow was not written ({failure}); the ledger has all, run the command again")
     if outcome.was_interrupted:
-        return interrupted(typed)
+        return interrupted(arguments)
     sys.stdout.flush()
     subprocess.run(  # analysis is another program: it reads MLflow and knows nothing of sweeps
         [

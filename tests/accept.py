@@ -15,7 +15,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
 from typing import Literal
@@ -83,8 +83,11 @@ _LEMOE = f"method=lemoe backbone=facts {_STREAM} protocol.num_batches=5 protocol
 _GRACE = f"method=grace backbone=facts {_STREAM} method.deferral_radius=0.5"
 _FT_ZSRE = (
     f"method=ft_m backbone=facts_zsre dataset=zsre {_STREAM} protocol.num_batches=20 "
-    "protocol.order=random dataset.path="
+    "protocol.order=random"
 )
+# Until a batch is learned, as where the demands come from; the preset takes at most 25 steps of
+# half the rate, learns less and breaks less.
+_FT_WHOLE = "method.edit_layer=6 method.edit_lr=0.01 method.num_steps=50 method.stop_loss=0.02"
 _LORA = (
     "method=lemoe_lora backbone=facts_wd5 protocol.num_edits=30 method.edit_layer=9 "
     "method.num_experts=1 method.top_k=1 method.lora_rank="
@@ -99,7 +102,8 @@ _MEMIT_100 = f"{_MEMIT} protocol.num_edits=100 method.cov_weight="
 
 def checks(zsre: Path | None) -> tuple[Check, ...]:
     """Every check, by backbone; `zsre` is the file of real edits, None where there is none."""
-    unequal, ft = f"{_LEMOE}kmeans_unequal", f"{_FT_ZSRE}{zsre or ''}"
+    unequal = f"{_LEMOE}kmeans_unequal"
+    preset = f"{_FT_ZSRE} dataset.path={zsre}"
     return (
         Check("recall, trained phrasings", "facts", "train_exact", ">=", 0.90),
         Check("recall, held-out phrasings", "facts", "held_out_exact", ">=", 0.75),
@@ -123,15 +127,8 @@ def checks(zsre: Path | None) -> tuple[Check, ...]:
             0.08,
             less="generality.token.before",
         ),
-        Check("FT far locality, real ZsRE", ft, LOCALITY_FAR, "<=", 0.40),
-        Check(
-            "FT reliability, immediate minus final",
-            ft,
-            "reliability.token.immediate",
-            ">=",
-            0.12,
-            less=RELIABILITY,
-        ),
+        *_forgetting_checks(f"{preset} {_FT_WHOLE}"),
+        *_forgetting_checks(preset, is_counted=False),
         Check(
             "LoRA reliability, rank", f"{_LORA}64", RELIABILITY, ">=", 0.30, less_arm=f"{_LORA}4"
         ),
@@ -140,16 +137,28 @@ def checks(zsre: Path | None) -> tuple[Check, ...]:
     )
 
 
-def _memit_checks(
-    name: str, arm: str, demands: tuple[float, float, float], *, is_counted: bool = True
-) -> Iterator[Check]:
+def _forgetting_checks(arm: str, *, is_counted: bool = True) -> tuple[Check, Check]:
+    """What fine-tuning on real edits costs: far questions, and its own earlier edits."""
+    far = Check("FT far locality", arm, LOCALITY_FAR, "<=", 0.40, is_counted=is_counted)
+    lost = replace(
+        far,
+        name="FT reliability, immediate less final",
+        number="reliability.token.immediate",
+        less=RELIABILITY,
+        relation=">=",
+        demand=0.12,
+    )
+    return far, lost
+
+
+def _memit_checks(name: str, arm: str, demands: tuple[float, float, float]) -> Iterator[Check]:
     numbers = {
         "reliability": RELIABILITY,
         "generality": GENERALITY,
         "far locality": LOCALITY_FAR,
     }
     for (shown, number), demand in zip(numbers.items(), demands, strict=True):
-        yield Check(f"{name}, {shown}", arm, number, ">=", demand, is_counted=is_counted)
+        yield Check(f"{name}, {shown}", arm, number, ">=", demand)
 
 
 class Measurer:
@@ -247,7 +256,8 @@ def main(arguments: Sequence[str]) -> int:
         shown = " ".join(f"{value:6.3f}" for value in values)
         row = (check.name, f"{mean(values):.3f}", shown, demand, verdict, check.setting)
         print(_LINE.format(*row), flush=True)
-    print(f"{misses} of the counted values miss their demand" if misses else "all demands are met")
+    print("rows marked `shown` are not counted")
+    print(f"{misses} counted values miss their demand" if misses else "no counted value misses")
     return 1 if misses else 0
 
 

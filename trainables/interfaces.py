@@ -232,6 +232,7 @@ class EditMethod(Protocol):
 
     first_layer: int  # lowest decoder layer it reads or changes; 0: nothing can be cached
     num_steps: int  # optimiser steps that one batch may take; 0: closed form or nothing to train
+    changes_in_finish: bool  # True: between `begin` and `finish` answers stay as they were
 
     def prepare(self, training: Sequence[Edit]) -> None:
         """Build what does not depend on the edits (covariances, prefixes), through artefacts."""

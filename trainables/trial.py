@@ -126,8 +126,8 @@ class EditTrial(tune.Trainable):
             if state is not None:
                 self._loop.load(state)
         rungs = self._runtime.rungs
-        if self._loop.method.num_steps == 0 and self._loop.num_batches == 1:
-            self._rung = len(rungs) - 1  # nothing to pause in
+        if self._loop.method.changes_in_finish and self._loop.num_batches == 1:
+            self._rung = len(rungs) - 1  # a rung before the end would show the floor
         while rungs[self._rung] <= self._loop.progress and self._rung < len(rungs) - 1:
             self._rung += 1
         row: dict[str, Any] = dict(

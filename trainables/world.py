@@ -147,8 +147,9 @@ def facts_records(folder: Path, part: facts.Part) -> tuple[EditRecord, ...]:
     known = _stored(folder, _KNOWN_FILE)
     if known is None or trained_lines_or_none(folder) is not None:
         raise DataError(
-            f"dataset=facts needs a backbone that read the made-up world (facts, facts_wd5, "
-            f"facts_gpt2); {folder} did not"
+            "dataset=facts needs a backbone that read the made-up world ("
+            + ", ".join(name for name, made in EMBEDDED.items() if made.source == "facts")
+            + f"); {folder} did not"
         )
     return facts.records(facts.build_world(), part, frozenset(known))
 

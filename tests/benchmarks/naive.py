@@ -1,4 +1,4 @@
-"""A LEMoE trial the plain way: what the shared prefix states and batched evaluation are held against.
+"""A LEMoE trial the plain way, against which prefix states and batched evaluation are held.
 
 Parameters are frozen and every edit batch and step is the same, but each step runs the whole
 model, prompts are evaluated one by one, and every trial asks the pristine model itself. The model

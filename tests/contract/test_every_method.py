@@ -136,6 +136,17 @@ def test_editing_a_batch_lowers_its_loss(
     method.remove()
 
 
+def test_answers_within_a_batch_change_only_where_declared(
+    name: str, llama: Backbone, artefacts: Artefacts
+) -> None:
+    method = make(name, llama, artefacts)
+    before = answers(method, llama)
+    method.begin(edit_batch(llama.tokenizer, EDITS, end=True))
+    method.advance(4)
+    assert torch.equal(answers(method, llama), before) == method.changes_in_finish
+    method.remove()
+
+
 def test_remove_restores_the_backbone_bit_for_bit(
     name: str, backbone: Backbone, artefacts: Artefacts
 ) -> None:

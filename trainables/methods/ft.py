@@ -79,6 +79,8 @@ class Config:
 class FineTuning:
     """Trains one weight of the backbone in place."""
 
+    changes_in_finish = False
+
     def __init__(
         self, config: Config, backbone: Backbone, artefacts: Artefacts, generators: Generators
     ) -> None:

@@ -110,6 +110,8 @@ class _Run:
 class Grace:
     """Replaces the output of one projection for prompts near an edited one."""
 
+    changes_in_finish = False
+
     def __init__(
         self, config: Config, backbone: Backbone, artefacts: Artefacts, generators: Generators
     ) -> None:

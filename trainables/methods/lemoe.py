@@ -138,6 +138,8 @@ class Config:
 class Lemoe:
     """Adds experts batch by batch; all earlier ones and the backbone stay frozen."""
 
+    changes_in_finish = False
+
     def __init__(
         self, config: Config, backbone: Backbone, artefacts: Artefacts, generators: Generators
     ) -> None:

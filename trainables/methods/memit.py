@@ -131,6 +131,8 @@ class _Run:
 class Memit:
     """Least-squares updates of FFN output projections."""
 
+    changes_in_finish = True
+
     def __init__(
         self, config: Config, backbone: Backbone, artefacts: Artefacts, generators: Generators
     ) -> None:

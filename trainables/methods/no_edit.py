@@ -34,6 +34,7 @@ class NoEdit:
     """Leaves the backbone as it is."""
 
     num_steps = 0
+    changes_in_finish = True
 
     def __init__(
         self, config: Config, backbone: Backbone, artefacts: Artefacts, generators: Generators

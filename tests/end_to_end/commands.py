@@ -1,0 +1,143 @@
+"""The two commands as a person types them: other working directory, own store, no import path."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+ROOT = Path(__file__).resolve().parents[2]
+TIMEOUT_SECONDS = 300
+POLL_SECONDS = 0.02
+
+
+@dataclass(frozen=True)
+class Commands:
+    """Runs `sweep.py` and `table.py` from `folder`, with the store `folder/results`."""
+
+    folder: Path
+    cache: Path  # XDG_CACHE_HOME, with the trained backbone
+
+    @property
+    def store(self) -> Path:
+        return self.folder / "results"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """One thread per process, as two tests run at a time; no path to the packages."""
+        own = {"XDG_CACHE_HOME": str(self.cache), "OMP_NUM_THREADS": "1", "COLUMNS": "160"}
+        inherited = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+        return inherited | own
+
+    def sweep(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """`sweep.py`, run to its end."""
+        process = self.start(*arguments)
+        try:
+            out, err = process.communicate(timeout=TIMEOUT_SECONDS)
+        finally:
+            end(process)
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """`sweep.py`, under way in a session of its own, as from a terminal."""
+        return subprocess.Popen(
+            [sys.executable, str(ROOT / "orchestrator" / "sweep.py"), *arguments],
+            cwd=self.folder,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def table(self, *arguments: str) -> str:
+        """What `table.py` prints."""
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "analysis" / "table.py"), *arguments],
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_SECONDS,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def segments(self) -> list[list[dict[str, Any]]]:
+        """Whole rows of the ledger, driver by driver."""
+        found = []
+        for path in sorted((self.store / "ledger").glob("*.jsonl")):
+            lines = path.read_text().split("\n")[:-1]
+            found.append([json.loads(line) for line in lines if line])
+        return found
+
+    def ends(self) -> list[dict[str, Any]]:
+        """End rows of all drivers; a trial that ran twice has two."""
+        return [row for rows in self.segments() for row in rows if row["event"] == "end"]
+
+    def runs(self) -> list[Any]:
+        """Every run in MLflow that is not deleted."""
+        from mlflow import MlflowClient
+
+        client = MlflowClient(f"sqlite:///{self.store / 'mlflow.db'}")
+        experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+        return list(client.search_runs(experiments, max_results=1000))
+
+
+def assert_agree(commands: Commands) -> None:
+    """MLflow holds one run per trial of the ledger, written from its last end row."""
+    last = {row["fingerprint"]: row["row_id"] for row in commands.ends()}
+    tracked = [
+        (run.data.tags["fingerprint"], run.data.tags["ledger_row"]) for run in commands.runs()
+    ]
+    assert sorted(tracked) == sorted(last.items())
+
+
+def wait_until(condition: Callable[[], Any], process: subprocess.Popen[str]) -> Any:
+    """What `condition` returns as soon as it is true, while `process` runs."""
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    while not (found := condition()):
+        if process.poll() is not None:
+            out, err = process.communicate()
+            raise AssertionError(f"the sweep ended too early ({process.returncode}): {out}{err}")
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(POLL_SECONDS)
+    return found
+
+
+def workers(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """Actors that are inside a step of a trial right now."""
+    found = []
+    for child in psutil.Process(process.pid).children(recursive=True):
+        try:
+            if re.match(r"ray::.*\.train", " ".join(child.cmdline())):
+                found.append(child)
+        except psutil.Error:  # gone since
+            continue
+    return found
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    """Leave no process of this sweep behind, whatever became of the test."""
+    if process.poll() is None:
+        for child in psutil.Process(process.pid).children(recursive=True):
+            child.kill()
+        process.kill()
+        process.communicate()
+
+
+def copy_database(template: Path, store: Path) -> None:
+    """Creating MLflow's tables takes seconds; a store may begin with empty ones."""
+    store.mkdir()
+    shutil.copy(template, store / "mlflow.db")

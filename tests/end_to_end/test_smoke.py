@@ -1,0 +1,62 @@
+"""From the command to the table, and the same command again."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import time
+
+from tests.end_to_end.commands import Commands, assert_agree
+
+SMOKE = ("ablation=smoke", "backbone=facts_tiny")
+SCORES = ("reliability", "generality", "locality_far", "locality_near", "locality_same", "average")
+
+
+def test_smoke_fills_the_table_and_then_has_nothing_left_to_do(bare: Commands) -> None:
+    first = bare.sweep(*SMOKE)
+
+    assert first.returncode == 0, first.stderr
+    ends = bare.ends()
+    arms = {(row["spec"]["arm"], row["spec"]["seed"]) for row in ends}
+    assert arms == {("no_edit", 0), ("no_edit", 1), ("ft_m", 0), ("ft_m", 1)}
+    assert len(ends) == 4
+    assert {row["status"] for row in ends} == {"finished"}
+    assert_agree(bare)
+
+    rows = list(csv.DictReader(io.StringIO(bare.table("smoke", "format=csv"))))
+    assert [row["Arm"] for row in rows] == ["ft_m", "no_edit"]
+    for row in rows:
+        assert all(math.isfinite(float(row[score])) for score in SCORES)
+        assert all(row[f"{score}_seeds"] == "2" for score in SCORES)
+    by_arm = {row["Arm"]: row for row in rows}
+    # An untouched backbone answers every locality question as it did before.
+    assert float(by_arm["no_edit"]["locality_far"]) == 1.0
+    # 25 steps on 8 edits teach something of them.
+    assert float(by_arm["ft_m"]["reliability"]) > float(by_arm["no_edit"]["reliability"])
+
+    again = bare.sweep(*SMOKE)
+
+    assert again.returncode == 0, again.stderr
+    assert bare.ends() == ends
+    assert len(bare.segments()) == 1  # a driver that runs nothing leaves no file
+    assert_agree(bare)
+    table = bare.table("smoke")
+    assert table in first.stdout
+    assert table in again.stdout
+
+
+def test_store_when_mlflow_is_lost_is_rebuilt_from_the_ledger(commands: Commands) -> None:
+    smoke = (*SMOKE, "axes.method=[no_edit]", "workers=1")
+    assert commands.sweep(*smoke).returncode == 0
+    ends, runs = commands.ends(), commands.runs()
+    (commands.store / "mlflow.db").unlink()
+    begin = time.time()
+
+    assert commands.sweep(*smoke).returncode == 0
+
+    assert commands.ends() == ends
+    assert_agree(commands)
+    rebuilt = {run.data.tags["fingerprint"]: run.data.metrics for run in commands.runs()}
+    assert rebuilt == {run.data.tags["fingerprint"]: run.data.metrics for run in runs}
+    assert all(run.info.end_time / 1000 < begin for run in commands.runs())
