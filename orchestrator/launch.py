@@ -107,7 +107,7 @@ def search(sweep: Sweep, plan: Plan) -> None:
         sweep.suggest(plan, seed, config.num_trials)
     if config.rerun is None:
         return
-    best = sorted(sweep.values, key=lambda key: -sweep.values[key])[: config.rerun.best]
+    best = sorted(sweep.finished, key=lambda key: -sweep.values[key])[: config.rerun.best]
     specs = [
         spec_for(config, {**sweep.cells[key].spec.swept, "dataset.part": config.rerun.part}, seed)
         for seed in config.rerun.seeds
@@ -149,7 +149,8 @@ class Sweep:
         self._tracker = Tracker(self._store, config.ablation, config.question)
         self._stopped: Mapping[str, str] = {}
         self.cells: dict[str, Cell] = {}
-        self.values: dict[str, float] = {}  # of finished trials: what a search compares
+        self.values: dict[str, float] = {}  # what a search compares, at the end or the last rung
+        self.finished: list[str] = []  # keys of `values` whose trial ran to its end
         self.outcome = Outcome(experiment_id=self._tracker.experiment_id)
 
     def cell(self, spec: TrialSpec) -> Cell:
@@ -201,11 +202,19 @@ class Sweep:
         self.outcome.num_other_source += end["provenance"]["source_hash"] != mine
         if end["status"] in ("failed", "diverged"):
             self.outcome.failures.append(end)
-        if "compared" in end["metrics"]:
-            self.values[cell.key] = float(end["metrics"]["compared"])
+        self._note_value(end)
         if not self._tracker.has(cell.key, str(end["row_id"])):
             self._tracker.log(labelled(end, cell.spec, self._config))
         return True
+
+    def _note_value(self, end: Row) -> None:
+        """What a search compares, if the trial came so far."""
+        key, value = str(end["fingerprint"]), end["metrics"].get("compared")
+        if value is None:
+            return
+        self.values[key] = float(value)
+        if end["status"] == "finished":
+            self.finished.append(key)
 
     @cached_property
     def _settled_keys(self) -> frozenset[str]:
@@ -327,8 +336,7 @@ class Sweep:
         )
         self._ledger.append(end)
         status = end["status"]
-        if status == "finished" and "compared" in end["metrics"]:
-            self.values[key] = float(end["metrics"]["compared"])
+        self._note_value(end)
         self.outcome.counts[status] = self.outcome.counts.get(status, 0) + 1
         tracked = labelled(end, cell.spec, self._config)
         if status in ("failed", "diverged"):

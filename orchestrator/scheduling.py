@@ -139,12 +139,19 @@ class PlannedSearch(Searcher):
             to_config: Values -> the trial's config; for a trial that is settled already its
                 result, or None when it has none.
         """
+        import optuna
         from ray.tune.search.optuna import OptunaSearch
 
         super().__init__(metric=METRIC, mode="max")
-        self._inner = OptunaSearch(dict(space), metric=METRIC, mode="max", seed=seed)
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        drawn = OptunaSearch.convert_search_space(dict(space))
+        self._inner = OptunaSearch(drawn, metric=METRIC, mode="max", seed=seed)
         self._left = num_trials
         self._to_config = to_config
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune pickles its searcher for a restore that this project never asks of it."""
+        return {}
 
     def suggest(self, trial_id: str) -> Any:
         """The next trial's config; FINISHED when all were suggested."""

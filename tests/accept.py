@@ -25,6 +25,7 @@ import torch
 from orchestrator import config, plan
 from orchestrator.errors import UsageError
 from trainables.edit_loop import MetricRow
+from trainables.errors import EditingError
 from trainables.workbench import Workbench
 from trainables.world import default_cache, ensure_backbone
 
@@ -265,5 +266,5 @@ if __name__ == "__main__":
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         sys.exit(main(sys.argv[1:]))
-    except UsageError as error:
+    except (UsageError, EditingError) as error:
         sys.exit(f"error: {error}")
