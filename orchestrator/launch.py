@@ -36,11 +36,11 @@ from orchestrator.identity import fingerprint
 from orchestrator.interruption import Interruption
 from orchestrator.ledger import Ledger
 from orchestrator.placement import preflight, resources
-from orchestrator.plan import Distribution, Plan, TrialSpec, spec_for
-from orchestrator.progress import Board, Building
+from orchestrator.plan import Plan, TrialSpec, spec_for
+from orchestrator.progress import Board, Building, announce
 from orchestrator.provenance import provenance
 from orchestrator.rows import Cell, Resolved, Row, end_row, labelled, own_values
-from orchestrator.scheduling import PlannedSearch, make_scheduler
+from orchestrator.scheduling import PlannedSearch, make_scheduler, tune_distribution
 from orchestrator.tracking import Tracker
 from trainables.trial import EditTrial, Resolver, Runtime
 from trainables.world import default_cache
@@ -86,7 +86,9 @@ def run(plan: Plan, options: Options) -> Outcome:
         here = {"CPU": plan.config.workers or os.cpu_count() or 1, "GPU": cuda.device_count()}
         for cell in cells:
             preflight(cell.spec, here)
+    announce(resolver.warnings)
     sweep = Sweep(plan.config, options, cache, resolver)  # from here on things are written
+    sweep.list_excluded()
     try:
         if plan.space:
             search(sweep, plan)
@@ -157,6 +159,13 @@ class Sweep:
         """As `resolved_cell`, with what was read and built so far."""
         return resolved_cell(self._resolver, spec)
 
+    def list_excluded(self) -> None:
+        """Write which records of the user's files are left out, and why, into the store."""
+        if self._resolver.excluded:
+            listed = self._store / "excluded.txt"
+            listed.write_text("\n".join(self._resolver.excluded) + "\n")
+            announce([f"they are listed in {listed}"])
+
     def settle(self, cells: Sequence[Cell], scheduler: str | None = None) -> None:
         """Run those of a grid's cells that are not settled."""
         self.cells |= {cell.key: cell for cell in cells}
@@ -172,7 +181,7 @@ class Sweep:
 
     def suggest(self, plan: Plan, seed: int, num_trials: int) -> None:
         """Let Optuna choose trials of a search, until there are `num_trials` of this seed."""
-        space = {key: _tune_distribution(drawn) for key, drawn in plan.space.items()}
+        space = {key: tune_distribution(drawn) for key, drawn in plan.space.items()}
 
         def to_config(values: Mapping[str, Any]) -> dict[str, Any] | float | None:
             cell = self.cell(spec_for(plan.config, values, seed))
@@ -372,19 +381,6 @@ class _Listener(tune.Callback):
 
 def _is_protected(spec: TrialSpec, protect: Sequence[str]) -> bool:
     return spec.arm in protect or spec.method["name"] in protect
-
-
-def _tune_distribution(drawn: Distribution) -> Any:
-    if drawn.kind == "categorical":
-        return tune.choice(list(drawn.choices))
-    assert drawn.low is not None
-    assert drawn.high is not None
-    if drawn.kind == "uniform":
-        return tune.uniform(drawn.low, drawn.high)
-    if drawn.kind == "loguniform":
-        return tune.loguniform(drawn.low, drawn.high)
-    low, high = int(drawn.low), int(drawn.high) + 1  # Tune leaves the upper end out
-    return tune.randint(low, high) if drawn.kind == "int" else tune.lograndint(low, high)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from statistics import fmean
 from types import TracebackType
 from typing import Any
@@ -96,6 +96,13 @@ class Board:
         head = Text(f"{self._done}/{self._total} trials  {counts}  {self._left()} left")
         bar = ProgressBar(total=max(self._total, 1), completed=self._done, width=60)
         return Group(head, bar, table)
+
+
+def announce(lines: Iterable[str]) -> None:
+    """Say what should be known before the start."""
+    console = Console(stderr=True)
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True)
 
 
 class Building:

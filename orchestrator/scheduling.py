@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
+from ray import tune
 from ray.tune.schedulers import (
     AsyncHyperBandScheduler,
     FIFOScheduler,
@@ -16,6 +17,8 @@ from ray.tune.schedulers import (
     TrialScheduler,
 )
 from ray.tune.search import Searcher
+
+from orchestrator.space import Distribution
 
 RUNGS = (0.25, 0.5, 1.0)
 TIME_ATTR = "rung"  # 1, 2, 3: the index of the share of progress in RUNGS
@@ -117,6 +120,20 @@ def make_scheduler(
     return Protecting(median, "median", protected), RUNGS
 
 
+def tune_distribution(drawn: Distribution) -> Any:
+    """An axis of a search in Tune's own terms, both ends included."""
+    if drawn.kind == "categorical":
+        return tune.choice(list(drawn.choices))
+    assert drawn.low is not None
+    assert drawn.high is not None
+    if drawn.kind == "uniform":
+        return tune.uniform(drawn.low, drawn.high)
+    if drawn.kind == "loguniform":
+        return tune.loguniform(drawn.low, drawn.high)
+    low, high = int(drawn.low), int(drawn.high) + 1  # Tune leaves the upper end out
+    return tune.randint(low, high) if drawn.kind == "int" else tune.lograndint(low, high)
+
+
 class PlannedSearch(Searcher):
     """Optuna's suggestions, made into specifications; at most `num_trials` of them."""
 
@@ -147,6 +164,7 @@ class PlannedSearch(Searcher):
         drawn = OptunaSearch.convert_search_space(dict(space))
         self._inner = OptunaSearch(drawn, metric=METRIC, mode="max", seed=seed)
         self._left = num_trials
+        self._names: dict[str, str] = {}  # Tune's trial id -> Optuna's
         self._to_config = to_config
 
     def __getstate__(self) -> dict[str, Any]:
@@ -156,27 +174,31 @@ class PlannedSearch(Searcher):
     def suggest(self, trial_id: str) -> Any:
         """The next trial's config; FINISHED when all were suggested."""
         while self._left > 0:
-            values = self._inner.suggest(trial_id)
+            # A name of its own for each: asked twice under one, Optuna repeats what it said.
+            name = f"{trial_id}/{self._left}"
+            values = self._inner.suggest(name)
             if values is None:
                 return None
             self._left -= 1
             outcome = self._to_config(values)
             if isinstance(outcome, dict):
+                self._names[trial_id] = name
                 return outcome
             result = None if outcome is None else {METRIC: outcome}
-            self._inner.on_trial_complete(trial_id, result, error=result is None)
+            self._inner.on_trial_complete(name, result, error=result is None)
         return str(Searcher.FINISHED)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """An intermediate result."""
-        self._inner.on_trial_result(trial_id, result)
+        self._inner.on_trial_result(self._names[trial_id], result)
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
         """A trial's last result."""
         has_value = result is not None and METRIC in result
-        self._inner.on_trial_complete(trial_id, result, error=error or not has_value)
+        name = self._names[trial_id]
+        self._inner.on_trial_complete(name, result, error=error or not has_value)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: a resumed search replays the ledger."""

@@ -30,6 +30,8 @@ class Source:
         digest: SHA-256 of the data and the settings that chose the records.
         num_excluded: Records left out, with their reasons in `excluded`.
         num_subject_absent: Records whose subject does not occur in the prompt.
+        locality_known: Share of the locality questions that the backbone answers rightly, where
+            that was measured: of embedded backbones, when they were built.
     """
 
     records: tuple[EditRecord, ...]
@@ -38,6 +40,7 @@ class Source:
     digest: str
     excluded: tuple[str, ...] = ()
     num_subject_absent: int = 0
+    locality_known: float | None = None
 
 
 def backbone_folder(
@@ -78,8 +81,9 @@ def open_source(spec: Mapping[str, Any], cache: Path) -> Source:
         raise DataError(f"dataset {dataset['name']!r} is not known: facts, zsre, counterfact")
     loaded = zsre.load(path, dataset["target_field"]) if loader is zsre.load else loader(path)
     records = loaded.records
-    model = str(spec["backbone"]["model"])
+    model, known = str(spec["backbone"]["model"]), None
     if model.startswith(EMBEDDED):
+        known = world.locality_known(Path(backbone_folder(spec, cache)))
         # A backbone that never read a record's true answer has nothing to edit there.
         lines = world.trained_lines(Path(backbone_folder(spec, cache)))
         records = tuple(
@@ -96,6 +100,7 @@ def open_source(spec: Mapping[str, Any], cache: Path) -> Source:
         digest=loaded.digest,
         excluded=tuple(f"{e.file}:{e.line}: {e.reason}" for e in loaded.excluded),
         num_subject_absent=loaded.num_subject_missing,
+        locality_known=known,
     )
 
 

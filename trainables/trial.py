@@ -28,6 +28,8 @@ from trainables.methods import build_config, get_version, method_settings
 from trainables.sources import Source, backbone_folder, open_source
 from trainables.workbench import Workbench, draw
 
+LEAST_KNOWN = 0.3  # share of locality questions below which locality says little
+
 
 @dataclass(frozen=True)
 class Runtime:
@@ -207,6 +209,8 @@ class Resolver:
         self._fingerprints: dict[str, str] = {}
         self._sources: dict[str, Source] = {}
         self._drawn: set[str] = set()
+        self.excluded: list[str] = []  # records left out, with file, line and reason
+        self.warnings: list[str] = []  # what a reader of the table should know before the start
 
     def resolve(self, spec: Mapping[str, Any]) -> dict[str, Any]:
         """What the driver must know of one specification.
@@ -230,6 +234,7 @@ class Resolver:
         data = repr((sorted(spec["dataset"].items(), key=str), backbone))
         if data not in self._sources:
             self._sources[data] = open_source(spec, self._cache)
+            self._note(self._sources[data], spec)
         source = self._sources[data]
         draws = repr((data, sorted(spec["protocol"].items(), key=str), spec["seed"]))
         if draws not in self._drawn:
@@ -244,6 +249,20 @@ class Resolver:
                 "count.subject_absent_in_data": source.num_subject_absent,
             },
         }
+
+    def _note(self, source: Source, spec: Mapping[str, Any]) -> None:
+        name = spec["dataset"]["name"]
+        if source.excluded:
+            self.excluded += source.excluded
+            self.warnings.append(
+                f"dataset={name}: {len(source.excluded)} records are left out in every arm"
+            )
+        known = source.locality_known
+        if known is not None and known < LEAST_KNOWN:
+            self.warnings.append(
+                f"backbone={spec['backbone']['name']} answers {known:.0%} of the locality "
+                f"questions of dataset={name}: below {LEAST_KNOWN:.0%}, locality compares guesses"
+            )
 
 
 def first_line(error: BaseException) -> str:

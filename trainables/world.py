@@ -175,6 +175,12 @@ def trained_lines_or_none(folder: Path) -> frozenset[int] | None:
     return None if lines is None else frozenset(lines)
 
 
+def locality_known(folder: Path) -> float | None:
+    """Share of the locality questions that the backbone answered rightly when it was built."""
+    share = _stored(folder, "report.json")["locality_exact"]
+    return None if share is None else float(share)
+
+
 def _material(name: str, embedded: Embedded, data_path: Path | None) -> _Material:
     if embedded.source == "facts":
         return _world_material()

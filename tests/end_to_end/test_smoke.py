@@ -7,6 +7,8 @@ import io
 import math
 import time
 
+import pytest
+
 from tests.end_to_end.commands import Commands, assert_agree
 
 SMOKE = ("ablation=smoke", "backbone=facts_tiny")
@@ -46,6 +48,7 @@ def test_smoke_fills_the_table_and_then_has_nothing_left_to_do(bare: Commands) -
     assert table in again.stdout
 
 
+@pytest.mark.slow
 def test_store_when_mlflow_is_lost_is_rebuilt_from_the_ledger(commands: Commands) -> None:
     smoke = (*SMOKE, "axes.method=[no_edit]", "workers=1")
     assert commands.sweep(*smoke).returncode == 0

@@ -23,6 +23,7 @@ ASHA = (
 )
 
 
+@pytest.mark.slow
 def test_asha_stops_arms_says_so_and_completes_them_on_demand(commands: Commands) -> None:
     first = commands.sweep(*ASHA)
 
@@ -82,8 +83,18 @@ def test_search_runs_the_best_again_and_resumes_without_running_anything(
     assert again == [best["spec"]["swept"]] * 2
     assert_agree(commands)
 
+    # As if the driver had been killed after two trials: the search goes on behind them.
+    (segment,) = (commands.store / "ledger").glob("*.jsonl")
+    lines = segment.read_text().splitlines(keepends=True)
+    at = [index for index, line in enumerate(lines) if '"event":"end"' in line][1]
+    segment.write_text("".join(lines[: at + 1]))
     resumed = commands.sweep(*search)
 
     assert resumed.returncode == 0, resumed.stderr
-    assert commands.ends() == ends
+    after = commands.ends()
+    assert after[:2] == ends[:2]
+    assert [row["fingerprint"] for row in after] == [row["fingerprint"] for row in ends]
     assert_agree(commands)
+
+    assert commands.sweep(*search).returncode == 0
+    assert commands.ends() == after
