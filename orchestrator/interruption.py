@@ -1,4 +1,4 @@
-"""Ctrl-C during a sweep: Tune's loop ends behind the row under way, and the sweep hears of it."""
+"""Ctrl-C during a sweep: every row under way is kept, and no library can swallow it."""
 
 from __future__ import annotations
 
@@ -12,37 +12,56 @@ from ray import tune
 
 
 class Interruption(tune.Stopper):
-    """Ctrl-C once ends Tune's loop behind the row under way; a second one ends it at once."""
+    """Ctrl-C ends a sweep at once, or inside `deferred` behind the row under way.
+
+    It is remembered as well as raised: a KeyboardInterrupt that arrives inside a library's callback
+    or clean-up is dropped there, and the sweep would go on as if nothing had been typed.
+    """
 
     def __init__(self) -> None:
         """Not interrupted yet."""
         self.is_set = False
+        self._is_deferred = False
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         """No trial is stopped for its own result."""
         return False
 
     def stop_all(self) -> bool:
-        """True from the interruption on."""
+        """True from the interruption on; ends Tune's loop."""
         return self.is_set
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Take Ctrl-C, from the second on as before.
-
-        Raises:
-            KeyboardInterrupt: At the end, if there was one.
-        """
+        """Take Ctrl-C until the end of the block."""
         before = signal.getsignal(signal.SIGINT)
 
         def interrupt(number: int, frame: FrameType | None) -> None:
-            self.is_set = True
-            signal.signal(signal.SIGINT, before)
+            is_second, self.is_set = self.is_set, True
+            if is_second or not self._is_deferred:
+                raise KeyboardInterrupt
 
         signal.signal(signal.SIGINT, interrupt)
         try:
             yield
         finally:
             signal.signal(signal.SIGINT, before)
+
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Inside, the first Ctrl-C is only remembered.
+
+        Raises:
+            KeyboardInterrupt: At either end of the block, if there was one.
+        """
+        self._raise_if_set()
+        self._is_deferred = True
+        try:
+            yield
+        finally:
+            self._is_deferred = False
+        self._raise_if_set()
+
+    def _raise_if_set(self) -> None:
         if self.is_set:
             raise KeyboardInterrupt

@@ -5,32 +5,18 @@ The ledger is the truth: a result is appended there first, then handed to MLflow
 
 from __future__ import annotations
 
-import logging
-import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-# Both are read when Ray is imported: no token is needed for a Ray that only this driver sees, and
-# the old output engine is the one that can be silenced.
-os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-os.environ.setdefault("RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS", "0")
-# Tune's own handler would end the run as if all were done; see `Interruption`.
-os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
-
-import ray
 from ray import tune
-from torch import cuda
 
+from orchestrator.cluster import local_resources, running_ray
 from orchestrator.config import SweepConfig
 from orchestrator.identity import fingerprint
 from orchestrator.interruption import Interruption
@@ -46,7 +32,6 @@ from trainables.trial import EditTrial, Resolver, Runtime
 from trainables.world import default_cache
 
 MAX_RETRIES = 2  # of a lost node or a killed actor; a defect would only repeat itself
-_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -78,27 +63,40 @@ def run(plan: Plan, options: Options) -> Outcome:
         EditingError: If something cannot work, before anything runs.
         LedgerError: If the store cannot be written or read.
     """
+    interruption = Interruption()
+    sweep = None
+    try:
+        with interruption.listening():
+            sweep, cells = _prepared(plan, options, interruption)
+            if plan.space:
+                search(sweep, plan)
+            else:
+                sweep.settle(cells)
+    except KeyboardInterrupt:
+        if sweep is None:
+            raise
+        sweep.outcome.was_interrupted = True
+    finally:
+        if sweep is not None:
+            sweep.close()
+    return sweep.outcome
+
+
+def _prepared(
+    plan: Plan, options: Options, interruption: Interruption
+) -> tuple[Sweep, Sequence[Cell]]:
+    """An open sweep and its cells, after everything that can be known before Ray starts."""
     cache = default_cache()
     with Building() as building:
         resolver = Resolver(cache, building.advance)
         cells = [resolved_cell(resolver, spec) for spec in plan.trials or plan.typical[:1]]
-    if not os.environ.get("RAY_ADDRESS"):  # else only the cluster knows what it has
-        here = {"CPU": plan.config.workers or os.cpu_count() or 1, "GPU": cuda.device_count()}
+    if here := local_resources(plan.config.workers):
         for cell in cells:
             preflight(cell.spec, here)
     announce(resolver.warnings)
-    sweep = Sweep(plan.config, options, cache, resolver)  # from here on things are written
+    sweep = Sweep(plan.config, options, cache, resolver, interruption)
     sweep.list_excluded()
-    try:
-        if plan.space:
-            search(sweep, plan)
-        else:
-            sweep.settle(cells)
-    except KeyboardInterrupt:
-        sweep.outcome.was_interrupted = True
-    finally:
-        sweep.close()
-    return sweep.outcome
+    return sweep, cells
 
 
 def search(sweep: Sweep, plan: Plan) -> None:
@@ -132,7 +130,12 @@ class Sweep:
     """One driver's run: what is settled, what is left, and where results go."""
 
     def __init__(
-        self, config: SweepConfig, options: Options, cache: Path, resolver: Resolver
+        self,
+        config: SweepConfig,
+        options: Options,
+        cache: Path,
+        resolver: Resolver,
+        interruption: Interruption,
     ) -> None:
         """Open the store; nothing runs yet.
 
@@ -143,6 +146,7 @@ class Sweep:
         self._options = options
         self._cache = cache
         self._resolver = resolver
+        self._interruption = interruption
         self._store = Path(config.store).resolve()
         self._history = Ledger.read(self._store)
         self._ledger = Ledger.open(self._store)
@@ -280,7 +284,6 @@ class Sweep:
         # Tune's own record of its trials; the ledger has all of it that counts.
         scratch = self._store / "ray" / uuid.uuid4().hex[:8]
         search = what.get("search_alg")
-        interruption = Interruption()
         tuner = tune.Tuner(
             trainable,
             param_space=what.get("param_space"),
@@ -296,13 +299,13 @@ class Sweep:
                 name="sweep",
                 storage_path=str(scratch),
                 callbacks=[_Listener(self, board)],
-                stop=interruption,
+                stop=self._interruption,
                 failure_config=tune.FailureConfig(max_failures=MAX_RETRIES),
                 verbose=0,
             ),
         )
         try:
-            with interruption.listening():
+            with self._interruption.deferred():
                 tuner.fit()
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
@@ -381,21 +384,3 @@ class _Listener(tune.Callback):
 
 def _is_protected(spec: TrialSpec, protect: Sequence[str]) -> bool:
     return spec.arm in protect or spec.method["name"] in protect
-
-
-@contextmanager
-def running_ray(workers: int | None) -> Iterator[Mapping[str, float]]:
-    """Ray on this machine, quiet, with its resources; shut down at the end."""
-    for name in ("ray", "ray.tune", "ray.train"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    ray.init(
-        num_cpus=workers,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        configure_logging=False,
-    )
-    try:
-        yield dict(ray.cluster_resources())
-    finally:
-        ray.shutdown()
