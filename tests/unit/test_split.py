@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from trainables.backbones.split import PrefixCache, Split
+from trainables.backbones.split import PrefixCache, Site, Split
 from trainables.interfaces import Backbone, DecodeState
 from trainables.prompts import PaddingSide, collate, pad_id, tokenise
 
@@ -32,6 +32,25 @@ def test_split_logits_match_the_unpadded_full_forward(
     for _ in range(2):  # the second time from the cache
         logits, _ = split.logits(batch)
         torch.testing.assert_close(logits, expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("padding_side", ["left", "right"])
+@pytest.mark.parametrize("layer", [0, 2, 3])
+@torch.no_grad()
+def test_site_when_something_is_added_to_an_ffn_then_logits_match_the_changed_model(
+    backbone: Backbone, padding_side: PaddingSide, layer: int
+) -> None:
+    rows = [tokenise(backbone.tokenizer, *pair) for pair in PAIRS]
+    batch = collate(rows, pad_id=pad_id(backbone.tokenizer), padding_side=padding_side)
+    site = Site(backbone, layer, backbone.ffn_path(layer), PrefixCache())
+
+    inputs, output = site.frozen(batch)
+    logits = site.logits(batch, output + inputs.roll(1, -1))  # a bypass of rank D
+
+    ffn = backbone.model.get_submodule(backbone.ffn_path(layer))
+    ffn.register_forward_hook(lambda module, given, result: result + given[0].roll(1, -1))
+    expected = torch.cat([full_logits(backbone, *pair) for pair in PAIRS])
+    torch.testing.assert_close(logits, expected, atol=1e-4, rtol=0)
 
 
 @torch.no_grad()

@@ -18,6 +18,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from trainables.backbones.loading import without_bars
 from trainables.backbones.newton_schulz import Muon
 from trainables.errors import ConfigError, DataError
 
@@ -367,7 +368,8 @@ def _save(model: Any, tokenizer: Any, out: Path, texts: dict[str, Any]) -> None:
     if aside.exists():  # left behind by a killed process that had the same number
         shutil.rmtree(aside)
     aside.mkdir(parents=True)
-    model.save_pretrained(aside)
+    with without_bars():
+        model.save_pretrained(aside)
     tokenizer.save_pretrained(aside)
     for name, content in texts.items():
         (aside / name).write_text(json.dumps(content, indent=1) + "\n")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -46,9 +47,10 @@ def load_backbone(
     try:
         config = AutoConfig.from_pretrained(source, **pinned)
         family = get_family(config.model_type)
-        loaded = AutoModelForCausalLM.from_pretrained(
-            source, dtype=_DTYPES[dtype], use_safetensors=True, **pinned
-        )
+        with without_bars():
+            loaded = AutoModelForCausalLM.from_pretrained(
+                source, dtype=_DTYPES[dtype], use_safetensors=True, **pinned
+            )
         tokenizer = AutoTokenizer.from_pretrained(source, use_fast=True, **pinned)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
@@ -68,6 +70,21 @@ def load_backbone(
         ffn_size=up.shape[1] if family.is_transposed else up.shape[0],
         folder=folder if folder.is_dir() else None,
     )
+
+
+@contextlib.contextmanager
+def without_bars() -> Iterator[None]:
+    """Inside, transformers draws no progress bars of its own into a command's output."""
+    from transformers.utils import logging
+
+    if not logging.is_progress_bar_enabled():
+        yield
+        return
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.enable_progress_bar()
 
 
 def fingerprint(folder: Path) -> str:

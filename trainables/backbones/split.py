@@ -55,20 +55,20 @@ class PrefixCache:
 class Split:
     """A backbone seen from `first_layer` up; the parts above are shared, not copied.
 
+    At `first_layer` = num_layers only the final norm and the head are left.
+
     Whatever a method puts into layers >= `first_layer` is seen here too. A method must not change
     anything below `first_layer`, or cached states would be stale.
     """
 
     def __init__(self, backbone: Backbone, first_layer: int, cache: PrefixCache) -> None:
-        if not 0 <= first_layer < backbone.num_layers:
-            raise ValueError(
-                f"first_layer is {first_layer}; allowed: 0 to {backbone.num_layers - 1}"
-            )
+        if not 0 <= first_layer <= backbone.num_layers:
+            raise ValueError(f"first_layer is {first_layer}; allowed: 0 to {backbone.num_layers}")
         self.backbone = backbone
         self.first_layer = first_layer
         self._cache = cache
-        self._lower = _decoder_part(backbone, 0, first_layer)
-        self._upper = _decoder_part(backbone, first_layer, backbone.num_layers)
+        self._lower = _decoder_part(backbone, 0, first_layer, has_norm=False)
+        self._upper = _decoder_part(backbone, first_layer, backbone.num_layers, has_norm=True)
 
     @torch.no_grad()
     def hidden(self, prompts: PromptBatch) -> Tensor:
@@ -125,6 +125,49 @@ class Split:
         return self.backbone.fingerprint, self.first_layer, digest
 
 
+class Site:
+    """A module of one layer whose output is added to the residual stream: an FFN, its down part.
+
+    What a bypass adds there can be added to the layer's output instead, so a training loop runs
+    neither the layer's attention nor its frozen FFN again. In floating point the sum differs from
+    that of a forward pass by rounding.
+    """
+
+    def __init__(self, backbone: Backbone, layer: int, path: str, cache: PrefixCache) -> None:
+        """Name the module by its dotted path; what stands there may be replaced later."""
+        self._model, self._path = backbone.model, path
+        self._split = Split(backbone, layer, cache)
+        self._layer = _decoder_part(backbone, layer, layer + 1, has_norm=False)
+        self._above = Split(backbone, layer + 1, cache)
+
+    @torch.no_grad()
+    def frozen(self, prompts: PromptBatch) -> tuple[Tensor, Tensor]:
+        """Input of the module and output of its layer as they now are, (B, T, ...) and (B, T, D).
+
+        Both are of no meaning on padding.
+        """
+        seen: list[Tensor] = []
+
+        def keep(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            seen.append(inputs[0])
+
+        hook = self._model.get_submodule(self._path).register_forward_pre_hook(keep)
+        try:
+            output: Tensor = self._layer(
+                inputs_embeds=self._split.hidden(prompts),
+                attention_mask=prompts.attention_mask,
+                position_ids=prompts.position_ids,
+                use_cache=False,
+            ).last_hidden_state
+        finally:
+            hook.remove()
+        return seen[0], output
+
+    def logits(self, prompts: PromptBatch, output: Tensor) -> Tensor:
+        """Next-token logits (M, V) at the scored positions, from a layer's output (B, T, D)."""
+        return self._above.logits(prompts, hidden=output)[0]
+
+
 def _decode(
     backbone: Backbone, prompts: PromptBatch, state: DecodeState
 ) -> tuple[Tensor, DecodeState]:
@@ -170,18 +213,18 @@ class _NoPosition(nn.Module):
         return torch.zeros((), device=position_ids.device)
 
 
-def _decoder_part(backbone: Backbone, first: int, stop: int) -> nn.Module:
+def _decoder_part(backbone: Backbone, first: int, stop: int, *, has_norm: bool) -> nn.Module:
     """The family's own decoder, cut to layers [first, stop) and sharing their modules.
 
-    Using the family's forward keeps its masks and positions; nothing here repeats them. Below
-    `stop` < num_layers the final norm is left out, above layer 0 what only acts before it.
+    Using the family's forward keeps its masks and positions; nothing here repeats them. What
+    only acts before layer 0 is left out above it.
     """
     decoder = backbone.model.get_submodule(backbone.family.decoder)
     part = copy.copy(decoder)
     part._modules = dict(decoder._modules)
     layers_name = backbone.family.layers.removeprefix(f"{backbone.family.decoder}.")
     part._modules[layers_name] = _LayerSlice(decoder.get_submodule(layers_name), first, stop)
-    if stop < backbone.num_layers:
+    if not has_norm:
         norm_name = backbone.family.final_norm.removeprefix(f"{backbone.family.decoder}.")
         part._modules[norm_name] = _Nothing()
     if first > 0:

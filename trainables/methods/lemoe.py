@@ -19,8 +19,7 @@ Choices where the paper is silent:
 - A batch adds `num_experts` experts: 1 in a stream, the "Exp." axis of Table 9 in a single batch.
   Several experts: k-means divides the batch into so many groups, each group's centre is one
   anchor, all train together, and the gates are a softmax of cosine / router_temperature over the
-  `top_k` best. A batch of fewer edits than experts adds one expert per edit; `counts` of the
-  report tells how many were left out (`experts_not_added`).
+  `top_k` best. Fewer edits than experts get one expert each; `experts_not_added` is reported.
 - e_j is the mean over prompt tokens of the input embeddings. `embedding: entity` takes named
   entities (moe/entities.py; the report counts the fall-backs). `embedding: token` routes each
   token by its own embedding, by keys made of means.
@@ -41,7 +40,7 @@ import torch
 from torch import Tensor
 
 from trainables.artefacts import Artefacts
-from trainables.backbones.split import Split
+from trainables.backbones.split import Site, Split
 from trainables.backbones.surgery import get_module, replace_module
 from trainables.errors import ConfigError
 from trainables.interfaces import (
@@ -152,6 +151,7 @@ class Lemoe:
         self._path = backbone.ffn_path(config.edit_layer)
         self._frozen = FrozenFfn.of(backbone, config.edit_layer)
         self._split = Split(backbone, config.edit_layer, artefacts.prefix_cache)
+        self._site = Site(backbone, config.edit_layer, self._path, artefacts.prefix_cache)
         finder = EntityFinder(backbone.tokenizer) if _uses_entities(config) else None
         self._embedder = PromptEmbedder(backbone.embedding, finder)
         self._centre = self._embedder.table_mean()
@@ -329,17 +329,18 @@ class Lemoe:
         assert self._adaptor is not None
         assert self._routing is not None
         adaptor, routing, first = self._adaptor, self._routing, self._first_expert
-        hidden, rows = self._split.hidden(batch.tokens), row_index(batch.tokens)
-        features = routing.features(batch.tokens)
+        tokens, rows = batch.tokens, row_index(batch.tokens)
+        with adaptor.routed(adaptor.closed(len(batch))):
+            x, frozen = self._site.frozen(tokens)
+        features = routing.features(tokens)
         # Frozen keys give the same gates in every step.
         is_fixed = isinstance(routing.router, FrozenAnchors)
         fixed = routing.route(features, first) if is_fixed else None
 
         def loss() -> Tensor:
             route = routing.route(features, first) if fixed is None else fixed
-            with adaptor.routed(route):
-                logits, _ = self._split.logits(batch.tokens, hidden=hidden)
-            return target_loss(logits, batch.labels, rows)
+            output = frozen + adaptor.added(x, route).to(frozen.dtype)
+            return target_loss(self._site.logits(tokens, output), batch.labels, rows)
 
         config = self._config
         settings = OptimiserSettings(

@@ -99,8 +99,16 @@ class Adaptor(nn.Module):
             raise RuntimeError(
                 "the backbone was called past the edit method that is attached to it"
             )
-        gates = self._route if isinstance(self._route, Tensor) else self._route(x)
-        return output + self.bypass_weight * self._experts(x, gates).to(output.dtype)
+        return output + self.added(x, self._route).to(output.dtype)
+
+    def added(self, x: Tensor, route: Route) -> Tensor:
+        """What the experts add to the frozen output, (B, T, D), for the FFN's input x (B, T, D)."""
+        gates = route if isinstance(route, Tensor) else route(x)
+        return self.bypass_weight * self._experts(x, gates)
+
+    def closed(self, num_rows: int) -> Tensor:
+        """Gates (B, E) with which no expert adds anything."""
+        return next(self.frozen.parameters()).new_zeros(num_rows, self.num_experts)
 
     def _experts(self, x: Tensor, gates: Tensor) -> Tensor:
         """Gated sum over the banks of which some gate is open."""
