@@ -46,12 +46,14 @@ class Edit:
     """The part of a record that a method may see while editing.
 
     `training_locality` are unrelated prompts of another split than those that are scored.
+    `true_answer` is what the data set says held before the edit; None where it does not say.
     """
 
     prompt: str
     target_new: str
     subject: str | None = None
     training_locality: tuple[str, ...] = ()
+    true_answer: str | None = None
 
 
 @dataclass(frozen=True)

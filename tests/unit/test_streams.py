@@ -109,6 +109,6 @@ def test_to_edit_hides_everything_that_is_scored() -> None:
     full = EditRecord(
         "r", "p", "t", "s", ("rephrase",), (Question("l", "a", "locality_far"),), true_answer="old"
     )
-    assert to_edit(full, ["other"]) == Edit("p", "t", "s", ("other",))
+    assert to_edit(full, ["other"]) == Edit("p", "t", "s", ("other",), "old")
     with pytest.raises(ValueError, match="r: 'l' is scored"):
         to_edit(full, ["other", "l"])

@@ -111,7 +111,13 @@ def to_edit(record: EditRecord, training_locality: Sequence[str] = ()) -> Edit:
         raise ValueError(
             f"{record.record_id}: {min(leaked)!r} is scored, so it may not be trained on"
         )
-    return Edit(record.prompt, record.target_new, record.subject, tuple(training_locality))
+    return Edit(
+        record.prompt,
+        record.target_new,
+        record.subject,
+        tuple(training_locality),
+        record.true_answer,
+    )
 
 
 def _share(text: str) -> float:
