@@ -10,7 +10,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -21,6 +21,16 @@ AVERAGED = ("reliability", "generality", "locality_far")  # `average` is the mea
 CONTEXT = (
     *("backbone", "backbone_fingerprint"),
     *("dataset", "dataset_digest", "dataset_part", "target_field"),
+)
+# Protocol or context keys that may differ between the arms of one table -> what differs with them.
+_WITH = {
+    "backbone": ("backbone", "backbone_fingerprint"),
+    "dataset": ("dataset", "dataset_digest", "dataset_part", "target_field"),
+}
+# Metrics of a row that are no scores of questions: known by their beginning, kept by full name.
+NUMBERS = (
+    *("routing_", "largest_load", "own_expert_rate", "same_expert_rate", "stale_rate"),
+    *("edit_state_bytes", "number.", "within_batch_similarity", "between_batch_similarity"),
 )
 PROVENANCE = ("scale", "device", "dtype", "commit", "is_dirty", "source_hash")
 
@@ -52,9 +62,12 @@ class Arm:
         swept: Values of the swept keys.
         published: Swept keys to the published values that this arm stands for.
         state: "" when all seeds ended, else such as `failed 1/3`; then `scores` is empty.
-        scores: Final scores in the table's measure, `average` included.
-        before: The same scores before the first edit.
+        scores: Final scores in the table's measure, `average` included; those right after each
+            batch as `<score>.immediate`; metrics that begin as one of `NUMBERS`, by their name.
+        before: The final scores' values before the first edit.
         errors: Reasons of failed trials, one line each.
+        context: Backbone and data set of the arm, by name of `CONTEXT`.
+        records: Where the per-record results of each trial lie, as `runs.read_records` takes it.
     """
 
     name: str
@@ -70,6 +83,8 @@ class Arm:
     scores: Mapping[str, Estimate]
     before: Mapping[str, float]
     errors: tuple[str, ...]
+    context: Mapping[str, str] = field(default_factory=dict)
+    records: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -77,10 +92,11 @@ class Section:
     """Arms that may stand in one table: same backbone, data and, but for `varying`, protocol.
 
     Attributes:
-        context: Values of `CONTEXT`.
+        context: Values of `CONTEXT`; all that occur, where they may differ.
         protocol: The protocol keys that all arms share.
         provenance: Every value that occurs, by name of `PROVENANCE`.
         num_superseded: Trials left out because newer ones of the same arm and seed exist.
+        measure: The one of `MEASURES` that the scores are in.
     """
 
     context: Mapping[str, str]
@@ -88,6 +104,7 @@ class Section:
     arms: tuple[Arm, ...]
     provenance: Mapping[str, tuple[str, ...]]
     num_superseded: int
+    measure: str = "token"
 
 
 def sections(
@@ -101,7 +118,8 @@ def sections(
     Args:
         rows: Tidy rows of `runs.read_runs`.
         measure: One of `MEASURES`.
-        varying: Protocol keys that may differ between the arms of one section.
+        varying: Protocol keys that may differ between the arms of one section; `backbone` and
+            `dataset` too.
         records: `runs.read_records`, for the bootstrap of arms with fewer than
             three seeds; None: such arms have no interval.
     """
@@ -109,9 +127,23 @@ def sections(
     protocols = rows["protocol"].map(json.loads)
     rows["shared"] = protocols.map(lambda p: _dump(p, lambda key: key not in varying))
     rows["own"] = protocols.map(lambda p: _dump(p, lambda key: key in varying))
-    parts = [part for _, part in rows.groupby([*CONTEXT, "shared"], sort=False)]
+    differing = [name for key in varying for name in _WITH.get(key, ())]
+    for name in differing:
+        rows["own"] += " " + rows[name]
+    context = [name for name in CONTEXT if name not in differing]
+    parts = [part for _, part in rows.groupby([*context, "shared"], sort=False)]
     parts.sort(key=lambda part: -int(part["started"].max()))
     return tuple(_section(part, measure, records) for part in parts)
+
+
+def estimate(values: Sequence[float], resampled: Interval | None = None) -> Estimate:
+    """The mean over seeds with its interval: over seeds, or else `resampled` over subjects."""
+    mean, over_seeds = math.fsum(values) / len(values), interval_over_seeds(values)
+    if over_seeds is not None:
+        return Estimate(mean, len(values), *over_seeds, "t")
+    if resampled is not None:
+        return Estimate(mean, len(values), *resampled, "bootstrap")
+    return Estimate(mean, len(values))
 
 
 def interval_over_seeds(values: Sequence[float]) -> Interval | None:
@@ -168,15 +200,16 @@ def _section(part: pd.DataFrame, measure: str, records: RecordReader | None) -> 
     trials = kept.drop_duplicates("run_id")
     values = kept.pivot(index="run_id", columns="metric", values="value")
     final, before = (_scores(values, measure, when) for when in ("final", "before"))
+    final = pd.concat([final, _numbers(values, measure)], axis=1)
     groups = trials.groupby(identity, sort=False)
     arms = tuple(_arm(group, final, before, records, measure) for _, group in groups)
-    first = trials.iloc[0]
     return Section(
-        context={name: str(first[name]) for name in CONTEXT},
-        protocol=json.loads(first["shared"]),
+        context={name: ", ".join(_values(trials, name)) for name in CONTEXT},
+        protocol=json.loads(trials["shared"].iloc[0]),
         arms=arms,
         provenance={name: _values(trials, name) for name in PROVENANCE},
         num_superseded=part["run_id"].nunique() - len(trials),
+        measure=measure,
     )
 
 
@@ -204,6 +237,8 @@ def _arm(
         scores={} if state else _estimates(own, trials, measure, records),
         before=before.loc[trials["run_id"]].mean().dropna().to_dict(),
         errors=tuple(str(error) for error in trials["error"] if error),
+        context={name: str(first[name]) for name in CONTEXT},
+        records=tuple(str(address) for address in trials["records"]),
     )
 
 
@@ -221,13 +256,7 @@ def _estimates(
         values = [float(value) for value in final[name]]
         if any(math.isnan(value) for value in values):
             continue  # not measured in every seed
-        mean, over_seeds = math.fsum(values) / len(values), interval_over_seeds(values)
-        if over_seeds is not None:
-            estimates[str(name)] = Estimate(mean, len(values), *over_seeds, "t")
-        elif name in resampled:
-            estimates[str(name)] = Estimate(mean, len(values), *resampled[name], "bootstrap")
-        else:
-            estimates[str(name)] = Estimate(mean, len(values))
+        estimates[str(name)] = estimate(values, resampled.get(str(name)))
     return estimates
 
 
@@ -239,6 +268,19 @@ def _scores(table: pd.DataFrame, measure: str, when: str) -> pd.DataFrame:
     if set(AVERAGED) <= set(found.columns):
         found["average"] = found[list(AVERAGED)].mean(axis=1, skipna=False)
     return found
+
+
+def _numbers(table: pd.DataFrame, measure: str) -> pd.DataFrame:
+    """What else of each run a table may show, (runs, names)."""
+    at_once = f".{measure}.immediate"
+    names = {name: str(name) for name in table.columns if str(name).startswith(NUMBERS)}
+    names |= {
+        name: str(name).removesuffix(at_once) + ".immediate"
+        for name in table.columns
+        if str(name).endswith(at_once)
+    }
+    scored = [name for name in names if str(name).endswith(f".{measure}.final")]
+    return table[[name for name in names if name not in scored]].rename(columns=names)
 
 
 def _state(trials: pd.DataFrame) -> str:

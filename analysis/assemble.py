@@ -17,6 +17,11 @@ from analysis.errors import AnalysisError, StoreError
 from analysis.layouts.layout import Body, Layout, get_layout, known_layouts
 from analysis.render import Table
 
+_GENERATED_ANSWERS = (
+    "alternative answers: generated here from answers of the same relation, as the paper's files "
+    "of serial edits are not public; scored on each question's last answer"
+)
+_MOST_VALUES = 6  # of one key, listed with the arms that have them
 _MOST_ERRORS = 8  # reasons listed below a table; the ledger has them all
 
 
@@ -40,12 +45,22 @@ def assemble(name: str, options: Options) -> tuple[Table, ...]:
         AnalysisError: If the name, store or runs are not there, nothing can be compared, or the
             layout has no published filter.
     """
-    rows, paper = _find(name, options.store)
+    rows, papers = _find(name, options.store)
+    return tuple(
+        table for paper in papers or (None,) for table in _tables(name, paper, rows, options)
+    )
+
+
+def _tables(
+    name: str, paper: str | None, rows: pd.DataFrame, options: Options
+) -> tuple[Table, ...]:
+    """One published table, or the table of an ablation without one, for each section."""
     layout = get_layout(paper or "generic")
     if options.is_filtered and not layout.has_filter:
         raise AnalysisError(f"filter=published: {name} has no published filter; use filter=none")
     found = aggregate.sections(rows, options.measure, layout.varying, runs.read_records)
-    printed = paper_numbers.load(paper) if paper else ()
+    numbers = (layout.numbers or paper) if layout.has_paper else None
+    printed = paper_numbers.load(numbers) if numbers else ()
     left_out: tuple[str, ...] = ()
     if printed:
         found, left_out = compare.comparable(found, printed, str(paper))
@@ -63,11 +78,11 @@ def assemble(name: str, options: Options) -> tuple[Table, ...]:
     )
 
 
-def _find(name: str, store: Path) -> tuple[pd.DataFrame, str | None]:
-    """Rows to show, and the published table that they answer, None for none."""
+def _find(name: str, store: Path) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """Rows to show, and the published tables that they answer."""
     known = known_layouts()
     if name in known:
-        return runs.read_table_runs(store, name), name
+        return runs.read_table_runs(store, name), (name,)
     try:
         ablations = runs.experiments(store)
     except StoreError as error:
@@ -77,9 +92,9 @@ def _find(name: str, store: Path) -> tuple[pd.DataFrame, str | None]:
     rows = runs.read_runs(store, name)
     if rows.empty:
         raise StoreError(f"store={store}: ablation {name!r} has no trials yet")
-    answered = set(rows["paper"]) - {""}
-    paper = answered.pop() if len(answered) == 1 else None
-    return rows, paper if paper in known else None
+    answered = dict.fromkeys(rows["paper"])
+    papers = runs.papers_of(next(iter(answered))) if len(answered) == 1 else ()
+    return rows, tuple(paper for paper in papers if paper in known)
 
 
 def _unknown(name: str, known: Sequence[str], further: str) -> AnalysisError:
@@ -96,7 +111,8 @@ def _table(
     options: Options,
     left_out: tuple[str, ...],
 ) -> Table:
-    notes = [*body.notes, *_interval_notes(section, layout.has_paper), *_mixed(section)]
+    notes = [*body.notes, *_serial_notes(section)]
+    notes += [*_interval_notes(section, layout.has_paper), *_mixed(section)]
     if body.paper:
         differing = "; ".join(compare.differences(section, body.paper))
         notes.insert(0, f"differs from the paper: {differing or 'nothing in backbone, data, size'}")
@@ -111,6 +127,7 @@ def _table(
         context=_context(section, options.measure),
         notes=tuple(notes),
         footer=tuple(footer),
+        digits=body.digits,
     )
 
 
@@ -136,14 +153,18 @@ def _context(section: Section, measure: str) -> dict[str, str]:
 def _protocol(section: Section) -> str:
     """Shared keys, then those that differ with the arms they hold for."""
     shared = dict(section.protocol)
-    parts = [str(shared.pop("kind", "not stated"))]
-    parts += [f"{key} {_yes_no(value)}" for key, value in shared.items()]
+    parts = [str(shared.pop("kind"))] if "kind" in shared else []
+    parts += [f"{key} {_yes_no(value)}" for key, value in shared.items() if value is not None]
     varying = {key for arm in section.arms for key in arm.protocol} - set(section.protocol)
     for key in sorted(varying):
         holders: dict[str, list[str]] = defaultdict(list)
         for arm in section.arms:
-            holders[_yes_no(arm.protocol.get(key))].append(arm.name)
-        lone = len(holders) == 1
+            if arm.protocol.get(key) is not None:
+                holders[_yes_no(arm.protocol[key])].append(arm.name)
+        if len(holders) > _MOST_VALUES:
+            parts.append(f"{key} by arm, {len(holders)} values")
+            continue
+        lone = len(holders) == 1 and sum(map(len, holders.values())) == len(section.arms)
         for value, names in sorted(holders.items()):
             parts.append(f"{key} {value}" + ("" if lone else f" ({_join(set(names))})"))
     return ", ".join(parts)
@@ -156,9 +177,15 @@ def _seeds(section: Section) -> str:
     return f"{spread} per arm ({_join(every)})"
 
 
+def _serial_notes(section: Section) -> list[str]:
+    kinds = {arm.protocol.get("kind") for arm in section.arms}
+    return [_GENERATED_ANSWERS] if "serial" in kinds else []
+
+
 def _interval_notes(section: Section, has_paper: bool) -> list[str]:
-    estimates = [estimate for arm in section.arms for estimate in arm.scores.values()]
-    sources = {estimate.source for estimate in estimates}
+    # Routes and memory have no records to resample; what is said here is of the scores.
+    scores = [arm.scores[name] for arm in section.arms for name in AVERAGED if name in arm.scores]
+    sources = {estimate.source for estimate in scores}
     beside = " / paper" if has_paper else ""
     lines = [f"cells: mean of ours (number of seeds){beside}"]
     if "t" in sources:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from analysis.aggregate import Arm, Section
@@ -32,6 +33,7 @@ FILTER = {"reliability": 0.1, "generality": 0.1, "locality_far": 0.5}
 # LLaMA2-7B, on which every published sweep of layers and ranks was run.
 _SHAPES = {"method.edit_layer": 32, "method.lora_rank": 4096}
 _LABELLED = ("arm", "method")  # swept keys that the name of an arm already tells
+_SAME = {"wikicf": "wikicounterfact", "slkewikicf": "wikicounterfact", "slkezsre": "zsre"}
 _ROUNDING = 1e-9  # 3/30 must pass a threshold of .1 whatever the order of summation
 _SYMBOLS = {
     "method.edit_layer": "layer",
@@ -110,30 +112,43 @@ def comparable(
         ProtocolMismatchError: If no section has the paper's kind.
     """
     kinds = sorted({KIND_OF_SETTING[row.setting] for row in paper})
-    fitting = tuple(section for section in found if section.protocol.get("kind") in kinds)
-    others = [section for section in found if section not in fitting]
+    fitting: list[Section] = []
+    others: Counter[str] = Counter()
+    for section in found:
+        kept = tuple(arm for arm in section.arms if _kind(section, arm) in kinds)
+        others.update(_kind(section, arm) for arm in section.arms if arm not in kept)
+        if kept:
+            fitting.append(section if kept == section.arms else replace(section, arms=kept))
     notes = tuple(
-        f"left out: {len(section.arms)} arms with protocol.kind={section.protocol.get('kind')}; "
-        f"the paper's is {' or '.join(kinds)}"
-        for section in others
+        f"left out: {count} arms with protocol.kind={kind}; the paper's is {' or '.join(kinds)}"
+        for kind, count in others.items()
     )
     if found and not fitting:
-        ours = ", ".join(sorted({str(section.protocol.get("kind")) for section in found}))
+        ours = ", ".join(sorted(others))
         raise ProtocolMismatchError(
             f"{table} was published with protocol.kind={' or '.join(kinds)}, the runs have "
             f"protocol.kind={ours}; the two are not comparable"
         )
-    return fitting, notes
+    return tuple(fitting), notes
+
+
+def _kind(section: Section, arm: Arm) -> str:
+    return str(section.protocol.get("kind", arm.protocol.get("kind")))
 
 
 def same_name(ours: str, printed: str) -> bool:
-    """Whether two names differ by spelling only, as llama2_7b and LLaMA2-7B do."""
-    return plain(ours) == plain(printed)
+    """Whether two names mean the same: they differ by spelling only, as llama2_7b and LLaMA2-7B.
+
+    ARM's data sets of serial editing, sLKE-ZsRE and sLKE-WikiCF, are those of plain editing, asked
+    in another protocol.
+    """
+    return plain(ours) == _SAME.get(plain(printed), plain(printed))
 
 
 def plain(name: str) -> str:
-    """`name` in lower case, without anything but letters and digits."""
-    return re.sub(r"[^a-z0-9]", "", name.lower())
+    """`name` in lower case, without anything but letters and digits; 1b1 is 1.1B."""
+    letters = re.sub(r"[^a-z0-9]", "", name.lower())
+    return re.sub(r"(\d)b(\d)", r"\1\2b", letters)
 
 
 def differences(section: Section, paper: Sequence[PaperRow]) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ import pandas as pd
 from analysis.aggregate import Estimate
 
 _DIGITS = 6  # of a score in a CSV
+_PRINTED_DIGITS = 2  # elsewhere, as the papers print
 FORMATS = ("markdown", "csv", "latex")
 
 
@@ -42,6 +43,7 @@ class Table:
         context: What every number rests on, by key; columns of the CSV, lines of the others.
         notes: Lines below the context, above the table.
         footer: Lines below the table.
+        digits: Decimals by score, where they are not two.
     """
 
     title: str
@@ -51,6 +53,7 @@ class Table:
     context: Mapping[str, str]
     notes: tuple[str, ...] = ()
     footer: tuple[str, ...] = field(default=())
+    digits: Mapping[str, int] = field(default_factory=dict)
 
 
 def render(tables: Sequence[Table], form: str) -> str:
@@ -72,26 +75,27 @@ def notes(tables: Sequence[Table]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def entry_text(entry: Entry) -> str:
+def entry_text(entry: Entry, digits: int = _PRINTED_DIGITS) -> str:
     """A cell in two decimals: `0.83 ± 0.05 (3) / 0.80`, with `[low, high]` for a bootstrap."""
-    ours = entry.ours if isinstance(entry.ours, str) else estimate_text(entry.ours)
+    ours = entry.ours if isinstance(entry.ours, str) else estimate_text(entry.ours, digits)
     if entry.paper is None:
         return ours
-    paper = entry.paper if isinstance(entry.paper, str) else f"{entry.paper:.2f}"
+    paper = entry.paper if isinstance(entry.paper, str) else f"{entry.paper:.{digits}f}"
     return f"{ours} / {paper}"
 
 
-def estimate_text(estimate: Estimate) -> str:
+def estimate_text(estimate: Estimate, digits: int = _PRINTED_DIGITS) -> str:
     """Mean, interval where there is one, and number of seeds in brackets."""
-    text, low, high = f"{estimate.mean:.2f}", estimate.low, estimate.high
+    text, low, high = f"{estimate.mean:.{digits}f}", estimate.low, estimate.high
     if low is not None and high is not None:
-        half = f" ± {(high - low) / 2:.2f}"
-        text += half if estimate.source == "t" else f" [{low:.2f}, {high:.2f}]"
+        half = f" ± {(high - low) / 2:.{digits}f}"
+        text += half if estimate.source == "t" else f" [{low:.{digits}f}, {high:.{digits}f}]"
     return f"{text} ({estimate.num_seeds})"
 
 
 def _texts(table: Table) -> pd.DataFrame:
-    lines = [(*row.labels, *map(entry_text, row.entries)) for row in table.rows]
+    digits = [table.digits.get(name, _PRINTED_DIGITS) for name in table.scores]
+    lines = [(*row.labels, *map(entry_text, row.entries, digits)) for row in table.rows]
     return pd.DataFrame(lines, columns=[*table.labels, *table.scores.values()])
 
 

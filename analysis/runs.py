@@ -76,32 +76,40 @@ def read_table_runs(store: Path, paper: str) -> pd.DataFrame:
 
     Args:
         store: Folder of the sweep's store.
-        paper: Id of the published table, the value of the runs' tag `paper`.
+        paper: Id of the published table, one of those that the runs' tag `paper` names.
 
     Raises:
         StoreError: If there is no store, or no run bears the tag; the message names what exists.
     """
     client = _client(store)
     ids = [found.experiment_id for found in client.search_experiments()]
-    rows = _tidy(_search(client, ids, f"tags.paper = '{paper}'")) if ids else _tidy([])
+    rows = _tidy(_search(client, ids, f"tags.paper LIKE '%{paper}%'")) if ids else _tidy([])
+    # LIKE takes _ for any character, and a name for the beginning of a longer one.
+    rows = rows[rows["paper"].map(lambda tag: paper in papers_of(tag)).astype(bool)]
     if rows.empty:
         raise StoreError(_missing(store, paper, experiments(store)))
     return rows
 
 
-def read_records(address: str) -> pd.DataFrame | None:
-    """Per-record results of one trial, or None where there is no such file.
+def papers_of(tag: str) -> tuple[str, ...]:
+    """The published tables that a run's tag `paper` names."""
+    return tuple(name for name in tag.split(", ") if name)
+
+
+def read_records(address: str, when: str = "final") -> pd.DataFrame | None:
+    """Per-record results of one trial at one moment, or None where there is no such file.
 
     The file is JSON lines, one per record and prompt. A record without a subject counts as a
     subject of its own.
 
     Args:
         address: Value of the column `records` of `read_runs`, a path or URI.
+        when: `final`, or `immediate` for what was scored right after each record's own batch.
 
     Returns:
         Columns `subject`, `score` (reliability, generality, locality_far, ...) and the measures
-        that the file has (`token`, `exact`, `generated`), fractions; rows of another moment than
-        `final` are left out where the file tells the moment in `when`.
+        that the file has (`token`, `exact`, `generated`), fractions, beside whatever else stands
+        in it. Rows of other moments are left out where the file tells the moment.
     """
     path = _local(address)
     if path is None:
@@ -114,7 +122,7 @@ def read_records(address: str) -> pd.DataFrame | None:
     subject = records["subject"] if "subject" in records else records["record_id"]
     records["subject"] = subject.where(~subject.isin(["", "None"]), records["record_id"])
     records["subject"] = records["subject"].fillna(records["record_id"])
-    return records[records["when"] == "final"] if "when" in records else records
+    return records[records["when"] == when] if "when" in records else records
 
 
 def _local(address: str) -> Path | None:

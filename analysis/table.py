@@ -94,8 +94,8 @@ def _print_list() -> int:
     from analysis.layouts.layout import get_layout, known_layouts
 
     for name in known_layouts():
-        print(f"{name:14} {get_layout(name).question}")
-    print(f"{'<ablation>':14} {get_layout('generic').question}")
+        print(f"{name:20} {get_layout(name).question}")
+    print(f"{'<ablation>':20} {get_layout('generic').question}")
     return 0
 
 

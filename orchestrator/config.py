@@ -51,21 +51,34 @@ class Protocol(_Model):
     """How edits are drawn, cut into batches and scored; None where a default follows from the rest.
 
     Attributes:
-        kind: `single` and `batch` roll back after every batch, `lifelong` never does.
-        num_edits: Edits of one batch (`batch`), else edits in all.
+        kind: `single` and `batch` roll back after every batch, `lifelong` and `serial` never do;
+            `serial` edits every question several times.
+        num_edits: Edits of one batch (`batch`), else edits in all; follows from the other counts
+            in `serial` and where `group_sizes` is given.
         edit_batch_size: Edits per batch; 1 in `single`, `num_edits` in `batch`.
         num_batches: Batches that are averaged (`batch`), or into which the stream is cut
             (`lifelong`).
         order: Order of the edits; None is the method's own.
+        order_seed: Seed of that order, so that the same edits can be put in several; None is the
+            trial's.
+        num_questions: Questions of a serial stream.
+        answers_per_question: Answers that each of them gets in turn.
+        group_sizes: Edits drawn from each group of similar records, the largest group first.
+        curve: Also score the reliability of all edits so far after every batch of a stream.
     """
 
-    kind: Literal["single", "batch", "lifelong"] = "batch"
+    kind: Literal["single", "batch", "lifelong", "serial"] = "batch"
     num_edits: Count = 30
     edit_batch_size: Count | None = None
     num_batches: Count | None = None
     order: Order | None = None
+    order_seed: Annotated[int, Field(ge=0, strict=True)] | None = None
+    num_questions: Count | None = None
+    answers_per_question: Count | None = None
+    group_sizes: list[Annotated[int, Field(ge=0, strict=True)]] | None = None
     target_ends_with_eos: bool = True
     generate: bool = False
+    curve: bool = False
 
 
 class Scheduler(_Model):
@@ -112,17 +125,21 @@ class SweepConfig(_Model):
         axes: Values, or one distribution for a search, per dotted key.
         arms: Named settings, crossed with the axes.
         own_units: Axes typed on the command line: their values are not scaled to the backbone.
+        paper: Ids of the published tables and figures that the ablation answers.
         published_on: Backbone whose depth and width the ablation's layers and ranks refer to.
+        stands_for: Per key, the published value that a value of an axis or arm takes the place of,
+            such as 30 edits that of 1,000.
     """
 
     ablation: str
     question: str = ""
-    paper: str | None = None
+    paper: tuple[str, ...] = ()
     published_on: str | None = None
     plan: Literal["grid", "one_at_a_time", "search"] = "grid"
     axes: dict[str, list[Any] | dict[str, Any]] = {}
     arms: dict[str, dict[str, Any]] = {}
     where: tuple[str, ...] = ()
+    stands_for: dict[str, dict[Any, Any]] = {}
     seeds: tuple[Seed, ...] = (0,)
     protocol: Protocol = Protocol()
     scheduler: Scheduler = Scheduler()
@@ -134,6 +151,12 @@ class SweepConfig(_Model):
     layers: tuple[Layer, ...]
     own_units: frozenset[str]
     spaces: SearchSpaces = Field(exclude=True, repr=False)
+
+    @field_validator("paper", mode="before")
+    @classmethod
+    def _one_or_several(cls, paper: Any) -> Any:
+        """`paper: lemoe_table9` as well as a list of tables."""
+        return () if paper is None else (paper,) if isinstance(paper, str) else paper
 
     @field_validator("seeds")
     @classmethod

@@ -21,6 +21,8 @@ PROMPTS_PER_EDIT = 10
 SECONDS_PER_LAYER_CALL = 3e-4
 SECONDS_PER_TRIAL = 0.5  # hand-over, order, rows
 
+Kin = tuple[str, str, bool]  # module, backbone, whether a curve is measured
+
 
 @dataclass(frozen=True)
 class Forecast:
@@ -102,28 +104,36 @@ def rough_seconds(spec: TrialSpec, flops_per_second: float) -> float:
     above = depth - min((layer for layer in edited if layer is not None), default=depth)
     steps = max((int(method[key] or 0) for key in method if key.endswith("num_steps")), default=0)
     tokens = edits * TOKENS_PER_PROMPT
-    operations = (
-        tokens * layer_parameters(backbone) * (4 * above * steps + 2 * depth * PROMPTS_PER_EDIT)
-    )
+    prompts = PROMPTS_PER_EDIT
+    if protocol.get("curve"):
+        prompts += (batches + 1) // 2  # each edit again after every later batch
+    operations = tokens * layer_parameters(backbone) * (4 * above * steps + 2 * depth * prompts)
     # forward and back through the layers above in each step; prompts are read 16 at a time
-    calls = 2 * above * steps * batches + depth * PROMPTS_PER_EDIT * edits / 16
+    calls = 2 * above * steps * batches + depth * prompts * edits / 16
     return operations / flops_per_second + calls * SECONDS_PER_LAYER_CALL + SECONDS_PER_TRIAL
 
 
-def _past(ends: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], dict[int, float]]:
-    """(module, backbone) -> edits -> median seconds of the trials that ran to their end."""
-    seconds: dict[tuple[str, str], dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+def _past(ends: Iterable[Mapping[str, Any]]) -> dict[Kin, dict[int, float]]:
+    """Key of `_kin` -> edits -> median seconds of the trials that ran to their end."""
+    seconds: dict[Kin, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     for row in ends:
         spec = row.get("spec")
         if row.get("status") == "finished" and isinstance(spec, Mapping) and row.get("seconds"):
-            key = (str(spec["method"]["module"]), str(spec["backbone"]["name"]))
+            key = _kin(spec["method"], spec["backbone"], spec["protocol"])
             seconds[key][_num_edits(spec["protocol"])].append(float(row["seconds"]))
     return {key: {edits: median(took) for edits, took in by.items()} for key, by in seconds.items()}
 
 
-def _measured(spec: TrialSpec, past: Mapping[tuple[str, str], Mapping[int, float]]) -> float | None:
+def _kin(
+    method: Mapping[str, Any], backbone: Mapping[str, Any], protocol: Mapping[str, Any]
+) -> Kin:
+    """What trials have in common whose times are comparable."""
+    return str(method["module"]), str(backbone["name"]), bool(protocol.get("curve"))
+
+
+def _measured(spec: TrialSpec, past: Mapping[Kin, Mapping[int, float]]) -> float | None:
     """Median of the same module and backbone at the nearest number of edits, in proportion."""
-    by_edits = past.get((spec.method["module"], spec.backbone["name"]))
+    by_edits = past.get(_kin(spec.method, spec.backbone, spec.protocol))
     if not by_edits:
         return None
     edits = _num_edits(spec.protocol)

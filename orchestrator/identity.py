@@ -13,6 +13,7 @@ from orchestrator.specs import TrialSpec
 # What says where or under which name, not what: the same cell of two ablations is one result.
 _NOT_METHOD = {"name"}
 _NOT_DATASET = {"path", "max_edits"}
+_OF_BAND = {"frequency_band", "frequency_source"}
 _NOT_BACKBONE = {"name", "memory_gib", "weights_gib", "edit_layer"}
 
 
@@ -36,10 +37,13 @@ def identity_fields(spec: TrialSpec, extra: Mapping[str, Any]) -> dict[str, Any]
     backbone = {key: value for key, value in spec.backbone.items() if key not in _NOT_BACKBONE}
     if extra.get("backbone_fingerprint"):
         backbone = {"dtype": spec.backbone.get("dtype")}
+    dataset = {key: value for key, value in spec.dataset.items() if key not in _NOT_DATASET}
+    if dataset.get("frequency_band") is None:  # drawn from all: as before there were bands
+        dataset = {key: value for key, value in dataset.items() if key not in _OF_BAND}
     return {
         "method": {key: value for key, value in spec.method.items() if key not in _NOT_METHOD},
         "backbone": backbone,
-        "dataset": {key: value for key, value in spec.dataset.items() if key not in _NOT_DATASET},
+        "dataset": dataset,
         "protocol": spec.protocol,
         "seed": spec.seed,
         "extra": dict(extra),

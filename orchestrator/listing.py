@@ -31,7 +31,8 @@ def ablations(folder: Path = FOLDER) -> Table:
     for scale in scales:
         table.add_column(f"trials, {scale}", justify="right")
     for name in spaces.names("ablation"):
-        counts, problem, paper = [], "", str(spaces.load("ablation", name).get("paper") or "")
+        counts, problem = list[str](), ""
+        paper = spaces.load("ablation", name).get("paper") or ""
         for scale in scales:
             try:
                 counts.append(
@@ -41,7 +42,8 @@ def ablations(folder: Path = FOLDER) -> Table:
                 counts.append("-")
                 problem = str(error)
         question = spaces.question(name) + (f"\n(cannot run: {problem})" if problem else "")
-        table.add_row(name, Text(question), paper, *counts)
+        tables = paper if isinstance(paper, str) else ", ".join(paper)
+        table.add_row(name, Text(question), tables, *counts)
     return table
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from orchestrator.backbones import EMBEDDED, read_backbone
-from orchestrator.batching import batches, cut, limit_of, num_drawn
+from orchestrator.batching import STREAMS, cut, limit_of, num_drawn, settled
 from orchestrator.checks import of_kind
 from orchestrator.config import COMMAND_LINE, Protocol, SweepConfig
 from orchestrator.errors import UsageError
@@ -48,8 +48,8 @@ class Resolver:
             except KeyError:
                 continue  # an axis of another arm's method
             if not swept.own_units:
-                spec.published[key] = [swept.value]
-        for key in ("protocol.num_edits", "protocol.edit_batch_size"):
+                spec.published[key] = [_published(self.config.stands_for.get(key), swept.value)]
+        for key in ("protocol.num_edits", "protocol.edit_batch_size", "protocol.num_questions"):
             if (cut := origins.get(key)) and cut.published is not None:
                 spec.published.setdefault(key, [cut.published])
         return spec
@@ -154,9 +154,11 @@ class Resolver:
     ) -> tuple[str, dict[str, Any]]:
         """The preset for this backbone: of the table, else of its paper, else the default."""
         presets = (loaded.get("presets") or {}).get(backbone["name"]) or {}
-        paper = self.config.paper or ""
-        for key in (paper, paper.partition("_table")[0].partition("_figure")[0], "default"):
-            if key and presets.get(key):
+        papers = [
+            paper.partition("_table")[0].partition("_figure")[0] for paper in self.config.paper
+        ]
+        for key in (*self.config.paper, *papers, "default"):
+            if presets.get(key):
                 return f"preset {backbone['name']}/{key}", presets[key]
         return "", {}
 
@@ -214,36 +216,80 @@ class Resolver:
         for key in ("edit_batch_size", "num_batches"):
             if getattr(protocol, key) is None:
                 origins[f"protocol.{key}"] = Origin("default")
-        is_stream = protocol.kind == "lifelong"
-        if not is_stream and protocol.order not in (None, "given"):
-            raise UsageError(
-                f"protocol.order={protocol.order}: protocol.kind={protocol.kind} rolls back "
-                "after every batch, so that no order matters; it is for protocol.kind=lifelong"
-            )
-        own = order if is_stream else None
+        typed = {key for key in Protocol.model_fields if _is_typed(key, values, origins)}
+        _check_use(protocol, typed)
+        # The rounds of a serial stream leave a method's own order of all edits no room.
+        own = order if protocol.kind == "lifelong" else None
         if protocol.order is None:
             origins["protocol.order"] = Origin("the method's own" if own else "default")
-        resolved = {**protocol.model_dump(), **batches(protocol)}
+        resolved = settled(protocol)
         resolved["order"] = protocol.order or own or "given"
+        if "num_edits" in typed and protocol.num_edits != resolved["num_edits"]:
+            raise UsageError(
+                f"protocol.num_edits={protocol.num_edits}: here it follows from other counts and "
+                f"is {resolved['num_edits']}; leave it out"
+            )
+        if protocol.num_edits != resolved["num_edits"]:
+            origins["protocol.num_edits"] = Origin("follows from other counts")
+        if "answers" in resolved:
+            origins["protocol.answers"] = Origin("the published answers are not public")
         limit = limit_of(dataset)
         if limit is not None and num_drawn(resolved) > limit:
-            axis = values.get("protocol.num_edits")
-            is_typed = (
-                axis.own_units if axis else origins["protocol.num_edits"].source == COMMAND_LINE
-            )
-            if is_typed:
-                raise UsageError(
-                    f"protocol.num_edits={protocol.num_edits}: data set {dataset['name']!r}, part "
-                    f"{dataset.get('part')!r}, can feed {limit} edits at most"
-                )
-            fed = {**resolved, **cut(resolved, limit)}
-            for key in ("num_edits", "edit_batch_size"):
-                if fed[key] != resolved[key]:
-                    origins[f"protocol.{key}"] = Origin(
-                        f"all that {dataset['name']} can feed", resolved[key]
-                    )
-            resolved = fed
+            resolved = _fed(resolved, limit, dataset, origins, typed)
         return resolved, origins
+
+
+def _is_typed(key: str, values: Mapping[str, Swept], origins: Mapping[str, Origin]) -> bool:
+    """Whether a key of the protocol was given on the command line."""
+    axis = values.get(f"protocol.{key}")
+    return axis.own_units if axis else origins[f"protocol.{key}"].source == COMMAND_LINE
+
+
+def _check_use(protocol: Protocol, typed: set[str]) -> None:
+    """Raises UsageError for a key that does nothing in this kind of protocol."""
+    kind, is_stream = protocol.kind, protocol.kind in STREAMS
+    if not is_stream and protocol.order not in (None, "given"):
+        raise UsageError(
+            f"protocol.order={protocol.order}: protocol.kind={kind} rolls back "
+            "after every batch, so that no order matters; it is for protocol.kind=lifelong"
+        )
+    if not is_stream and protocol.curve:
+        raise UsageError(
+            f"protocol.curve=true: protocol.kind={kind} rolls back after every batch, so that "
+            "there is nothing to forget; it is for protocol.kind=lifelong or serial"
+        )
+    for key in ("num_questions", "answers_per_question"):
+        if kind != "serial" and key in typed and getattr(protocol, key) is not None:
+            raise UsageError(
+                f"protocol.{key}={getattr(protocol, key)}: it is for protocol.kind=serial, "
+                f"not for protocol.kind={kind}"
+            )
+
+
+def _fed(
+    resolved: dict[str, Any],
+    limit: int,
+    dataset: Mapping[str, Any],
+    origins: dict[str, Origin],
+    typed: set[str],
+) -> dict[str, Any]:
+    """The protocol cut to `limit` records, with the origins of what changed."""
+    size = "num_questions" if resolved["kind"] == "serial" else "num_edits"
+    size = "group_sizes" if "group_sizes" in resolved else size
+    if size in typed or size == "group_sizes":
+        raise UsageError(
+            f"protocol.{size}={resolved[size]}: data set {dataset['name']!r}, part "
+            f"{dataset.get('part')!r}, can feed {limit} {_COUNTED.get(size, 'edits')} at most"
+        )
+    fed = {**resolved, **cut(resolved, limit)}
+    for key in ("num_edits", "edit_batch_size", "num_questions"):
+        if fed.get(key) != resolved.get(key):
+            source = f"all that {dataset['name']} can feed"
+            origins[f"protocol.{key}"] = Origin(source, resolved[key])
+    return fed
+
+
+_COUNTED = {"num_questions": "questions"}
 
 
 def _check_dataset(dataset: dict[str, Any]) -> None:
@@ -258,6 +304,11 @@ def _check_dataset(dataset: dict[str, Any]) -> None:
         raise UsageError(f"dataset={dataset['name']} is read from a file: add dataset.path=FILE")
     if dataset.get("part", "report") not in ("tune", "report"):
         raise UsageError(f"dataset.part={dataset['part']}: allowed: tune, report")
+
+
+def _published(stands_for: Mapping[Any, Any] | None, value: Any) -> Any:
+    """The published value that `value` takes the place of; lists are never replaced."""
+    return value if isinstance(value, list) else (stands_for or {}).get(value, value)
 
 
 def _nearest(value: float) -> int:

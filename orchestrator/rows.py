@@ -88,7 +88,7 @@ def end_row(
         cell: The trial.
         row: What it reported last; `status` is finished, failed, diverged or stopped.
         stop_reason: Name of the rule that stopped it, if one did.
-        checkpoints: Rows of its rungs.
+        checkpoints: Rows of its rungs; points of its `curve` are put behind them.
         provenance: Commit, versions and host of the driver.
     """
     status = str(row["status"])
@@ -107,7 +107,7 @@ def end_row(
         "fidelity": row.get("progress", 0.0),
         "records": row.get("records"),
         "metrics": numbers | dict(cell.resolved.counts),
-        "checkpoints": [dict(checkpoint) for checkpoint in checkpoints],
+        "checkpoints": [dict(point) for point in (*checkpoints, *row.get("curve", ()))],
         "device": row.get("device", ""),
         "host": row.get("hostname", ""),
         "spec": cell.spec.to_dict(),
@@ -127,7 +127,7 @@ def labelled(end: Mapping[str, Any], spec: TrialSpec, config: SweepConfig) -> Ro
         "method": spec.method["name"],
         "module": spec.method["module"],
         "method_config": spec.method,
-        "paper": config.paper or "",
+        "paper": ", ".join(config.paper),
         "scale": config.scale,
         "status": end["status"],
         "stop_reason": end["stop_reason"],

@@ -115,15 +115,10 @@ def run(expanded: plan.Plan, typed: argparse.Namespace, arguments: Sequence[str]
     if outcome.was_interrupted:
         return interrupted(arguments)
     sys.stdout.flush()
-    subprocess.run(  # analysis is another program: it reads MLflow and knows nothing of sweeps
-        [
-            sys.executable,
-            str(ROOT / "analysis" / "table.py"),
-            sweep.paper or sweep.ablation,
-            f"store={sweep.store}",
-        ],
-        check=False,
-    )
+    table = str(ROOT / "analysis" / "table.py")
+    for name in sweep.paper or (sweep.ablation,):
+        # analysis is another program: it reads MLflow and knows nothing of sweeps
+        subprocess.run([sys.executable, table, name, f"store={sweep.store}"], check=False)
     print(f"\nbrowse: make ui STORE={sweep.store}, then {chart_link(outcome.experiment_id)}")
     return FAILED if outcome.failures else 0
 

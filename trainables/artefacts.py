@@ -15,6 +15,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar, cast
 
 from filelock import FileLock
 from safetensors import SafetensorError, safe_open
@@ -22,6 +23,8 @@ from safetensors.torch import load, save
 
 from trainables.backbones.split import PrefixCache
 from trainables.interfaces import Json, State
+
+T = TypeVar("T")
 
 
 def key_of(kind: str, inputs: Mapping[str, Json]) -> str:
@@ -37,6 +40,7 @@ class Artefacts:
         self._root = root
         self._max_bytes = int(max_gib * 2**30)
         self._loaded: dict[str, State] = {}
+        self._kept: dict[str, object] = {}
         self.prefix_cache = PrefixCache(prefix_gib)
         root.mkdir(parents=True, exist_ok=True)
 
@@ -60,6 +64,15 @@ class Artefacts:
                     self._drop_oldest(keep=folder)
         self._loaded[key] = state
         return state
+
+    def keep(self, name: str, build: Callable[[], T]) -> T:
+        """What `build` returns, built once in this process: a tool that is slow to load.
+
+        It must answer alike whoever used it before, or one trial would change the next.
+        """
+        if name not in self._kept:
+            self._kept[name] = build()
+        return cast(T, self._kept[name])
 
     def _read(self, folder: Path) -> State | None:
         try:

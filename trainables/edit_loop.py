@@ -1,48 +1,49 @@
 """Order -> edit -> evaluate, pausing at checkpoints; no Ray.
 
 One loop serves all protocols. `single` and `batch` roll the backbone back after each batch and
-average over batches; `lifelong` rolls nothing back. Progress is the share of the work done:
+average over batches; `lifelong` and `serial` roll nothing back. In a serial stream a question is
+edited several times, and what counts is its newest answer. Progress is the share of the work done:
 batches, and optimiser steps within the batch under way.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from statistics import mean
+from typing import Any
 
 import torch
-from torch import Tensor
 
-from trainables.interfaces import Edit, EditMethod, EditRecord, EditReport, PromptBatch, State
-from trainables.metrics.evaluator import Evaluator, ProbeScore, aggregate
-from trainables.metrics.scores import own_expert_rate
+from trainables.edit_stream import EditStream
+from trainables.errors import ConfigError
+from trainables.interfaces import Edit, EditMethod, EditRecord, State
+from trainables.metrics.evaluator import Evaluator, ProbeScore, aggregate, with_perplexities
 from trainables.prompts import edit_batch
+from trainables.route_rows import Routed, TokenRouted, experts_of, route_rows
+from trainables.tally import CurvePoint, Tally, edit_state_bytes
 
 MetricRow = dict[str, float]
 AVERAGED = ("reliability", "generality", "locality_far")
 CHUNK_STEPS = 10  # optimiser steps between two chances to save
 
 
-@runtime_checkable
-class Routed(Protocol):
-    """A method that sends each prompt to an expert."""
-
-    def routes(self, prompts: PromptBatch) -> Tensor:
-        """Expert that answers each prompt at inference, (B,)."""
-        ...
-
-    def trained_routes(self) -> Sequence[int]:
-        """Expert that each edit so far was trained into, in the order of the edits."""
-        ...
-
-
 def compared(row: MetricRow, rung_score: str, moment: str) -> float:
-    """The number of a row that a scheduler compares; `moment` is rung or final."""
+    """The number of a row that a scheduler compares; `moment` is rung or final.
+
+    `average` is the mean of those of its three scores that the data set has questions for.
+
+    Raises:
+        ConfigError: If the data set has no question for any.
+    """
     name, measure = rung_score.split(".")
     wanted = AVERAGED if name == "average" else (name,)
-    return sum(row[f"{score}.{measure}.{moment}"] for score in wanted) / len(wanted)
+    found = [row.get(f"{score}.{measure}.{moment}") for score in wanted]
+    values = [value for value in found if value is not None]
+    if not values:
+        raise ConfigError(f"scheduler.metric is {rung_score}; the data set has no such questions")
+    return mean(values)
 
 
 @dataclass(frozen=True)
@@ -53,11 +54,15 @@ class EditProtocol:
         is_rolled_back: True for single and batch editing.
         target_ends_with_eos: The end token closes every target while editing.
         generates: Also score free greedy generation at the final checkpoint.
+        has_curve: Also score the reliability of all edits so far after every batch.
+        has_passages: Targets are running text, whose perplexity is measured too.
     """
 
     is_rolled_back: bool
     target_ends_with_eos: bool
     generates: bool = False
+    has_curve: bool = False
+    has_passages: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,17 +71,18 @@ class Before:
 
     answers: dict[int, tuple[int, ...]]
     texts: dict[int, str] | None = None
+    perplexities: dict[int, float] | None = None
 
 
 class EditLoop:
-    """One trial: applies `batches` of `records` with a method and scores them."""
+    """One trial: applies the batches of `stream` with a method and scores them."""
 
     def __init__(
         self,
         make_method: Callable[[], EditMethod],
         tokenizer: Any,
         evaluator: Evaluator,
-        batches: Sequence[Sequence[int]],
+        stream: EditStream,
         protocol: EditProtocol,
         before: Before,
         *,
@@ -89,7 +95,7 @@ class EditLoop:
             make_method: Builds a prepared method on the pristine backbone.
             tokenizer: Of the backbone.
             evaluator: Of the records that the batches index.
-            batches: Record indices, in the order in which they are edited.
+            stream: Record indices, in the order in which they are edited.
             protocol: Roll-back, end token, generation.
             before: What the pristine backbone answers.
             device: Where token rows go.
@@ -98,7 +104,8 @@ class EditLoop:
         self._make_method = make_method
         self._tokenizer = tokenizer
         self._evaluator = evaluator
-        self._batches = [list(batch) for batch in batches]
+        self._stream = stream
+        self._batches = [list(batch) for batch in stream.batches]
         self._protocol = protocol
         self._before = before
         self._device = device
@@ -107,11 +114,7 @@ class EditLoop:
         self._batches_done = 0
         self._steps_in_batch = 0
         self._is_inside = False
-        self._immediate: list[ProbeScore] = []
-        self._final: list[ProbeScore] = []
-        self._reports: list[EditReport] = []
-        self._routes: list[tuple[int, int]] = []  # of each edit: trained into, sent to
-        self._seconds = {"edit": 0.0, "evaluation": 0.0}
+        self._tally = Tally()
 
     @property
     def progress(self) -> float:
@@ -164,8 +167,17 @@ class EditLoop:
         A batch that is rolled back is scored once: its own end is the final moment.
         """
         if self._protocol.is_rolled_back:
-            return {"final": self._immediate}
-        return {"immediate": self._immediate, "final": self._final}
+            return {"final": self._tally.immediate}
+        return {"immediate": self._tally.immediate, "final": self._tally.final}
+
+    def record_lines(self) -> Iterator[dict[str, Any]]:
+        """Every probe's score as JSON, and the curve; see `Tally.lines`."""
+        rolled_back = self._protocol.is_rolled_back
+        return self._tally.lines(self._stream, self.records, is_rolled_back=rolled_back)
+
+    def curve(self) -> list[MetricRow]:
+        """Reliability of all edits so far after every batch; empty unless asked for."""
+        return self._tally.curve_rows()
 
     def state(self) -> State:
         """Everything needed to go on in another process."""
@@ -174,11 +186,7 @@ class EditLoop:
                 "batches_done": self._batches_done,
                 "steps_in_batch": self._steps_in_batch,
                 "is_inside": self._is_inside,
-                "immediate": [asdict(score) for score in self._immediate],
-                "final": [asdict(score) for score in self._final],
-                "reports": [{**asdict(r), "counts": dict(r.counts)} for r in self._reports],
-                "routes": [list(pair) for pair in self._routes],
-                "seconds": dict(self._seconds),
+                "tally": self._tally.values(),
             }
         )
         state.nest("method", self.method.state())
@@ -190,11 +198,7 @@ class EditLoop:
         self._batches_done = values["batches_done"]
         self._steps_in_batch = values["steps_in_batch"]
         self._is_inside = values["is_inside"]
-        self._immediate = [ProbeScore(**score) for score in values["immediate"]]
-        self._final = [ProbeScore(**score) for score in values["final"]]
-        self._reports = [EditReport(**report) for report in values["reports"]]
-        self._routes = [(int(trained), int(routed)) for trained, routed in values["routes"]]
-        self._seconds = values["seconds"]
+        self._tally = Tally.from_values(values["tally"])
         self.method.load(state.inner("method"))
 
     def close(self) -> None:
@@ -220,8 +224,8 @@ class EditLoop:
         is_done = self.method.advance(steps)
         self._steps_in_batch += steps
         if is_done:
-            self._reports.append(self.method.finish())
-        self._seconds["edit"] += time.perf_counter() - begin
+            self._tally.reports.append(self.method.finish())
+        self._tally.seconds["edit"] += time.perf_counter() - begin
         if is_done:
             self._close_batch()
 
@@ -231,10 +235,14 @@ class EditLoop:
 
     def _close_batch(self) -> None:
         batch = self._current
-        self._immediate += self._scored(batch, generates=self._protocol.is_rolled_back)
+        generates = self._protocol.is_rolled_back
+        self._tally.immediate += self._scored(batch, generates=generates)
+        self._note_trained(batch)
         if self._protocol.is_rolled_back:
-            self._measure_routes(batch)
+            self._measure_method(batch)
             self.method.remove()
+        elif self._protocol.has_curve:
+            self._extend_curve()
         self._batches_done += 1
         self._is_inside, self._steps_in_batch = False, 0
         is_last = self._batches_done == len(self._batches)
@@ -242,34 +250,72 @@ class EditLoop:
             if not is_last:
                 self.method = self._make_method()
         elif is_last:
-            everything = [index for batch in self._batches for index in batch]
-            if len(self._batches) == 1:
-                self._final = list(self._immediate)
-            else:
-                self._final = self._scored(everything, generates=self._protocol.generates)
-            self._measure_routes(everything)
+            self._measure_end()
 
-    def _scored(self, records: Sequence[int], *, generates: bool) -> list[ProbeScore]:
+    def _measure_end(self) -> None:
+        """Scores what holds after the last edit of a stream, and what should no longer hold."""
+        newest = self._stream.latest(self.edits_seen)
+        if len(self._batches) == 1:
+            self._tally.final = list(self._tally.immediate)
+        else:
+            self._tally.final = self._scored(newest, generates=self._protocol.generates)
+        outdated = self._stream.outdated()
+        if outdated:
+            self._tally.outdated = self._scored(outdated, ["reliability"])
+        self._measure_method(newest)
+
+    def _scored(
+        self,
+        records: Sequence[int],
+        scores: Sequence[str] | None = None,
+        *,
+        generates: bool = False,
+    ) -> list[ProbeScore]:
         begin = time.perf_counter()
-        chosen = self._evaluator.select(records)
+        chosen = self._evaluator.select(records, scores)
         answers = self._evaluator.answers(self.method.logits, chosen)
         texts = texts_before = None
         if self._protocol.generates and generates:
             texts = self._evaluator.generations(self.method.logits, chosen)
             texts_before = self._before.texts
-        scores = self._evaluator.score(answers, self._before.answers, texts, texts_before)
-        self._seconds["evaluation"] += time.perf_counter() - begin
-        return scores
+        found = self._evaluator.score(answers, self._before.answers, texts, texts_before)
+        if self._protocol.has_passages:
+            edits = self._evaluator.select(records, ["reliability"])
+            measured = self._evaluator.perplexities(self.method.logits, edits)
+            found = with_perplexities(found, list(answers), measured)
+        self._tally.seconds["evaluation"] += time.perf_counter() - begin
+        return found
 
-    def _measure_routes(self, records: Sequence[int]) -> None:
-        if isinstance(self.method, Routed):
-            chosen = self._evaluator.select(records, ["reliability"])
-            # `select` keeps the records' own order; the method knows the order of the edits.
-            position = {self._evaluator.probes[index].record: index for index in chosen}
-            prompts = self._evaluator.prompt_batch([position[record] for record in records])
-            with torch.no_grad():
-                routed = self.method.routes(prompts).tolist()
-            self._routes += zip(self.method.trained_routes(), routed, strict=True)
+    def _note_trained(self, batch: Sequence[int]) -> None:
+        """Remembers which experts have learned the edits of a batch."""
+        if isinstance(self.method, TokenRouted):
+            chosen = self._evaluator.select(batch, ["reliability"])
+            owners = [self._evaluator.probes[index].record for index in chosen]
+            found = experts_of(self.method, self._evaluator, chosen)
+            self._tally.trained.update(zip(owners, found, strict=True))
+        elif isinstance(self.method, Routed):
+            newest = list(self.method.trained_routes())[-len(batch) :]
+            pairs = zip(batch, newest, strict=True)
+            self._tally.trained.update((record, (int(expert),)) for record, expert in pairs)
+
+    def _measure_method(self, records: Sequence[int]) -> None:
+        """Where the edits are sent, and how much the method keeps of them."""
+        begin = time.perf_counter()
+        part = self._batches_done if self._protocol.is_rolled_back else 0
+        self._tally.routes += route_rows(self.method, self._evaluator, records, part)
+        self._tally.state_bytes.append(edit_state_bytes(self.method.state()))
+        self._tally.seconds["evaluation"] += time.perf_counter() - begin
+
+    def _extend_curve(self) -> None:
+        """Scores every batch so far on what of it still holds."""
+        newest = set(self._stream.latest(self.edits_seen))
+        scores = {score.record: score for score in self._scored(list(newest), ["reliability"])}
+        for number, batch in enumerate(self._batches[: self._batches_done + 1]):
+            held = [scores[record] for record in batch if record in newest]
+            if held:
+                token, exact = mean(s.token for s in held), mean(s.exact for s in held)
+                point = CurvePoint(self.edits_seen, number, len(held), token, exact)
+                self._tally.curve.append(point)
 
     def _rung_row(self, rung_score: str | None) -> MetricRow:
         row: MetricRow = {"progress": self.progress, "edits_seen": float(self.edits_seen)}
@@ -277,46 +323,24 @@ class EditLoop:
             return row
         name, measure = rung_score.split(".")
         wanted = AVERAGED if name == "average" else (name,)
-        begin = time.perf_counter()
         if self._protocol.is_rolled_back:
-            done = [score for score in self._immediate if score.score in wanted]
+            done = [score for score in self._tally.immediate if score.score in wanted]
             seen = self._current if self._is_inside else []
         else:
-            done = []
-            seen = [i for batch in self._batches for i in batch][: self.edits_seen]
-        chosen = self._evaluator.select(seen, wanted)
-        answers = self._evaluator.answers(self.method.logits, chosen)
-        done = done + self._evaluator.score(answers, self._before.answers)
+            done, seen = [], self._stream.latest(self.edits_seen)
+        done = done + self._scored(seen, wanted)
         row.update({f"{k}.rung": v for k, v in aggregate(done, [measure]).items()})
-        self._seconds["evaluation"] += time.perf_counter() - begin
         return row
 
     def _final_row(self) -> MetricRow:
-        final = self._immediate if self._protocol.is_rolled_back else self._final
-        measures = ["token", "exact", "generated"]
-        row: MetricRow = {"progress": 1.0, "edits_seen": float(self.edits_seen)}
-        chosen = sorted({score.record for score in final})
+        """The row of the end."""
+        rolled_back = self._protocol.is_rolled_back
+        final = self._tally.immediate if rolled_back else self._tally.final
+        chosen = self._evaluator.select(sorted({score.record for score in final}))
         before = self._evaluator.score(
-            {i: self._before.answers[i] for i in self._evaluator.select(chosen)},
-            self._before.answers,
+            {index: self._before.answers[index] for index in chosen}, self._before.answers
         )
-        moments = {"before": before, "immediate": self._immediate, "final": final}
-        for moment, scores in moments.items():
-            row.update({f"{k}.{moment}": v for k, v in aggregate(scores, measures).items()})
-        if not self._protocol.is_rolled_back and len(self._batches) > 1:
-            last = set(self._batches[-1])
-            older = [s for s in final if s.score == "reliability" and s.record not in last]
-            kept = aggregate(older, measures)
-            row.update(
-                {k.replace("reliability", "retention") + ".final": v for k, v in kept.items()}
-            )
-        if self._routes:
-            trained, routed = torch.tensor(self._routes).T
-            row["own_expert_rate"] = own_expert_rate(trained, routed) or 0.0
-        row["num_steps"] = float(sum(report.num_steps for report in self._reports))
-        for report in self._reports:
-            for name, count in report.counts.items():
-                row[f"count.{name}"] = row.get(f"count.{name}", 0.0) + count
-        row["edit_seconds"] = self._seconds["edit"]
-        row["evaluation_seconds"] = self._seconds["evaluation"]
-        return row
+        if self._before.perplexities is not None:
+            before = with_perplexities(before, chosen, self._before.perplexities)
+        row: MetricRow = {"progress": 1.0, "edits_seen": float(self.edits_seen)}
+        return row | self._tally.row(self._stream, before, is_rolled_back=rolled_back)

@@ -125,6 +125,7 @@ class EditReport:
     num_steps: int = 0
     final_loss: float | None = None
     counts: Mapping[str, int] = field(default_factory=dict)  # stated fall-backs, by name
+    numbers: Mapping[str, float] = field(default_factory=dict)  # averaged over batches, by name
 
 
 @dataclass

@@ -17,6 +17,7 @@ from trainables.errors import EditDiverged
 from trainables.interfaces import State
 
 OptimiserName = Literal["adam", "adamw", "sgd"]
+Schedule = Literal["constant", "cosine"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,9 @@ class OptimiserSettings:
         num_steps: Most steps that one batch takes.
         stop_loss: The loop ends when the loss falls below; None: never early.
         weight_decay: Decoupled for adamw, added to the gradient otherwise.
+        betas: Decay rates of the moments; not read by sgd.
+        schedule: Course of the rate after the warm-up: unchanged, or half a cosine down to 0.
+        warmup_share: Share of `num_steps` over which the rate rises linearly, in [0, 1).
     """
 
     name: OptimiserName
@@ -36,6 +40,22 @@ class OptimiserSettings:
     num_steps: int
     stop_loss: float | None = None
     weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    schedule: Schedule = "constant"
+    warmup_share: float = 0.0
+
+    def rate(self, step: int) -> float:
+        """Learning rate of step `step`, counted from 0; a function of the step alone.
+
+        The warm-up takes w = ceil(warmup_share * num_steps) steps with edit_lr * (step + 1) / w.
+        """
+        num_warm = math.ceil(self.warmup_share * self.num_steps - 1e-9)
+        if step < num_warm:
+            return self.edit_lr * (step + 1) / num_warm
+        if self.schedule == "constant":
+            return self.edit_lr
+        done = (step - num_warm) / max(1, self.num_steps - num_warm)
+        return self.edit_lr * 0.5 * (1.0 + math.cos(math.pi * done))
 
 
 class Optimisation:
@@ -93,6 +113,8 @@ class Optimisation:
                 break
             self._optimiser.zero_grad(set_to_none=True)
             loss.backward()
+            for group in self._optimiser.param_groups:
+                group["lr"] = self._settings.rate(self.steps_taken)
             self._optimiser.step()
             if self._after_step is not None:
                 self._after_step()
@@ -159,7 +181,7 @@ def _optimiser(
     if not parameters:
         raise ValueError("nothing to optimise")
     if settings.name == "adam":
-        return torch.optim.Adam(parameters, lr=lr, weight_decay=decay)
+        return torch.optim.Adam(parameters, lr=lr, betas=settings.betas, weight_decay=decay)
     if settings.name == "adamw":
-        return torch.optim.AdamW(parameters, lr=lr, weight_decay=decay)
+        return torch.optim.AdamW(parameters, lr=lr, betas=settings.betas, weight_decay=decay)
     return torch.optim.SGD(parameters, lr=lr, weight_decay=decay)

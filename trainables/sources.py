@@ -5,18 +5,32 @@ The only module that knows both the made-up world and the files that a user name
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from trainables import world
-from trainables.datasets import counterfact, facts, streams, zsre
+from trainables.datasets import (
+    counterfact,
+    facts,
+    hallucination,
+    streams,
+    wiki_counterfact,
+    zsre,
+)
+from trainables.datasets.groups import similarity_groups
+from trainables.datasets.loaded import Loaded
 from trainables.errors import DataError
 from trainables.interfaces import Edit, EditRecord
 
 EMBEDDED = "embedded:"
+WORLD = ("facts", "facts_passages")  # data sets that need no file
+PASSAGES = ("facts_passages", "hallucination")
 NUM_TRAINING_LOCALITY = 8  # prompts that an edit may be trained to leave alone
+MAX_TRAINING_LOCALITY = 200  # prompts that these are drawn from
 
 
 @dataclass(frozen=True)
@@ -32,6 +46,7 @@ class Source:
         num_subject_absent: Records whose subject does not occur in the prompt.
         locality_known: Share of the locality questions that the backbone answers rightly, where
             that was measured: of embedded backbones, when they were built.
+        has_passages: Targets are running text, whose perplexity is measured.
     """
 
     records: tuple[EditRecord, ...]
@@ -41,6 +56,26 @@ class Source:
     excluded: tuple[str, ...] = ()
     num_subject_absent: int = 0
     locality_known: float | None = None
+    has_passages: bool = False
+
+    @cached_property
+    def group_of(self) -> dict[str, int]:
+        """Group of similar knowledge of each prompt."""
+        prompts = (record.prompt for record in self.records)
+        return dict(zip(prompts, similarity_groups(self.records), strict=True))
+
+    def to_edit(self, record: EditRecord) -> Edit:
+        """What a method may see of `record`, with a few unrelated prompts of its own.
+
+        They differ from edit to edit: eight prompts trained on over and over would be learned by
+        heart.
+        """
+
+        def rank(prompt: str) -> str:
+            return hashlib.sha256(f"{record.prompt}\0{prompt}".encode()).hexdigest()
+
+        drawn = sorted(self.training_locality, key=rank)[:NUM_TRAINING_LOCALITY]
+        return streams.to_edit(record, drawn)
 
 
 def backbone_folder(
@@ -71,21 +106,17 @@ def open_source(spec: Mapping[str, Any], cache: Path) -> Source:
         DataError: If the data is missing, broken, or does not fit the backbone.
     """
     dataset = spec["dataset"]
-    if dataset["name"] == "facts":
+    if dataset["name"] in WORLD:
         return _facts_source(spec, cache)
-    if not dataset.get("path"):
-        raise DataError(f"dataset.path is not set; dataset={dataset['name']} needs a file")
-    path = Path(dataset["path"])
-    loader = {"zsre": zsre.load, "counterfact": counterfact.load}.get(dataset["name"])
-    if loader is None:
-        raise DataError(f"dataset {dataset['name']!r} is not known: facts, zsre, counterfact")
-    loaded = zsre.load(path, dataset["target_field"]) if loader is zsre.load else loader(path)
+    loaded = _loaded(dataset)
     records = loaded.records
     model, known = str(spec["backbone"]["model"]), None
     if model.startswith(EMBEDDED):
-        known = world.locality_known(Path(backbone_folder(spec, cache)))
+        world.check_source(model.removeprefix(EMBEDDED), dataset["name"])
+        folder = Path(backbone_folder(spec, cache))
+        known = world.locality_known(folder)
         # A backbone that never read a record's true answer has nothing to edit there.
-        lines = world.trained_lines(Path(backbone_folder(spec, cache)))
+        lines = world.trained_lines(folder)
         records = tuple(
             record
             for record, line in zip(loaded.records, loaded.lines, strict=True)
@@ -96,22 +127,62 @@ def open_source(spec: Mapping[str, Any], cache: Path) -> Source:
     return Source(
         records=part,
         training=tuple(streams.to_edit(record) for record in tune),
-        training_locality=(),
+        training_locality=_unscored_locality(records, part),
         digest=loaded.digest,
         excluded=tuple(f"{e.file}:{e.line}: {e.reason}" for e in loaded.excluded),
         num_subject_absent=loaded.num_subject_missing,
         locality_known=known,
+        has_passages=dataset["name"] in PASSAGES,
     )
+
+
+def _loaded(dataset: Mapping[str, Any]) -> Loaded:
+    """The records of a file, by the name of its data set."""
+    loaders: dict[str, Callable[[Path], Loaded]] = {
+        "zsre": lambda path: zsre.load(path, dataset["target_field"]),
+        "counterfact": counterfact.load,
+        "wiki_counterfact": lambda path: wiki_counterfact.load(path, dataset["target_field"]),
+        "hallucination": hallucination.load,
+    }
+    name = dataset["name"]
+    if name not in loaders:
+        raise DataError(f"dataset {name!r} is not known: {', '.join((*WORLD, *loaders))}")
+    if not dataset.get("path"):
+        raise DataError(f"dataset.path is not set; dataset={name} needs a file")
+    return loaders[name](Path(dataset["path"]))
+
+
+def _unscored_locality(
+    records: Sequence[EditRecord], scored: Sequence[EditRecord]
+) -> tuple[str, ...]:
+    """Locality prompts of records outside `scored`, none of which is asked of those inside."""
+    own = {record.record_id for record in scored}
+    asked = {question.prompt for record in scored for question in record.locality}
+    other = [
+        question.prompt
+        for record in records
+        if record.record_id not in own
+        for question in record.locality
+        if question.prompt not in asked
+    ]
+    return tuple(dict.fromkeys(other))[:MAX_TRAINING_LOCALITY]
 
 
 def _facts_source(spec: Mapping[str, Any], cache: Path) -> Source:
     folder = Path(backbone_folder(spec, cache))
     made_up = facts.build_world()
-    prompts = facts.training_locality(made_up)[:NUM_TRAINING_LOCALITY]
-    tune = world.facts_records(folder, "tune")
+    prompts = facts.training_locality(made_up)
+    few = prompts[:NUM_TRAINING_LOCALITY]
+    name, part = spec["dataset"]["name"], spec["dataset"]["part"]
+    records, tune = (world.facts_records(folder, wanted) for wanted in (part, "tune"))
+    digest = facts.digest(made_up)
+    if name in PASSAGES:
+        records, tune = (hallucination.made_up_passages(edits) for edits in (records, tune))
+        digest = hashlib.sha256(f"{digest} {name} {hallucination.VERSION}".encode()).hexdigest()
     return Source(
-        records=world.facts_records(folder, spec["dataset"]["part"]),
-        training=tuple(streams.to_edit(record, prompts) for record in tune),
+        records=records,
+        training=tuple(streams.to_edit(record, few) for record in tune),
         training_locality=prompts,
-        digest=facts.digest(made_up),
+        digest=digest,
+        has_passages=name in PASSAGES,
     )

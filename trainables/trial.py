@@ -13,7 +13,7 @@ import os
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,11 @@ from ray import tune
 from trainables.artefacts import read_state, write_state
 from trainables.backbones.loading import fingerprint
 from trainables.edit_loop import EditLoop, compared
+from trainables.edit_stream import draw
 from trainables.errors import EditDiverged, RestoreError
 from trainables.methods import build_config, get_version, method_settings
 from trainables.sources import Source, backbone_folder, open_source
-from trainables.workbench import Workbench, draw
+from trainables.workbench import Workbench
 
 LEAST_KNOWN = 0.3  # share of locality questions below which locality says little
 
@@ -146,6 +147,8 @@ class EditTrial(tune.Trainable):
             row["compared"] = compared(row, self._runtime.rung_score, moment)
         if is_done:
             row["records"] = self._write_records()
+            if curve := self._loop.curve():
+                row["curve"] = curve
         self._rung = min(self._rung + 1, len(rungs) - 1)
         return row
 
@@ -164,14 +167,7 @@ class EditTrial(tune.Trainable):
     def _write_records(self) -> str:
         """One JSON line per probe and moment; named by its hash."""
         assert self._loop is not None
-        records = self._loop.records
-        lines = []
-        for moment, scores in self._loop.probe_scores().items():
-            for score in scores:
-                line = asdict(score)
-                record = records[line.pop("record")]
-                line |= {"record_id": record.record_id, "subject": record.subject, "when": moment}
-                lines.append(json.dumps(line))
+        lines = [json.dumps(line) for line in self._loop.record_lines()]
         blob = ("\n".join(lines) + "\n").encode()
         name = f"{hashlib.sha256(blob).hexdigest()[:32]}.jsonl"
         folder = self._runtime.store / "records"

@@ -12,22 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 from trainables.artefacts import Artefacts
 from trainables.backbones.loading import load_backbone
 from trainables.backbones.pristine import Pristine
 from trainables.backbones.split import Split
-from trainables.datasets import streams
 from trainables.edit_loop import Before, EditLoop, EditProtocol
-from trainables.errors import ConfigError
-from trainables.interfaces import Backbone, Edit, EditMethod, EditRecord, Json, State
+from trainables.edit_stream import ROLLED_BACK, draw, edit_stream
+from trainables.interfaces import Backbone, EditMethod, EditRecord, Json, State
 from trainables.methods import build_config, get_method, method_settings
 from trainables.metrics.evaluator import Evaluator
-from trainables.moe.ordering import plan_batches
-from trainables.prompts import tokenise
-from trainables.seeding import derived_seed, trial_generators
+from trainables.record_frequency import with_gece
+from trainables.seeding import trial_generators
 from trainables.sources import Source, backbone_folder, open_source
 
 Spec = Mapping[str, Any]
@@ -59,8 +54,8 @@ class Workbench:
         )
         self._loaded: _Loaded | None = None
         self._sources: dict[str, Source] = {}
-        self._evaluators: dict[tuple[str, ...], Evaluator] = {}
-        self._before: dict[tuple[str, str, bool], Before] = {}
+        self._evaluators: dict[tuple[tuple[str, str], ...], Evaluator] = {}
+        self._before: dict[tuple[str, str, bool, bool], Before] = {}
 
     def backbone(self, spec: Spec) -> Backbone:
         """The backbone of `spec`, loaded once; another one takes its place."""
@@ -79,31 +74,34 @@ class Workbench:
         """The records of `spec`'s data set and part, read once."""
         name = repr((sorted(spec["dataset"].items()), spec["backbone"]["name"]))
         if name not in self._sources:
-            self._sources[name] = open_source(spec, self._cache)
+            source = open_source(spec, self._cache)
+            dataset = spec["dataset"]
+            if dataset.get("frequency_band") and dataset.get("frequency_source") == "gece":
+                source = with_gece(source, self.backbone(spec), self._artefacts)
+            self._sources[name] = source
         return self._sources[name]
 
     def loop(self, spec: Spec) -> EditLoop:
         """A trial, ready to run."""
         backbone, source, protocol = self.backbone(spec), self.source(spec), spec["protocol"]
-        records = draw(spec, source)
-        evaluator = self._evaluator(backbone, records)
-        batches = edit_batches(spec, backbone, records)
-        is_rolled_back = protocol["kind"] in ("single", "batch")
-        generates = bool(protocol.get("generate", False))
-        lines = source.training_locality
-
-        def to_edit(record: EditRecord) -> Edit:
-            return streams.to_edit(record, lines)
-
+        drawn = draw(spec, source)
+        evaluator = self._evaluator(backbone, drawn.records)
+        how = EditProtocol(
+            is_rolled_back=protocol["kind"] in ROLLED_BACK,
+            target_ends_with_eos=bool(protocol["target_ends_with_eos"]),
+            generates=bool(protocol.get("generate", False)),
+            has_curve=bool(protocol.get("curve", False)),
+            has_passages=source.has_passages,
+        )
         return EditLoop(
             self._maker(spec, backbone, source),
             backbone.tokenizer,
             evaluator,
-            batches,
-            EditProtocol(is_rolled_back, bool(protocol["target_ends_with_eos"]), generates),
-            self._pristine_answers(backbone, evaluator, generates),
+            edit_stream(spec, backbone, drawn, source),
+            how,
+            self._pristine_answers(backbone, evaluator, how),
             device=backbone.device,
-            to_edit=to_edit,
+            to_edit=source.to_edit,
         )
 
     def check_restored(self) -> None:
@@ -130,27 +128,32 @@ class Workbench:
         return make
 
     def _evaluator(self, backbone: Backbone, records: Sequence[EditRecord]) -> Evaluator:
-        key = tuple(record.record_id for record in records)
+        # The target too: two target fields, or two serial streams, name their records alike.
+        key = tuple((record.record_id, record.target_new) for record in records)
         if key not in self._evaluators:
             self._evaluators[key] = Evaluator(backbone.tokenizer, records, device=backbone.device)
         return self._evaluators[key]
 
     def _pristine_answers(
-        self, backbone: Backbone, evaluator: Evaluator, generates: bool
+        self, backbone: Backbone, evaluator: Evaluator, how: EditProtocol
     ) -> Before:
         """What the untouched backbone answers, once per backbone and set of prompts."""
-        key = (backbone.fingerprint, evaluator.digest, generates)
+        generates = how.generates
+        key = (backbone.fingerprint, evaluator.digest, generates, how.has_passages)
         if key not in self._before:
             split = Split(backbone, backbone.num_layers - 1, self._artefacts.prefix_cache)
             chosen = evaluator.select()
+            edits = evaluator.select(scores=["reliability"]) if how.has_passages else []
 
             def build() -> State:
                 answers = evaluator.answers(split.logits, chosen)
                 texts = evaluator.generations(split.logits, chosen) if generates else {}
+                measured = evaluator.perplexities(split.logits, edits)
                 return State(
                     values={
                         "answers": [list(answers[index]) for index in chosen],
                         "texts": [texts[index] for index in chosen] if generates else None,
+                        "perplexities": [measured[index] for index in edits],
                     }
                 )
 
@@ -160,47 +163,13 @@ class Workbench:
                 "dtype": str(next(backbone.model.parameters()).dtype),
                 "generates": generates,
             }
+            if how.has_passages:
+                inputs["has_passages"] = True
             values: dict[str, Any] = self._artefacts.get("answers", inputs, build).values
             texts = values["texts"]
             self._before[key] = Before(
                 {index: tuple(ids) for index, ids in zip(chosen, values["answers"], strict=True)},
                 None if texts is None else dict(zip(chosen, texts, strict=True)),
+                dict(zip(edits, values["perplexities"], strict=True)) if edits else None,
             )
         return self._before[key]
-
-
-def draw(spec: Spec, source: Source) -> tuple[EditRecord, ...]:
-    """The records that a trial edits; the same for every arm of a seed.
-
-    `batch` needs `num_edits` for each of its `num_batches`.
-    """
-    protocol = spec["protocol"]
-    repeats = protocol.get("num_batches") or 1 if protocol["kind"] == "batch" else 1
-    return streams.draw(source.records, protocol["num_edits"] * repeats, spec["seed"])
-
-
-def edit_batches(spec: Spec, backbone: Backbone, records: Sequence[EditRecord]) -> list[list[int]]:
-    """Indices of the records in the order in which they are edited.
-
-    Clustering reads the mean input embedding of the prompt's tokens: what a router sees at
-    inference too. (LEMoE, Eq. 7 joins prompt and target for its similarities; at inference there
-    is no target.)
-    """
-    protocol = spec["protocol"]
-    kind, order = protocol["kind"], protocol.get("order") or "given"
-    size = {"single": 1, "batch": protocol["num_edits"]}.get(kind)
-    if size is None:
-        size = protocol.get("edit_batch_size") or 1
-    if size > len(records):
-        raise ConfigError(f"protocol.edit_batch_size is {size}; it must lie in [1, {len(records)}]")
-    if kind in ("single", "batch"):
-        order = "given"  # independent batches: their sequence changes nothing
-    table = backbone.embedding.weight.detach()
-    means = [
-        table[torch.tensor(tokenise(backbone.tokenizer, record.prompt).ids)].float().mean(0)
-        for record in records
-    ]
-    embeddings = torch.stack(means).cpu().numpy().astype(np.float64)
-    seed = derived_seed(spec["seed"], "order") % 2**32
-    planned = plan_batches(embeddings, order=order, seed=seed, edit_batch_size=size)
-    return [[int(index) for index in batch] for batch in planned]

@@ -154,6 +154,23 @@ def facts_records(folder: Path, part: facts.Part) -> tuple[EditRecord, ...]:
     return facts.records(facts.build_world(), part, frozenset(known))
 
 
+def check_source(name: str, dataset: str) -> None:
+    """Make sure that the embedded backbone `name` has read files of the data set `dataset`.
+
+    Raises:
+        DataError: If it has not: it would have nothing to edit.
+    """
+    source = EMBEDDED[name].source if name in EMBEDDED else None
+    if source not in (None, dataset):
+        fitting = [
+            f"backbone={other}" for other, made in EMBEDDED.items() if made.source == dataset
+        ]
+        allowed = " or ".join([*fitting, "a real model"])
+        raise DataError(
+            f"dataset={dataset} with backbone={name}: it was trained on {source}; use {allowed}"
+        )
+
+
 def trained_lines(folder: Path) -> frozenset[int]:
     """Lines (in a JSON list: positions), from 1, of the records that the backbone was trained on.
 

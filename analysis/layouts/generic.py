@@ -14,6 +14,9 @@ _FURTHER = {
     "locality_same": "Loc. same",
     "retention": "Retention",
     "portability": "Portability",
+    "routing_consistency": "Consist.",
+    "own_expert_rate": "Own expert",
+    "stale_rate": "Stale",
 }
 
 

@@ -1,4 +1,4 @@
-"""Tables whose rows are points of a grid of swept keys: shared by the layouts of LEMoE 8 and 9."""
+"""Tables whose rows are points of a grid of swept keys."""
 
 from __future__ import annotations
 
@@ -6,10 +6,45 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from analysis.aggregate import Arm, Section
-from analysis.compare import Point, ours_at, published_points
-from analysis.layouts.layout import NOT_IN_PAPER, NOT_PRINTED, entries
+from analysis.compare import Point, ours_at, published_points, spearman
+from analysis.layouts.layout import (
+    NOT_IN_PAPER,
+    NOT_PRINTED,
+    SCORES,
+    Body,
+    Layout,
+    correlations,
+    entries,
+    score_pairs,
+)
 from analysis.paper_numbers import PaperRow
 from analysis.render import Row
+
+_HEADS = {"layer": "Layer", "num_experts": "Experts", "top_k": "Top-k", "lora_rank": "Rank"}
+
+
+def grid_layout(question: str, axes: Mapping[str, str]) -> Layout:
+    """A layout with a row per point of a grid that the paper prints whole.
+
+    Args:
+        question: What the table tells.
+        axes: Swept key -> column of the published numbers, in the order of the label columns.
+    """
+
+    def arrange(section: Section, paper: Sequence[PaperRow], is_filtered: bool) -> Body:
+        printed = by_point(paper, tuple(axes.values()))
+        pairs = printed_pairs(section, tuple(axes), printed)
+        found = {name: spearman(score_pairs(pairs, name)) for name in SCORES}
+        heads = tuple(_HEADS[column] for column in axes.values())
+        return Body(
+            labels=(*heads, "ours at"),
+            scores=SCORES,
+            rows=grid_rows(section, tuple(axes), printed, printed.__contains__),
+            paper=tuple(paper),
+            footer=(f"Spearman over the rows that both have: {correlations(found)}",),
+        )
+
+    return Layout(question, arrange)
 
 
 def by_point(paper: Sequence[PaperRow], columns: Sequence[str]) -> dict[Point, PaperRow]:

@@ -1,10 +1,10 @@
-"""What every layout file provides, and how it is found by its name."""
+"""What every layout provides, how it is found by its name, and how single cells are made."""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -20,7 +20,9 @@ SCORES = {
     "average": "Avg.",
 }
 NOT_PRINTED, NOT_IN_PAPER, NOT_RUN = "not printed", "not in the paper", "not run"
-_SHARED = ("__init__", "layout", "grid")
+# Files here that serve several tables or none.
+_SHARED = ("__init__", "layout", "grid", "places", "matrix", "catalogue", "curves")
+_MEGABYTE = 1e6
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Body:
     Attributes:
         paper: The published rows that the section is compared with.
         notes: Lines above the table; `footer`: below it.
+        digits: Decimals of score columns that need other than two, by their key in `scores`.
     """
 
     labels: tuple[str, ...]
@@ -38,6 +41,7 @@ class Body:
     paper: tuple[PaperRow, ...] = ()
     notes: tuple[str, ...] = ()
     footer: tuple[str, ...] = ()
+    digits: Mapping[str, int] = field(default_factory=dict)
 
 
 Arrange: TypeAlias = Callable[[Section, Sequence[PaperRow], bool], Body]
@@ -49,8 +53,10 @@ class Layout:
 
     Attributes:
         question: What the table tells, for `--list`.
-        has_paper: Whether `paper_tables/<id>.csv` stands beside our numbers.
-        varying: Protocol keys that may differ between rows or columns of one table.
+        has_paper: Whether published numbers stand beside ours.
+        numbers: Name in `paper_tables/` of those numbers, if it is not the layout's own.
+        varying: Protocol keys that may differ between rows or columns of one table, `backbone` and
+            `dataset` among them.
         has_filter: Whether the paper prints only rows that pass a filter.
         arrange: Section, published rows, and whether to apply that filter to our rows.
     """
@@ -58,19 +64,24 @@ class Layout:
     question: str
     arrange: Arrange
     has_paper: bool = True
+    numbers: str | None = None
     varying: tuple[str, ...] = ()
     has_filter: bool = False
 
 
 def known_layouts() -> tuple[str, ...]:
-    """Ids of the published tables that have a layout."""
-    names = (path.stem for path in Path(__file__).parent.glob("*.py"))
-    return tuple(sorted(name for name in names if name not in (*_SHARED, "generic")))
+    """Ids of the published tables and figures that have a layout."""
+    from analysis.layouts.catalogue import LAYOUTS
+
+    files = {path.stem for path in Path(__file__).parent.glob("*.py")}
+    return tuple(sorted((files - {*_SHARED, "generic"}) | set(LAYOUTS)))
 
 
 def get_layout(name: str) -> Layout:
     """The layout of one published table, or `generic`; `name` is one of `known_layouts`."""
-    layout = importlib.import_module(f"analysis.layouts.{name}").LAYOUT
+    from analysis.layouts.catalogue import LAYOUTS
+
+    layout = LAYOUTS.get(name) or importlib.import_module(f"analysis.layouts.{name}").LAYOUT
     assert isinstance(layout, Layout)
     return layout
 
@@ -81,10 +92,13 @@ def entries(arm: Arm | None, row: PaperRow | None, absent: str) -> tuple[Entry, 
 
 
 def ours(arm: Arm | None, name: str) -> Estimate | str:
-    """Our value of one score, or why there is none."""
+    """Our value of one score, or why there is none; sizes in megabytes."""
     if arm is None:
         return NOT_RUN
-    return arm.state or arm.scores.get(name, "not measured")
+    found = arm.state or arm.scores.get(name, "not measured")
+    if name.endswith("_bytes") and isinstance(found, Estimate):
+        return _divided(found, _MEGABYTE)
+    return found
 
 
 def theirs(row: PaperRow | None, name: str, absent: str) -> float | str:
@@ -94,12 +108,12 @@ def theirs(row: PaperRow | None, name: str, absent: str) -> float | str:
 
 
 def correlations(found: Mapping[str, Correlation]) -> str:
-    """One line: Spearman by score, with the number of pairs."""
+    """One line: Spearman by head of the column, with the number of pairs."""
     parts = []
     for name, correlation in found.items():
         value = correlation.value
         text = "undefined" if value is None else f"{value:.2f}"
-        parts.append(f"{SCORES[name]} {text} (n = {correlation.num_pairs})")
+        parts.append(f"{SCORES.get(name, name)} {text} (n = {correlation.num_pairs})")
     return ", ".join(parts)
 
 
@@ -107,3 +121,8 @@ def score_pairs(pairs: Sequence[tuple[Arm, PaperRow]], name: str) -> list[tuple[
     """Ours and theirs of one score, wherever both exist."""
     both = ((arm.scores.get(name), row.score(name)) for arm, row in pairs)
     return [(mine.mean, printed) for mine, printed in both if mine and printed is not None]
+
+
+def _divided(estimate: Estimate, by: float) -> Estimate:
+    low, high = (None if value is None else value / by for value in (estimate.low, estimate.high))
+    return replace(estimate, mean=estimate.mean / by, low=low, high=high)

@@ -27,7 +27,11 @@ def nearest(entries: list[Entry], query: tuple[float, ...]) -> tuple[int, float]
 
 
 def insert(
-    entries: list[Entry], key: tuple[float, ...], label: tuple[int, ...], epsilon: float
+    entries: list[Entry],
+    key: tuple[float, ...],
+    label: tuple[int, ...],
+    epsilon: float,
+    on_equal_key: str,
 ) -> tuple[str, int]:
     """Change and the entry whose value is trained next."""
     index, d = nearest(entries, key)
@@ -39,7 +43,7 @@ def insert(
         if d > near.radius:
             near.radius = d
         return "expanded", index
-    if d == 0.0:
+    if d == 0.0 and on_equal_key == "overwrite":
         near.label = label
         return "overwritten", index
     near.radius = d / 2 - 1e-5

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -31,16 +33,22 @@ def is_ambiguous(entries: list[reference_grace.Entry], key: tuple[float, float])
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.lists(st.tuples(KEYS, LABELS), max_size=25), st.lists(KEYS, max_size=10))
+@given(
+    st.lists(st.tuples(KEYS, LABELS), max_size=25),
+    st.lists(KEYS, max_size=10),
+    st.sampled_from(["literal", "overwrite"]),
+)
 def test_codebook_when_edits_follow_each_other_then_as_in_the_plain_model(
-    edits: list[tuple[tuple[float, float], tuple[int, ...]]], queries: list[tuple[float, float]]
+    edits: list[tuple[tuple[float, float], tuple[int, ...]]],
+    queries: list[tuple[float, float]],
+    on_equal_key: Any,
 ) -> None:
-    book, entries = Codebook(2, 1, torch.device("cpu")), []
+    book, entries = Codebook(2, 1, torch.device("cpu"), on_equal_key), []
     values: list[float] = []
     for number, (key, label) in enumerate(edits):
         if is_ambiguous(entries, key):
             continue
-        expected = reference_grace.insert(entries, key, label, EPSILON)
+        expected = reference_grace.insert(entries, key, label, EPSILON, on_equal_key)
         start = torch.tensor([float(number)])
         assert book.insert(torch.tensor(key), label, EPSILON, lambda start=start: start) == expected
         change, index = expected

@@ -48,6 +48,7 @@ class Writer:
         seed: int,
         scores: tuple[float, float, float] | None = None,
         records: list[dict[str, Any]] | None = None,
+        numbers: Mapping[str, float] | None = None,
         **tags: Any,
     ) -> str:
         """Write one run; `scores` are final token reliability, generality and far locality."""
@@ -64,6 +65,10 @@ class Writer:
         )
         if scores is not None:
             self.client.log_batch(run.info.run_id, metrics=_metrics(scores, values["protocol"]))
+        if numbers:
+            step = int(values["protocol"]["num_edits"])
+            logged = [Metric(name, value, 0, step) for name, value in numbers.items()]
+            self.client.log_batch(run.info.run_id, metrics=logged)
         if records is not None:
             path = self.store / "records.jsonl"
             path.write_text("\n".join(map(json.dumps, records)), encoding="utf-8")

@@ -77,3 +77,12 @@ def test_read_state_when_missing_or_broken_then_none(tmp_path: Path) -> None:
     assert read_state(tmp_path / "none") is None
     (tmp_path / "broken").write_text(json.dumps({"not": "safetensors"}))
     assert read_state(tmp_path / "broken") is None
+
+
+def test_keep_when_asked_twice_then_loads_once_for_each_store(tmp_path: Path) -> None:
+    first, second, build = Artefacts(tmp_path), Artefacts(tmp_path), Builder()
+    assert first.keep("tagger", build) is first.keep("tagger", build)
+    assert build.calls == 1
+    first.keep("another", build)
+    second.keep("tagger", build)  # nothing is written: another process loads its own
+    assert build.calls == 3

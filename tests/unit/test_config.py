@@ -68,8 +68,8 @@ def test_load_when_axes_are_typed_then_they_replace_add_or_drop(folder: Path) ->
             ["protocol.num_edit", "'num_edits'", "num_batches"],
         ),
         (
-            ["ablation=ranks", "protocol.kind=serial"],
-            ["protocol.kind=serial", "'single', 'batch' or 'lifelong'"],
+            ["ablation=ranks", "protocol.kind=cyclic"],
+            ["protocol.kind=cyclic", "'single', 'batch', 'lifelong' or 'serial'"],
         ),
         (
             ["ablation=ranks", "protocol.num_edits=0"],

@@ -95,3 +95,17 @@ def test_mean_embedding_counts_prompt_tokens_alone() -> None:
     embedded = torch.tensor([[[9.0], [1.0], [3.0], [7.0]], [[4.0], [8.0], [8.0], [9.0]]])
     # Row 0 is padded on the left: (1 + 3) / 2; row 1: its first token alone.
     assert torch.equal(mean_embedding(prompts, embedded), torch.tensor([[2.0], [4.0]]))
+
+
+@pytest.mark.usefixtures("with_nltk_data")
+def test_find_when_only_subjects_are_wanted_then_nltk_is_not_asked() -> None:
+    finder = EntityFinder(TOKENIZER, only_subjects=True)
+    finder.add_subjects(["Long Tide"])
+    assert found(finder, "Did Ada Quell write Long Tide?") == ("subject", ["Long Tide"])
+    assert found(finder, "Who is Ada Quell?")[0] == "sentence"
+
+
+def test_find_when_a_chunker_is_handed_over_then_it_is_asked() -> None:
+    finder = EntityFinder(TOKENIZER, load_chunker=lambda: lambda text: [(4, 9)])
+    assert finder.uses_nltk
+    assert found(finder, "Who wrote it?") == ("entity", ["wrote"])

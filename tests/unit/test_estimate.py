@@ -70,3 +70,14 @@ def test_forecast_when_a_gpu_is_needed_then_its_hours_are_counted() -> None:
 def test_forecast_when_nothing_is_left_then_it_is_zero() -> None:
     made = forecast([], [], workers=2)
     assert (made.num_trials, made.wall_seconds, made.is_rough) == (0, 0.0, False)
+
+
+def test_forecast_when_a_curve_is_measured_then_plain_trials_say_nothing_of_it() -> None:
+    stream = {"kind": "lifelong", "num_edits": 10, "num_batches": 10}
+    plain, curved = spec(protocol=stream), spec(protocol={**stream, "curve": True})
+    assert forecast([curved], [end(3.0, plain)], workers=1).is_rough
+    assert forecast([curved], [end(3.0, curved)], workers=1).wall_seconds == pytest.approx(3.0)
+    # ten batches: an edit is read again after 5.5 of them on average, 5 prompts beside the 10
+    # more operations: 150 tokens x 1000 x 2 x 4 layers x 5; more calls: 4 x 5 x 10 / 16
+    more = 6e6 / 1e6 + 12.5 * 3e-4
+    assert rough_seconds(curved, 1e6) - rough_seconds(plain, 1e6) == pytest.approx(more)

@@ -6,7 +6,15 @@ from torch import Tensor, nn
 
 from trainables.interfaces import Backbone
 from trainables.moe import experts
-from trainables.moe.experts import FfnBank, FrozenFfn, LoraBank, gated_sum
+from trainables.moe.experts import (
+    FfnBank,
+    FrozenFfn,
+    LinearBank,
+    LoraBank,
+    bank_of,
+    gated_sum,
+    linear_sum,
+)
 
 
 def lora(num_experts: int, rank: int, alpha: float | None = None, width: int = 4) -> LoraBank:
@@ -163,3 +171,93 @@ def test_gated_sum_gradients_reach_learned_gates(rows: int) -> None:
         expected = (x[row] @ bank.inner[e].T @ bank.outer[e]).sum()
         assert gates.grad is not None
         torch.testing.assert_close(gates.grad[row, e], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_linear_bank_dense_output_by_hand() -> None:
+    bank = LinearBank(2, FrozenFfn(torch.ones(1, 2), torch.relu), reads_hidden=False)
+    assert not bank.outer.any()
+    with torch.no_grad():
+        bank.outer.copy_(torch.tensor([[[1.0, 0.0], [0.0, 2.0]], [[0.0, 1.0], [1.0, 0.0]]]))
+    x, gates = torch.tensor([[[3.0, 5.0]]]), torch.tensor([[0.5, 1.0]])
+    # Expert 0 doubles the second entry: [3, 10], halved by its gate; expert 1 swaps: [5, 3].
+    assert torch.equal(bank(x, gates), torch.tensor([[[6.5, 8.0]]]))
+
+
+def test_linear_bank_beside_the_down_projection_repeats_it_for_every_family(
+    backbone: Backbone,
+) -> None:
+    ffn = backbone.model.get_submodule(backbone.ffn_path(1))
+    down = backbone.model.get_submodule(backbone.down_path(1))
+    bank = LinearBank(1, FrozenFfn.of(backbone, 1), reads_hidden=True)
+    weight = down.weight if backbone.family.is_transposed else down.weight.T
+    assert isinstance(weight, Tensor)
+    with torch.no_grad():
+        bank.outer.copy_(weight)
+    x = torch.randn(2, 3, backbone.hidden_size)
+    residual = (torch.zeros_like(x),) if backbone.family.name == "bloom" else ()
+    expected = ffn(x, *residual)
+    bias = getattr(down, "bias", None)
+    expected = expected if bias is None else expected - bias
+    torch.testing.assert_close(bank(x, torch.ones(2, 1)), expected, atol=1e-5, rtol=1e-5)
+
+
+@settings(max_examples=20, deadline=None)
+@given(GATES)
+def test_linear_sum_agrees_with_a_plain_sum(chosen: list[list[float]]) -> None:
+    generator = torch.Generator().manual_seed(6)
+    gates, outer = torch.tensor(chosen), torch.randn(3, 5, 4, generator=generator)
+    z = torch.randn(len(gates), 2, 5, generator=generator)
+    expected = sum(gates[:, e, None, None] * (z @ outer[e]) for e in range(3))
+    torch.testing.assert_close(linear_sum(z, gates, outer), expected, atol=1e-6, rtol=1e-5)
+    per_token = gates[:, None].expand(-1, 2, -1)
+    torch.testing.assert_close(linear_sum(z, per_token, outer), expected, atol=1e-6, rtol=1e-5)
+
+
+def test_linear_sum_when_a_gate_is_closed_then_its_expert_gets_no_gradient() -> None:
+    outer = torch.ones(2, 3, 3, requires_grad=True)
+    linear_sum(torch.ones(1, 1, 3), torch.tensor([[0.0, 1.0]]), outer).sum().backward()
+    assert outer.grad is not None
+    assert outer.grad[1].any()
+    assert not outer.grad[0].any()
+
+
+def ffn_banks(num_experts: int) -> tuple[FfnBank, FfnBank]:
+    """A bank that merges parameters and one that mixes outputs, of equal weights."""
+    generator = torch.Generator().manual_seed(7)
+    frozen = FrozenFfn(torch.randn(6, 4, generator=generator), torch.relu)
+    merging, mixing = (FfnBank(num_experts, frozen, merges_parameters=m) for m in (True, False))
+    with torch.no_grad():
+        for bank in (merging, mixing):
+            fresh = torch.Generator().manual_seed(8)
+            bank.inner.copy_(torch.randn(bank.inner.shape, generator=fresh))
+            bank.outer.copy_(torch.randn(bank.outer.shape, generator=fresh))
+    return merging, mixing
+
+
+def test_merged_expert_when_one_gate_is_one_then_is_that_expert() -> None:
+    merging, mixing = ffn_banks(3)
+    x, gates = torch.randn(4, 2, 4), torch.eye(3)[[0, 1, 2, 1]]
+    torch.testing.assert_close(merging(x, gates), mixing(x, gates), atol=1e-5, rtol=1e-5)
+
+
+def test_merged_expert_when_gates_are_split_then_differs_from_mixed_outputs_by_hand() -> None:
+    frozen = FrozenFfn(torch.tensor([[1.0]]), torch.relu)
+    merging, mixing = (FfnBank(2, frozen, merges_parameters=m) for m in (True, False))
+    with torch.no_grad():
+        for bank in (merging, mixing):
+            bank.inner.copy_(torch.tensor([[[2.0]], [[-4.0]]]))
+            bank.outer.copy_(torch.tensor([[[10.0]], [[30.0]]]))
+    x, gates = torch.tensor([[[1.0]]]), torch.tensor([[0.75, 0.25]])
+    # Mixed: .75 * 10 relu(2) + .25 * 30 relu(-4) = 15
+    assert torch.equal(mixing(x, gates), torch.tensor([[[15.0]]]))
+    # Merged: up .75 * 2 - .25 * 4 = .5, down .75 * 10 + .25 * 30 = 15: 15 relu(.5)
+    assert torch.equal(merging(x, gates), torch.tensor([[[7.5]]]))
+
+
+@pytest.mark.parametrize(("shape", "inputs"), [("dense", 4), ("down", 6)])
+def test_bank_of_a_linear_shape_has_one_matrix_per_expert(shape: str, inputs: int) -> None:
+    frozen = FrozenFfn(torch.ones(6, 4, dtype=torch.bfloat16), torch.relu)
+    bank = bank_of(shape, 3, frozen)  # type: ignore[arg-type]
+    parameters = dict(bank.named_parameters())
+    assert {name: tuple(p.shape) for name, p in parameters.items()} == {"outer": (3, inputs, 4)}
+    assert parameters["outer"].dtype == torch.float32

@@ -25,6 +25,7 @@ CONFIG = Config(
     replacement="replace_last",
     value_init="cold",
     skip_correct=False,
+    on_equal_key="literal",
 )
 EDITS = (
     Edit("The capital of Fooland is", "Bar City", "Fooland"),
@@ -68,8 +69,17 @@ def test_insert_when_far_then_adds_and_when_near_then_splits_or_expands() -> Non
     assert book.values[:, 0].tolist() == [1, 2, 3]
 
 
-def test_insert_when_the_same_key_comes_with_another_target_then_overwrites() -> None:
+def test_insert_when_the_same_key_comes_with_another_target_then_neither_answers() -> None:
     book = Codebook(2, 1, CPU)
+    book.insert(point(3, 4), (7,), 1.0, start(1))
+    assert book.insert(point(3, 4), (8,), 1.0, start(2)) == ("split", 1)
+    # d = 0: radii 0 / 2 - 1e-5 and 0 / 2; of two equally near entries the older is found
+    torch.testing.assert_close(book.radii, point(-1e-5, 0.0))
+    assert book.lookup(torch.tensor([[3.0, 4.0]])).tolist() == [-1]
+
+
+def test_insert_when_equal_keys_overwrite_then_the_newer_target_takes_the_entry() -> None:
+    book = Codebook(2, 1, CPU, "overwrite")
     book.insert(point(3, 4), (7,), 1.0, start(1))
     assert book.insert(point(3, 4), (8,), 1.0, start(2)) == ("overwritten", 0)
     assert (book.labels, book.values.tolist(), book.radii.tolist()) == ([(8,)], [[2]], [1])
@@ -144,7 +154,7 @@ def test_batch_when_a_prompt_comes_twice_then_the_later_target_stands(
     llama: Backbone, tmp_path: Path
 ) -> None:
     again = replace(EDITS[0], target_new="Vesper")
-    method = make(llama, tmp_path, num_steps=30)
+    method = make(llama, tmp_path, num_steps=30, on_equal_key="overwrite")
     report = apply(method, llama, EDITS[0], EDITS[1], again)
     assert report.counts == {"added": 2, "overwritten": 1}
     assert report.num_steps == 60  # the third edit waits for the first
@@ -154,6 +164,19 @@ def test_batch_when_a_prompt_comes_twice_then_the_later_target_stands(
     log_probs = [m.logits(batch.tokens)[0].log_softmax(-1) for m in (method, only)]
     first = [float(p[0, batch.labels[0]]) for p in log_probs]
     assert first[0] > first[1] + 1
+
+
+def test_batch_when_a_prompt_comes_twice_and_the_rule_is_literal_then_it_is_unedited_again(
+    llama: Backbone, tmp_path: Path
+) -> None:
+    again = replace(EDITS[0], target_new="Vesper")
+    tokens = edit_batch(llama.tokenizer, EDITS[:1], end=True).tokens
+    method = make(llama, tmp_path)
+    before, _ = method.logits(tokens)
+    apply(method, llama, EDITS[0])
+    assert not torch.equal(method.logits(tokens)[0], before)
+    assert apply(method, llama, again).counts == {"split": 1}
+    assert torch.equal(method.logits(tokens)[0], before)
 
 
 def test_batch_when_an_edit_comes_twice_then_its_value_is_trained_again(
@@ -196,6 +219,7 @@ def test_value_init_warm_then_nothing_changes_before_the_first_step(
     [
         ({"replacement": "replace_all"}, "method.replacement is 'replace_all'"),
         ({"value_init": "hot"}, "method.value_init is 'hot'"),
+        ({"on_equal_key": "newest"}, "method.on_equal_key is 'newest'"),
         ({"num_steps": 0}, "method.num_steps is 0"),
         ({"deferral_radius": 0.0}, "method.deferral_radius is 0.0"),
     ],

@@ -50,6 +50,28 @@ def test_after_step_is_applied_after_every_step() -> None:
     assert x.item() == 7.0
 
 
+def test_rate_when_it_warms_up_then_rises_evenly_and_falls_as_a_cosine() -> None:
+    settings = OptimiserSettings("sgd", 4.0, 8, schedule="cosine", warmup_share=0.25)
+    # 2 of 8 steps rise to 4; of the other 6 the first is at cos 0, the fourth at cos(pi / 2)
+    assert [settings.rate(step) for step in (0, 1, 2, 5)] == pytest.approx([2.0, 4.0, 4.0, 2.0])
+    # (1 + cos(5 pi / 6)) / 2 * 4 = 2 - sqrt(3)
+    assert settings.rate(7) == pytest.approx(2 - math.sqrt(3))
+
+
+def test_advance_when_scheduled_then_each_step_takes_its_own_rate_also_after_a_load() -> None:
+    settings = OptimiserSettings("sgd", 1.0, 4, schedule="cosine", warmup_share=0.5)
+    # a slope of 1 moves x by the rate: 1/2, 1, then (1 + cos 0) / 2 and (1 + cos(pi / 2)) / 2
+    first = nn.Parameter(torch.tensor([0.0]))
+    loop = Optimisation({"x": first}, lambda: first.sum(), settings)
+    loop.advance(3)
+    assert first.item() == pytest.approx(-2.5)
+    second = nn.Parameter(first.detach().clone())
+    resumed = Optimisation({"x": second}, lambda: second.sum(), settings)
+    resumed.load(loop.state())
+    assert resumed.advance(9)
+    assert second.item() == pytest.approx(-3.0)
+
+
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
 @pytest.mark.parametrize("stop", [0, 1, 3])
 def test_state_when_loaded_into_a_new_loop_then_goes_on_exactly(name: str, stop: int) -> None:

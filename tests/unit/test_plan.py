@@ -153,6 +153,61 @@ def test_expand_when_the_protocol_leaves_a_count_open_then_the_other_gives_it(
     assert (protocol["edit_batch_size"], protocol["num_batches"]) == (size, batches)
 
 
+SERIAL = ["protocol.kind=serial", "protocol.answers_per_question=3"]
+
+
+def test_expand_when_serial_then_rounds_replace_a_methods_own_order(folder: Path) -> None:
+    made = plan(folder, "ablation=methods", *SERIAL, "protocol.num_questions=10", "seeds=[0]")
+    for trial in made.trials:
+        assert (trial.protocol["num_edits"], trial.protocol["num_batches"]) == (30, 30)
+        assert trial.protocol["order"] == "given"  # moe's own is kmeans_filled
+        assert trial.origins["protocol.answers"].source.startswith("the published answers")
+
+
+def test_expand_when_an_arm_is_serial_then_it_alone_bears_its_keys(folder: Path) -> None:
+    (folder / "ablation" / "both.yaml").write_text(
+        """# @package _global_
+# Plain or serial?
+defaults: [override /method: none]
+arms: {plain: {protocol.kind: lifelong}, serial: {protocol.kind: serial}}
+protocol: {num_edits: 24, num_questions: 100, answers_per_question: 2}
+"""
+    )
+    by_arm = {trial.arm: trial for trial in plan(folder, "ablation=both", "seeds=[0]").trials}
+    assert by_arm["plain"].protocol["num_edits"] == 24
+    assert "num_questions" not in by_arm["plain"].protocol
+    serial = by_arm["serial"]
+    # the report part feeds 60 questions of 100; both numbers stand in the table
+    assert (serial.protocol["num_questions"], serial.protocol["num_edits"]) == (60, 120)
+    assert serial.published["protocol.num_questions"] == [100]
+    assert serial.published["protocol.num_edits"] == [200]
+    (folder / "ablation" / "both.yaml").unlink()
+
+
+@pytest.mark.parametrize(
+    ("typed", "parts"),
+    [
+        (["protocol.num_questions=61", *SERIAL], ["num_questions=61", "60 questions"]),
+        (
+            ["protocol.num_questions=5", "protocol.num_edits=16", *SERIAL],
+            ["protocol.num_edits=16", "is 15"],
+        ),
+        (["protocol.num_questions=5"], ["num_questions=5", "kind=serial", "kind=lifelong"]),
+        (["protocol.curve=true", "protocol.kind=batch"], ["protocol.curve=true", "kind=batch"]),
+        (["protocol.group_sizes=[61]"], ["protocol.group_sizes=[61]", "60 edits"]),
+        (["protocol.group_sizes=[1,-1]"], ["protocol.group_sizes.1=-1"]),
+        (["protocol.answers_per_question=0"], ["protocol.answers_per_question=0"]),
+    ],
+)
+def test_expand_when_a_streams_count_does_not_fit_then_one_line_says_so(
+    folder: Path, typed: list[str], parts: list[str]
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        plan(folder, "ablation=methods", "method=none", *typed)
+    for part in parts:
+        assert part in str(caught.value)
+
+
 def test_expand_when_seeds_differ_then_arms_are_paired_and_shuffled_anew(folder: Path) -> None:
     made = plan(folder, "ablation=ranks", "seeds=[3,4]")
     first, second = made.trials[:9], made.trials[9:]

@@ -151,3 +151,19 @@ def test_routers_when_loaded_then_route_and_train_as_the_saved_one(
     features = torch.randn(4, 3)
     assert torch.equal(loaded.gates(features), saved.gates(features))
     assert loaded.trainable().keys() == saved.trainable().keys()
+
+
+def test_hidden_router_when_renormalising_then_kept_gates_sum_to_one() -> None:
+    router = HiddenRouter(torch.zeros(1, 1), 2, renormalises=True)
+    router.add(torch.zeros(3, 1), drawn())
+    scores = torch.tensor([[0.0, math.log(3.0), -50.0]])
+    torch.testing.assert_close(router.gates_of(scores), torch.tensor([[0.25, 0.75, 0.0]]))
+
+
+def test_hidden_router_when_thawed_then_trains_the_same_rows_on() -> None:
+    router = HiddenRouter(torch.zeros(1, 2), 1)
+    router.add(torch.zeros(2, 2), drawn())
+    before = router.weight
+    router.freeze()
+    router.thaw()
+    assert router.trainable()["router"] is before

@@ -71,9 +71,12 @@ def test_retention_leaves_out_the_last_batch() -> None:
         scores.retention(reliability, batches[:3])
 
 
-def test_average_is_the_mean_of_three_and_missing_when_one_is() -> None:
-    assert scores.average(0.9, 0.6, 0.3) == pytest.approx(0.6)
-    assert scores.average(0.9, None, 0.3) is None
+def test_stale_rate_counts_questions_not_answers() -> None:
+    # question 0 gives two of its old answers exactly, question 1 none, question 2 one: 2 of 3
+    exact, questions = [1.0, 1.0, 0.0, 0.5, 1.0], [0, 0, 1, 1, 2]
+    assert scores.stale_rate(exact, questions) == pytest.approx(2 / 3)
+    with pytest.raises(ValueError, match="0 scores for 0"):
+        scores.stale_rate([], [])
 
 
 def test_own_expert_rate_counts_edits_sent_back_to_their_expert() -> None:

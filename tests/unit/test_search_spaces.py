@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from analysis.layouts.layout import known_layouts
+from analysis.paper_numbers import load
 from orchestrator import config
-from orchestrator.plan import Plan, expand
-from orchestrator.spaces import REPOSITORY, SearchSpaces
+from orchestrator.plan import Plan, TrialSpec, expand
+from orchestrator.spaces import SearchSpaces
 
 SPACES = SearchSpaces()
+WITHOUT_TABLE = {"smoke", "lemoe_search", "memoe_constants"}
 
 
 def plan(*typed: str) -> Plan:
@@ -22,16 +25,93 @@ def test_every_file_when_read_then_it_bears_its_own_name(group: str) -> None:
 
 
 @pytest.mark.parametrize("name", SPACES.names("ablation"))
-def test_every_ablation_when_read_then_it_asks_and_names_a_table_that_is_there(name: str) -> None:
+def test_every_ablation_when_read_then_it_asks_and_answers_a_table_that_can_be_printed(
+    name: str,
+) -> None:
+    assert SPACES.first_line("ablation", name) == "# @package _global_"
     assert SPACES.question(name).endswith("?")
-    paper = SPACES.load("ablation", name).get("paper")
-    assert paper is None or (REPOSITORY / "analysis/paper_tables" / f"{paper}.csv").is_file()
+    tables = config.load([f"ablation={name}"]).paper
+    assert set(tables) <= set(known_layouts())
+    assert bool(tables) != (name in WITHOUT_TABLE)
+
+
+def test_every_layout_when_listed_then_an_ablation_answers_it() -> None:
+    answered = {
+        table
+        for name in SPACES.names("ablation")
+        for table in config.load([f"ablation={name}"]).paper
+    }
+    assert answered == set(known_layouts())
 
 
 @pytest.mark.parametrize("scale", SPACES.names("scale"))
 @pytest.mark.parametrize("name", SPACES.names("ablation"))
 def test_every_ablation_when_expanded_then_it_has_trials(name: str, scale: str) -> None:
-    assert plan(f"ablation={name}", f"scale={scale}").num_trials > 0
+    made = plan(f"ablation={name}", f"scale={scale}")
+    assert made.num_trials > 0
+    assert set(SPACES.load("ablation", name)["scales"]) <= {"quick", "paper"}
+
+
+def test_every_arm_when_compared_then_it_differs_from_the_others_of_its_ablation() -> None:
+    """An arm whose key its method does not have would run under a name that is not its own."""
+    for name in SPACES.names("ablation"):
+        made = plan(f"ablation={name}", "seeds=[0]")
+        settings = [
+            repr((trial.method, trial.backbone["name"], trial.dataset, trial.protocol))
+            for trial in made.trials
+        ]
+        assert len(set(settings)) == len(settings), name
+
+
+def arms(*typed: str) -> dict[str, TrialSpec]:
+    return {trial.arm: trial for trial in plan(*typed, "seeds=[0]").trials}
+
+
+@pytest.mark.parametrize(
+    ("name", "base", "most"),
+    [
+        ("memoe_components", "full", 3),
+        ("arm_components", "full", 1),
+        ("arm_merging", "emr", 1),
+        ("memoe_routing_input", "knowledge_anchor", 2),
+    ],
+)
+def test_components_when_expanded_then_each_arm_changes_its_part_alone(
+    name: str, base: str, most: int
+) -> None:
+    found = arms(f"ablation={name}")
+    full = found.pop(base).method
+    for arm, trial in found.items():
+        if trial.method["name"] == full["name"]:
+            assert 1 <= sum(trial.method[key] != full[key] for key in full) <= most, arm
+
+
+def test_arm_serial_when_quick_then_few_questions_stand_for_the_published_many() -> None:
+    (trial,) = [t for t in plan("ablation=arm_serial", "seeds=[0]").trials if t.arm == "arm"]
+    assert trial.protocol["num_questions"] == 16
+    assert trial.published["protocol.num_questions"] == [125]
+    assert trial.protocol["num_edits"] == 16 * 8
+
+
+def test_arm_selection_when_in_turn_then_a_question_does_not_stay_with_one_expert() -> None:
+    for scale in ("quick", "paper"):
+        for trial in plan("ablation=arm_selection", f"scale={scale}").trials:
+            assert trial.protocol["num_questions"] % trial.method["num_experts"]
+
+
+def test_memoe_grid_when_paper_then_every_published_row_has_a_trial() -> None:
+    made = plan("ablation=memoe_grid", "scale=paper", "backbone=llama2_7b")
+    keys = ("method.edit_layer", "method.num_experts", "method.top_k")
+    run = {tuple(trial.published[key][0] for key in keys) for trial in made.trials}
+    printed = {(row.layer, row.num_experts, row.top_k) for row in load("memoe_v1_table6")}
+    assert printed <= run
+
+
+def test_lemoe_order_when_paper_then_a_hundred_orders_of_the_same_edits() -> None:
+    made = plan("ablation=lemoe_order", "scale=paper").trials
+    hundred = [t for t in made if t.published["protocol.num_edits"] == [100]]
+    assert {trial.protocol["order_seed"] for trial in hundred} == set(range(100))
+    assert {trial.seed for trial in hundred} == {0}
 
 
 def test_lemoe_lora_when_on_the_embedded_backbone_then_the_grid_is_896() -> None:

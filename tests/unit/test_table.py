@@ -179,7 +179,7 @@ def test_table_when_a_measure_was_not_taken_then_every_cell_says_so(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["lemoe_tabel9"], "did you mean 'lemoe_table9'? known: lemoe_table1, "),
+        (["lemoe_tabel9"], "did you mean 'lemoe_table9'? known: arm_figure4a, "),
         (["smoke", "filter=published"], "smoke has no published filter"),
         (["smoke", "measure=tokens"], "measure is 'tokens'; it must be one of token, exact"),
         (["smoke", "formt=csv"], "unknown option 'formt'; did you mean 'format'?"),
@@ -208,7 +208,7 @@ def test_list_when_asked_then_every_layout_with_its_question(
 ) -> None:
     text = printed(capsys, "--list")
     for name in ("lemoe_table1", "lemoe_table4", "lemoe_table8", "lemoe_table9"):
-        assert f"{name}   LEMoE Table {name[-1]}" in text
+        assert f"{name:20} LEMoE Table {name[-1]}" in text
 
 
 def test_command_when_run_as_a_file_from_elsewhere_then_help_without_heavy_imports(

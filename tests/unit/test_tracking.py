@@ -95,3 +95,15 @@ def test_chart_link_opens_the_charts_of_the_experiment() -> None:
     link = chart_link("7", 5001)
     assert link.startswith("http://127.0.0.1:5001/#/experiments/7/runs?")
     assert "compareRunsMode=CHART" in link
+
+
+def test_a_curve_becomes_steps_of_one_metric(store: Path) -> None:
+    curve = [{"edits_seen": n, "reliability.token.curve": value} for n, value in ((4, 1), (8, 0.5))]
+    tracker = Tracker(store, "curve")
+    tracker.log(row("f1", checkpoints=curve))
+    tracker.close()
+    [run] = runs(store, tracker.experiment_id)
+    history = MlflowClient(tracking_uri(store)).get_metric_history(
+        run.info.run_id, "reliability.token.curve"
+    )
+    assert sorted((metric.step, metric.value) for metric in history) == [(4, 1.0), (8, 0.5)]

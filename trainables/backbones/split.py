@@ -110,15 +110,20 @@ class Split:
         """
         if state is not None:
             return _decode(self.backbone, prompts, state)
-        if hidden is None:
-            hidden = self.hidden(prompts)
-        final = self._upper(
-            inputs_embeds=hidden,
+        return head(self.backbone, self.final(prompts, hidden)), DecodeState()
+
+    def final(self, prompts: PromptBatch, hidden: Tensor | None = None) -> Tensor:
+        """Final hidden states after the last norm, (M, D), at the scored positions of whole rows.
+
+        `hidden` as in `logits`.
+        """
+        states: Tensor = self._upper(
+            inputs_embeds=self.hidden(prompts) if hidden is None else hidden,
             attention_mask=prompts.attention_mask,
             position_ids=prompts.position_ids,
             use_cache=False,
         ).last_hidden_state
-        return head(self.backbone, final[prompts.scored]), DecodeState()
+        return states[prompts.scored]
 
     def _key(self, ids: Tensor) -> tuple[str, int, bytes]:
         digest = hashlib.blake2b(ids.cpu().numpy().tobytes(), digest_size=16).digest()

@@ -238,11 +238,13 @@ def keys_and_states(
 
 
 @torch.no_grad()
-def sampled_contexts(split: Split, count: int, length: int, seed: int) -> list[Any]:
-    """`count` sentences of `length` sampled tokens (top 5), each begun by a common word."""
+def sampled_contexts(
+    split: Split, count: int, length: int, seed: int, openings: Sequence[str] = _OPENINGS
+) -> list[Any]:
+    """`count` sentences of `length` sampled tokens (top 5), begun by the `openings` in turn."""
     tokenizer, device = split.backbone.tokenizer, split.backbone.device
     generator = torch.Generator().manual_seed(seed)
-    words = [_OPENINGS[index % len(_OPENINGS)] for index in range(count)]
+    words = [openings[index % len(openings)] for index in range(count)]
     rows = [tokenise(tokenizer, word) for word in words]
     ids = [list(row.ids) for row in rows]
     prompts = collate(rows, pad_id=pad_id(tokenizer), scores_last=True, device=device)

@@ -40,28 +40,36 @@ def split(
     )
 
 
-def draw(records: Sequence[EditRecord], num_edits: int, seed: int) -> tuple[EditRecord, ...]:
+def draw(
+    records: Sequence[EditRecord], num_edits: int, seed: int, key: str = "protocol.num_edits"
+) -> tuple[EditRecord, ...]:
     """`num_edits` records drawn without replacement, no two with the same prompt.
 
     Records are taken in the order of a hash of seed, prompt and id. So a smaller draw with the
     same seed is the beginning of a larger one, and of records that share a prompt the seed picks.
 
+    Args:
+        records: What is drawn from.
+        num_edits: How many.
+        seed: Of the trial.
+        key: Name of the setting that `num_edits` comes from.
+
     Raises:
         ConfigError: If `num_edits` is below 1 or above the number of different prompts.
     """
     if num_edits < 1:
-        raise ConfigError(f"protocol.num_edits is {num_edits}; it must be at least 1")
+        raise ConfigError(f"{key} is {num_edits}; it must be at least 1")
 
     def rank(record: EditRecord) -> str:
-        key = f"{seed}\0{record.prompt}\0{record.record_id}"
-        return hashlib.sha256(key.encode()).hexdigest()
+        text = f"{seed}\0{record.prompt}\0{record.record_id}"
+        return hashlib.sha256(text.encode()).hexdigest()
 
     first_of_prompt: dict[str, EditRecord] = {}
     for record in sorted(records, key=rank):
         first_of_prompt.setdefault(record.prompt, record)
     if num_edits > len(first_of_prompt):
         raise ConfigError(
-            f"protocol.num_edits is {num_edits}; the data offers {len(first_of_prompt)} different "
+            f"{key} is {num_edits}; the data offers {len(first_of_prompt)} different "
             f"prompts, so it must lie in [1, {len(first_of_prompt)}]"
         )
     return tuple(first_of_prompt.values())[:num_edits]

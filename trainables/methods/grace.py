@@ -46,7 +46,7 @@ from trainables.interfaces import (
     PromptBatch,
     State,
 )
-from trainables.moe.codebook import Codebook
+from trainables.moe.codebook import Codebook, OnEqualKey
 from trainables.optimise import Optimisation, OptimiserSettings, target_loss
 from trainables.prompts import batch_from, batch_state, row_index
 
@@ -63,6 +63,8 @@ class Config:
         replacement: Positions that receive the value: the last prompt token, or all before it.
         value_init: Start of a new value; see the module's docstring.
         skip_correct: Leave out edits that the model already answers rightly.
+        on_equal_key: What a prompt does that comes again with another target: split, as the rule
+            says and with the effect that neither target answers, or overwrite its entry.
     """
 
     edit_layer: int
@@ -72,6 +74,7 @@ class Config:
     replacement: Literal["replace_last", "replace_prompt"]
     value_init: Literal["cold", "warm"]
     skip_correct: bool
+    on_equal_key: OnEqualKey
 
     def __post_init__(self) -> None:
         if self.replacement not in ("replace_last", "replace_prompt"):
@@ -80,6 +83,10 @@ class Config:
             )
         if self.value_init not in ("cold", "warm"):
             raise ConfigError(f"method.value_init is {self.value_init!r}; allowed: cold, warm")
+        if self.on_equal_key not in ("literal", "overwrite"):
+            raise ConfigError(
+                f"method.on_equal_key is {self.on_equal_key!r}; allowed: literal, overwrite"
+            )
         if self.num_steps < 1:
             raise ConfigError(f"method.num_steps is {self.num_steps}; it must be at least 1")
         for name, value in (("edit_lr", self.edit_lr), ("deferral_radius", self.deferral_radius)):
@@ -121,7 +128,9 @@ class Grace:
         self._split = Split(backbone, config.edit_layer, artefacts.prefix_cache)
         self._down = get_module(backbone.model, backbone.down_path(config.edit_layer))
         self._generator = generators.init
-        self.codebook = Codebook(backbone.ffn_size, backbone.hidden_size, backbone.device)
+        self.codebook = Codebook(
+            backbone.ffn_size, backbone.hidden_size, backbone.device, config.on_equal_key
+        )
         self._run: _Run | None = None
 
     def prepare(self, training: Sequence[Edit]) -> None:

@@ -8,8 +8,8 @@ and set of prompts; never with a model that other edits have changed.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -21,12 +21,15 @@ from trainables.metrics.scores import (
     generated_agreement,
     generated_exact_match,
     mean_over_records,
+    perplexity,
+    perplexity_summary,
     token_accuracy,
 )
-from trainables.prompts import Row, by_length, collate, pad_id, row_index, tokenise
+from trainables.prompts import Row, by_length, collate, labels_of, pad_id, row_index, tokenise
 
 Logits = Callable[[PromptBatch, DecodeState | None], tuple[Tensor, DecodeState]]
 MAX_GENERATED_TOKENS = 32
+MAX_PERPLEXITY = 1e30  # a ruined model's is infinite, and a mean must stay a number
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,7 @@ class ProbeScore:
     exact: float
     text: str | None = None
     generated: float | None = None
+    perplexity: float | None = None  # of an edit whose target is running text
 
 
 def probes_of(records: Sequence[EditRecord]) -> tuple[Probe, ...]:
@@ -117,6 +121,23 @@ class Evaluator:
         return found
 
     @torch.no_grad()
+    def perplexities(self, logits: Logits, chosen: Sequence[int]) -> dict[int, float]:
+        """Perplexity of each chosen probe's answer given its prompt, at most 1e30.
+
+        The number of the SelfCheckGPT columns of LEMoE, arXiv:2406.20030v1, Table 1.
+        """
+        found: dict[int, float] = {}
+        for members, batch in self._batched(tuple(chosen)):
+            predicted = logits(batch, None)[0].float()
+            losses = torch.nn.functional.cross_entropy(
+                predicted, labels_of(batch), reduction="none"
+            )
+            values = perplexity(losses, row_index(batch), len(members))
+            bounded = values.nan_to_num(nan=MAX_PERPLEXITY).clamp_max(MAX_PERPLEXITY)
+            found.update(zip(members, bounded.tolist(), strict=True))
+        return found
+
+    @torch.no_grad()
     def generations(self, logits: Logits, chosen: Sequence[int]) -> dict[int, str]:
         """Greedy continuation of each chosen probe's prompt, up to the end token or 32 tokens.
 
@@ -169,10 +190,13 @@ class Evaluator:
             for position, i in enumerate(chosen)
         ]
 
-    def prompt_batch(self, chosen: Sequence[int]) -> PromptBatch:
+    def prompt_batches(self, chosen: Sequence[int]) -> Iterator[PromptBatch]:
         """The chosen probes' prompts without their answers, in the order given."""
-        rows = [tokenise(self._tokenizer, self.probes[index].prompt) for index in chosen]
-        return collate(rows, pad_id=pad_id(self._tokenizer), scores_last=True, device=self._device)
+        pad = pad_id(self._tokenizer)
+        for start in range(0, len(chosen), self._batch_size):
+            members = chosen[start : start + self._batch_size]
+            rows = [tokenise(self._tokenizer, self.probes[index].prompt) for index in members]
+            yield collate(rows, pad_id=pad, scores_last=True, device=self._device)
 
     def _batched(self, chosen: tuple[int, ...]) -> list[tuple[list[int], PromptBatch]]:
         """Collated batches of the chosen probes, kept: every trial asks for the same ones."""
@@ -236,3 +260,22 @@ def aggregate(scores: Iterable[ProbeScore], measures: Sequence[str]) -> dict[str
             if mean is not None:
                 means[f"{name}.{measure}"] = mean
     return means
+
+
+def with_perplexities(
+    scores: Sequence[ProbeScore], probes: Sequence[int], measured: Mapping[int, float]
+) -> list[ProbeScore]:
+    """The scores of `probes`, in their order, each with its perplexity where it was `measured`."""
+    return [
+        replace(score, perplexity=measured.get(index))
+        for score, index in zip(scores, probes, strict=True)
+    ]
+
+
+def aggregate_perplexity(scores: Iterable[ProbeScore]) -> dict[str, float]:
+    """`perplexity.<mean, median, ...>` over the probes that have one; empty without any."""
+    values = [score.perplexity for score in scores if score.perplexity is not None]
+    if not values:
+        return {}
+    summary = perplexity_summary(torch.tensor(values, dtype=torch.float64))
+    return {f"perplexity.{name}": value for name, value in asdict(summary).items()}

@@ -133,13 +133,23 @@ def mean_over_records(scores: Tensor, records: Tensor) -> float | None:
     return _mean_or_none(record_means(scores, records))
 
 
-def average(
-    reliability: float | None, generality: float | None, locality_far: float | None
-) -> float | None:
-    """Mean of the three scores, the `Avg.` of the tables; None where one is missing."""
-    if reliability is None or generality is None or locality_far is None:
-        return None
-    return (reliability + generality + locality_far) / 3
+def stale_rate(exact: Sequence[float], questions: Sequence[int]) -> float:
+    """Share of questions that are still answered with an outdated answer.
+
+    Not a published number: what Section 3.1 of the serial-editing paper (ARM) warns of, that
+    methods "generally retain historical answers to the same question".
+
+    Args:
+        exact: For every outdated answer, 1.0 where the edited model gives it exactly, now.
+        questions: The question of each, at least one.
+
+    Raises:
+        ValueError: If the two differ in length or there is no answer.
+    """
+    if len(exact) != len(questions) or not questions:
+        raise ValueError(f"{len(exact)} scores for {len(questions)} outdated answers")
+    stale = {question for score, question in zip(exact, questions, strict=True) if score == 1.0}
+    return len(stale) / len(set(questions))
 
 
 def own_expert_rate(trained: Tensor, routed: Tensor) -> float | None:

@@ -54,6 +54,10 @@ class Adaptor(nn.Module):
             parameter.requires_grad_(False)
             parameter.grad = None
 
+    def thaw_banks(self) -> None:
+        """Train every expert again."""
+        self._banks.requires_grad_(True)
+
     def state(self) -> State:
         """Weights and sizes of all banks."""
         tensors = {name: value.clone() for name, value in self._banks.state_dict().items()}

@@ -9,8 +9,12 @@ Adaptors" (arXiv:2211.11031). For a new key whose nearest entry j is at Euclidea
 Deviations:
 - Two targets are the same when their token ids are. Code in circulation compares the mean of the
   label ids, so that unlike targets can collide.
-- A key that comes again with another target overwrites its entry: at distance 0 the split above
-  would leave one entry that never fires and one of radius 0.
+- Keys that differ by less than float32 noise are equal: one prompt gives one key.
+
+A key that comes again with another target is split like any other (`literal`): at distance 0 the
+older entry's radius falls below 0 and the newer one's to 0, both are equally near, the older is
+found first, and neither answers. The prompt is unedited again. `overwrite` lets the newer target
+take the entry instead.
 """
 
 from __future__ import annotations
@@ -24,6 +28,7 @@ from torch import Tensor
 from trainables.interfaces import State
 
 Change = Literal["added", "split", "expanded", "overwritten"]
+OnEqualKey = Literal["literal", "overwrite"]
 _SPLIT_MARGIN = 1e-5  # published: the older entry gives way by so much
 _SAME_KEY = 1e-4  # of the key's norm; float32 noise between two runs of one prompt is far below
 
@@ -31,12 +36,19 @@ _SAME_KEY = 1e-4  # of the key's norm; float32 noise between two runs of one pro
 class Codebook:
     """Keys (N, F), values (N, D), radii (N,) and target token ids of N entries, aligned."""
 
-    def __init__(self, key_size: int, value_size: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        key_size: int,
+        value_size: int,
+        device: torch.device,
+        on_equal_key: OnEqualKey = "literal",
+    ) -> None:
         # float32 whatever the backbone: in bfloat16 near keys would coincide.
         self.keys = torch.zeros(0, key_size, device=device)
         self.values = torch.zeros(0, value_size, device=device)
         self.radii = torch.zeros(0, device=device)
         self.labels: list[tuple[int, ...]] = []
+        self._on_equal_key = on_equal_key
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -58,11 +70,13 @@ class Codebook:
         distances = self._distances(key[None])[0]
         nearest = int(distances.argmin())
         distance, radius = float(distances[nearest]), float(self.radii[nearest])
+        if distance <= _SAME_KEY * float(key.float().norm()):
+            distance = 0.0
         if distance > deferral_radius + radius:
             return "added", nearest, distance
         if self.labels[nearest] == label:
             return "expanded", nearest, distance
-        if distance <= _SAME_KEY * float(key.float().norm()):
+        if distance == 0.0 and self._on_equal_key == "overwrite":
             return "overwritten", nearest, distance
         return "split", nearest, distance
 
@@ -93,6 +107,8 @@ class Codebook:
         if change == "split":
             radius = distance / 2
             self.radii[nearest] = radius - _SPLIT_MARGIN
+            if distance == 0.0:
+                key = self.keys[nearest]  # a tie to the last bit, as between two equal runs
         self.keys = torch.cat([self.keys, key[None].float()])
         self.values = torch.cat([self.values, start()[None].to(self.values)])
         self.radii = torch.cat([self.radii, self.radii.new_tensor([radius])])

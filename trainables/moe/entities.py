@@ -14,6 +14,7 @@ Choices where the papers are silent:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -24,21 +25,35 @@ from trainables.interfaces import PromptBatch
 
 Source = Literal["entity", "subject", "sentence"]
 Span = tuple[int, int]  # first character, one past the last
+Chunker = Callable[[str], Sequence[Span]]
 
 
 class EntityFinder:
     """Finds entities and remembers them per prompt."""
 
-    def __init__(self, tokenizer: Any) -> None:
-        """Load NLTK's tagger and chunker; about a second."""
+    def __init__(
+        self,
+        tokenizer: Any,
+        *,
+        only_subjects: bool = False,
+        load_chunker: Callable[[], Chunker | None] | None = None,
+    ) -> None:
+        """No entity is looked for yet.
+
+        Args:
+            tokenizer: Decodes prompts.
+            only_subjects: Known subjects are looked for instead of entities.
+            load_chunker: Returns a chunker that is kept somewhere; None: `nltk_chunker`, which
+                takes two seconds.
+        """
         self._tokenizer = tokenizer
-        self._chunk = _nltk_chunker()
+        self._chunk = None if only_subjects else (load_chunker or nltk_chunker)()
         self._subjects: list[str] = []
         self._found: dict[tuple[int, ...], tuple[Source, list[list[int]]]] = {}
 
     @property
     def uses_nltk(self) -> bool:
-        """False when NLTK's data is missing and known subjects stand in."""
+        """False when known subjects are found instead: as asked for, or for want of its data."""
         return self._chunk is not None
 
     @property
@@ -47,7 +62,7 @@ class EntityFinder:
         return tuple(self._subjects)
 
     def add_subjects(self, subjects: Iterable[str | None]) -> None:
-        """Remember the subjects of edits, for when NLTK's data is missing."""
+        """Remember the subjects of edits, for where NLTK is not used."""
         known = {*self._subjects, *(subject for subject in subjects if subject)}
         if len(known) > len(self._subjects):
             self._subjects = sorted(known, key=lambda subject: (-len(subject), subject))
@@ -87,7 +102,7 @@ class EntityFinder:
         ]
         return (source, entities) if entities else ("sentence", [list(range(len(ids)))])
 
-    def _subject_spans(self, text: str) -> list[Span]:
+    def _subject_spans(self, text: str) -> Sequence[Span]:
         for subject in self._subjects:
             begin = text.rfind(subject)
             if begin >= 0:
@@ -108,8 +123,8 @@ class EntityFinder:
         return text, list(pairwise(stops))
 
 
-def _nltk_chunker() -> Callable[[str], list[Span]] | None:
-    """From a text to the spans of its named entities; None when NLTK's data is missing."""
+def nltk_chunker() -> Chunker | None:
+    """From a text to the spans of its named entities, remembered; None without NLTK's data."""
     from nltk.chunk import ne_chunker
     from nltk.tag import PerceptronTagger
     from nltk.tokenize import NLTKWordTokenizer
@@ -120,17 +135,19 @@ def _nltk_chunker() -> Callable[[str], list[Span]] | None:
         return None
     words = NLTKWordTokenizer()
 
-    def spans(text: str) -> list[Span]:
+    @cache
+    def spans(text: str) -> tuple[Span, ...]:
         bounds = list(words.span_tokenize(text))
         if not bounds:
-            return []
+            return ()
         tree = chunker.parse(tagger.tag([text[first:last] for first, last in bounds]))
-        found, index = [], 0
+        found: list[Span] = []
+        index = 0
         for node in tree:
             length = len(node.leaves()) if hasattr(node, "label") else 1
             if hasattr(node, "label"):
                 found.append((bounds[index][0], bounds[index + length - 1][1]))
             index += length
-        return found
+        return tuple(found)
 
     return spans

@@ -1,13 +1,16 @@
 """Banks of experts: all experts that one edit batch adds, with their weights stacked.
 
 Source: LEMoE (arXiv:2406.20030v1), Section 4.1 (an FFN beside the frozen FFN) and Appendix C.4 (a
-LoRA module in its place). A bank holds two tensors however many experts it has, so that the
-optimiser steps over two tensors and a few matrix products serve all experts.
+LoRA module in its place); MEMoE v1 (arXiv:2405.19086), Eq. 10 (a linear map). A bank holds one or
+two tensors however many experts it has, so that the optimiser steps over two tensors and a few
+matrix products serve all experts.
 
 Choices where the paper is silent:
 - FFN expert: `up` starts as a copy of the backbone's, `down` at zero, so that a new expert changes
   nothing. Gate projection and biases are the backbone's own, shared and frozen: the paper lists
   `up_proj.weight` and `down_proj.weight` alone as trained (Appendix B.3).
+- Linear expert: zero at first. It maps the FFN's input (W_e of MEMoE v1, Eq. 10, read literally as
+  D x D), or what enters the frozen down projection (a second down projection).
 - LoRA expert: x -> B (A x) * lora_alpha / lora_rank; A is uniform in +-1/sqrt(D) (Kaiming with
   a = sqrt(5), as LoRA is commonly initialised), B zero.
 - Weights are float32 or wider: in bfloat16 a step of 2e-4 on a weight of .02 would be rounded away.
@@ -17,11 +20,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from trainables.interfaces import Backbone
+
+ExpertShape = Literal["ffn", "dense", "down"]
 
 # Elements of one expert's matrix above which experts are run one by one on views: a batched product
 # would copy the weights of the experts in use and pad every group to the largest one.
@@ -59,17 +65,50 @@ class FrozenFfn:
             up_bias=bias,
         )
 
+    @property
+    def expert_dtype(self) -> torch.dtype:
+        """What trained weights beside this FFN are stored in."""
+        return torch.promote_types(self.up.dtype, torch.float32)
+
+    def middle(self, x: Tensor) -> Callable[[Tensor], Tensor]:
+        """For inputs x (..., D) the function from up x to what enters the down projection.
+
+        The gate of a gated FFN is computed once, whatever the function is called with.
+        """
+        bias: Tensor | float = 0.0 if self.up_bias is None else self.up_bias
+        if self.gate is None:
+            return lambda up: self.activation(up + bias)
+        weight = self.activation(self.gate(x.to(self.up.dtype))).to(self.expert_dtype)
+        if self.up_bias is None:
+            return lambda up: up * weight
+        return lambda up: (up + bias) * weight
+
+    def hidden(self, x: Tensor) -> Tensor:
+        """What enters the frozen down projection, (..., F), for inputs x (..., D)."""
+        return self.middle(x)((x.to(self.up.dtype) @ self.up.T).to(self.expert_dtype))
+
 
 class FfnBank(nn.Module):
     """E experts down_e(act(gate x) * up_e x), or down_e(act(up_e x)) without a gate; H = F."""
 
-    def __init__(self, num_experts: int, frozen: FrozenFfn) -> None:
+    def __init__(
+        self, num_experts: int, frozen: FrozenFfn, *, merges_parameters: bool = False
+    ) -> None:
+        """Copy `up` for each expert.
+
+        Args:
+            num_experts: E.
+            frozen: The backbone's FFN.
+            merges_parameters: One expert of gate-weighted parameters answers, instead of the
+                gated sum of what all experts answer. Exact where a token's gates sum to 1: the
+                shared gate projection and biases are then merged as well.
+        """
         super().__init__()
-        dtype = torch.promote_types(frozen.up.dtype, torch.float32)
-        up = frozen.up.detach().to(dtype).repeat(num_experts, 1, 1)
+        up = frozen.up.detach().to(frozen.expert_dtype).repeat(num_experts, 1, 1)
         self.inner = nn.Parameter(up)  # (E, F, D)
         self.outer = nn.Parameter(torch.zeros_like(up))  # (E, F, D), the transposed down projection
         self._frozen = frozen
+        self._sum = merged_sum if merges_parameters else gated_sum
 
     @property
     def num_experts(self) -> int:
@@ -78,17 +117,37 @@ class FfnBank(nn.Module):
 
     def forward(self, x: Tensor, gates: Tensor) -> Tensor:
         """Gated sum of the experts, (B, T, D); `gates` are (B, E) or (B, T, E)."""
-        return gated_sum(x, gates, self.inner, self.outer, self._middle)
+        return self._sum(x, gates, self.inner, self.outer, self._frozen.middle)
 
-    def _middle(self, x: Tensor) -> Callable[[Tensor], Tensor]:
-        frozen = self._frozen
-        bias: Tensor | float = 0.0 if frozen.up_bias is None else frozen.up_bias
-        if frozen.gate is None:
-            return lambda up: frozen.activation(up + bias)
-        weight = frozen.activation(frozen.gate(x.to(frozen.up.dtype))).to(self.inner.dtype)
-        if frozen.up_bias is None:
-            return lambda up: up * weight
-        return lambda up: (up + bias) * weight
+
+class LinearBank(nn.Module):
+    """E experts W_e z, where z is the FFN's input (H = D) or what its down projection reads."""
+
+    def __init__(self, num_experts: int, frozen: FrozenFfn, *, reads_hidden: bool) -> None:
+        """Zero weights; with `reads_hidden` they stand beside the down projection (H = F)."""
+        super().__init__()
+        ffn_size, width = frozen.up.shape
+        self.outer = nn.Parameter(  # (E, H, D), transposed
+            torch.zeros(
+                num_experts,
+                ffn_size if reads_hidden else width,
+                width,
+                dtype=frozen.expert_dtype,
+                device=frozen.up.device,
+            )
+        )
+        self._frozen = frozen
+        self._reads_hidden = reads_hidden
+
+    @property
+    def num_experts(self) -> int:
+        """Experts in this bank."""
+        return len(self.outer)
+
+    def forward(self, x: Tensor, gates: Tensor) -> Tensor:
+        """Gated sum of the experts, (B, T, D); `gates` are (B, E) or (B, T, E)."""
+        z = self._frozen.hidden(x) if self._reads_hidden else x
+        return linear_sum(z, gates, self.outer).to(x.dtype)
 
 
 class LoraBank(nn.Module):
@@ -132,8 +191,21 @@ class LoraBank(nn.Module):
         return gated_sum(x, gates * self.scale, self.inner, self.outer, _unchanged)
 
 
-Bank = FfnBank | LoraBank
+Bank = FfnBank | LinearBank | LoraBank
 Middle = Callable[[Tensor], Callable[[Tensor], Tensor]]
+
+
+def bank_of(
+    shape: ExpertShape, num_experts: int, frozen: FrozenFfn, *, merges_parameters: bool = False
+) -> FfnBank | LinearBank:
+    """New experts of a shape: `ffn` as the FFN, `dense` (D x D), `down` a down projection alone.
+
+    For linear experts merging parameters is the gated sum, so that `merges_parameters` concerns
+    `ffn` alone.
+    """
+    if shape == "ffn":
+        return FfnBank(num_experts, frozen, merges_parameters=merges_parameters)
+    return LinearBank(num_experts, frozen, reads_hidden=shape == "down")
 
 
 def gated_sum(x: Tensor, gates: Tensor, inner: Tensor, outer: Tensor, middle: Middle) -> Tensor:
@@ -150,10 +222,8 @@ def gated_sum(x: Tensor, gates: Tensor, inner: Tensor, outer: Tensor, middle: Mi
     Returns:
         (B, T, D) in the dtype of x.
     """
-    x_in, shape = x.to(inner.dtype), x.shape
-    gates = gates.to(x.device, inner.dtype)
-    if gates.dim() == 3:  # every token is a row of its own
-        x_in, gates = x_in.reshape(-1, 1, shape[-1]), gates.flatten(0, 1)
+    shape = x.shape
+    x_in, gates = _as_rows(x, gates, inner)
     is_open = gates.detach() != 0  # (N, E)
     rows = is_open.any(1).nonzero()[:, 0]
     if len(rows) == len(gates):
@@ -163,6 +233,51 @@ def gated_sum(x: Tensor, gates: Tensor, inner: Tensor, outer: Tensor, middle: Mi
         part = _rows_sum(x_in[rows], gates[rows], is_open[rows], inner, outer, middle)
         total = total.index_copy(0, rows, part)
     return total.view(shape).to(x.dtype)
+
+
+def merged_sum(x: Tensor, gates: Tensor, inner: Tensor, outer: Tensor, middle: Middle) -> Tensor:
+    """(sum_e gates_e outer_e)^T middle((sum_e gates_e inner_e) x), with the shapes of `gated_sum`.
+
+    Each linear map of the merged expert is the gated sum of the experts' linear maps, so that no
+    row needs weights of its own.
+    """
+    x_in, rows_gates = _as_rows(x, gates, inner)
+    num_experts, width, _ = inner.shape
+    weights = rows_gates[:, None, :, None]  # (N, 1, E, 1)
+    before = (x_in @ inner.flatten(0, 1).T).view(*x_in.shape[:2], num_experts, width)
+    between = middle(x_in)((before * weights).sum(2))  # (N, S, H)
+    after = (between[:, :, None] * weights).flatten(-2) @ outer.flatten(0, 1)
+    return after.view(x.shape).to(x.dtype)
+
+
+def linear_sum(z: Tensor, gates: Tensor, outer: Tensor) -> Tensor:
+    """sum_e gates_e outer_e^T z, MEMoE v1 Eq. 10; only what a gate opens is computed.
+
+    Args:
+        z: (B, T, H).
+        gates: (B, E), one route for all tokens of a row, or (B, T, E).
+        outer: (E, H, D).
+
+    Returns:
+        (B, T, D) in the dtype of `outer`.
+    """
+    rows_z, rows_gates = _as_rows(z, gates, outer)
+    total = rows_z.new_zeros(*rows_z.shape[:2], outer.shape[-1])
+    is_open = rows_gates.detach() != 0
+    weights = outer.unbind()  # indexing's gradient would fill a whole bank for each expert
+    for expert in is_open.any(0).nonzero()[:, 0].tolist():
+        rows = is_open[:, expert].nonzero()[:, 0]
+        own = (rows_z[rows] @ weights[expert]) * rows_gates[rows, expert, None, None]
+        total = total.index_add(0, rows, own)
+    return total.view(*z.shape[:-1], outer.shape[-1])
+
+
+def _as_rows(x: Tensor, gates: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Inputs (N, S, D) and their gates (N, E) in the experts' dtype; a routed token is a row."""
+    x, gates = x.to(like.dtype), gates.to(x.device, like.dtype)
+    if gates.dim() == 2:
+        return x, gates
+    return x.reshape(-1, 1, x.shape[-1]), gates.flatten(0, 1)
 
 
 def _rows_sum(

@@ -209,10 +209,20 @@ class HiddenRouter:
     no key per batch that could be frozen (LEMoE, Figure 4 left: the new FFN and the router train).
     """
 
-    def __init__(self, like: Tensor, top_k: int, *, anchor_size: int = 0) -> None:
-        """No experts yet; `like` (..., D) gives width, dtype and device."""
+    def __init__(
+        self, like: Tensor, top_k: int, *, anchor_size: int = 0, renormalises: bool = False
+    ) -> None:
+        """No experts yet.
+
+        Args:
+            like: A tensor (..., D) that gives width, dtype and device.
+            top_k: Experts per input.
+            anchor_size: Entries that follow the FFN's input.
+            renormalises: The kept gates are scaled up to sum 1.
+        """
         self.weight = nn.Parameter(like.new_empty(0, like.shape[-1] + anchor_size))
         self._top_k = top_k
+        self._rule = softmax_of_top_k if renormalises else top_k_of_softmax
         self.freeze()
 
     def add(self, groups: Tensor, generator: torch.Generator) -> None:
@@ -226,7 +236,11 @@ class HiddenRouter:
 
     def gates(self, features: Tensor, first: int = 0) -> Tensor:
         """Eq. 9 with r(x) = W x, (B, T, E); the same in training as at inference."""
-        return top_k_of_softmax(self.scores(features), self._top_k)
+        return self.gates_of(self.scores(features))
+
+    def gates_of(self, scores: Tensor) -> Tensor:
+        """Gates (..., E) of router logits, for one who adds noise to them."""
+        return self._rule(scores, self._top_k)
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """The weight (E, D)."""
@@ -236,6 +250,10 @@ class HiddenRouter:
         """Stop training the weight."""
         self.weight.requires_grad_(False)
         self.weight.grad = None
+
+    def thaw(self) -> None:
+        """Train all rows again, in a batch that adds none."""
+        self.weight.requires_grad_(True)
 
     def state(self) -> State:
         """The weight."""

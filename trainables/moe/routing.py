@@ -31,13 +31,30 @@ class Reads(StrEnum):
 class PromptRouting:
     """A router together with what it reads."""
 
-    def __init__(self, router: Router, embedder: PromptEmbedder, reads: Reads) -> None:
+    def __init__(
+        self,
+        router: Router,
+        embedder: PromptEmbedder,
+        reads: Reads,
+        *,
+        rescales: bool | None = None,
+    ) -> None:
+        """Join a router to what it reads.
+
+        Args:
+            router: Makes gates of it.
+            embedder: Embeds prompts.
+            reads: What of a prompt.
+            rescales: Divide prompt embeddings by the standard deviation of the embedding table;
+                None: where they join the FFN's input. A table's entries are small: beside a
+                normalised hidden state a gate would hardly see the anchor.
+        """
         self.router = router
         self._embedder = embedder
         self._reads = reads
-        # An embedding table's entries are small: beside a normalised hidden state a gate would
-        # hardly see the anchor, so it is scaled to unit size.
-        self._anchor_scale = 1.0 / embedder.table_std() if reads is Reads.HIDDEN_AND_ANCHOR else 1.0
+        if rescales is None:
+            rescales = reads is Reads.HIDDEN_AND_ANCHOR
+        self._anchor_scale = 1.0 / embedder.table_std() if rescales else 1.0
 
     def features(self, prompts: PromptBatch) -> Tensor | None:
         """What is read besides the FFN's input: (B, D), (B, T, D), or nothing."""
@@ -57,6 +74,10 @@ class PromptRouting:
         `first` is the first expert of the batch under way, 0 at inference.
         """
         return self._applied(features, lambda inputs: self.router.gates(inputs, first))
+
+    def scores(self, features: Tensor | None, x: Tensor) -> Tensor:
+        """Router logits of all experts, (B, E) or (B, T, E), for the FFN's input x (B, T, D)."""
+        return self.router.scores(self._read(features, x))
 
     @torch.no_grad()
     def shares(
@@ -86,4 +107,9 @@ class PromptRouting:
         if self._reads in (Reads.INSTANCE, Reads.TOKEN):
             assert features is not None
             return rule(features)
-        return lambda x: rule(x if features is None else with_anchor(x, features))
+        return lambda x: rule(self._read(features, x))
+
+    def _read(self, features: Tensor | None, x: Tensor) -> Tensor:
+        if features is None:
+            return x
+        return with_anchor(x, features) if self._reads is Reads.HIDDEN_AND_ANCHOR else features

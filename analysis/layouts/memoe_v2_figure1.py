@@ -1,0 +1,60 @@
+"""MEMoE v2 Figure 1: edits by frequency, in mixed batches and in batches of one class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from analysis.aggregate import Arm, Section
+from analysis.layouts.layout import Body, Layout
+from analysis.layouts.matrix import Matrix
+from analysis.layouts.places import Place, Spot, by_method, by_variant
+from analysis.paper_numbers import PaperRow
+from analysis.parts import by_frequency, parts
+
+NUM_BUCKETS = 6
+BUCKETS = "buckets"  # the arm whose edits are scored by frequency
+_METHODS = by_method()
+_VARIANTS = by_variant("Edits")
+
+
+def _row(arm: Arm) -> Sequence[Spot]:
+    """Buckets first, in their order, then the classes."""
+    (spot,) = _VARIANTS.of_arm(arm)
+    return (replace(spot, key=(f"0{spot.key}" if "bucket" in spot.label else f"1{spot.key}")),)
+
+
+_MATRIX = Matrix(
+    Place("Edits", _row, lambda _: ()),
+    Place("", _METHODS.of_arm, lambda _: ()),
+    notes=(
+        "bucket 1 to 6: edits of mixed batches by falling frequency; head, tail: batches of the "
+        "most and the least frequent 30% alone; mixed: of all",
+        "frequency: how often the backbone read the fact; the paper ranks by GECE",
+        "paper (no numbers): Rel. and Gen. fall and Loc. rises from frequent to rare; one class "
+        "alone is easier than a mix",
+    ),
+)
+
+
+def arrange(section: Section, paper: Sequence[PaperRow], is_filtered: bool) -> Body:
+    """A row per bucket and per class, a group of columns per method."""
+    arms: list[Arm] = []
+    lost: list[str] = []
+    for arm in section.arms:
+        if arm.swept.get("arm") != BUCKETS:
+            arms.append(arm)
+            continue
+        found = parts(arm, section.measure, by_frequency(NUM_BUCKETS), "bucket")
+        arms += found or [arm]
+        lost += [] if found else [f"{arm.name}: no per-record results with frequencies"]
+    body = _MATRIX.arrange(replace(section, arms=tuple(arms)), (), is_filtered)
+    return replace(body, footer=(*body.footer, *lost))
+
+
+LAYOUT = Layout(
+    question="MEMoE v2 Figure 1: edits by frequency, mixed and apart",
+    arrange=arrange,
+    has_paper=False,
+    varying=("num_batches",),
+)

@@ -1,0 +1,65 @@
+"""The output projection of one layer, against plain hooks on the whole model."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from trainables.backbones.down_site import DownScale, DownSite
+from trainables.backbones.split import PrefixCache
+from trainables.interfaces import Backbone
+from trainables.prompts import collate, tokenise
+
+LAYER = 2
+PROMPTS = ("The capital of Fooland is", "Who wrote The Long Tide?", "Ada Quell works")
+NORMS = {"gpt2": "ln_2"}  # what reads the residual stream before the FFN, by family
+
+
+@torch.no_grad()
+def test_scale_then_the_medians_of_what_the_whole_model_shows(backbone: Backbone) -> None:
+    name = NORMS.get(backbone.family.name, "post_attention_layernorm")
+    norm = backbone.model.get_submodule(f"{backbone.layer_path(LAYER)}.{name}")
+    down = backbone.model.get_submodule(backbone.down_path(LAYER))
+    residuals, powers, ends = [], [], []
+    for prompt in PROMPTS:
+        seen: list[torch.Tensor] = []
+        hooks = [
+            module.register_forward_pre_hook(lambda _, inputs, seen=seen: seen.append(inputs[0][0]))
+            for module in (norm, down)
+        ]
+        backbone.model(torch.tensor([tokenise(backbone.tokenizer, prompt).ids]))
+        for hook in hooks:
+            hook.remove()
+        residuals.append(seen[0].norm(dim=-1).mean())
+        powers.append(seen[1].square().sum(-1).mean())
+        ends.append(seen[1][-1])
+    scale = DownSite(backbone, LAYER, PrefixCache()).scale(PROMPTS)
+    assert scale.residual_norm == pytest.approx(float(sorted(residuals)[1]), rel=1e-4)
+    assert scale.input_power == pytest.approx(float(sorted(powers)[1]), rel=1e-4)
+    last = torch.stack(ends)
+    torch.testing.assert_close(scale.centre, last.mean(0), atol=1e-4, rtol=1e-4)
+    assert scale.spread == pytest.approx(float((last - last.mean(0)).square().mean().sqrt()))
+
+
+def test_scale_of_one_prompt_then_its_size_stands_for_the_spread(llama: Backbone) -> None:
+    site = DownSite(llama, LAYER, PrefixCache())
+    scale = site.scale(PROMPTS[:1])
+    row = tokenise(llama.tokenizer, PROMPTS[0])
+    last = site.read(collate([row], pad_id=0)).inputs[0, -1]
+    assert scale.spread == pytest.approx(float(last.square().mean().sqrt()), rel=1e-5)
+    again = DownScale.of(scale.state(), torch.device("cpu"))
+    assert (again.residual_norm, again.input_power) == (scale.residual_norm, scale.input_power)
+
+
+@torch.no_grad()
+def test_read_then_what_leaves_the_layer_makes_the_same_logits(backbone: Backbone) -> None:
+    site = DownSite(backbone, LAYER, PrefixCache())
+    rows = [tokenise(backbone.tokenizer, prompt, "Bar") for prompt in PROMPTS]
+    prompts = collate(rows, pad_id=0)
+    whole, _ = site.split.logits(prompts)
+    read = site.read(prompts)
+    torch.testing.assert_close(site.logits(prompts, read.layer), whole, atol=1e-4, rtol=0)
+    shifted, _ = site.answer(prompts, None, lambda _, output: output + 0.5)
+    direct = site.logits(prompts, read.layer + 0.5)
+    torch.testing.assert_close(shifted, direct, atol=1e-4, rtol=0)
+    assert torch.equal(site.split.logits(prompts)[0], whole)  # nothing is left behind

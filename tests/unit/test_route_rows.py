@@ -1,0 +1,178 @@
+"""What a trial's row says of its experts: by hand, and with the real methods on a tiny model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from trainables.artefacts import Artefacts
+from trainables.backbones.split import PrefixCache, Split
+from trainables.datasets.streams import to_edit
+from trainables.edit_loop import Before, EditLoop, EditProtocol
+from trainables.edit_stream import EditStream
+from trainables.interfaces import Backbone, EditMethod, EditRecord
+from trainables.methods import build_config, get_method, method_settings
+from trainables.metrics.evaluator import Evaluator
+from trainables.route_rows import (
+    RouteRow,
+    learned,
+    route_numbers,
+    routing_matrices,
+    same_expert_rate,
+)
+from trainables.seeding import trial_generators
+
+METHODS = Path(__file__).parents[2] / "search_spaces" / "method"
+TINY = {"edit_layer": 2, "num_experts": 2, "top_k": 1, "num_steps": 3, "projection_size": 8}
+
+RECORDS = tuple(
+    EditRecord(f"r{n}", prompt, target, subject, rephrases=(f"Tell me: {prompt}",))
+    for n, (prompt, target, subject) in enumerate(
+        [
+            ("The capital of Fooland is", "Bar City", "Fooland"),
+            ("Where was Ada Quell born?", "Vesper", "Ada Quell"),
+            ("Ada Quell works for", "Lumen Works", "Ada Quell"),
+            ("Who leads Oslo Bay?", "Ivo Marsh", "Oslo Bay"),
+        ]
+    )
+)
+
+
+def edit(record: int, *experts: int, part: int = 0) -> RouteRow:
+    return RouteRow(record, "reliability", f"p{record}", experts, part=part)
+
+
+def rephrase(record: int, *experts: int, part: int = 0) -> RouteRow:
+    return RouteRow(record, "generality", f"again {record}", experts, part=part)
+
+
+def test_route_numbers_of_tokens_by_hand() -> None:
+    rows = [edit(0, 1, 1, 0), rephrase(0, 1, 0), rephrase(0, 1), edit(1, 0, 0), rephrase(1, 2, 2)]
+    numbers = route_numbers(learned(rows, {0: (1, 1, 1), 1: (2, 2)}), groups=[0, 0])
+    assert numbers == {
+        # record 0: rephrases have 1/2 and 1/1 of expert 1, mean 3/4; record 1: none; mean 3/8
+        "routing_consistency": pytest.approx(0.375),
+        # both in one group: tokens 1 1 0 0 0, expert 0 takes 3 of 5
+        "routing_consistency_similar": pytest.approx(0.6),
+        "routing_purity": pytest.approx((2 / 3 + 1) / 2),
+        "largest_load": pytest.approx(0.6),
+        "own_expert_rate": 0.5,  # record 0 still goes to 1, record 1 went to 2 and goes to 0
+    }
+
+
+def test_route_numbers_keep_batches_that_were_rolled_back_apart() -> None:
+    rows = [edit(0, 0), edit(1, 0), edit(2, 0, part=1), edit(3, 1, part=1)]
+    numbers = route_numbers(rows, groups=[0, 0, 0, 0])
+    # part 0: one expert takes all; part 1: each takes half. Mean (1 + 1/2) / 2
+    assert numbers["largest_load"] == 0.75
+    assert numbers["routing_consistency_similar"] == 0.75
+    assert "own_expert_rate" not in numbers  # nothing is known of where they were learned
+    assert "routing_consistency" not in numbers  # no rephrases
+    assert route_numbers([], []) == {}
+
+
+def test_routing_matrices_count_tokens_of_edits_alone() -> None:
+    rows = learned([edit(0, 1, 1, 0), rephrase(0, 0), edit(1, 0, part=1)], {0: (1, 1, 1), 1: (0,)})
+    first, second = routing_matrices(rows)
+    # expert 1 learned three tokens, two come back to it and one goes to 0
+    assert first == {
+        "part": 0,
+        "matrix": [[0.0, 0.0], [pytest.approx(1 / 3), pytest.approx(2 / 3)]],
+        "learned": [0, 3],
+    }
+    assert second == {"part": 1, "matrix": [[1.0]], "learned": [1]}
+
+
+def test_same_expert_rate_compares_with_the_edit_of_the_question_before() -> None:
+    # question 7: experts 0, 0, 1; question 8: experts 2 (of three tokens), 2. One of three moves.
+    trained = [(7, (0,)), (8, (2, 2, 0)), (7, (0,)), (8, (2,)), (7, (1,))]
+    assert same_expert_rate(trained) == pytest.approx(2 / 3)
+    assert same_expert_rate([(7, (0,)), (8, (0,))]) is None
+
+
+def run(
+    name: str, backbone: Backbone, folder: Path, **how: bool
+) -> tuple[EditLoop, dict[str, Any]]:
+    values = yaml.safe_load((METHODS / f"{name}.yaml").read_text())
+    settings = method_settings(values)
+    settings.update({key: value for key, value in TINY.items() if key in settings})
+    module, artefacts = values.get("module", name), Artefacts(folder)
+
+    def make() -> EditMethod:
+        config = build_config(module, settings)
+        method: EditMethod = get_method(module)[1](config, backbone, artefacts, trial_generators(0))
+        method.prepare(())
+        return method
+
+    evaluator = Evaluator(backbone.tokenizer, RECORDS)
+    answers = evaluator.answers(Split(backbone, 0, PrefixCache()).logits, evaluator.select())
+    loop = EditLoop(
+        make,
+        backbone.tokenizer,
+        evaluator,
+        EditStream([[3, 0], [2, 1]], groups=lambda: [0, 0, 1, 1]),
+        EditProtocol(target_ends_with_eos=True, **{"is_rolled_back": False, **how}),
+        Before(answers),
+        to_edit=to_edit,
+    )
+    return loop, loop.run()
+
+
+def test_whole_prompts_are_compared_with_what_the_method_says_it_trained(
+    llama: Backbone, tmp_path: Path
+) -> None:
+    loop, row = run("lemoe", llama, tmp_path)
+    method: Any = loop.method
+    trained = dict(zip([3, 0, 2, 1], method.trained_routes(), strict=True))
+    [prompts] = loop._evaluator.prompt_batches(loop._evaluator.select(scores=["reliability"]))
+    with torch.no_grad():
+        routed = method.routes(prompts).tolist()
+    own = [trained[record] == expert for record, expert in enumerate(routed)]
+    assert row["own_expert_rate"] == sum(own) / 4
+    assert row["routing_purity"] == 1.0  # a prompt goes as a whole
+    lines = [line for line in loop.record_lines() if line["when"] == "final"]
+    edits = {line["record_id"]: line for line in lines if line["score"] == "reliability"}
+    assert [edits[f"r{n}"]["experts"] for n in range(4)] == [(expert,) for expert in routed]
+    assert [edits[f"r{n}"]["trained_experts"] for n in range(4)] == [
+        (trained[n],) for n in range(4)
+    ]
+    [matrix] = [line for line in loop.record_lines() if line["when"] == "routing"]
+    assert sum(matrix["learned"]) == 4
+    loop.close()
+
+
+def test_tokens_are_measured_when_learned_and_again_at_the_end(
+    llama: Backbone, tmp_path: Path
+) -> None:
+    loop, row = run("conventional_moe", llama, tmp_path)
+    lines = [line for line in loop.record_lines() if line["when"] == "final"]
+    chosen = loop._evaluator.select(scores=["reliability", "generality"])
+    for index in chosen:
+        probe = loop._evaluator.probes[index]
+        [line] = [line for line in lines if line["prompt"] == probe.prompt]
+        tokens = len(llama.tokenizer(probe.prompt)["input_ids"])
+        assert len(line["experts"]) == tokens
+        assert ("trained_experts" in line) == (probe.score == "reliability")
+    # the last batch was learned last: nothing has moved it since
+    last = [line for line in lines if line["batch"] == 1 and line["score"] == "reliability"]
+    assert all(line["trained_experts"] == line["experts"] for line in last)
+    assert 0.5 <= row["largest_load"] <= 1.0  # of two experts
+    loop.close()
+
+
+def test_rolled_back_batches_have_a_matrix_each(llama: Backbone, tmp_path: Path) -> None:
+    loop, row = run("conventional_moe", llama, tmp_path, is_rolled_back=True)
+    parts = [line["part"] for line in loop.record_lines() if line["when"] == "routing"]
+    assert parts == [0, 1]
+    assert row["own_expert_rate"] == 1.0  # measured twice at the same moment
+
+
+def test_a_method_without_experts_says_nothing_of_them(llama: Backbone, tmp_path: Path) -> None:
+    loop, row = run("no_edit", llama, tmp_path)
+    assert not {"own_expert_rate", "largest_load", "routing_consistency"} & set(row)
+    assert not [line for line in loop.record_lines() if line["when"] == "routing"]
+    loop.close()

@@ -1,0 +1,139 @@
+"""The FFN output projection of one layer: what enters it, what leaves it, and its natural scale.
+
+Nothing is put into the backbone: a change of the projection's output is a hook for the length of
+one call, so there is nothing to restore.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from trainables.backbones.split import PrefixCache, Site, Split
+from trainables.backbones.surgery import get_module
+from trainables.interfaces import Backbone, DecodeState, PromptBatch, State
+from trainables.prompts import collate, pad_id, tokenise
+
+_PROMPTS_PER_FORWARD = 32
+
+Change = Callable[[Tensor, Tensor], Tensor]  # (its input, its output) -> what to return instead
+
+
+@dataclass(frozen=True)
+class DownRead:
+    """What the frozen layer makes of some prompts; of no meaning on padding.
+
+    Attributes:
+        tokens: The rows.
+        inputs: a_t, what enters the projection, (B, T, F).
+        outputs: What leaves it, (B, T, D).
+        layer: What leaves the layer, (B, T, D).
+    """
+
+    tokens: PromptBatch
+    inputs: Tensor
+    outputs: Tensor
+    layer: Tensor
+
+
+@dataclass(frozen=True)
+class DownScale:
+    """Natural scale of one projection.
+
+    Attributes:
+        residual_norm: r, median over prompts of the token-mean norm of the residual stream that
+            enters the FFN, before its norm.
+        input_power: A, median over prompts of the token-mean |a_t|^2.
+        centre: Mean of a_t at the last prompt token, (F,).
+        spread: Root mean square of what is left of it after centring, over prompts and entries.
+    """
+
+    residual_norm: float
+    input_power: float
+    centre: Tensor
+    spread: float
+
+    def state(self) -> State:
+        """As tensors and JSON."""
+        numbers = {name: vars(self)[name] for name in ("residual_norm", "input_power", "spread")}
+        return State({"centre": self.centre.clone()}, numbers)
+
+    @classmethod
+    def of(cls, state: State, device: torch.device) -> DownScale:
+        """What `state` stored."""
+        numbers = {name: float(value) for name, value in state.values.items()}  # type: ignore[arg-type]
+        return cls(centre=state.tensors["centre"].to(device).clone(), **numbers)
+
+
+class DownSite:
+    """One layer's FFN output projection, with the frozen layers below and those above."""
+
+    def __init__(self, backbone: Backbone, layer: int, cache: PrefixCache) -> None:
+        path = backbone.down_path(layer)
+        self.backbone = backbone
+        self.split = Split(backbone, layer, cache)
+        self._site = Site(backbone, layer, path, cache)
+        self._down = get_module(backbone.model, path)
+
+    @torch.no_grad()
+    def read(self, prompts: PromptBatch) -> DownRead:
+        """The frozen layer's part in some prompts; states below come from the cache."""
+        inputs, layer = self._site.frozen(prompts)
+        return DownRead(prompts, inputs, self._down(inputs), layer)
+
+    def logits(self, prompts: PromptBatch, output: Tensor) -> Tensor:
+        """Next-token logits (M, V) at the scored positions, from what leaves the layer."""
+        return self._site.logits(prompts, output)
+
+    def answer(
+        self, prompts: PromptBatch, state: DecodeState | None, change: Change
+    ) -> tuple[Tensor, DecodeState]:
+        """Logits (M, V) with the projection's output replaced by `change(input, output)`."""
+        with self._changed(change):
+            return self.split.logits(prompts, state)
+
+    @torch.no_grad()
+    def scale(self, texts: Sequence[str]) -> DownScale:
+        """The projection's natural scale over some prompts; at least one."""
+        tokenizer, device = self.backbone.tokenizer, self.backbone.device
+        rows = [tokenise(tokenizer, text) for text in texts]
+        norms, powers, ends = [], [], []
+        for start in range(0, len(rows), _PROMPTS_PER_FORWARD):
+            some = rows[start : start + _PROMPTS_PER_FORWARD]
+            read = self.read(collate(some, pad_id=pad_id(tokenizer), device=device))
+            mask = read.tokens.prompt_mask
+            # The residual stream before the FFN is what leaves the layer without the FFN's share.
+            residual = (read.layer - read.outputs).float().norm(dim=-1)
+            norms.append(_token_mean(residual, mask))
+            powers.append(_token_mean(read.inputs.float().square().sum(-1), mask))
+            last = torch.arange(len(some), device=device), read.tokens.prompt_ends
+            ends.append(read.inputs[last].float())
+        last_inputs = torch.cat(ends)
+        centre = last_inputs.mean(0)
+        spread = float((last_inputs - centre).square().mean().sqrt())
+        if not spread > 0:  # a single prompt: nothing to tell apart yet
+            spread = float(last_inputs.square().mean().sqrt()) or 1.0
+        return DownScale(
+            float(torch.cat(norms).median()), float(torch.cat(powers).median()), centre, spread
+        )
+
+    @contextmanager
+    def _changed(self, change: Change) -> Iterator[None]:
+        def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            return change(inputs[0], output)
+
+        handle = self._down.register_forward_hook(hook)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+
+def _token_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean of `values` (B, T) over the tokens of `mask`, (B,)."""
+    weights = mask.to(values)
+    return (values * weights).sum(1) / weights.sum(1)

@@ -1,0 +1,227 @@
+"""GECE of a batch of edits on an unedited backbone, stored so that trials share it.
+
+Source: MEMoE v2, "Enhancing Model Editing with Mixture of Experts Adaptors", Eq. 9 and Appendix B.
+The formula stands in moe/frequency.py, the passes through the backbone in backbones/unedited.py.
+
+Choices where the paper is silent or contradicts itself:
+- The reference of METEOR is the answer that held before the edit (Section 2.2: "the ground
+  truth"). Appendix B takes the edit's target; against a counterfactual one METEOR is near 0 for
+  every edit, and GECE then grows with the confidence of what the model knows well.
+- An edit without a known true answer: METEOR counts as 1, which leaves 1 - probability; counted.
+- The prediction is the greedy answer, up to the end token or as many tokens as the reference has
+  (the edit's target where there is none); p is the mean probability of its tokens.
+- The gradient is that of the edited layer's FFN output projection alone, for the edit's target, its
+  loss being a mean over tokens; the mean E goes over the batch. `gece_target: true_answer` takes the true
+  answer's, which makes rare knowledge look frequent: its gradients are the larger ones.
+- alpha is the mean frequency of the subject's words (of the prompt's, where there is no subject or
+  where asked) in the text that the caller hands over; no text, or no word: 1 for every edit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from trainables.artefacts import Artefacts
+from trainables.backbones.covariance import passages
+from trainables.backbones.split import Site, Split
+from trainables.backbones.unedited import gradient_factors, greedy_answers
+from trainables.errors import DataError, EditDiverged
+from trainables.interfaces import Backbone, Edit, EditBatch, Json, State
+from trainables.moe.frequency import (
+    Denominator,
+    Meteor,
+    Synonyms,
+    gece,
+    gradient_products,
+    mean_word_frequency,
+    word_counts,
+)
+from trainables.prompts import collate, labels_of, pad_id, tokenise
+
+Answer = Literal["true_answer", "target_new"]
+WordSource = Literal["subject", "prompt", "none"]
+
+
+@dataclass(frozen=True)
+class GeceSettings:
+    """Readings of Eq. 9; see the module's docstring.
+
+    Attributes:
+        gece_reference: What METEOR compares with: the true answer or the edit's target.
+        gece_target: The answer whose gradient is taken.
+        gece_denominator: What becomes of the inner product.
+        gece_word_source: Whose words make alpha; none: alpha is 1.
+        meteor_penalty: Weight of METEOR's penalty for fragments.
+        meteor_synonyms: Whether METEOR uses WordNet.
+    """
+
+    gece_reference: Answer
+    gece_target: Answer
+    gece_denominator: Denominator
+    gece_word_source: WordSource
+    meteor_penalty: float
+    meteor_synonyms: Synonyms
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """GECE of each edit, with what it says of itself.
+
+    Attributes:
+        gece: (N,) float64.
+        confidence: Mean probability of the predicted answer's tokens, (N,) float64.
+        counts: Stated fall-backs, in edits.
+        nonpositive_share: Share of the inner products <E, G_i> that are not above 0.
+    """
+
+    gece: Tensor
+    confidence: Tensor
+    counts: Mapping[str, int]
+    nonpositive_share: float
+
+
+def calibration(
+    batch: EditBatch,
+    settings: GeceSettings,
+    split: Split,
+    site: Site,
+    artefacts: Artefacts,
+    frequencies: Mapping[str, int],
+) -> Calibration:
+    """GECE of the edits of `batch`; what comes from the backbone is built once and stored.
+
+    Args:
+        batch: Edits with their tokens.
+        settings: Readings.
+        split: The unedited backbone; its first layer is the edited one.
+        site: At the output projection of that layer's FFN.
+        artefacts: Where METEOR, probabilities and inner products are kept.
+        frequencies: How often each word occurs in the text that alpha is taken from.
+
+    Raises:
+        EditDiverged: If a GECE is not finite; the message names the edit.
+        ConfigError: If WordNet is asked for and missing.
+    """
+    parts = artefacts.get(
+        "gece", _inputs(batch, settings, split), lambda: _parts(batch, settings, split, site)
+    ).tensors
+    alpha, counts = _alpha(batch.edits, settings.gece_word_source, frequencies)
+    scores = gece(
+        parts["meteor"], parts["probability"], alpha, parts["product"], settings.gece_denominator
+    )
+    for edit, score in zip(batch.edits, scores.tolist(), strict=True):
+        if not math.isfinite(score):
+            raise EditDiverged(
+                f"GECE is {score} for the edit {edit.prompt!r} "
+                f"(method.gece_denominator={settings.gece_denominator})"
+            )
+    if "true_answer" in (settings.gece_reference, settings.gece_target):
+        counts["gece_without_true_answer"] = sum(e.true_answer is None for e in batch.edits)
+    if settings.meteor_synonyms == "none":
+        counts["meteor_without_synonyms"] = len(batch)
+    share = float((parts["product"] <= 0).double().mean())
+    return Calibration(scores, parts["probability"], counts, share)
+
+
+def text_word_counts(backbone: Backbone, training: Sequence[Edit]) -> dict[str, int]:
+    """How often each word occurs in the text that the checkpoint keeps of its own training.
+
+    Without such a text, in the prompts and targets of `training`; empty without either.
+    """
+    try:
+        return word_counts(passages(None, backbone, training)[1])
+    except DataError:
+        return {}
+
+
+def _inputs(batch: EditBatch, settings: GeceSettings, split: Split) -> dict[str, Json]:
+    """Everything that the stored parts depend on."""
+    backbone = split.backbone
+    shown = [[e.prompt, e.target_new, e.true_answer] for e in batch.edits]
+    tokens = batch.tokens
+    real = tokens.attention_mask.bool()
+    ids = [row[mask].tolist() for row, mask in zip(tokens.input_ids, real, strict=True)]
+    digest = hashlib.sha256(json.dumps([shown, ids, tokens.prompt_lengths.tolist()]).encode())
+    return {
+        "backbone": backbone.fingerprint,
+        "dtype": str(backbone.embedding.weight.dtype),
+        "layer": split.first_layer,
+        "edits": digest.hexdigest(),
+        "reference": settings.gece_reference,
+        "target": settings.gece_target,
+        "meteor_penalty": settings.meteor_penalty,
+        "meteor_synonyms": settings.meteor_synonyms,
+    }
+
+
+def _parts(batch: EditBatch, settings: GeceSettings, split: Split, site: Site) -> State:
+    meteor = Meteor(settings.meteor_penalty, settings.meteor_synonyms)
+    tokenizer = split.backbone.tokenizer
+    references = [_answer(edit, settings.gece_reference) for edit in batch.edits]
+    prompts = [tokenise(tokenizer, edit.prompt) for edit in batch.edits]
+    lengths = [
+        max(1, len(tokenise(tokenizer, edit.prompt, reference or edit.target_new).target))
+        for edit, reference in zip(batch.edits, references, strict=True)
+    ]
+    answers = greedy_answers(split, prompts, lengths)
+    scores = [
+        1.0 if reference is None else meteor(answer.text, reference)
+        for answer, reference in zip(answers, references, strict=True)
+    ]
+    return State(
+        {
+            "meteor": torch.tensor(scores, dtype=torch.float64),
+            "probability": torch.tensor([a.probability for a in answers], dtype=torch.float64),
+            "product": _products(batch, settings.gece_target, split, site).cpu(),
+        },
+        {"answers": [answer.text for answer in answers]},
+    )
+
+
+def _products(batch: EditBatch, target: Answer, split: Split, site: Site) -> Tensor:
+    tokens, labels = batch.tokens, batch.labels
+    if target == "true_answer":
+        tokenizer, backbone = split.backbone.tokenizer, split.backbone
+        rows = [
+            tokenise(tokenizer, edit.prompt, edit.true_answer or edit.target_new)
+            for edit in batch.edits
+        ]
+        tokens = collate(rows, pad_id=pad_id(tokenizer), device=backbone.device)
+        labels = labels_of(tokens)
+    factors = gradient_factors(site, tokens, labels)
+    return gradient_products(factors.deltas, factors.keys, factors.owner, len(batch))
+
+
+def _answer(edit: Edit, which: Answer) -> str | None:
+    return edit.target_new if which == "target_new" else edit.true_answer
+
+
+def _alpha(
+    edits: Sequence[Edit], source: WordSource, frequencies: Mapping[str, int]
+) -> tuple[Tensor, dict[str, int]]:
+    """Average word frequency of each edit, (N,), and how many fell back on what."""
+    ones = torch.ones(len(edits), dtype=torch.float64)
+    if source == "none":
+        return ones, {}
+    if not frequencies:
+        return ones, {"word_frequency_without_text": len(edits)}
+    found: list[float | None] = []
+    num_from_prompt = 0
+    for edit in edits:
+        own = mean_word_frequency(edit.subject or "", frequencies) if source == "subject" else None
+        if own is None:
+            num_from_prompt += source == "subject"
+            own = mean_word_frequency(edit.prompt, frequencies)
+        found.append(own)
+    known = [frequency for frequency in found if frequency is not None]
+    if len(known) < len(edits):
+        return ones, {"word_frequency_without_words": len(edits)}
+    return torch.tensor(known, dtype=torch.float64), {"word_frequency_from_prompt": num_from_prompt}

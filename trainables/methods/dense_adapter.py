@@ -1,0 +1,210 @@
+"""Dense adapter: several experts beside the FFN of one layer, all of them always on, no router.
+
+Source: "MEMoE", later version (the one with a dual-attention router), Table 2, row "- MoE
+structure": the sparse experts are replaced with "a dense adapter having similar parameters". With
+FFN-shaped experts that is one FFN of num_experts times the width; MEMoE v1's Eq. 11
+(arXiv:2405.19086) with G_e constant.
+
+Choices where the paper is silent:
+- `combination: sum` (the default) adds up what the experts answer, as one wide FFN would; `mean`
+  divides by their number, so that the adapter starts with steps as small as one expert's.
+- Copies of the same up projection with the same gate get the same gradient and stay one FFN. Each
+  expert's copy therefore gets normal noise of `init_noise` times the standard deviation of its
+  entries (.1, enough to part them and too little to change what they read); 0 keeps them equal.
+  Linear experts are one matrix however many there are, and have no such noise.
+- Optimiser, steps and shapes are those of MEMoE v1's experts, so that the arms differ in their
+  routing alone. In a stream the same experts go on training, with a fresh AdamW for every batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from trainables.artefacts import Artefacts
+from trainables.bypass import Bypass
+from trainables.errors import ConfigError
+from trainables.interfaces import (
+    Backbone,
+    DecodeState,
+    Edit,
+    EditBatch,
+    EditReport,
+    Generators,
+    PromptBatch,
+    State,
+)
+from trainables.moe.experts import Bank, ExpertShape, FfnBank, FrozenFfn, bank_of
+from trainables.optimise import Optimisation, OptimiserSettings, target_loss
+from trainables.prompts import batch_from, batch_state, row_index
+
+Combination = Literal["sum", "mean"]
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of the dense adapter.
+
+    Attributes:
+        edit_layer: Decoder layer whose FFN gets the bypass, from 0.
+        expert: Shape of an expert, as in MEMoE v1.
+        num_experts: How many experts' parameters the adapter has.
+        combination: How the experts are added.
+        init_noise: Standard deviation of the noise on copied weights, in units of theirs.
+        bypass_weight: Scales what the experts add.
+        edit_lr: AdamW's learning rate.
+        num_steps: Most steps per batch of edits.
+        stop_loss: A batch is done below this loss, nats per token; None: never early.
+        weight_decay: AdamW's.
+    """
+
+    edit_layer: int
+    expert: ExpertShape
+    num_experts: int
+    combination: Combination
+    init_noise: float
+    bypass_weight: float
+    edit_lr: float
+    num_steps: int
+    stop_loss: float | None
+    weight_decay: float
+
+    def __post_init__(self) -> None:
+        for key, allowed in {"expert": ExpertShape, "combination": Combination}.items():
+            value = vars(self)[key]
+            if value not in get_args(allowed):
+                raise ConfigError(
+                    f"method.{key} is {value!r}; allowed: {', '.join(get_args(allowed))}"
+                )
+        for key in ("num_experts", "num_steps"):
+            if vars(self)[key] < 1:
+                raise ConfigError(f"method.{key} is {vars(self)[key]}; it must be at least 1")
+        if not self.edit_lr > 0:
+            raise ConfigError(f"method.edit_lr is {self.edit_lr}; it must be above 0")
+        for key in ("init_noise", "bypass_weight", "weight_decay"):
+            if not vars(self)[key] >= 0:
+                raise ConfigError(f"method.{key} is {vars(self)[key]}; it must be at least 0")
+
+
+class DenseAdapter:
+    """Trains all experts on every token; the backbone stays frozen."""
+
+    changes_in_finish = False
+
+    def __init__(
+        self, config: Config, backbone: Backbone, artefacts: Artefacts, generators: Generators
+    ) -> None:
+        self._bypass = Bypass(
+            backbone,
+            config.edit_layer,
+            self._bank,
+            artefacts.prefix_cache,
+            num_experts=config.num_experts,
+            bypass_weight=config.bypass_weight,
+        )
+        self.first_layer = config.edit_layer
+        self.num_steps = config.num_steps
+        self._config = config
+        self._device = backbone.device
+        self._generator = generators.init
+        self._batch: EditBatch | None = None
+        self._optimisation: Optimisation | None = None
+
+    def prepare(self, training: Sequence[Edit]) -> None:
+        """Nothing is learned from other edits."""
+
+    def begin(self, batch: EditBatch) -> None:
+        """Add the experts before the first batch, and train them on this one."""
+        if not self._bypass.is_attached:
+            self._bypass.attach()
+        self._start(batch)
+
+    def advance(self, max_steps: int) -> bool:
+        """Take at most `max_steps` AdamW steps; True when the batch is done."""
+        assert self._optimisation is not None
+        return self._optimisation.advance(max_steps)
+
+    def finish(self) -> EditReport:
+        """Freeze the experts until the next batch."""
+        assert self._optimisation is not None
+        assert self._batch is not None
+        self._bypass.freeze()
+        report = EditReport(
+            num_edits=len(self._batch),
+            num_steps=self._optimisation.steps_taken,
+            final_loss=self._optimisation.last_loss,
+        )
+        self._optimisation, self._batch = None, None
+        return report
+
+    def logits(
+        self, prompts: PromptBatch, state: DecodeState | None = None
+    ) -> tuple[Tensor, DecodeState]:
+        """Logits (M, V) with every expert on."""
+        return self._bypass.logits(prompts, state, self._gates(len(prompts.input_ids)))
+
+    def state(self) -> State:
+        """The experts; the optimisation too when a batch is under way."""
+        state = State({"generator": self._generator.get_state()})
+        state.nest("experts", self._bypass.state())
+        if self._optimisation is not None and self._batch is not None:
+            state.nest("batch", batch_state(self._batch))
+            state.nest("optimisation", self._optimisation.state())
+        return state
+
+    def load(self, state: State) -> None:
+        """Continue from `state`."""
+        self.remove()
+        values: dict[str, Any] = dict(state.values)
+        self._bypass.load(state.inner("experts"))
+        if "batch" in values:
+            self._start(batch_from(state.inner("batch"), self._device))
+            assert self._optimisation is not None
+            self._optimisation.load(state.inner("optimisation"))
+        # Last: building the experts above drew from it.
+        self._generator.set_state(state.tensors["generator"].cpu())
+
+    def remove(self) -> None:
+        """Put the FFN back in its place and forget all edits."""
+        self._bypass.remove()
+        self._optimisation, self._batch = None, None
+
+    def _bank(self, num_experts: int, frozen: FrozenFfn) -> Bank:
+        bank = bank_of(self._config.expert, num_experts, frozen)
+        if isinstance(bank, FfnBank):
+            noise = torch.randn(bank.inner.shape, generator=self._generator)
+            scale = self._config.init_noise * frozen.up.detach().float().std()
+            with torch.no_grad():
+                bank.inner.add_(noise.to(bank.inner) * scale.to(bank.inner))
+        return bank
+
+    def _gates(self, num_rows: int) -> Tensor:
+        num_experts = self._config.num_experts
+        value = 1.0 if self._config.combination == "sum" else 1.0 / num_experts
+        return torch.full((num_rows, num_experts), value, device=self._device)
+
+    def _start(self, batch: EditBatch) -> None:
+        """Set up the optimisation of all experts."""
+        tokens, rows = batch.tokens, row_index(batch.tokens)
+        parameters = self._bypass.thaw()
+        x, frozen = self._bypass.frozen(tokens)
+        gates = self._gates(len(batch))
+
+        def loss() -> Tensor:
+            logits = self._bypass.trained_logits(tokens, x, frozen, gates)
+            return target_loss(logits, batch.labels, rows)
+
+        config = self._config
+        settings = OptimiserSettings(
+            "adamw", config.edit_lr, config.num_steps, config.stop_loss, config.weight_decay
+        )
+        self._optimisation = Optimisation(parameters, loss, settings)
+        self._batch = batch
+
+
+CONFIG = Config
+METHOD = DenseAdapter

@@ -1,0 +1,381 @@
+"""MEMoE v1: a few experts beside the FFN of one layer, and knowledge anchors that route to them.
+
+Source: "MEMoE: Enhancing Model Editing with Mixture of Experts Adaptors" (arXiv:2405.19086; its
+text says MOMoE): Eq. 9 (gates), 10 and 11 (adaptor), 12 (knowledge anchor), 14 (token), 15
+(sentence), Section 5.3 (soft merging), Appendix D (settings, NLTK, Switch's auxiliary loss).
+
+Sequential batches ("without rollback", Section 4.1): the paper adds nothing per batch and reports
+that earlier edits are forgotten. The same experts and router go on training, with a fresh AdamW
+for every batch; that part is a choice.
+
+Deviations:
+- `anchor_scale: rescaled` (the default) divides anchor and sentence embeddings by the standard
+  deviation of the embedding table. Joined literally (`raw`, Eq. 12 and 15 as printed) they are
+  some ten times smaller than the normalised hidden state beside them, and a gate hardly sees them.
+- Only prompt tokens make an anchor or a sentence embedding: a route must not see the target.
+- The loss is a mean over a target's tokens and over edits, where Eq. 3 sums. What `stop_loss` is
+  compared with is that alone, without the balance loss.
+
+Choices where the paper is silent:
+- The optimiser is AdamW, as in the papers that follow this one.
+- x_i is the FFN's input, after the norm. Experts are FFN-shaped (`expert: ffn`): copied up
+  projection, zero down projection, the backbone's own gate projection. LEMoE lists these weights
+  for its run of MEMoE. `dense` is W_e of Eq. 10 as a D x D map, `down` a second down projection.
+- Gates are plain probabilities, as Eq. 9 prints them; `renormalises_gates` scales the kept ones up
+  to sum 1, and at top-1 leaves the router its balance loss alone.
+- Noise is added to the router's logits while training: normal, of standard deviation
+  `router_noise`. Its size is not published; 0 is the default, as nothing was gained by more.
+- Balance loss: over all real tokens of the batch, targets included (over prompts where prompts are
+  routed), weighted by .01 as in Switch Transformers. The paper balances "the top-k selection", so
+  `merging: soft`, which selects nothing, goes without.
+- Soft merging mixes the parameters of all experts by their gates, as the work that the paper cites
+  for it does; `soft_outputs` mixes what they answer. They are the same but for FFN-shaped experts.
+- Entities: NLTK's binary chunker, and what stands in for them, as in moe/entities.py; the report
+  counts what stood in. `anchor_source: subject` looks in a prompt for the subjects of all edits so
+  far, the longest first; which edit a prompt asks about is never told. With no subject in it the
+  whole prompt stands in.
+- `routing_input: anchor_only` routes a prompt as a whole by its anchor: not published, and the one
+  input that sends all tokens of a prompt to one expert.
+- More experts than edits in a batch: all are kept, because tokens are routed and experts stay for
+  later batches. The report counts those beyond as `experts_beyond_edits`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from trainables.artefacts import Artefacts
+from trainables.bypass import Bypass
+from trainables.errors import ConfigError
+from trainables.interfaces import (
+    Backbone,
+    DecodeState,
+    Edit,
+    EditBatch,
+    EditReport,
+    Generators,
+    PromptBatch,
+    State,
+)
+from trainables.moe.embeddings import PromptEmbedder
+from trainables.moe.entities import EntityFinder, nltk_chunker
+from trainables.moe.experts import ExpertShape, bank_of
+from trainables.moe.losses import balance_loss
+from trainables.moe.routers import HiddenRouter
+from trainables.moe.routing import PromptRouting, Reads
+from trainables.optimise import Optimisation, OptimiserSettings, target_loss
+from trainables.prompts import batch_from, batch_state, row_index
+
+Merging = Literal["top_k", "soft", "soft_outputs"]
+RoutingInput = Literal["token", "sentence", "anchor", "anchor_only"]
+AnchorSource = Literal["entity", "subject"]
+AnchorScale = Literal["rescaled", "raw"]
+
+_READS = {
+    "token": Reads.HIDDEN,
+    "sentence": Reads.HIDDEN_AND_ANCHOR,
+    "anchor": Reads.HIDDEN_AND_ANCHOR,
+    "anchor_only": Reads.INSTANCE,
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of MEMoE v1.
+
+    Attributes:
+        edit_layer: Decoder layer whose FFN gets the bypass, from 0.
+        expert: Shape of an expert.
+        num_experts: E of Eq. 9 to 11.
+        top_k: Experts per token; not read by soft merging, which uses all.
+        merging: How experts are combined; see the module's docstring.
+        renormalises_gates: Kept gates sum to 1.
+        routing_input: R of Eq. 9.
+        anchor_source: Where anchors come from.
+        anchor_scale: Size of anchor and sentence embeddings.
+        router_noise: Standard deviation of the noise of Eq. 9, while training.
+        balance_weight: Weight of the balance loss.
+        bypass_weight: lambda of Eq. 11.
+        edit_lr: AdamW's learning rate.
+        num_steps: Most steps per batch of edits.
+        stop_loss: A batch is done below this loss, nats per token; None: never early.
+        weight_decay: AdamW's.
+    """
+
+    edit_layer: int
+    expert: ExpertShape
+    num_experts: int
+    top_k: int
+    merging: Merging
+    renormalises_gates: bool
+    routing_input: RoutingInput
+    anchor_source: AnchorSource
+    anchor_scale: AnchorScale
+    router_noise: float
+    balance_weight: float
+    bypass_weight: float
+    edit_lr: float
+    num_steps: int
+    stop_loss: float | None
+    weight_decay: float
+
+    def __post_init__(self) -> None:
+        choices = {
+            "expert": ExpertShape,
+            "merging": Merging,
+            "routing_input": RoutingInput,
+            "anchor_source": AnchorSource,
+            "anchor_scale": AnchorScale,
+        }
+        for key, allowed in choices.items():
+            value = vars(self)[key]
+            if value not in get_args(allowed):
+                raise ConfigError(
+                    f"method.{key} is {value!r}; allowed: {', '.join(get_args(allowed))}"
+                )
+        for key in ("num_experts", "num_steps"):
+            if vars(self)[key] < 1:
+                raise ConfigError(f"method.{key} is {vars(self)[key]}; it must be at least 1")
+        if not 1 <= self.top_k <= self.num_experts:
+            raise ConfigError(
+                f"method.top_k is {self.top_k}; it must lie in "
+                f"[1, method.num_experts={self.num_experts}]"
+            )
+        if not self.edit_lr > 0:
+            raise ConfigError(f"method.edit_lr is {self.edit_lr}; it must be above 0")
+        for key in ("router_noise", "balance_weight", "bypass_weight", "weight_decay"):
+            if not vars(self)[key] >= 0:
+                raise ConfigError(f"method.{key} is {vars(self)[key]}; it must be at least 0")
+
+    @property
+    def num_selected(self) -> int:
+        """Experts that a token uses: `top_k`, or all where they are merged softly."""
+        return self.top_k if self.merging == "top_k" else self.num_experts
+
+    @property
+    def uses_anchors(self) -> bool:
+        """True where the entities or subjects of a prompt are asked for."""
+        return self.routing_input in ("anchor", "anchor_only")
+
+
+class MemoeV1:
+    """Trains one bank of experts and its router, batch after batch; the backbone stays frozen."""
+
+    changes_in_finish = False
+
+    def __init__(
+        self, config: Config, backbone: Backbone, artefacts: Artefacts, generators: Generators
+    ) -> None:
+        merges = config.merging == "soft"
+        self._bypass = Bypass(
+            backbone,
+            config.edit_layer,
+            partial(bank_of, config.expert, merges_parameters=merges),
+            artefacts.prefix_cache,
+            num_experts=config.num_experts,
+            bypass_weight=config.bypass_weight,
+        )
+        self.first_layer = config.edit_layer
+        self.num_steps = config.num_steps
+        self._config = config
+        self._backbone = backbone
+        self._generators = generators
+        finder = None
+        if config.uses_anchors:
+            finder = EntityFinder(
+                backbone.tokenizer,
+                only_subjects=config.anchor_source == "subject",
+                load_chunker=partial(artefacts.keep, "nltk_chunker", nltk_chunker),
+            )
+        self._embedder = PromptEmbedder(backbone.embedding, finder)
+        self._forget()
+
+    def _forget(self) -> None:
+        self._router = self._build_router()
+        self._routing = PromptRouting(
+            self._router,
+            self._embedder,
+            _READS[self._config.routing_input],
+            rescales=self._config.anchor_scale == "rescaled",
+        )
+        self._owners: list[int] = []
+        self._counts: dict[str, int] = {}
+        self._batch: EditBatch | None = None
+        self._optimisation: Optimisation | None = None
+
+    def prepare(self, training: Sequence[Edit]) -> None:
+        """Nothing is learned from other edits."""
+
+    def begin(self, batch: EditBatch) -> None:
+        """Add the experts before the first batch; train them and the router on this one."""
+        self._embedder.add_subjects(batch.edits)
+        config = self._config
+        if not self._bypass.is_attached:
+            self._bypass.attach()
+            rows = torch.zeros(config.num_experts, self._backbone.hidden_size)
+            self._router.add(rows, self._generators.init)
+        self._counts = self._embedder.fall_backs(batch.tokens)
+        if len(batch) < config.num_experts:
+            self._counts["experts_beyond_edits"] = config.num_experts - len(batch)
+        self._start(batch)
+
+    def advance(self, max_steps: int) -> bool:
+        """Take at most `max_steps` AdamW steps; True when the batch is done."""
+        assert self._optimisation is not None
+        return self._optimisation.advance(max_steps)
+
+    def finish(self) -> EditReport:
+        """Freeze experts and router until the next batch; note where each edit is sent."""
+        assert self._optimisation is not None
+        assert self._batch is not None
+        self._bypass.freeze()
+        self._router.freeze()
+        self._owners += self.routes(self._batch.tokens).tolist()
+        report = EditReport(
+            num_edits=len(self._batch),
+            num_steps=self._optimisation.steps_taken,
+            final_loss=self._optimisation.last_loss,
+            counts=self._counts,
+        )
+        self._optimisation, self._batch = None, None
+        return report
+
+    def logits(
+        self, prompts: PromptBatch, state: DecodeState | None = None
+    ) -> tuple[Tensor, DecodeState]:
+        """Logits (M, V); a prompt's anchor is taken from its tokens once and kept in `state`."""
+        if not self._bypass.is_attached:
+            return self._bypass.logits(prompts, state, None)
+        kept = state.route if state is not None else None
+        features = self._routing.features(prompts) if kept is None else kept
+        if state is not None:
+            state = replace(state, route=self._routing.kept(features))
+        return self._bypass.logits(prompts, state, self._routing.route(features))
+
+    @torch.no_grad()
+    def token_routes(self, prompts: PromptBatch) -> Tensor:
+        """The expert with the largest gate for each prompt token at inference, (B, T).
+
+        -1 on targets and padding, and everywhere before the first edit.
+        """
+        nowhere = torch.full_like(prompts.input_ids, -1)
+        if not self._bypass.is_attached:
+            return nowhere
+        x, _ = self._bypass.frozen(prompts)
+        best = self._routing.scores(self._routing.features(prompts), x).argmax(-1)
+        if best.dim() == 1:  # one route for all tokens of a prompt
+            best = best[:, None]
+        return torch.where(prompts.prompt_mask, best, nowhere)
+
+    def routes(self, prompts: PromptBatch) -> Tensor:
+        """The expert that most tokens of each prompt are sent to, (B,); -1 before the first edit.
+
+        Of several that take equally many, the first.
+        """
+        routes = self.token_routes(prompts)
+        if not self._bypass.is_attached:
+            return routes[:, 0]
+        experts = torch.arange(self._config.num_experts, device=routes.device)
+        return (routes[..., None] == experts).sum(1).argmax(1)
+
+    def trained_routes(self) -> list[int]:
+        """For each edit so far, in order, the expert of most of its prompt when its batch ended."""
+        return list(self._owners)
+
+    def state(self) -> State:
+        """Experts and router; the optimisation too when a batch is under way."""
+        generators = {"init": self._generators.init, "noise": self._generators.noise}
+        state = State(
+            tensors={f"generator_{key}": value.get_state() for key, value in generators.items()},
+            values={"owners": list(self._owners)},
+        )
+        if self._embedder.finder is not None:
+            state.values["subjects"] = list(self._embedder.finder.subjects)
+        state.nest("experts", self._bypass.state())
+        state.nest("router", self._router.state())
+        if self._optimisation is not None and self._batch is not None:
+            state.values["counts"] = dict(self._counts)
+            state.nest("batch", batch_state(self._batch))
+            state.nest("optimisation", self._optimisation.state())
+        return state
+
+    def load(self, state: State) -> None:
+        """Continue from `state`."""
+        self.remove()
+        values: dict[str, Any] = dict(state.values)
+        self._owners = list(values["owners"])
+        if self._embedder.finder is not None:
+            self._embedder.finder.add_subjects(values["subjects"])
+        self._bypass.load(state.inner("experts"))
+        self._router.load(state.inner("router"))
+        if "batch" in values:
+            self._counts = dict(values["counts"])
+            self._start(batch_from(state.inner("batch"), self._backbone.device))
+            assert self._optimisation is not None
+            self._optimisation.load(state.inner("optimisation"))
+        for key, generator in (("init", self._generators.init), ("noise", self._generators.noise)):
+            generator.set_state(state.tensors[f"generator_{key}"].cpu())
+
+    def remove(self) -> None:
+        """Put the FFN back in its place and forget all edits."""
+        self._bypass.remove()
+        self._forget()
+
+    def _build_router(self) -> HiddenRouter:
+        config = self._config
+        like = self._embedder.table_mean()
+        joins = _READS[config.routing_input] is Reads.HIDDEN_AND_ANCHOR
+        return HiddenRouter(
+            like,
+            config.num_selected,
+            anchor_size=len(like) if joins else 0,
+            renormalises=config.renormalises_gates,
+        )
+
+    def _start(self, batch: EditBatch) -> None:
+        """Set up the optimisation of all experts and the router."""
+        tokens, rows = batch.tokens, row_index(batch.tokens)
+        experts = self._bypass.thaw()
+        self._router.thaw()
+        x, frozen = self._bypass.frozen(tokens)
+        features = self._routing.features(tokens)
+        is_real = tokens.attention_mask.bool()
+
+        def loss() -> Tensor:
+            scores = self._noisy(self._routing.scores(features, x))
+            logits = self._bypass.trained_logits(tokens, x, frozen, self._router.gates_of(scores))
+            balance = self._balance(scores, is_real)
+            # Its gradient without its value: the stop rule and the report are about the edits.
+            return target_loss(logits, batch.labels, rows) + (balance - balance.detach())
+
+        config = self._config
+        settings = OptimiserSettings(
+            "adamw", config.edit_lr, config.num_steps, config.stop_loss, config.weight_decay
+        )
+        self._optimisation = Optimisation({**experts, **self._router.trainable()}, loss, settings)
+        self._batch = batch
+
+    def _noisy(self, scores: Tensor) -> Tensor:
+        """Router logits with the noise of Eq. 9, drawn on the CPU."""
+        if self._config.router_noise == 0:
+            return scores
+        noise = torch.randn(scores.shape, generator=self._generators.noise)
+        return scores + self._config.router_noise * noise.to(scores)
+
+    def _balance(self, scores: Tensor, is_real: Tensor) -> Tensor:
+        """Weighted balance loss of router logits (B, E), or (B, T, E) where `is_real` (B, T)."""
+        if self._config.merging != "top_k":
+            return scores.new_zeros(())
+        routed = scores if scores.dim() == 2 else scores[is_real]
+        loss = balance_loss(routed.softmax(-1), self._config.top_k)
+        return self._config.balance_weight * loss
+
+
+CONFIG = Config
+METHOD = MemoeV1

@@ -1,0 +1,374 @@
+"""What WISE and ARM share: side memories of one FFN output projection and how a batch trains them.
+
+Sources: WISE (arXiv:2405.14768); ARM (Serial Lifelong Editing via Mixture of Knowledge Experts),
+Section 3.2 and Appendix B.
+
+Choices where the papers are silent:
+- `margin_unit: absolute` takes margins and rate as published; both are bound to the activations of
+  LLaMA2-7B. `residual` measures activations in units of r, the median over prompts of the
+  token-mean norm of the residual stream that enters the edited FFN, and sets the rate of SGD to
+  edit_lr * r^2 / A, with A the same median of the squared norm of the projection's input: the same
+  edit_lr then moves the activation alike on every backbone. Both numbers stand in the report.
+- They are taken over the prompts given to `prepare`, which are never edited; without any, over the
+  prompts of the first batch, counted as `scale_from_edits`.
+- Random prefixes are sampled once from the pristine backbone, with a fixed seed, two lengths behind
+  each of five openings, stored, and shared by all trials; each edit draws its own among them.
+- The unrelated prompts of an edit are drawn from those it brings; too few are counted as
+  `locality_rows_missing`, and without any the margin keeps its first term alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, get_args
+
+import torch
+from torch import Tensor
+
+from trainables.artefacts import Artefacts
+from trainables.backbones.down_site import DownScale, DownSite
+from trainables.backbones.subject_vectors import sampled_contexts
+from trainables.backbones.surgery import get_module
+from trainables.errors import ConfigError
+from trainables.interfaces import (
+    Backbone,
+    DecodeState,
+    Edit,
+    EditBatch,
+    Json,
+    PromptBatch,
+    State,
+)
+from trainables.moe.augmentation import Augmentation, augmented_prompts, drawn, lacks_subject
+from trainables.moe.side_memory import (
+    Activation,
+    Margins,
+    MarginUnit,
+    Measure,
+    SideMemories,
+    added,
+)
+from trainables.moe.side_plan import Plan, count
+from trainables.moe.side_training import EditRows, LossTerms, SideTraining
+from trainables.optimise import Optimisation, OptimiserSettings
+from trainables.prompts import batch_from, batch_state
+
+_OPENINGS = ("I", "You", "Because", "Yes", "Q:")
+_PREFIX_LENGTHS = (5, 10)
+_PREFIX_SEED = 0
+_MAX_SCALE_PROMPTS = 200  # a median has settled long before
+
+# (projection's input, its output, prompts) -> route
+Decide = Callable[[Tensor, Tensor, PromptBatch], Tensor]
+
+
+@dataclass(frozen=True)
+class SideSettings:
+    """Settings that WISE and ARM have in common; see their Configs."""
+
+    edit_layer: int
+    mask_ratio: float
+    activation: Activation
+    margin_unit: MarginUnit
+    margin_far: float
+    margin_edit: float
+    margin_gap: float
+    margin_weight: float
+    augmentation: Augmentation
+    num_prefixes: int
+    num_locality_rows: int
+    edit_lr: float
+    num_steps: int
+    stop_loss: float | None
+
+    @classmethod
+    def of(cls, config: object) -> SideSettings:
+        """The shared fields of a method's Config, checked.
+
+        Raises:
+            ConfigError: If one is out of range.
+        """
+        values = {name: vars(config)[name] for name in cls.__dataclass_fields__}
+        check_choices(
+            values, activation=Activation, margin_unit=MarginUnit, augmentation=Augmentation
+        )
+        check_numbers(values, "in (0, 1]", "mask_ratio")
+        check_numbers(
+            values,
+            "at least 0",
+            *("margin_far", "margin_edit", "margin_gap", "margin_weight"),
+            *("num_prefixes", "num_locality_rows"),
+        )
+        check_numbers(values, "at least 1", "num_steps")
+        check_numbers(values, "above 0", "edit_lr")
+        return cls(**values)
+
+    @property
+    def margins(self) -> Margins:
+        """alpha, beta and gamma."""
+        return Margins(self.margin_far, self.margin_edit, self.margin_gap)
+
+
+@dataclass
+class SideRun:
+    """A batch under way."""
+
+    batch: EditBatch
+    plan: Plan
+    rows: EditRows
+    training: SideTraining
+    optimisation: Optimisation
+
+    def store(self, state: State) -> None:
+        """Add to a method's state what this batch needs to go on."""
+        state.values["plan"] = self.plan.to_json()
+        state.nest("batch", batch_state(self.batch))
+        state.nest("training", self.training.state())
+        state.nest("optimisation", self.optimisation.state())
+
+    def resume(self, state: State) -> None:
+        """Go on with what `store` wrote; the batch and its plan were given already."""
+        self.training.load(state.inner("training"))
+        self.optimisation.load(state.inner("optimisation"))
+
+
+def stored_batch(state: State, device: torch.device) -> tuple[EditBatch, Plan] | None:
+    """Batch and plan that `SideRun.store` wrote; None when no batch was under way."""
+    if "plan" not in state.values:
+        return None
+    return batch_from(state.inner("batch"), device), Plan.from_json(state.values["plan"])
+
+
+class SideEditor:
+    """Memories of one layer, the texts that a batch trains on, and their optimisation."""
+
+    def __init__(
+        self,
+        settings: SideSettings,
+        backbone: Backbone,
+        artefacts: Artefacts,
+        generator: torch.Generator,
+    ) -> None:
+        """No memory yet; nothing is put into the backbone.
+
+        Raises:
+            ConfigError: If the backbone has no such layer.
+        """
+        layer = settings.edit_layer
+        if not 0 <= layer < backbone.num_layers:
+            raise ConfigError(
+                f"method.edit_layer is {layer}; allowed: 0 to {backbone.num_layers - 1}"
+            )
+        self.settings = settings
+        self.site = DownSite(backbone, layer, artefacts.prefix_cache)
+        self.generator = generator
+        self.size = (backbone.hidden_size, backbone.ffn_size)
+        self._backbone, self._artefacts = backbone, artefacts
+        function = get_module(
+            backbone.model, f"{backbone.layer_path(layer)}.{backbone.family.activation}"
+        )
+        self.memories = SideMemories(Measure(settings.activation, 1.0, function))
+        self._prefixes: tuple[str, ...] = ()
+        self._scale: DownScale | None = None
+
+    @property
+    def scale(self) -> DownScale:
+        """Natural scale of the projection; known from `prepare` or the first batch on."""
+        assert self._scale is not None
+        return self._scale
+
+    @property
+    def sgd_lr(self) -> float:
+        """The rate that SGD takes."""
+        if self.settings.margin_unit == "absolute":
+            return self.settings.edit_lr
+        return self.settings.edit_lr * self.scale.residual_norm**2 / self.scale.input_power
+
+    def prepare(self, training: Sequence[Edit]) -> None:
+        """Scale and prefixes, through artefacts."""
+        if training:
+            self._take_scale([edit.prompt for edit in training[:_MAX_SCALE_PROMPTS]])
+        if self.settings.num_prefixes and self.settings.augmentation in ("prefix", "both"):
+            values: Any = self._artefacts.get(
+                "prefixes",
+                self._identity()
+                | {
+                    "openings": [*_OPENINGS],
+                    "lengths": [*_PREFIX_LENGTHS],
+                    "seed": _PREFIX_SEED,
+                },
+                self._sampled_prefixes,
+            ).values
+            self._prefixes = tuple(values["texts"])
+
+    def draw(self, batch: EditBatch) -> Plan:
+        """What a batch trains on beside its edits, and the fall-backs that this took."""
+        settings, plan = self.settings, Plan([], [])
+        if self._scale is None:
+            self._take_scale([edit.prompt for edit in batch.edits])
+            count(plan.counts, "scale_from_edits")
+        augmentation = settings.augmentation
+        if not self._prefixes:  # `prepare` was not called
+            augmentation = "noise" if augmentation in ("noise", "both") else "none"
+        for edit in batch.edits:
+            unrelated = drawn(edit.training_locality, settings.num_locality_rows, self.generator)
+            plan.unrelated.append(unrelated)
+            missing = settings.num_locality_rows - len(unrelated)
+            count(plan.counts, "locality_rows_missing", missing)
+            forms = augmented_prompts(
+                edit, augmentation, settings.num_prefixes, self._prefixes, self.generator
+            )
+            plan.forms.append(forms)
+            is_plain = settings.augmentation in ("noise", "both") and lacks_subject(edit)
+            count(plan.counts, "subject_absent", int(is_plain))
+        return plan
+
+    def rows(self, batch: EditBatch, plan: Plan) -> EditRows:
+        """Token rows of a batch, through the frozen layer once."""
+        return EditRows(self.site, self._backbone.tokenizer, batch, plan)
+
+    def training(self, rows: EditRows, plan: Plan, terms: LossTerms) -> SideTraining:
+        """The batch's edits, ready to train into the memories that the plan names."""
+        return SideTraining(self.site, self._backbone.tokenizer, rows, plan, self.memories, terms)
+
+    def optimisation(
+        self, training: SideTraining, after_step: Callable[[], None] | None = None
+    ) -> Optimisation:
+        """Plain SGD on the deltas in training."""
+        settings = OptimiserSettings(
+            "sgd", self.sgd_lr, self.settings.num_steps, self.settings.stop_loss
+        )
+        return Optimisation(training.parameters, training.loss, settings, after_step=after_step)
+
+    def answer(
+        self,
+        prompts: PromptBatch,
+        state: DecodeState | None,
+        deltas: Sequence[Tensor],
+        decide: Decide,
+    ) -> tuple[Tensor, DecodeState]:
+        """Logits (M, V), each prompt through one of `deltas`; the choice stays in `state`.
+
+        Args:
+            prompts: As for a method's `logits`.
+            state: As for a method's `logits`.
+            deltas: One (D, F) for each memory.
+            decide: Takes the route (B,) of whole prompts; -1: the original weights.
+        """
+        route: Tensor | None = state.route if state is not None else None
+
+        def change(inputs: Tensor, outputs: Tensor) -> Tensor:
+            nonlocal route
+            if route is None:
+                route = decide(inputs, outputs, prompts)
+            return outputs + added(inputs, deltas, route).to(outputs.dtype)
+
+        logits, after = self.site.answer(prompts, state, change)
+        if state is not None:
+            after.route = route
+        return logits, after
+
+    @torch.no_grad()
+    def routes(self, prompts: PromptBatch, decide: Decide) -> Tensor:
+        """The choice that `answer` would make for each prompt, (B,)."""
+        read = self.site.read(prompts)
+        return decide(read.inputs, read.outputs, prompts)
+
+    @property
+    def weight(self) -> Tensor:
+        """The frozen projection, (D, F)."""
+        path = f"{self._backbone.down_path(self.settings.edit_layer)}.weight"
+        weight = self._backbone.model.get_parameter(path).detach()
+        # GPT-2 stores (in, out), Llama (out, in); the family says which.
+        return weight.T if self._backbone.family.is_transposed else weight
+
+    def numbers(self) -> dict[str, float]:
+        """r, A and the rate that they make."""
+        return {
+            "residual_norm": self.scale.residual_norm,
+            "input_power": self.scale.input_power,
+            "sgd_lr": self.sgd_lr,
+        }
+
+    def state(self) -> State:
+        """Memories, scale and the generator."""
+        state = State({"generator": self.generator.get_state()})
+        state.nest("memories", self.memories.state())
+        if self._scale is not None:
+            state.nest("scale", self._scale.state())
+        return state
+
+    def load(self, state: State) -> None:
+        """Continue from `state`."""
+        device = self._backbone.device
+        self.memories.load(state.inner("memories"), device)
+        if "scale" in state.values:
+            self._set_scale(DownScale.of(state.inner("scale"), device))
+        self.generator.set_state(state.tensors["generator"].cpu())
+
+    def forget(self) -> None:
+        """Drop all memories."""
+        self.memories.deltas.clear()
+        self.memories.masks.clear()
+
+    def _take_scale(self, prompts: Sequence[str]) -> None:
+        digest = hashlib.sha256("\n".join(prompts).encode()).hexdigest()
+        stored = self._artefacts.get(
+            "down_scale",
+            self._identity() | {"layer": self.settings.edit_layer, "prompts": digest},
+            lambda: self.site.scale(prompts).state(),
+        )
+        self._set_scale(DownScale.of(stored, self._backbone.device))
+
+    def _set_scale(self, scale: DownScale) -> None:
+        self._scale = scale
+        unit = 1.0 if self.settings.margin_unit == "absolute" else scale.residual_norm
+        measure = self.memories.measure
+        self.memories.measure = Measure(measure.rule, unit, measure.function)
+
+    def _sampled_prefixes(self) -> State:
+        texts: list[Json] = []
+        for length in _PREFIX_LENGTHS:
+            texts += sampled_contexts(
+                self.site.split, len(_OPENINGS), length, _PREFIX_SEED, _OPENINGS
+            )
+        return State(values={"texts": texts})
+
+    def _identity(self) -> dict[str, Json]:
+        weight = self._backbone.embedding.weight
+        return {"backbone": self._backbone.fingerprint, "dtype": str(weight.dtype)}
+
+
+def check_choices(values: dict[str, Any], **choices: Any) -> None:
+    """Nothing, when each named value is one of its Literal's words.
+
+    Raises:
+        ConfigError: If one is not.
+    """
+    for key, allowed in choices.items():
+        if values[key] not in get_args(allowed):
+            raise ConfigError(
+                f"method.{key} is {values[key]!r}; allowed: {', '.join(get_args(allowed))}"
+            )
+
+
+_RANGES: dict[str, Callable[[float], bool]] = {
+    "at least 0": lambda value: value >= 0,
+    "at least 1": lambda value: value >= 1,
+    "above 0": lambda value: value > 0,
+    "in [0, 1]": lambda value: 0 <= value <= 1,
+    "in (0, 1]": lambda value: 0 < value <= 1,
+}
+
+
+def check_numbers(values: dict[str, Any], allowed: str, *keys: str) -> None:
+    """Nothing, when each named value is None or lies where `allowed` says.
+
+    Raises:
+        ConfigError: If one does not.
+    """
+    for key in keys:
+        if values[key] is not None and not _RANGES[allowed](values[key]):
+            raise ConfigError(f"method.{key} is {values[key]:g}; it must be {allowed}")
