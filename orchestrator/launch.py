@@ -8,7 +8,7 @@ from __future__ import annotations
 import shutil
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +18,7 @@ from ray import tune
 
 from orchestrator.cluster import local_resources, running_ray
 from orchestrator.config import SweepConfig
+from orchestrator.errors import LedgerError
 from orchestrator.identity import fingerprint
 from orchestrator.interruption import Interruption
 from orchestrator.ledger import Ledger
@@ -298,7 +299,7 @@ class Sweep:
             run_config=tune.RunConfig(
                 name="sweep",
                 storage_path=str(scratch),
-                callbacks=[_Listener(self, board)],
+                callbacks=[_Listener(self, board, self._interruption)],
                 stop=self._interruption,
                 failure_config=tune.FailureConfig(max_failures=MAX_RETRIES),
                 verbose=0,
@@ -358,11 +359,12 @@ class Sweep:
 
 
 class _Listener(tune.Callback):
-    """Tune's events, handed to the sweep."""
+    """Tune's events, handed to the sweep; a ledger that cannot be written ends the sweep."""
 
-    def __init__(self, sweep: Sweep, board: Board) -> None:
+    def __init__(self, sweep: Sweep, board: Board, interruption: Interruption) -> None:
         self._sweep = sweep
         self._board = board
+        self._interruption = interruption
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles its callbacks for a restore that this project never asks of it.
@@ -371,15 +373,21 @@ class _Listener(tune.Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        self._sweep.on_result(trial.config["trial_key"], result, self._board)
+        self._tell(self._sweep.on_result, trial.config["trial_key"], result)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._sweep.on_complete(trial.config["trial_key"], self._board)
+        self._tell(self._sweep.on_complete, trial.config["trial_key"])
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         lines = str(trial.error_file and Path(trial.error_file).read_text()).strip().splitlines()
         reason = lines[-1] if lines else "the worker process died"
-        self._sweep.on_error(trial.config["trial_key"], reason, self._board)
+        self._tell(self._sweep.on_error, trial.config["trial_key"], reason)
+
+    def _tell(self, event: Callable[..., None], *what: Any) -> None:
+        try:
+            event(*what, self._board)
+        except LedgerError as error:
+            self._interruption.fail(error)
 
 
 def _is_protected(spec: TrialSpec, protect: Sequence[str]) -> bool:
