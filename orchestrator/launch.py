@@ -9,7 +9,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from orchestrator.placement import preflight, resources
 from orchestrator.plan import Plan, TrialSpec, spec_for
 from orchestrator.progress import Board, Building, announce
 from orchestrator.provenance import provenance
-from orchestrator.rows import Cell, Resolved, Row, end_row, labelled, own_values
+from orchestrator.rows import Cell, Outcome, Resolved, Row, end_row, labelled, own_values
 from orchestrator.scheduling import PlannedSearch, make_scheduler, tune_distribution
 from orchestrator.tracking import Tracker
 from trainables.trial import EditTrial, Resolver, Runtime
@@ -42,19 +42,6 @@ class Options:
     retry_failed: bool = False
     complete_stopped: bool = False
     fresh: bool = False
-
-
-@dataclass
-class Outcome:
-    """What a sweep came to."""
-
-    counts: dict[str, int] = field(default_factory=dict)
-    num_settled_before: int = 0
-    num_other_source: int = 0  # of those, results of other source code
-    failures: list[Row] = field(default_factory=list)
-    tracking_failures: list[str] = field(default_factory=list)
-    experiment_id: str = ""
-    was_interrupted: bool = False
 
 
 def run(plan: Plan, options: Options) -> Outcome:
