@@ -69,6 +69,15 @@ class Cell:
     resolved: Resolved
 
 
+@dataclass(frozen=True)
+class Options:
+    """What was typed beside the configuration."""
+
+    retry_failed: bool = False
+    complete_stopped: bool = False
+    fresh: bool = False
+
+
 @dataclass
 class Outcome:
     """What a sweep came to."""

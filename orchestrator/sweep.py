@@ -21,6 +21,7 @@ from orchestrator import config, listing, plan
 from orchestrator.errors import UsageError
 from orchestrator.estimate import prospect
 from orchestrator.ledger import Ledger
+from orchestrator.rows import Options
 
 ROOT = Path(__file__).resolve().parents[1]
 USAGE_ERROR, FAILED, INTERRUPTED = 2, 1, 130
@@ -100,7 +101,7 @@ def run(expanded: plan.Plan, typed: argparse.Namespace, arguments: Sequence[str]
     from trainables.errors import EditingError
 
     store = expanded.config.store
-    options = launch.Options(typed.retry_failed, typed.complete_stopped, typed.fresh)
+    options = Options(typed.retry_failed, typed.complete_stopped, typed.fresh)
     try:
         outcome = launch.run(expanded, options)
     except EditingError as error:
