@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+from orchestrator.errors import UsageError
 from orchestrator.placement import layer_parameters, memory_gib, resources
+from orchestrator.plan import Plan
+from orchestrator.simulate import Job, Simulation, simulate
 from orchestrator.specs import TrialSpec
 
 # One thread of a present-day server, float32 training steps of small models.
@@ -20,6 +24,8 @@ PROMPTS_PER_EDIT = 10
 # Calling one layer costs this much, however narrow it is.
 SECONDS_PER_LAYER_CALL = 3e-4
 SECONDS_PER_TRIAL = 0.5  # hand-over, order, rows
+DRIVER_SECONDS = 0.05  # of the driver per result: Ray, ledger and hand-over to MLflow (make bench)
+START_SECONDS = 15.0  # of an actor: process, imports, backbone
 
 Kin = tuple[str, str, bool]  # module, backbone, whether a curve is measured
 
@@ -49,6 +55,16 @@ class Forecast:
         return self.num_measured < self.num_trials
 
 
+@dataclass(frozen=True)
+class TrialForecast:
+    """Seconds of one trial, its share of the machine, and whether earlier trials say so."""
+
+    seconds: float
+    cpus: float
+    gpus: float
+    is_measured: bool
+
+
 def forecast(
     specs: Sequence[TrialSpec],
     ends: Iterable[Mapping[str, Any]],
@@ -66,29 +82,57 @@ def forecast(
         cpu_flops: Operations per second of one CPU, assumed or measured.
         gpu_flops: Operations per second of one GPU.
     """
+    trials = forecast_trials(specs, ends, cpu_flops=cpu_flops, gpu_flops=gpu_flops)
+    at_a_time = max(1, min(workers, len(specs)))
+    return Forecast(
+        len(trials),
+        sum(trial.seconds for trial in trials) / at_a_time,
+        sum(trial.seconds * trial.cpus for trial in trials),
+        sum(trial.seconds * trial.gpus for trial in trials) / 3600,
+        max((memory_gib(spec) for spec in specs), default=0.0) * at_a_time,
+        sum(trial.is_measured for trial in trials),
+    )
+
+
+def prospect(
+    plan: Plan, ends: Collection[Mapping[str, Any]], gpu_counts: Sequence[int] = ()
+) -> tuple[Forecast, list[Simulation]]:
+    """What a plan will take on this machine, and on clusters of so many GPUs.
+
+    A trial that needs no GPU is simulated as one that takes a whole one.
+
+    Raises:
+        UsageError: If a trial needs more GPUs than one of the clusters has.
+    """
+    workers = plan.config.workers or os.cpu_count() or 1
+    trials = forecast_trials(plan.typical, ends)
+    jobs = [Job(trial.seconds, trial.gpus or 1.0) for trial in trials]
+    most = max((job.gpus for job in jobs), default=0.0)
+    for count in gpu_counts:
+        if most > count:
+            raise UsageError(f"--simulate-gpus {count}: a trial needs {most:g} GPUs")
+    made = [simulate(jobs, count, DRIVER_SECONDS, START_SECONDS) for count in gpu_counts]
+    return forecast(plan.typical, ends, workers=workers), made
+
+
+def forecast_trials(
+    specs: Sequence[TrialSpec],
+    ends: Iterable[Mapping[str, Any]],
+    *,
+    cpu_flops: float = CPU_FLOPS,
+    gpu_flops: float = GPU_FLOPS,
+) -> list[TrialForecast]:
+    """What each trial will take; arguments as of `forecast`."""
     past = _past(ends)
-    wall = cpu_seconds = gpu_seconds = memory = 0.0
-    num_measured = 0
+    made = []
     for spec in specs:
         need = resources(spec)
         seconds = _measured(spec, past)
-        num_measured += seconds is not None
+        is_measured = seconds is not None
         if seconds is None:
-            speed = gpu_flops if need["gpu"] else cpu_flops
-            seconds = rough_seconds(spec, speed)
-        wall += seconds
-        cpu_seconds += seconds * need["cpu"]
-        gpu_seconds += seconds * need["gpu"]
-        memory = max(memory, memory_gib(spec))
-    at_a_time = max(1, min(workers, len(specs)))
-    return Forecast(
-        len(specs),
-        wall / at_a_time,
-        cpu_seconds,
-        gpu_seconds / 3600,
-        memory * at_a_time,
-        num_measured,
-    )
+            seconds = rough_seconds(spec, gpu_flops if need["gpu"] else cpu_flops)
+        made.append(TrialForecast(seconds, need["cpu"], need["gpu"], is_measured))
+    return made
 
 
 def rough_seconds(spec: TrialSpec, flops_per_second: float) -> float:

@@ -1,4 +1,4 @@
-"""Ctrl-C during a sweep: every row under way is kept, and no library can swallow it."""
+"""What ends a sweep early: every row under way is kept, and no library can swallow the reason."""
 
 from __future__ import annotations
 
@@ -21,7 +21,12 @@ class Interruption(tune.Stopper):
     def __init__(self) -> None:
         """Not interrupted yet."""
         self.is_set = False
+        self._failure: Exception | None = None
         self._is_deferred = False
+
+    def fail(self, error: Exception) -> None:
+        """End Tune's loop, as Ctrl-C does, for an error that Tune would bury in its own."""
+        self._failure = self._failure or error
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         """No trial is stopped for its own result."""
@@ -29,7 +34,7 @@ class Interruption(tune.Stopper):
 
     def stop_all(self) -> bool:
         """True from the interruption on; ends Tune's loop."""
-        return self.is_set
+        return self.is_set or self._failure is not None
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -53,6 +58,7 @@ class Interruption(tune.Stopper):
 
         Raises:
             KeyboardInterrupt: At either end of the block, if there was one.
+            Exception: What `fail` was told.
         """
         self._raise_if_set()
         self._is_deferred = True
@@ -63,5 +69,7 @@ class Interruption(tune.Stopper):
         self._raise_if_set()
 
     def _raise_if_set(self) -> None:
+        if self._failure is not None:
+            raise self._failure
         if self.is_set:
             raise KeyboardInterrupt

@@ -1,8 +1,9 @@
-"""What `--list` and `--dry-run` show."""
+"""What `--list` and `--dry-run` show, and what is said at the end of a sweep."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Group, RenderableType
@@ -13,6 +14,8 @@ from orchestrator.config import PARTS, load_plain
 from orchestrator.errors import UsageError
 from orchestrator.estimate import Forecast
 from orchestrator.plan import Plan, TrialSpec, expand
+from orchestrator.rows import Outcome
+from orchestrator.simulate import Simulation
 from orchestrator.spaces import FOLDER, SearchSpaces
 
 MOST_ARMS = 40  # rows of a dry run; the grid itself says the rest
@@ -47,7 +50,9 @@ def ablations(folder: Path = FOLDER) -> Table:
     return table
 
 
-def dry_run(plan: Plan, forecast: Forecast | None) -> RenderableType:
+def dry_run(
+    plan: Plan, forecast: Forecast | None, simulations: Sequence[Simulation] = ()
+) -> RenderableType:
     """The plan as tables: its arms, every value with where it came from, and the forecast."""
     parts: list[RenderableType] = [Text(_headline(plan))]
     if plan.space:
@@ -56,7 +61,47 @@ def dry_run(plan: Plan, forecast: Forecast | None) -> RenderableType:
         parts += [_arms(plan), _values(plan)]
     if forecast is not None:
         parts.append(Text(forecast_line(forecast)))
+    if simulations:
+        parts.append(_schedules(simulations))
     return Group(*parts)
+
+
+def _schedules(simulations: Sequence[Simulation]) -> Table:
+    """One row per number of GPUs, if no trial is stopped by the scheduler."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("GPUs", "makespan", "idle", "driver busy", "most results waiting"):
+        table.add_column(heading, justify="right")
+    for made in simulations:
+        table.add_row(
+            str(made.num_gpus),
+            _duration(made.makespan_seconds),
+            f"{made.idle_share:.0%}",
+            f"{made.driver_share:.0%}",
+            str(made.most_waiting),
+        )
+    return table
+
+
+def outcome_lines(outcome: Outcome) -> list[str]:
+    """What a sweep came to, its failures grouped by reason."""
+    done = sum(outcome.counts.values())
+    parts = [f"{count} {status}" for status, count in sorted(outcome.counts.items())]
+    lines = [
+        f"{done} trials run ({', '.join(parts) or 'nothing left to do'}), "
+        f"{outcome.num_settled_before} settled before"
+    ]
+    if outcome.num_other_source:
+        lines.append(
+            f"{outcome.num_other_source} of {outcome.num_settled_before} finished results come "
+            "from other source code; --fresh runs them anew"
+        )
+    reasons = Counter(str(row["error"]) for row in outcome.failures)
+    lines += [f"{count} x {reason}" for reason, count in reasons.most_common()]
+    for failure in outcome.tracking_failures[:1]:
+        lines.append(
+            f"MLflow was not written ({failure}); the ledger has all, run the command again"
+        )
+    return lines
 
 
 def forecast_line(forecast: Forecast) -> str:

@@ -21,10 +21,9 @@ NUM_BEST = 8
 class Board:
     """Shows what is done, how long the rest takes, and which arms lead."""
 
-    def __init__(self, total: int, workers: int, console: Console | None = None) -> None:
+    def __init__(self, total: int, console: Console | None = None) -> None:
         self._console = console or Console(stderr=True)
         self._total = total
-        self._workers = workers
         self._began = time.monotonic()
         self._counts: dict[str, int] = {}
         self._arms: dict[str, list[float]] = {}

@@ -69,6 +69,28 @@ class Cell:
     resolved: Resolved
 
 
+@dataclass(frozen=True)
+class Options:
+    """What was typed beside the configuration."""
+
+    retry_failed: bool = False
+    complete_stopped: bool = False
+    fresh: bool = False
+
+
+@dataclass
+class Outcome:
+    """What a sweep came to."""
+
+    counts: dict[str, int] = field(default_factory=dict)
+    num_settled_before: int = 0
+    num_other_source: int = 0  # of those, results of other source code
+    failures: list[Row] = field(default_factory=list)
+    tracking_failures: list[str] = field(default_factory=list)
+    experiment_id: str = ""
+    was_interrupted: bool = False
+
+
 def own_values(result: Mapping[str, Any]) -> Row:
     """What the trial itself reported in a result of Tune."""
     return {k: v for k, v in result.items() if k not in _OF_TUNE and not k.startswith("config/")}

@@ -12,15 +12,16 @@ import argparse
 import os
 import shlex
 import subprocess
-from collections import Counter
 from collections.abc import Sequence
 from typing import NoReturn
 
 from rich.console import Console
 
-from orchestrator import config, estimate, listing, plan
+from orchestrator import config, listing, plan
 from orchestrator.errors import UsageError
+from orchestrator.estimate import prospect
 from orchestrator.ledger import Ledger
+from orchestrator.rows import Options
 
 ROOT = Path(__file__).resolve().parents[1]
 USAGE_ERROR, FAILED, INTERRUPTED = 2, 1, 130
@@ -44,10 +45,25 @@ def parser() -> Parser:
     made.add_argument("overrides", nargs="*", metavar="key=value")
     made.add_argument("--list", action="store_true", help="every ablation with its question")
     made.add_argument("--dry-run", action="store_true", help="the plan and its forecast")
+    made.add_argument(
+        "--simulate-gpus",
+        type=gpu_counts,
+        default=(),
+        metavar="N[,N]",
+        help="with --dry-run: the plan's time on clusters of N GPUs",
+    )
     made.add_argument("--retry-failed", action="store_true", help="run failed trials again")
     made.add_argument("--complete-stopped", action="store_true", help="run stopped ones to the end")
     made.add_argument("--fresh", action="store_true", help="run finished trials anew, too")
     return made
+
+
+def gpu_counts(typed: str) -> tuple[int, ...]:
+    """Numbers of GPUs, separated by commas."""
+    words = typed.split(",")
+    if not all(word.isdecimal() and int(word) > 0 for word in words):
+        raise argparse.ArgumentTypeError(f"{typed}: give numbers from 1 up, such as 8,64,1024")
+    return tuple(int(word) for word in words)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -60,7 +76,8 @@ def main(arguments: Sequence[str]) -> int:
             return 0
         expanded = plan.expand(config.load(typed.overrides))
         if typed.dry_run:
-            console.print(listing.dry_run(expanded, forecast(expanded)))
+            ends = Ledger.read(expanded.config.store).ends.values()
+            console.print(listing.dry_run(expanded, *prospect(expanded, ends, typed.simulate_gpus)))
             return 0
         return run(expanded, typed, arguments)
     except KeyboardInterrupt:
@@ -77,49 +94,28 @@ def interrupted(arguments: Sequence[str]) -> int:
     return INTERRUPTED
 
 
-def forecast(expanded: plan.Plan) -> estimate.Forecast:
-    """What the plan will take, from the ledger's history where there is one."""
-    ends = Ledger.read(expanded.config.store).ends.values()
-    workers = expanded.config.workers or os.cpu_count() or 1
-    return estimate.forecast(expanded.typical, ends, workers=workers)
-
-
 def run(expanded: plan.Plan, typed: argparse.Namespace, arguments: Sequence[str]) -> int:
     """Run the plan and print what it came to, with its table."""
     from orchestrator import launch  # heavy: torch, ray and mlflow
     from orchestrator.tracking import chart_link
     from trainables.errors import EditingError
 
-    sweep = expanded.config
-    options = launch.Options(typed.retry_failed, typed.complete_stopped, typed.fresh)
+    store = expanded.config.store
+    options = Options(typed.retry_failed, typed.complete_stopped, typed.fresh)
     try:
         outcome = launch.run(expanded, options)
     except EditingError as error:
         print(f"error: {error}", file=sys.stderr)
         return USAGE_ERROR
-    done = sum(outcome.counts.values())
-    parts = [f"{count} {status}" for status, count in sorted(outcome.counts.items())]
-    print(
-        f"{done} trials run ({', '.join(parts) or 'nothing left to do'}), "
-        f"{outcome.num_settled_before} settled before"
-    )
-    if outcome.num_other_source:
-        print(
-            f"{outcome.num_other_source} of {outcome.num_settled_before} finished results come "
-            "from other source code; --fresh runs them anew"
-        )
-    for reason, count in Counter(row["error"] for row in outcome.failures).most_common():
-        print(f"{count} x {reason}")
-    for failure in outcome.tracking_failures[:1]:
-        print(f"MLflow was not written ({failure}); the ledger has all, run the command again")
+    print("\n".join(listing.outcome_lines(outcome)))
     if outcome.was_interrupted:
         return interrupted(arguments)
     sys.stdout.flush()
     table = str(ROOT / "analysis" / "table.py")
-    for name in sweep.paper or (sweep.ablation,):
+    for name in expanded.config.paper or (expanded.config.ablation,):
         # analysis is another program: it reads MLflow and knows nothing of sweeps
-        subprocess.run([sys.executable, table, name, f"store={sweep.store}"], check=False)
-    print(f"\nbrowse: make ui STORE={sweep.store}, then {chart_link(outcome.experiment_id)}")
+        subprocess.run([sys.executable, table, name, f"store={store}"], check=False)
+    print(f"\nbrowse: make ui STORE={store}, then {chart_link(outcome.experiment_id)}")
     return FAILED if outcome.failures else 0
 
 

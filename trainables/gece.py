@@ -11,8 +11,8 @@ Choices where the paper is silent or contradicts itself:
 - The prediction is the greedy answer, up to the end token or as many tokens as the reference has
   (the edit's target where there is none); p is the mean probability of its tokens.
 - The gradient is that of the edited layer's FFN output projection alone, for the edit's target, its
-  loss being a mean over tokens; the mean E goes over the batch. `gece_target: true_answer` takes the true
-  answer's, which makes rare knowledge look frequent: its gradients are the larger ones.
+  loss being a mean over tokens; the mean E goes over the batch. `gece_target: true_answer` takes
+  the true answer's, which makes rare knowledge look frequent: its gradients are the larger ones.
 - alpha is the mean frequency of the subject's words (of the prompt's, where there is no subject or
   where asked) in the text that the caller hands over; no text, or no word: 1 for every edit.
 """

@@ -19,11 +19,11 @@ from trainables.artefacts import Artefacts, read_state, write_state
 from trainables.backbones.loading import load_backbone
 from trainables.backbones.pristine import Pristine
 from trainables.backbones.split import PrefixCache, Split
-from trainables.route_rows import Routed
 from trainables.interfaces import Backbone, DecodeState, Edit, EditMethod
 from trainables.methods import build_config, get_method, method_settings
 from trainables.optimise import target_loss
 from trainables.prompts import Row, collate, edit_batch, row_index, tokenise
+from trainables.route_rows import Routed
 from trainables.seeding import trial_generators
 
 FOLDER = Path(__file__).parents[2] / "search_spaces" / "method"

@@ -21,7 +21,7 @@ def ended(arm: str, value: float, status: str = "finished") -> dict[str, Any]:
 
 def said(is_terminal: bool) -> str:
     console = Console(file=StringIO(), force_terminal=is_terminal, width=100)
-    with Board(4, 2, console) as board:
+    with Board(4, console) as board:
         board.ended(ended("good", 0.9))
         board.ended(ended("good", 0.7))
         board.ended(ended("poor", 0.2))

@@ -101,7 +101,9 @@ def test_load_unusable_record_is_left_out_with_its_line_and_reason(
 
 def test_load_without_any_usable_record_names_the_first_reason(tmp_path: Path) -> None:
     path = write(tmp_path / "w.jsonl", fields(locality=None))
-    with pytest.raises(DataError, match=r"none of its 1 records .*line 1: locality holds no usable"):
+    with pytest.raises(
+        DataError, match=r"none of its 1 records .*line 1: locality holds no usable"
+    ):
         wiki_counterfact.load(path)
 
 

@@ -270,7 +270,8 @@ def recall(folder: Path, pairs: Sequence[tuple[str, str]], max_tokens: int) -> l
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    with without_bars():
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     rows, _ = encode(tokenizer, pairs, max_tokens)
     return exact_matches(model.eval(), rows, tokenizer.pad_token_id)
 

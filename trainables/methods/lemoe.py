@@ -57,6 +57,7 @@ from trainables.moe.adaptor import Adaptor
 from trainables.moe.embeddings import PromptEmbedder
 from trainables.moe.entities import EntityFinder
 from trainables.moe.experts import Bank, FfnBank, FrozenFfn, LoraBank
+from trainables.moe.ordering import plan_batches
 from trainables.moe.routers import FrozenAnchors, HiddenRouter, LearnedKeys, Router
 from trainables.moe.routing import PromptRouting, Reads
 from trainables.optimise import Optimisation, OptimiserSettings, target_loss
@@ -361,8 +362,6 @@ class Lemoe:
         num_groups = min(self._config.num_experts, len(embeddings))
         if num_groups == 1:
             return embeddings.mean(0, keepdim=True)
-        from trainables.moe.ordering import plan_batches  # scikit-learn takes a second to import
-
         seed = int(torch.randint(2**31 - 1, (1,), generator=self._generator))
         points = embeddings.double().cpu().numpy()
         groups = plan_batches(points, order="kmeans_unequal", seed=seed, num_batches=num_groups)

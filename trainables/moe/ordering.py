@@ -6,6 +6,8 @@ the reverse. The groupings here follow 4.3, and `reversed_kmeans` follows 3.3.
 
 Every order needs all edits before the first one, so none but `given` and `random` is lifelong in
 the strict sense.
+
+scikit-learn and scipy take a second to import, which most processes need not spend.
 """
 
 from __future__ import annotations
@@ -16,8 +18,6 @@ from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
-from sklearn.cluster import AgglomerativeClustering, KMeans
 
 from trainables.errors import ConfigError
 
@@ -181,6 +181,8 @@ def _one_per_cluster(points: Floats, labels: Indices, sizes: Sequence[int]) -> l
 
 def _balance(points: Floats, labels: Indices, sizes: Sequence[int]) -> list[Indices]:
     """Clusters of exactly the given sizes, the largest k-means cluster taking the largest."""
+    from scipy.optimize import linear_sum_assignment
+
     members = sorted(_members(labels), key=lambda batch: (-len(batch), batch[0]))
     owners = np.repeat(np.arange(len(sizes)), sizes)  # the cluster of every place
     best = np.inf
@@ -218,6 +220,8 @@ _ARRANGE: Mapping[EditOrder, Callable[[Floats, Indices, Sequence[int]], list[Ind
 
 
 def _kmeans_labels(points: Floats, num_clusters: int, seed: int) -> Indices:
+    from sklearn.cluster import KMeans
+
     num_distinct = len(np.unique(points, axis=0))
     start = int(np.random.default_rng(seed).integers(2**32))  # scikit-learn takes 32 bits only
     kmeans = KMeans(min(num_clusters, num_distinct), n_init=NUM_KMEANS_STARTS, random_state=start)
@@ -227,6 +231,8 @@ def _kmeans_labels(points: Floats, num_clusters: int, seed: int) -> Indices:
 def _ward_labels(points: Floats, num_clusters: int, seed: int) -> Indices:
     if num_clusters == len(points):
         return np.arange(len(points))
+    from sklearn.cluster import AgglomerativeClustering
+
     clusters = AgglomerativeClustering(num_clusters, linkage="ward")
     return np.asarray(clusters.fit_predict(points), dtype=np.int64)
 

@@ -1,0 +1,99 @@
+"""What a plan would take on a cluster of another size: trials, GPUs and one driver; pure.
+
+Trials start in the plan's order whenever enough GPUs are free, as Ray places them. One driver takes
+results one after another; a GPU is handed on only when its result has been taken.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+_EPSILON = 1e-9  # shares of a GPU are floating-point sums
+
+
+@dataclass(frozen=True)
+class Job:
+    """A trial as the simulation sees it: its time, and its GPUs, a fraction where trials share."""
+
+    seconds: float
+    gpus: float
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """A finished schedule.
+
+    Attributes:
+        makespan_seconds: From the first start to the last result taken.
+        idle_share: Of the GPUs' time until then, in [0, 1].
+        driver_share: Of the driver's time until then that it spent on results, in [0, 1].
+        most_waiting: Most results ahead of another one at the driver.
+    """
+
+    num_gpus: int
+    makespan_seconds: float
+    idle_share: float
+    driver_share: float
+    most_waiting: int
+
+
+def simulate(
+    jobs: Sequence[Job], num_gpus: int, driver_seconds: float, start_seconds: float = 0.0
+) -> Simulation:
+    """The schedule of `jobs` on `num_gpus` equal GPUs.
+
+    Args:
+        jobs: Trials in their order; each needs at most `num_gpus`.
+        num_gpus: GPUs of the cluster, at least 1.
+        driver_seconds: The driver's own time per result.
+        start_seconds: Until the first trial of a GPU runs: actor, imports and backbone.
+
+    Raises:
+        ValueError: If a job needs more GPUs than there are, or none.
+    """
+    for job in jobs:
+        if not 0 < job.gpus <= num_gpus:
+            raise ValueError(f"a trial needs {job.gpus:g} GPUs; the cluster has {num_gpus}")
+    free = cold = float(num_gpus)  # cold: no actor runs there yet
+    running: list[tuple[float, int, Job]] = []  # (end, number, job), a heap
+    driver = _Driver(driver_seconds)
+    now = 0.0
+    for number, job in enumerate(jobs):
+        while free + _EPSILON < job.gpus:
+            ended, _, done = heapq.heappop(running)
+            now, free = max(now, driver.take(ended)), free + done.gpus
+        delay = start_seconds if cold > _EPSILON else 0.0
+        cold -= job.gpus
+        free -= job.gpus
+        heapq.heappush(running, (now + delay + job.seconds, number, job))
+    while running:
+        driver.take(heapq.heappop(running)[0])
+    work = sum(job.seconds * job.gpus for job in jobs)
+    makespan = driver.is_free_at
+    return Simulation(
+        num_gpus=num_gpus,
+        makespan_seconds=makespan,
+        idle_share=1 - work / (num_gpus * makespan) if makespan else 0.0,
+        driver_share=len(jobs) * driver_seconds / makespan if makespan else 0.0,
+        most_waiting=driver.most_waiting,
+    )
+
+
+class _Driver:
+    """Takes results one after another, in the order in which they come."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._taken: list[float] = []  # when those that had to wait were taken
+        self.is_free_at = 0.0
+        self.most_waiting = 0
+
+    def take(self, ended: float) -> float:
+        """When the result of a trial that ended at `ended` has been taken."""
+        self._taken = [taken for taken in self._taken if taken > ended]
+        self.most_waiting = max(self.most_waiting, len(self._taken))
+        self.is_free_at = max(self.is_free_at, ended) + self._seconds
+        self._taken.append(self.is_free_at)
+        return self.is_free_at

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import json
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from orchestrator.errors import LedgerError
+from orchestrator.leases import LEASE_SECONDS, Holder, Leases, summary
+
+
+def write_lease(path: Path, trials: list[str], **changes: object) -> None:
+    lease = {
+        "host": "elsewhere",
+        "processes": "elsewhere pid:[1]",
+        "pid": 7,
+        "started": 0.0,
+        "beats": 1,
+        "trials": trials,
+    }
+    path.write_text(json.dumps(lease | changes))
+
+
+def nothing() -> set[str]:
+    return set()
+
+
+def test_claim_when_another_driver_holds_some_then_the_others_are_taken_in_order(
+    tmp_path: Path,
+) -> None:
+    first, second = Leases(tmp_path / "a.jsonl"), Leases(tmp_path / "b.jsonl")
+    try:
+        assert first.claim(["p", "q", "r"], 2, nothing) == ["p", "q"]
+        # both drivers are this process, which lives
+        assert second.claim(["p", "q", "r", "s"], 9, nothing) == ["r", "s"]
+        assert set(second.others()) == {"p", "q"}
+        first.release(["p"])
+        assert second.claim(["p", "q"], 9, nothing) == ["p"]
+    finally:
+        first.close()
+        second.close()
+    assert not list(tmp_path.glob("*.lease"))
+
+
+def test_claim_when_a_trial_ended_meanwhile_then_it_is_not_taken(tmp_path: Path) -> None:
+    leases = Leases(tmp_path / "a.jsonl")
+    try:
+        assert leases.claim(["p", "q"], 9, lambda: {"p"}) == ["q"]
+    finally:
+        leases.close()
+
+
+def test_others_when_the_process_is_gone_or_its_number_is_used_again_then_it_holds_nothing(
+    tmp_path: Path,
+) -> None:
+    leases = Leases(tmp_path / "a.jsonl")
+    leases.beat()
+    here = json.loads((tmp_path / "a.lease").read_text())
+    (tmp_path / "b.lease").write_text(json.dumps(here | {"trials": ["p"]}))
+    (tmp_path / "c.lease").write_text(
+        json.dumps(here | {"trials": ["q"], "started": here["started"] - 1})
+    )
+    (tmp_path / "d.lease").write_text(json.dumps(here | {"trials": ["r"], "pid": 2**22 + 1}))
+    assert dict(leases.others()) == {"p": Holder(socket.gethostname(), os.getpid())}
+
+
+def test_others_when_a_counter_elsewhere_stands_still_then_the_lease_ends(tmp_path: Path) -> None:
+    clock = [1000.0]
+    leases = Leases(tmp_path / "a.jsonl", lambda: clock[0])
+    write_lease(tmp_path / "b.lease", ["p"])
+    assert "p" in leases.others()
+    clock[0] += LEASE_SECONDS - 1
+    assert "p" in leases.others()
+    write_lease(tmp_path / "b.lease", ["p"], beats=2)
+    assert "p" in leases.others()  # it moved
+    clock[0] += LEASE_SECONDS
+    assert "p" not in leases.others()
+    write_lease(tmp_path / "b.lease", ["p"], beats=3)
+    assert "p" in leases.others()  # its machine only slept
+
+
+def test_others_when_a_lease_is_torn_then_it_is_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "b.lease").write_text('{"host": "x", "tri')
+    assert not Leases(tmp_path / "a.jsonl").others()
+
+
+def test_claim_when_the_folder_cannot_be_written_then_says_which(tmp_path: Path) -> None:
+    leases = Leases(tmp_path / "a.jsonl")
+    (tmp_path / "a.part").mkdir()  # in the way of the file, for root too
+    with pytest.raises(LedgerError, match=r"cannot write .*a\.lease"):
+        leases.claim(["p"], 1, nothing)
+
+
+def test_summary_counts_by_driver() -> None:
+    one, two = Holder("x", 1), Holder("y", 2)
+    assert summary([one, two, one]) == [
+        "2 trials are held by process 1 on x",
+        "1 trials are held by process 2 on y",
+    ]
