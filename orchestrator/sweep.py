@@ -114,7 +114,8 @@ def run(expanded: plan.Plan, typed: argparse.Namespace, arguments: Sequence[str]
     # analysis is another program: it reads MLflow and knows nothing of sweeps
     table = [str(ROOT / "analysis" / "table.py"), expanded.config.paper or expanded.config.ablation]
     subprocess.run([sys.executable, *table, f"store={store}"], check=False)
-    print(f"\nbrowse: make ui STORE={store}, then {chart_link(outcome.experiment_id)}")
+    if outcome.experiment_id:
+        print(f"\nbrowse: make ui STORE={store}, then {chart_link(outcome.experiment_id)}")
     return FAILED if outcome.failures else 0
 
 
