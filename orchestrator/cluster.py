@@ -18,14 +18,6 @@ os.environ.setdefault("RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS", "0")
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
 
 import ray
-from torch import cuda
-
-
-def local_resources(workers: int | None) -> Mapping[str, float] | None:
-    """What a Ray started here would have; None where a running cluster is joined."""
-    if os.environ.get("RAY_ADDRESS"):
-        return None
-    return {"CPU": workers or os.cpu_count() or 1, "GPU": cuda.device_count()}
 
 
 @contextmanager
@@ -38,7 +30,7 @@ def running_ray(workers: int | None) -> Iterator[Mapping[str, float]]:
     for name in ("ray", "ray.tune", "ray.train"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     ray.init(
-        num_cpus=workers if local_resources(workers) else None,
+        num_cpus=None if os.environ.get("RAY_ADDRESS") else workers,
         include_dashboard=None if os.environ.get("RAY_ADDRESS") else False,
         log_to_driver=False,
         logging_level=logging.ERROR,

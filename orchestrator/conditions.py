@@ -31,8 +31,7 @@ class Condition:
 
     Raises:
         UsageError: From the constructor, for anything but comparisons of keys, numbers and quoted
-        words,
-            joined by + - * / and, or; from `holds`, if the values cannot be compared.
+            words, joined by + - * / and, or; from `holds`, if the values cannot be compared.
     """
 
     def __init__(self, text: str) -> None:

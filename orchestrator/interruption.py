@@ -6,12 +6,9 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
-
-from ray import tune
 
 
-class Interruption(tune.Stopper):
+class Interruption:
     """Ctrl-C ends a sweep at once, or inside `deferred` behind the row under way.
 
     It is remembered as well as raised: a KeyboardInterrupt that arrives inside a library's callback
@@ -28,12 +25,9 @@ class Interruption(tune.Stopper):
         """End Tune's loop, as Ctrl-C does, for an error that Tune would bury in its own."""
         self._failure = self._failure or error
 
-    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """No trial is stopped for its own result."""
-        return False
-
-    def stop_all(self) -> bool:
-        """True from the interruption on; ends Tune's loop."""
+    @property
+    def is_over(self) -> bool:
+        """True from the interruption, or the failure, on."""
         return self.is_set or self._failure is not None
 
     @contextmanager

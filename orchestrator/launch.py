@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 
-from orchestrator.cluster import local_resources
+from torch import cuda
+
 from orchestrator.driver import Sweep, resolved_cell
 from orchestrator.interruption import Interruption
 from orchestrator.placement import preflight
 from orchestrator.plan import Plan, spec_for
 from orchestrator.progress import Building, announce
 from orchestrator.rows import Cell, Options, Outcome
-from trainables.trial import Resolver
+from trainables.validation import Validator
 from trainables.world import default_cache
 
 
@@ -47,15 +49,22 @@ def _prepared(
     """An open sweep and its cells, after everything that can be known before Ray starts."""
     cache = default_cache()
     with Building() as building:
-        resolver = Resolver(cache, building.advance)
-        cells = [resolved_cell(resolver, spec) for spec in plan.trials or plan.typical[:1]]
-    if here := local_resources(plan.config.workers):
+        validator = Validator(cache, building.advance)
+        cells = [resolved_cell(validator, spec) for spec in plan.trials or plan.typical[:1]]
+    if here := _local_resources(plan.config.workers):
         for cell in cells:
             preflight(cell.spec, here)
-    announce(resolver.warnings)
-    sweep = Sweep(plan.config, options, cache, resolver, interruption)
+    announce(validator.warnings)
+    sweep = Sweep(plan.config, options, cache, validator, interruption)
     sweep.list_excluded()
     return sweep, cells
+
+
+def _local_resources(workers: int | None) -> Mapping[str, float] | None:
+    """What a Ray started here will have; None where a running cluster is joined."""
+    if os.environ.get("RAY_ADDRESS"):
+        return None
+    return {"CPU": workers or os.cpu_count() or 1, "GPU": cuda.device_count()}
 
 
 def search(sweep: Sweep, plan: Plan) -> None:

@@ -115,7 +115,8 @@ def run(expanded: plan.Plan, typed: argparse.Namespace, arguments: Sequence[str]
     for name in expanded.config.paper or (expanded.config.ablation,):
         # analysis is another program: it reads MLflow and knows nothing of sweeps
         subprocess.run([sys.executable, table, name, f"store={store}"], check=False)
-    print(f"\nbrowse: make ui STORE={store}, then {chart_link(outcome.experiment_id)}")
+    if outcome.experiment_id:
+        print(f"\nbrowse: make ui STORE={store}, then {chart_link(outcome.experiment_id)}")
     return FAILED if outcome.failures else 0
 
 

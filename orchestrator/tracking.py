@@ -13,7 +13,7 @@ import logging
 import os
 import queue
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,42 +40,24 @@ class Tracker:
     """Writes settled trials of one ablation to MLflow in the background."""
 
     def __init__(self, store: Path, ablation: str, question: str = "") -> None:
-        """Open or create the store and the experiment; creating the tables takes seconds.
+        """Start a thread that opens the store, which takes seconds, and then writes into it.
 
-        Only the driver does this, before any worker or UI: two processes that create the tables of
-        one SQLite file at once break it.
+        Only the driver does this, and no trial waits for it: a store that cannot be opened costs
+        no result either.
         """
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        from mlflow import MlflowClient
-
-        with _quiet():
-            self._client = MlflowClient(tracking_uri(store))
-            found = self._client.get_experiment_by_name(ablation)
-            if found is None:
-                self.experiment_id = self._client.create_experiment(
-                    ablation,
-                    artifact_location=(store / "mlartifacts" / ablation).resolve().as_uri(),
-                    tags={"mlflow.note.content": question} if question else {},
-                )
-            else:
-                self.experiment_id = found.experiment_id
-            # Once per set of packages, not once per run.
-            packages = installed_packages()
-            digest = hashlib.sha256(packages.encode()).hexdigest()[:16]
-            self._client.set_experiment_tag(self.experiment_id, f"packages.{digest}", packages)
         self._store = store
-        self._runs = self._existing()
+        self._ablation = ablation
+        self._question = question
+        self._runs: dict[str, tuple[str, str]] = {}
+        self.experiment_id = ""  # known after `close`; stays empty when the store cannot be opened
+        self._is_packaged = False
         self.failures: list[str] = []
         self._queue: queue.Queue[Any] = queue.Queue()
         self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
         self._thread.start()
 
-    def has(self, fingerprint: str, row_id: str) -> bool:
-        """True when this very row of the ledger stands in the experiment."""
-        return self._runs.get(fingerprint, ("", ""))[1] == row_id
-
     def log(self, row: Mapping[str, Any]) -> None:
-        """Queue one end row of the ledger; returns at once."""
+        """Queue one end row of the ledger; returns at once. A row that stands there is left."""
         self._queue.put(row)
 
     def close(self, timeout_seconds: float = 120.0) -> None:
@@ -83,14 +65,44 @@ class Tracker:
         self._queue.put(_DONE)
         self._thread.join(timeout_seconds)
 
-    def _existing(self) -> dict[str, tuple[str, str]]:
+    def _work(self) -> None:
+        with _quiet():
+            self._trying(self._open)
+            while (row := self._queue.get()) is not _DONE:
+                if self.experiment_id:
+                    self._trying(self._write, row)
+
+    def _trying(self, action: Callable[..., None], *what: Any) -> None:
+        try:
+            action(*what)
+        except Exception as error:  # noqa: BLE001 - a dead store must not stop the sweep
+            self.failures.append(str(error).strip().splitlines()[0])
+            _LOG.warning("MLflow: %s", error)
+
+    def _open(self) -> None:
+        """Open or create the store and the experiment."""
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        from mlflow import MlflowClient
+
+        self._client = MlflowClient(tracking_uri(self._store))
+        found = self._client.get_experiment_by_name(self._ablation)
+        if found is None:
+            experiment_id = self._client.create_experiment(
+                self._ablation,
+                artifact_location=(self._store / "mlartifacts" / self._ablation).resolve().as_uri(),
+                tags={"mlflow.note.content": self._question} if self._question else {},
+            )
+        else:
+            experiment_id = found.experiment_id
+        self._runs = self._existing(experiment_id)
+        self.experiment_id = experiment_id
+
+    def _existing(self, experiment_id: str) -> dict[str, tuple[str, str]]:
         """Fingerprint -> (run id, ledger row) of the runs that stand there."""
         runs: dict[str, tuple[str, str]] = {}
         token: str | None = None
         while True:
-            page = self._client.search_runs(
-                [self.experiment_id], max_results=1000, page_token=token
-            )
+            page = self._client.search_runs([experiment_id], max_results=1000, page_token=token)
             for run in page:
                 tags = run.data.tags
                 runs[tags.get("fingerprint", "")] = (run.info.run_id, tags.get("ledger_row", ""))
@@ -98,21 +110,21 @@ class Tracker:
             if not token:
                 return runs
 
-    def _work(self) -> None:
-        while (row := self._queue.get()) is not _DONE:
-            try:
-                with _quiet():
-                    self._write(row)
-            except Exception as error:  # noqa: BLE001 - a dead store must not stop the sweep
-                self.failures.append(str(error).strip().splitlines()[0])
-                _LOG.warning("MLflow: %s", error)
+    def _name_packages(self) -> None:
+        """Once per set of packages, not once per run."""
+        packages = installed_packages()
+        digest = hashlib.sha256(packages.encode()).hexdigest()[:16]
+        self._client.set_experiment_tag(self.experiment_id, f"packages.{digest}", packages)
 
     def _write(self, row: Mapping[str, Any]) -> None:
         from mlflow.entities import Metric, Param
 
         fingerprint = str(row["fingerprint"])
-        if self.has(fingerprint, str(row["row_id"])):
+        if self._runs.get(fingerprint, ("", ""))[1] == str(row["row_id"]):
             return
+        if not self._is_packaged:
+            self._name_packages()
+            self._is_packaged = True
         if fingerprint in self._runs:  # an older result of the same trial
             self._client.delete_run(self._runs[fingerprint][0])
         end = int(float(row["time"]) * 1000)

@@ -12,7 +12,7 @@ import json
 import os
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,15 +21,9 @@ import torch
 from ray import tune
 
 from trainables.artefacts import read_state, write_state
-from trainables.backbones.loading import fingerprint
 from trainables.edit_loop import EditLoop, compared
-from trainables.edit_stream import draw
 from trainables.errors import EditDiverged, RestoreError
-from trainables.methods import build_config, get_version, method_settings
-from trainables.sources import Source, backbone_folder, open_source
 from trainables.workbench import Workbench
-
-LEAST_KNOWN = 0.3  # share of locality questions below which locality says little
 
 
 @dataclass(frozen=True)
@@ -189,76 +183,6 @@ class EditTrial(tune.Trainable):
             self._bench.check_restored()
         except RestoreError:
             self._is_clean = False
-
-
-class Resolver:
-    """Checks what can be known before Ray starts, and says what specifications mean.
-
-    Each backbone is built or found once, each data set read once, each draw tried once.
-    """
-
-    def __init__(
-        self, cache: Path, progress: Callable[[int, int, float], None] | None = None
-    ) -> None:
-        """Nothing is read yet; `progress` hears of an embedded backbone's training."""
-        self._cache, self._progress = cache, progress
-        self._fingerprints: dict[str, str] = {}
-        self._sources: dict[str, Source] = {}
-        self._drawn: set[str] = set()
-        self.excluded: list[str] = []  # records left out, with file, line and reason
-        self.warnings: list[str] = []  # what a reader of the table should know before the start
-
-    def resolve(self, spec: Mapping[str, Any]) -> dict[str, Any]:
-        """What the driver must know of one specification.
-
-        Returns:
-            backbone_fingerprint, dataset_digest, method_version, and counts of the data.
-
-        Raises:
-            EditingError: Naming the first setting that cannot work.
-        """
-        module = spec["method"]["module"]
-        build_config(module, method_settings(spec["method"]))
-        backbone = repr(sorted(spec["backbone"].items(), key=str))
-        if backbone not in self._fingerprints:
-            model = backbone_folder(spec, self._cache, self._progress)
-            self._fingerprints[backbone] = (
-                fingerprint(Path(model))
-                if Path(model).is_dir()
-                else f"{model}@{spec['backbone'].get('revision')}"
-            )
-        data = repr((sorted(spec["dataset"].items(), key=str), backbone))
-        if data not in self._sources:
-            self._sources[data] = open_source(spec, self._cache)
-            self._note(self._sources[data], spec)
-        source = self._sources[data]
-        draws = repr((data, sorted(spec["protocol"].items(), key=str), spec["seed"]))
-        if draws not in self._drawn:
-            draw(spec, source)
-            self._drawn.add(draws)
-        return {
-            "backbone_fingerprint": self._fingerprints[backbone],
-            "dataset_digest": source.digest,
-            "method_version": get_version(module),
-            "counts": {
-                "count.excluded": len(source.excluded),
-                "count.subject_absent_in_data": source.num_subject_absent,
-            },
-        }
-
-    def _note(self, source: Source, spec: Mapping[str, Any]) -> None:
-        name = spec["dataset"]["name"]
-        if source.excluded:
-            self.excluded += source.excluded
-            self.warnings.append(
-                f"dataset={name}: {len(source.excluded)} records are left out in every arm"
-            )
-        known = source.locality_known
-        if known is not None and known < LEAST_KNOWN:
-            self.warnings.append(
-                f"backbone={spec['backbone']['name']} answers {known:.0%} of the locality "
-                f"questions of dataset={name}: below {LEAST_KNOWN:.0%}, locality compares guesses"
-            )
 
 
 def first_line(error: BaseException) -> str:

@@ -64,13 +64,16 @@ def test_the_same_row_again_changes_nothing_and_a_newer_one_takes_its_place(stor
     tracker.log(row("f1"))
     tracker.log(row("f1"))
     tracker.close()
-    assert len(runs(store, tracker.experiment_id)) == 1
+    [before] = runs(store, tracker.experiment_id)
     later = Tracker(store, "again")
-    assert later.has("f1", "r1")
     later.log(row("f1"))
-    later.log(row("f1", row_id="r2", value=0.75))
     later.close()
-    [run] = runs(store, later.experiment_id)
+    [same] = runs(store, later.experiment_id)
+    assert same.info.run_id == before.info.run_id
+    last = Tracker(store, "again")
+    last.log(row("f1", row_id="r2", value=0.75))
+    last.close()
+    [run] = runs(store, last.experiment_id)
     assert run.data.metrics["reliability.token.final"] == 0.75
 
 
@@ -89,6 +92,16 @@ def test_a_row_that_cannot_be_written_does_not_stop_the_others(store: Path) -> N
     assert len(tracker.failures) == 1
     names = {run.data.tags["fingerprint"] for run in runs(store, tracker.experiment_id)}
     assert "f2" in names
+
+
+def test_a_store_that_cannot_be_opened_is_reported_and_costs_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").write_text("not a database, " * 100)
+    tracker = Tracker(tmp_path, "any")
+    tracker.log(row("f1"))
+    tracker.close()
+    assert len(tracker.failures) == 1
+    assert "file is not a database" in tracker.failures[0]
+    assert tracker.experiment_id == ""
 
 
 def test_chart_link_opens_the_charts_of_the_experiment() -> None:

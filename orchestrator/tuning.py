@@ -1,0 +1,213 @@
+"""Ray's side of a sweep: one Ray for its time, one Tuner after another, events for a listener.
+
+Imported when the first trial is to run, not before: Ray takes seconds to import and to start.
+"""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import ExitStack
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+from orchestrator.cluster import running_ray  # before ray: it sets what Ray reads when imported
+
+# isort: split
+from ray import tune
+
+from orchestrator.config import SweepConfig
+from orchestrator.errors import LedgerError
+from orchestrator.interruption import Interruption
+from orchestrator.placement import preflight, resources
+from orchestrator.plan import TrialSpec
+from orchestrator.rows import Cell
+from orchestrator.scheduling import PlannedSearch, make_scheduler, tune_distribution
+from orchestrator.space import Distribution
+from trainables.trial import EditTrial, Runtime
+
+MAX_RETRIES = 2  # of a lost node or a killed actor; a defect would only repeat itself
+
+
+class Listener(Protocol):
+    """Who is told what becomes of the trials; `key` is a trial's fingerprint."""
+
+    def on_result(self, key: str, result: Mapping[str, Any]) -> None:
+        """One row of a trial: a rung, or its end."""
+
+    def on_stopped(self, key: str, reason: str) -> None:
+        """The scheduler ended a trial behind its last rung."""
+
+    def on_error(self, key: str, error: str) -> None:
+        """A trial whose actor was lost more often than it is retried."""
+
+
+class Tuning:
+    """Runs trials of one sweep; Ray starts with the first and ends with `close`."""
+
+    def __init__(
+        self,
+        config: SweepConfig,
+        cache: Path,
+        store: Path,
+        interruption: Interruption,
+        listener: Listener,
+    ) -> None:
+        self._config = config
+        self._cache = cache
+        self._store = store
+        self._interruption = interruption
+        self._listener = listener
+        self._ray = ExitStack()
+
+    def run(self, cells: Sequence[Cell], scheduler: str, past: Sequence[Mapping[str, Any]]) -> None:
+        """Run the trials of a grid.
+
+        Args:
+            cells: What is left of it.
+            scheduler: fifo, asha or median.
+            past: Rungs of earlier drivers, for the scheduler to compare with.
+        """
+        grid = {"trial_key": tune.grid_search([cell.key for cell in cells])}
+        specs = {cell.key: cell.spec.to_dict() for cell in cells}
+        self._fit(cells, scheduler, past, specs=specs, param_space=grid)
+
+    def search(
+        self,
+        space: Mapping[str, Distribution],
+        seed: int,
+        num_trials: int,
+        to_config: Callable[[Mapping[str, Any]], dict[str, Any] | float | None],
+        typical: Cell,
+        past: Sequence[Mapping[str, Any]],
+    ) -> None:
+        """Run what Optuna suggests; see `PlannedSearch`, whose arguments these are.
+
+        `typical` stands for all trials where resources are counted.
+        """
+        drawn = {key: tune_distribution(each) for key, each in space.items()}
+        searcher = PlannedSearch(drawn, seed, num_trials, to_config)
+        self._fit([typical], self._config.scheduler.name, past, search_alg=searcher)
+
+    def close(self) -> None:
+        """Stop Ray, if it was started."""
+        self._ray.close()
+
+    @cached_property
+    def _cluster(self) -> Mapping[str, float]:
+        """Resources of Ray, which starts here and runs until `close`."""
+        return self._ray.enter_context(running_ray(self._config.workers))
+
+    def _fit(
+        self,
+        cells: Sequence[Cell],
+        scheduler_name: str,
+        past: Sequence[Mapping[str, Any]],
+        *,
+        specs: Mapping[str, Mapping[str, Any]] | None = None,
+        param_space: dict[str, Any] | None = None,
+        search_alg: PlannedSearch | None = None,
+    ) -> None:
+        chosen = self._config.scheduler
+        scheduler, rungs = make_scheduler(
+            scheduler_name,
+            protected=[cell.key for cell in cells if _is_protected(cell.spec, chosen.protect)],
+            grace=chosen.grace,
+            reduction_factor=chosen.reduction_factor,
+            past=past,
+        )
+        is_compared = len(rungs) > 1 or search_alg is not None
+        runtime = Runtime(
+            cache=self._cache,
+            store=self._store,
+            rungs=rungs,
+            rung_score=chosen.metric if is_compared else None,
+        )
+        cluster = self._cluster
+        for cell in cells:
+            preflight(cell.spec, cluster)
+        needs = [resources(cell.spec, cluster) for cell in cells]
+        need = {kind: max(each[kind] for each in needs) for kind in ("cpu", "gpu")}
+        # Tune's own record of its trials; the ledger has all of it that counts.
+        scratch = self._store / "ray" / uuid.uuid4().hex[:8]
+        trainable = tune.with_parameters(EditTrial, plan=specs or {}, runtime=runtime)
+        tuner = tune.Tuner(
+            tune.with_resources(trainable, need),
+            param_space=param_space,
+            tune_config=tune.TuneConfig(
+                search_alg=search_alg,
+                num_samples=1 if search_alg is None else -1,
+                scheduler=scheduler,
+                max_concurrent_trials=(
+                    self._config.workers or max(1, int(cluster["CPU"] // need["cpu"]))
+                ),
+                reuse_actors=True,
+                trial_dirname_creator=lambda trial: trial.trial_id,
+            ),
+            run_config=tune.RunConfig(
+                name="sweep",
+                storage_path=str(scratch),
+                callbacks=[_Events(self._listener, scheduler, self._interruption)],
+                stop=_Stop(self._interruption),
+                failure_config=tune.FailureConfig(max_failures=MAX_RETRIES),
+                verbose=0,
+            ),
+        )
+        try:
+            with self._interruption.deferred():
+                tuner.fit()
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+class _Stop(tune.Stopper):
+    """Ends Tune's loop when the sweep is interrupted; no trial is stopped for its own result."""
+
+    def __init__(self, interruption: Interruption) -> None:
+        self._interruption = interruption
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self._interruption.is_over
+
+
+class _Events(tune.Callback):
+    """Tune's events, handed on; a ledger that cannot be written ends the sweep."""
+
+    def __init__(self, listener: Listener, scheduler: Any, interruption: Interruption) -> None:
+        self._listener = listener
+        self._stopped: Mapping[str, str] = getattr(scheduler, "stopped", {})
+        self._interruption = interruption
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Tune pickles its callbacks for a restore that this project never asks of it.
+        return {}
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        self._tell(self._listener.on_result, trial.config["trial_key"], result)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        key = trial.config["trial_key"]
+        if key in self._stopped:
+            self._tell(self._listener.on_stopped, key, self._stopped[key])
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        lines = str(trial.error_file and Path(trial.error_file).read_text()).strip().splitlines()
+        reason = lines[-1] if lines else "the worker process died"
+        self._tell(self._listener.on_error, trial.config["trial_key"], reason)
+
+    def _tell(self, event: Callable[..., None], *what: Any) -> None:
+        try:
+            event(*what)
+        except LedgerError as error:
+            self._interruption.fail(error)
+
+
+def _is_protected(spec: TrialSpec, protect: Collection[str]) -> bool:
+    return spec.arm in protect or spec.method["name"] in protect
