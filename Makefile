@@ -22,10 +22,10 @@ sweep: setup
 	$(BIN)/python orchestrator/sweep.py ablation=$(ABLATION) store=$(STORE) $(ARGS)
 
 test: setup
-	$(BIN)/python -m pytest -n 2 $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 test-all: setup
-	$(BIN)/python -m pytest -n 2 -m "not gpu and not network" $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not gpu and not network" $(ARGS)
 
 accept: setup
 	$(BIN)/python tests/accept.py $(ARGS)
@@ -37,6 +37,7 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/mypy tests/accept.py tests/benchmarks
 	$(BIN)/lint-imports
 
 ui: setup

@@ -77,8 +77,9 @@ class Leases:
             self._held.update(claimed)
             self.beat()
         if self._heart is None:
-            self._heart = threading.Thread(target=self._beat_on, daemon=True)
-            self._heart.start()
+            heart = threading.Thread(target=self._beat_on, daemon=True)
+            heart.start()
+            self._heart = heart  # only now: Ctrl-C may come between any two lines
         return claimed
 
     def release(self, keys: Iterable[str]) -> None:

@@ -32,11 +32,12 @@ from orchestrator import config, plan
 from orchestrator.ledger import Ledger
 from tests.benchmarks.naive import NaiveTrial
 from trainables.edit_loop import EditLoop
+from trainables.edit_stream import draw
 from trainables.interfaces import Edit
 from trainables.metrics.evaluator import Evaluator
 from trainables.prompts import edit_batch
 from trainables.sources import backbone_folder, open_source
-from trainables.workbench import Workbench, draw
+from trainables.workbench import Workbench
 from trainables.world import default_cache
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -157,7 +158,7 @@ def gpu() -> None:
     values = _spec(f"ablation=smoke method=no_edit backbone=facts protocol.num_edits={GPU_BATCH}")
     spec, cache = values.to_dict(), default_cache()
     source = open_source(spec, cache)
-    given = [Edit(r.prompt, r.target_new, r.subject) for r in draw(spec, source)]
+    given = [Edit(r.prompt, r.target_new, r.subject) for r in draw(spec, source).records]
     settings = published_settings(GPU_LAYER, GPU_EXPERTS)
     cost = edit_large(given, Path(backbone_folder(spec, cache)), settings)
     print(
@@ -192,7 +193,7 @@ def _run_naive(bench: Workbench, spec: plan.TrialSpec) -> dict[str, float]:
     source = bench.source(values)
     prompts = [edit.prompt for edit in source.training[:1000]]
     return NaiveTrial(bench.backbone(values), spec.method, prompts).run(
-        draw(values, source), spec.seed
+        draw(values, source).records, spec.seed
     )
 
 

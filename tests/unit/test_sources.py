@@ -12,7 +12,7 @@ from trainables import world
 from trainables.errors import ConfigError, DataError
 from trainables.interfaces import EditRecord, Question
 from trainables.sources import NUM_TRAINING_LOCALITY, Source, open_source
-from trainables.trial import Resolver
+from trainables.validation import Validator
 from trainables.workbench import Workbench
 
 
@@ -119,7 +119,7 @@ def test_a_serial_stream_that_the_data_cannot_feed_is_refused_before_the_start(
     path = write(tmp_path / "z.jsonl", [zsre_line(number) for number in range(40)])
     wanted = spec(checkpoints["llama"], "zsre", path, kind="serial", **protocol)
     with pytest.raises(ConfigError, match=message):
-        Resolver(tmp_path).resolve(wanted)
+        Validator(tmp_path).validate(wanted)
 
 
 def test_serial_trial_on_a_file_tells_what_its_answers_are(
