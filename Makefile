@@ -37,7 +37,7 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/mypy tests/accept.py tests/benchmarks
+	$(BIN)/mypy tests/accept.py tests/acceptance.py tests/benchmarks
 	$(BIN)/lint-imports
 
 ui: setup

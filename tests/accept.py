@@ -14,16 +14,17 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
-from typing import Literal
 
 import torch
 
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
 from orchestrator import config, plan
 from orchestrator.errors import UsageError
+from tests.acceptance import Check, checks
 from trainables.edit_loop import MetricRow
 from trainables.errors import EditingError
 from trainables.workbench import Workbench
@@ -33,133 +34,6 @@ ROOT = Path(__file__).resolve().parents[1]
 SEEDS = (0, 1, 2)
 ZSRE_FILE = Path("zsre") / "zsre_eval.jsonl"
 NO_DATA = "skipped: EDITING_DATA is not set"
-
-RELIABILITY, GENERALITY = "reliability.token.final", "generality.token.final"
-LOCALITY_FAR = "locality_far.token.final"
-
-
-@dataclass(frozen=True)
-class Check:
-    """One demand on the mean of a number over the seeds.
-
-    Attributes:
-        name: What is shown.
-        arm: `key=value` settings of the trials, or a backbone's name for its own recall.
-        number: Key of the trial's row, or of the backbone's report.
-        relation: `within` bounds the absolute value.
-        demand: The bound.
-        less: Key of the same row that is subtracted.
-        less_arm: Settings whose trials' `number` is subtracted, seed by seed.
-        is_counted: False for a row that is shown for comparison alone.
-    """
-
-    name: str
-    arm: str
-    number: str
-    relation: Literal[">=", "<=", "within"]
-    demand: float
-    less: str | None = None
-    less_arm: str | None = None
-    is_counted: bool = True
-
-    @property
-    def setting(self) -> str:
-        """The arm without what the table's reader knows or does not need."""
-        words = [word for word in self.arm.split() if not word.startswith("dataset.path=")]
-        shown = " ".join(word.removeprefix("method.").removeprefix("protocol.") for word in words)
-        if self.less_arm is None:
-            return shown
-        other = [word for word in self.less_arm.split() if word not in words]
-        return f"{shown} minus {' '.join(word.rpartition('.')[2] for word in other)}"
-
-    def is_met(self, observed: float) -> bool:
-        """True when the mean lies inside the bound."""
-        if self.relation == ">=":
-            return observed >= self.demand
-        return (observed if self.relation == "<=" else abs(observed)) <= self.demand
-
-
-_STREAM = "protocol.kind=lifelong protocol.num_edits=100"
-_LEMOE = f"method=lemoe backbone=facts {_STREAM} protocol.num_batches=5 protocol.order="
-_GRACE = f"method=grace backbone=facts {_STREAM} method.deferral_radius=0.5"
-_FT_ZSRE = (
-    f"method=ft_m backbone=facts_zsre dataset=zsre {_STREAM} protocol.num_batches=20 "
-    "protocol.order=random"
-)
-# Until a batch is learned, as where the demands come from; the preset takes at most 25 steps of
-# half the rate, learns less and breaks less.
-_FT_WHOLE = "method.edit_layer=6 method.edit_lr=0.01 method.num_steps=50 method.stop_loss=0.02"
-_LORA = (
-    "method=lemoe_lora backbone=facts_wd5 protocol.num_edits=30 method.edit_layer=9 "
-    "method.num_experts=1 method.top_k=1 method.lora_rank="
-)
-_MEMIT = (
-    "method=memit backbone=facts_wd5 method.layers=[0,1,2] method.contexts=0 method.clamp=4 "
-    "method.v_lr=0.5 method.v_num_steps=25 "
-)
-_MEMIT_30 = f"{_MEMIT} protocol.num_edits=30 method.cov_weight=15"
-_MEMIT_100 = f"{_MEMIT} protocol.num_edits=100 method.cov_weight="
-
-
-def checks(zsre: Path | None) -> tuple[Check, ...]:
-    """Every check, by backbone; `zsre` is the file of real edits, None where there is none."""
-    unequal = f"{_LEMOE}kmeans_unequal"
-    preset = f"{_FT_ZSRE} dataset.path={zsre}"
-    return (
-        Check("recall, trained phrasings", "facts", "train_exact", ">=", 0.90),
-        Check("recall, held-out phrasings", "facts", "held_out_exact", ">=", 0.75),
-        Check("LEMoE reliability", unequal, RELIABILITY, ">=", 0.75),
-        Check("LEMoE generality", unequal, GENERALITY, ">=", 0.40),
-        Check("LEMoE far locality", unequal, LOCALITY_FAR, ">=", 0.80),
-        Check(
-            "LEMoE reliability, order",
-            unequal,
-            RELIABILITY,
-            ">=",
-            0.12,
-            less_arm=f"{_LEMOE}random",
-        ),
-        Check("GRACE far locality", _GRACE, LOCALITY_FAR, ">=", 0.99),
-        Check(
-            "GRACE generality above its floor",
-            _GRACE,
-            GENERALITY,
-            "within",
-            0.08,
-            less="generality.token.before",
-        ),
-        *_forgetting_checks(f"{preset} {_FT_WHOLE}"),
-        *_forgetting_checks(preset, is_counted=False),
-        Check(
-            "LoRA reliability, rank", f"{_LORA}64", RELIABILITY, ">=", 0.30, less_arm=f"{_LORA}4"
-        ),
-        *_memit_checks("MEMIT 30 edits", _MEMIT_30, (0.85, 0.65, 0.85)),
-        *_memit_checks("MEMIT 100 edits", f"{_MEMIT_100}500", (0.65, 0.45, 0.85)),
-    )
-
-
-def _forgetting_checks(arm: str, *, is_counted: bool = True) -> tuple[Check, Check]:
-    """What fine-tuning on real edits costs: far questions, and its own earlier edits."""
-    far = Check("FT far locality", arm, LOCALITY_FAR, "<=", 0.40, is_counted=is_counted)
-    lost = replace(
-        far,
-        name="FT reliability, immediate less final",
-        number="reliability.token.immediate",
-        less=RELIABILITY,
-        relation=">=",
-        demand=0.12,
-    )
-    return far, lost
-
-
-def _memit_checks(name: str, arm: str, demands: tuple[float, float, float]) -> Iterator[Check]:
-    numbers = {
-        "reliability": RELIABILITY,
-        "generality": GENERALITY,
-        "far locality": LOCALITY_FAR,
-    }
-    for (shown, number), demand in zip(numbers.items(), demands, strict=True):
-        yield Check(f"{name}, {shown}", arm, number, ">=", demand)
 
 
 class Measurer:

@@ -22,7 +22,7 @@ from trainables.interfaces import Edit, EditMethod, EditRecord, State
 from trainables.metrics.evaluator import Evaluator, ProbeScore, aggregate, with_perplexities
 from trainables.prompts import edit_batch
 from trainables.route_rows import Routed, TokenRouted, experts_of, route_rows
-from trainables.tally import CurvePoint, Tally, edit_state_bytes
+from trainables.tally import CurvePoint, Tally, edit_bytes
 
 MetricRow = dict[str, float]
 AVERAGED = ("reliability", "generality", "locality_far")
@@ -303,7 +303,7 @@ class EditLoop:
         begin = time.perf_counter()
         part = self._batches_done if self._protocol.is_rolled_back else 0
         self._tally.routes += route_rows(self.method, self._evaluator, records, part)
-        self._tally.state_bytes.append(edit_state_bytes(self.method.state()))
+        self._tally.state_bytes.append(edit_bytes(self.method))
         self._tally.seconds["evaluation"] += time.perf_counter() - begin
 
     def _extend_curve(self) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import mean
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from trainables.edit_stream import EditStream
-from trainables.interfaces import EditRecord, EditReport, Json, State
+from trainables.interfaces import EditMethod, EditRecord, EditReport, Json, State
 from trainables.metrics.evaluator import ProbeScore, aggregate, aggregate_perplexity
 from trainables.metrics.scores import stale_rate
 from trainables.route_rows import (
@@ -46,7 +46,7 @@ class Tally:
         reports: What each batch took.
         routes: Where prompts were sent in the end.
         trained: Experts of each edit right after its batch, by record.
-        state_bytes: Size of what a method keeps, per roll-back or at the end.
+        state_bytes: What a method adds to the backbone, per roll-back or at the end.
         seconds: Wall time by purpose.
     """
 
@@ -193,6 +193,22 @@ class Tally:
             for name, value in report.numbers.items():
                 numbers.setdefault(name, []).append(value)
         return row | {f"number.{name}": mean(values) for name, values in numbers.items()}
+
+
+@runtime_checkable
+class Compact(Protocol):
+    """A method that needs less to answer than to go on editing."""
+
+    def inference_bytes(self) -> int:
+        """Bytes of what it adds to the backbone to answer as it does now."""
+        ...
+
+
+def edit_bytes(method: EditMethod) -> int:
+    """Bytes of what a method adds to the backbone: its state, or less where it is `Compact`."""
+    if isinstance(method, Compact):
+        return method.inference_bytes()
+    return edit_state_bytes(method.state())
 
 
 def edit_state_bytes(state: State) -> int:

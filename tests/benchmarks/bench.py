@@ -1,11 +1,12 @@
 """The command `make bench`: what a trial costs, as ratios and slopes within one run.
 
 `trial`  a lemoe_lora trial beside the naive way of naive.py, with the same scores
+`steps`  of each method: one optimisation step and one prompt, beside the whole model's
 `edits`  CPU seconds per edit and per evaluated prompt, beside those of a published toolkit
 `added`  wall time that one more trial adds to a sweep, for Ray, ledger and MLflow together
 `gpu`    LEMoE on a backbone of LLaMA2-7B's shape with random weights, where there is a GPU
 
-    python tests/benchmarks/bench.py [only=trial|edits|added|gpu]
+    python tests/benchmarks/bench.py [only=trial|steps|edits|added|gpu]
 
 Nothing here passes or fails a test: times depend on the machine. CPU seconds are those of one
 thread; shared caches move them by a quarter.
@@ -31,6 +32,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[2])
 from orchestrator import config, plan
 from orchestrator.ledger import Ledger
 from tests.benchmarks.naive import NaiveTrial
+from tests.benchmarks.per_method import line_of, method_cost
 from trainables.edit_loop import EditLoop
 from trainables.edit_stream import draw
 from trainables.interfaces import Edit
@@ -60,6 +62,16 @@ EDITS = {
     "grace": f"method=grace method.num_steps=50 {_ONE_BY_ONE}",  # the toolkit's number of steps
     "memit": "method=memit protocol.num_edits=30 method.cov_weight=15",
 }
+
+# Methods that edit one layer by optimiser steps: at the middle layer, and one by one where that is
+# how they are published, WISE and ARM at the layer that stands for their published 27 of 32.
+STEPS_BATCH = ("ft_m", "lemoe", "lemoe_lora", "conventional_moe", "dense_adapter", "memoe_v1")
+STEPS = {
+    **{name: (9, 30) for name in (*STEPS_BATCH, "memoe_v2")},
+    "grace": (9, 1),
+    **{name: (13, 1) for name in ("wise_merge", "wise_retrieval", "arm")},
+}
+LEAST_SIDE_RATIO = 3.0
 
 ADDED_TRIALS = (40, 120)
 ADDED_REPETITIONS = 3
@@ -94,6 +106,22 @@ def trial() -> None:
             f"{_verdict(ratio >= LEAST_RATIO)}"
         )
         print(f"    {int(scores['num_steps'])} steps; scores agree: {_shown(others)}", flush=True)
+
+
+def steps() -> None:
+    """Each method's step and prompt, as ratios to those of the whole model."""
+    bench = Workbench(default_cache())
+    print(f"steps: on facts, CPU milliseconds, medians of {REPETITIONS}")
+    for name, (layer, num_edits) in STEPS.items():
+        kind = "batch" if num_edits > 1 else "single"
+        typed = f"protocol.kind={kind} protocol.num_edits={num_edits} method.edit_layer={layer}"
+        spec = _spec(f"ablation=smoke method={name} backbone=facts {typed}")
+        cost = method_cost(bench, spec, REPETITIONS)
+        verdict = ""
+        if name.startswith(("wise", "arm")):
+            is_met = cost.plain_step / cost.step >= LEAST_SIDE_RATIO
+            verdict = f"; demand >= {LEAST_SIDE_RATIO:.0f}: {_verdict(is_met)}"
+        print(line_of(name, {"layer": layer, "edits": num_edits}, cost) + verdict, flush=True)
 
 
 def edits() -> None:
@@ -168,7 +196,13 @@ def gpu() -> None:
     )
 
 
-PARTS: dict[str, Callable[[], None]] = {"trial": trial, "edits": edits, "added": added, "gpu": gpu}
+PARTS: dict[str, Callable[[], None]] = {
+    "trial": trial,
+    "steps": steps,
+    "edits": edits,
+    "added": added,
+    "gpu": gpu,
+}
 
 
 def _spec(typed: str) -> plan.TrialSpec:

@@ -246,7 +246,6 @@ class Arm:
                 "edit_activation": float(own.amax(1).mean()),
                 "far_activation": float(far.amax(1).mean()),
                 "abstain_threshold": self._abstain_below,
-                "inference_mib": self._bytes / 2**20,
             },
         )
 
@@ -267,6 +266,10 @@ class Arm:
     def trained_routes(self) -> list[int]:
         """For each edit so far, in order, the expert that learned it."""
         return list(self._owners)
+
+    def inference_bytes(self) -> int:
+        """The router and the experts as they are merged for inference; deltas dense."""
+        return self._bytes
 
     def state(self) -> State:
         """Experts, router, memory and scale; what a batch under way drew and trains too."""

@@ -200,7 +200,6 @@ class Wise:
             self._edits_in_current = 0
             self._merge_when_full()
         self._run = None
-        memories = self._editor.memories
         return EditReport(
             num_edits=len(run.batch),
             num_steps=run.optimisation.steps_taken,
@@ -211,7 +210,6 @@ class Wise:
                 "edit_activation": float(own[:, -1].mean()),
                 "far_activation": float(far[:, -1].mean()),
                 "abstain_threshold": min(self._thresholds()),
-                "inference_mib": sum(delta.nbytes for delta in memories.deltas) / 2**20,
             },
         )
 
@@ -232,6 +230,10 @@ class Wise:
     def trained_routes(self) -> list[int]:
         """For each edit so far, in order, the memory that holds it now, merges included."""
         return list(self._owners)
+
+    def inference_bytes(self) -> int:
+        """The memories, dense."""
+        return sum(delta.nbytes for delta in self._editor.memories.deltas)
 
     def state(self) -> State:
         """Memories, thresholds and scale; what a batch under way drew and trains too."""
