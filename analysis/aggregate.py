@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -150,9 +151,10 @@ def interval_over_seeds(values: Sequence[float]) -> Interval | None:
     """Student's t interval (95%) of the mean of `values`, or None for fewer than three."""
     if len(values) < _SEEDS_FOR_T:
         return None
-    from scipy import stats  # half a second to import: not for --list
+    from scipy.special import stdtrit  # scipy.stats takes a second to import
 
-    half = stats.t.ppf((1 + _CONFIDENCE) / 2, len(values) - 1) * stats.sem(values)
+    error = statistics.stdev(values) / math.sqrt(len(values))
+    half = stdtrit(len(values) - 1, (1 + _CONFIDENCE) / 2) * error
     mean = math.fsum(values) / len(values)
     return mean - float(half), mean + float(half)
 

@@ -13,6 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
+import pandas as pd
+
 from analysis.aggregate import Arm, Section
 from analysis.errors import ProtocolMismatchError
 from analysis.paper_numbers import PaperRow
@@ -169,12 +171,10 @@ def differences(section: Section, paper: Sequence[PaperRow]) -> tuple[str, ...]:
 def spearman(pairs: Iterable[tuple[float, float]]) -> Correlation:
     """Spearman's rank correlation over (ours, paper) pairs; ties share their mean rank."""
     kept = list(pairs)
-    ours, theirs = [pair[0] for pair in kept], [pair[1] for pair in kept]
-    if len(kept) < 3 or len(set(ours)) == 1 or len(set(theirs)) == 1:
+    values = pd.DataFrame(kept, columns=["ours", "paper"])
+    if len(kept) < 3 or values.nunique().min() == 1:
         return Correlation(None, len(kept))
-    from scipy import stats  # half a second to import: not for --list
-
-    return Correlation(float(stats.spearmanr(ours, theirs).statistic), len(kept))
+    return Correlation(float(values.corr(method="spearman").loc["ours", "paper"]), len(kept))
 
 
 def passes_filter(arm: Arm) -> bool | None:

@@ -186,6 +186,18 @@ def load(overrides: Sequence[str], folder: Path = FOLDER) -> SweepConfig:
     return _load(spaces, *_split(_parse(overrides), spaces))
 
 
+def load_store(overrides: Sequence[str]) -> str:
+    """The store that `overrides` name where no ablation is asked for.
+
+    Raises:
+        UsageError: If anything else is typed.
+    """
+    parsed = _parse(overrides)
+    if others := sorted(parsed.keys() - {"store"}):
+        raise UsageError(f"{others[0]}: without ablation=NAME nothing but store=... counts")
+    return str(parsed.get("store", SweepConfig.model_fields["store"].default))
+
+
 def load_plain(spaces: SearchSpaces, chosen: Mapping[str, str]) -> SweepConfig:
     """As `load` with nothing but choices of groups typed; `spaces` are parsed once for many."""
     return _load(spaces, chosen, {})

@@ -13,57 +13,19 @@ import os
 import shlex
 import subprocess
 from collections.abc import Sequence
-from typing import NoReturn
 
 from rich.console import Console
 
 from orchestrator import config, listing, plan
+from orchestrator.arguments import parser
 from orchestrator.errors import UsageError
 from orchestrator.estimate import prospect
 from orchestrator.ledger import Ledger
 from orchestrator.rows import Options
+from orchestrator.status import read_status, status_lines
 
 ROOT = Path(__file__).resolve().parents[1]
 USAGE_ERROR, FAILED, INTERRUPTED = 2, 1, 130
-
-
-class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, as for every other mistake."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise instead of printing the usage and leaving."""
-        raise UsageError(f"{message}; see --help")
-
-
-def parser() -> Parser:
-    """Options and free key=value arguments."""
-    made = Parser(
-        prog="sweep.py",
-        description="Sweep an ablation; the same command again goes on where it stopped.",
-        epilog="keys: search_spaces/README.md; for example ablation=lemoe_lora seeds=[0,1]",
-    )
-    made.add_argument("overrides", nargs="*", metavar="key=value")
-    made.add_argument("--list", action="store_true", help="every ablation with its question")
-    made.add_argument("--dry-run", action="store_true", help="the plan and its forecast")
-    made.add_argument(
-        "--simulate-gpus",
-        type=gpu_counts,
-        default=(),
-        metavar="N[,N]",
-        help="with --dry-run: the plan's time on clusters of N GPUs",
-    )
-    made.add_argument("--retry-failed", action="store_true", help="run failed trials again")
-    made.add_argument("--complete-stopped", action="store_true", help="run stopped ones to the end")
-    made.add_argument("--fresh", action="store_true", help="run finished trials anew, too")
-    return made
-
-
-def gpu_counts(typed: str) -> tuple[int, ...]:
-    """Numbers of GPUs, separated by commas."""
-    words = typed.split(",")
-    if not all(word.isdecimal() and int(word) > 0 for word in words):
-        raise argparse.ArgumentTypeError(f"{typed}: give numbers from 1 up, such as 8,64,1024")
-    return tuple(int(word) for word in words)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -74,7 +36,15 @@ def main(arguments: Sequence[str]) -> int:
         if typed.list:
             console.print(listing.ablations())
             return 0
+        if typed.status and not any(each.startswith("ablation=") for each in typed.overrides):
+            print("\n".join(status_lines(read_status(config.load_store(typed.overrides)))))
+            return 0
         expanded = plan.expand(config.load(typed.overrides))
+        if typed.status:
+            print("\n".join(status_lines(read_status(expanded.config.store, expanded))))
+            return 0
+        if typed.sync:
+            return sync(expanded)
         if typed.dry_run:
             ends = Ledger.read(expanded.config.store).ends.values()
             console.print(listing.dry_run(expanded, *prospect(expanded, ends, typed.simulate_gpus)))
@@ -92,6 +62,17 @@ def interrupted(arguments: Sequence[str]) -> int:
     again = [argument for argument in arguments if argument != "--fresh"]
     print(f"interrupted; to go on: python {sys.argv[0]} {shlex.join(again)}")
     return INTERRUPTED
+
+
+def sync(expanded: plan.Plan) -> int:
+    """Write what the ledger has of a plan into MLflow; what stands there already is left."""
+    from orchestrator.tracking import sync_plan  # heavy: mlflow
+
+    num_rows, failures = sync_plan(expanded)
+    print(f"{num_rows} trials of the ledger stand in MLflow, {len(failures)} could not be written")
+    for reason in sorted(set(failures)):
+        print(f"  {reason}")
+    return FAILED if failures else 0
 
 
 def run(expanded: plan.Plan, typed: argparse.Namespace, arguments: Sequence[str]) -> int:

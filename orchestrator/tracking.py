@@ -17,7 +17,12 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from orchestrator.ledger import Ledger
+from orchestrator.plan import Plan
 from orchestrator.provenance import installed_packages
+from orchestrator.rows import labelled
+from orchestrator.specs import TrialSpec
+from orchestrator.status import ended, is_of
 
 _LOG = logging.getLogger(__name__)
 _DONE = object()
@@ -60,8 +65,8 @@ class Tracker:
         """Queue one end row of the ledger; returns at once. A row that stands there is left."""
         self._queue.put(row)
 
-    def close(self, timeout_seconds: float = 120.0) -> None:
-        """Wait until everything queued is written."""
+    def close(self, timeout_seconds: float | None = 120.0) -> None:
+        """Wait until everything queued is written; None: however long it takes."""
         self._queue.put(_DONE)
         self._thread.join(timeout_seconds)
 
@@ -147,6 +152,29 @@ class Tracker:
         status = "FINISHED" if row["status"] in ("finished", "stopped") else "FAILED"
         self._client.set_terminated(run.info.run_id, status, end_time=end)
         self._runs[fingerprint] = (run.info.run_id, str(row["row_id"]))
+
+
+def sync_plan(plan: Plan) -> tuple[int, list[str]]:
+    """Write every ended trial of a plan into its experiment.
+
+    Returns:
+        Number of trials, and why some could not be written.
+
+    Raises:
+        LedgerError: If the ledger cannot be read.
+    """
+    config = plan.config
+    history = Ledger.read(config.store)
+    pairs = list(zip(plan.trials, ended(plan.trials, history), strict=True))
+    if plan.space:
+        searched = [end for end in history.ends.values() if is_of(end, config.ablation)]
+        pairs = [(TrialSpec.from_dict(end["spec"]), end) for end in searched]
+    tracker = Tracker(Path(config.store).resolve(), config.ablation, config.question)
+    rows = [labelled(end, spec, config) for spec, end in pairs if end is not None]
+    for row in rows:
+        tracker.log(row)
+    tracker.close(timeout_seconds=None)
+    return len(rows), tracker.failures
 
 
 def _metrics(row: Mapping[str, Any]) -> Iterator[tuple[int, str, float]]:

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache
 
 from trainables.interfaces import Backbone, DecodeState, PromptBatch
 
@@ -181,6 +180,8 @@ def _decode(
     Rows may be padded on either side: positions come from the mask, and padding between a prompt
     and its continuation stays masked.
     """
+    from transformers import DynamicCache  # a second: not for a driver with nothing to run
+
     decoder = backbone.model.get_submodule(backbone.family.decoder)
     mask = prompts.attention_mask
     if state.attention_mask is not None:

@@ -1,0 +1,107 @@
+"""What a store holds, also while sweeps run on it; read from ledger and leases alone."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.estimate import Forecast, forecast
+from orchestrator.identity import canonical, fingerprint
+from orchestrator.leases import Holder, Leases
+from orchestrator.ledger import FOLDER, History, Ledger, Row
+from orchestrator.listing import forecast_line
+from orchestrator.plan import Plan
+from orchestrator.specs import TrialSpec
+
+
+@dataclass(frozen=True)
+class Status:
+    """How far sweeps have come.
+
+    Attributes:
+        counts: Trials that ended, by status.
+        reasons: Failed and diverged trials, by error.
+        stopped_by: Stopped trials, by rule.
+        held: Trials of any plan that a living driver runs now or next, by driver.
+        num_left: Planned trials that are not settled, held ones included; None without a plan.
+        forecast: Of what is left, on this machine; None without a plan.
+    """
+
+    counts: Mapping[str, int]
+    reasons: Mapping[str, int]
+    stopped_by: Mapping[str, int]
+    held: Mapping[Holder, int]
+    num_left: int | None = None
+    forecast: Forecast | None = None
+
+
+def read_status(store: str, plan: Plan | None = None) -> Status:
+    """The status of a plan, or of everything in `store` where none is given.
+
+    Raises:
+        LedgerError: If a segment cannot be read.
+    """
+    history = Ledger.read(store)
+    settled = history.settled()
+    holders = Leases(Path(store) / FOLDER / "status.jsonl").others()
+    held = {key: holder for key, holder in holders.items() if key not in settled}
+    if plan is None or plan.space:
+        ends = [
+            end for end in history.ends.values() if plan is None or is_of(end, plan.config.ablation)
+        ]
+        return Status(*_counted(ends), Counter(held.values()))
+    found = ended(plan.trials, history)
+    ends = [end for end in found if end is not None]
+    todo = [
+        spec
+        for spec, end in zip(plan.trials, found, strict=True)
+        if end is None or end["fingerprint"] not in settled
+    ]
+    workers = plan.config.workers or os.cpu_count() or 1
+    expected = forecast(todo, history.ends.values(), workers=workers)
+    return Status(*_counted(ends), Counter(held.values()), len(todo), expected)
+
+
+def ended(specs: Sequence[TrialSpec], history: History) -> list[Row | None]:
+    """The end row of each specification, None for one that no driver has ended.
+
+    What a fingerprint holds beside the specification (weights, data, versions) is taken from the
+    rows themselves, so that nothing has to be loaded.
+    """
+    known = {canonical(end["resolved"]): end["resolved"] for end in history.ends.values()}
+    found: list[Row | None] = []
+    for spec in specs:
+        keys = [fingerprint(spec, resolved) for resolved in known.values()]
+        ends = [history.ends[key] for key in keys if key in history.ends]
+        found.append(max(ends, key=lambda end: float(end["time"]), default=None))
+    return found
+
+
+def is_of(end: Row, ablation: str) -> bool:
+    """True for a row that a sweep of this ablation has written."""
+    return bool(end["spec"]["ablation"] == ablation)
+
+
+def status_lines(status: Status) -> list[str]:
+    """One line per kind of trial, the reasons below theirs."""
+    lines = [f"{count} {name}" for name, count in sorted(status.counts.items())] or ["none ended"]
+    lines += [f"  {count} x {reason}" for reason, count in status.reasons.items()]
+    lines += [f"  {count} stopped by {rule}" for rule, count in status.stopped_by.items()]
+    lines += [f"{count} held by {holder}" for holder, count in status.held.items()]
+    if status.forecast is not None:
+        lines.append(f"{status.num_left} left; {forecast_line(status.forecast)}")
+    return lines
+
+
+def _counted(
+    ends: Sequence[Row],
+) -> tuple[Mapping[str, int], Mapping[str, int], Mapping[str, int]]:
+    """Ends by status, errors, and rules that stopped a trial."""
+    return (
+        Counter(str(end["status"]) for end in ends),
+        Counter(str(end["error"]) for end in ends if end["status"] in ("failed", "diverged")),
+        Counter(str(end["stop_reason"]) for end in ends if end["status"] == "stopped"),
+    )

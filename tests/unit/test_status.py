@@ -1,0 +1,84 @@
+"""What `--status` says of a store: hand-written ledgers, and a lease of a living process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator import config, plan
+from orchestrator.errors import UsageError
+from orchestrator.leases import Leases
+from orchestrator.ledger import Ledger
+from orchestrator.rows import Cell, Resolved, end_row
+from orchestrator.specs import TrialSpec
+from orchestrator.status import ended, read_status, status_lines
+
+
+def made_plan(store: Path) -> plan.Plan:
+    """Two arms with two seeds."""
+    typed = ["ablation=smoke", "axes.method=[no_edit,ft_m]", "seeds=[0,1]", f"store={store}"]
+    return plan.expand(config.load(typed))
+
+
+def cell(spec: TrialSpec) -> Cell:
+    from orchestrator.identity import fingerprint
+
+    resolved = Resolved("weights", "data", 1)
+    return Cell(fingerprint(spec, resolved.identity), spec, resolved)
+
+
+def written(store: Path, spec: TrialSpec, status: str, **row: Any) -> Cell:
+    """One end row in a segment of its own."""
+    with Ledger.open(store) as ledger:
+        made = cell(spec)
+        result = {"status": status, "progress": 1.0, "seconds": 8.0, **row}
+        ledger.append(
+            end_row(made, result, stop_reason=row.get("rule"), checkpoints=[], provenance={})
+        )
+    return made
+
+
+def test_status_counts_what_ended_by_reason_and_what_is_left(tmp_path: Path) -> None:
+    made = made_plan(tmp_path)
+    written(tmp_path, made.trials[0], "finished")
+    written(tmp_path, made.trials[1], "failed", error="ValueError: no")
+    written(tmp_path, made.trials[2], "stopped", rule="asha")
+    status = read_status(str(tmp_path), made)
+    assert status.counts == {"finished": 1, "failed": 1, "stopped": 1}
+    assert status.reasons == {"ValueError: no": 1}
+    assert status.stopped_by == {"asha": 1}
+    assert status.num_left == 1
+    assert status_lines(status)[:3] == ["1 failed", "1 finished", "1 stopped"]
+    assert status_lines(status)[3:5] == ["  1 x ValueError: no", "  1 stopped by asha"]
+
+
+def test_status_when_a_driver_lives_then_names_what_it_holds(tmp_path: Path) -> None:
+    made = made_plan(tmp_path)
+    first = written(tmp_path, made.trials[0], "finished")
+    leases = Leases(tmp_path / "ledger" / "other.jsonl")
+    held = leases.claim([first.key, cell(made.trials[1]).key], 500, set)
+    assert len(held) == 2
+    status = read_status(str(tmp_path))
+    assert sum(status.held.values()) == 1  # the one that has ended is not under way
+    leases.close()
+    assert read_status(str(tmp_path)).held == {}
+
+
+def test_ended_finds_a_trial_by_what_its_row_says_of_weights_and_data(tmp_path: Path) -> None:
+    made = made_plan(tmp_path)
+    own = written(tmp_path, made.trials[1], "finished")
+    found = ended(made.trials, Ledger.read(tmp_path))
+    assert [end and end["fingerprint"] for end in found] == [None, own.key, None, None]
+
+
+def test_status_of_an_empty_store_says_so(tmp_path: Path) -> None:
+    assert status_lines(read_status(str(tmp_path))) == ["none ended"]
+
+
+def test_load_store_takes_nothing_else() -> None:
+    assert config.load_store(["store=here"]) == "here"
+    assert config.load_store([]) == "results"
+    with pytest.raises(UsageError, match=r"^seeds: without ablation=NAME"):
+        config.load_store(["seeds=[0]", "store=here"])
