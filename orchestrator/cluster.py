@@ -1,42 +1,142 @@
-"""Ray for the time of a sweep."""
+"""Ray for the time of a sweep: one of this machine's own, or a cluster that runs already."""
 
 from __future__ import annotations
 
 import logging
 import os
+import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
-# Both are read when Ray is imported: no token is needed for a Ray that only this driver sees, and
-# the old output engine is the one that can be silenced.
-os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-os.environ.setdefault("RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS", "0")
-# Tune's own handler would end the run as if all were done; see `Interruption`.
-os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
+from orchestrator.errors import UsageError
+from orchestrator.provenance import ROOT, provenance
 
-import ray
+LOCAL = "local"
+_CHECK_SECONDS = 120.0  # a worker process takes seconds to start, on a loaded node many
+# What must be the same on every node; a result would otherwise depend on where it was made.
+_ALIKE = ("source_hash", "python_version", "torch_version", "transformers_version")
+
+
+def set_environment(cluster: str) -> None:
+    """What Ray reads when it is imported; call it before.
+
+    A Ray that only this driver sees needs no token. A cluster has one, unless its owner says
+    otherwise.
+    """
+    if cluster == LOCAL:
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    else:
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+    # The old output engine is the one that can be silenced.
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    os.environ.setdefault("RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS", "0")
+    # Tune's own handler would end the run as if all were done; see `Interruption`.
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
 
 
 @contextmanager
-def running_ray(workers: int | None) -> Iterator[Mapping[str, float]]:
-    """Ray on this machine, quiet, with its resources; shut down at the end.
+def running_ray(cluster: str, workers: int | None, store: Path) -> Iterator[Mapping[str, float]]:
+    """Ray, quiet, with its resources; left, or shut down, at the end.
 
-    Where RAY_ADDRESS names a running cluster that one is joined, and `workers` only bounds the
-    trials at a time.
+    Args:
+        cluster: `local` starts one here, `auto` joins the one that this machine belongs to, an
+            address (`host:port`) that one.
+        workers: CPUs of a local Ray; None: all.
+        store: Must be seen by every node of a cluster.
+
+    Raises:
+        UsageError: If there is no such cluster, or a node cannot work on this sweep.
     """
+    import ray
+
     for name in ("ray", "ray.tune", "ray.train"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    ray.init(
-        num_cpus=None if os.environ.get("RAY_ADDRESS") else workers,
-        include_dashboard=None if os.environ.get("RAY_ADDRESS") else False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        configure_logging=False,
-    )
+    is_local = cluster == LOCAL
     try:
+        ray.init(
+            address=cluster,
+            num_cpus=workers if is_local else None,
+            include_dashboard=False if is_local else None,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            configure_logging=False,
+        )
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        if is_local:
+            raise
+        reason = str(error).strip().splitlines()[0]
+        raise UsageError(
+            f"cluster={cluster}: no Ray cluster answers ({reason}); start one with `ray up` or "
+            "`ray start --head`, or leave cluster=local"
+        ) from error
+    try:
+        if not is_local:
+            check_nodes(store)
         yield dict(ray.cluster_resources())
     finally:
         ray.shutdown()
+
+
+def check_nodes(store: Path) -> None:
+    """Returns if every node sees the store and has the same code and libraries.
+
+    Raises:
+        UsageError: With one line per node and what is wrong there.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    marker = store / f"marker-{secrets.token_hex(4)}"
+    marker.parent.mkdir(parents=True, exist_ok=True)
+    marker.write_text(marker.name)
+    expected = {name: provenance()[name] for name in _ALIKE}
+    try:
+        asked = {}
+        for node in ray.nodes():
+            if node["Alive"]:
+                here = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+                look = ray.remote(num_cpus=0, max_retries=0)(_look)
+                asked[look.options(scheduling_strategy=here).remote(str(marker))] = node
+        ready, late = ray.wait(list(asked), num_returns=len(asked), timeout=_CHECK_SECONDS)
+        problems = [f"{_name(asked[each])}: no answer in {_CHECK_SECONDS:g} s" for each in late]
+        for each in ready:
+            problems += [
+                f"{_name(asked[each])}: {problem}" for problem in _problems(each, store, expected)
+            ]
+    finally:
+        marker.unlink(missing_ok=True)
+    if problems:
+        raise UsageError("the cluster cannot run this sweep: " + "; ".join(sorted(problems)))
+
+
+def _look(marker: str) -> dict[str, Any]:
+    """What one node has; runs there."""
+    path = Path(marker)
+    sees_store = path.is_file() and path.read_text() == path.name
+    return {**provenance(), "sees_store": sees_store, "root": str(ROOT)}
+
+
+def _problems(answer: Any, store: Path, expected: Mapping[str, str]) -> Iterator[str]:
+    """What is wrong on the node that gave `answer`, a reference."""
+    import ray
+
+    try:
+        found = ray.get(answer)
+    except ray.exceptions.RayError as error:
+        reason = str(error).strip().splitlines()[-1]
+        yield f"this project cannot be run there ({reason})"
+        return
+    if not found["sees_store"]:
+        yield f"store={store} is not the same folder there; it must be on shared storage"
+    for name, value in expected.items():
+        if found[name] != value:
+            what = name.replace("_", " ")
+            yield f"{what} is {found[name]} there, {value} here ({found['root']})"
+
+
+def _name(node: Mapping[str, Any]) -> str:
+    return f"node {node.get('NodeManagerHostname') or node['NodeManagerAddress']}"

@@ -127,6 +127,8 @@ class SweepConfig(_Model):
         own_units: Axes typed on the command line: their values are not scaled to the backbone.
         paper: Ids of the published tables and figures that the ablation answers.
         published_on: Backbone whose depth and width the ablation's layers and ranks refer to.
+        cluster: `local`: a Ray of this machine's own; `auto`, or an address: one that runs already.
+        max_trial_seconds: A trial that takes longer has failed.
         stands_for: Per key, the published value that a value of an axis or arm takes the place of,
             such as 30 edits that of 1,000.
     """
@@ -147,6 +149,8 @@ class SweepConfig(_Model):
     rerun: Rerun | None = None
     store: str = "results"
     workers: Count | None = None
+    cluster: str = "local"
+    max_trial_seconds: Annotated[float, Field(gt=0)] | None = None
     choices: dict[str, str]
     layers: tuple[Layer, ...]
     own_units: frozenset[str]

@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.cluster import set_environment
 from orchestrator.config import SweepConfig
 from orchestrator.identity import fingerprint
 from orchestrator.interruption import Interruption
@@ -191,6 +192,7 @@ class Sweep:
 
     def _started(self) -> Tuning:
         if self._tuning is None:
+            set_environment(self._config.cluster)
             from orchestrator.tuning import Tuning  # heavy: ray
 
             self._tuning = Tuning(

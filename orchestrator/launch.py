@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 
 from torch import cuda
 
+from orchestrator.cluster import LOCAL
+from orchestrator.config import SweepConfig
 from orchestrator.driver import Sweep, resolved_cell
 from orchestrator.interruption import Interruption
 from orchestrator.placement import preflight
@@ -47,11 +50,12 @@ def _prepared(
     plan: Plan, options: Options, interruption: Interruption
 ) -> tuple[Sweep, Sequence[Cell]]:
     """An open sweep and its cells, after everything that can be known before Ray starts."""
-    cache = default_cache()
+    cache = _cache(plan.config)
     with Building() as building:
         validator = Validator(cache, building.advance)
         cells = [resolved_cell(validator, spec) for spec in plan.trials or plan.typical[:1]]
-    if here := _local_resources(plan.config.workers):
+    if plan.config.cluster == LOCAL:
+        here = {"CPU": plan.config.workers or os.cpu_count() or 1, "GPU": cuda.device_count()}
         for cell in cells:
             preflight(cell.spec, here)
     announce(validator.warnings)
@@ -60,11 +64,11 @@ def _prepared(
     return sweep, cells
 
 
-def _local_resources(workers: int | None) -> Mapping[str, float] | None:
-    """What a Ray started here will have; None where a running cluster is joined."""
-    if os.environ.get("RAY_ADDRESS"):
-        return None
-    return {"CPU": workers or os.cpu_count() or 1, "GPU": cuda.device_count()}
+def _cache(config: SweepConfig) -> Path:
+    """Folder of embedded backbones and artefacts; the nodes of a cluster share one."""
+    if config.cluster == LOCAL:
+        return default_cache()
+    return Path(config.store).resolve() / "cache"
 
 
 def search(sweep: Sweep, plan: Plan) -> None:

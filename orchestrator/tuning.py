@@ -1,6 +1,7 @@
 """Ray's side of a sweep: one Ray for its time, one Tuner after another, events for a listener.
 
-Imported when the first trial is to run, not before: Ray takes seconds to import and to start.
+Imported when the first trial is to run, not before: Ray takes seconds to import and to start, and
+reads its environment when it is imported (`cluster.set_environment`).
 """
 
 from __future__ import annotations
@@ -13,11 +14,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-from orchestrator.cluster import running_ray  # before ray: it sets what Ray reads when imported
-
-# isort: split
 from ray import tune
 
+from orchestrator.cluster import running_ray
 from orchestrator.config import SweepConfig
 from orchestrator.errors import LedgerError
 from orchestrator.interruption import Interruption
@@ -98,7 +97,8 @@ class Tuning:
     @cached_property
     def _cluster(self) -> Mapping[str, float]:
         """Resources of Ray, which starts here and runs until `close`."""
-        return self._ray.enter_context(running_ray(self._config.workers))
+        config = self._config
+        return self._ray.enter_context(running_ray(config.cluster, config.workers, self._store))
 
     def _fit(
         self,
@@ -124,6 +124,7 @@ class Tuning:
             store=self._store,
             rungs=rungs,
             rung_score=chosen.metric if is_compared else None,
+            max_seconds=self._config.max_trial_seconds,
         )
         cluster = self._cluster
         for cell in cells:

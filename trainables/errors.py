@@ -27,3 +27,7 @@ class EditDiverged(EditingError):  # noqa: N818 - a result of the edit, not a de
 
 class RestoreError(EditingError):
     """A backbone differs from its pristine weights after `remove()`; do not reuse the actor."""
+
+
+class TrialOverdueError(EditingError):
+    """A trial took longer than it may."""

@@ -23,6 +23,7 @@ from ray import tune
 from trainables.artefacts import read_state, write_state
 from trainables.edit_loop import EditLoop, compared
 from trainables.errors import EditDiverged, RestoreError
+from trainables.time_limit import TimeLimit
 from trainables.workbench import Workbench
 
 
@@ -36,6 +37,8 @@ class Runtime:
         rungs: Shares of progress at which a row is reported; the last is 1.
         rung_score: `<score>.<measure>` computed before the end; None: nothing is.
         checkpoint_seconds: Least time between two saved states.
+        max_seconds: A trial that takes longer has failed; None: no limit.
+        max_trials: Trials after which an actor gives way to a new process.
     """
 
     cache: Path
@@ -43,6 +46,10 @@ class Runtime:
     rungs: tuple[float, ...] = (1.0,)
     rung_score: str | None = None
     checkpoint_seconds: float = 120.0
+    max_seconds: float | None = None
+    max_trials: int = (
+        500  # a process that lives for days should not be trusted to be as on its first
+    )
 
 
 class EditTrial(tune.Trainable):
@@ -64,14 +71,19 @@ class EditTrial(tune.Trainable):
         self._plan, self._runtime = plan, runtime
         self._bench = Workbench(runtime.cache)
         self._is_clean = True
+        self._num_trials = 0
         self._start(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Take the next trial; False (a new actor) when the backbone could not be restored."""
+        """Take the next trial; False asks for a new actor.
+
+        That is when the backbone could not be restored, or this one has done its share.
+        """
         self._close()
-        if self._is_clean:
+        is_fit = self._is_clean and self._num_trials < self._runtime.max_trials
+        if is_fit:
             self._start(new_config)
-        return self._is_clean
+        return is_fit
 
     def step(self) -> dict[str, Any]:
         """Go on to the next rung and return its row.
@@ -80,8 +92,10 @@ class EditTrial(tune.Trainable):
         repeat it, and a defect repeats itself. Running out of GPU memory is raised.
         """
         begin, cpu = time.perf_counter(), time.process_time()
+        limit = TimeLimit(self._runtime.max_seconds, self._seconds, self._overdue_path)
         try:
-            row = self._next_row()
+            with limit:
+                row = self._next_row()
         except EditDiverged as error:
             row = {"status": "diverged", "error": str(error), "done": True}
         except torch.OutOfMemoryError:
@@ -112,6 +126,7 @@ class EditTrial(tune.Trainable):
         # A searcher makes up specifications as it goes; those of a grid lie in the plan.
         self._spec = config.get("spec") or self._plan[self._key]
         self._loop: EditLoop | None = None
+        self._num_trials += 1
         self._rung = 0
         self._seconds = self._cpu_seconds = 0.0
         self._saved_at = time.monotonic()
@@ -158,6 +173,11 @@ class EditTrial(tune.Trainable):
     def _state_path(self) -> Path:
         return self._runtime.store / "states" / f"{self._key}.safetensors"
 
+    @property
+    def _overdue_path(self) -> Path:
+        """Marks a trial whose process had to be ended; its next process must not begin it anew."""
+        return self._runtime.store / "states" / f"{self._key}.overdue"
+
     def _write_records(self) -> str:
         """One JSON line per probe and moment; named by its hash."""
         assert self._loop is not None
@@ -174,6 +194,7 @@ class EditTrial(tune.Trainable):
     def _settle(self) -> None:
         self._close()
         self._state_path.unlink(missing_ok=True)
+        self._overdue_path.unlink(missing_ok=True)
 
     def _close(self) -> None:
         if self._loop is not None:
