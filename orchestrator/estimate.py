@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -27,6 +28,8 @@ SECONDS_PER_TRIAL = 0.5  # hand-over, order, rows
 DRIVER_SECONDS = 0.05  # of the driver per result: Ray, ledger and hand-over to MLflow (make bench)
 START_SECONDS = 15.0  # of an actor: process, imports, backbone
 
+_ALIKE = 1.1  # rough forecasts within this factor count as equally near
+
 Kin = tuple[str, str, bool]  # module, backbone, whether a curve is measured
 
 
@@ -35,7 +38,7 @@ class Forecast:
     """What a plan will take.
 
     Attributes:
-        wall_seconds: With `workers` trials at a time.
+        wall_seconds: With `workers` trials at a time, the start of Ray and its actors included.
         cpu_seconds: Sum over trials of seconds times CPUs.
         gpu_hours: Sum over trials of hours times share of a GPU.
         memory_gib: Of all trials that run at a time.
@@ -86,7 +89,7 @@ def forecast(
     at_a_time = max(1, min(workers, len(specs)))
     return Forecast(
         len(trials),
-        sum(trial.seconds for trial in trials) / at_a_time,
+        (START_SECONDS if trials else 0.0) + sum(trial.seconds for trial in trials) / at_a_time,
         sum(trial.seconds * trial.cpus for trial in trials),
         sum(trial.seconds * trial.gpus for trial in trials) / 3600,
         max((memory_gib(spec) for spec in specs), default=0.0) * at_a_time,
@@ -123,15 +126,14 @@ def forecast_trials(
     gpu_flops: float = GPU_FLOPS,
 ) -> list[TrialForecast]:
     """What each trial will take; arguments as of `forecast`."""
-    past = _past(ends)
+    past = _past(ends, cpu_flops, gpu_flops)
     made = []
     for spec in specs:
         need = resources(spec)
-        seconds = _measured(spec, past)
-        is_measured = seconds is not None
-        if seconds is None:
-            seconds = rough_seconds(spec, gpu_flops if need["gpu"] else cpu_flops)
-        made.append(TrialForecast(seconds, need["cpu"], need["gpu"], is_measured))
+        rough = rough_seconds(spec, gpu_flops if need["gpu"] else cpu_flops)
+        earlier = past.get(_kin(spec))
+        seconds = rough if earlier is None else _scaled(rough, earlier)
+        made.append(TrialForecast(seconds, need["cpu"], need["gpu"], earlier is not None))
     return made
 
 
@@ -157,32 +159,46 @@ def rough_seconds(spec: TrialSpec, flops_per_second: float) -> float:
     return operations / flops_per_second + calls * SECONDS_PER_LAYER_CALL + SECONDS_PER_TRIAL
 
 
-def _past(ends: Iterable[Mapping[str, Any]]) -> dict[Kin, dict[int, float]]:
-    """Key of `_kin` -> edits -> median seconds of the trials that ran to their end."""
-    seconds: dict[Kin, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+def _past(
+    ends: Iterable[Mapping[str, Any]], cpu_flops: float, gpu_flops: float
+) -> dict[Kin, list[tuple[float, float]]]:
+    """(rough seconds, seconds) of the trials that ran to their end, by what they have in common."""
+    past: dict[Kin, list[tuple[float, float]]] = defaultdict(list)
     for row in ends:
-        spec = row.get("spec")
-        if row.get("status") == "finished" and isinstance(spec, Mapping) and row.get("seconds"):
-            key = _kin(spec["method"], spec["backbone"], spec["protocol"])
-            seconds[key][_num_edits(spec["protocol"])].append(float(row["seconds"]))
-    return {key: {edits: median(took) for edits, took in by.items()} for key, by in seconds.items()}
+        if row.get("status") == "finished" and row.get("spec") and row.get("seconds"):
+            spec = TrialSpec.from_dict(row["spec"])
+            flops = gpu_flops if resources(spec)["gpu"] else cpu_flops
+            past[_kin(spec)].append((rough_seconds(spec, flops), _own_seconds(row)))
+    return past
 
 
-def _kin(
-    method: Mapping[str, Any], backbone: Mapping[str, Any], protocol: Mapping[str, Any]
-) -> Kin:
+def _own_seconds(row: Mapping[str, Any]) -> float:
+    """Seconds of a trial without what its process did once: imports, backbone, pre-edit answers."""
+    metrics = row.get("metrics") or {}
+    if "edit_seconds" not in metrics or "evaluation_seconds" not in metrics:
+        return float(row["seconds"])
+    own = float(metrics["edit_seconds"]) + float(metrics["evaluation_seconds"])
+    return min(own + SECONDS_PER_TRIAL, float(row["seconds"]))
+
+
+def _kin(spec: TrialSpec) -> Kin:
     """What trials have in common whose times are comparable."""
-    return str(method["module"]), str(backbone["name"]), bool(protocol.get("curve"))
+    return (
+        str(spec.method["module"]),
+        str(spec.backbone["name"]),
+        bool(spec.protocol.get("curve")),
+    )
 
 
-def _measured(spec: TrialSpec, past: Mapping[Kin, Mapping[int, float]]) -> float | None:
-    """Median of the same module and backbone at the nearest number of edits, in proportion."""
-    by_edits = past.get(_kin(spec.method, spec.backbone, spec.protocol))
-    if not by_edits:
-        return None
-    edits = _num_edits(spec.protocol)
-    nearest = min(by_edits, key=lambda other: (abs(other - edits), other))
-    return by_edits[nearest] * edits / nearest
+def _scaled(rough: float, earlier: Sequence[tuple[float, float]]) -> float:
+    """Median of the trials whose rough forecast is nearest to `rough`, in proportion to it."""
+    nearest = min(abs(math.log(rough / other)) for other, _ in earlier)
+    chosen = [
+        (other, seconds)
+        for other, seconds in earlier
+        if abs(math.log(rough / other)) <= nearest + math.log(_ALIKE)
+    ]
+    return rough * median(seconds / other for other, seconds in chosen)
 
 
 def _num_edits(protocol: Mapping[str, Any]) -> int:
