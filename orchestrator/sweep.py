@@ -22,7 +22,6 @@ from orchestrator.errors import UsageError
 from orchestrator.estimate import prospect
 from orchestrator.ledger import Ledger
 from orchestrator.rows import Options
-from orchestrator.status import read_status, status_lines
 
 ROOT = Path(__file__).resolve().parents[1]
 USAGE_ERROR, FAILED, INTERRUPTED = 2, 1, 130
@@ -37,12 +36,10 @@ def main(arguments: Sequence[str]) -> int:
             console.print(listing.ablations())
             return 0
         if typed.status and not any(each.startswith("ablation=") for each in typed.overrides):
-            print("\n".join(status_lines(read_status(config.load_store(typed.overrides)))))
-            return 0
+            return status(config.load_store(typed.overrides))
         expanded = plan.expand(config.load(typed.overrides))
         if typed.status:
-            print("\n".join(status_lines(read_status(expanded.config.store, expanded))))
-            return 0
+            return status(expanded.config.store, expanded)
         if typed.sync:
             return sync(expanded)
         if typed.dry_run:
@@ -62,6 +59,14 @@ def interrupted(arguments: Sequence[str]) -> int:
     again = [argument for argument in arguments if argument != "--fresh"]
     print(f"interrupted; to go on: python {sys.argv[0]} {shlex.join(again)}")
     return INTERRUPTED
+
+
+def status(store: str, expanded: plan.Plan | None = None) -> int:
+    """Print how far a plan, or all that a store holds, has come."""
+    from orchestrator.status import read_status, status_lines  # a tenth of --list's time
+
+    print("\n".join(status_lines(read_status(store, expanded))))
+    return 0
 
 
 def sync(expanded: plan.Plan) -> int:
