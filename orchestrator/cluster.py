@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,8 @@ from typing import Any
 from orchestrator.errors import UsageError
 from orchestrator.provenance import ROOT, provenance
 
-LOCAL = "local"
+LOCAL, AUTO = "local", "auto"
+_CONNECT_SECONDS = 10.0
 _CHECK_SECONDS = 120.0  # a worker process takes seconds to start, on a loaded node many
 # What must be the same on every node; a result would otherwise depend on where it was made.
 _ALIKE = ("source_hash", "python_version", "torch_version", "transformers_version")
@@ -65,20 +67,41 @@ def running_ray(cluster: str, workers: int | None, store: Path) -> Iterator[Mapp
             logging_level=logging.ERROR,
             configure_logging=False,
         )
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         if is_local:
             raise
-        reason = str(error).strip().splitlines()[0]
-        raise UsageError(
-            f"cluster={cluster}: no Ray cluster answers ({reason}); start one with `ray up` or "
-            "`ray start --head`, or leave cluster=local"
-        ) from error
+        raise _unanswered(cluster, error) from error
     try:
         if not is_local:
             check_nodes(store)
         yield dict(ray.cluster_resources())
     finally:
         ray.shutdown()
+
+
+def check_address(cluster: str) -> None:
+    """Returns if something listens at an address; Ray itself would try for ten minutes.
+
+    Raises:
+        UsageError: If nothing does, or `cluster` is none of `local`, `auto` and `host:port`.
+    """
+    if cluster in (LOCAL, AUTO):
+        return
+    host, _, port = cluster.rpartition(":")
+    if not host or not port.isdecimal():
+        raise UsageError(f"cluster={cluster}: allowed are local, auto and an address as host:port")
+    try:
+        socket.create_connection((host, int(port)), _CONNECT_SECONDS).close()
+    except OSError as error:
+        raise _unanswered(cluster, error) from error
+
+
+def _unanswered(cluster: str, error: Exception) -> UsageError:
+    reason = str(error).strip().splitlines()[0]
+    return UsageError(
+        f"cluster={cluster}: no Ray cluster answers ({reason}); start one with `ray up` or "
+        "`ray start --head`, or leave cluster=local"
+    )
 
 
 def check_nodes(store: Path) -> None:

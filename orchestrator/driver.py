@@ -6,6 +6,7 @@ The ledger is the truth: a result is appended there first, then handed to MLflow
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +21,17 @@ from orchestrator.ledger import Ledger
 from orchestrator.plan import Plan, TrialSpec, spec_for
 from orchestrator.progress import Board, announce
 from orchestrator.provenance import provenance
-from orchestrator.rows import Cell, Options, Outcome, Resolved, Row, end_row, labelled, own_values
+from orchestrator.rows import (
+    MAX_RETRIES,
+    Cell,
+    Options,
+    Outcome,
+    Resolved,
+    Row,
+    end_row,
+    labelled,
+    own_values,
+)
 from orchestrator.tracking import Tracker
 from trainables.validation import Validator
 
@@ -69,6 +80,9 @@ class Sweep:
         self._tuning: Tuning | None = None
         self._board: Board | None = None
         self._mine: set[str] = set()  # trials that this driver has ended
+        self._is_grid = True
+        self._times_lost: Counter[str] = Counter()
+        self._to_repeat: set[str] = set()
         self._checkpoints: dict[str, list[Row]] = {}
         self._provenance = provenance()
         self._tracker = Tracker(self._store, config.ablation, config.question)
@@ -90,6 +104,7 @@ class Sweep:
 
     def settle(self, cells: Sequence[Cell], scheduler: str | None = None) -> None:
         """Run those of a grid's cells that are not settled, and wait for what others run."""
+        self._is_grid = True
         self.cells |= {cell.key: cell for cell in cells}
         todo = {cell.key: cell for cell in cells if not self._is_settled(cell)}
         if not todo:
@@ -106,6 +121,8 @@ class Sweep:
                 if keys:
                     chosen = [todo.pop(key) for key in keys]
                     self._started().run(chosen, name, self._past_rungs())
+                    todo |= {key: self.cells[key] for key in self._to_repeat}
+                    self._to_repeat.clear()
                     self._leases.release(keys)
                 elif todo:
                     if not is_told:
@@ -129,6 +146,7 @@ class Sweep:
             self.cells[cell.key] = cell
             return {"trial_key": cell.key, "spec": cell.spec.to_dict()}
 
+        self._is_grid = False
         typical = self.cell(plan.typical[0])
         with Board(num_trials) as self._board:
             self._started().search(
@@ -222,6 +240,17 @@ class Sweep:
         """The scheduler ended a trial; its last rung is its result."""
         if key in self._checkpoints:
             self._end(key, {**self._checkpoints[key][-1], "status": "stopped"}, reason)
+
+    def on_lost(self, key: str, error: str) -> None:
+        """A trial that did not begin because its actor was lost; repeated as often as others are.
+
+        A search goes on with other trials: it cannot ask for the same one again.
+        """
+        self._times_lost[key] += 1
+        if self._times_lost[key] > MAX_RETRIES or not self._is_grid:
+            self.on_error(key, error)
+        else:
+            self._to_repeat.add(key)
 
     def on_error(self, key: str, error: str) -> None:
         """A trial whose actor was lost more often than it is retried."""

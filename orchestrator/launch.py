@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import cuda
 
-from orchestrator.cluster import LOCAL
+from orchestrator.cluster import LOCAL, check_address
 from orchestrator.config import SweepConfig
 from orchestrator.driver import Sweep, resolved_cell
 from orchestrator.interruption import Interruption
@@ -50,6 +50,7 @@ def _prepared(
     plan: Plan, options: Options, interruption: Interruption
 ) -> tuple[Sweep, Sequence[Cell]]:
     """An open sweep and its cells, after everything that can be known before Ray starts."""
+    check_address(plan.config.cluster)
     cache = _cache(plan.config)
     with Building() as building:
         validator = Validator(cache, building.advance)

@@ -17,6 +17,8 @@ from orchestrator.plan import TrialSpec
 
 Row = dict[str, Any]
 
+MAX_RETRIES = 2  # of a lost node or a killed actor; a defect would only repeat itself
+
 # What Tune adds to a trial's result.
 _OF_TUNE = frozenset(
     {

@@ -22,12 +22,10 @@ from orchestrator.errors import LedgerError
 from orchestrator.interruption import Interruption
 from orchestrator.placement import preflight, resources
 from orchestrator.plan import TrialSpec
-from orchestrator.rows import Cell
+from orchestrator.rows import MAX_RETRIES, Cell
 from orchestrator.scheduling import PlannedSearch, make_scheduler, tune_distribution
 from orchestrator.space import Distribution
 from trainables.trial import EditTrial, Runtime
-
-MAX_RETRIES = 2  # of a lost node or a killed actor; a defect would only repeat itself
 
 
 class Listener(Protocol):
@@ -38,6 +36,9 @@ class Listener(Protocol):
 
     def on_stopped(self, key: str, reason: str) -> None:
         """The scheduler ended a trial behind its last rung."""
+
+    def on_lost(self, key: str, error: str) -> None:
+        """A trial whose actor was lost before it began; Tune does not try it again."""
 
     def on_error(self, key: str, error: str) -> None:
         """A trial whose actor was lost more often than it is retried."""
@@ -201,7 +202,10 @@ class _Events(tune.Callback):
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         lines = str(trial.error_file and Path(trial.error_file).read_text()).strip().splitlines()
         reason = lines[-1] if lines else "the worker process died"
-        self._tell(self._listener.on_error, trial.config["trial_key"], reason)
+        # Tune repeats a trial that runs, but not one whose kept actor dies while it takes it over.
+        is_tried_out = trial.num_failures > MAX_RETRIES
+        event = self._listener.on_error if is_tried_out else self._listener.on_lost
+        self._tell(event, trial.config["trial_key"], reason)
 
     def _tell(self, event: Callable[..., None], *what: Any) -> None:
         try:

@@ -47,6 +47,8 @@ MISTAKES = {
         ["backbone.model=pickled", "pytorch_model.bin", "safetensors"],
     ),
     "too large": ([*SMOKE, "backbone.memory_gib=99999"], ["99999.0 GiB", "GPU", "facts_tiny"]),
+    "cluster": ([*SMOKE, "cluster=127.0.0.1:1"], ["cluster=127.0.0.1:1", "ray start --head"]),
+    "cluster name": ([*SMOKE, "cluster=here"], ["cluster=here", "local, auto", "host:port"]),
     "store": ([*SMOKE, "store=empty.json/below"], ["store=", "empty.json/below"]),
 }
 

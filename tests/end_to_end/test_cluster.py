@@ -74,11 +74,3 @@ def test_node_without_the_store_is_named(
             check_nodes(Path("/proc/self/cwd"))  # another folder for every process
     finally:
         ray.shutdown()
-
-
-def test_cluster_that_does_not_answer_gets_one_line(commands: Commands) -> None:
-    done = commands.sweep(*SWEEP, "cluster=127.0.0.1:1")
-    assert done.returncode == 2
-    [line] = done.stderr.strip().splitlines()
-    assert line.startswith("error: cluster=127.0.0.1:1: no Ray cluster answers")
-    assert not commands.ends()
