@@ -5,6 +5,7 @@ The ledger is the truth: a result is appended there first, then handed to MLflow
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -147,6 +148,7 @@ class Sweep:
             return {"trial_key": cell.key, "spec": cell.spec.to_dict()}
 
         self._is_grid = False
+        self._leases.claim((), 0, set)  # other drivers see that this one lives
         typical = self.cell(plan.typical[0])
         with Board(num_trials) as self._board:
             self._started().search(
@@ -214,9 +216,23 @@ class Sweep:
             from orchestrator.tuning import Tuning  # heavy: ray
 
             self._tuning = Tuning(
-                self._config, self._cache, self._store, self._interruption, listener=self
+                self._config,
+                self._cache,
+                self._store,
+                self._fresh_scratch(),
+                self._interruption,
+                listener=self,
             )
         return self._tuning
+
+    def _fresh_scratch(self) -> Path:
+        """This driver's folder for Ray's own files; those of killed drivers are removed."""
+        scratch = self._store / "ray"
+        living = self._leases.drivers()
+        for folder in scratch.iterdir() if scratch.is_dir() else ():
+            if folder.name not in living:
+                shutil.rmtree(folder, ignore_errors=True)
+        return scratch / self._ledger.path.stem
 
     def _past_rungs(self) -> list[Row]:
         """Rungs of earlier drivers, for a scheduler that compares with them."""

@@ -13,7 +13,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,13 +90,13 @@ class Leases:
     def others(self) -> Mapping[str, Holder]:
         """Trials that other living drivers hold, and who does."""
         held: dict[str, Holder] = {}
-        for path in sorted(self._path.parent.glob(f"*{_SUFFIX}")):
-            lease = _read(path)
-            if path == self._path or lease is None:
-                continue
-            if self._lives(path.name, lease):
-                held |= dict.fromkeys(lease["trials"], Holder(lease["host"], lease["pid"]))
+        for _, lease in self._living():
+            held |= dict.fromkeys(lease["trials"], Holder(lease["host"], lease["pid"]))
         return held
+
+    def drivers(self) -> frozenset[str]:
+        """Names of the segments, without their suffix, of all living drivers, this one included."""
+        return frozenset({self._path.stem, *(path.stem for path, _ in self._living())})
 
     def beat(self) -> None:
         """Write the lease with its counter raised.
@@ -134,6 +134,13 @@ class Leases:
                 self.beat()
             except LedgerError:
                 continue  # a full disk ends the sweep where a result is lost, not here
+
+    def _living(self) -> Iterator[tuple[Path, Mapping[str, Any]]]:
+        """The leases of other drivers that live."""
+        for path in sorted(self._path.parent.glob(f"*{_SUFFIX}")):
+            lease = _read(path)
+            if path != self._path and lease is not None and self._lives(path.name, lease):
+                yield path, lease
 
     def _lives(self, name: str, lease: Mapping[str, Any]) -> bool:
         if lease["processes"] == _process_table():

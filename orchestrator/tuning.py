@@ -52,9 +52,12 @@ class Tuning:
         config: SweepConfig,
         cache: Path,
         store: Path,
+        scratch: Path,
         interruption: Interruption,
         listener: Listener,
     ) -> None:
+        """Nothing is started; `scratch` is a folder of this driver's own in the store."""
+        self._scratch = scratch
         self._config = config
         self._cache = cache
         self._store = store
@@ -94,6 +97,7 @@ class Tuning:
     def close(self) -> None:
         """Stop Ray, if it was started."""
         self._ray.close()
+        shutil.rmtree(self._scratch, ignore_errors=True)
 
     @cached_property
     def _cluster(self) -> Mapping[str, float]:
@@ -133,7 +137,7 @@ class Tuning:
         needs = [resources(cell.spec, cluster) for cell in cells]
         need = {kind: max(each[kind] for each in needs) for kind in ("cpu", "gpu")}
         # Tune's own record of its trials; the ledger has all of it that counts.
-        scratch = self._store / "ray" / uuid.uuid4().hex[:8]
+        scratch = self._scratch / uuid.uuid4().hex[:8]
         trainable = tune.with_parameters(EditTrial, plan=specs or {}, runtime=runtime)
         tuner = tune.Tuner(
             tune.with_resources(trainable, need),

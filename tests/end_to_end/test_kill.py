@@ -46,6 +46,7 @@ def test_driver_killed_amid_40_trials_then_the_same_command_finishes_the_rest(
     first, second = commands.segments()
     assert len(first) == num_before
     assert len(second) == 40 - num_before
+    assert not list((commands.store / "ray").iterdir())  # nothing of the killed one is left
     assert_agree(commands)
 
 
