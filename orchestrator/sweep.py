@@ -21,9 +21,9 @@ from orchestrator.arguments import parser
 from orchestrator.errors import UsageError
 from orchestrator.estimate import prospect
 from orchestrator.ledger import Ledger
+from orchestrator.provenance import ROOT  # `ray submit` copies this file elsewhere
 from orchestrator.rows import Options
 
-ROOT = Path(__file__).resolve().parents[1]
 USAGE_ERROR, FAILED, INTERRUPTED = 2, 1, 130
 
 

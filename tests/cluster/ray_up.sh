@@ -1,0 +1,130 @@
+#!/usr/bin/env bash
+# A real `ray up` without any cloud: three network namespaces of this machine, each with its own
+# sshd, process table, /tmp/ray and ~/.ray. A sweep of 24 trials by `ray submit`, one node killed in
+# the middle, 24 of 24, `ray down`.
+#
+# Needs root, Linux, iproute2, openssh-server and rsync. It makes the bridge es-br and the namespaces
+# es-0 to es-2 on 10.199.0.0/24 and removes them at the end, whatever happens.
+#
+# Usage, from the project's root:  tests/cluster/ray_up.sh [folder of its virtual environment]
+set -euo pipefail
+
+top=$(cd "$(dirname "$0")/../.." && pwd)
+venv=$(cd "${1:-$top/.venv}" && pwd)
+[ "$(id -u)" = 0 ] || { echo "tests/cluster/ray_up.sh needs root: it makes network namespaces"; exit 2; }
+for tool in ip sshd rsync ssh-keygen unshare; do
+  PATH=$PATH:/usr/sbin command -v "$tool" >/dev/null || { echo "$tool is missing"; exit 2; }
+done
+"$venv/bin/python" -c 'import ray.dashboard.optional_deps' 2>/dev/null ||
+  { echo "install the extra first: pip install -c constraints.txt -e '.[cluster]'"; exit 2; }
+
+sshd=$(PATH=$PATH:/usr/sbin command -v sshd)
+work=$(mktemp -d)
+nodes="0 1 2"
+
+cleanup() {
+  for n in $nodes; do
+    ip netns pids "es-$n" 2>/dev/null | xargs -r kill -9 2>/dev/null || true
+    ip netns del "es-$n" 2>/dev/null || true
+  done
+  ip link del es-br 2>/dev/null || true
+  rm -rf "$work" /tmp/ray/cluster-editing-sweeps-test.*
+}
+trap cleanup EXIT
+
+say() { echo "== $(date +%T) $*"; }
+
+say "three nodes"
+ssh-keygen -q -t ed25519 -N '' -f "$work/key"
+ssh-keygen -q -t ed25519 -N '' -f "$work/host"
+"$venv/bin/python" -c 'import secrets; print(secrets.token_hex(32), end="")' > "$work/token"
+ip link add name es-br type bridge
+ip addr add 10.199.0.254/24 dev es-br
+ip link set es-br up
+mkdir -p /run/sshd ~/.ray /tmp/ray
+touch ~/.bashrc
+for n in $nodes; do
+  ip netns add "es-$n"
+  ip link add "es-v$n" type veth peer name eth0 netns "es-$n"
+  ip link set "es-v$n" master es-br up
+  ip -n "es-$n" addr add "10.199.0.$((n + 1))/24" dev eth0
+  ip -n "es-$n" link set eth0 up
+  ip -n "es-$n" link set lo up
+  mkdir -p "$work/node-$n/ray"
+  echo "export PATH=$venv/bin:\$PATH RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0" > "$work/node-$n/bashrc"
+  # `ray stop` ends every Ray process that it can see: each node has a process table of its own.
+  ip netns exec "es-$n" unshare -u -m -p -f --mount-proc bash -c "
+    hostname node-$n
+    mount -t tmpfs tmpfs /tmp/ray
+    mount -t tmpfs tmpfs /dev/shm
+    mount --bind '$work/node-$n/ray' ~/.ray
+    mount --bind '$work/node-$n/bashrc' ~/.bashrc
+    exec '$sshd' -D -h '$work/host' -o AuthorizedKeysFile='$work/key.pub' -o StrictModes=no \
+      -o PermitRootLogin=yes -o UsePAM=no -o PidFile=none" > "$work/node-$n/sshd.log" 2>&1 &
+done
+
+"$venv/bin/python" - "$top" "$work" <<'PYTHON'
+"""cluster.on_prem.yaml for the three nodes: code and environment are on their shared disk already."""
+import sys
+from pathlib import Path
+
+import yaml
+
+top, work = map(Path, sys.argv[1:])
+config = yaml.safe_load((top / "cluster.on_prem.yaml").read_text())
+config["cluster_name"] = "editing-sweeps-test"
+config["provider"] |= {"head_ip": "10.199.0.1", "worker_ips": ["10.199.0.2", "10.199.0.3"]}
+config["auth"] = {"ssh_user": "root", "ssh_private_key": str(work / "key")}
+config["file_mounts"] = {"~/.ray/auth_token": str(work / "token")}
+config["setup_commands"] = []
+for key in ("head_start_ray_commands", "worker_start_ray_commands"):
+    config[key] = [line.replace("ray start", "ray start --num-cpus=1") for line in config[key]]
+(work / "cluster.yaml").write_text(yaml.safe_dump(config))
+PYTHON
+
+export PATH=$venv/bin:$PATH RAY_UP_enable_autoscaler_v2=0 RAY_USAGE_STATS_ENABLED=0
+say "ray up"
+ray up -y "$work/cluster.yaml" > "$work/up.log" 2>&1 || { tail -40 "$work/up.log"; exit 1; }
+count='import ray; ray.init(address="auto", log_to_driver=False); print("nodes", sum(n["Alive"] for n in ray.nodes()))'
+until ray exec "$work/cluster.yaml" "python -c '$count'" 2>/dev/null | grep -q 'nodes 3'; do
+  [ $SECONDS -lt 300 ] || { echo "three nodes were not up after 300 s"; exit 1; }
+  sleep 3
+done
+say "24 trials by ray submit"
+store=$work/store
+ray submit "$work/cluster.yaml" "$top/orchestrator/sweep.py" -- ablation=smoke backbone=facts_tiny \
+  method=ft_m 'axes.method.edit_lr=[1e-4,2e-4,3e-4,4e-4,5e-4,6e-4,7e-4,8e-4]' 'seeds=[0,1,2]' \
+  protocol.num_edits=8 cluster=auto store="$store" > "$work/submit.log" 2>&1 &
+submit=$!
+ends() { cat "$store"/ledger/*.jsonl 2>/dev/null | grep -c '"event":"end"' || true; }
+until [ "$(ends)" -ge 8 ]; do
+  kill -0 $submit 2>/dev/null || { cat "$work/submit.log"; exit 1; }
+  sleep 0.2
+done
+say "killing node 2 after $(ends) trials"
+ip netns pids es-2 | xargs kill -9
+wait $submit || { cat "$work/submit.log"; exit 1; }
+tail -20 "$work/submit.log"
+
+"$venv/bin/python" - "$store" <<'PYTHON'
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+
+rows = [
+    json.loads(line)
+    for path in Path(sys.argv[1], "ledger").glob("*.jsonl")
+    for line in path.read_text().splitlines()
+]
+ends = [row for row in rows if row["event"] == "end"]
+times = Counter(row["fingerprint"] for row in ends)
+print(f"{len(times)} of 24 trials ended; by status {dict(Counter(row['status'] for row in ends))};")
+print(f"by host {dict(Counter(row['host'] for row in ends))}; twice {sum(n > 1 for n in times.values())}")
+assert len(times) == 24
+assert set(times.values()) == {1}
+assert {row["status"] for row in ends} == {"finished"}
+PYTHON
+say "ray down"
+ray down -y "$work/cluster.yaml" > "$work/down.log" 2>&1 || { tail -20 "$work/down.log"; exit 1; }
+say "done"
