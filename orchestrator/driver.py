@@ -76,7 +76,7 @@ class Sweep:
         self._interruption = interruption
         self._store = Path(config.store).resolve()
         self._history = self._history_before = Ledger.read(self._store)
-        self._ledger = Ledger.open(self._store)
+        self._ledger = Ledger.open(self._store, self._history.last_time)
         self._leases = Leases(self._ledger.path)
         self._tuning: Tuning | None = None
         self._board: Board | None = None

@@ -23,7 +23,7 @@ from orchestrator.errors import LedgerError
 
 Row = dict[str, Any]
 FOLDER = "ledger"
-EVENTS = ("planned", "checkpoint", "end")
+EVENTS = ("checkpoint", "end")
 STATUSES = ("finished", "failed", "diverged", "stopped")
 
 
@@ -34,14 +34,14 @@ class History:
     Attributes:
         ends: Last end row per fingerprint.
         checkpoints: Checkpoint rows per fingerprint, oldest first.
-        planned: Last planned row per fingerprint.
         damaged: `file:line` of every unreadable line, other than the torn last one of a file.
+        last_time: Of all rows, seconds since 1970; 0 where there is none.
     """
 
     ends: dict[str, Row] = field(default_factory=dict)
     checkpoints: dict[str, list[Row]] = field(default_factory=dict)
-    planned: dict[str, Row] = field(default_factory=dict)
     damaged: tuple[str, ...] = ()
+    last_time: float = 0.0
 
     def settled(self, *, retry_failed: bool = False, complete_stopped: bool = False) -> set[str]:
         """Fingerprints of trials that need not run again.
@@ -62,15 +62,21 @@ class History:
 class Ledger:
     """The segment of one driver; open with `Ledger.open`, or in a `with` statement."""
 
-    def __init__(self, path: Path, file: BinaryIO) -> None:
+    def __init__(self, path: Path, file: BinaryIO, after: float = 0.0) -> None:
         """Write to `file`; unbuffered, so that no close ever has to write what is left."""
         self.path = path
         self._file = file
+        self._last_time = after
         self._is_torn = False  # the last line was cut off: the next row must not be glued to it
 
     @classmethod
-    def open(cls, store: Path | str) -> Ledger:
+    def open(cls, store: Path | str, after: float = 0.0) -> Ledger:
         """A new segment `<store>/ledger/<utc>-<host>-<pid>-<random>.jsonl`.
+
+        Args:
+            store: The sweep's folder.
+            after: Time of the last row that this driver has read (`History.last_time`); its own
+                bear later ones, also where the clock was set back.
 
         Raises:
             LedgerError: If the store cannot be written.
@@ -81,7 +87,7 @@ class Ledger:
         path = folder / f"{stamp}-{host}-{os.getpid()}-{secrets.token_hex(4)}.jsonl"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            return cls(path, path.open("xb", buffering=0))
+            return cls(path, path.open("xb", buffering=0), after)
         except OSError as error:
             raise LedgerError(f"store={store}: cannot write {path}: {error.strerror}") from error
 
@@ -99,7 +105,9 @@ class Ledger:
             raise ValueError(
                 f"status of an end is {row.get('status')!r}; it must be one of {STATUSES}"
             )
-        stamped = {"time": datetime.now(UTC).timestamp(), **row}
+        now = float(row.get("time") or datetime.now(UTC).timestamp())
+        self._last_time = max(now, math.nextafter(self._last_time, math.inf))
+        stamped = {**row, "time": self._last_time}
         line = json.dumps(_finite(stamped), allow_nan=False, separators=(",", ":"))
         before = "\n" if self._is_torn else ""
         data = memoryview(f"{before}{line}\n".encode())
@@ -147,15 +155,14 @@ class Ledger:
             rows += good
             damaged += [f"{path.name}:{line}" for line in bad]
         rows.sort(key=lambda row: row["time"])  # stable: rows of one instant keep their order
-        history = History(damaged=tuple(damaged))
+        last_time = float(rows[-1]["time"]) if rows else 0.0
+        history = History(damaged=tuple(damaged), last_time=last_time)
         for row in rows:
             fingerprint = row["fingerprint"]
             if row["event"] == "end":
                 history.ends[fingerprint] = row
-            elif row["event"] == "checkpoint":
-                history.checkpoints.setdefault(fingerprint, []).append(row)
             else:
-                history.planned[fingerprint] = row
+                history.checkpoints.setdefault(fingerprint, []).append(row)
         return history
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import random
 import shlex
 import signal
 import subprocess
 from collections import Counter
 
 import psutil
+import pytest
 
 from tests.end_to_end.commands import Commands, assert_agree, end, wait_until, workers
 
@@ -159,3 +161,29 @@ def _arm(row: dict[str, object]) -> object:
 
 def _table_lines(done: subprocess.CompletedProcess[str]) -> list[str]:
     return [line for line in done.stdout.splitlines() if line.startswith("|")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("repetition", range(20))
+def test_driver_killed_at_a_random_moment_then_nothing_is_lost_and_nothing_runs_twice(
+    commands: Commands, repetition: int
+) -> None:
+    six = (*FORTY, "axes.method.edit_lr=[1e-3,2e-3,3e-3]")
+    process = commands.start(*six)
+    try:
+        process.communicate(timeout=random.Random(repetition).uniform(1.0, 25.0))
+    except subprocess.TimeoutExpired:
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+    finally:
+        end(process)
+    before = {row["fingerprint"] for row in commands.ends()} if commands.store.is_dir() else set()
+
+    again = commands.sweep(*six)
+
+    assert again.returncode == 0, again.stderr
+    times_ended = Counter(row["fingerprint"] for row in commands.ends())
+    assert before <= set(times_ended)
+    assert len(times_ended) == 6
+    assert set(times_ended.values()) == {1}
+    assert_agree(commands)

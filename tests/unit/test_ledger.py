@@ -26,20 +26,18 @@ def test_read_when_there_is_no_store_then_the_history_is_empty(tmp_path: Path) -
 def test_read_when_two_drivers_wrote_then_their_rows_are_merged_by_time(tmp_path: Path) -> None:
     with Ledger.open(tmp_path) as first, Ledger.open(tmp_path) as second:
         assert first.path != second.path
-        second.append(end("a", "failed", time=5.0))
-        first.append(end("a", "finished", time=9.0))
-        second.append(end("b", "finished", time=8.0))
-        first.append(end("b", "diverged", time=7.0))
-        first.append({"event": "checkpoint", "fingerprint": "a", "time": 2.0, "rung": 2})
         second.append({"event": "checkpoint", "fingerprint": "a", "time": 1.0, "rung": 1})
-        second.append({"event": "planned", "fingerprint": "c", "time": 1.0})
+        first.append({"event": "checkpoint", "fingerprint": "a", "time": 2.0, "rung": 2})
+        second.append(end("a", "failed", time=5.0))
+        first.append(end("b", "diverged", time=7.0))
+        second.append(end("b", "finished", time=8.0))
+        first.append(end("a", "finished", time=9.0))
     history = Ledger.read(tmp_path)
     assert {name: row["status"] for name, row in history.ends.items()} == {
         "a": "finished",
         "b": "finished",
     }
     assert [row["rung"] for row in history.checkpoints["a"]] == [1, 2]
-    assert set(history.planned) == {"c"}
     assert history.damaged == ()
 
 
@@ -146,3 +144,16 @@ def test_append_when_the_row_before_was_cut_off_then_the_next_one_stands_alone(
     history = Ledger.read(tmp_path)
     assert set(history.ends) == {"a", "c"}
     assert history.damaged == ("one.jsonl:2",)
+
+
+def test_row_when_the_clock_was_set_back_then_still_comes_last(tmp_path: Path) -> None:
+    with Ledger.open(tmp_path) as first:
+        first.append(end("a", status="failed", time=2_000.0))
+        first.append(end("b", status="failed", time=1_000.0))
+    history = Ledger.read(tmp_path)
+    assert history.last_time > 2_000.0
+    with Ledger.open(tmp_path, history.last_time) as second:
+        second.append(end("a", status="finished", time=500.0))
+    merged = Ledger.read(tmp_path)
+    assert merged.ends["a"]["status"] == "finished"
+    assert merged.ends["b"]["time"] > merged.ends["a"]["time"] - 1.0
