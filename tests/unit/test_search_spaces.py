@@ -88,7 +88,7 @@ def test_components_when_expanded_then_each_arm_changes_its_part_alone(
 
 def test_arm_serial_when_quick_then_few_questions_stand_for_the_published_many() -> None:
     (trial,) = [t for t in plan("ablation=arm_serial", "seeds=[0]").trials if t.arm == "arm"]
-    assert trial.protocol["num_questions"] == 16
+    assert trial.protocol["num_questions"] == 13
     assert trial.published["protocol.num_questions"] == [125]
     assert trial.protocol["num_edits"] == 16 * 8
 
