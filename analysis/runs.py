@@ -185,7 +185,7 @@ def _tidy(runs: Iterable[Run]) -> pd.DataFrame:
         common = {"run_id": run.info.run_id, "started": run.info.start_time}
         common |= {name: tags.get(name, "") for name in TAGS}
         common |= {name: _canonical(run.info.run_id, name, tags.get(name)) for name in _JSON_TAGS}
-        artifact = tags.get("records", RECORDS)
+        artifact = Path(tags.get("records", RECORDS)).name  # never a file elsewhere
         common["records"] = f"{run.info.artifact_uri}/{artifact}"
         common["seed"] = int(tags.get("seed", 0))
         for metric, value in (run.data.metrics or {"": float("nan")}).items():

@@ -14,6 +14,7 @@ from typing import Any
 from orchestrator.config import SweepConfig
 from orchestrator.identity import fingerprint
 from orchestrator.plan import TrialSpec
+from orchestrator.redaction import redacted
 
 Row = dict[str, Any]
 
@@ -125,8 +126,8 @@ def end_row(
         "time": time.time(),
         "status": status,
         "stop_reason": reason,
-        "error": row.get("error"),
-        "traceback": row.get("traceback"),
+        "error": _shown(row.get("error")),
+        "traceback": _shown(row.get("traceback")),
         "seconds": row.get("seconds", 0.0),
         "fidelity": row.get("progress", 0.0),
         "records": row.get("records"),
@@ -138,6 +139,10 @@ def end_row(
         "resolved": cell.resolved.identity,
         "provenance": dict(provenance),
     }
+
+
+def _shown(text: str | None) -> str | None:
+    return None if text is None else redacted(text)
 
 
 def labelled(end: Mapping[str, Any], spec: TrialSpec, config: SweepConfig) -> Row:

@@ -150,9 +150,10 @@ class Tracker:
         metrics = [Metric(name, value, end, step) for step, name, value in _metrics(row)]
         params = [Param(name, _text(value)) for name, value in row["swept"].items()]
         self._client.log_batch(run.info.run_id, metrics=metrics, params=params, tags=[])
-        records = row.get("records")
-        if records and (self._store / "records" / records).is_file():
-            self._client.log_artifact(run.info.run_id, str(self._store / "records" / records))
+        # Its name alone: a row must not name a file elsewhere.
+        records = self._store / "records" / Path(str(row.get("records") or "none")).name
+        if records.is_file():
+            self._client.log_artifact(run.info.run_id, str(records))
         status = "FINISHED" if row["status"] in ("finished", "stopped") else "FAILED"
         self._client.set_terminated(run.info.run_id, status, end_time=end)
         self._runs[fingerprint] = (run.info.run_id, str(row["row_id"]))

@@ -1,0 +1,94 @@
+"""What a hostile file or a careless library must not achieve."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from orchestrator import config
+from orchestrator.cluster import set_environment
+from orchestrator.errors import UsageError
+from orchestrator.redaction import redacted
+from orchestrator.rows import end_row
+from trainables.backbones.loading import load_backbone
+from trainables.errors import EditingError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_checkpoint_with_code_of_its_own_then_the_code_is_not_run(tmp_path: Path) -> None:
+    marker = tmp_path / "ran"
+    (tmp_path / "modeling_evil.py").write_text(f"open({str(marker)!r}, 'w').close()")
+    names = {"AutoConfig": "modeling_evil.Evil", "AutoModelForCausalLM": "modeling_evil.Evil"}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "evil", "auto_map": names}))
+    with pytest.raises((EditingError, ValueError, OSError)):
+        load_backbone(tmp_path)
+    assert not marker.exists()
+    assert "modeling_evil" not in sys.modules
+
+
+def test_ablation_file_with_a_python_tag_then_nothing_is_called(tmp_path: Path) -> None:
+    import shutil
+
+    spaces = tmp_path / "search_spaces"
+    shutil.copytree(ROOT / "search_spaces", spaces)
+    marker = tmp_path / "ran"
+    (spaces / "ablation" / "evil.yaml").write_text(
+        f"# @package _global_\n# Evil?\nstore: !!python/object/apply:os.mkdir [{marker}]\n"
+    )
+    with pytest.raises(UsageError, match="evil"):
+        config.load(["ablation=evil"], spaces)
+    assert not marker.exists()
+
+
+def test_error_with_a_token_then_the_ledger_row_hides_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.unit.test_rows import SPEC, Cell, Resolved
+
+    monkeypatch.setenv("MY_API_KEY", "not-for-your-eyes")
+    row: dict[str, Any] = {
+        "status": "failed",
+        "error": "OSError: 401 for hf_abcdefghijklmnopqrstuvwx",
+        "traceback": "key=not-for-your-eyes at https://me:pass@host/x",
+    }
+    cell = Cell("key", SPEC, Resolved("aa", "bb", 1, {}))
+    end = end_row(cell, row, stop_reason=None, checkpoints=[], provenance={})
+    assert end["error"] == "OSError: 401 for ***"
+    assert end["traceback"] == "key=*** at https://***@host/x"
+
+
+def test_redacted_when_nothing_is_secret_then_unchanged() -> None:
+    text = "ValueError: method.top_k is 9 at https://host/x; path /tmp/a:b@c"
+    assert redacted(text, {"TOKENIZERS_PARALLELISM": "false", "HOME": "/tmp"}) == text
+
+
+@pytest.mark.parametrize(("cluster", "mode"), [("local", "disabled"), ("auto", "token")])
+def test_ray_token_is_asked_for_wherever_others_could_reach_it(
+    cluster: str, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "")  # so that it is put back
+    monkeypatch.delenv("RAY_AUTH_MODE")
+    set_environment(cluster)
+    import os
+
+    assert os.environ["RAY_AUTH_MODE"] == mode
+
+
+@pytest.mark.parametrize("name", ["cluster.yaml", "cluster.on_prem.yaml"])
+def test_cluster_files_keep_token_and_dashboard_to_themselves(name: str) -> None:
+    loaded = yaml.safe_load((ROOT / name).read_text())
+    heads, workers = loaded["head_start_ray_commands"], loaded["worker_start_ray_commands"]
+    starts = [line for line in (*heads, *workers) if "ray start" in line]
+    assert len(starts) == 2
+    assert all("RAY_AUTH_MODE=token" in line for line in starts)
+    assert "--dashboard-host=127.0.0.1" in starts[0]
+
+
+def test_mlflow_listens_on_loopback_alone() -> None:
+    source = (ROOT / "orchestrator" / "ui.py").read_text()
+    assert re.findall(r'"--host", "([^"]+)"', source) == ["127.0.0.1"]
