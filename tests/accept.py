@@ -5,7 +5,7 @@ backbone's own recall it trains another backbone, which takes minutes once. Ever
 it would be typed for a sweep and runs in this process, without Ray. Exit status 1 when a value
 misses its demand.
 
-    python tests/accept.py [only=TEXT]     only the checks whose name or setting contains TEXT
+    python tests/accept.py [only=TEXT ...]     only checks whose name or setting contains a TEXT
 """
 
 from __future__ import annotations
@@ -103,16 +103,21 @@ def main(arguments: Sequence[str]) -> int:
     """Print the table; 0 when every counted value meets its demand, 1 when one misses."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("options", nargs="*", metavar="only=TEXT")
-    only = ""
+    only = []
     for option in parser.parse_args(arguments).options:
-        key, _, only = option.partition("=")
+        key, _, text = option.partition("=")
         if key != "only":
-            parser.error(f"{option!r} is not known; allowed: only=TEXT")
+            parser.error(f"{option!r} is not known; allowed: only=TEXT, several times")
+        only.append(text)
     torch.set_num_threads(1)
     zsre, measurer = zsre_file(), Measurer(default_cache())
-    chosen = [c for c in checks(zsre) if only in c.name or only in c.setting]
+    chosen = [
+        check
+        for check in checks(zsre)
+        if not only or any(text in check.name or text in check.setting for text in only)
+    ]
     if not chosen:
-        parser.error(f"only={only}: no check has that in its name or setting")
+        parser.error(f"only={' only='.join(only)}: no check has that in its name or setting")
     print(
         _LINE.format(
             "check", "mean", "seeds " + ", ".join(map(str, SEEDS)), "demand", "", "setting"
