@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ class Validator:
             self._drawn.add(draws)
         return {
             "backbone_fingerprint": self._fingerprints[backbone],
-            "dataset_digest": source.digest,
+            "dataset_digest": _with_texts(source.digest, spec["method"]),
             "method_version": get_version(module),
             "counts": {
                 "count.excluded": len(source.excluded),
@@ -82,3 +83,18 @@ class Validator:
                 f"backbone={spec['backbone']['name']} answers {known:.0%} of the locality "
                 f"questions of dataset={name}: below {LEAST_KNOWN:.0%}, locality compares guesses"
             )
+
+
+def _with_texts(digest: str, method: Mapping[str, Any]) -> str:
+    """`digest` of the data, together with the text files that a method's settings name.
+
+    A text counts by its content: the same path may hold another one tomorrow.
+    """
+    named = sorted(key for key in method if key.endswith("_text") and method[key])
+    if not named:
+        return digest
+    together = hashlib.sha256(digest.encode())
+    for key in named:
+        with Path(str(method[key])).open("rb") as file:
+            together.update(hashlib.file_digest(file, "sha256").digest())
+    return together.hexdigest()

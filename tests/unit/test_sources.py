@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from trainables import world
 from trainables.errors import ConfigError, DataError
@@ -14,6 +15,8 @@ from trainables.interfaces import EditRecord, Question
 from trainables.sources import NUM_TRAINING_LOCALITY, Source, open_source
 from trainables.validation import Validator
 from trainables.workbench import Workbench
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def zsre_line(number: int) -> dict[str, Any]:
@@ -120,6 +123,23 @@ def test_a_serial_stream_that_the_data_cannot_feed_is_refused_before_the_start(
     wanted = spec(checkpoints["llama"], "zsre", path, kind="serial", **protocol)
     with pytest.raises(ConfigError, match=message):
         Validator(tmp_path).validate(wanted)
+
+
+def test_a_text_file_of_a_method_counts_by_its_content(
+    tmp_path: Path, checkpoints: dict[str, Path]
+) -> None:
+    path = write(tmp_path / "z.jsonl", [zsre_line(number) for number in range(40)])
+    wanted = spec(checkpoints["llama"], "zsre", path)
+    settings = yaml.safe_load((ROOT / "search_spaces" / "method" / "memit.yaml").read_text())
+    text = tmp_path / "text.txt"
+    wanted["method"] = settings | {"module": "memit", "covariance_text": str(text), "layers": [1]}
+    found = []
+    for content in ("One passage.", "Another passage.", "One passage."):
+        text.write_text(content)
+        found.append(Validator(tmp_path).validate(wanted)["dataset_digest"])
+    assert found[0] == found[2] != found[1]
+    plain = Validator(tmp_path).validate(wanted | {"method": {"name": "x", "module": "no_edit"}})
+    assert plain["dataset_digest"] not in found
 
 
 def test_serial_trial_on_a_file_tells_what_its_answers_are(
