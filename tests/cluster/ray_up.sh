@@ -50,6 +50,7 @@ for n in $nodes; do
   ip -n "es-$n" addr add "10.199.0.$((n + 1))/24" dev eth0
   ip -n "es-$n" link set eth0 up
   ip -n "es-$n" link set lo up
+  ip -n "es-$n" route add default via 10.199.0.254  # Ray takes its own address from the default route
   mkdir -p "$work/node-$n/ray"
   echo "export PATH=$venv/bin:\$PATH RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0" > "$work/node-$n/bashrc"
   # `ray stop` ends every Ray process that it can see: each node has a process table of its own.
@@ -61,6 +62,7 @@ for n in $nodes; do
     mount --bind '$work/node-$n/bashrc' ~/.bashrc
     exec '$sshd' -D -h '$work/host' -o AuthorizedKeysFile='$work/key.pub' -o StrictModes=no \
       -o PermitRootLogin=yes -o UsePAM=no -o PidFile=none" > "$work/node-$n/sshd.log" 2>&1 &
+  disown  # that they are killed at the end is no news
 done
 
 "$venv/bin/python" - "$top" "$work" <<'PYTHON'
