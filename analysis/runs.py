@@ -189,8 +189,7 @@ def _tidy(runs: Iterable[Run]) -> pd.DataFrame:
         common["records"] = f"{run.info.artifact_uri}/{artifact}"
         common["seed"] = int(tags.get("seed", 0))
         for metric, value in (run.data.metrics or {"": float("nan")}).items():
-            # a section of MLflow's charts is no part of the name
-            rows.append({**common, "metric": metric.rpartition("/")[2], "value": value})
+            rows.append({**common, "metric": metric, "value": value})
     return pd.DataFrame(rows, columns=["run_id", "started", "records", *TAGS, "metric", "value"])
 
 

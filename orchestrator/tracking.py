@@ -12,7 +12,6 @@ import json
 import logging
 import os
 import queue
-import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -29,9 +28,6 @@ _LOG = logging.getLogger(__name__)
 _DONE = object()
 # Results of a row that are text or bookkeeping, not metrics.
 _NOT_METRICS = frozenset({"rung", "progress", "edits_seen", "done", "compared", "trial_key"})
-# MLflow's charts are in the order of the alphabet, by section: what is no score has one of its own.
-_SECTION = "trial/"
-_BESIDE = re.compile(r"(count|number)\.|(\w+_)?(seconds|bytes|gib)$|num_")
 
 
 def tracking_uri(store: Path) -> str:
@@ -195,7 +191,7 @@ def _numbers(values: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     for name, value in values.items():
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if is_number and name not in _NOT_METRICS:
-            yield (_SECTION if _BESIDE.match(name) else "") + name, float(value)
+            yield name, float(value)
 
 
 def _text(value: Any) -> str:

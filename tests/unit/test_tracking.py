@@ -22,13 +22,7 @@ def row(fingerprint: str, row_id: str = "r1", value: float = 0.5, **changes: Any
         "run_name": f"arm {fingerprint} · seed 0",
         "tags": {"arm": f"arm {fingerprint}", "seed": 0, "swept": {"method.top_k": 1}},
         "swept": {"method.top_k": 1},
-        "metrics": {
-            "reliability.token.final": value,
-            "edit_seconds": 3.0,
-            "count.excluded": 2,
-            "edits_seen": 8,
-            "progress": 1.0,
-        },
+        "metrics": {"reliability.token.final": value, "edits_seen": 8, "progress": 1.0},
         "checkpoints": [{"reliability.token.rung": 0.25, "edits_seen": 4, "device": "cpu"}],
     }
     return {**made, **changes}
@@ -55,12 +49,7 @@ def test_a_row_becomes_a_flat_run_with_swept_params_only(store: Path) -> None:
     assert run.info.status == "FINISHED"
     assert run.info.end_time - run.info.start_time == 2000
     assert run.data.params == {"method.top_k": "1"}
-    assert run.data.metrics == {
-        "reliability.token.final": 0.5,
-        "reliability.token.rung": 0.25,
-        "trial/edit_seconds": 3.0,
-        "trial/count.excluded": 2.0,
-    }
+    assert run.data.metrics == {"reliability.token.final": 0.5, "reliability.token.rung": 0.25}
     assert run.data.tags["seed"] == "0"
     assert run.data.tags["swept"] == '{"method.top_k": 1}'
     assert run.data.tags["records"] == "abc.jsonl"
