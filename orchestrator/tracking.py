@@ -20,6 +20,7 @@ from typing import Any
 from orchestrator.ledger import Ledger
 from orchestrator.plan import Plan
 from orchestrator.provenance import installed_packages
+from orchestrator.redaction import redacted
 from orchestrator.rows import labelled
 from orchestrator.specs import TrialSpec
 from orchestrator.status import ended, is_of
@@ -81,8 +82,9 @@ class Tracker:
         try:
             action(*what)
         except Exception as error:  # noqa: BLE001 - a dead store must not stop the sweep
-            self.failures.append(str(error).strip().splitlines()[0])
-            _LOG.warning("MLflow: %s", error)
+            lines = redacted(str(error)).strip().splitlines()
+            self.failures.append(lines[0] if lines else type(error).__name__)
+            _LOG.warning("MLflow: %s", self.failures[-1])
 
     def _open(self) -> None:
         """Open or create the store and the experiment."""

@@ -131,10 +131,6 @@ def test_compose_when_compared_with_hydra_then_it_gives_the_same(ablation: str, 
     from omegaconf import OmegaConf
 
     spaces = SearchSpaces()
-    if (missing := _choices(ablation) - set(spaces.names("method"))) or "facts" not in spaces.names(
-        "dataset"
-    ):
-        pytest.skip(f"search_spaces lacks {missing}")
     chosen = {"ablation": ablation, "scale": scale}
     ours, choices = compose(spaces, chosen)
     with initialize_config_dir(str(FOLDER), version_base="1.3"):
@@ -145,12 +141,6 @@ def test_compose_when_compared_with_hydra_then_it_gives_the_same(ablation: str, 
         plain = OmegaConf.to_container(OmegaConf.masked_copy(theirs, keys), resolve=True)
     assert choices == {group: made[group] for group in GROUPS}
     assert ours == plain
-
-
-def _choices(ablation: str) -> set[str]:
-    """The method that an ablation takes by its defaults list."""
-    entries = SearchSpaces().load("ablation", ablation).get("defaults") or []
-    return {entry["override /method"] for entry in entries if "override /method" in entry}
 
 
 def test_import_when_planning_then_neither_torch_nor_ray_nor_mlflow_is_loaded() -> None:
