@@ -89,6 +89,7 @@ class Outcome:
     num_settled_before: int = 0
     num_other_source: int = 0  # of those, results of other source code
     failures: list[Row] = field(default_factory=list)
+    num_unsent: int = 0  # results that MLflow does not have yet
     tracking_failures: list[str] = field(default_factory=list)
     experiment_id: str = ""
     was_interrupted: bool = False
