@@ -116,14 +116,15 @@ def check_nodes(store: Path) -> None:
     marker = store / f"marker-{secrets.token_hex(4)}"
     marker.parent.mkdir(parents=True, exist_ok=True)
     marker.write_text(marker.name)
-    expected = {name: provenance()[name] for name in _ALIKE}
+    here = provenance()
+    expected = {name: here[name] for name in _ALIKE}
     try:
         asked = {}
         for node in ray.nodes():
             if node["Alive"]:
-                here = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+                there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
                 look = ray.remote(num_cpus=0, max_retries=0)(_look)
-                asked[look.options(scheduling_strategy=here).remote(str(marker))] = node
+                asked[look.options(scheduling_strategy=there).remote(str(marker))] = node
         ready, late = ray.wait(list(asked), num_returns=len(asked), timeout=_CHECK_SECONDS)
         problems = [f"{_name(asked[each])}: no answer in {_CHECK_SECONDS:g} s" for each in late]
         for each in ready:

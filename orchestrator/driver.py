@@ -21,7 +21,7 @@ from orchestrator.leases import Leases, summary
 from orchestrator.ledger import Ledger
 from orchestrator.plan import Plan, TrialSpec, spec_for
 from orchestrator.progress import Board, announce
-from orchestrator.provenance import provenance
+from orchestrator.provenance import keep_packages, provenance
 from orchestrator.rows import (
     MAX_RETRIES,
     Cell,
@@ -86,6 +86,7 @@ class Sweep:
         self._to_repeat: set[str] = set()
         self._checkpoints: dict[str, list[Row]] = {}
         self._provenance = provenance()
+        keep_packages(self._store, self._provenance["packages"])
         self._tracker = Tracker(self._store, config.ablation, config.question, config.mlflow)
         self.cells: dict[str, Cell] = {}
         self.values: dict[str, float] = {}  # what a search compares, at the end or the last rung

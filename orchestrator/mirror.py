@@ -6,7 +6,6 @@ is expected: its answers are waited for in seconds, and every write may be tried
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
-from orchestrator.provenance import installed_packages
+from orchestrator.provenance import kept_packages
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -29,6 +28,7 @@ _ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
 }
+_LONGEST_TAG = 5000  # of an experiment
 _LOCK_SECONDS = 30.0  # another driver writes one row at a time
 _WHOLE = ("FINISHED", "FAILED")  # a run gets its status last
 # Results of a row that are text or bookkeeping, not metrics.
@@ -66,7 +66,7 @@ class Mirror:
         self._server = server
         self._lock = FileLock(store / "mlflow.lock", timeout=_LOCK_SECONDS)
         self._written: dict[str, str] = {}  # fingerprint -> ledger row of its one whole run
-        self._is_packaged = False
+        self._packages: set[str] = set()  # digests whose list stands in the experiment
         self.experiment_id = ""  # until it is opened
 
     def open(self) -> None:
@@ -86,9 +86,7 @@ class Mirror:
         fingerprint, row_id = str(row["fingerprint"]), str(row["row_id"])
         if self._written.get(fingerprint) == row_id:
             return
-        if not self._is_packaged:
-            self._name_packages()
-            self._is_packaged = True
+        self._name_packages(str(row.get("provenance", {}).get("packages", "")))
         with self._lock:  # other drivers of this store see the same rows
             standing = self._standing(fingerprint)
             kept = next((run for run in standing if _is_kept(run, row)), None)
@@ -129,11 +127,14 @@ class Mirror:
         query = f"tags.fingerprint = '{fingerprint}'"
         return list(self._client.search_runs([self.experiment_id], filter_string=query))
 
-    def _name_packages(self) -> None:
-        """Once per set of packages, not once per run."""
-        packages = installed_packages()
-        digest = hashlib.sha256(packages.encode()).hexdigest()[:16]
-        self._client.set_experiment_tag(self.experiment_id, f"packages.{digest}", packages)
+    def _name_packages(self, digest: str) -> None:
+        """Once per set of packages, not once per run, whose tag `packages` is the digest."""
+        if not digest or digest in self._packages:
+            return
+        for number, part in enumerate(_parts(kept_packages(self._store, digest)), start=1):
+            name = f"packages.{digest}" if number == 1 else f"packages.{digest}.{number}"
+            self._client.set_experiment_tag(self.experiment_id, name, part)
+        self._packages.add(digest)
 
     def _create_run(self, row: Mapping[str, Any]) -> None:
         from mlflow.entities import Metric, Param
@@ -169,6 +170,18 @@ def _is_kept(run: Run, row: Mapping[str, Any]) -> bool:
     """True for a whole run of this row, or of a later one of the same trial."""
     is_same = run.data.tags.get("ledger_row") == str(row["row_id"])
     return run.info.status in _WHOLE and (is_same or run.info.end_time > _end_ms(row))
+
+
+def _parts(text: str) -> Iterator[str]:
+    """`text` in parts of whole lines that MLflow takes as a tag."""
+    part = ""
+    for line in text.splitlines(keepends=True):
+        if part and len(part) + len(line) > _LONGEST_TAG:
+            yield part
+            part = ""
+        part += line
+    if part:
+        yield part
 
 
 def _end_ms(row: Mapping[str, Any]) -> int:
