@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import Timeout
+
 from orchestrator.ledger import Ledger
 from orchestrator.mirror import Mirror, is_refused
 from orchestrator.plan import Plan
@@ -123,6 +125,9 @@ class Tracker:
                 return False
             try:
                 self._mirror.write(row)
+            except Timeout:
+                self._outage = "another driver of this store does not end what it writes"
+                return False
             except Exception as error:  # noqa: BLE001 - as above
                 reason = _reason(error)
                 if is_refused(error):

@@ -68,7 +68,7 @@ def test_server_killed_and_not_started_again_then_the_end_says_what_it_lacks_and
     process = bare.start(*typed)
     try:
         wait_until(lambda: len(bare.runs(server.address)) >= 3, process)
-        server.kill()
+        server.kill()  # at least two of these runs are whole
         wait_until(lambda: len(bare.ends()) == 20, process)
         begin = time.monotonic()
         out, err = process.communicate(timeout=200)
@@ -81,7 +81,7 @@ def test_server_killed_and_not_started_again_then_the_end_says_what_it_lacks_and
     assert seconds < PATIENCE_SECONDS + 40  # Ray's end, and a table that asks in vain
     assert PATIENCE_SECONDS < MOST_CLOSE_SECONDS
     told = next(line for line in out.splitlines() if "MLflow still lacks" in line)
-    assert 1 <= int(told.split()[3]) <= 17
+    assert 1 <= int(told.split()[3]) <= 18
     command = shlex.split(told.partition("To send them: ")[2])
     assert command[2:] == ["--sync", *typed]
 
