@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import shlex
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -13,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.tracking import MOST_CLOSE_SECONDS, PATIENCE_SECONDS
-from tests.end_to_end.commands import Commands, assert_agree, end, wait_until
+from tests.end_to_end.commands import ROOT, Commands, assert_agree, end, wait_until
 from tests.end_to_end.test_kill import FORTY
 from tests.mlflow_server import MlflowServer, stopped_server
 
@@ -114,4 +117,16 @@ def test_server_that_never_ran_then_the_next_run_of_the_command_sends_all(
     assert "MLflow still lacks" not in again.stdout
     assert len(bare.ends()) == 2
     assert_agree(bare, server.address)
-    assert f"browse: {server.address}/#/experiments/" in again.stdout
+    (link,) = re.findall(r"browse: (\S+)", again.stdout)
+    assert link.startswith(f"{server.address}/#/experiments/")
+
+    ui = [sys.executable, str(ROOT / "orchestrator" / "ui.py")]
+    pages = subprocess.run(
+        [*ui, f"mlflow={server.address}/"],
+        cwd=bare.folder,
+        env=bare.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (pages.returncode, pages.stdout) == (0, f"smoke: {link}\n"), pages.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import threading
 import time
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
+from analysis.runs import read_records, read_runs
 from orchestrator import tracking
 from orchestrator.mirror import chart_link, tracking_uri
 from orchestrator.tracking import Tracker
@@ -196,7 +198,8 @@ def test_a_server_that_does_not_answer_is_given_up_in_time_and_gets_all_when_it_
     assert server.address.rpartition(":")[2] in in_vain.failures[0]
 
     (store / "records").mkdir(exist_ok=True)
-    (store / "records" / "served.jsonl").write_text('{"record_id": "a"}\n')
+    line = {"record_id": "a", "subject": "s", "kind": "edit", "token": 0.25, "when": "final"}
+    (store / "records" / "served.jsonl").write_text(json.dumps(line) + "\n")
     waiting = Tracker(store, "served", server=server.address)  # asks before the server is there
     for name in ("f1", "f2"):
         waiting.log(row(name, records="served.jsonl"))
@@ -210,6 +213,15 @@ def test_a_server_that_does_not_answer_is_given_up_in_time_and_gets_all_when_it_
     standing = list(client.search_runs([waiting.experiment_id]))
     assert sorted(run.data.tags["fingerprint"] for run in standing) == ["f1", "f2"]
     assert len(list(server.artifacts.rglob("served.jsonl"))) == 2
+
+    # As a table reads it: where the store is, and elsewhere.
+    for folder, is_here in ((store, True), (store / "elsewhere", False)):
+        rows = read_runs(folder, "served", server.address)
+        assert set(rows["fingerprint"]) == {"f1", "f2"}
+        assert {Path(address).is_file() for address in rows["records"]} == {is_here}
+        records = read_records(rows["records"].iloc[0])
+        assert records is not None
+        assert records[["score", "token"]].to_numpy().tolist() == [["reliability", 0.25]]
     shutil.rmtree(store / "records")
 
 
