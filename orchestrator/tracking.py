@@ -135,7 +135,7 @@ class Tracker:
                 self._is_open = False  # what was written of the row is looked up again
             else:
                 self._num_sent += 1
-                self._answered_at = time.monotonic()
+                self._outage, self._answered_at = "", time.monotonic()
                 return True
         self.failures.append(reason)
         _LOG.warning("MLflow: %s", reason)

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 from mlflow import MlflowClient
 
 from analysis.runs import read_records, read_runs
-from orchestrator import tracking
+from orchestrator import mirror, tracking
 from orchestrator.mirror import chart_link, tracking_uri
 from orchestrator.tracking import Tracker
 from tests.mlflow_server import MlflowServer, stopped_server
@@ -254,3 +255,20 @@ def test_the_packages_of_a_row_stand_in_its_experiment_also_where_they_are_many(
     tags = MlflowClient(tracking_uri(store)).get_experiment(tracker.experiment_id).tags
     assert len(tags["packages.abcd"]) == 294 * 17  # 5000 // 17 = 294 whole lines
     assert tags["packages.abcd"] + tags["packages.abcd.2"] == lines
+
+
+def test_a_driver_that_never_ends_what_it_writes_does_not_stop_the_others(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirror, "_LOCK_SECONDS", 0.2)
+    with FileLock(store / "mlflow.lock"):
+        tracker = Tracker(store, "locked")
+        tracker.log(row("f1"))
+        tracker.close()
+        assert tracker.num_unsent == 1
+        assert len(tracker.failures) == 1
+        assert "another driver" in tracker.failures[0]
+    later = Tracker(store, "locked")
+    later.log(row("f1"))
+    later.close()
+    assert later.num_unsent == 0
