@@ -47,6 +47,7 @@ def test_server_killed_amid_a_sweep_and_started_again_then_it_has_all_that_the_l
 
     assert process.returncode == 0, err
     assert "MLflow still lacks" not in out
+    assert server.address not in out.partition("browse: ")[0]  # MLflow itself says nothing
     times_ended = Counter(row["fingerprint"] for row in bare.ends())
     assert len(times_ended) == 40
     assert set(times_ended.values()) == {1}
