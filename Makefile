@@ -41,4 +41,4 @@ lint: setup
 	$(BIN)/lint-imports
 
 ui: setup
-	$(BIN)/python orchestrator/ui.py store=$(STORE) port=$(PORT)
+	$(BIN)/python orchestrator/ui.py store=$(STORE) port=$(PORT) $(ARGS)

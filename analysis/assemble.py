@@ -27,11 +27,19 @@ _MOST_ERRORS = 8  # reasons listed below a table; the ledger has them all
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line may choose; `is_filtered`: only rows that pass the paper's filter."""
+    """What the command line may choose.
+
+    Attributes:
+        store: Folder of the sweep's store.
+        measure: token, exact or generated.
+        is_filtered: Only rows that pass the paper's filter.
+        server: Address of the MLflow server that holds the runs; None: the store's database.
+    """
 
     store: Path = Path("results")
     measure: str = "token"
     is_filtered: bool = False
+    server: str | None = None
 
 
 def assemble(name: str, options: Options) -> tuple[Table, ...]:
@@ -45,7 +53,7 @@ def assemble(name: str, options: Options) -> tuple[Table, ...]:
         AnalysisError: If the name, store or runs are not there, nothing can be compared, or the
             layout has no published filter.
     """
-    rows, papers = _find(name, options.store)
+    rows, papers = _find(name, options.store, options.server)
     return tuple(
         table for paper in papers or (None,) for table in _tables(name, paper, rows, options)
     )
@@ -78,20 +86,20 @@ def _tables(
     )
 
 
-def _find(name: str, store: Path) -> tuple[pd.DataFrame, tuple[str, ...]]:
+def _find(name: str, store: Path, server: str | None) -> tuple[pd.DataFrame, tuple[str, ...]]:
     """Rows to show, and the published tables that they answer."""
-    known = known_layouts()
+    known, where = known_layouts(), f"mlflow={server}" if server else f"store={store}"
     if name in known:
-        return runs.read_table_runs(store, name), (name,)
+        return runs.read_table_runs(store, name, server), (name,)
     try:
-        ablations = runs.experiments(store)
+        ablations = runs.experiments(store, server)
     except StoreError as error:
         raise _unknown(name, known, str(error)) from None
     if name not in ablations:
-        raise _unknown(name, known, f"ablations in store={store}: {', '.join(ablations) or 'none'}")
-    rows = runs.read_runs(store, name)
+        raise _unknown(name, known, f"ablations in {where}: {', '.join(ablations) or 'none'}")
+    rows = runs.read_runs(store, name, server)
     if rows.empty:
-        raise StoreError(f"store={store}: ablation {name!r} has no trials yet")
+        raise StoreError(f"{where}: ablation {name!r} has no trials yet")
     answered = dict.fromkeys(rows["paper"])
     papers = runs.papers_of(next(iter(answered))) if len(answered) == 1 else ()
     return rows, tuple(paper for paper in papers if paper in known)

@@ -8,7 +8,8 @@ from __future__ import annotations
 import difflib
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
@@ -35,24 +36,39 @@ _JSON_TAGS = ("protocol", "published", "swept")
 _SCORE_OF_KIND = {"edit": "reliability", "rephrase": "generality"}  # others bear the same name
 _PAGE = 1000  # runs per request; MLflow's own default
 _SQLITE_MAGIC = b"SQLite format 3\x00"
+# A server hands artifacts out itself; this is where.
+_PROXIED, _PROXY = "mlflow-artifacts:", "/api/2.0/mlflow-artifacts/artifacts"
+_ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+}
 
 
-def experiments(store: Path) -> tuple[str, ...]:
+def experiments(store: Path, server: str | None = None) -> tuple[str, ...]:
     """Names of the ablations that have runs in `store`, in alphabetical order.
 
+    Args:
+        store: Folder of the sweep's store; its `mlflow.db` is read.
+        server: Address of an MLflow server that is read instead.
+
     Raises:
-        StoreError: If there is no MLflow database in `store`.
+        StoreError: If there is no MLflow database in `store`, or the server does not answer.
     """
-    found = _client(store).search_experiments()
+    with _answering(server):
+        found = _client(store, server).search_experiments()
     return tuple(sorted(e.name for e in found if e.name != "Default"))
 
 
-def read_runs(store: Path, experiment: str) -> pd.DataFrame:
+def read_runs(store: Path, experiment: str, server: str | None = None) -> pd.DataFrame:
     """Tidy rows of one ablation: one row per trial and metric.
 
     Args:
         store: Folder of the sweep's store; its `mlflow.db` is read.
         experiment: Name of the ablation.
+        server: Address of an MLflow server that is read instead; `store` may still hold the
+            per-record results.
 
     Returns:
         Columns `run_id`, `started` (ms since 1970), `records` (where the per-record results would
@@ -64,30 +80,35 @@ def read_runs(store: Path, experiment: str) -> pd.DataFrame:
     Raises:
         StoreError: If there is no store or no such experiment; the message names what exists.
     """
-    client = _client(store)
-    found = client.get_experiment_by_name(experiment)
-    if found is None:
-        raise StoreError(_missing(store, experiment, experiments(store)))
-    return _tidy(_search(client, [found.experiment_id], ""))
+    with _answering(server):
+        client = _client(store, server)
+        found = client.get_experiment_by_name(experiment)
+        if found is None:
+            raise StoreError(_missing(store, experiment, server))
+        runs = _search(client, [found.experiment_id], "")
+    return _tidy(runs, store, server)
 
 
-def read_table_runs(store: Path, paper: str) -> pd.DataFrame:
+def read_table_runs(store: Path, paper: str, server: str | None = None) -> pd.DataFrame:
     """Tidy rows, as of `read_runs`, of all trials of any ablation that answer a published table.
 
     Args:
         store: Folder of the sweep's store.
         paper: Id of the published table, one of those that the runs' tag `paper` names.
+        server: Address of an MLflow server that is read instead.
 
     Raises:
         StoreError: If there is no store, or no run bears the tag; the message names what exists.
     """
-    client = _client(store)
-    ids = [found.experiment_id for found in client.search_experiments()]
-    rows = _tidy(_search(client, ids, f"tags.paper LIKE '%{paper}%'")) if ids else _tidy([])
+    with _answering(server):
+        client = _client(store, server)
+        ids = [found.experiment_id for found in client.search_experiments()]
+        found = _search(client, ids, f"tags.paper LIKE '%{paper}%'") if ids else []
+    rows = _tidy(found, store, server)
     # LIKE takes _ for any character, and a name for the beginning of a longer one.
     rows = rows[rows["paper"].map(lambda tag: paper in papers_of(tag)).astype(bool)]
     if rows.empty:
-        raise StoreError(_missing(store, paper, experiments(store)))
+        raise StoreError(_missing(store, paper, server))
     return rows
 
 
@@ -141,12 +162,32 @@ def _local(address: str) -> Path | None:
         return None  # moved or deleted: the same as never written
 
 
-def tracking_uri(store: Path) -> str:
-    """MLflow's address of `store`, a folder."""
-    return f"sqlite:///{(store / DATABASE).resolve()}"
+def _client(store: Path, server: str | None) -> MlflowClient:
+    if server is None:
+        _check_database(store)
+    elif "@" in urlsplit(server).netloc or urlsplit(server).scheme not in ("http", "https"):
+        raise StoreError("mlflow=... must be http://host:port or https://host, without a user")
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=server or f"sqlite:///{(store / DATABASE).resolve()}")
 
 
-def _client(store: Path) -> MlflowClient:
+@contextmanager
+def _answering(server: str | None) -> Iterator[None]:
+    """MLflow, set up before it is imported; one line where a server does not answer."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        if server is None:
+            raise
+        raise StoreError(f"mlflow={server}: {str(error).splitlines()[0]}") from None
+
+
+def _check_database(store: Path) -> None:
     path = store / DATABASE
     # MLflow would create an empty database here; asking for a table must not.
     if not path.is_file():
@@ -156,11 +197,6 @@ def _client(store: Path) -> MlflowClient:
     with path.open("rb") as file:
         if file.read(len(_SQLITE_MAGIC)) != _SQLITE_MAGIC:
             raise StoreError(f"store={store}: {DATABASE} is not an SQLite database")
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    from mlflow import MlflowClient
-
-    return MlflowClient(tracking_uri=tracking_uri(store))
 
 
 def _search(client: MlflowClient, ids: Sequence[str], query: str) -> list[Run]:
@@ -176,7 +212,7 @@ def _search(client: MlflowClient, ids: Sequence[str], query: str) -> list[Run]:
             return runs
 
 
-def _tidy(runs: Iterable[Run]) -> pd.DataFrame:
+def _tidy(runs: Iterable[Run], store: Path, server: str | None) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for run in runs:
         tags = run.data.tags
@@ -186,11 +222,21 @@ def _tidy(runs: Iterable[Run]) -> pd.DataFrame:
         common |= {name: tags.get(name, "") for name in TAGS}
         common |= {name: _canonical(run.info.run_id, name, tags.get(name)) for name in _JSON_TAGS}
         artifact = Path(tags.get("records", RECORDS)).name  # never a file elsewhere
-        common["records"] = f"{run.info.artifact_uri}/{artifact}"
+        common["records"] = _records(f"{run.info.artifact_uri}/{artifact}", store, server)
         common["seed"] = int(tags.get("seed", 0))
         for metric, value in (run.data.metrics or {"": float("nan")}).items():
             rows.append({**common, "metric": metric, "value": value})
     return pd.DataFrame(rows, columns=["run_id", "started", "records", *TAGS, "metric", "value"])
+
+
+def _records(address: str, store: Path, server: str | None) -> str:
+    """Where a file of per-record results is read: of the server's, the sweep's own copy first."""
+    if server is None or not address.startswith(_PROXIED):
+        return address
+    own = store / "records" / address.rpartition("/")[2]
+    if own.is_file():
+        return str(own.resolve())
+    return f"{server.rstrip('/')}{_PROXY}/{address.removeprefix(_PROXIED).lstrip('/')}"
 
 
 def _canonical(run_id: str, tag: str, text: str | None) -> str:
@@ -200,7 +246,9 @@ def _canonical(run_id: str, tag: str, text: str | None) -> str:
         raise StoreError(f"run {run_id}: tag {tag} is {text!r}, which is not JSON") from None
 
 
-def _missing(store: Path, name: str, known: Sequence[str]) -> str:
+def _missing(store: Path, name: str, server: str | None) -> str:
+    known = experiments(store, server)
+    where = f"mlflow={server}" if server else f"store={store}"
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    return f"store={store} has no runs for {name!r}{hint} (it holds: {', '.join(known) or 'none'})"
+    return f"{where} has no runs for {name!r}{hint} (it holds: {', '.join(known) or 'none'})"

@@ -20,11 +20,18 @@ CHOICES = {
     "filter": ("none", "published"),
     "format": ("markdown", "csv", "latex"),
 }
-DEFAULTS = {"store": "results", "measure": "token", "filter": "none", "format": "markdown"}
+DEFAULTS = {
+    "store": "results",
+    "mlflow": "",
+    "measure": "token",
+    "filter": "none",
+    "format": "markdown",
+}
 
 EPILOG = """\
 options, as key=value:
   store=FOLDER     the sweep's store (default results)
+  mlflow=ADDRESS   the MLflow server that the sweep wrote to; default: the store's own database
   format=FORM      markdown (default), csv or latex; for csv the notes go to standard error
   measure=MEASURE  token (default: teacher-forced token accuracy, as published),
                    exact (every token right) or generated (free greedy answer)
@@ -82,7 +89,12 @@ def _print_tables(name: str, options: dict[str, str]) -> int:
     from analysis.assemble import Options, assemble
     from analysis.render import notes, render
 
-    chosen = Options(Path(options["store"]), options["measure"], options["filter"] == "published")
+    chosen = Options(
+        Path(options["store"]),
+        options["measure"],
+        is_filtered=options["filter"] == "published",
+        server=options["mlflow"] or None,
+    )
     tables = assemble(name, chosen)
     print(render(tables, options["format"]), end="")
     if options["format"] == "csv":

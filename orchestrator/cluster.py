@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import UsageError
+from orchestrator.placement import Supply, attainable
 from orchestrator.provenance import ROOT, provenance
 
 LOCAL, AUTO = "local", "auto"
+SCALING = Path("~/ray_bootstrap_config.yaml")
 _CONNECT_SECONDS = 10.0
 _CHECK_SECONDS = 120.0  # a worker process takes seconds to start, on a loaded node many
 # What must be the same on every node; a result would otherwise depend on where it was made.
@@ -41,8 +43,8 @@ def set_environment(cluster: str) -> None:
 
 
 @contextmanager
-def running_ray(cluster: str, workers: int | None, store: Path) -> Iterator[Mapping[str, float]]:
-    """Ray, quiet, with its resources; left, or shut down, at the end.
+def running_ray(cluster: str, workers: int | None, store: Path) -> Iterator[Supply]:
+    """Ray, quiet, with what it has or may get; left, or shut down, at the end.
 
     Args:
         cluster: `local` starts one here, `auto` joins the one that this machine belongs to, an
@@ -74,9 +76,35 @@ def running_ray(cluster: str, workers: int | None, store: Path) -> Iterator[Mapp
     try:
         if not is_local:
             check_nodes(store)
-        yield dict(ray.cluster_resources())
+        there = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        yield attainable(there, {} if is_local else _scaling())
     finally:
         ray.shutdown()
+
+
+def _scaling() -> Mapping[str, Any]:
+    """What the autoscaler of the cluster may do; empty where that is not known here.
+
+    The cluster launcher leaves its file on the head, which is where `ray submit` and `ray job
+    submit` run a sweep. Elsewhere only the nodes that are there count.
+    """
+    import ray
+
+    head = ray.get_runtime_context().gcs_address.rpartition(":")[0]
+    if head != ray.util.get_node_ip_address():
+        return {}
+    return read_scaling(SCALING)
+
+
+def read_scaling(path: Path) -> Mapping[str, Any]:
+    """The cluster launcher's file on a head; empty where there is none that can be read."""
+    import yaml
+
+    try:
+        loaded = yaml.safe_load(path.expanduser().read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return {}
+    return loaded if isinstance(loaded, dict) else {}
 
 
 def check_address(cluster: str) -> None:
@@ -116,14 +144,15 @@ def check_nodes(store: Path) -> None:
     marker = store / f"marker-{secrets.token_hex(4)}"
     marker.parent.mkdir(parents=True, exist_ok=True)
     marker.write_text(marker.name)
-    expected = {name: provenance()[name] for name in _ALIKE}
+    here = provenance()
+    expected = {name: here[name] for name in _ALIKE}
     try:
         asked = {}
         for node in ray.nodes():
             if node["Alive"]:
-                here = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+                there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
                 look = ray.remote(num_cpus=0, max_retries=0)(_look)
-                asked[look.options(scheduling_strategy=here).remote(str(marker))] = node
+                asked[look.options(scheduling_strategy=there).remote(str(marker))] = node
         ready, late = ray.wait(list(asked), num_returns=len(asked), timeout=_CHECK_SECONDS)
         problems = [f"{_name(asked[each])}: no answer in {_CHECK_SECONDS:g} s" for each in late]
         for each in ready:

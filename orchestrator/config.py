@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from orchestrator.addresses import mlflow_server
+from orchestrator.complaints import complaint
 from orchestrator.composition import compose, merge
 from orchestrator.errors import UsageError
-from orchestrator.spaces import FOLDER, GROUPS, SearchSpaces, unknown
+from orchestrator.spaces import FOLDER, GROUPS, SearchSpaces
 
 Order = Literal[
     "given",
@@ -33,14 +35,9 @@ Compared = Annotated[
     Field(pattern=r"^(average|reliability|generality|locality_(far|near|same))\.(token|exact)$"),
 ]
 PARTS = ("method", "backbone", "dataset")  # groups of which a trial takes one choice each
-# pydantic's words for Python's types, said in YAML's
-_PLAINER = {
-    "tuple_type": "must be a list, [...]",
-    "list_type": "must be a list, [...]",
-    "dict_type": "must be a mapping, {key: value}",
-    "model_type": "must be a mapping, {key: value}",
-}
 COMMAND_LINE = "command line"
+# Fields that are no keys.
+_NOT_TYPED = frozenset({"choices", "layers", "own_units", "spaces", "arms", "question"})
 
 
 class _Model(BaseModel):
@@ -128,6 +125,7 @@ class SweepConfig(_Model):
         paper: Ids of the published tables and figures that the ablation answers.
         published_on: Backbone whose depth and width the ablation's layers and ranks refer to.
         cluster: `local`: a Ray of this machine's own; `auto`, or an address: one that runs already.
+        mlflow: Address of an MLflow server; None: the database in the store.
         max_trial_seconds: A trial that takes longer has failed.
         stands_for: Per key, the published value that a value of an axis or arm takes the place of,
             such as 30 edits that of 1,000.
@@ -150,6 +148,7 @@ class SweepConfig(_Model):
     store: str = "results"
     workers: Count | None = None
     cluster: str = "local"
+    mlflow: Annotated[str, AfterValidator(mlflow_server)] | None = None
     max_trial_seconds: Annotated[float, Field(gt=0)] | None = None
     choices: dict[str, str]
     layers: tuple[Layer, ...]
@@ -270,7 +269,7 @@ def _build(
             spaces=spaces,
         )
     except ValidationError as error:
-        raise _usage(error) from error
+        raise complaint(error, SweepConfig, {*PARTS, "scale"}, _NOT_TYPED) from error
     except TypeError as error:  # a key of ours, typed: "choices=...", "layers=..."
         raise UsageError(f"{', '.join(typed)}: {error}") from error
 
@@ -381,24 +380,3 @@ def _plain(value: Any) -> Any:
 
 def _text(value: Any) -> str:
     return str(getattr(value, "text", value))
-
-
-def _usage(error: ValidationError) -> UsageError:
-    """The first complaint as one line, with the key as typed."""
-    first = error.errors()[0]
-    location = [str(part) for part in first["loc"]]
-    path = ".".join(location)
-    if first["type"] == "extra_forbidden":
-        model: type[BaseModel] = SweepConfig
-        for part in location[:-1]:
-            inner = model.model_fields[part].annotation
-            model = inner if isinstance(inner, type) and issubclass(inner, BaseModel) else model
-        hidden = {"choices", "layers", "own_units", "spaces", "arms", "question"}
-        known = set(model.model_fields) - hidden | (
-            set(PARTS) | {"scale"} if model is SweepConfig else set()
-        )
-        return unknown(path, location[-1], known)
-    message = first["msg"].removeprefix("Value error, ")
-    if first["type"] in _PLAINER:
-        message = _PLAINER[first["type"]]
-    return UsageError(f"{path}={first['input']}: {message[:1].lower()}{message[1:]}")

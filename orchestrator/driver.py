@@ -21,7 +21,7 @@ from orchestrator.leases import Leases, summary
 from orchestrator.ledger import Ledger
 from orchestrator.plan import Plan, TrialSpec, spec_for
 from orchestrator.progress import Board, announce
-from orchestrator.provenance import provenance
+from orchestrator.provenance import keep_packages, provenance
 from orchestrator.rows import (
     MAX_RETRIES,
     Cell,
@@ -86,7 +86,8 @@ class Sweep:
         self._to_repeat: set[str] = set()
         self._checkpoints: dict[str, list[Row]] = {}
         self._provenance = provenance()
-        self._tracker = Tracker(self._store, config.ablation, config.question)
+        keep_packages(self._store, self._provenance["packages"])
+        self._tracker = Tracker(self._store, config.ablation, config.question, config.mlflow)
         self.cells: dict[str, Cell] = {}
         self.values: dict[str, float] = {}  # what a search compares, at the end or the last rung
         self.finished: list[str] = []  # keys of `values` whose trial ran to its end
@@ -162,6 +163,7 @@ class Sweep:
         self._leases.close()
         self._tracker.close()
         self.outcome.experiment_id = self._tracker.experiment_id
+        self.outcome.num_unsent = self._tracker.num_unsent
         self.outcome.tracking_failures = self._tracker.failures
         self._ledger.close()
 

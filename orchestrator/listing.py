@@ -97,11 +97,18 @@ def outcome_lines(outcome: Outcome) -> list[str]:
         )
     reasons = Counter(str(row["error"]) for row in outcome.failures)
     lines += [f"{count} x {reason}" for reason, count in reasons.most_common()]
-    for failure in outcome.tracking_failures[:1]:
-        lines.append(
-            f"MLflow was not written ({failure}); the ledger has all, run the command again"
-        )
     return lines
+
+
+def unsent_lines(outcome: Outcome, sync: str) -> list[str]:
+    """How many results MLflow does not have yet, why, and the command that sends them."""
+    if not outcome.num_unsent:
+        return []
+    why = next(iter(outcome.tracking_failures), "unknown")
+    return [
+        f"MLflow still lacks {outcome.num_unsent} results ({why}); the ledger has them all. "
+        f"To send them: {sync}"
+    ]
 
 
 def forecast_line(forecast: Forecast) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.errors import UsageError
@@ -67,10 +68,69 @@ def resources(
     return {"cpu": 1.0, "gpu": gpu}
 
 
+@dataclass(frozen=True)
+class Supply:
+    """What a cluster has, or may have once its autoscaler has done all that it may.
+
+    Attributes:
+        total: Of all nodes together, as `ray.cluster_resources()` names them.
+        nodes: Of each single node, which is what one process can get; of the autoscaler's types
+            one node each.
+    """
+
+    total: Mapping[str, float]
+    nodes: tuple[Mapping[str, float], ...] = ()
+
+
+def attainable(nodes: Sequence[Mapping[str, float]], scaling: Mapping[str, Any]) -> Supply:
+    """The supply of a cluster whose autoscaler may still add workers.
+
+    Args:
+        nodes: Resources of every node that is there, the head among them.
+        scaling: The cluster launcher's file as it lies on the head; empty where no autoscaler runs.
+    """
+    head = scaling.get("head_node_type")
+    types = scaling.get("available_node_types") or {}
+    addable = {
+        name: {kind: float(count) for kind, count in (each.get("resources") or {}).items()}
+        for name, each in types.items()
+        if name != head and _max_workers(each, scaling) > 0
+    }
+    there: dict[str, float] = {}
+    for node in nodes:
+        for kind, count in node.items():
+            there[kind] = there.get(kind, 0.0) + count
+    kinds = {kind for each in addable.values() for kind in each}
+    of_head = (types.get(head) or {}).get("resources") or {}
+    for kind in kinds:
+        # The most of this kind, if the workers that may run at a time are of its richest types.
+        left, most = int(scaling.get("max_workers") or 0), float(of_head.get(kind, 0))
+        for name in sorted(addable, key=lambda name: -addable[name].get(kind, 0.0)):
+            added = min(left, _max_workers(types[name], scaling))
+            most, left = most + added * addable[name].get(kind, 0.0), left - added
+        there[kind] = max(there.get(kind, 0.0), most)
+    return Supply(there, (*nodes, *addable.values()))
+
+
+def _max_workers(node_type: Mapping[str, Any], scaling: Mapping[str, Any]) -> int:
+    """Of one type; Ray takes the cluster's own limit where the type states none."""
+    stated = node_type.get("max_workers")
+    return int(scaling.get("max_workers") or 0) if stated is None else int(stated)
+
+
 def preflight(
-    spec: TrialSpec, cluster_resources: Mapping[str, float], gpu_gib: float = GPU_GIB
+    spec: TrialSpec,
+    cluster_resources: Mapping[str, float],
+    gpu_gib: float = GPU_GIB,
+    nodes: Sequence[Mapping[str, float]] = (),
 ) -> None:
     """Returns if the cluster can ever run the trial; Ray would wait for ever without a word.
+
+    Args:
+        spec: The trial.
+        cluster_resources: Of all nodes together, those included that an autoscaler may add.
+        gpu_gib: Memory of one GPU.
+        nodes: Of each single node; none where that is not known.
 
     Raises:
         UsageError: With what the trial needs and what there is.
@@ -89,4 +149,14 @@ def preflight(
         raise UsageError(
             f"backbone={name} needs {memory_gib(spec):.1f} GiB of memory per trial; "
             f"the cluster has {memory / 2**30:.1f} GiB"
+        )
+    fits = any(
+        all(node.get(label, 0) >= need[kind] for kind, label in (("cpu", "CPU"), ("gpu", "GPU")))
+        for node in nodes
+    )
+    if nodes and not fits:
+        sizes = {f"{node.get('CPU', 0):g} CPU and {node.get('GPU', 0):g} GPU" for node in nodes}
+        raise UsageError(
+            f"backbone={name} needs {need['cpu']:g} CPU and {need['gpu']:g} GPU on one node; "
+            f"the nodes that are there or may be added have {'; '.join(sorted(sizes))}"
         )

@@ -11,7 +11,7 @@ _SECRET_NAMES = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|ACCESS_KEY",
 _LEAST_LENGTH = 8  # shorter values are words such as `true`
 # Forms that are known: Hugging Face, AWS, GitHub, and a password within an address.
 _FORMS = re.compile(
-    r"hf_[A-Za-z0-9]{16,}|(?:AKIA|ASIA)[0-9A-Z]{16}|gh[pousr]_[A-Za-z0-9]{20,}|(?<=://)[^/\s:@]+:[^/\s@]+(?=@)"
+    r"hf_[A-Za-z0-9]{16,}|(?:AKIA|ASIA)[0-9A-Z]{16}|gh[pousr]_[A-Za-z0-9]{20,}|(?<=://)[^/\s]+(?=@)"
 )
 
 

@@ -89,6 +89,7 @@ class Outcome:
     num_settled_before: int = 0
     num_other_source: int = 0  # of those, results of other source code
     failures: list[Row] = field(default_factory=list)
+    num_unsent: int = 0  # results that MLflow does not have yet
     tracking_failures: list[str] = field(default_factory=list)
     experiment_id: str = ""
     was_interrupted: bool = False
@@ -135,6 +136,7 @@ def end_row(
         "checkpoints": [dict(point) for point in (*checkpoints, *row.get("curve", ()))],
         "device": row.get("device", ""),
         "host": row.get("hostname", ""),
+        "gpu": row.get("gpu", ""),
         "spec": cell.spec.to_dict(),
         "resolved": cell.resolved.identity,
         "provenance": dict(provenance),
@@ -164,6 +166,8 @@ def labelled(end: Mapping[str, Any], spec: TrialSpec, config: SweepConfig) -> Ro
         "error": end["error"] or "",
         "protocol": spec.protocol,
         "backbone": spec.backbone["name"],
+        "backbone_model": spec.backbone.get("model") or "",
+        "backbone_revision": spec.backbone.get("revision") or "",
         "num_layers": spec.backbone["num_layers"],
         "hidden_size": spec.backbone["hidden_size"],
         "dtype": spec.backbone["dtype"],
@@ -174,6 +178,7 @@ def labelled(end: Mapping[str, Any], spec: TrialSpec, config: SweepConfig) -> Ro
         "swept": spec.swept,
         "device": end["device"],
         "host": end["host"],
+        "gpu": end.get("gpu", ""),
         **end["resolved"],
         **end["provenance"],
     }

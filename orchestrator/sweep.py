@@ -73,35 +73,42 @@ def sync(expanded: plan.Plan) -> int:
     """Write what the ledger has of a plan into MLflow; what stands there already is left."""
     from orchestrator.tracking import sync_plan  # heavy: mlflow
 
-    num_rows, failures = sync_plan(expanded)
-    print(f"{num_rows} trials of the ledger stand in MLflow, {len(failures)} could not be written")
-    for reason in sorted(set(failures)):
+    synced = sync_plan(expanded)
+    print(
+        f"{synced.num_sent} trials of the ledger stand in MLflow, "
+        f"{synced.num_unsent} could not be written"
+    )
+    for reason in synced.reasons:
         print(f"  {reason}")
-    return FAILED if failures else 0
+    return FAILED if synced.num_unsent else 0
 
 
 def run(expanded: plan.Plan, typed: argparse.Namespace, arguments: Sequence[str]) -> int:
     """Run the plan and print what it came to, with its table."""
     from orchestrator import launch  # heavy: torch, ray and mlflow
-    from orchestrator.tracking import chart_link
+    from orchestrator.mirror import chart_link
     from trainables.errors import EditingError
 
-    store = expanded.config.store
+    store, server = expanded.config.store, expanded.config.mlflow
     options = Options(typed.retry_failed, typed.complete_stopped, typed.fresh)
     try:
         outcome = launch.run(expanded, options)
     except EditingError as error:
         print(f"error: {error}", file=sys.stderr)
         return USAGE_ERROR
-    print("\n".join(listing.outcome_lines(outcome)))
+    again = shlex.join(["python", sys.argv[0], "--sync", *typed.overrides])
+    print("\n".join(listing.outcome_lines(outcome) + listing.unsent_lines(outcome, again)))
     if outcome.was_interrupted:
         return interrupted(arguments)
     sys.stdout.flush()
     table = str(ROOT / "analysis" / "table.py")
     for name in expanded.config.paper or (expanded.config.ablation,):
         # analysis is another program: it reads MLflow and knows nothing of sweeps
-        subprocess.run([sys.executable, table, name, f"store={store}"], check=False)
-    if outcome.experiment_id:
+        where = [f"store={store}", *([f"mlflow={server}"] if server else [])]
+        subprocess.run([sys.executable, table, name, *where], check=False)
+    if outcome.experiment_id and server:
+        print(f"\nbrowse: {chart_link(outcome.experiment_id, server)}")
+    elif outcome.experiment_id:
         print(f"\nbrowse: make ui STORE={store}, then {chart_link(outcome.experiment_id)}")
     return FAILED if outcome.failures else 0
 

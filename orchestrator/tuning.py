@@ -20,7 +20,7 @@ from orchestrator.cluster import running_ray
 from orchestrator.config import SweepConfig
 from orchestrator.errors import LedgerError
 from orchestrator.interruption import Interruption
-from orchestrator.placement import preflight, resources
+from orchestrator.placement import Supply, preflight, resources
 from orchestrator.plan import TrialSpec
 from orchestrator.rows import MAX_RETRIES, Cell
 from orchestrator.scheduling import PlannedSearch, make_scheduler, tune_distribution
@@ -100,8 +100,8 @@ class Tuning:
         shutil.rmtree(self._scratch, ignore_errors=True)
 
     @cached_property
-    def _cluster(self) -> Mapping[str, float]:
-        """Resources of Ray, which starts here and runs until `close`."""
+    def _supply(self) -> Supply:
+        """What Ray has, which starts here and runs until `close`, or may get."""
         config = self._config
         return self._ray.enter_context(running_ray(config.cluster, config.workers, self._store))
 
@@ -131,9 +131,9 @@ class Tuning:
             rung_score=chosen.metric if is_compared else None,
             max_seconds=self._config.max_trial_seconds,
         )
-        cluster = self._cluster
+        supply, cluster = self._supply, self._supply.total
         for cell in cells:
-            preflight(cell.spec, cluster)
+            preflight(cell.spec, cluster, nodes=supply.nodes)
         needs = [resources(cell.spec, cluster) for cell in cells]
         need = {kind: max(each[kind] for each in needs) for kind in ("cpu", "gpu")}
         # Tune's own record of its trials; the ledger has all of it that counts.

@@ -1,4 +1,7 @@
-"""The command: `python orchestrator/ui.py [store=results] [port=5000]` opens MLflow on a store."""
+"""The command: `python orchestrator/ui.py [store=results] [port=5000]` opens MLflow on a store.
+
+With `mlflow=ADDRESS` it prints the pages of that server, which runs already.
+"""
 
 from __future__ import annotations
 
@@ -11,35 +14,56 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 import os
 from collections.abc import Sequence
 
-from orchestrator.tracking import chart_link, tracking_uri
+from orchestrator.addresses import mlflow_server
+from orchestrator.mirror import chart_link, connect, tracking_uri
+from orchestrator.redaction import redacted
 
 USAGE_ERROR = 2
-ALLOWED = ("store", "port")
+ALLOWED = ("store", "port", "mlflow")
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print the page of every experiment, then become the MLflow server."""
+    """Print the page of every experiment, then become the MLflow server where none is given."""
     typed = dict(argument.partition("=")[::2] for argument in arguments)
     unknown = sorted(set(typed) - set(ALLOWED))
     if unknown or not typed.get("port", "5000").isdigit():
         wrong = f"{unknown[0]}: unknown" if unknown else f"port={typed['port']}: not a number"
-        print(f"error: {wrong}; allowed: store=FOLDER port=NUMBER", file=sys.stderr)
-        return USAGE_ERROR
+        return _refuse(f"{wrong}; allowed: store=FOLDER port=NUMBER mlflow=ADDRESS")
     store, port = Path(typed.get("store", "results")), int(typed.get("port", "5000"))
+    if "mlflow" in typed:
+        return _show_server(store, typed["mlflow"])
     if not (store / "mlflow.db").is_file():
-        print(f"error: store={store} holds no mlflow.db; run a sweep first", file=sys.stderr)
-        return USAGE_ERROR
-    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+        return _refuse(f"store={store} holds no mlflow.db; run a sweep first")
     # Without this MLflow starts seven more processes for a feature that is not used here.
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
-    from mlflow import MlflowClient
-
-    for experiment in MlflowClient(tracking_uri(store)).search_experiments():
-        if experiment.name != "Default":
-            print(f"{experiment.name}: {chart_link(experiment.experiment_id, port)}", flush=True)
+    _print_pages(store, None, f"http://127.0.0.1:{port}")
     command = [sys.executable, "-m", "mlflow", "ui", "--workers", "1", "--host", "127.0.0.1"]
     command += ["--port", str(port), "--backend-store-uri", tracking_uri(store)]
     os.execv(sys.executable, command)
+
+
+def _show_server(store: Path, typed: str) -> int:
+    """Print the pages of a server; its status."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        server = mlflow_server(typed)
+        _print_pages(store, server, server)
+    except (ValueError, MlflowException) as error:
+        return _refuse(redacted(f"mlflow={typed}: {str(error).splitlines()[0]}"))
+    return 0
+
+
+def _print_pages(store: Path, server: str | None, shown_at: str) -> None:
+    for experiment in connect(store, server).search_experiments():
+        if experiment.name != "Default":
+            page = chart_link(experiment.experiment_id, shown_at)
+            print(f"{experiment.name}: {page}", flush=True)
+
+
+def _refuse(why: str) -> int:
+    print(f"error: {why}", file=sys.stderr)
+    return USAGE_ERROR
 
 
 if __name__ == "__main__":

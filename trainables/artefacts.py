@@ -80,7 +80,7 @@ class Artefacts:
             meta = json.loads((folder / "meta.json").read_text())
         except (OSError, ValueError):
             return None
-        if hashlib.sha256(blob).hexdigest() != meta.get("sha256"):
+        if not isinstance(meta, dict) or meta.get("sha256") != _digest(blob, meta.get("values")):
             return None
         os.utime(folder / "meta.json")
         return State(load(blob), meta["values"])
@@ -92,7 +92,7 @@ class Artefacts:
         blob = save(tensors)
         (aside / "tensors.safetensors").write_bytes(blob)
         meta = {
-            "sha256": hashlib.sha256(blob).hexdigest(),
+            "sha256": _digest(blob, state.values),
             "inputs": dict(inputs),
             "values": state.values,
             "written": time.time(),
@@ -112,6 +112,11 @@ class Artefacts:
             if folder != keep:
                 shutil.rmtree(folder, ignore_errors=True)
                 total -= size
+
+
+def _digest(blob: bytes, values: object) -> str:
+    """SHA-256 of both halves of an artefact: the pre-edit answers are nothing but values."""
+    return hashlib.sha256(blob + json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def write_state(path: Path, state: State) -> None:

@@ -148,7 +148,10 @@ class EditTrial(tune.Trainable):
         is_done = row["progress"] >= 1.0
         # Tune compares whole numbers of its time attribute.
         row.update(rung=self._rung + 1, status="finished" if is_done else "running", done=is_done)
-        row["device"] = str(self._bench.backbone(self._spec).device.type)
+        device = self._bench.backbone(self._spec).device
+        row["device"] = str(device.type)
+        if device.type == "cuda":
+            row["gpu"] = torch.cuda.get_device_name(device)
         if torch.cuda.is_available():
             row["peak_gpu_gib"] = torch.cuda.max_memory_allocated() / 2**30
         if self._runtime.rung_score is not None:

@@ -80,7 +80,13 @@ config["auth"] = {"ssh_user": "root", "ssh_private_key": str(work / "key")}
 config["file_mounts"] = {"~/.ray/auth_token": str(work / "token")}
 config["setup_commands"] = []
 for key in ("head_start_ray_commands", "worker_start_ray_commands"):
-    config[key] = [line.replace("ray start", "ray start --num-cpus=1") for line in config[key]]
+    config[key] = [
+        line.replace("ray start", "ray start --num-cpus=1")
+        .replace("10.0.0.1", "10.199.0.1")
+        .replace("~/mlflow", f"{work}/mlflow")
+        .replace("$HOME/mlflow", f"{work}/mlflow")
+        for line in config[key]
+    ]
 (work / "cluster.yaml").write_text(yaml.safe_dump(config))
 PYTHON
 
@@ -96,7 +102,7 @@ say "24 trials by ray submit"
 store=$work/store
 ray submit "$work/cluster.yaml" "$top/orchestrator/sweep.py" -- ablation=smoke backbone=facts_tiny \
   method=ft_m 'axes.method.edit_lr=[1e-4,2e-4,3e-4,4e-4,5e-4,6e-4,7e-4,8e-4]' 'seeds=[0,1,2]' \
-  protocol.num_edits=8 cluster=auto store="$store" > "$work/submit.log" 2>&1 &
+  protocol.num_edits=8 cluster=auto store="$store" mlflow=http://10.199.0.1:5000 > "$work/submit.log" 2>&1 &
 submit=$!
 ends() { cat "$store"/ledger/*.jsonl 2>/dev/null | grep -c '"event":"end"' || true; }
 until [ "$(ends)" -ge 8 ]; do
@@ -126,6 +132,14 @@ print(f"by host {dict(Counter(row['host'] for row in ends))}; twice {sum(n > 1 f
 assert len(times) == 24
 assert set(times.values()) == {1}
 assert {row["status"] for row in ends} == {"finished"}
+PYTHON
+"$venv/bin/python" - <<'PYTHON'
+from mlflow import MlflowClient
+
+client = MlflowClient("http://10.199.0.1:5000")
+runs = client.search_runs([e.experiment_id for e in client.search_experiments()])
+print(f"{len(runs)} of 24 runs on the MLflow server of the head")
+assert len({run.data.tags["fingerprint"] for run in runs}) == len(runs) == 24
 PYTHON
 say "ray down"
 ray down -y "$work/cluster.yaml" > "$work/down.log" 2>&1 || { tail -20 "$work/down.log"; exit 1; }

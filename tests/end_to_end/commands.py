@@ -86,20 +86,20 @@ class Commands:
         """End rows of all drivers; a trial that ran twice has two."""
         return [row for rows in self.segments() for row in rows if row["event"] == "end"]
 
-    def runs(self) -> list[Any]:
-        """Every run in MLflow that is not deleted."""
+    def runs(self, server: str | None = None) -> list[Any]:
+        """Every run in MLflow, the store's own or a server, that is not deleted."""
         from mlflow import MlflowClient
 
-        client = MlflowClient(f"sqlite:///{self.store / 'mlflow.db'}")
+        client = MlflowClient(server or f"sqlite:///{self.store / 'mlflow.db'}")
         experiments = [experiment.experiment_id for experiment in client.search_experiments()]
         return list(client.search_runs(experiments, max_results=1000))
 
 
-def assert_agree(commands: Commands) -> None:
+def assert_agree(commands: Commands, server: str | None = None) -> None:
     """MLflow holds one run per trial of the ledger, written from its last end row."""
     last = {row["fingerprint"]: row["row_id"] for row in commands.ends()}
     tracked = [
-        (run.data.tags["fingerprint"], run.data.tags["ledger_row"]) for run in commands.runs()
+        (run.data.tags["fingerprint"], run.data.tags["ledger_row"]) for run in commands.runs(server)
     ]
     assert sorted(tracked) == sorted(last.items())
 

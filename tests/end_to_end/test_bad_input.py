@@ -48,6 +48,11 @@ MISTAKES = {
     ),
     "too large": ([*SMOKE, "backbone.memory_gib=99999"], ["99999.0 GiB", "GPU", "facts_tiny"]),
     "cluster": ([*SMOKE, "cluster=127.0.0.1:1"], ["cluster=127.0.0.1:1", "ray start --head"]),
+    "mlflow": ([*SMOKE, "mlflow=here:5000"], ["mlflow=here:5000", "http://host:port"]),
+    "mlflow password": (
+        [*SMOKE, "mlflow=http://me:word@host:5000"],
+        ["mlflow=http://***@host:5000", "MLFLOW_TRACKING_PASSWORD"],
+    ),
     "cluster name": ([*SMOKE, "cluster=here"], ["cluster=here", "local, auto", "host:port"]),
     "store": ([*SMOKE, "store=empty.json/below"], ["store=", "empty.json/below"]),
 }

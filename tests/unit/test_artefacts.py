@@ -2,6 +2,7 @@ import json
 import os
 from pathlib import Path
 
+import pytest
 import torch
 
 from trainables.artefacts import Artefacts, key_of, read_state, write_state
@@ -47,6 +48,28 @@ def test_get_when_a_stored_file_is_broken_then_builds_it_anew(tmp_path: Path) ->
     mended = Artefacts(tmp_path).get("covariance", {}, build)
     assert build.calls == 2
     assert torch.equal(mended.tensors["x"], torch.ones(4))
+
+
+@pytest.mark.parametrize("broken", ['{"sha', "[]", "{}", "null"])
+def test_get_when_what_describes_a_file_is_no_longer_json_of_ours_then_builds_it_anew(
+    tmp_path: Path, broken: str
+) -> None:
+    build = Builder()
+    Artefacts(tmp_path).get("covariance", {}, build)
+    next(tmp_path.glob("covariance-*/meta.json")).write_text(broken)
+    Artefacts(tmp_path).get("covariance", {}, build)
+    assert build.calls == 2
+
+
+def test_get_when_a_stored_value_was_changed_then_builds_it_anew(tmp_path: Path) -> None:
+    def build() -> State:
+        return State(values={"answers": [1, 2, 3]})
+
+    Artefacts(tmp_path).get("answers", {}, build)
+    meta = next(tmp_path.glob("answers-*/meta.json"))
+    meta.write_text(meta.read_text().replace("[1, 2, 3]", "[1, 2, 4]"))
+    assert Artefacts(tmp_path).get("answers", {}, build).values == {"answers": [1, 2, 3]}
+    assert "[1, 2, 3]" in meta.read_text()
 
 
 def test_get_when_over_budget_then_drops_the_least_recently_used(tmp_path: Path) -> None:

@@ -152,3 +152,23 @@ def test_import_when_planning_then_neither_torch_nor_ray_nor_mlflow_is_loaded() 
         [sys.executable, "-c", code], cwd=FOLDER.parent, capture_output=True, text=True, check=True
     )
     assert shown.stdout.strip() == "[]"
+
+
+def test_mlflow_when_a_server_is_named_then_its_address_without_a_slash() -> None:
+    assert config.load(["ablation=smoke"]).mlflow is None
+    assert (
+        config.load(["ablation=smoke", "mlflow=http://10.0.0.1:5000/"]).mlflow
+        == "http://10.0.0.1:5000"
+    )
+
+
+@pytest.mark.parametrize("address", ["ftp://host", "host:5000", "sqlite:///x.db", "http://"])
+def test_mlflow_when_it_is_no_server_then_says_what_it_must_be(address: str) -> None:
+    with pytest.raises(UsageError, match=r"mlflow=.*: must be an MLflow server's address, http://"):
+        config.load(["ablation=smoke", f"mlflow={address}"])
+
+
+def test_mlflow_when_the_address_holds_a_password_then_it_is_refused_and_not_repeated() -> None:
+    with pytest.raises(UsageError, match="MLFLOW_TRACKING_PASSWORD") as raised:
+        config.load(["ablation=smoke", 'mlflow="http://me:a@b:c@host:5000"'])
+    assert "mlflow=http://***@host:5000" in str(raised.value)

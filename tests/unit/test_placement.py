@@ -5,7 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.errors import UsageError
-from orchestrator.placement import memory_gib, num_parameters, preflight, resources
+from orchestrator.placement import (
+    attainable,
+    memory_gib,
+    num_parameters,
+    preflight,
+    resources,
+)
 from orchestrator.plan import TrialSpec
 
 
@@ -65,3 +71,63 @@ def test_preflight_when_the_cluster_can_never_run_it_then_it_says_need_and_suppl
 def test_preflight_when_it_fits_then_nothing_is_raised() -> None:
     preflight(spec(memory_gib=60.0), {"CPU": 1, "GPU": 3})
     preflight(spec(memory_gib=3.0), {"CPU": 1, "memory": 4 * 2**30})
+
+
+HEAD = {"CPU": 0.0, "memory": 8.0 * 2**30}
+SCALING = {
+    "head_node_type": "head",
+    "max_workers": 5,
+    "available_node_types": {
+        "head": {"resources": {"CPU": 0}, "max_workers": 0},
+        "spot": {"resources": {"CPU": 8, "GPU": 1}, "max_workers": 4},
+        "large": {"resources": {"CPU": 32, "GPU": 4}, "max_workers": 2},
+        "off": {"resources": {"CPU": 99, "GPU": 99}, "max_workers": 0},
+    },
+}
+
+
+def test_attainable_when_workers_may_be_added_then_as_many_as_the_whole_cluster_may_have() -> None:
+    supply = attainable([HEAD], SCALING)
+    # of at most five workers two are large and three are spot: 2 x 32 + 3 x 8, 2 x 4 + 3 x 1
+    assert supply.total == {"CPU": 88.0, "GPU": 11.0, "memory": 8.0 * 2**30}
+    assert supply.nodes == (HEAD, {"CPU": 8.0, "GPU": 1.0}, {"CPU": 32.0, "GPU": 4.0})
+    # a type without a limit of its own takes the cluster's: 5 x 8
+    spot = {"head_node_type": "head", "max_workers": 5}
+    free = {**spot, "available_node_types": {"spot": {"resources": {"CPU": 8}}}}
+    assert attainable([HEAD], free).total["CPU"] == 40.0
+
+
+def test_attainable_when_workers_are_there_then_they_are_not_counted_twice() -> None:
+    worker = {"CPU": 8.0, "GPU": 1.0}
+    assert attainable([HEAD, worker], SCALING).total["GPU"] == 11.0
+    larger = {"CPU": 200.0, "GPU": 20.0}  # of a type that may no longer be added
+    assert attainable([HEAD, larger], SCALING).total["GPU"] == 20.0
+
+
+@pytest.mark.parametrize("scaling", [{}, {"available_node_types": None}, {"max_workers": 3}])
+def test_attainable_when_nothing_may_be_added_then_what_is_there(
+    scaling: dict[str, object],
+) -> None:
+    supply = attainable([HEAD, {"CPU": 2.0}], scaling)
+    assert supply.total == {"CPU": 2.0, "memory": 8.0 * 2**30}
+    assert supply.nodes == (HEAD, {"CPU": 2.0})
+
+
+def test_preflight_when_the_autoscaler_may_add_a_node_then_it_passes() -> None:
+    supply = attainable([HEAD], SCALING)
+    preflight(spec(memory_gib=60.0), supply.total, nodes=supply.nodes)  # 3 GPUs on a large one
+    preflight(spec(memory_gib=0.1), supply.total, nodes=supply.nodes)
+    with pytest.raises(UsageError, match=r"needs 3 GPU per trial .*; the cluster has 0 GPU"):
+        preflight(spec(memory_gib=60.0), {"CPU": 8.0})
+
+
+def test_preflight_when_no_single_node_may_hold_it_then_it_says_what_nodes_there_may_be() -> None:
+    supply = attainable([HEAD], SCALING)  # 11 GPUs in all, but at most 4 of them together
+    with pytest.raises(
+        UsageError,
+        match=r"backbone=x needs 1 CPU and 5 GPU on one node; the nodes .* have "
+        r"0 CPU and 0 GPU; 32 CPU and 4 GPU; 8 CPU and 1 GPU",
+    ):
+        preflight(spec(memory_gib=110.0), supply.total, nodes=supply.nodes)
+    with pytest.raises(UsageError, match=r"needs 13 GPU per trial .*; the cluster has 11 GPU"):
+        preflight(spec(memory_gib=300.0), supply.total, nodes=supply.nodes)

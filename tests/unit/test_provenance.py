@@ -1,7 +1,16 @@
 import subprocess
 from pathlib import Path
 
-from orchestrator.provenance import installed_packages, provenance, source_hash
+import pytest
+
+from orchestrator.errors import LedgerError
+from orchestrator.provenance import (
+    installed_packages,
+    keep_packages,
+    kept_packages,
+    provenance,
+    source_hash,
+)
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -47,3 +56,20 @@ def test_source_hash_depends_on_names_and_contents(tmp_path: Path) -> None:
 
 def test_installed_packages_names_versions() -> None:
     assert any(line.startswith("torch==2") for line in installed_packages().splitlines())
+
+
+def test_packages_are_kept_by_the_digest_that_every_row_bears(tmp_path: Path) -> None:
+    digest = provenance()["packages"]
+    assert kept_packages(tmp_path, digest) == ""
+    for _ in range(2):
+        keep_packages(tmp_path, digest)
+    assert kept_packages(tmp_path, digest) == installed_packages()
+    assert [path.stem for path in (tmp_path / "packages").iterdir()] == [digest]
+    (tmp_path / "elsewhere.txt").write_text("not a list of packages")
+    assert kept_packages(tmp_path, "../elsewhere") == ""
+
+
+def test_packages_when_the_store_is_a_file_then_one_line_names_it(tmp_path: Path) -> None:
+    (tmp_path / "results").write_text("")
+    with pytest.raises(LedgerError, match=r"store=.*results: cannot write .*packages"):
+        keep_packages(tmp_path / "results", "abcd")

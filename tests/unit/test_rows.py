@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from orchestrator.plan import TrialSpec
-from orchestrator.rows import Cell, Resolved, end_row
+from dataclasses import replace
+
+from orchestrator import config
+from orchestrator.plan import TrialSpec, expand
+from orchestrator.rows import Cell, Resolved, end_row, labelled
 
 SPEC = TrialSpec(
     ablation="a",
@@ -26,3 +29,29 @@ def test_end_row_puts_the_curve_behind_the_rungs_and_not_among_the_numbers() -> 
     assert end["checkpoints"] == [rung, point]
     assert end["metrics"] == {"progress": 1.0, "stale_rate": 0.25, "count.excluded": 2.0}
     assert end["stop_reason"] == "completed"
+
+
+def test_run_of_a_trial_names_all_that_made_it() -> None:
+    sweep = config.load(["ablation=smoke", "backbone=gpt2_xl"])
+    backbone = expand(sweep).trials[0].backbone
+    cell = Cell("key", replace(expand(sweep).trials[0], seed=3), Resolved("aa", "bb", 1))
+    row = {"status": "finished", "device": "cuda", "gpu": "a card", "hostname": "node-1"}
+    made = {"commit": "c", "is_dirty": "false", "ray_version": "2", "torch_version": "3"}
+    end = end_row(
+        cell, row, stop_reason=None, checkpoints=[], provenance={**made, "packages": "abcd"}
+    )
+    tags = labelled(end, cell.spec, sweep)["tags"]
+    assert backbone["revision"]
+    expected = {
+        **made,
+        "packages": "abcd",
+        "backbone_model": backbone["model"],
+        "backbone_revision": backbone["revision"],
+        "backbone_fingerprint": "aa",
+        "dataset_digest": "bb",
+        "seed": 3,
+        "host": "node-1",
+        "gpu": "a card",
+        "device": "cuda",
+    }
+    assert {name: tags[name] for name in expected} == expected

@@ -87,3 +87,18 @@ def test_read_records_when_a_record_has_no_subject_then_it_is_its_own(tmp_path: 
     records = runs.read_records(path.as_uri())
     assert records is not None
     assert list(zip(records["subject"], records["token"], strict=True)) == [("7", 1), ("s", 0)]
+
+
+def test_server_that_does_not_answer_is_named_in_one_line(store: Path) -> None:
+    with pytest.raises(StoreError, match=r"mlflow=http://127.0.0.1:9: .*127.0.0.1") as raised:
+        runs.read_runs(store, "smoke", "http://127.0.0.1:9")
+    assert len(str(raised.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("address", ["http://me:word@127.0.0.1:9", "sqlite:///x.db", "here"])
+def test_server_whose_address_is_none_or_holds_a_password_is_refused(
+    store: Path, address: str
+) -> None:
+    with pytest.raises(StoreError, match="without a user") as raised:
+        runs.experiments(store, address)
+    assert "word" not in str(raised.value)

@@ -62,6 +62,13 @@ def test_error_with_a_token_then_the_ledger_row_hides_it(monkeypatch: pytest.Mon
     assert end["traceback"] == "key=*** at https://***@host/x"
 
 
+@pytest.mark.parametrize("user", ["me:pass", "me:p@ss:word", "a-token", ":pass"])
+def test_redacted_when_an_address_names_a_user_then_it_is_hidden(user: str) -> None:
+    assert redacted(f"no answer from https://{user}@host:5000/x") == (
+        "no answer from https://***@host:5000/x"
+    )
+
+
 def test_redacted_when_nothing_is_secret_then_unchanged() -> None:
     text = "ValueError: method.top_k is 9 at https://host/x; path /tmp/a:b@c"
     assert redacted(text, {"TOKENIZERS_PARALLELISM": "false", "HOME": "/tmp"}) == text

@@ -1,14 +1,24 @@
-"""MLflow's mirror of the ledger, on a real SQLite store."""
+"""MLflow's mirror of the ledger, on a real SQLite store and a real server."""
 
 from __future__ import annotations
 
+import json
+import shutil
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 from mlflow import MlflowClient
 
-from orchestrator.tracking import Tracker, chart_link, tracking_uri
+from analysis.runs import read_records, read_runs
+from orchestrator import mirror, tracking
+from orchestrator.mirror import chart_link, tracking_uri
+from orchestrator.tracking import Tracker
+from tests.mlflow_server import MlflowServer, stopped_server
 
 
 def row(fingerprint: str, row_id: str = "r1", value: float = 0.5, **changes: Any) -> dict[str, Any]:
@@ -105,7 +115,7 @@ def test_a_store_that_cannot_be_opened_is_reported_and_costs_nothing_else(tmp_pa
 
 
 def test_chart_link_opens_the_charts_of_the_experiment() -> None:
-    link = chart_link("7", 5001)
+    link = chart_link("7", "http://127.0.0.1:5001")
     assert link.startswith("http://127.0.0.1:5001/#/experiments/7/runs?")
     assert "compareRunsMode=CHART" in link
 
@@ -120,3 +130,145 @@ def test_a_curve_becomes_steps_of_one_metric(store: Path) -> None:
         run.info.run_id, "reliability.token.curve"
     )
     assert sorted((metric.step, metric.value) for metric in history) == [(4, 1.0), (8, 0.5)]
+
+
+def test_two_drivers_that_tell_of_the_same_trials_write_each_of_them_once(store: Path) -> None:
+    names = [f"f{number}" for number in range(12)]
+    both = [Tracker(store, "shared"), Tracker(store, "shared")]
+    for tracker, order in zip(both, (names, names[::-1]), strict=True):
+        for name in order:
+            tracker.log(row(name))
+    for tracker in both:
+        tracker.close()
+    assert [(tracker.failures, tracker.num_unsent) for tracker in both] == [([], 0), ([], 0)]
+    standing = runs(store, both[0].experiment_id)
+    assert sorted(run.data.tags["fingerprint"] for run in standing) == sorted(names)
+
+
+def test_a_run_that_was_begun_and_not_ended_is_written_anew(store: Path) -> None:
+    first = Tracker(store, "half")
+    first.log(row("f1"))
+    first.close()
+    client = MlflowClient(tracking_uri(store))
+    tags = {"fingerprint": "f2", "ledger_row": "r1"}  # a driver was killed behind this line
+    client.create_run(first.experiment_id, tags=tags)
+    client.create_run(first.experiment_id, tags=tags)
+    second = Tracker(store, "half")
+    second.log(row("f2"))
+    second.close()
+    found = {run.data.tags["fingerprint"]: run for run in runs(store, first.experiment_id)}
+    assert len(runs(store, first.experiment_id)) == 2
+    assert found["f2"].info.status == "FINISHED"
+    assert found["f2"].data.metrics["reliability.token.final"] == 0.5
+
+
+def test_an_older_row_of_a_trial_does_not_take_the_place_of_a_later_one(store: Path) -> None:
+    late = Tracker(store, "older")
+    late.log(row("f1", row_id="r2", value=0.75, time=1_700_000_001.0))
+    late.close()
+    early = Tracker(store, "older")
+    early.log(row("f1", row_id="r1", value=0.5))
+    early.close()
+    [run] = runs(store, late.experiment_id)
+    assert run.data.tags["ledger_row"] == "r2"
+    assert early.num_unsent == 0
+
+
+@pytest.fixture(scope="module")
+def server(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
+    """Not started yet; with tables, but none of the experiments above."""
+    folder = tmp_path_factory.mktemp("server")
+    MlflowClient(f"sqlite:///{folder / 'empty.db'}").search_experiments()
+    with stopped_server(folder / "run", folder / "empty.db") as made:
+        yield made
+
+
+def test_a_server_that_does_not_answer_is_given_up_in_time_and_gets_all_when_it_is_there(
+    store: Path, server: MlflowServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(tracking, "PATIENCE_SECONDS", 1.0)
+        in_vain = Tracker(store, "served", server=server.address)
+        for name in ("f1", "f2"):
+            in_vain.log(row(name))
+        begin = time.monotonic()
+        in_vain.close()
+    assert time.monotonic() - begin < 30
+    assert in_vain.num_unsent == 2
+    assert len(in_vain.failures) == 1
+    assert server.address.rpartition(":")[2] in in_vain.failures[0]
+
+    (store / "records").mkdir(exist_ok=True)
+    line = {"record_id": "a", "subject": "s", "kind": "edit", "token": 0.25, "when": "final"}
+    (store / "records" / "served.jsonl").write_text(json.dumps(line) + "\n")
+    waiting = Tracker(store, "served", server=server.address)  # asks before the server is there
+    for name in ("f1", "f2"):
+        waiting.log(row(name, records="served.jsonl"))
+    starting = threading.Thread(target=server.start)
+    starting.start()
+    monkeypatch.setattr(waiting, "_patience", 60.0)
+    waiting.close()
+    starting.join()
+    assert (waiting.num_unsent, waiting.failures) == (0, [])
+    client = MlflowClient(server.address)
+    standing = list(client.search_runs([waiting.experiment_id]))
+    assert sorted(run.data.tags["fingerprint"] for run in standing) == ["f1", "f2"]
+    assert len(list(server.artifacts.rglob("served.jsonl"))) == 2
+
+    # As a table reads it: where the store is, and elsewhere.
+    for folder, is_here in ((store, True), (store / "elsewhere", False)):
+        rows = read_runs(folder, "served", server.address)
+        assert set(rows["fingerprint"]) == {"f1", "f2"}
+        assert {Path(address).is_file() for address in rows["records"]} == {is_here}
+        records = read_records(rows["records"].iloc[0])
+        assert records is not None
+        assert records[["score", "token"]].to_numpy().tolist() == [["reliability", 0.25]]
+    shutil.rmtree(store / "records")
+
+
+def test_a_server_that_is_slow_does_not_hold_the_end_up(store: Path) -> None:
+    import socket
+
+    with socket.socket() as silent:  # takes connections and never says a word
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        tracker = Tracker(store, "slow", server=f"http://127.0.0.1:{silent.getsockname()[1]}")
+        tracker.log(row("f1"))
+        begin = time.monotonic()
+        tracker.close(most_seconds=2.0)
+        assert 2.0 <= time.monotonic() - begin < 5.0
+        assert tracker.num_unsent == 1
+        assert tracker.failures == ["it answers too slowly"]
+
+
+def test_the_packages_of_a_row_stand_in_its_experiment_also_where_they_are_many(
+    store: Path,
+) -> None:
+    lines = "".join(f"package{number:04}==1.0\n" for number in range(400))  # 17 signs each
+    (store / "packages").mkdir()
+    (store / "packages" / "abcd.txt").write_text(lines)
+    tracker = Tracker(store, "packages")
+    tracker.log(row("f1", provenance={"packages": "abcd"}))
+    tracker.log(row("f2", provenance={"packages": "kept by nobody"}))
+    tracker.close()
+    assert tracker.num_unsent == 0
+    tags = MlflowClient(tracking_uri(store)).get_experiment(tracker.experiment_id).tags
+    assert len(tags["packages.abcd"]) == 294 * 17  # 5000 // 17 = 294 whole lines
+    assert tags["packages.abcd"] + tags["packages.abcd.2"] == lines
+
+
+def test_a_driver_that_never_ends_what_it_writes_does_not_stop_the_others(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirror, "_LOCK_SECONDS", 0.2)
+    with FileLock(store / "mlflow.lock"):
+        tracker = Tracker(store, "locked")
+        tracker.log(row("f1"))
+        tracker.close()
+        assert tracker.num_unsent == 1
+        assert len(tracker.failures) == 1
+        assert "another driver" in tracker.failures[0]
+    later = Tracker(store, "locked")
+    later.log(row("f1"))
+    later.close()
+    assert later.num_unsent == 0

@@ -1,0 +1,209 @@
+"""One ablation's runs in MLflow: an end row of the ledger becomes a flat run, and never two.
+
+MLflow is an SQLite file in the store, or a server that several machines reach. Of a server nothing
+is expected: its answers are waited for in seconds, and every write may be tried again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock
+
+from orchestrator.provenance import kept_packages
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+LOOPBACK = "http://127.0.0.1:5000"
+# MLflow's own 120 seconds and seven retries would hold a sweep's end up for a quarter of an hour.
+_ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # a line for every run on a server
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+}
+_LONGEST_TAG = 5000  # of an experiment
+_LOCK_SECONDS = 30.0  # another driver writes one row at a time
+_WHOLE = ("FINISHED", "FAILED")  # a run gets its status last
+# Results of a row that are text or bookkeeping, not metrics.
+_NOT_METRICS = frozenset({"rung", "progress", "edits_seen", "done", "compared", "trial_key"})
+
+
+def tracking_uri(store: Path, server: str | None = None) -> str:
+    """MLflow's address of a sweep: the server, or the database in the store."""
+    return server or f"sqlite:///{(store / 'mlflow.db').resolve()}"
+
+
+def chart_link(experiment_id: str, server: str = LOOPBACK) -> str:
+    """The page of MLflow that shows the runs of an experiment as charts."""
+    query = "workflowType=machine_learning&compareRunsMode=CHART"
+    return f"{server}/#/experiments/{experiment_id}/runs?{query}"
+
+
+def connect(store: Path, server: str | None = None) -> MlflowClient:
+    """A client that gives up in seconds; a user's own variables of MLflow's win."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri(store, server))
+
+
+class Mirror:
+    """The experiment of one ablation; every call may raise whatever MLflow raises."""
+
+    def __init__(self, store: Path, ablation: str, question: str, server: str | None) -> None:
+        """Nothing is opened yet."""
+        self._store = store
+        self._ablation = ablation
+        self._question = question
+        self._server = server
+        self._lock = FileLock(store / "mlflow.lock", timeout=_LOCK_SECONDS)
+        self._written: dict[str, str] = {}  # fingerprint -> ledger row of its one whole run
+        self._packages: set[str] = set()  # digests whose list stands in the experiment
+        self.experiment_id = ""  # until it is opened
+
+    def open(self) -> None:
+        """Open or create store and experiment, and read what stands there."""
+        self._client = connect(self._store, self._server)
+        found = self._client.get_experiment_by_name(self._ablation)
+        experiment_id = found.experiment_id if found else self._create()
+        self._written = self._read(experiment_id)
+        self.experiment_id = experiment_id
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Make the run of an end row, unless it or that of a later row of the trial stands there.
+
+        Also what was begun and not ended, by a driver that was killed or whose server was, is
+        found by its fingerprint and written anew.
+        """
+        fingerprint, row_id = str(row["fingerprint"]), str(row["row_id"])
+        if self._written.get(fingerprint) == row_id:
+            return
+        self._name_packages(str(row.get("provenance", {}).get("packages", "")))
+        with self._lock:  # other drivers of this store see the same rows
+            standing = self._standing(fingerprint)
+            kept = next((run for run in standing if _is_kept(run, row)), None)
+            for run in standing:
+                if run is not kept:
+                    self._client.delete_run(run.info.run_id)
+            if kept is None:
+                self._create_run(row)
+        self._written[fingerprint] = row_id
+
+    def _create(self) -> str:
+        """Create the experiment; a server puts artifacts where only it knows."""
+        folder = self._store / "mlartifacts" / self._ablation
+        return str(
+            self._client.create_experiment(
+                self._ablation,
+                artifact_location=None if self._server else folder.resolve().as_uri(),
+                tags={"mlflow.note.content": self._question} if self._question else {},
+            )
+        )
+
+    def _read(self, experiment_id: str) -> dict[str, str]:
+        """Fingerprint -> ledger row of all whole runs; empty text for a trial that has several."""
+        written: dict[str, str] = {}
+        token: str | None = None
+        while True:
+            page = self._client.search_runs([experiment_id], max_results=1000, page_token=token)
+            for run in page:
+                fingerprint = run.data.tags.get("fingerprint", "")
+                is_only = fingerprint not in written and run.info.status in _WHOLE
+                written[fingerprint] = run.data.tags.get("ledger_row", "") if is_only else ""
+            token = page.token
+            if not token:
+                return written
+
+    def _standing(self, fingerprint: str) -> list[Run]:
+        """All runs of a trial, whole or not."""
+        query = f"tags.fingerprint = '{fingerprint}'"
+        return list(self._client.search_runs([self.experiment_id], filter_string=query))
+
+    def _name_packages(self, digest: str) -> None:
+        """Once per set of packages, not once per run, whose tag `packages` is the digest."""
+        if not digest or digest in self._packages:
+            return
+        for number, part in enumerate(_parts(kept_packages(self._store, digest)), start=1):
+            name = f"packages.{digest}" if number == 1 else f"packages.{digest}.{number}"
+            self._client.set_experiment_tag(self.experiment_id, name, part)
+        self._packages.add(digest)
+
+    def _create_run(self, row: Mapping[str, Any]) -> None:
+        from mlflow.entities import Metric, Param
+
+        end = _end_ms(row)
+        tags = {name: _text(value) for name, value in row["tags"].items()}
+        tags |= {"fingerprint": str(row["fingerprint"]), "ledger_row": str(row["row_id"])}
+        if row.get("records"):
+            tags["records"] = str(row["records"])
+        run = self._client.create_run(
+            self.experiment_id,
+            start_time=end - int(1000 * float(row.get("seconds") or 0)),
+            tags=tags,
+            run_name=str(row["run_name"]),
+        )
+        metrics = [Metric(name, value, end, step) for step, name, value in _metrics(row)]
+        params = [Param(name, _text(value)) for name, value in row["swept"].items()]
+        self._client.log_batch(run.info.run_id, metrics=metrics, params=params, tags=[])
+        # Its name alone: a row must not name a file elsewhere.
+        records = self._store / "records" / Path(str(row.get("records") or "none")).name
+        if records.is_file():
+            self._client.log_artifact(run.info.run_id, str(records))
+        status = "FINISHED" if row["status"] in ("finished", "stopped") else "FAILED"
+        self._client.set_terminated(run.info.run_id, status, end_time=end)
+
+
+def is_refused(error: Exception) -> bool:
+    """True where MLflow has read what it was sent and says no; it would say so again."""
+    return getattr(error, "error_code", "") in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")
+
+
+def _is_kept(run: Run, row: Mapping[str, Any]) -> bool:
+    """True for a whole run of this row, or of a later one of the same trial."""
+    is_same = run.data.tags.get("ledger_row") == str(row["row_id"])
+    return run.info.status in _WHOLE and (is_same or run.info.end_time > _end_ms(row))
+
+
+def _parts(text: str) -> Iterator[str]:
+    """`text` in parts of whole lines that MLflow takes as a tag."""
+    part = ""
+    for line in text.splitlines(keepends=True):
+        if part and len(part) + len(line) > _LONGEST_TAG:
+            yield part
+            part = ""
+        part += line
+    if part:
+        yield part
+
+
+def _end_ms(row: Mapping[str, Any]) -> int:
+    return int(float(row["time"]) * 1000)
+
+
+def _metrics(row: Mapping[str, Any]) -> Iterator[tuple[int, str, float]]:
+    """(edits seen, name, value) of every checkpoint and of the end."""
+    for checkpoint in row.get("checkpoints", []):
+        for name, value in _numbers(checkpoint):
+            yield int(checkpoint.get("edits_seen", 0)), name, value
+    for name, value in _numbers(row["metrics"]):
+        yield int(row["metrics"].get("edits_seen", 0)), name, value
+
+
+def _numbers(values: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    for name, value in values.items():
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if is_number and name not in _NOT_METRICS:
+            yield name, float(value)
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
