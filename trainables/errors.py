@@ -31,3 +31,7 @@ class RestoreError(EditingError):
 
 class TrialOverdueError(EditingError):
     """A trial took longer than it may."""
+
+
+class MemoryExhaustedError(EditingError):
+    """A single row at a time is too much for the memory there is."""

@@ -89,13 +89,14 @@ class EditTrial(tune.Trainable):
         """Go on to the next rung and return its row.
 
         A failure ends this trial with a row that says why; it is not raised, because Tune would
-        repeat it, and a defect repeats itself. Running out of GPU memory is raised.
+        repeat it, and a defect repeats itself. Only a backbone that cannot be loaded for want of
+        memory is raised: whoever holds the memory may soon be gone.
         """
         begin, cpu = time.perf_counter(), time.process_time()
         limit = TimeLimit(self._runtime.max_seconds, self._seconds, self._overdue_path)
         try:
             with limit:
-                row = self._next_row()
+                row = self._row_that_fits()
         except EditDiverged as error:
             row = {"status": "diverged", "error": str(error), "done": True}
         except torch.OutOfMemoryError:
@@ -131,6 +132,43 @@ class EditTrial(tune.Trainable):
         self._seconds = self._cpu_seconds = 0.0
         self._saved_at = time.monotonic()
 
+    def _row_that_fits(self) -> dict[str, Any]:
+        """`_next_row`, with half as many rows at a time as often as memory runs out.
+
+        Each time the trial goes on from its last saved state or, without one, begins anew.
+
+        Raises:
+            MemoryExhaustedError: If one row at a time is too much.
+        """
+        from accelerate.utils import find_executable_batch_size
+        from accelerate.utils.memory import should_reduce_batch_size
+
+        try:
+            # The finder collects garbage before its first attempt: too slow for every trial.
+            return self._next_row()
+        except RuntimeError as error:
+            if not should_reduce_batch_size(error):
+                raise
+            reason = first_line(error)
+        # Out here no traceback holds on to the tensors of the attempt.
+        finder = find_executable_batch_size(
+            lambda micro_batch: self._next_row(),
+            starting_batch_size=self._halved(reason),
+            reduce_batch_size_fn=lambda: self._halved(reason),
+        )
+        row: dict[str, Any] = finder()
+        return row
+
+    def _halved(self, reason: str) -> int:
+        """Give up the attempt that ran out of memory and halve the micro-batch; returns it."""
+        self._close()
+        if not self._is_clean:
+            raise RestoreError(f"the backbone could not be restored after: {reason}")
+        halved = self._bench.halve_micro_batch()
+        if halved is None:
+            raise torch.OutOfMemoryError(reason)
+        return halved
+
     def _next_row(self) -> dict[str, Any]:
         if self._loop is None:
             self._loop = self._bench.loop(self._spec)
@@ -149,6 +187,8 @@ class EditTrial(tune.Trainable):
         # Tune compares whole numbers of its time attribute.
         row.update(rung=self._rung + 1, status="finished" if is_done else "running", done=is_done)
         row["device"] = str(self._bench.backbone(self._spec).device.type)
+        if self._bench.micro_batch is not None:
+            row["micro_batch"] = self._bench.micro_batch
         if torch.cuda.is_available():
             row["peak_gpu_gib"] = torch.cuda.max_memory_allocated() / 2**30
         if self._runtime.rung_score is not None:

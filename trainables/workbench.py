@@ -18,9 +18,10 @@ from trainables.backbones.pristine import Pristine
 from trainables.backbones.split import Split
 from trainables.edit_loop import Before, EditLoop, EditProtocol
 from trainables.edit_stream import ROLLED_BACK, draw, edit_stream
+from trainables.errors import MemoryExhaustedError
 from trainables.interfaces import Backbone, EditMethod, EditRecord, Json, State
 from trainables.methods import build_config, get_method, method_settings
-from trainables.metrics.evaluator import Evaluator
+from trainables.metrics.evaluator import BATCH_SIZE, Evaluator
 from trainables.record_frequency import with_gece
 from trainables.seeding import trial_generators
 from trainables.sources import Source, backbone_folder, open_source
@@ -104,6 +105,30 @@ class Workbench:
             to_edit=source.to_edit,
         )
 
+    @property
+    def micro_batch(self) -> int | None:
+        """Most rows that pass the backbone at a time; None: as many as there are."""
+        return None if self._loaded is None else self._loaded.backbone.pieces.limit
+
+    def halve_micro_batch(self) -> int | None:
+        """Half as many rows at a time from now on, until another backbone is loaded.
+
+        Returns:
+            The new limit; None if no backbone is loaded, so that there is nothing to halve.
+
+        Raises:
+            MemoryExhaustedError: If it was one row already.
+        """
+        if self._loaded is None:
+            return None
+        halved = self._loaded.backbone.pieces.halve()
+        if not halved:
+            raise MemoryExhaustedError(
+                "out of memory with micro_batch=1: a single row does not fit beside the weights"
+            )
+        self._evaluators.clear()  # their batches are as large as the limit was
+        return halved
+
     def check_restored(self) -> None:
         """Compare the backbone with what it was when loaded.
 
@@ -131,7 +156,12 @@ class Workbench:
         # The target too: two target fields, or two serial streams, name their records alike.
         key = tuple((record.record_id, record.target_new) for record in records)
         if key not in self._evaluators:
-            self._evaluators[key] = Evaluator(backbone.tokenizer, records, device=backbone.device)
+            self._evaluators[key] = Evaluator(
+                backbone.tokenizer,
+                records,
+                batch_size=backbone.pieces.at_most(BATCH_SIZE),
+                device=backbone.device,
+            )
         return self._evaluators[key]
 
     def _pristine_answers(

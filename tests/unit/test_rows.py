@@ -26,3 +26,13 @@ def test_end_row_puts_the_curve_behind_the_rungs_and_not_among_the_numbers() -> 
     assert end["checkpoints"] == [rung, point]
     assert end["metrics"] == {"progress": 1.0, "stale_rate": 0.25, "count.excluded": 2.0}
     assert end["stop_reason"] == "completed"
+
+
+def test_row_tells_the_micro_batch_that_a_trial_ended_with() -> None:
+    cell = Cell("key", SPEC, Resolved("aa", "bb", 1))
+    found = []
+    for row in ({"micro_batch": 16, "device": "cuda"}, {"device": "cpu"}, {}):
+        ended = {"status": "finished", "progress": 1.0, **row}
+        end = end_row(cell, ended, stop_reason=None, checkpoints=[], provenance={})
+        found.append((end["micro_batch"], end["metrics"].get("micro_batch")))
+    assert found == [("16", 16), ("whole", None), ("", None)]

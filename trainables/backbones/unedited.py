@@ -40,7 +40,7 @@ def greedy_answers(
     """
     tokenizer = split.backbone.tokenizer
     found: dict[int, GreedyAnswer] = {}
-    for members in by_length(prompts, _ROWS_PER_FORWARD):
+    for members in by_length(prompts, split.backbone.pieces.at_most(_ROWS_PER_FORWARD)):
         grown = _grown(split, [prompts[m] for m in members], [max_tokens[m] for m in members])
         for member, steps in zip(members, grown, strict=True):
             ids = [token for token, _ in steps if token != tokenizer.eos_token_id]
