@@ -25,7 +25,8 @@ from orchestrator.plan import TrialSpec
 from orchestrator.rows import MAX_RETRIES, Cell
 from orchestrator.scheduling import PlannedSearch, make_scheduler, tune_distribution
 from orchestrator.space import Distribution
-from trainables.trial import EditTrial, Runtime
+from trainables.trial import EditTrial
+from trainables.trial_run import Runtime
 
 
 class Listener(Protocol):

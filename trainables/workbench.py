@@ -22,6 +22,7 @@ from trainables.errors import MemoryExhaustedError
 from trainables.interfaces import Backbone, EditMethod, EditRecord, Json, State
 from trainables.methods import build_config, get_method, method_settings
 from trainables.metrics.evaluator import BATCH_SIZE, Evaluator
+from trainables.ranks import Ranks
 from trainables.record_frequency import with_gece
 from trainables.seeding import trial_generators
 from trainables.sources import Source, backbone_folder, open_source
@@ -53,6 +54,7 @@ class Workbench:
         self._artefacts = Artefacts(
             cache / "artefacts", max_gib=artefact_gib, prefix_gib=prefix_gib
         )
+        self._ranks: Ranks | None = None
         self._loaded: _Loaded | None = None
         self._sources: dict[str, Source] = {}
         self._evaluators: dict[tuple[tuple[str, str], ...], Evaluator] = {}
@@ -67,6 +69,7 @@ class Workbench:
             self._loaded = None  # frees the one before
             folder = backbone_folder(spec, self._cache)
             backbone = load_backbone(folder, revision=wanted.get("revision"), dtype=wanted["dtype"])
+            backbone.pieces.ranks = self._ranks
             self._loaded = _Loaded(key, backbone, Pristine(backbone.model))
             self._evaluators.clear()
         return self._loaded.backbone
@@ -106,9 +109,27 @@ class Workbench:
         )
 
     @property
+    def ranks(self) -> Ranks | None:
+        """The processes among which rows are divided; None: there is this one."""
+        return self._ranks
+
+    @ranks.setter
+    def ranks(self, ranks: Ranks | None) -> None:
+        self._ranks = ranks
+        if self._loaded is not None:
+            self._loaded.backbone.pieces.ranks = ranks
+
+    @property
     def micro_batch(self) -> int | None:
         """Most rows that pass the backbone at a time; None: as many as there are."""
         return None if self._loaded is None else self._loaded.backbone.pieces.limit
+
+    def take_micro_batch(self, spec: Spec, limit: int | None) -> None:
+        """Let through as many rows at a time as another process that runs `spec` does."""
+        pieces = self.backbone(spec).pieces
+        if pieces.limit != limit:
+            pieces.limit = limit
+            self._evaluators.clear()
 
     def halve_micro_batch(self) -> int | None:
         """Half as many rows at a time from now on, until another backbone is loaded.
@@ -176,6 +197,10 @@ class Workbench:
             edits = evaluator.select(scores=["reliability"]) if how.has_passages else []
 
             def build() -> State:
+                with backbone.pieces.alone():
+                    return answered()
+
+            def answered() -> State:
                 answers = evaluator.answers(split.logits, chosen)
                 texts = evaluator.generations(split.logits, chosen) if generates else {}
                 measured = evaluator.perplexities(split.logits, edits)

@@ -15,7 +15,8 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from tests.unit.file_trials import spec, write, zsre_line
 from trainables.artefacts import read_state
 from trainables.methods import method_settings
-from trainables.trial import EditTrial, Runtime
+from trainables.trial import EditTrial
+from trainables.trial_run import Runtime
 
 METHODS = Path(__file__).resolve().parents[2] / "search_spaces" / "method"
 LAST_LAYER = 3  # of the tiny backbones; the edited one is below

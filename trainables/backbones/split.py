@@ -138,11 +138,12 @@ class Split:
         states = self.hidden(prompts) if hidden is None else hidden
         mask, positions = prompts.attention_mask, prompts.position_ids
         pieces = self.backbone.pieces
-        if len(pieces.cut(len(states))) == 1:
+        if pieces.is_one(len(states)):
             return _run(self._upper, states, mask, positions)[prompts.scored]
         if self._keeps_whole:
             states = _run(self._whole, states, mask, positions)
-        return pieces.apply(self._scored, states, mask, positions, prompts.scored)
+        counts = prompts.scored.sum(1)
+        return pieces.divided(self._scored, counts, states, mask, positions, prompts.scored)
 
     def _below(self, ids: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
         return _run(self._lower, self.backbone.embedding(ids), mask, positions)

@@ -160,7 +160,8 @@ class FinalStates:
             columns = torch.arange(wanted.shape[1], device=wanted.device)
             wanted = columns == part.prompt_ends[:, None]
         asked = PromptBatch(part.input_ids, part.attention_mask, part.prompt_lengths, wanted)
-        final = self._split.final(asked)
+        with self._split.backbone.pieces.alone():  # other ranks may have them in their caches
+            final = self._split.final(asked)
         final = final.to(torch.promote_types(final.dtype, torch.float32))
         return [states.clone() for states in final.split(wanted.sum(1).tolist())]
 
