@@ -13,8 +13,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from orchestrator.composition import compose, merge
+from orchestrator.composition import compose, merge, plain
 from orchestrator.errors import UsageError
+from orchestrator.placement import GPU_GIB, Parallel, Sharing
 from orchestrator.spaces import FOLDER, GROUPS, SearchSpaces, unknown
 
 Order = Literal[
@@ -128,9 +129,9 @@ class SweepConfig(_Model):
         paper: Ids of the published tables and figures that the ablation answers.
         published_on: Backbone whose depth and width the ablation's layers and ranks refer to.
         cluster: `local`: a Ray of this machine's own; `auto`, or an address: one that runs already.
+        parallel, gpus_per_trial, gpu_gib: see `placement.Sharing`.
         max_trial_seconds: A trial that takes longer has failed.
-        stands_for: Per key, the published value that a value of an axis or arm takes the place of,
-            such as 30 edits that of 1,000.
+        stands_for: Per key, the published value that a value of an axis or arm stands for.
     """
 
     ablation: str
@@ -150,6 +151,9 @@ class SweepConfig(_Model):
     store: str = "results"
     workers: Count | None = None
     cluster: str = "local"
+    parallel: Parallel | None = None
+    gpus_per_trial: Count | None = None
+    gpu_gib: Annotated[float, Field(gt=0)] = GPU_GIB
     max_trial_seconds: Annotated[float, Field(gt=0)] | None = None
     choices: dict[str, str]
     layers: tuple[Layer, ...]
@@ -168,6 +172,11 @@ class SweepConfig(_Model):
         if not seeds or len(set(seeds)) < len(seeds):
             raise ValueError("give at least one seed, and each only once")
         return seeds
+
+    @property
+    def sharing(self) -> Sharing:
+        """How trials use GPUs."""
+        return Sharing(self.parallel, self.gpus_per_trial, self.gpu_gib)
 
     @property
     def scale(self) -> str:
@@ -300,7 +309,7 @@ def _parse(overrides: Sequence[str]) -> dict[str, Any]:
                 f"{text}: several values are written as a list, {key}=[...], "
                 f"and swept as axes.{key}=[...]"
             )
-        parsed[key] = _plain(override.value())
+        parsed[key] = plain(override.value())
     return parsed
 
 
@@ -368,19 +377,6 @@ def _set(values: dict[str, Any], key: str, value: Any) -> None:
                 f"{key}: {'.'.join(path[: index + 1])} is a single value, without keys"
             )
     values[last] = value
-
-
-def _plain(value: Any) -> Any:
-    """Hydra's quoted strings and nested values as plain ones."""
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    return value if value is None or isinstance(value, bool | int | float) else _text(value)
-
-
-def _text(value: Any) -> str:
-    return str(getattr(value, "text", value))
 
 
 def _usage(error: ValidationError) -> UsageError:

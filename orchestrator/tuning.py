@@ -20,7 +20,7 @@ from orchestrator.cluster import running_ray
 from orchestrator.config import SweepConfig
 from orchestrator.errors import LedgerError
 from orchestrator.interruption import Interruption
-from orchestrator.placement import preflight, resources
+from orchestrator.placement import Placement, placement, preflight, widest
 from orchestrator.plan import TrialSpec
 from orchestrator.rows import MAX_RETRIES, Cell
 from orchestrator.scheduling import PlannedSearch, make_scheduler, tune_distribution
@@ -106,6 +106,20 @@ class Tuning:
         config = self._config
         return self._ray.enter_context(running_ray(config.cluster, config.workers, self._store))
 
+    def _need(self, cells: Sequence[Cell]) -> Placement:
+        """What is enough for every trial.
+
+        Raises:
+            UsageError: If the cluster can never give it.
+        """
+        import ray
+
+        cluster, sharing = self._cluster, self._config.sharing
+        on_a_node = max(node["Resources"].get("GPU", 0.0) for node in ray.nodes() if node["Alive"])
+        for cell in cells:
+            preflight(cell.spec, cluster, sharing, on_a_node)
+        return widest(placement(cell.spec, cluster, sharing) for cell in cells)
+
     def _fit(
         self,
         cells: Sequence[Cell],
@@ -125,30 +139,29 @@ class Tuning:
             past=past,
         )
         is_compared = len(rungs) > 1 or search_alg is not None
+        cluster = self._cluster
+        need = self._need(cells)
         runtime = Runtime(
             cache=self._cache,
             store=self._store,
             rungs=rungs,
             rung_score=chosen.metric if is_compared else None,
             max_seconds=self._config.max_trial_seconds,
+            is_sharded=need.parallel == "shard",
+            num_ranks=need.num_bundles,
         )
-        cluster = self._cluster
-        for cell in cells:
-            preflight(cell.spec, cluster)
-        needs = [resources(cell.spec, cluster) for cell in cells]
-        need = {kind: max(each[kind] for each in needs) for kind in ("cpu", "gpu")}
         # Tune's own record of its trials; the ledger has all of it that counts.
         scratch = self._scratch / uuid.uuid4().hex[:8]
         trainable = tune.with_parameters(EditTrial, plan=specs or {}, runtime=runtime)
         tuner = tune.Tuner(
-            tune.with_resources(trainable, need),
+            tune.with_resources(trainable, _bundles(need)),
             param_space=param_space,
             tune_config=tune.TuneConfig(
                 search_alg=search_alg,
                 num_samples=1 if search_alg is None else -1,
                 scheduler=scheduler,
                 max_concurrent_trials=(
-                    self._config.workers or max(1, int(cluster["CPU"] // need["cpu"]))
+                    self._config.workers or max(1, int(cluster["CPU"] // need.cpus))
                 ),
                 reuse_actors=True,
                 trial_dirname_creator=lambda trial: trial.trial_id,
@@ -167,6 +180,12 @@ class Tuning:
                 tuner.fit()
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _bundles(need: Placement) -> tune.PlacementGroupFactory:
+    """Bundles of one trial; its own actor is in the first, further ones are for its ranks."""
+    bundle = {"CPU": need.cpu, "GPU": need.gpu} if need.gpu else {"CPU": need.cpu}
+    return tune.PlacementGroupFactory([dict(bundle) for _ in range(need.num_bundles)])
 
 
 class _Stop(tune.Stopper):

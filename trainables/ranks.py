@@ -67,11 +67,11 @@ class Ranks:
 
     def share(self, states: Tensor, counts: Sequence[int]) -> Tensor:
         """This rank's rows of `states` (B, ...), which is the same on all ranks."""
-        return _Share.apply(states, self, counts)  # type: ignore[no-any-return]
+        return _Share.apply(states, self, counts)
 
     def joined(self, own: Tensor, counts: Sequence[int]) -> Tensor:
         """The rows of all ranks in order; `counts[rank]` of them from each."""
-        return _Joined.apply(own, self, counts)  # type: ignore[no-any-return]
+        return _Joined.apply(own, self, counts)
 
     def gathered(self, own: Tensor, counts: Sequence[int]) -> Tensor:
         """As `joined`, without gradients."""

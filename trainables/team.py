@@ -74,6 +74,7 @@ class Team:
     def _gather(self) -> None:
         """Start the other ranks, each in its own bundle, and join them."""
         group = ray.util.get_current_placement_group()
+        assert group is not None  # a trial always has one
         size, timeout = self._runtime.num_ranks, self._runtime.rank_timeout_seconds
         host = ray.util.get_node_ip_address()
         place = meeting_place(host, 0, is_host=True, timeout_seconds=timeout)

@@ -41,7 +41,7 @@ class EditTrial(tune.Trainable):
         assert runtime is not None
         quiet_process()
         self._plan, self._runtime = plan, runtime
-        self._bench = Workbench(runtime.cache)
+        self._bench = Workbench(runtime.cache, is_sharded=runtime.is_sharded)
         self._team = Team(self._bench, runtime) if runtime.num_ranks > 1 else None
         self._is_clean = True
         self._num_trials = 0

@@ -27,6 +27,7 @@ class Runtime:
         checkpoint_seconds: Least time between two saved states.
         max_seconds: A trial that takes longer has failed; None: no limit.
         max_trials: Trials after which an actor gives way to a new process.
+        is_sharded: Whether the backbone's layers lie on all GPUs of the process.
         num_ranks: Processes that share one trial.
         rank_timeout_seconds: A rank that is silent for so long is lost.
     """
@@ -40,6 +41,7 @@ class Runtime:
     max_trials: int = (
         500  # a process that lives for days should not be trusted to be as on its first
     )
+    is_sharded: bool = False
     num_ranks: int = 1
     rank_timeout_seconds: float = TIMEOUT_SECONDS
 
@@ -82,7 +84,8 @@ class TrialRun:
         if self._bench.micro_batch is not None:
             row["micro_batch"] = self._bench.micro_batch
         if torch.cuda.is_available():
-            row["peak_gpu_gib"] = torch.cuda.max_memory_allocated() / 2**30
+            devices = range(torch.cuda.device_count())  # of which the fullest counts
+            row["peak_gpu_gib"] = max(map(torch.cuda.max_memory_allocated, devices)) / 2**30
         if self._runtime.rung_score is not None:
             moment = "final" if is_done else "rung"
             row["compared"] = compared(row, self._runtime.rung_score, moment)

@@ -42,14 +42,23 @@ class _Loaded:
 class Workbench:
     """Runs trials one after another in one process."""
 
-    def __init__(self, cache: Path, *, artefact_gib: float = 10.0, prefix_gib: float = 2.0) -> None:
+    def __init__(
+        self,
+        cache: Path,
+        *,
+        artefact_gib: float = 10.0,
+        prefix_gib: float = 2.0,
+        is_sharded: bool = False,
+    ) -> None:
         """Set up an empty bench.
 
         Args:
             cache: Folder of embedded backbones and artefacts, shared by processes.
             artefact_gib: Budget of the artefacts on disk, 2**30 bytes.
             prefix_gib: Budget of the hidden states held in memory, 2**30 bytes.
+            is_sharded: Whether a backbone's layers are spread over all GPUs of the process.
         """
+        self._is_sharded = is_sharded
         self._cache = cache
         self._artefacts = Artefacts(
             cache / "artefacts", max_gib=artefact_gib, prefix_gib=prefix_gib
@@ -64,11 +73,17 @@ class Workbench:
         """The backbone of `spec`, loaded once; another one takes its place."""
         wanted = spec["backbone"]
         names = ("name", "model", "revision", "dtype", "seed", "data_path")
-        key = tuple(wanted.get(name) for name in names)
+        home = _edited_layers(spec) if self._is_sharded else None
+        key = (*(wanted.get(name) for name in names), home)
         if self._loaded is None or self._loaded.key != key:
             self._loaded = None  # frees the one before
             folder = backbone_folder(spec, self._cache)
-            backbone = load_backbone(folder, revision=wanted.get("revision"), dtype=wanted["dtype"])
+            backbone = load_backbone(
+                folder,
+                revision=wanted.get("revision"),
+                dtype=wanted["dtype"],
+                home_layers=home,
+            )
             backbone.pieces.ranks = self._ranks
             self._loaded = _Loaded(key, backbone, Pristine(backbone.model))
             self._evaluators.clear()
@@ -228,3 +243,10 @@ class Workbench:
                 dict(zip(edits, values["perplexities"], strict=True)) if edits else None,
             )
         return self._before[key]
+
+
+def _edited_layers(spec: Spec) -> tuple[int, ...]:
+    """Layers that a method reads or changes; its tensors stand beside them."""
+    method = spec["method"]
+    found = [method.get("edit_layer"), *(method.get("layers") or ())]
+    return tuple(sorted({int(layer) for layer in found if layer is not None}))

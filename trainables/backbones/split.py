@@ -188,7 +188,7 @@ class Site:
             output = _run(self._layer, hidden, prompts.attention_mask, prompts.position_ids)
         finally:
             hook.remove()
-        return seen[0], output
+        return seen[0].to(output.device), output
 
     def logits(self, prompts: PromptBatch, output: Tensor) -> Tensor:
         """Next-token logits (M, V) at the scored positions, from a layer's output (B, T, D)."""
@@ -196,11 +196,11 @@ class Site:
 
 
 def _run(part: nn.Module, states: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
-    """What leaves a part of the decoder, (B, T, D)."""
+    """What leaves a part of the decoder, (B, T, D), on the device of what entered it."""
     left: Tensor = part(
         inputs_embeds=states, attention_mask=mask, position_ids=positions, use_cache=False
     ).last_hidden_state
-    return left
+    return left.to(states.device)
 
 
 def _decode(
