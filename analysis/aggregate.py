@@ -33,7 +33,7 @@ NUMBERS = (
     *("routing_", "largest_load", "own_expert_rate", "same_expert_rate", "stale_rate"),
     *("edit_state_bytes", "number.", "within_batch_similarity", "between_batch_similarity"),
 )
-PROVENANCE = ("scale", "device", "dtype", "commit", "is_dirty", "source_hash")
+PROVENANCE = ("scale", "device", "dtype", "micro_batch", "commit", "is_dirty", "source_hash")
 
 _CONFIDENCE = 0.95
 _SEEDS_FOR_T = 3  # fewer seeds: bootstrap over subjects (house rule)

@@ -207,7 +207,7 @@ def _interval_notes(section: Section, has_paper: bool) -> list[str]:
 
 def _mixed(section: Section) -> list[str]:
     lines = []
-    for name in ("device", "dtype", "commit", "source_hash"):
+    for name in ("device", "dtype", "micro_batch", "commit", "source_hash"):
         values = section.provenance[name]
         if len(values) > 1:
             lines.append(f"mixed {name}: {_join(value[:12] for value in values)}")

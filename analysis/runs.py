@@ -30,7 +30,7 @@ TAGS = (
     *("scale", "status", "stop_reason", "fidelity", "error", "protocol", "published", "swept"),
     *("backbone", "backbone_fingerprint", "num_layers", "hidden_size"),
     *("dataset", "dataset_digest", "dataset_part", "target_field"),
-    *("device", "dtype", "commit", "is_dirty", "source_hash"),
+    *("device", "dtype", "micro_batch", "commit", "is_dirty", "source_hash"),
 )
 _JSON_TAGS = ("protocol", "published", "swept")
 _SCORE_OF_KIND = {"edit": "reliability", "rephrase": "generality"}  # others bear the same name

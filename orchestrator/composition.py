@@ -102,3 +102,16 @@ def _check_header(spaces: SearchSpaces, group: str, name: str) -> None:
         raise UsageError(
             f"{group}={name}: line 1 of its file must be '{_HEADER}', or its keys go astray"
         )
+
+
+def plain(value: Any) -> Any:
+    """Hydra's quoted strings and nested values as plain ones."""
+    if isinstance(value, list):
+        return [plain(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    return value if value is None or isinstance(value, bool | int | float) else _text(value)
+
+
+def _text(value: Any) -> str:
+    return str(getattr(value, "text", value))

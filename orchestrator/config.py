@@ -15,8 +15,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from orchestrator.addresses import mlflow_server
 from orchestrator.complaints import complaint
-from orchestrator.composition import compose, merge
+from orchestrator.composition import compose, merge, plain
 from orchestrator.errors import UsageError
+from orchestrator.placement import GPU_GIB, Parallel, Sharing
 from orchestrator.spaces import FOLDER, GROUPS, SearchSpaces
 
 Order = Literal[
@@ -126,9 +127,9 @@ class SweepConfig(_Model):
         published_on: Backbone whose depth and width the ablation's layers and ranks refer to.
         cluster: `local`: a Ray of this machine's own; `auto`, or an address: one that runs already.
         mlflow: Address of an MLflow server; None: the database in the store.
+        parallel, gpus_per_trial, gpu_gib: see `placement.Sharing`.
         max_trial_seconds: A trial that takes longer has failed.
-        stands_for: Per key, the published value that a value of an axis or arm takes the place of,
-            such as 30 edits that of 1,000.
+        stands_for: Per key, the published value that a value of an axis or arm stands for.
     """
 
     ablation: str
@@ -149,6 +150,9 @@ class SweepConfig(_Model):
     workers: Count | None = None
     cluster: str = "local"
     mlflow: Annotated[str, AfterValidator(mlflow_server)] | None = None
+    parallel: Parallel | None = None
+    gpus_per_trial: Count | None = None
+    gpu_gib: Annotated[float, Field(gt=0)] = GPU_GIB
     max_trial_seconds: Annotated[float, Field(gt=0)] | None = None
     choices: dict[str, str]
     layers: tuple[Layer, ...]
@@ -167,6 +171,11 @@ class SweepConfig(_Model):
         if not seeds or len(set(seeds)) < len(seeds):
             raise ValueError("give at least one seed, and each only once")
         return seeds
+
+    @property
+    def sharing(self) -> Sharing:
+        """How trials use GPUs."""
+        return Sharing(self.parallel, self.gpus_per_trial, self.gpu_gib)
 
     @property
     def scale(self) -> str:
@@ -299,7 +308,7 @@ def _parse(overrides: Sequence[str]) -> dict[str, Any]:
                 f"{text}: several values are written as a list, {key}=[...], "
                 f"and swept as axes.{key}=[...]"
             )
-        parsed[key] = _plain(override.value())
+        parsed[key] = plain(override.value())
     return parsed
 
 
@@ -367,16 +376,3 @@ def _set(values: dict[str, Any], key: str, value: Any) -> None:
                 f"{key}: {'.'.join(path[: index + 1])} is a single value, without keys"
             )
     values[last] = value
-
-
-def _plain(value: Any) -> Any:
-    """Hydra's quoted strings and nested values as plain ones."""
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    return value if value is None or isinstance(value, bool | int | float) else _text(value)
-
-
-def _text(value: Any) -> str:
-    return str(getattr(value, "text", value))

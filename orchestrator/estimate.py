@@ -11,7 +11,14 @@ from statistics import median
 from typing import Any
 
 from orchestrator.errors import UsageError
-from orchestrator.placement import layer_parameters, memory_gib, resources
+from orchestrator.placement import (
+    AS_FITS,
+    Sharing,
+    layer_parameters,
+    memory_gib,
+    placement,
+    resources,
+)
 from orchestrator.plan import Plan
 from orchestrator.simulate import Job, Simulation, simulate
 from orchestrator.specs import TrialSpec
@@ -75,6 +82,7 @@ def forecast(
     workers: int,
     cpu_flops: float = CPU_FLOPS,
     gpu_flops: float = GPU_FLOPS,
+    sharing: Sharing = AS_FITS,
 ) -> Forecast:
     """What `specs` will take, `workers` at a time, if the scheduler stops none of them.
 
@@ -84,8 +92,9 @@ def forecast(
         workers: Trials at a time, at least 1.
         cpu_flops: Operations per second of one CPU, assumed or measured.
         gpu_flops: Operations per second of one GPU.
+        sharing: How trials use GPUs.
     """
-    trials = forecast_trials(specs, ends, cpu_flops=cpu_flops, gpu_flops=gpu_flops)
+    trials = forecast_trials(specs, ends, cpu_flops=cpu_flops, gpu_flops=gpu_flops, sharing=sharing)
     at_a_time = max(1, min(workers, len(specs)))
     return Forecast(
         len(trials),
@@ -108,14 +117,15 @@ def prospect(
         UsageError: If a trial needs more GPUs than one of the clusters has.
     """
     workers = plan.config.workers or os.cpu_count() or 1
-    trials = forecast_trials(plan.typical, ends)
+    sharing = plan.config.sharing
+    trials = forecast_trials(plan.typical, ends, sharing=sharing)
     jobs = [Job(trial.seconds, trial.gpus or 1.0) for trial in trials]
     most = max((job.gpus for job in jobs), default=0.0)
     for count in gpu_counts:
         if most > count:
             raise UsageError(f"--simulate-gpus {count}: a trial needs {most:g} GPUs")
     made = [simulate(jobs, count, DRIVER_SECONDS, START_SECONDS) for count in gpu_counts]
-    return forecast(plan.typical, ends, workers=workers), made
+    return forecast(plan.typical, ends, workers=workers, sharing=sharing), made
 
 
 def forecast_trials(
@@ -124,16 +134,17 @@ def forecast_trials(
     *,
     cpu_flops: float = CPU_FLOPS,
     gpu_flops: float = GPU_FLOPS,
+    sharing: Sharing = AS_FITS,
 ) -> list[TrialForecast]:
     """What each trial will take; arguments as of `forecast`."""
     past = _past(ends, cpu_flops, gpu_flops)
     made = []
     for spec in specs:
-        need = resources(spec)
-        rough = rough_seconds(spec, gpu_flops if need["gpu"] else cpu_flops)
+        need = placement(spec, None, sharing)
+        rough = rough_seconds(spec, gpu_flops if need.gpu else cpu_flops)
         earlier = past.get(_kin(spec))
         seconds = rough if earlier is None else _scaled(rough, earlier)
-        made.append(TrialForecast(seconds, need["cpu"], need["gpu"], earlier is not None))
+        made.append(TrialForecast(seconds, need.cpus, need.gpus, earlier is not None))
     return made
 
 

@@ -58,7 +58,7 @@ def _prepared(
     if plan.config.cluster == LOCAL:
         here = {"CPU": plan.config.workers or os.cpu_count() or 1, "GPU": cuda.device_count()}
         for cell in cells:
-            preflight(cell.spec, here)
+            preflight(cell.spec, here, plan.config.sharing)
     announce(validator.warnings)
     sweep = Sweep(plan.config, options, cache, validator, interruption)
     sweep.list_excluded()

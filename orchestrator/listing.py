@@ -13,6 +13,7 @@ from rich.text import Text
 from orchestrator.config import PARTS, load_plain
 from orchestrator.errors import UsageError
 from orchestrator.estimate import Forecast
+from orchestrator.placement import placement_lines
 from orchestrator.plan import Plan, TrialSpec, expand
 from orchestrator.rows import Outcome
 from orchestrator.simulate import Simulation
@@ -144,6 +145,7 @@ def _headline(plan: Plan) -> str:
     if config.scheduler.name != "fifo":
         spared = f"; never stopped: {', '.join(sorted(plan.protected))}" if plan.protected else ""
         lines.append(f"scheduler {config.scheduler.name} on {config.scheduler.metric}{spared}")
+    lines += placement_lines(plan.typical, config.sharing)
     return "\n".join(lines)
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from orchestrator.errors import UsageError
 from orchestrator.specs import TrialSpec
@@ -19,7 +19,48 @@ MOST_PER_GPU = 50  # Ray counts in ten-thousandths: from 100 on, rounding would 
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _GATED = ("llama", "mistral", "qwen2")
 _VOCABULARY = 32_000  # where only a shape is known
+Parallel = Literal["none", "shard", "data"]
+_RANKS = 2  # processes of `data`, where no number is given
 _SLACK = 1.2  # activations, gradients and the editor's own weights beside the backbone's
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """How trials may use GPUs, as typed.
+
+    Attributes:
+        parallel: `none`: one GPU or a share of it; `shard`: the layers over several GPUs of one
+            node; `data`: the rows over several processes; None: `shard` where one GPU is too small.
+        gpus_per_trial: GPUs of `shard`, processes of `data`; None: as many as the memory takes, 2.
+        gpu_gib: Memory of one GPU, 2**30 bytes.
+    """
+
+    parallel: Parallel | None = None
+    gpus_per_trial: int | None = None
+    gpu_gib: float = GPU_GIB
+
+
+AS_FITS = Sharing()
+
+
+@dataclass(frozen=True)
+class Placement:
+    """What one trial takes: `num_bundles` times `cpu` and `gpu`, each bundle within one node."""
+
+    parallel: Parallel
+    cpu: float
+    gpu: float
+    num_bundles: int = 1
+
+    @property
+    def cpus(self) -> float:
+        """CPUs in all."""
+        return self.cpu * self.num_bundles
+
+    @property
+    def gpus(self) -> float:
+        """GPUs in all."""
+        return self.gpu * self.num_bundles
 
 
 def layer_parameters(backbone: Mapping[str, Any]) -> int:
@@ -118,10 +159,71 @@ def _max_workers(node_type: Mapping[str, Any], scaling: Mapping[str, Any]) -> in
     return int(scaling.get("max_workers") or 0) if stated is None else int(stated)
 
 
+def placement(
+    spec: TrialSpec, cluster: Mapping[str, float] | None = None, sharing: Sharing = AS_FITS
+) -> Placement:
+    """Where one trial runs.
+
+    Args:
+        spec: The trial.
+        cluster: As for `resources`.
+        sharing: What was asked for.
+
+    Raises:
+        UsageError: If `data` is asked for and one process does not fit on one GPU, or a number of
+            GPUs is given that nothing uses.
+    """
+    plain = resources(spec, cluster, sharing.gpu_gib)
+    count, fits = sharing.gpus_per_trial, plain["gpu"] <= 1
+    if sharing.parallel == "data":
+        if not fits:
+            raise UsageError(
+                f"parallel=data: backbone={spec.backbone['name']} needs {memory_gib(spec):.1f} GiB "
+                f"in each process, a GPU has {sharing.gpu_gib:g} GiB; use parallel=shard"
+            )
+        # A GPU of its own for each: NCCL does not let two ranks share one.
+        return Placement("data", plain["cpu"], float(math.ceil(plain["gpu"])), count or _RANKS)
+    if sharing.parallel == "shard" or (sharing.parallel is None and not fits):
+        gpus = count or math.ceil(plain["gpu"])
+        return Placement("shard", plain["cpu"], float(gpus))
+    if count is not None:
+        raise UsageError(
+            f"gpus_per_trial={count}: needs parallel=shard or parallel=data; "
+            f"backbone={spec.backbone['name']} fits on one GPU"
+        )
+    return Placement("none", plain["cpu"], min(plain["gpu"], 1.0))
+
+
+def widest(placements: Iterable[Placement]) -> Placement:
+    """What is enough for each of some trials; at least one."""
+    each = list(placements)
+    rank: tuple[Parallel, ...] = ("none", "shard", "data")
+    return Placement(
+        max((one.parallel for one in each), key=rank.index),
+        max(one.cpu for one in each),
+        max(one.gpu for one in each),
+        max(one.num_bundles for one in each),
+    )
+
+
+def placement_lines(specs: Iterable[TrialSpec], sharing: Sharing) -> list[str]:
+    """For each backbone whose trials take more than one GPU or process: how many, and why."""
+    lines = {}
+    for spec in specs:
+        found, name = placement(spec, None, sharing), spec.backbone["name"]
+        if found.parallel == "data":
+            device = "GPUs" if found.gpu else "CPUs"
+            lines[name] = f"{name}: the rows of a trial over {found.num_bundles} {device}"
+        elif found.parallel == "shard":
+            why = f"{memory_gib(spec):.1f} GiB, a GPU has {sharing.gpu_gib:g} GiB"
+            lines[name] = f"{name}: the layers of a trial over {found.gpu:g} GPUs ({why})"
+    return [f"parallel={'data' if 'rows' in line else 'shard'}, {line}" for line in lines.values()]
+
+
 def preflight(
     spec: TrialSpec,
     cluster_resources: Mapping[str, float],
-    gpu_gib: float = GPU_GIB,
+    sharing: Sharing = AS_FITS,
     nodes: Sequence[Mapping[str, float]] = (),
 ) -> None:
     """Returns if the cluster can ever run the trial; Ray would wait for ever without a word.
@@ -129,34 +231,34 @@ def preflight(
     Args:
         spec: The trial.
         cluster_resources: Of all nodes together, those included that an autoscaler may add.
-        gpu_gib: Memory of one GPU.
+        sharing: What was asked for.
         nodes: Of each single node; none where that is not known.
 
     Raises:
         UsageError: With what the trial needs and what there is.
     """
-    need = resources(spec, cluster_resources, gpu_gib)
+    need = placement(spec, cluster_resources, sharing)
     name = spec.backbone["name"]
-    for kind, label in (("cpu", "CPU"), ("gpu", "GPU")):
+    for label, needed in (("CPU", need.cpus), ("GPU", need.gpus)):
         there = float(cluster_resources.get(label, 0))
-        if need[kind] > there:
+        if needed > there:
             raise UsageError(
-                f"backbone={name} needs {need[kind]:g} {label} per trial "
+                f"backbone={name} needs {needed:g} {label} per trial "
                 f"({memory_gib(spec):.1f} GiB); the cluster has {there:g} {label}"
             )
-    memory = cluster_resources.get("memory")
-    if not need["gpu"] and memory is not None and memory_gib(spec) > memory / 2**30:
-        raise UsageError(
-            f"backbone={name} needs {memory_gib(spec):.1f} GiB of memory per trial; "
-            f"the cluster has {memory / 2**30:.1f} GiB"
-        )
-    fits = any(
-        all(node.get(label, 0) >= need[kind] for kind, label in (("cpu", "CPU"), ("gpu", "GPU")))
-        for node in nodes
-    )
+    fits = any(node.get("CPU", 0) >= need.cpu and node.get("GPU", 0) >= need.gpu for node in nodes)
     if nodes and not fits:
         sizes = {f"{node.get('CPU', 0):g} CPU and {node.get('GPU', 0):g} GPU" for node in nodes}
         raise UsageError(
-            f"backbone={name} needs {need['cpu']:g} CPU and {need['gpu']:g} GPU on one node; "
+            f"backbone={name} needs {need.cpu:g} CPU and {need.gpu:g} GPU on one node "
+            f"({memory_gib(spec):.1f} GiB); "
             f"the nodes that are there or may be added have {'; '.join(sorted(sizes))}"
         )
+    memory = cluster_resources.get("memory")
+    if not need.gpu and memory is not None:
+        gib = memory_gib(spec) * need.num_bundles
+        if gib > memory / 2**30:
+            raise UsageError(
+                f"backbone={name} needs {gib:.1f} GiB of memory per trial; "
+                f"the cluster has {memory / 2**30:.1f} GiB"
+            )

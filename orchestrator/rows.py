@@ -135,12 +135,18 @@ def end_row(
         "metrics": numbers | dict(cell.resolved.counts),
         "checkpoints": [dict(point) for point in (*checkpoints, *row.get("curve", ()))],
         "device": row.get("device", ""),
+        "micro_batch": _micro_batch(row),
         "host": row.get("hostname", ""),
         "gpu": row.get("gpu", ""),
         "spec": cell.spec.to_dict(),
         "resolved": cell.resolved.identity,
         "provenance": dict(provenance),
     }
+
+
+def _micro_batch(row: Mapping[str, Any]) -> str:
+    """Most rows at a time, `whole` where none were cut; empty if the trial told nothing at all."""
+    return str(row.get("micro_batch", "whole")) if "device" in row else ""
 
 
 def _shown(text: str | None) -> str | None:
@@ -177,6 +183,7 @@ def labelled(end: Mapping[str, Any], spec: TrialSpec, config: SweepConfig) -> Ro
         "published": spec.published,
         "swept": spec.swept,
         "device": end["device"],
+        "micro_batch": end.get("micro_batch", ""),  # younger than the first results
         "host": end["host"],
         "gpu": end.get("gpu", ""),
         **end["resolved"],

@@ -20,12 +20,13 @@ from orchestrator.cluster import running_ray
 from orchestrator.config import SweepConfig
 from orchestrator.errors import LedgerError
 from orchestrator.interruption import Interruption
-from orchestrator.placement import Supply, preflight, resources
+from orchestrator.placement import Placement, Supply, placement, preflight, widest
 from orchestrator.plan import TrialSpec
 from orchestrator.rows import MAX_RETRIES, Cell
 from orchestrator.scheduling import PlannedSearch, make_scheduler, tune_distribution
 from orchestrator.space import Distribution
-from trainables.trial import EditTrial, Runtime
+from trainables.trial import EditTrial
+from trainables.trial_run import Runtime
 
 
 class Listener(Protocol):
@@ -105,6 +106,17 @@ class Tuning:
         config = self._config
         return self._ray.enter_context(running_ray(config.cluster, config.workers, self._store))
 
+    def _need(self, cells: Sequence[Cell]) -> Placement:
+        """What is enough for every trial.
+
+        Raises:
+            UsageError: If the cluster can never give it.
+        """
+        supply, sharing = self._supply, self._config.sharing
+        for cell in cells:
+            preflight(cell.spec, supply.total, sharing, supply.nodes)
+        return widest(placement(cell.spec, supply.total, sharing) for cell in cells)
+
     def _fit(
         self,
         cells: Sequence[Cell],
@@ -124,30 +136,28 @@ class Tuning:
             past=past,
         )
         is_compared = len(rungs) > 1 or search_alg is not None
+        need = self._need(cells)
         runtime = Runtime(
             cache=self._cache,
             store=self._store,
             rungs=rungs,
             rung_score=chosen.metric if is_compared else None,
             max_seconds=self._config.max_trial_seconds,
+            is_sharded=need.parallel == "shard",
+            num_ranks=need.num_bundles,
         )
-        supply, cluster = self._supply, self._supply.total
-        for cell in cells:
-            preflight(cell.spec, cluster, nodes=supply.nodes)
-        needs = [resources(cell.spec, cluster) for cell in cells]
-        need = {kind: max(each[kind] for each in needs) for kind in ("cpu", "gpu")}
         # Tune's own record of its trials; the ledger has all of it that counts.
         scratch = self._scratch / uuid.uuid4().hex[:8]
         trainable = tune.with_parameters(EditTrial, plan=specs or {}, runtime=runtime)
         tuner = tune.Tuner(
-            tune.with_resources(trainable, need),
+            tune.with_resources(trainable, _bundles(need)),
             param_space=param_space,
             tune_config=tune.TuneConfig(
                 search_alg=search_alg,
                 num_samples=1 if search_alg is None else -1,
                 scheduler=scheduler,
                 max_concurrent_trials=(
-                    self._config.workers or max(1, int(cluster["CPU"] // need["cpu"]))
+                    self._config.workers or max(1, int(self._supply.total["CPU"] // need.cpus))
                 ),
                 reuse_actors=True,
                 trial_dirname_creator=lambda trial: trial.trial_id,
@@ -166,6 +176,12 @@ class Tuning:
                 tuner.fit()
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _bundles(need: Placement) -> tune.PlacementGroupFactory:
+    """Bundles of one trial; its own actor is in the first, further ones are for its ranks."""
+    bundle = {"CPU": need.cpu, "GPU": need.gpu} if need.gpu else {"CPU": need.cpu}
+    return tune.PlacementGroupFactory([dict(bundle) for _ in range(need.num_bundles)])
 
 
 class _Stop(tune.Stopper):

@@ -31,3 +31,11 @@ class RestoreError(EditingError):
 
 class TrialOverdueError(EditingError):
     """A trial took longer than it may."""
+
+
+class RankLostError(EditingError):
+    """A process that shares the trial is gone; the trial has to be begun again by all."""
+
+
+class MemoryExhaustedError(EditingError):
+    """A single row at a time is too much for the memory there is."""

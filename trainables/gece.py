@@ -196,7 +196,8 @@ def _products(batch: EditBatch, target: Answer, split: Split, site: Site) -> Ten
         ]
         tokens = collate(rows, pad_id=pad_id(tokenizer), device=backbone.device)
         labels = labels_of(tokens)
-    factors = gradient_factors(site, tokens, labels)
+    with split.backbone.pieces.alone():  # a stored part: other ranks may read it instead
+        factors = gradient_factors(site, tokens, labels)
     return gradient_products(factors.deltas, factors.keys, factors.owner, len(batch))
 
 

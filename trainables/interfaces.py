@@ -13,6 +13,8 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from trainables.row_pieces import RowPieces
+
 Json: TypeAlias = bool | int | float | str | list[Any] | dict[str, Any] | None
 
 
@@ -195,6 +197,7 @@ class Backbone:
     hidden_size: int
     ffn_size: int
     folder: Path | None = None  # of the checkpoint; None when it came from the hub
+    pieces: RowPieces = field(default_factory=RowPieces, compare=False)  # of this process
 
     @property
     def device(self) -> torch.device:

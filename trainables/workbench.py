@@ -18,9 +18,11 @@ from trainables.backbones.pristine import Pristine
 from trainables.backbones.split import Split
 from trainables.edit_loop import Before, EditLoop, EditProtocol
 from trainables.edit_stream import ROLLED_BACK, draw, edit_stream
+from trainables.errors import MemoryExhaustedError
 from trainables.interfaces import Backbone, EditMethod, EditRecord, Json, State
 from trainables.methods import build_config, get_method, method_settings
-from trainables.metrics.evaluator import Evaluator
+from trainables.metrics.evaluator import BATCH_SIZE, Evaluator
+from trainables.ranks import Ranks
 from trainables.record_frequency import with_gece
 from trainables.seeding import trial_generators
 from trainables.sources import Source, backbone_folder, open_source
@@ -40,18 +42,28 @@ class _Loaded:
 class Workbench:
     """Runs trials one after another in one process."""
 
-    def __init__(self, cache: Path, *, artefact_gib: float = 10.0, prefix_gib: float = 2.0) -> None:
+    def __init__(
+        self,
+        cache: Path,
+        *,
+        artefact_gib: float = 10.0,
+        prefix_gib: float = 2.0,
+        is_sharded: bool = False,
+    ) -> None:
         """Set up an empty bench.
 
         Args:
             cache: Folder of embedded backbones and artefacts, shared by processes.
             artefact_gib: Budget of the artefacts on disk, 2**30 bytes.
             prefix_gib: Budget of the hidden states held in memory, 2**30 bytes.
+            is_sharded: Whether a backbone's layers are spread over all GPUs of the process.
         """
+        self._is_sharded = is_sharded
         self._cache = cache
         self._artefacts = Artefacts(
             cache / "artefacts", max_gib=artefact_gib, prefix_gib=prefix_gib
         )
+        self._ranks: Ranks | None = None
         self._loaded: _Loaded | None = None
         self._sources: dict[str, Source] = {}
         self._evaluators: dict[tuple[tuple[str, str], ...], Evaluator] = {}
@@ -61,11 +73,18 @@ class Workbench:
         """The backbone of `spec`, loaded once; another one takes its place."""
         wanted = spec["backbone"]
         names = ("name", "model", "revision", "dtype", "seed", "data_path")
-        key = tuple(wanted.get(name) for name in names)
+        home = _edited_layers(spec) if self._is_sharded else None
+        key = (*(wanted.get(name) for name in names), home)
         if self._loaded is None or self._loaded.key != key:
             self._loaded = None  # frees the one before
             folder = backbone_folder(spec, self._cache)
-            backbone = load_backbone(folder, revision=wanted.get("revision"), dtype=wanted["dtype"])
+            backbone = load_backbone(
+                folder,
+                revision=wanted.get("revision"),
+                dtype=wanted["dtype"],
+                home_layers=home,
+            )
+            backbone.pieces.ranks = self._ranks
             self._loaded = _Loaded(key, backbone, Pristine(backbone.model))
             self._evaluators.clear()
         return self._loaded.backbone
@@ -104,6 +123,48 @@ class Workbench:
             to_edit=source.to_edit,
         )
 
+    @property
+    def ranks(self) -> Ranks | None:
+        """The processes among which rows are divided; None: there is this one."""
+        return self._ranks
+
+    @ranks.setter
+    def ranks(self, ranks: Ranks | None) -> None:
+        self._ranks = ranks
+        if self._loaded is not None:
+            self._loaded.backbone.pieces.ranks = ranks
+
+    @property
+    def micro_batch(self) -> int | None:
+        """Most rows that pass the backbone at a time; None: as many as there are."""
+        return None if self._loaded is None else self._loaded.backbone.pieces.limit
+
+    def take_micro_batch(self, spec: Spec, limit: int | None) -> None:
+        """Let through as many rows at a time as another process that runs `spec` does."""
+        pieces = self.backbone(spec).pieces
+        if pieces.limit != limit:
+            pieces.limit = limit
+            self._evaluators.clear()
+
+    def halve_micro_batch(self) -> int | None:
+        """Half as many rows at a time from now on, until another backbone is loaded.
+
+        Returns:
+            The new limit; None if no backbone is loaded, so that there is nothing to halve.
+
+        Raises:
+            MemoryExhaustedError: If it was one row already.
+        """
+        if self._loaded is None:
+            return None
+        halved = self._loaded.backbone.pieces.halve()
+        if not halved:
+            raise MemoryExhaustedError(
+                "out of memory with micro_batch=1: a single row does not fit beside the weights"
+            )
+        self._evaluators.clear()  # their batches are as large as the limit was
+        return halved
+
     def check_restored(self) -> None:
         """Compare the backbone with what it was when loaded.
 
@@ -131,7 +192,12 @@ class Workbench:
         # The target too: two target fields, or two serial streams, name their records alike.
         key = tuple((record.record_id, record.target_new) for record in records)
         if key not in self._evaluators:
-            self._evaluators[key] = Evaluator(backbone.tokenizer, records, device=backbone.device)
+            self._evaluators[key] = Evaluator(
+                backbone.tokenizer,
+                records,
+                batch_size=backbone.pieces.at_most(BATCH_SIZE),
+                device=backbone.device,
+            )
         return self._evaluators[key]
 
     def _pristine_answers(
@@ -146,6 +212,10 @@ class Workbench:
             edits = evaluator.select(scores=["reliability"]) if how.has_passages else []
 
             def build() -> State:
+                with backbone.pieces.alone():
+                    return answered()
+
+            def answered() -> State:
                 answers = evaluator.answers(split.logits, chosen)
                 texts = evaluator.generations(split.logits, chosen) if generates else {}
                 measured = evaluator.perplexities(split.logits, edits)
@@ -173,3 +243,10 @@ class Workbench:
                 dict(zip(edits, values["perplexities"], strict=True)) if edits else None,
             )
         return self._before[key]
+
+
+def _edited_layers(spec: Spec) -> tuple[int, ...]:
+    """Layers that a method reads or changes; its tensors stand beside them."""
+    method = spec["method"]
+    found = [method.get("edit_layer"), *(method.get("layers") or ())]
+    return tuple(sorted({int(layer) for layer in found if layer is not None}))

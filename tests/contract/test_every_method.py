@@ -249,6 +249,33 @@ def test_padding_batching_and_caching_change_no_logit(
     method.remove()
 
 
+def test_rows_taken_in_pieces_change_nothing_but_rounding(
+    name: str, llama: Backbone, artefacts: Artefacts
+) -> None:
+    llama.model.double()  # Adam divides by the gradient's size: in float32 rounding would grow
+    last, most_rows = llama.model.get_submodule(llama.ffn_path(llama.num_layers - 1)), [0]
+
+    def count(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        most_rows[-1] = max(most_rows[-1], len(inputs[0]))
+
+    last.register_forward_pre_hook(count)
+    reports, states, logits = [], [], []
+    for limit in (None, 2):
+        llama.pieces.limit = limit
+        most_rows.append(0)
+        method = make(name, llama, artefacts)
+        reports += [apply(method, llama, edits) for edits in (EDITS, MORE_EDITS)]
+        states.append(method.state().tensors)
+        logits.append(answers(method, llama))
+        method.remove()
+    assert most_rows[1] > 2
+    # no_edit reads the last layer whole, as if it held a route.
+    assert most_rows[2] == (most_rows[1] if name == "no_edit" else 2)
+    assert [r.num_steps for r in reports[:2]] == [r.num_steps for r in reports[2:]]
+    torch.testing.assert_close(logits[1], logits[0], atol=1e-6, rtol=0)
+    torch.testing.assert_close(states[1], states[0], atol=1e-6, rtol=1e-6)
+
+
 @pytest.mark.parametrize("padding_side", ["left", "right"])
 def test_generation_starts_where_teacher_forcing_does(
     name: str, padding_side: Any, backbone: Backbone, artefacts: Artefacts

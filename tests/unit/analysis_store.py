@@ -102,6 +102,7 @@ def _tags(ablation: str, arm: str, seed: int) -> dict[str, Any]:
         "published": {},
         "swept": {},
         "device": "cpu",
+        "micro_batch": "whole",
         "dtype": "float32",
         "commit": "0123456789abcdef",
         "is_dirty": "false",
@@ -165,6 +166,7 @@ def _fill_lora(write: Writer) -> None:
     write.trial(lora, "blown", 0, None, status="diverged", stop_reason="diverged", **blown)
     stop: dict[str, Any] = {"status": "stopped", "stop_reason": "asha", "fidelity": "0.25"}
     base: dict[str, Any] = {"method": "no_edit", "device": "cuda", "is_dirty": "true"}
+    base["micro_batch"] = "16"
     write.trial(lora, "no_edit", 0, (0.1, 0.05, 1.0), **base)
     write.trial(lora, "cut", 0, (0.2, 0.1, 0.9), **stop, **cell(16, 8, [512], 16))
 

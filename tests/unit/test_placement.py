@@ -6,11 +6,16 @@ from hypothesis import strategies as st
 
 from orchestrator.errors import UsageError
 from orchestrator.placement import (
+    Placement,
+    Sharing,
     attainable,
     memory_gib,
     num_parameters,
+    placement,
+    placement_lines,
     preflight,
     resources,
+    widest,
 )
 from orchestrator.plan import TrialSpec
 
@@ -43,6 +48,57 @@ def test_resources_when_a_backbone_is_small_then_it_shares_or_leaves_the_gpu() -
     assert resources(spec(memory_gib=15.0))["gpu"] == 1.0
     assert resources(spec(memory_gib=15.0), gpu_gib=80.0)["gpu"] == 0.2  # five on 80 GiB
     assert resources(spec(memory_gib=60.0))["gpu"] == 3.0  # 60 / 24 = 2.5
+
+
+def test_placement_when_nothing_is_asked_for_then_layers_are_spread_only_where_needed() -> None:
+    with_gpu = {"CPU": 8.0, "GPU": 4.0}
+    assert placement(spec(memory_gib=60.0), with_gpu) == Placement("shard", 1.0, 3.0)
+    assert placement(spec(memory_gib=60.0), with_gpu, Sharing(gpu_gib=80.0)).parallel == "none"
+    assert placement(spec(memory_gib=8.0), with_gpu) == Placement("none", 1.0, 0.3333)
+    # all layers on one GPU, as typed: who says so knows the card
+    assert placement(spec(memory_gib=60.0), with_gpu, Sharing("none")) == Placement(
+        "none", 1.0, 1.0
+    )
+    assert placement(spec(memory_gib=60.0), with_gpu, Sharing("shard", 4)).gpus == 4.0
+
+
+def test_placement_when_rows_are_divided_then_each_process_has_a_bundle_and_a_gpu() -> None:
+    with_gpu = {"CPU": 8.0, "GPU": 4.0}
+    found = placement(spec(memory_gib=8.0), with_gpu, Sharing("data", 4))
+    assert found == Placement("data", 1.0, 1.0, 4)
+    assert (found.cpus, found.gpus) == (4.0, 4.0)
+    # a small backbone stays on CPUs, two processes by default
+    assert placement(spec(memory_gib=0.4), with_gpu, Sharing("data")) == Placement("data", 1, 0, 2)
+    with pytest.raises(UsageError, match=r"needs 60.0 GiB in each process, a GPU has 24 GiB"):
+        placement(spec(memory_gib=60.0), with_gpu, Sharing("data"))
+
+
+def test_placement_when_a_number_of_gpus_serves_nothing_then_it_is_refused() -> None:
+    with pytest.raises(UsageError, match="gpus_per_trial=2: needs parallel=shard or parallel=data"):
+        placement(spec(memory_gib=8.0), None, Sharing(gpus_per_trial=2))
+
+
+def test_placement_lines_name_the_backbones_that_take_more_than_one_gpu() -> None:
+    specs = [spec(name="big", memory_gib=60.0), spec(name="small", memory_gib=1.0)]
+    assert placement_lines(specs, Sharing()) == [
+        "parallel=shard, big: the layers of a trial over 3 GPUs (60.0 GiB, a GPU has 24 GiB)"
+    ]
+    assert placement_lines(specs[1:], Sharing("data", 3)) == [
+        "parallel=data, small: the rows of a trial over 3 CPUs"
+    ]
+
+
+def test_widest_is_enough_for_each() -> None:
+    assert widest([Placement("none", 1.0, 0.5), Placement("shard", 2.0, 3.0)]) == Placement(
+        "shard", 2.0, 3.0
+    )
+
+
+def test_preflight_when_no_node_has_the_gpus_of_one_trial_then_it_says_so() -> None:
+    big = spec(name="big", memory_gib=60.0)
+    with pytest.raises(UsageError, match=r"big needs 1 CPU and 3 GPU on one node .* 2 GPU"):
+        preflight(big, {"CPU": 64, "GPU": 8}, nodes=[{"CPU": 8, "GPU": 2}])
+    preflight(big, {"CPU": 64, "GPU": 8}, nodes=[{"CPU": 8, "GPU": 2}, {"CPU": 8, "GPU": 4}])
 
 
 @given(st.floats(0.6, 24.0), st.floats(24.0, 200.0))

@@ -55,3 +55,13 @@ def test_run_of_a_trial_names_all_that_made_it() -> None:
         "device": "cuda",
     }
     assert {name: tags[name] for name in expected} == expected
+
+
+def test_row_tells_the_micro_batch_that_a_trial_ended_with() -> None:
+    cell = Cell("key", SPEC, Resolved("aa", "bb", 1))
+    found = []
+    for row in ({"micro_batch": 16, "device": "cuda"}, {"device": "cpu"}, {}):
+        ended = {"status": "finished", "progress": 1.0, **row}
+        end = end_row(cell, ended, stop_reason=None, checkpoints=[], provenance={})
+        found.append((end["micro_batch"], end["metrics"].get("micro_batch")))
+    assert found == [("16", 16), ("whole", None), ("", None)]

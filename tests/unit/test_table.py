@@ -89,6 +89,7 @@ def test_table9_when_printed_then_says_what_the_numbers_rest_on(
         "- seeds: 1 to 3 per arm (0, 1, 2)",
         "- commit: 0123456789ab (dirty)",
         "- mixed device: cpu, cuda",
+        "- mixed micro_batch: 16, whole",
         "- before editing: reliability 0.10, generality 0.10, locality_far 1.00, average 0.40",
         "- differs from the paper: backbone: ours facts, paper LLaMA2-7B; dataset: ours facts",
     ):

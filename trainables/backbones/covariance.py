@@ -54,7 +54,9 @@ def watched_keys(
 def states_above(backbone: Backbone, layer: int, prompts: PromptBatch) -> Tensor:
     """Output of decoder layer `layer` at the backbone's present weights, (B, T, D).
 
-    Unlike a shared prefix nothing is cached, so that weights below may have been edited.
+    Unlike a shared prefix nothing is cached, so that weights below may have been edited. Rows
+    beyond the backbone's micro-batch come in pieces, in order: whoever watches the layers meanwhile
+    sees one after the other.
 
     Args:
         backbone: Not changed.
@@ -62,6 +64,14 @@ def states_above(backbone: Backbone, layer: int, prompts: PromptBatch) -> Tensor
         prompts: Token rows.
     """
     return Split(backbone, layer + 1, PrefixCache(0.0)).hidden(prompts)
+
+
+def in_pieces(backbone: Backbone, batches: Iterable[PromptBatch]) -> Iterator[PromptBatch]:
+    """The rows of `batches` in batches within the backbone's micro-batch."""
+    for prompts in batches:
+        indices = torch.arange(len(prompts.input_ids), device=prompts.input_ids.device)
+        for piece in backbone.pieces.cut(len(indices)):
+            yield prompts.rows(indices[piece])
 
 
 def second_moments(
@@ -80,7 +90,7 @@ def second_moments(
         layer: torch.zeros(size, dtype=torch.float64, device=backbone.device) for layer in layers
     }
     num_tokens = 0
-    for prompts in batches:
+    for prompts in in_pieces(backbone, batches):
         real = prompts.attention_mask.bool()
 
         def add(layer: int, keys: Tensor, real: Tensor = real) -> None:

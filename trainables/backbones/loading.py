@@ -8,22 +8,27 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
 from trainables.backbones.families import get_family
+from trainables.backbones.sharding import device_map
 from trainables.errors import BackboneError
-from trainables.interfaces import Backbone
+from trainables.interfaces import Backbone, Family
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def load_backbone(
-    model: str | Path, *, revision: str | None = None, dtype: Dtype = "float32"
+    model: str | Path,
+    *,
+    revision: str | None = None,
+    dtype: Dtype = "float32",
+    home_layers: Collection[int] | None = None,
 ) -> Backbone:
     """A frozen backbone in evaluation mode, on the GPU when there is one.
 
@@ -31,6 +36,8 @@ def load_backbone(
         model: Folder written by `save_pretrained`, or a model id of the hub.
         revision: Commit of a model id; ignored for a folder.
         dtype: Of all weights.
+        home_layers: Layers that stay with the embedding on the first GPU while the others are
+            spread over all GPUs of the process; None: everything on one.
 
     Raises:
         BackboneError: If the folder or id is missing, has no safetensors, or is of another family.
@@ -49,13 +56,17 @@ def load_backbone(
         family = get_family(config.model_type)
         with without_bars():
             loaded = AutoModelForCausalLM.from_pretrained(
-                source, dtype=_DTYPES[dtype], use_safetensors=True, **pinned
+                source,
+                dtype=_DTYPES[dtype],
+                use_safetensors=True,
+                device_map=_spread(config, family, home_layers),
+                **pinned,
             )
         tokenizer = AutoTokenizer.from_pretrained(source, use_fast=True, **pinned)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise BackboneError(f"backbone.model {source!r} cannot be loaded: {reason}") from error
-    if torch.cuda.is_available():
+    if torch.cuda.is_available() and not _is_spread(home_layers):
         torch.nn.Module.cuda(loaded)
     loaded.requires_grad_(False)
     loaded.eval()
@@ -70,6 +81,23 @@ def load_backbone(
         ffn_size=up.shape[1] if family.is_transposed else up.shape[0],
         folder=folder if folder.is_dir() else None,
     )
+
+
+def _is_spread(home_layers: Collection[int] | None) -> bool:
+    return home_layers is not None and torch.cuda.device_count() > 1
+
+
+def _spread(
+    config: Any, family: Family, home_layers: Collection[int] | None
+) -> dict[str, int] | None:
+    """Device of each part over the GPUs there are; None where one holds all."""
+    from transformers import AutoModelForCausalLM
+
+    if home_layers is None or not _is_spread(home_layers):
+        return None
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    return device_map(model, family, home_layers, torch.cuda.device_count())
 
 
 @contextlib.contextmanager

@@ -60,7 +60,24 @@ class Split:
     anything below `first_layer`, or cached states would be stale.
     """
 
-    def __init__(self, backbone: Backbone, first_layer: int, cache: PrefixCache) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        first_layer: int,
+        cache: PrefixCache,
+        *,
+        has_batch_state: bool = True,
+    ) -> None:
+        """Cut the backbone.
+
+        Args:
+            backbone: Its `pieces` say how many rows are run at a time.
+            first_layer: From 0 to num_layers.
+            cache: Of hidden states.
+            has_batch_state: Whether `first_layer` may hold what belongs to the rows of a whole
+                batch, such as a route or a hook; it is then never run in pieces. No layer above
+                it may hold such a thing.
+        """
         if not 0 <= first_layer <= backbone.num_layers:
             raise ValueError(f"first_layer is {first_layer}; allowed: 0 to {backbone.num_layers}")
         self.backbone = backbone
@@ -68,6 +85,11 @@ class Split:
         self._cache = cache
         self._lower = _decoder_part(backbone, 0, first_layer, has_norm=False)
         self._upper = _decoder_part(backbone, first_layer, backbone.num_layers, has_norm=True)
+        # What remains whole when the rows are cut, and what is then run in pieces.
+        plain = min(first_layer + has_batch_state, backbone.num_layers)
+        self._keeps_whole = plain > first_layer
+        self._whole = _decoder_part(backbone, first_layer, plain, has_norm=False)
+        self._plain = _decoder_part(backbone, plain, backbone.num_layers, has_norm=True)
 
     @torch.no_grad()
     def hidden(self, prompts: PromptBatch) -> Tensor:
@@ -83,12 +105,9 @@ class Split:
         missing = torch.tensor([i for i, states in enumerate(found) if states is None])
         if len(missing):
             part = prompts.rows(missing.to(real.device))
-            computed = self._lower(
-                inputs_embeds=self.backbone.embedding(part.input_ids),
-                attention_mask=part.attention_mask,
-                position_ids=part.position_ids,
-                use_cache=False,
-            ).last_hidden_state
+            computed = self.backbone.pieces.apply(
+                self._below, part.input_ids, part.attention_mask, part.position_ids
+            )
             for row, index in enumerate(missing.tolist()):
                 found[index] = computed[row][part.attention_mask[row].bool()].clone()
                 self._cache.put(keys[index], found[index])
@@ -116,13 +135,21 @@ class Split:
 
         `hidden` as in `logits`.
         """
-        states: Tensor = self._upper(
-            inputs_embeds=self.hidden(prompts) if hidden is None else hidden,
-            attention_mask=prompts.attention_mask,
-            position_ids=prompts.position_ids,
-            use_cache=False,
-        ).last_hidden_state
-        return states[prompts.scored]
+        states = self.hidden(prompts) if hidden is None else hidden
+        mask, positions = prompts.attention_mask, prompts.position_ids
+        pieces = self.backbone.pieces
+        if pieces.is_one(len(states)):
+            return _run(self._upper, states, mask, positions)[prompts.scored]
+        if self._keeps_whole:
+            states = _run(self._whole, states, mask, positions)
+        counts = prompts.scored.sum(1)
+        return pieces.divided(self._scored, counts, states, mask, positions, prompts.scored)
+
+    def _below(self, ids: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
+        return _run(self._lower, self.backbone.embedding(ids), mask, positions)
+
+    def _scored(self, states: Tensor, mask: Tensor, positions: Tensor, scored: Tensor) -> Tensor:
+        return _run(self._plain, states, mask, positions)[scored]
 
     def _key(self, ids: Tensor) -> tuple[str, int, bytes]:
         digest = hashlib.blake2b(ids.cpu().numpy().tobytes(), digest_size=16).digest()
@@ -142,7 +169,7 @@ class Site:
         self._model, self._path = backbone.model, path
         self._split = Split(backbone, layer, cache)
         self._layer = _decoder_part(backbone, layer, layer + 1, has_norm=False)
-        self._above = Split(backbone, layer + 1, cache)
+        self._above = Split(backbone, layer + 1, cache, has_batch_state=False)
 
     @torch.no_grad()
     def frozen(self, prompts: PromptBatch) -> tuple[Tensor, Tensor]:
@@ -157,19 +184,23 @@ class Site:
 
         hook = self._model.get_submodule(self._path).register_forward_pre_hook(keep)
         try:
-            output: Tensor = self._layer(
-                inputs_embeds=self._split.hidden(prompts),
-                attention_mask=prompts.attention_mask,
-                position_ids=prompts.position_ids,
-                use_cache=False,
-            ).last_hidden_state
+            hidden = self._split.hidden(prompts)
+            output = _run(self._layer, hidden, prompts.attention_mask, prompts.position_ids)
         finally:
             hook.remove()
-        return seen[0], output
+        return seen[0].to(output.device), output
 
     def logits(self, prompts: PromptBatch, output: Tensor) -> Tensor:
         """Next-token logits (M, V) at the scored positions, from a layer's output (B, T, D)."""
         return self._above.logits(prompts, hidden=output)[0]
+
+
+def _run(part: nn.Module, states: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
+    """What leaves a part of the decoder, (B, T, D), on the device of what entered it."""
+    left: Tensor = part(
+        inputs_embeds=states, attention_mask=mask, position_ids=positions, use_cache=False
+    ).last_hidden_state
+    return left.to(states.device)
 
 
 def _decode(
@@ -183,6 +214,7 @@ def _decode(
     from transformers import DynamicCache  # a second: not for a driver with nothing to run
 
     decoder = backbone.model.get_submodule(backbone.family.decoder)
+    backbone.pieces.note(len(prompts.input_ids))
     mask = prompts.attention_mask
     if state.attention_mask is not None:
         mask = torch.cat([state.attention_mask, mask], dim=1)

@@ -76,10 +76,10 @@ class SubjectRows:
         """The rows without those of the KL term."""
         return self.tokens.rows(torch.arange(self.num_prompts, device=self.owner.device))
 
-    def at_subjects(self, states: Tensor) -> Tensor:
-        """(R, T, D) or its first rows -> states at the subjects' last tokens, (R, D)."""
+    def at_subjects(self, states: Tensor, first: int = 0) -> Tensor:
+        """Some rows (R, T, D), from `first` on -> states at the subjects' last tokens, (R, D)."""
         rows = torch.arange(len(states), device=states.device)
-        return states[rows, self.columns[: len(states)]]
+        return states[rows, self.columns[first : first + len(states)]]
 
 
 def subject_rows(
@@ -137,7 +137,7 @@ class SubjectVectors:
         """Start at zero; reads the hidden states behind `layer` and the distributions to keep."""
         self.rows = rows
         self._settings = settings
-        self._above = Split(backbone, layer + 1, PrefixCache(0.0))
+        self._above = Split(backbone, layer + 1, PrefixCache(0.0), has_batch_state=False)
         self._labels = labels_of(rows.tokens)
         device = backbone.device
         with torch.no_grad():
@@ -228,9 +228,13 @@ def keys_and_states(
         States (N, D), float32: output of layer `last` for the bare prompt.
     """
     seen: list[Tensor] = []
-    with watched_keys(backbone, [layer], lambda _, keys: seen.append(rows.at_subjects(keys))):
+
+    def note(_: int, keys: Tensor) -> None:  # of a piece of the rows
+        seen.append(rows.at_subjects(keys, first=sum(map(len, seen))))
+
+    with watched_keys(backbone, [layer], note):
         states = states_above(backbone, last, rows.prompts())
-    by_context = seen[0].float().view(-1, rows.num_edits, backbone.ffn_size)
+    by_context = torch.cat(seen).float().view(-1, rows.num_edits, backbone.ffn_size)
     keys = by_context[0]
     if len(by_context) > 1:
         keys = (keys + by_context[1:].mean(0)) / 2

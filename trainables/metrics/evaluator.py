@@ -28,6 +28,7 @@ from trainables.metrics.scores import (
 from trainables.prompts import Row, by_length, collate, labels_of, pad_id, row_index, tokenise
 
 Logits = Callable[[PromptBatch, DecodeState | None], tuple[Tensor, DecodeState]]
+BATCH_SIZE = 128  # prompts read at a time, where memory allows
 MAX_GENERATED_TOKENS = 32
 MAX_PERPLEXITY = 1e30  # a ruined model's is infinite, and a mean must stay a number
 
@@ -84,7 +85,7 @@ class Evaluator:
         tokenizer: Any,
         records: Sequence[EditRecord],
         *,
-        batch_size: int = 128,
+        batch_size: int = BATCH_SIZE,
         device: torch.device | str = "cpu",
     ) -> None:
         self.records = tuple(records)

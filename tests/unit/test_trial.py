@@ -1,0 +1,137 @@
+"""A trial that runs out of memory, without Ray: its steps are called as Tune would."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from torch.nn.modules.module import register_module_forward_pre_hook
+
+from tests.unit.file_trials import spec, write, zsre_line
+from trainables.artefacts import read_state
+from trainables.methods import method_settings
+from trainables.trial import EditTrial
+from trainables.trial_run import Runtime
+
+METHODS = Path(__file__).resolve().parents[2] / "search_spaces" / "method"
+LAST_LAYER = 3  # of the tiny backbones; the edited one is below
+NUM_EDITS = 12
+TRIALS = ("first", "second")
+
+
+@pytest.fixture
+def trial(tmp_path: Path, checkpoints: dict[str, Path]) -> EditTrial:
+    """FT-M on two batches of six edits, twice in one actor."""
+    path = write(tmp_path / "z.jsonl", [zsre_line(number) for number in range(60)])
+    settings = method_settings(yaml.safe_load((METHODS / "ft_m.yaml").read_text()))
+    wanted = spec(checkpoints["llama"], "zsre", path, num_edits=NUM_EDITS, edit_batch_size=6)
+    wanted["method"] = settings | {
+        "name": "ft_m",
+        "module": "ft",
+        "edit_layer": 2,
+        "num_steps": 12,
+        "edit_lr": 5e-3,
+    }
+    runtime = Runtime(cache=tmp_path / "cache", store=tmp_path / "store", checkpoint_seconds=0)
+
+    class Planned(EditTrial):
+        def setup(self, config: dict[str, Any]) -> None:
+            super().setup(config, dict.fromkeys(TRIALS, wanted), runtime)
+
+    return Planned({"trial_key": TRIALS[0]})
+
+
+@contextmanager
+def memory(fits: Callable[[int], bool]) -> Iterator[list[int]]:
+    """Runs out within the block when rows enter the last layer that do not fit; notes all that do.
+
+    The hook is torch's own for all modules: one on a module of the backbone would count as a trace
+    that the trial left behind.
+    """
+    seen: list[int] = []
+
+    def check(module: torch.nn.Module, inputs: tuple[Any, ...]) -> None:
+        if getattr(getattr(module, "self_attn", None), "layer_idx", None) == LAST_LAYER:
+            rows = len(inputs[0])
+            if not fits(rows):
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+            seen.append(rows)
+
+    handle = register_module_forward_pre_hook(check)
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+def scores(row: dict[str, Any]) -> dict[str, float]:
+    return {key: value for key, value in row.items() if ".token." in key or ".exact." in key}
+
+
+def test_out_of_memory_halves_the_micro_batch_and_changes_no_score(trial: EditTrial) -> None:
+    expected = trial.step()
+    assert trial.reset_config({"trial_key": TRIALS[1]})
+    with memory(lambda rows: rows <= 3) as seen:
+        row = trial.step()
+    assert expected["status"] == row["status"] == "finished"
+    assert "micro_batch" not in expected
+    # the largest batch had more rows than 3, and halving it went on until it fitted
+    assert row["micro_batch"] in (2, 3)
+    assert max(seen) == row["micro_batch"]
+    assert len(scores(row)) > 6
+    assert scores(row) == pytest.approx(scores(expected), abs=1e-6)
+    assert row["num_steps"] == expected["num_steps"] > 2
+
+
+def test_actor_keeps_the_reduced_micro_batch_for_its_next_trial(trial: EditTrial) -> None:
+    with memory(lambda rows: rows <= 3):
+        first = trial.step()
+    assert trial.reset_config({"trial_key": TRIALS[1]})
+
+    def fits(rows: int) -> bool:
+        assert rows <= first["micro_batch"]  # not tried again with more
+        return True
+
+    with memory(fits):
+        second = trial.step()
+    assert second["status"] == "finished", second["error"]
+    assert second["micro_batch"] == first["micro_batch"]
+
+
+def test_out_of_memory_with_single_rows_fails_the_trial_and_keeps_the_actor(
+    trial: EditTrial,
+) -> None:
+    with memory(lambda rows: False):
+        row = trial.step()
+    assert (row["status"], row["done"]) == ("failed", True)
+    assert row["error"].startswith("MemoryExhaustedError: out of memory with micro_batch=1")
+    assert trial.reset_config({"trial_key": TRIALS[1]})  # the backbone is what it was
+    assert trial.step()["status"] == "finished"
+
+
+def test_out_of_memory_after_a_saved_state_goes_on_from_there(
+    trial: EditTrial, tmp_path: Path
+) -> None:
+    done_at: list[int] = []  # batches done in the saved state, whenever rows are run
+    ran_out: list[int] = []  # how many were noted when memory ran out
+
+    def fits(rows: int) -> bool:
+        state = read_state(tmp_path / "store" / "states" / f"{TRIALS[0]}.safetensors")
+        done = 0 if state is None else int(state.values["batches_done"])  # type: ignore[arg-type]
+        done_at.append(done)
+        if done == 1 and not ran_out:
+            ran_out.append(len(done_at))
+            return False
+        return True
+
+    with memory(fits):
+        row = trial.step()
+    assert row["status"] == "finished"
+    assert row["edits_seen"] == NUM_EDITS
+    assert set(done_at[: ran_out[0] - 1]) == {0}
+    assert set(done_at[ran_out[0] :]) <= {1, 2}  # the first batch was not edited again

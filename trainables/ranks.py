@@ -1,0 +1,117 @@
+"""The processes that share one trial, and what passes between them.
+
+Every rank runs the whole trial; only the rows of the frozen layers are divided. Two differentiable
+steps suffice: `share` hands a rank its rows and, in the backward pass, gathers the gradients of all
+rows; `joined` gathers all outputs and hands each rank back the gradients of its own. So every rank
+holds the loss and the gradients of the whole batch, bit for bit the same ones, and no method,
+optimiser or loss term needs to know.
+
+torch.distributed is used directly: accelerate's `PartialState` is one per process for ever, and a
+trial whose rank was lost has to join anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+from torch.autograd import Function
+
+TIMEOUT_SECONDS = 600.0  # of one exchange; ranks run side by side and differ by far less
+
+
+class Ranks:
+    """Process `rank` of `size`, once it has joined the others."""
+
+    def __init__(self, rank: int, size: int, store: dist.Store, timeout_seconds: float) -> None:
+        """Join; returns when all have.
+
+        Args:
+            rank: From 0.
+            size: Processes in all.
+            store: Where they meet, see `meeting_place`.
+            timeout_seconds: After so long without an answer an exchange raises.
+        """
+        self.rank, self.size = rank, size
+        is_on_gpu = torch.cuda.is_available()
+        dist.init_process_group(
+            "nccl" if is_on_gpu else "gloo",
+            store=store,
+            rank=rank,
+            world_size=size,
+            timeout=timedelta(seconds=timeout_seconds),
+        )
+
+    def leave(self) -> None:
+        """Close all connections: an exchange that others wait in fails at once."""
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+    def wait(self) -> None:
+        """Return when all ranks have come here."""
+        dist.barrier()
+
+    def counts(self, num_rows: int) -> list[int]:
+        """Rows of each rank: all alike, or one more for the first ones."""
+        least, more = divmod(num_rows, self.size)
+        return [least + (rank < more) for rank in range(self.size)]
+
+    def own(self, counts: Sequence[int]) -> slice:
+        """This rank's part of what all ranks have `counts` of."""
+        first = sum(counts[: self.rank])
+        return slice(first, first + counts[self.rank])
+
+    def share(self, states: Tensor, counts: Sequence[int]) -> Tensor:
+        """This rank's rows of `states` (B, ...), which is the same on all ranks."""
+        return _Share.apply(states, self, counts)
+
+    def joined(self, own: Tensor, counts: Sequence[int]) -> Tensor:
+        """The rows of all ranks in order; `counts[rank]` of them from each."""
+        return _Joined.apply(own, self, counts)
+
+    def gathered(self, own: Tensor, counts: Sequence[int]) -> Tensor:
+        """As `joined`, without gradients."""
+        longest = max(counts)
+        padded = own.new_zeros(longest, *own.shape[1:])
+        padded[: len(own)] = own
+        each = [torch.empty_like(padded) for _ in counts]
+        dist.all_gather(each, padded)
+        return torch.cat([part[:count] for part, count in zip(each, counts, strict=True)])
+
+
+def meeting_place(host: str, port: int, *, is_host: bool, timeout_seconds: float) -> dist.TCPStore:
+    """Where ranks find each other; whoever hosts it gives port 0 and reads `.port`."""
+    return dist.TCPStore(
+        host,
+        port,
+        is_master=is_host,
+        wait_for_workers=False,
+        timeout=timedelta(seconds=timeout_seconds),
+    )
+
+
+class _Share(Function):
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, ranks: Ranks, counts: Sequence[int]) -> Tensor:
+        ctx.ranks, ctx.counts = ranks, counts
+        return states[ranks.own(counts)].clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.ranks.gathered(gradients[0], ctx.counts), None, None
+
+
+class _Joined(Function):
+    @staticmethod
+    def forward(ctx: Any, own: Tensor, ranks: Ranks, counts: Sequence[int]) -> Tensor:
+        ctx.own = ranks.own(counts)
+        return ranks.gathered(own, counts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        # The loss is the same one on every rank: nothing is to be added up.
+        return gradients[0][ctx.own], None, None
