@@ -181,7 +181,7 @@ def test_preflight_when_no_single_node_may_hold_it_then_it_says_what_nodes_there
     supply = attainable([HEAD], SCALING)  # 11 GPUs in all, but at most 4 of them together
     with pytest.raises(
         UsageError,
-        match=r"backbone=x needs 1 CPU and 5 GPU on one node; the nodes .* have "
+        match=r"backbone=x needs 1 CPU and 5 GPU on one node .*the nodes .* have "
         r"0 CPU and 0 GPU; 32 CPU and 4 GPU; 8 CPU and 1 GPU",
     ):
         preflight(spec(memory_gib=110.0), supply.total, nodes=supply.nodes)
