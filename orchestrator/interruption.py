@@ -60,6 +60,9 @@ class Interruption:
             yield
         finally:
             self._is_deferred = False
+            # On a full disk the library fails, too, over its own files: that is not the reason.
+            if self._failure is not None:
+                raise self._failure
         self._raise_if_set()
 
     def _raise_if_set(self) -> None:
