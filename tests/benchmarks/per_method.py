@@ -51,7 +51,6 @@ def method_cost(bench: Workbench, spec: plan.TrialSpec, repetitions: int) -> Cos
             loop.method.advance(spec.method["num_steps"])
             taken = time.process_time() - begin
             report = loop.method.finish()
-            plain = _plain_step(backbone, loop.method.first_layer, rows)
             evaluator = Evaluator(backbone.tokenizer, loop.records)
             chosen = evaluator.select()
             begin = time.process_time()
@@ -59,6 +58,8 @@ def method_cost(bench: Workbench, spec: plan.TrialSpec, repetitions: int) -> Cos
             asked = (time.process_time() - begin) / len(chosen)
         finally:
             loop.close()
+        # Only now: whatever the method put beside or in place of a layer is gone.
+        plain = _plain_step(backbone, loop.method.first_layer, rows)
         if repetition:  # the first one fills the caches
             steps.append(taken / max(report.num_steps, 1))
             plain_steps.append(plain)
