@@ -21,6 +21,7 @@ from trainables.backbones.pristine import Pristine
 from trainables.backbones.split import PrefixCache, Split
 from trainables.interfaces import Backbone, DecodeState, Edit, EditMethod
 from trainables.methods import build_config, get_method, method_settings
+from trainables.moe.entities import Chunker, nltk_chunker
 from trainables.optimise import target_loss
 from trainables.prompts import Row, collate, edit_batch, row_index, tokenise
 from trainables.route_rows import Routed
@@ -63,9 +64,17 @@ PROMPTS = ("The capital of Fooland is", "Who wrote The Long Tide?", "Ada Quell w
 pytestmark = pytest.mark.parametrize("name", METHODS)
 
 
+@pytest.fixture(scope="session")
+def chunker() -> Chunker | None:
+    """A tool that takes seconds to load; it answers alike whoever used it before."""
+    return nltk_chunker()
+
+
 @pytest.fixture
-def artefacts(tmp_path: Path) -> Artefacts:
-    return Artefacts(tmp_path / "artefacts")
+def artefacts(tmp_path: Path, chunker: Chunker | None) -> Artefacts:
+    made = Artefacts(tmp_path / "artefacts")
+    made.keep("nltk_chunker", lambda: chunker)
+    return made
 
 
 def make(name: str, backbone: Backbone, artefacts: Artefacts, seed: int = 0) -> EditMethod:

@@ -58,7 +58,7 @@ def test_head_alone_is_there_then_a_gpu_trial_waits_for_a_worker_that_may_be_add
     assert supply.total == {"CPU": 64.0, "GPU": 8.0}  # 8 workers in all, of either type
     preflight(trial, supply.total, nodes=supply.nodes)
     large = replace(trial, backbone={**trial.backbone, "memory_gib": 100.0})
-    with pytest.raises(UsageError, match="on one node .*the nodes that are there or may be added"):
+    with pytest.raises(UsageError, match=r"on one node .*the nodes that are there or may be added"):
         preflight(large, supply.total, nodes=supply.nodes)
 
 
