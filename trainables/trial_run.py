@@ -38,9 +38,7 @@ class Runtime:
     rung_score: str | None = None
     checkpoint_seconds: float = 120.0
     max_seconds: float | None = None
-    max_trials: int = (
-        500  # a process that lives for days should not be trusted to be as on its first
-    )
+    max_trials: int = 500  # a process that lives for days is not to be trusted like a new one
     is_sharded: bool = False
     num_ranks: int = 1
     rank_timeout_seconds: float = TIMEOUT_SECONDS
