@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -9,12 +10,13 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_SECONDS = 300
@@ -116,12 +118,14 @@ def wait_until(condition: Callable[[], Any], process: subprocess.Popen[str]) -> 
     return found
 
 
-def workers(process: subprocess.Popen[str]) -> list[psutil.Process]:
-    """Actors that are inside a step of a trial right now."""
+def workers(
+    process: subprocess.Popen[str], inside: str = r"ray::.*\.train"
+) -> list[psutil.Process]:
+    """Actors that are inside a step of a trial, or inside another call, right now."""
     found = []
     for child in psutil.Process(process.pid).children(recursive=True):
         try:
-            if re.match(r"ray::.*\.train", " ".join(child.cmdline())):
+            if re.match(inside, " ".join(child.cmdline())):
                 found.append(child)
         except psutil.Error:  # gone since
             continue
@@ -135,6 +139,21 @@ def end(process: subprocess.Popen[str]) -> None:
             child.kill()
         process.kill()
         process.communicate()
+
+
+@contextlib.contextmanager
+def own_file_system(folder: Path, size_mib: int) -> Iterator[None]:
+    """`folder`, made as a file system of its own; the test is skipped where that cannot be."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting a file system needs root")
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size_mib}m", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("no file system can be mounted here")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def copy_database(template: Path, store: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -15,7 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.commands import Commands, assert_agree, copy_database, end, wait_until
+from tests.end_to_end.commands import (
+    Commands,
+    assert_agree,
+    copy_database,
+    end,
+    own_file_system,
+    wait_until,
+)
 
 ONE_METHOD = ("ablation=smoke", "backbone=facts_tiny", "protocol.num_edits=4", "workers=1")
 EDITING = (*ONE_METHOD, "method=ft_m", "axes={method.edit_lr:[1e-3,2e-3,3e-3]}")
@@ -161,19 +167,10 @@ def test_broken_files_of_the_cache_are_noticed_and_made_anew(
 @pytest.fixture
 def own_disk(commands: Commands, empty_database: Path) -> Iterator[Commands]:
     """The commands in a folder on a file system of its own."""
-    folder = commands.folder / "disk"
-    folder.mkdir()
-    if os.geteuid() != 0:
-        pytest.skip("mounting a file system needs root")
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(folder)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
-        pytest.skip("no file system can be mounted here")
-    try:
-        made = replace(commands, folder=folder)
+    made = replace(commands, folder=commands.folder / "disk")
+    with own_file_system(made.folder, 64):
         copy_database(empty_database, made.store)
         yield made
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 @contextlib.contextmanager

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.commands import Commands, assert_agree, end, wait_until
+from tests.end_to_end.commands import Commands, assert_agree, end, own_file_system, wait_until
 from tests.end_to_end.test_kill import FORTY
 
 SIZE_MIB = 16
@@ -22,16 +20,8 @@ SIZE_MIB = 16
 def small_disk(commands: Commands) -> Iterator[Commands]:
     """The commands in a folder on a file system of a few MiB of its own."""
     folder = commands.folder / "small"
-    folder.mkdir()
-    if os.geteuid() != 0:
-        pytest.skip("mounting a small file system needs root")
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={SIZE_MIB}m", "tmpfs", str(folder)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
-        pytest.skip("no small file system can be mounted here")
-    try:
+    with own_file_system(folder, SIZE_MIB):
         yield replace(commands, folder=folder)
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def fill(path: Path) -> None:

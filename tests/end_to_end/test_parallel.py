@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from pathlib import Path
 
-import psutil
 import pytest
 
-from tests.end_to_end.commands import Commands, copy_database, end, wait_until
+from tests.end_to_end.commands import Commands, copy_database, end, wait_until, workers
 
 SMOKE = ("ablation=smoke", "backbone=facts_tiny", "axes.method=[ft_m]")
 DATA = ("parallel=data", "gpus_per_trial=2")
@@ -25,18 +23,6 @@ def numbers(commands: Commands) -> dict[tuple[str, int], dict[str, float]]:
         }
         for row in commands.ends()
     }
-
-
-def rank_processes(driver: int) -> list[psutil.Process]:
-    """Further ranks that are inside a row right now."""
-    found = []
-    for child in psutil.Process(driver).children(recursive=True):
-        try:
-            if re.match(r"ray::_RankActor\.next_row", " ".join(child.cmdline())):
-                found.append(child)
-        except psutil.Error:  # gone since
-            continue
-    return found
 
 
 def test_trials_of_two_processes_have_the_numbers_of_one(
@@ -62,7 +48,7 @@ def test_trials_of_two_processes_have_the_numbers_of_one(
 def test_trial_whose_rank_is_killed_is_run_again_as_a_whole(commands: Commands) -> None:
     process = commands.start(*SMOKE, *DATA, "seeds=[0]")
     try:
-        [rank] = wait_until(lambda: rank_processes(process.pid), process)
+        [rank] = wait_until(lambda: workers(process, r"ray::_RankActor\.next_row"), process)
         rank.kill()
         out, err = process.communicate(timeout=240)
     finally:
