@@ -21,7 +21,7 @@ from orchestrator.leases import Leases, summary
 from orchestrator.ledger import Ledger
 from orchestrator.plan import Plan, TrialSpec, spec_for
 from orchestrator.progress import Board, announce
-from orchestrator.provenance import keep_packages, provenance
+from orchestrator.provenance import ROOT, keep_packages, provenance, source_hash
 from orchestrator.rows import (
     MAX_RETRIES,
     Cell,
@@ -85,8 +85,8 @@ class Sweep:
         self._times_lost: Counter[str] = Counter()
         self._to_repeat: set[str] = set()
         self._checkpoints: dict[str, list[Row]] = {}
-        self._provenance = provenance()
-        keep_packages(self._store, self._provenance["packages"])
+        self._source_hash = source_hash(ROOT / "trainables")
+        self._provenance: dict[str, str] = {}  # of what this driver runs, once it runs something
         self._tracker = Tracker(self._store, config.ablation, config.question, config.mlflow)
         self.cells: dict[str, Cell] = {}
         self.values: dict[str, float] = {}  # what a search compares, at the end or the last rung
@@ -177,8 +177,7 @@ class Sweep:
     def _count_settled(self, cell: Cell) -> None:
         end = self._history.ends[cell.key]
         self.outcome.num_settled_before += 1
-        mine = self._provenance["source_hash"]
-        self.outcome.num_other_source += end["provenance"]["source_hash"] != mine
+        self.outcome.num_other_source += end["provenance"]["source_hash"] != self._source_hash
         if end["status"] in ("failed", "diverged"):
             self.outcome.failures.append(end)
         self._note_value(end)
@@ -214,6 +213,8 @@ class Sweep:
 
     def _started(self) -> Tuning:
         if self._tuning is None:
+            self._provenance = provenance()
+            keep_packages(self._store, self._provenance["packages"])
             set_environment(self._config.cluster)
             from orchestrator.tuning import Tuning  # heavy: ray
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
+_DATABASE = "mlflow.db"
 LOOPBACK = "http://127.0.0.1:5000"
 # MLflow's own 120 seconds and seven retries would hold a sweep's end up for a quarter of an hour.
 _ENVIRONMENT = {
@@ -39,7 +40,7 @@ _NOT_METRICS = frozenset({"rung", "progress", "edits_seen", "done", "compared", 
 
 def tracking_uri(store: Path, server: str | None = None) -> str:
     """MLflow's address of a sweep: the server, or the database in the store."""
-    return server or f"sqlite:///{(store / 'mlflow.db').resolve()}"
+    return server or f"sqlite:///{(store / _DATABASE).resolve()}"
 
 
 def chart_link(experiment_id: str, server: str = LOOPBACK) -> str:
@@ -67,9 +68,41 @@ class Mirror:
         self._question = question
         self._server = server
         self._lock = FileLock(store / "mlflow.lock", timeout=_LOCK_SECONDS)
+        self._notes = store / "mlflow" / f"{ablation}.json"
         self._written: dict[str, str] = {}  # fingerprint -> ledger row of its one whole run
         self._packages: set[str] = set()  # digests whose list stands in the experiment
-        self.experiment_id = ""  # until it is opened
+        self.experiment_id = ""  # until it is opened or recalled
+
+    def recall(self) -> bool:
+        """True where the database is as a driver left it: then what stands there is known.
+
+        It spares a driver with nothing to write the seconds that the import of MLflow takes.
+        """
+        try:
+            kept = json.loads(self._notes.read_text())
+        except (OSError, ValueError):
+            return False
+        if not isinstance(kept, dict) or kept.get("database") != self._state():
+            return False
+        self.experiment_id, self._written = str(kept["experiment_id"]), dict(kept["written"])
+        return True
+
+    def remember(self) -> None:
+        """Note what stands in the database, and its state, for the next driver's `recall`."""
+        kept = {
+            "database": self._state(),
+            "experiment_id": self.experiment_id,
+            "written": self._written,
+        }
+        if kept["database"] is not None:
+            self._notes.parent.mkdir(exist_ok=True)
+            aside = self._notes.with_suffix(f".{os.getpid()}.tmp")
+            aside.write_text(json.dumps(kept))
+            aside.replace(self._notes)
+
+    def stands(self, row: Mapping[str, Any]) -> bool:
+        """True for a row that has its run, by what was read when the experiment was opened."""
+        return self._written.get(str(row["fingerprint"])) == str(row["row_id"])
 
     def open(self) -> None:
         """Open or create store and experiment, and read what stands there."""
@@ -85,9 +118,9 @@ class Mirror:
         Also what was begun and not ended, by a driver that was killed or whose server was, is
         found by its fingerprint and written anew.
         """
-        fingerprint, row_id = str(row["fingerprint"]), str(row["row_id"])
-        if self._written.get(fingerprint) == row_id:
+        if self.stands(row):
             return
+        fingerprint, row_id = str(row["fingerprint"]), str(row["row_id"])
         self._name_packages(str(row.get("provenance", {}).get("packages", "")))
         with self._lock:  # other drivers of this store see the same rows
             standing = self._standing(fingerprint)
@@ -98,6 +131,14 @@ class Mirror:
             if kept is None:
                 self._create_run(row)
         self._written[fingerprint] = row_id
+
+    def _state(self) -> list[int] | None:
+        """What changes whenever somebody writes into the database; None for a server."""
+        database = self._store / _DATABASE
+        if self._server or not database.is_file():
+            return None
+        status = database.stat()
+        return [status.st_ino, status.st_size, status.st_mtime_ns]
 
     def _create(self) -> str:
         """Create the experiment; a server puts artifacts where only it knows."""

@@ -272,3 +272,28 @@ def test_a_driver_that_never_ends_what_it_writes_does_not_stop_the_others(
     later.log(row("f1"))
     later.close()
     assert later.num_unsent == 0
+
+
+def test_a_database_that_nobody_touched_is_not_opened_again(store: Path) -> None:
+    tracker = Tracker(store, "untouched")
+    tracker.log(row("g1"))
+    tracker.close()
+    again = mirror.Mirror(store, "untouched", "", None)
+    assert again.recall()
+    assert again.experiment_id == tracker.experiment_id
+    assert again.stands(row("g1"))
+    assert not again.stands(row("g1", "r2"))
+    assert not mirror.Mirror(store, "untouched", "", "http://127.0.0.1:9").recall()
+
+
+def test_what_somebody_took_out_of_the_database_is_written_again(store: Path) -> None:
+    first = Tracker(store, "touched")
+    first.log(row("h1"))
+    first.close()
+    [run] = runs(store, first.experiment_id)
+    MlflowClient(tracking_uri(store)).delete_run(run.info.run_id)
+    assert not mirror.Mirror(store, "touched", "", None).recall()
+    second = Tracker(store, "touched")
+    second.log(row("h1"))
+    second.close()
+    assert (second.num_unsent, len(runs(store, first.experiment_id))) == (0, 1)

@@ -100,7 +100,14 @@ def pick(items: Sequence[Item], *key: object) -> Item:
 
 def shuffled(items: Sequence[Item], *key: object) -> list[Item]:
     """The items in an order fixed by `key`, the same on every machine and Python version."""
-    return [items[i] for i in sorted(range(len(items)), key=lambda i: _number(*key, i))]
+    begun = hashlib.sha256("".join(f"{part}\x1f" for part in key).encode())
+
+    def rank(i: int) -> int:  # `_number(*key, i)`, with what all have in common hashed once
+        digest = begun.copy()
+        digest.update(str(i).encode())
+        return _as_number(digest.digest())
+
+    return [items[i] for i in sorted(range(len(items)), key=rank)]
 
 
 def words(kind: str, count: int) -> list[str]:
@@ -131,4 +138,8 @@ def names(kind: str, count: int) -> list[str]:
 
 def _number(*key: object) -> int:
     text = "\x1f".join(map(str, key)).encode()
-    return int.from_bytes(hashlib.sha256(text).digest()[:8], "big")
+    return _as_number(hashlib.sha256(text).digest())
+
+
+def _as_number(digest: bytes) -> int:
+    return int.from_bytes(digest[:8], "big")
