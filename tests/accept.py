@@ -19,14 +19,17 @@ from pathlib import Path
 from statistics import mean
 
 import torch
+from scipy.stats import spearmanr
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from orchestrator import config, plan
 from orchestrator.errors import UsageError
-from tests.acceptance import Check, checks
+from tests.acceptance import GECE_RARITY, Check, checks
+from trainables.artefacts import Artefacts
 from trainables.edit_loop import MetricRow
 from trainables.errors import EditingError
+from trainables.record_frequency import with_gece
 from trainables.workbench import Workbench
 from trainables.world import default_cache, ensure_backbone
 
@@ -46,6 +49,8 @@ class Measurer:
 
     def values(self, check: Check) -> list[float]:
         """The number of `check` for each seed."""
+        if check.number == GECE_RARITY:
+            return [self._gece_rarity(check.arm, seed) for seed in SEEDS]
         if "=" not in check.arm:
             return [self._report(check.arm, seed)[check.number] for seed in SEEDS]
         values = [row[check.number] for row in self._arm(check.arm)]
@@ -68,6 +73,17 @@ class Measurer:
         folder = ensure_backbone(backbone, self._cache / "backbones", seed=seed, progress=progress)
         report: dict[str, float] = json.loads((folder / "report.json").read_text())
         return report
+
+    def _gece_rarity(self, typed: str, seed: int) -> float:
+        """Rank correlation of GECE with minus the known frequency, on the backbone of that seed."""
+        overrides = ["ablation=smoke", *typed.split(), f"backbone.seed={seed}", "seeds=[0]"]
+        spec = plan.expand(config.load(overrides)).trials[0].to_dict()
+        known = self._bench.source(spec)
+        ranked = with_gece(known, self._bench.backbone(spec), Artefacts(self._cache / "artefacts"))
+        pairs = [
+            [record.frequency for record in source.records] for source in (known, ranked)
+        ]  # minus GECE stands in the place of a frequency
+        return float(spearmanr(*pairs).statistic)
 
     def _arm(self, typed: str) -> list[MetricRow]:
         """A finished row per seed, in the order of the seeds."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+GECE_RARITY = "spearman of GECE with rarity"  # over all records, a backbone for each seed
 RELIABILITY, GENERALITY = "reliability.token.final", "generality.token.final"
 LOCALITY_FAR = "locality_far.token.final"
 
@@ -22,7 +23,7 @@ class Check:
     Attributes:
         name: What is shown.
         arm: `key=value` settings of the trials, or a backbone's name for its own recall.
-        number: Key of the trial's row, or of the backbone's report.
+        number: Key of the trial's row, or of the backbone's report; or GECE_RARITY.
         relation: `within` bounds the absolute value.
         demand: The bound.
         less: Key of the same row that is subtracted.
@@ -270,6 +271,7 @@ def _memoe_v2_checks(path: str) -> Iterator[Check]:
     made_up, real = f"backbone=facts {ask}memoe_v2", f"{_ZSRE} {path} {ask}memoe_v2"
     yield from _three_checks("MEMoE v2", made_up, (0.90, 0.80, 0.85))
     yield from _three_checks("MEMoE v2", real, (0.85, 0.45, 0.93))
+    yield Check("MEMoE v2 GECE ranks by rarity", "backbone=facts", GECE_RARITY, ">=", 0.20)
 
     def less(name: str, number: str, demand: float, other: str, arm: str = real) -> Check:
         words = dict(word.split("=", 1) for word in f"{arm} {other}".split())

@@ -6,7 +6,12 @@
 `added`  wall time that one more trial adds to a sweep, for Ray, ledger and MLflow together
 `gpu`    LEMoE on a backbone of LLaMA2-7B's shape with random weights, where there is a GPU
 
-    python tests/benchmarks/bench.py [only=trial|steps|edits|added|gpu]
+Only when asked for, since they take half an hour and some minutes:
+
+`scale`    10,000 trials of no_edit: time per trial, memory of the driver, replay, table
+`workers`  trials per minute of two workers against one
+
+    python tests/benchmarks/bench.py [only=trial|steps|edits|added|gpu|scale|workers]
 
 Nothing here passes or fails a test: times depend on the machine. CPU seconds are those of one
 thread; shared caches move them by a quarter.
@@ -33,6 +38,7 @@ from orchestrator import config, plan
 from orchestrator.ledger import Ledger
 from tests.benchmarks.naive import NaiveTrial
 from tests.benchmarks.per_method import line_of, method_cost
+from tests.benchmarks.scaling import many_trials, two_workers
 from trainables.edit_loop import EditLoop
 from trainables.edit_stream import draw
 from trainables.interfaces import Edit
@@ -203,6 +209,7 @@ PARTS: dict[str, Callable[[], None]] = {
     "added": added,
     "gpu": gpu,
 }
+LONG_PARTS: dict[str, Callable[[], None]] = {"scale": many_trials, "workers": two_workers}
 
 
 def _spec(typed: str) -> plan.TrialSpec:
@@ -310,15 +317,15 @@ def main(arguments: Sequence[str]) -> int:
     """Print the parts that were asked for."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("options", nargs="*", metavar="only=PART")
-    chosen = list(PARTS)
+    parts, chosen = PARTS | LONG_PARTS, list(PARTS)
     for option in parser.parse_args(arguments).options:
         key, _, name = option.partition("=")
-        if key != "only" or name not in PARTS:
-            parser.error(f"{option!r} is not known; allowed: only={'|'.join(PARTS)}")
+        if key != "only" or name not in parts:
+            parser.error(f"{option!r} is not known; allowed: only={'|'.join(parts)}")
         chosen = [name]
     torch.set_num_threads(1)
     for name in chosen:
-        PARTS[name]()
+        parts[name]()
     return 0
 
 

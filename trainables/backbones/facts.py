@@ -299,9 +299,11 @@ def _answer_logits(model: nn.Module, ids: Tensor, at: Tensor) -> Tensor:
     """Next-token logits (M, V) at the marked positions only.
 
     Rows are padded on the right, and a causal model never looks there: a mask of ones says so and
-    keeps the fast kernel, which a mask with holes would lose.
+    keeps the fast kernel, which a mask with holes would lose. Nothing follows the last position; it
+    is not marked, and not computed.
     """
     decoder = getattr(model, model.base_model_prefix)  # type: ignore[call-overload]
+    ids, at = ids[:, :-1], at[:, :-1]
     ones = torch.ones_like(ids)
     hidden = decoder(input_ids=ids, attention_mask=ones, use_cache=False).last_hidden_state
     return torch.as_tensor(model.get_output_embeddings()(hidden[at]))  # type: ignore[operator]
