@@ -21,6 +21,7 @@ from orchestrator import plan
 from trainables.interfaces import Backbone, EditBatch, PromptBatch
 from trainables.metrics.evaluator import Evaluator
 from trainables.prompts import edit_batch
+from trainables.side_editing import SideRun
 from trainables.workbench import Workbench
 
 
@@ -72,7 +73,7 @@ def method_cost(bench: Workbench, spec: plan.TrialSpec, repetitions: int) -> Cos
 def _trained_rows(method: Any, batch: EditBatch) -> list[PromptBatch]:
     """The token rows of one step: those of the edits, and what a side memory trains on beside."""
     run = getattr(method, "_run", None)
-    if run is None or not hasattr(run, "rows"):
+    if not isinstance(run, SideRun):
         return [batch.tokens]
     reads = (run.rows.edited, run.rows.unrelated)
     return [read.tokens for read in reads if read is not None]
