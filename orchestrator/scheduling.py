@@ -28,11 +28,26 @@ METRIC = "compared"
 class Protecting(FIFOScheduler):
     """Another scheduler's decisions, except on protected trials; remembers whom it stopped."""
 
-    def __init__(self, inner: TrialScheduler, reason: str, protected: Collection[str]) -> None:
+    def __init__(
+        self,
+        inner: TrialScheduler,
+        reason: str,
+        protected: Collection[str],
+        times: Sequence[float],
+    ) -> None:
+        """Nothing is decided yet.
+
+        Args:
+            inner: Who decides.
+            reason: Why a trial stopped, in a word.
+            protected: Keys of trials that are never stopped.
+            times: What `inner` is told instead of each rung's number.
+        """
         super().__init__()
         self._inner = inner
         self._reason = reason
         self._protected = frozenset(protected)
+        self._times = tuple(times)
         self.stopped: dict[str, str] = {}  # trial key -> reason
 
     def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
@@ -45,7 +60,7 @@ class Protecting(FIFOScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Go on or stop."""
-        decision = str(self._inner.on_trial_result(tune_controller, trial, result))
+        decision = str(self._inner.on_trial_result(tune_controller, trial, self._told(result)))
         key = str(trial.config["trial_key"])
         if decision == TrialScheduler.STOP and not result.get("done"):
             if key in self._protected:
@@ -56,7 +71,7 @@ class Protecting(FIFOScheduler):
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
         """A trial ended by itself; one that failed has nothing to compare."""
         if METRIC in result:
-            self._inner.on_trial_complete(tune_controller, trial, result)
+            self._inner.on_trial_complete(tune_controller, trial, self._told(result))
         else:
             self._inner.on_trial_remove(tune_controller, trial)
 
@@ -71,6 +86,11 @@ class Protecting(FIFOScheduler):
     def debug_string(self) -> str:
         """The inner scheduler's account of itself."""
         return str(self._inner.debug_string())
+
+    def _told(self, result: dict[str, Any]) -> dict[str, Any]:
+        if TIME_ATTR not in result:  # of a trial that failed
+            return result
+        return {**result, TIME_ATTR: self._times[result[TIME_ATTR] - 1]}
 
 
 class _Past:
@@ -102,22 +122,26 @@ def make_scheduler(
         return FIFOScheduler(), (1.0,)
     first = next(index for index, rung in enumerate(RUNGS, 1) if rung >= grace)
     if name == "asha":
+        # Tune decides where its time has grown by the reduction factor: so far it is from rung to
+        # rung, whatever share of the progress that is.
+        times = [reduction_factor**index for index in range(len(RUNGS))]
         inner = AsyncHyperBandScheduler(
             time_attr=TIME_ATTR,
             metric=METRIC,
             mode="max",
-            max_t=len(RUNGS),
-            grace_period=first,
+            max_t=times[-1],  # type: ignore[arg-type]
+            grace_period=times[first - 1],  # type: ignore[arg-type]
             reduction_factor=reduction_factor,
         )
         bracket: Any = inner._brackets[0]  # Tune has no public way to put results back
         for row in past:
-            bracket.on_result(_Past(str(row["trial_key"])), int(row["rung"]), row[METRIC])
-        return Protecting(inner, "asha", protected), RUNGS
+            time = times[int(row["rung"]) - 1]
+            bracket.on_result(_Past(str(row["trial_key"])), time, row[METRIC])
+        return Protecting(inner, "asha", protected, times), RUNGS
     median = MedianStoppingRule(
         time_attr=TIME_ATTR, metric=METRIC, mode="max", grace_period=first, min_samples_required=3
     )
-    return Protecting(median, "median", protected), RUNGS
+    return Protecting(median, "median", protected, range(1, len(RUNGS) + 1)), RUNGS
 
 
 def tune_distribution(drawn: Distribution) -> Any:

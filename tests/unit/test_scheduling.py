@@ -35,6 +35,19 @@ def test_asha_stops_the_worse_half_of_a_rung_and_remembers_why() -> None:
     assert scheduler.stopped == {"b": "asha"}
 
 
+@pytest.mark.parametrize("factor", [2, 2.5, 4, 10])
+def test_asha_decides_at_every_rung_before_the_end(factor: float) -> None:
+    keys = "abcdefghijklmnopqrst"
+    scheduler = started("asha", keys, reduction_factor=factor)
+    for key in keys:
+        assert report(scheduler, key, 1, 0.5) == TrialScheduler.CONTINUE  # nobody is worse
+    for number, key in enumerate(keys):
+        report(scheduler, key, 2, 1.0 - number / 20)  # each is worse than all before
+    assert 20 * (1 - 1 / factor) <= len(scheduler.stopped) < 20
+    report(scheduler, keys[0], 3, 0.0)
+    assert keys[0] not in scheduler.stopped  # it came to its end
+
+
 def test_asha_when_a_trial_is_protected_then_never_stops_it() -> None:
     scheduler = started("asha", "ab", protected=["b"])
     report(scheduler, "a", 1, 0.9)
