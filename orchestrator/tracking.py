@@ -203,11 +203,14 @@ def _reason(error: Exception) -> str:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the store's messages about creating its tables, and those about every retry."""
+    """Without the store's messages about its tables and retries, and its tracebacks.
+
+    Whatever goes wrong is raised as well, and told in one line.
+    """
     loggers = [logging.getLogger(name) for name in ("mlflow", "alembic", "urllib3.connectionpool")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
-        logger.setLevel(logging.ERROR)
+        logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:

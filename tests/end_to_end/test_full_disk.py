@@ -46,7 +46,7 @@ def test_store_fills_up_then_one_line_says_so_and_later_the_rest_is_run(
         end(process)
 
     assert process.returncode == 2, err
-    assert "Traceback" not in err
+    assert "Traceback" not in err, err
     assert [line for line in err.splitlines() if "No space left on device" in line]
     num_before = len(small_disk.ends())
     assert 2 <= num_before < 40
