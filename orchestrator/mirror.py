@@ -23,9 +23,10 @@ if TYPE_CHECKING:
 _DATABASE = "mlflow.db"
 LOOPBACK = "http://127.0.0.1:5000"
 # MLflow's own 120 seconds and seven retries would hold a sweep's end up for a quarter of an hour.
+# What it logs as an error it raises as well; its import would set the loggers' levels back.
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # errors are raised as well; its import would set the loggers' levels back
+    "MLFLOW_LOGGING_LEVEL": "CRITICAL",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # a line for every run on a server
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
