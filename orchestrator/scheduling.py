@@ -20,8 +20,8 @@ from ray.tune.search import Searcher
 
 from orchestrator.space import Distribution
 
-RUNGS = (0.25, 0.5, 1.0)
-TIME_ATTR = "rung"  # 1, 2, 3: the index of the share of progress in RUNGS
+MEDIAN_RUNGS = (0.25, 0.5, 1.0)  # shares of progress
+TIME_ATTR = "rung"  # 1, 2, ...: number of the share of progress among the rungs
 METRIC = "compared"
 
 
@@ -105,7 +105,7 @@ def make_scheduler(
     *,
     protected: Collection[str] = (),
     grace: float = 0.25,
-    reduction_factor: float = 2,
+    reduction_factor: int = 2,
     past: Sequence[Mapping[str, Any]] = (),
 ) -> tuple[TrialScheduler, tuple[float, ...]]:
     """A scheduler and the shares of progress at which trials report to it.
@@ -115,33 +115,53 @@ def make_scheduler(
         protected: Keys of trials that are never stopped.
         grace: Least progress at which a trial may be stopped, in (0, 1].
         reduction_factor: ASHA goes on with the best 1 / reduction_factor of a rung.
-        past: Rows of earlier drivers (trial_key, rung, compared): a resumed sweep compares with
-            what was there before, as if it had never stopped.
+        past: Rows of earlier drivers (trial_key, progress, compared): a resumed sweep compares
+            with what was there before, as if it had never stopped.
     """
     if name == "fifo":
         return FIFOScheduler(), (1.0,)
-    first = next(index for index, rung in enumerate(RUNGS, 1) if rung >= grace)
     if name == "asha":
-        # Tune decides where its time has grown by the reduction factor: so far it is from rung to
-        # rung, whatever share of the progress that is.
-        times = [reduction_factor**index for index in range(len(RUNGS))]
+        rungs = asha_rungs(grace, reduction_factor)
+        # Tune decides where its time has grown by the reduction factor.
+        times = [reduction_factor**index for index in range(len(rungs))]
         inner = AsyncHyperBandScheduler(
             time_attr=TIME_ATTR,
             metric=METRIC,
             mode="max",
-            max_t=times[-1],  # type: ignore[arg-type]
-            grace_period=times[first - 1],  # type: ignore[arg-type]
+            max_t=times[-1],
+            grace_period=times[0],
             reduction_factor=reduction_factor,
         )
         bracket: Any = inner._brackets[0]  # Tune has no public way to put results back
         for row in past:
-            time = times[int(row["rung"]) - 1]
-            bracket.on_result(_Past(str(row["trial_key"])), time, row[METRIC])
-        return Protecting(inner, "asha", protected, times), RUNGS
+            reached = [time for time, rung in zip(times, rungs, strict=True) if _is_at(row, rung)]
+            if reached:
+                bracket.on_result(_Past(str(row["trial_key"])), reached[-1], row[METRIC])
+        return Protecting(inner, "asha", protected, times), rungs
+    first = next(number for number, rung in enumerate(MEDIAN_RUNGS, 1) if rung >= grace)
     median = MedianStoppingRule(
         time_attr=TIME_ATTR, metric=METRIC, mode="max", grace_period=first, min_samples_required=3
     )
-    return Protecting(median, "median", protected, range(1, len(RUNGS) + 1)), RUNGS
+    numbers = range(1, len(MEDIAN_RUNGS) + 1)
+    return Protecting(median, "median", protected, numbers), MEDIAN_RUNGS
+
+
+def asha_rungs(grace: float, reduction_factor: int) -> tuple[float, ...]:
+    """Shares of progress at which successive halving decides, and the end.
+
+    Each budget is `reduction_factor` times the one before, as in Li et al., "A System for Massively
+    Parallel Hyperparameter Tuning" (2020), Section 3: of a quarter and 4 only the quarter.
+    """
+    rungs: list[float] = []
+    while grace < 1:
+        rungs.append(grace)
+        grace *= reduction_factor
+    return (*rungs, 1.0)
+
+
+def _is_at(row: Mapping[str, Any], rung: float) -> bool:
+    """True for a row of a trial that came to a rung, whatever rungs its driver had."""
+    return float(row["progress"]) >= rung
 
 
 def tune_distribution(drawn: Distribution) -> Any:

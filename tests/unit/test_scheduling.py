@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 from ray.tune.schedulers import TrialScheduler
 
-from orchestrator.scheduling import METRIC, RUNGS, TIME_ATTR, make_scheduler
+from orchestrator.scheduling import METRIC, TIME_ATTR, make_scheduler
 
 
 class Trial:
@@ -15,8 +15,8 @@ class Trial:
         self.status = "RUNNING"
 
 
-def report(scheduler: Any, key: str, rung: int, value: float) -> str:
-    row = {TIME_ATTR: rung, METRIC: value, "done": rung == len(RUNGS)}
+def report(scheduler: Any, key: str, rung: int, value: float, num_rungs: int = 3) -> str:
+    row = {TIME_ATTR: rung, METRIC: value, "done": rung == num_rungs}
     return scheduler.on_trial_result(None, Trial(key), row)
 
 
@@ -35,17 +35,31 @@ def test_asha_stops_the_worse_half_of_a_rung_and_remembers_why() -> None:
     assert scheduler.stopped == {"b": "asha"}
 
 
-@pytest.mark.parametrize("factor", [2, 2.5, 4, 10])
-def test_asha_decides_at_every_rung_before_the_end(factor: float) -> None:
+@pytest.mark.parametrize(
+    ("grace", "factor", "expected"),
+    [
+        (0.25, 4, (0.25, 1.0)),
+        (0.25, 2, (0.25, 0.5, 1.0)),
+        (0.1, 3, (0.1, 0.3, 0.9, 1.0)),
+        (1.0, 2, (1.0,)),
+    ],
+)
+def test_asha_decides_at_every_rung_before_the_end(
+    grace: float, factor: int, expected: tuple[float, ...]
+) -> None:
+    scheduler, rungs = make_scheduler("asha", grace=grace, reduction_factor=factor)
+    assert rungs == pytest.approx(expected)
     keys = "abcdefghijklmnopqrst"
-    scheduler = started("asha", keys, reduction_factor=factor)
     for key in keys:
-        assert report(scheduler, key, 1, 0.5) == TrialScheduler.CONTINUE  # nobody is worse
-    for number, key in enumerate(keys):
-        report(scheduler, key, 2, 1.0 - number / 20)  # each is worse than all before
-    assert 20 * (1 - 1 / factor) <= len(scheduler.stopped) < 20
-    report(scheduler, keys[0], 3, 0.0)
-    assert keys[0] not in scheduler.stopped  # it came to its end
+        scheduler.on_trial_add(None, Trial(key))
+    for decides_at in range(1, len(rungs)):
+        scheduler.stopped.clear()
+        for number, key in enumerate(keys):  # each is worse than all before
+            report(scheduler, key, decides_at, 1.0 - number / 20, len(rungs))
+        assert 20 * (1 - 1 / factor) <= len(scheduler.stopped) < 20
+    scheduler.stopped.clear()
+    report(scheduler, "t", len(rungs), 0.0, len(rungs))
+    assert scheduler.stopped == {}  # it came to its end
 
 
 def test_asha_when_a_trial_is_protected_then_never_stops_it() -> None:
@@ -62,19 +76,17 @@ def test_asha_when_a_trial_reached_the_end_then_it_was_not_stopped() -> None:
 
 
 def test_asha_when_resumed_then_compares_with_rungs_of_the_driver_before() -> None:
-    past = [{"trial_key": "old", TIME_ATTR: 1, METRIC: 0.8}]
+    past = [{"trial_key": "old", "progress": 0.3, METRIC: 0.8}]
     resumed = started("asha", "n", past=past)
     assert report(resumed, "n", 1, 0.2) == TrialScheduler.STOP
     fresh = started("asha", "n")
     assert report(fresh, "n", 1, 0.2) == TrialScheduler.CONTINUE
 
 
-def test_asha_when_grace_is_half_then_the_first_quarter_stops_nobody() -> None:
-    scheduler = started("asha", "ab", grace=0.5)
-    report(scheduler, "a", 1, 0.9)
-    assert report(scheduler, "b", 1, 0.1) == TrialScheduler.CONTINUE
-    report(scheduler, "a", 2, 0.9)
-    assert report(scheduler, "b", 2, 0.1) == TrialScheduler.STOP
+def test_asha_when_grace_is_half_then_what_stood_at_a_quarter_is_not_compared() -> None:
+    past = [{"trial_key": "old", "progress": 0.25, METRIC: 0.8}]
+    resumed = started("asha", "n", grace=0.5, past=past)
+    assert report(resumed, "n", 1, 0.2) == TrialScheduler.CONTINUE
 
 
 def test_fifo_reports_once_at_the_end() -> None:
