@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from analysis.layouts.curves import forgetting
 from analysis.layouts.grid import grid_layout
@@ -185,7 +186,7 @@ _ARM_TABLES: Mapping[str, Layout] = {
         scores={"reliability": "Rel.", "average": "Avg."},
     ).layout("ARM Figure 4a: number of experts and mask ratio", has_paper=False),
     "arm_figure4b": Matrix(
-        _ARM,
+        replace(by_variant("Method"), ours=None),  # one method, merged and not: two rows
         _QUESTIONS,
         scores={"edit_state_bytes": "MB", "average": "Avg."},
         notes=(_MB,),
