@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.end_to_end.commands import Commands, assert_agree, end, wait_until
+from tests.end_to_end.commands import TIMEOUT_SECONDS, Commands, assert_agree, end, wait_until
 
 SWEEP = (
     "ablation=smoke",
@@ -45,7 +45,7 @@ def test_node_removed_amid_a_sweep_then_every_trial_ends_once(
     try:
         wait_until(lambda: len(commands.ends()) >= 6, process)
         cluster.remove_node(cluster.workers[0], allow_graceful=False)
-        _, err = process.communicate(timeout=300)
+        _, err = process.communicate(timeout=TIMEOUT_SECONDS)
     finally:
         end(process)
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end.commands import (
+    TIMEOUT_SECONDS,
     Commands,
     assert_agree,
     copy_database,
@@ -51,7 +52,7 @@ def test_second_driver_takes_what_the_first_does_not_hold_and_the_rest_when_it_i
         assert len(commands.ends()) == 2 + 3  # what it held back from was not run
         first.kill()
         first.wait()
-        assert second.wait(timeout=200) == 0
+        assert second.wait(timeout=TIMEOUT_SECONDS) == 0
     finally:
         end(first)
         if second is not None:

@@ -10,7 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.commands import Commands, assert_agree, end, own_file_system, wait_until
+from tests.end_to_end.commands import (
+    TIMEOUT_SECONDS,
+    Commands,
+    assert_agree,
+    end,
+    own_file_system,
+    wait_until,
+)
 from tests.end_to_end.test_kill import FORTY
 
 SIZE_MIB = 16
@@ -41,7 +48,7 @@ def test_store_fills_up_then_one_line_says_so_and_later_the_rest_is_run(
     try:
         wait_until(lambda: len(small_disk.ends()) >= 2, process)
         fill(filler)
-        _, err = process.communicate(timeout=120)
+        _, err = process.communicate(timeout=TIMEOUT_SECONDS)
     finally:
         end(process)
 

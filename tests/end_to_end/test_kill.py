@@ -12,7 +12,14 @@ from collections import Counter
 import psutil
 import pytest
 
-from tests.end_to_end.commands import Commands, assert_agree, end, wait_until, workers
+from tests.end_to_end.commands import (
+    TIMEOUT_SECONDS,
+    Commands,
+    assert_agree,
+    end,
+    wait_until,
+    workers,
+)
 
 RATES = "[" + ",".join(f"{5e-4 * step:g}" for step in range(1, 21)) + "]"
 FORTY = (  # 20 rates x 2 seeds
@@ -57,7 +64,7 @@ def test_ctrl_c_ends_with_status_130_and_the_command_to_go_on(commands: Commands
     try:
         wait_until(lambda: len(commands.ends()) >= 2, process)
         os.killpg(process.pid, signal.SIGINT)  # a terminal tells the whole group
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=TIMEOUT_SECONDS)
     finally:
         end(process)
 
@@ -76,7 +83,7 @@ def test_ctrl_c_before_the_first_trial_ends_with_status_130(commands: Commands) 
     try:
         wait_until(lambda: (commands.store / "ledger").is_dir(), process)  # Ray is yet to start
         os.killpg(process.pid, signal.SIGINT)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=TIMEOUT_SECONDS)
     finally:
         end(process)
 
@@ -99,7 +106,7 @@ def test_worker_killed_amid_a_trial_then_every_trial_finishes(commands: Commands
     try:
         victim = wait_until(lambda: workers(process), process)[0]
         victim.send_signal(signal.SIGKILL)
-        _, err = process.communicate(timeout=120)
+        _, err = process.communicate(timeout=TIMEOUT_SECONDS)
     finally:
         end(process)
 

@@ -7,7 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.commands import Commands, copy_database, end, wait_until, workers
+from tests.end_to_end.commands import (
+    TIMEOUT_SECONDS,
+    Commands,
+    copy_database,
+    end,
+    wait_until,
+    workers,
+)
 
 SMOKE = ("ablation=smoke", "backbone=facts_tiny", "axes.method=[ft_m]")
 DATA = ("parallel=data", "gpus_per_trial=2")
@@ -50,7 +57,7 @@ def test_trial_whose_rank_is_killed_is_run_again_as_a_whole(commands: Commands) 
     try:
         [rank] = wait_until(lambda: workers(process, r"ray::_RankActor\.next_row"), process)
         rank.kill()
-        out, err = process.communicate(timeout=240)
+        out, err = process.communicate(timeout=TIMEOUT_SECONDS)
     finally:
         end(process)
     assert process.returncode == 0, out + err

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.tracking import MOST_CLOSE_SECONDS, PATIENCE_SECONDS
-from tests.end_to_end.commands import ROOT, Commands, assert_agree, end, wait_until
+from tests.end_to_end.commands import ROOT, TIMEOUT_SECONDS, Commands, assert_agree, end, wait_until
 from tests.end_to_end.test_kill import FORTY
 from tests.mlflow_server import MlflowServer, stopped_server
 
@@ -41,7 +41,7 @@ def test_server_killed_amid_a_sweep_and_started_again_then_it_has_all_that_the_l
         num_ended = len(bare.ends())
         wait_until(lambda: len(bare.ends()) >= num_ended + 5, process)  # no trial waits for it
         server.start()
-        out, err = process.communicate(timeout=200)
+        out, err = process.communicate(timeout=TIMEOUT_SECONDS)
     finally:
         end(process)
 
@@ -75,7 +75,7 @@ def test_server_killed_and_not_started_again_then_the_end_says_what_it_lacks_and
         server.kill()  # at least two of these runs are whole
         wait_until(lambda: len(bare.ends()) == 20, process)
         begin = time.monotonic()
-        out, err = process.communicate(timeout=200)
+        out, err = process.communicate(timeout=TIMEOUT_SECONDS)
         seconds = time.monotonic() - begin
     finally:
         end(process)
