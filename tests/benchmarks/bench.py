@@ -38,7 +38,7 @@ from orchestrator import config, plan
 from orchestrator.ledger import Ledger
 from tests.benchmarks.naive import NaiveTrial
 from tests.benchmarks.per_method import line_of, method_cost
-from tests.benchmarks.scaling import many_trials, two_workers
+from tests.benchmarks.scaling import many_trials, two_workers, verdict
 from trainables.edit_loop import EditLoop
 from trainables.edit_stream import draw
 from trainables.interfaces import Edit
@@ -109,7 +109,7 @@ def trial() -> None:
             f"  layer 9 of 16, rank 64, 10 experts, top-{top_k}: naive {_spread(naive)}, here "
             f"{_spread(ours)} (first of its process {first:.2f}); ratio of medians {ratio:.1f}, "
             f"least of a pair {min(ratios):.1f}, demand >= {LEAST_RATIO:.0f}: "
-            f"{_verdict(ratio >= LEAST_RATIO)}"
+            f"{verdict(ratio >= LEAST_RATIO)}"
         )
         print(f"    {int(scores['num_steps'])} steps; scores agree: {_shown(others)}", flush=True)
 
@@ -123,11 +123,11 @@ def steps() -> None:
         typed = f"protocol.kind={kind} protocol.num_edits={num_edits} method.edit_layer={layer}"
         spec = _spec(f"ablation=smoke method={name} backbone=facts {typed}")
         cost = method_cost(bench, spec, REPETITIONS)
-        verdict = ""
+        judged = ""
         if name.startswith(("wise", "arm")):
             is_met = cost.plain_step / cost.step >= LEAST_SIDE_RATIO
-            verdict = f"; demand >= {LEAST_SIDE_RATIO:.0f}: {_verdict(is_met)}"
-        print(line_of(name, {"layer": layer, "edits": num_edits}, cost) + verdict, flush=True)
+            judged = f"; demand >= {LEAST_SIDE_RATIO:.0f}: {verdict(is_met)}"
+        print(line_of(name, {"layer": layer, "edits": num_edits}, cost) + judged, flush=True)
 
 
 def edits() -> None:
@@ -178,7 +178,7 @@ def added() -> None:
         )
     print(
         f"  median {median(slopes):.3f}, demand <= {MOST_ADDED_SECONDS}: "
-        f"{_verdict(median(slopes) <= MOST_ADDED_SECONDS)}; a load above 2 is other work, not ours"
+        f"{verdict(median(slopes) <= MOST_ADDED_SECONDS)}; a load above 2 is other work, not ours"
     )
 
 
@@ -307,10 +307,6 @@ def _spread(values: Sequence[float], digits: int = 2) -> str:
 
 def _shown(scores: dict[str, float]) -> str:
     return ", ".join(f"{key} {value:.3f}" for key, value in scores.items())
-
-
-def _verdict(is_met: bool) -> str:
-    return "ok" if is_met else "MISS"
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -78,11 +78,11 @@ def two_workers() -> None:
         rates.append(60 * (len(rows) - workers) / passed)
         print(
             f"workers: {workers}: {rates[-1]:.1f} trials per minute, {seconds:.1f} s each (at "
-            f"least {LEAST_TRIAL_SECONDS:.0f}: {_verdict(seconds >= LEAST_TRIAL_SECONDS)})",
+            f"least {LEAST_TRIAL_SECONDS:.0f}: {verdict(seconds >= LEAST_TRIAL_SECONDS)})",
             flush=True,
         )
     ratio = rates[1] / rates[0]
-    print(f"  ratio {ratio:.2f}, demand >= {LEAST_SPEEDUP}: {_verdict(ratio >= LEAST_SPEEDUP)}")
+    print(f"  ratio {ratio:.2f}, demand >= {LEAST_SPEEDUP}: {verdict(ratio >= LEAST_SPEEDUP)}")
 
 
 @contextmanager
@@ -109,9 +109,9 @@ def _resident_mib(pid: int) -> list[float]:
 
 
 def _line(name: str, observed: float, most: float) -> None:
-    verdict = _verdict(observed <= most)
-    print(f"  {name}: {observed:.2f}, demand <= {most:g}: {verdict}", flush=True)
+    print(f"  {name}: {observed:.2f}, demand <= {most:g}: {verdict(observed <= most)}", flush=True)
 
 
-def _verdict(is_met: bool) -> str:
+def verdict(is_met: bool) -> str:
+    """Whether a demand is met, in a word."""
     return "ok" if is_met else "MISS"
