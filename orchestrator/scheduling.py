@@ -1,11 +1,14 @@
 """Which trials go on: FIFO, Ray's own ASHA and median rule, Optuna; and why a trial stopped.
 
 ASHA in Tune stops and never promotes, so what it stops depends on the order of the grid: the plan
-shuffles, and arms named in `protect` are never stopped.
+shuffles, and arms named in `protect` are never stopped. It stops what is below the cutoff, so that
+of trials with one score, of which an early rung has many, all would go on: `_untied` draws among
+them.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -23,6 +26,8 @@ from orchestrator.space import Distribution
 MEDIAN_RUNGS = (0.25, 0.5, 1.0)  # shares of progress
 TIME_ATTR = "rung"  # 1, 2, ...: number of the share of progress among the rungs
 METRIC = "compared"
+
+_TIE = 1e-9  # below the difference that one token of any answer makes
 
 
 class Protecting(FIFOScheduler):
@@ -60,7 +65,9 @@ class Protecting(FIFOScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Go on or stop."""
-        decision = str(self._inner.on_trial_result(tune_controller, trial, self._told(result)))
+        decision = str(
+            self._inner.on_trial_result(tune_controller, trial, self._told(trial, result))
+        )
         key = str(trial.config["trial_key"])
         if decision == TrialScheduler.STOP and not result.get("done"):
             if key in self._protected:
@@ -71,7 +78,7 @@ class Protecting(FIFOScheduler):
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
         """A trial ended by itself; one that failed has nothing to compare."""
         if METRIC in result:
-            self._inner.on_trial_complete(tune_controller, trial, self._told(result))
+            self._inner.on_trial_complete(tune_controller, trial, self._told(trial, result))
         else:
             self._inner.on_trial_remove(tune_controller, trial)
 
@@ -87,10 +94,11 @@ class Protecting(FIFOScheduler):
         """The inner scheduler's account of itself."""
         return str(self._inner.debug_string())
 
-    def _told(self, result: dict[str, Any]) -> dict[str, Any]:
+    def _told(self, trial: Any, result: dict[str, Any]) -> dict[str, Any]:
         if TIME_ATTR not in result:  # of a trial that failed
             return result
-        return {**result, TIME_ATTR: self._times[result[TIME_ATTR] - 1]}
+        value = _untied(result[METRIC], str(trial.config["trial_key"]))
+        return {**result, TIME_ATTR: self._times[result[TIME_ATTR] - 1], METRIC: value}
 
 
 class _Past:
@@ -136,7 +144,8 @@ def make_scheduler(
         for row in past:
             reached = [time for time, rung in zip(times, rungs, strict=True) if _is_at(row, rung)]
             if reached:
-                bracket.on_result(_Past(str(row["trial_key"])), reached[-1], row[METRIC])
+                key = str(row["trial_key"])
+                bracket.on_result(_Past(key), reached[-1], _untied(row[METRIC], key))
         return Protecting(inner, "asha", protected, times), rungs
     first = next(number for number, rung in enumerate(MEDIAN_RUNGS, 1) if rung >= grace)
     median = MedianStoppingRule(
@@ -150,13 +159,18 @@ def asha_rungs(grace: float, reduction_factor: int) -> tuple[float, ...]:
     """Shares of progress at which successive halving decides, and the end.
 
     Each budget is `reduction_factor` times the one before, as in Li et al., "A System for Massively
-    Parallel Hyperparameter Tuning" (2020), Section 3: of a quarter and 4 only the quarter.
+    Parallel Hyperparameter Tuning" (2020), Section 3: of a fifth and 5 only the fifth.
     """
     rungs: list[float] = []
     while grace < 1:
         rungs.append(grace)
         grace *= reduction_factor
     return (*rungs, 1.0)
+
+
+def _untied(value: float, key: str) -> float:
+    """The score, moved by a billionth that the trial's key draws: the same for every driver."""
+    return value + _TIE * int.from_bytes(hashlib.sha256(key.encode()).digest()[:4]) / 2**32
 
 
 def _is_at(row: Mapping[str, Any], rung: float) -> bool:

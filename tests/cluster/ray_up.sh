@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A real `ray up` without any cloud: three network namespaces of this machine, each with its own
 # sshd, process table, /tmp/ray and ~/.ray. A sweep of 24 trials by `ray submit`, one node killed in
-# the middle, 24 of 24, `ray down`.
+# the middle, 24 of 24, 8 more by `ray job submit`, `ray down`.
 #
 # Needs root, Linux, iproute2, openssh-server and rsync. It makes the bridge es-br and the namespaces
 # es-0 to es-2 on 10.199.0.0/24 and removes them at the end, whatever happens.
@@ -100,9 +100,10 @@ until ray exec "$work/cluster.yaml" "python -c '$count'" 2>/dev/null | grep -q '
 done
 say "24 trials by ray submit"
 store=$work/store
-ray submit "$work/cluster.yaml" "$top/orchestrator/sweep.py" -- ablation=smoke backbone=facts_tiny \
-  method=ft_m 'axes.method.edit_lr=[1e-4,2e-4,3e-4,4e-4,5e-4,6e-4,7e-4,8e-4]' 'seeds=[0,1,2]' \
-  protocol.num_edits=8 cluster=auto store="$store" mlflow=http://10.199.0.1:5000 > "$work/submit.log" 2>&1 &
+sweep=(ablation=smoke backbone=facts_tiny method=ft_m protocol.num_edits=8 cluster=auto store="$store"
+  'axes.method.edit_lr=[1e-4,2e-4,3e-4,4e-4,5e-4,6e-4,7e-4,8e-4]' mlflow=http://10.199.0.1:5000)
+ray submit "$work/cluster.yaml" "$top/orchestrator/sweep.py" -- "${sweep[@]}" 'seeds=[0,1,2]' \
+  > "$work/submit.log" 2>&1 &
 submit=$!
 ends() { cat "$store"/ledger/*.jsonl 2>/dev/null | grep -c '"event":"end"' || true; }
 until [ "$(ends)" -ge 8 ]; do
@@ -113,6 +114,13 @@ say "killing node 2 after $(ends) trials"
 ip netns pids es-2 | xargs kill -9
 wait $submit || { cat "$work/submit.log"; exit 1; }
 tail -20 "$work/submit.log"
+
+say "8 more by ray job submit"
+# On the head, in place of a tunnel: the dashboard listens on its loopback alone.
+ray exec "$work/cluster.yaml" "ray job submit --address http://127.0.0.1:8265 -- \
+  'python $top/orchestrator/sweep.py ${sweep[*]} seeds=[0,1,2,3]'" > "$work/job.log" 2>&1 ||
+  { cat "$work/job.log"; exit 1; }
+tail -8 "$work/job.log"
 
 "$venv/bin/python" - "$store" <<'PYTHON'
 import json
@@ -127,9 +135,9 @@ rows = [
 ]
 ends = [row for row in rows if row["event"] == "end"]
 times = Counter(row["fingerprint"] for row in ends)
-print(f"{len(times)} of 24 trials ended; by status {dict(Counter(row['status'] for row in ends))};")
+print(f"{len(times)} of 32 trials ended; by status {dict(Counter(row['status'] for row in ends))};")
 print(f"by host {dict(Counter(row['host'] for row in ends))}; twice {sum(n > 1 for n in times.values())}")
-assert len(times) == 24
+assert len(times) == 32
 assert set(times.values()) == {1}
 assert {row["status"] for row in ends} == {"finished"}
 PYTHON
@@ -138,8 +146,8 @@ from mlflow import MlflowClient
 
 client = MlflowClient("http://10.199.0.1:5000")
 runs = client.search_runs([e.experiment_id for e in client.search_experiments()])
-print(f"{len(runs)} of 24 runs on the MLflow server of the head")
-assert len({run.data.tags["fingerprint"] for run in runs}) == len(runs) == 24
+print(f"{len(runs)} of 32 runs on the MLflow server of the head")
+assert len({run.data.tags["fingerprint"] for run in runs}) == len(runs) == 32
 PYTHON
 say "ray down"
 ray down -y "$work/cluster.yaml" > "$work/down.log" 2>&1 || { tail -20 "$work/down.log"; exit 1; }

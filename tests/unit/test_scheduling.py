@@ -38,7 +38,7 @@ def test_asha_stops_the_worse_half_of_a_rung_and_remembers_why() -> None:
 @pytest.mark.parametrize(
     ("grace", "factor", "expected"),
     [
-        (0.25, 4, (0.25, 1.0)),
+        (0.2, 5, (0.2, 1.0)),
         (0.25, 2, (0.25, 0.5, 1.0)),
         (0.1, 3, (0.1, 0.3, 0.9, 1.0)),
         (1.0, 2, (1.0,)),
@@ -60,6 +60,37 @@ def test_asha_decides_at_every_rung_before_the_end(
     scheduler.stopped.clear()
     report(scheduler, "t", len(rungs), 0.0, len(rungs))
     assert scheduler.stopped == {}  # it came to its end
+
+
+def test_asha_when_scores_are_equal_then_no_more_than_its_share_goes_on() -> None:
+    keys = [f"trial-{number}" for number in range(400)]
+    decisions = []
+    for order in (keys, keys[::-1]):
+        scheduler, rungs = make_scheduler("asha", grace=0.2, reduction_factor=5)
+        for key in order:
+            scheduler.on_trial_add(None, Trial(key))
+        for key in order:
+            report(scheduler, key, 1, 0.4375, len(rungs))
+        decisions.append(scheduler.stopped)
+    going_on = [set(keys) - set(stopped) for stopped in decisions]
+    # A fifth, and some at the start, where each is compared with few: 80 and less than 25 more.
+    assert all(80 <= len(each) < 105 for each in going_on)
+    # Which they are follows from their keys, not from their places.
+    assert len(going_on[0] & going_on[1]) >= 75
+
+
+def test_asha_when_scores_are_equal_then_a_driver_that_goes_on_draws_as_the_one_before() -> None:
+    keys = [f"trial-{number}" for number in range(40)]
+    whole = started("asha", "")
+    for key in keys:
+        whole.on_trial_add(None, Trial(key))
+        report(whole, key, 1, 0.5)
+    past = [{"trial_key": key, "progress": 0.25, METRIC: 0.5} for key in keys[:20]]
+    second = started("asha", "", past=past)
+    for key in keys[20:]:
+        second.on_trial_add(None, Trial(key))
+        report(second, key, 1, 0.5)
+    assert set(second.stopped) == set(whole.stopped) & set(keys[20:])
 
 
 def test_asha_when_a_trial_is_protected_then_never_stops_it() -> None:
