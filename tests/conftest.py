@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     AutoModelForCausalLM,
@@ -22,6 +23,9 @@ from transformers import (
 from trainables.backbones.families import get_family
 from trainables.backbones.loading import load_backbone
 from trainables.interfaces import Backbone
+
+# The same examples on every machine; `pytest --hypothesis-profile=default` draws new ones.
+settings.load_profile("ci")
 
 VOCABULARY = 320
 FAMILIES = ("llama", "mistral", "qwen2", "gpt2", "bloom")
