@@ -57,8 +57,8 @@ def test_forecast_when_nothing_is_known_then_operations_are_counted_and_it_is_ro
     # a layer: 4 x 10 x 10 + 2 x 10 x 30 = 1000 parameters; 10 edits x 15 tokens = 150
     # trained: 150 x 1000 x 4 x 2 layers x 5 steps = 6e6; read: 150 x 1000 x 2 x 4 layers x 10
     # prompts = 12e6; at 1e6 a second 18 s
-    # calls: 2 x 2 layers x 5 steps + 4 x 10 x 10 / 16 = 45, .3 ms each; .5 s per trial
-    expected = 18 + 45 * 3e-4 + 0.5
+    # calls: 2 x 2 layers x 5 steps + 4 x 10 x 10 / 16 = 45 of .7 ms; 5 ms per step, .5 s per trial
+    expected = 18 + 45 * 7e-4 + 5 * 5e-3 + 0.5
     assert rough_seconds(spec(), 1e6) == pytest.approx(expected)
     made = forecast(
         [spec(), spec(module="other")], [end(1.0, spec(module="other"))], workers=1, cpu_flops=1e6
@@ -93,5 +93,5 @@ def test_forecast_when_a_curve_is_measured_then_plain_trials_say_nothing_of_it()
     assert forecast([curved], [end(3.0, curved)], workers=1).cpu_seconds == pytest.approx(3.0)
     # ten batches: an edit is read again after 5.5 of them on average, 5 prompts beside the 10
     # more operations: 150 tokens x 1000 x 2 x 4 layers x 5; more calls: 4 x 5 x 10 / 16
-    more = 6e6 / 1e6 + 12.5 * 3e-4
+    more = 6e6 / 1e6 + 12.5 * 7e-4
     assert rough_seconds(curved, 1e6) - rough_seconds(plain, 1e6) == pytest.approx(more)
