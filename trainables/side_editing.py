@@ -190,7 +190,8 @@ class SideEditor:
         """Scale and prefixes, through artefacts."""
         if training:
             self._take_scale([edit.prompt for edit in training[:_MAX_SCALE_PROMPTS]])
-        if self.settings.num_prefixes and self.settings.augmentation in ("prefix", "both"):
+        # Noise needs them too: they stand in for it where a prompt lacks its subject.
+        if self.settings.num_prefixes and self.settings.augmentation != "none":
             values: Any = self._artefacts.get(
                 "prefixes",
                 self._identity()
@@ -209,16 +210,13 @@ class SideEditor:
         if self._scale is None:
             self._take_scale([edit.prompt for edit in batch.edits])
             count(plan.counts, "scale_from_edits")
-        augmentation = settings.augmentation
-        if not self._prefixes:  # `prepare` was not called
-            augmentation = "noise" if augmentation in ("noise", "both") else "none"
         for edit in batch.edits:
             unrelated = drawn(edit.training_locality, settings.num_locality_rows, self.generator)
             plan.unrelated.append(unrelated)
             missing = settings.num_locality_rows - len(unrelated)
             count(plan.counts, "locality_rows_missing", missing)
             forms = augmented_prompts(
-                edit, augmentation, settings.num_prefixes, self._prefixes, self.generator
+                edit, settings.augmentation, settings.num_prefixes, self._prefixes, self.generator
             )
             plan.forms.append(forms)
             is_plain = settings.augmentation in ("noise", "both") and lacks_subject(edit)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from trainables.interfaces import Edit
-from trainables.moe.augmentation import augmented_prompts, drawn, noisy_subject
+from trainables.moe.augmentation import Augmentation, augmented_prompts, drawn, noisy_subject
 
 PREFIXES = ("I am a 4.", "Yes, I know it.", "Q: 1. What is the.")
 EDIT = Edit("Who was Ada May Quell's mother?", "Ivy", "Ada May Quell")
@@ -50,6 +51,21 @@ def test_noise_then_the_subject_alone_changes_and_without_one_a_prefix_stands_in
     plain = Edit("Who was it?", "Ivy", "Ada May Quell")
     for form in augmented_prompts(plain, "noise", 2, PREFIXES, generator()):
         assert form.removesuffix(" Who was it?") in PREFIXES
+
+
+@pytest.mark.parametrize("augmentation", ["noise", "both"])
+def test_noise_when_there_are_no_prefixes_then_subjects_alone_change(
+    augmentation: Augmentation,
+) -> None:
+    forms = augmented_prompts(EDIT, augmentation, 6, (), generator())
+    assert len(forms) == 6
+    assert all(form.startswith("Who was ") and form != EDIT.prompt for form in forms)
+    plain = Edit("Who was it?", "Ivy", "Ada May Quell")
+    assert augmented_prompts(plain, augmentation, 6, (), generator()) == []
+
+
+def test_prefix_when_there_are_none_then_there_is_no_further_form() -> None:
+    assert augmented_prompts(EDIT, "prefix", 6, (), generator()) == []
 
 
 def test_both_then_each_row_has_a_prefix_or_noise_or_both() -> None:

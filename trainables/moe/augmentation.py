@@ -54,10 +54,14 @@ def augmented_prompts(
     """`count` further forms of the edit's prompt; none with `none`.
 
     An edit whose subject does not occur in its prompt gets prefixes where noise was asked for;
-    `lacks_subject` says so.
+    `lacks_subject` says so. Where there are no prefixes, changed subjects alone are left.
     """
     if augmentation == "none" or not count:
         return []
+    if not prefixes:
+        if augmentation == "prefix" or lacks_subject(edit):
+            return []
+        return [_with_noise(edit, generator) for _ in range(count)]
     chosen = drawn(prefixes, count, generator)
     while len(chosen) < count:  # fewer stored prefixes than asked for: some come twice
         chosen += drawn(prefixes, count - len(chosen), generator)
@@ -68,12 +72,14 @@ def augmented_prompts(
             kind = "prefix"
         elif kind == "both":
             (kind,) = drawn(("prefix", "noise", "both"), 1, generator)
-        prompt = edit.prompt
-        if kind in ("noise", "both"):
-            assert edit.subject
-            prompt = prompt.replace(edit.subject, noisy_subject(edit.subject, generator))
+        prompt = _with_noise(edit, generator) if kind in ("noise", "both") else edit.prompt
         forms.append(f"{prefix} {prompt}" if kind in ("prefix", "both") else prompt)
     return forms
+
+
+def _with_noise(edit: Edit, generator: torch.Generator) -> str:
+    assert edit.subject
+    return edit.prompt.replace(edit.subject, noisy_subject(edit.subject, generator))
 
 
 def lacks_subject(edit: Edit) -> bool:
