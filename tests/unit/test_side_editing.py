@@ -11,6 +11,7 @@ from torch import Tensor
 
 from trainables.artefacts import Artefacts
 from trainables.interfaces import Backbone, Edit
+from trainables.moe.augmentation import Augmentation
 from trainables.moe.side_memory import random_masks
 from trainables.moe.side_plan import Plan, Remembered
 from trainables.moe.side_training import LossTerms
@@ -155,14 +156,19 @@ def test_rate_when_margins_are_residual_then_it_is_in_the_units_of_the_layer(
     assert editor.memories.measure.unit == scale.residual_norm
 
 
-def test_draw_then_fall_backs_are_counted(llama: Backbone, tmp_path: Path) -> None:
-    editor = make(llama, tmp_path, replace(SETTINGS, augmentation="both", num_locality_rows=3))
+@pytest.mark.parametrize("augmentation", ["noise", "both"])
+def test_draw_then_fall_backs_are_counted(
+    llama: Backbone, tmp_path: Path, augmentation: Augmentation
+) -> None:
+    settings = replace(SETTINGS, augmentation=augmentation, num_locality_rows=3)
+    editor = make(llama, tmp_path, settings)
     bare = Edit("Who is it?", "Ivo", "Fooland")
     plan = editor.draw(edit_batch(llama.tokenizer, [EDITS[0], bare], end=True))
     # the first edit brings two of three unrelated prompts, the second none
     assert plan.counts == {"locality_rows_missing": 4, "subject_absent": 1}
     assert sorted(plan.unrelated[0]) == ["Is it so?", "Who wrote it?"]
     assert [len(forms) for forms in plan.forms] == [2, 2]
+    assert all(form.endswith(" Who is it?") for form in plan.forms[1])  # prefixes stand in
     unprepared = SideEditor(SETTINGS, llama, Artefacts(tmp_path), torch.Generator())
     counts = unprepared.draw(edit_batch(llama.tokenizer, [EDITS[0]], end=True)).counts
     assert counts == {"scale_from_edits": 1}
