@@ -30,7 +30,7 @@ TOKENS_PER_PROMPT = 15
 # Prompts scored per edit: itself, a rephrase, three of locality, each before and after.
 PROMPTS_PER_EDIT = 10
 # What one thread takes however narrow the backbone is: to call a layer, and for what an optimiser
-# step does beside the layers. With both, 7 methods in 4 protocols took .5 to 1.8 of their forecast.
+# step does beside the layers (from the steps that `make bench` prints).
 SECONDS_PER_LAYER_CALL = 7e-4
 SECONDS_PER_STEP = 5e-3
 SECONDS_PER_TRIAL = 0.5  # hand-over, order, rows

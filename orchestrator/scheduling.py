@@ -175,7 +175,7 @@ def _untied(value: float, key: str) -> float:
 
 def _is_at(row: Mapping[str, Any], rung: float) -> bool:
     """True for a row of a trial that came to a rung, whatever rungs its driver had."""
-    return float(row["progress"]) >= rung
+    return float(row["progress"]) >= rung - 1e-9  # as near as `EditLoop.run` stops at it
 
 
 def tune_distribution(drawn: Distribution) -> Any:

@@ -114,6 +114,13 @@ def test_asha_when_resumed_then_compares_with_rungs_of_the_driver_before() -> No
     assert report(fresh, "n", 1, 0.2) == TrialScheduler.CONTINUE
 
 
+def test_asha_when_a_rung_was_missed_by_rounding_then_it_counts_as_reached() -> None:
+    reached = 0.1 + 0.7  # 0.7999999999999999
+    past = [{"trial_key": "old", "progress": reached, METRIC: 0.8}]
+    resumed = started("asha", "n", grace=0.8, past=past)
+    assert report(resumed, "n", 1, 0.2, num_rungs=2) == TrialScheduler.STOP
+
+
 def test_asha_when_grace_is_half_then_what_stood_at_a_quarter_is_not_compared() -> None:
     past = [{"trial_key": "old", "progress": 0.25, METRIC: 0.8}]
     resumed = started("asha", "n", grace=0.5, past=past)
