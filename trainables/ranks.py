@@ -37,6 +37,7 @@ class Ranks:
             timeout_seconds: After so long without an answer an exchange raises.
         """
         self.rank, self.size = rank, size
+        _import_what_holds_on_to_groups()
         is_on_gpu = torch.cuda.is_available()
         dist.init_process_group(
             "nccl" if is_on_gpu else "gloo",
@@ -81,6 +82,16 @@ class Ranks:
         each = [torch.empty_like(padded) for _ in counts]
         dist.all_gather(each, padded)
         return torch.cat([part[:count] for part, count in zip(each, counts, strict=True)])
+
+
+def _import_what_holds_on_to_groups() -> None:
+    """Import the parts of torch whose default arguments are the group of that moment.
+
+    Loading a backbone imports them. A group that is there by then they would hold on to for ever,
+    and `leave` would close nothing: the other ranks would wait for the whole timeout.
+    """
+    import torch.distributed.fsdp
+    import torch.distributed.nn.functional  # noqa: F401
 
 
 def meeting_place(host: str, port: int, *, is_host: bool, timeout_seconds: float) -> dist.TCPStore:

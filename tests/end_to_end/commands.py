@@ -10,8 +10,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ class Commands:
 
     folder: Path
     cache: Path  # XDG_CACHE_HOME, with the trained backbone
+    variables: Mapping[str, str] = field(default_factory=dict)  # further ones of the environment
 
     @property
     def store(self) -> Path:
@@ -39,7 +40,7 @@ class Commands:
         """One thread per process, as two tests run at a time; no path to the packages."""
         own = {"XDG_CACHE_HOME": str(self.cache), "OMP_NUM_THREADS": "1", "COLUMNS": "160"}
         inherited = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-        return inherited | own
+        return inherited | own | dict(self.variables)
 
     def sweep(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """`sweep.py`, run to its end."""

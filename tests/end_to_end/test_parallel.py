@@ -16,17 +16,43 @@ from tests.end_to_end.commands import (
     workers,
 )
 
-SMOKE = ("ablation=smoke", "backbone=facts_tiny", "axes.method=[ft_m]")
+LAST_LAYER = 3  # the edited one is below, for it is the rows above that ranks divide
+SMOKE = ("ablation=smoke", "backbone=facts_tiny", "axes.method=[ft_m]", "method.edit_layer=1")
 DATA = ("parallel=data", "gpus_per_trial=2")
+FITTING_ROWS = 2
+
+# Python runs a `sitecustomize` that it finds at the start of every process. This one lets the rank
+# that is not 0, and no other process, run out of memory, as a fuller GPU would.
+SMALL_GPU = f"""
+import sys
+
+if any("default_worker" in argument for argument in sys.orig_argv):
+    import pathlib
+
+    import torch
+    from torch.nn.modules.module import register_module_forward_pre_hook
+
+    def check(module, inputs):
+        if getattr(getattr(module, "self_attn", None), "layer_idx", None) != {LAST_LAYER}:
+            return
+        if b"_RankActor" not in pathlib.Path("/proc/self/cmdline").read_bytes():
+            return
+        if len(inputs[0]) > {FITTING_ROWS}:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    register_module_forward_pre_hook(check)
+"""
 
 pytestmark = pytest.mark.slow
 
 
 def numbers(commands: Commands) -> dict[tuple[str, int], dict[str, float]]:
-    """Scores by arm and seed; what a clock measured is left out."""
+    """Scores by arm and seed; what a clock measured, and the micro-batch, are left out."""
     return {
         (row["spec"]["arm"], row["spec"]["seed"]): {
-            key: value for key, value in row["metrics"].items() if "seconds" not in key
+            key: value
+            for key, value in row["metrics"].items()
+            if "seconds" not in key and key != "micro_batch"
         }
         for row in commands.ends()
     }
@@ -62,3 +88,26 @@ def test_trial_whose_rank_is_killed_is_run_again_as_a_whole(commands: Commands) 
         end(process)
     assert process.returncode == 0, out + err
     assert [row["status"] for row in commands.ends()] == ["finished"]
+
+
+def test_rank_that_runs_out_of_memory_has_all_take_fewer_rows(
+    commands: Commands, tmp_path: Path, empty_database: Path
+) -> None:
+    (tmp_path / "small_gpu").mkdir()
+    (tmp_path / "small_gpu" / "sitecustomize.py").write_text(SMALL_GPU)
+    path = {"PYTHONPATH": str(tmp_path / "small_gpu")}
+    shared = replace(commands, variables=path).sweep(*SMOKE, *DATA)
+    assert shared.returncode == 0, shared.stderr
+    plain = replace(commands, folder=tmp_path / "plain")
+    plain.folder.mkdir()
+    copy_database(empty_database, plain.store)
+    alone = plain.sweep(*SMOKE)
+    assert alone.returncode == 0, alone.stderr
+
+    micro_batches = [int(row["micro_batch"]) for row in commands.ends()]
+    assert len(micro_batches) == 2
+    assert max(micro_batches) <= FITTING_ROWS
+    found, expected = numbers(commands), numbers(plain)
+    assert found.keys() == expected.keys()
+    for key, row in found.items():
+        assert row == pytest.approx(expected[key], abs=1e-6), key
