@@ -26,6 +26,7 @@ cleanup() {
   for n in $nodes; do
     ip netns pids "es-$n" 2>/dev/null | xargs -r kill -9 2>/dev/null || true
     ip netns del "es-$n" 2>/dev/null || true
+    ip link del "es-v$n" 2>/dev/null || true  # else it stays as long as a killed process takes to end
   done
   ip link del es-br 2>/dev/null || true
   rm -rf "$work" /tmp/ray/cluster-editing-sweeps-test.*
@@ -117,9 +118,9 @@ tail -20 "$work/submit.log"
 
 say "8 more by ray job submit"
 # On the head, in place of a tunnel: the dashboard listens on its loopback alone.
-ray exec "$work/cluster.yaml" "ray job submit --address http://127.0.0.1:8265 -- \
-  'python $top/orchestrator/sweep.py ${sweep[*]} seeds=[0,1,2,3]'" > "$work/job.log" 2>&1 ||
-  { cat "$work/job.log"; exit 1; }
+job=$(printf '%q ' python "$top/orchestrator/sweep.py" "${sweep[@]}" 'seeds=[0,1,2,3]')
+ray exec "$work/cluster.yaml" "ray job submit --address http://127.0.0.1:8265 -- $job" \
+  > "$work/job.log" 2>&1 || { cat "$work/job.log"; exit 1; }
 tail -8 "$work/job.log"
 
 "$venv/bin/python" - "$store" <<'PYTHON'
