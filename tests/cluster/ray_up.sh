@@ -119,7 +119,8 @@ tail -20 "$work/submit.log"
 say "8 more by ray job submit"
 # On the head, in place of a tunnel: the dashboard listens on its loopback alone.
 job=$(printf '%q ' python "$top/orchestrator/sweep.py" "${sweep[@]}" 'seeds=[0,1,2,3]')
-ray exec "$work/cluster.yaml" "ray job submit --address http://127.0.0.1:8265 -- $job" \
+ray exec "$work/cluster.yaml" \
+  "ray job submit --address http://127.0.0.1:8265 -- sh -c $(printf '%q' "$job")" \
   > "$work/job.log" 2>&1 || { cat "$work/job.log"; exit 1; }
 tail -8 "$work/job.log"
 
