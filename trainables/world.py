@@ -45,7 +45,7 @@ class Embedded:
 _WORLD = Recipe()
 _FILE = Recipe(num_layers=12, vocabulary_size=4096, token_drop=0.15)
 EMBEDDED: dict[str, Embedded] = {
-    # Embeddings that learn faster need fewer steps: two cores take less than two minutes.
+    # Embeddings that learn faster need fewer steps: two cores take about two minutes.
     "facts": Embedded(replace(_WORLD, num_steps=230, vector_lr=6e-3)),
     # More steps: decay slows learning, and the residual norms fall until its end.
     "facts_wd5": Embedded(replace(_WORLD, num_steps=450, weight_decay=0.5, token_drop=0.1)),

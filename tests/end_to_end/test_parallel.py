@@ -58,22 +58,31 @@ def numbers(commands: Commands) -> dict[tuple[str, int], dict[str, float]]:
     }
 
 
-def test_trials_of_two_processes_have_the_numbers_of_one(
-    commands: Commands, tmp_path: Path, empty_database: Path
-) -> None:
-    shared = commands.sweep(*SMOKE, *DATA)
-    assert shared.returncode == 0, shared.stderr
-    plain = replace(commands, folder=tmp_path / "plain")
-    plain.folder.mkdir()
-    copy_database(empty_database, plain.store)
-    alone = plain.sweep(*SMOKE)
-    assert alone.returncode == 0, alone.stderr
+@pytest.fixture
+def plain(commands: Commands, tmp_path: Path, empty_database: Path) -> Commands:
+    """The same two trials, each run by one process."""
+    alone = replace(commands, folder=tmp_path / "plain")
+    alone.folder.mkdir()
+    copy_database(empty_database, alone.store)
+    done = alone.sweep(*SMOKE)
+    assert done.returncode == 0, done.stderr
+    return alone
 
+
+def assert_same_numbers(commands: Commands, plain: Commands) -> None:
     found, expected = numbers(commands), numbers(plain)
     assert found.keys() == expected.keys()
     assert len(found) == 2
     for key, row in found.items():
         assert row == pytest.approx(expected[key], abs=1e-6), key
+
+
+def test_trials_of_two_processes_have_the_numbers_of_one(
+    commands: Commands, plain: Commands
+) -> None:
+    shared = commands.sweep(*SMOKE, *DATA)
+    assert shared.returncode == 0, shared.stderr
+    assert_same_numbers(commands, plain)
     keys = [{row["fingerprint"] for row in one.ends()} for one in (commands, plain)]
     assert keys[0] == keys[1]  # where a trial runs is no part of what it is
 
@@ -91,23 +100,13 @@ def test_trial_whose_rank_is_killed_is_run_again_as_a_whole(commands: Commands) 
 
 
 def test_rank_that_runs_out_of_memory_has_all_take_fewer_rows(
-    commands: Commands, tmp_path: Path, empty_database: Path
+    commands: Commands, plain: Commands, tmp_path: Path
 ) -> None:
     (tmp_path / "small_gpu").mkdir()
     (tmp_path / "small_gpu" / "sitecustomize.py").write_text(SMALL_GPU)
     path = {"PYTHONPATH": str(tmp_path / "small_gpu")}
     shared = replace(commands, variables=path).sweep(*SMOKE, *DATA)
     assert shared.returncode == 0, shared.stderr
-    plain = replace(commands, folder=tmp_path / "plain")
-    plain.folder.mkdir()
-    copy_database(empty_database, plain.store)
-    alone = plain.sweep(*SMOKE)
-    assert alone.returncode == 0, alone.stderr
-
     micro_batches = [int(row["micro_batch"]) for row in commands.ends()]
-    assert len(micro_batches) == 2
     assert max(micro_batches) <= FITTING_ROWS
-    found, expected = numbers(commands), numbers(plain)
-    assert found.keys() == expected.keys()
-    for key, row in found.items():
-        assert row == pytest.approx(expected[key], abs=1e-6), key
+    assert_same_numbers(commands, plain)
