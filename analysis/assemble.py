@@ -124,7 +124,8 @@ def _table(
     if body.paper:
         differing = "; ".join(compare.differences(section, body.paper))
         notes.insert(0, f"differs from the paper: {differing or 'nothing in backbone, data, size'}")
-    footer = [*body.footer, *_floor_line(section), *_failures(section), *left_out]
+    footer = [*body.footer, *_pruned_line(section), *_floor_line(section), *_failures(section)]
+    footer += left_out
     if section.num_superseded:
         footer.append(f"left out: {section.num_superseded} trials with newer ones of the same arm")
     return Table(
@@ -214,6 +215,18 @@ def _mixed(section: Section) -> list[str]:
         elif name in ("device", "dtype"):
             lines.append(f"{name}: {_join(values) or 'not stated'}")
     return lines
+
+
+def _pruned_line(section: Section) -> list[str]:
+    """Arms that a scheduler stopped; those it kept are no sample of the grid but its best part."""
+    pruned = sum("pruned" in arm.state for arm in section.arms)
+    if not pruned:
+        return []
+    return [
+        f"pruned: {pruned} of {len(section.arms)} arms have no mean; comparisons are over the "
+        "others, which the scheduler chose by their own scores: a correlation over them is not "
+        "that of the whole grid (--complete-stopped runs the rest)"
+    ]
 
 
 def _floor_line(section: Section) -> list[str]:

@@ -53,6 +53,8 @@ def test_table9_when_trials_did_not_end_then_the_cells_say_so(
     assert line_of(text, "18", "10", "5", "2048")[1] == "diverged / 0.73"
     assert line_of(text, "16", "10", "5", "512")[1] == "pruned 1/1 / 0.50"
     assert "- 1 trial(s) ended by: out of memory" in text
+    # middle, small, weak, top, part, blown, no_edit, and cut, the only one that was stopped
+    assert "- pruned: 1 of 8 arms have no mean; comparisons are over the others" in text
 
 
 def test_table9_when_an_arm_stands_for_several_ranks_then_printed_ones_stand_alone(
