@@ -90,7 +90,7 @@ def ours_at(arm: Arm, axes: Iterable[str]) -> str:
     """Where our own values differ from the published ones, such as `layer 9/16, rank 8/128`.
 
     Layers are given over the number of layers, ranks over the width; swept keys that are no axis of
-    the table follow as `name=value`; `as published` when there is nothing to say.
+    the table follow as `name=value`; `the same` when there is nothing to say.
     """
     axes = tuple(axes)
     parts = []
@@ -102,7 +102,7 @@ def ours_at(arm: Arm, axes: Iterable[str]) -> str:
         parts.append(f"{_SYMBOLS.get(axis, axis.split('.')[-1])} {own}{total}")
     further = [key for key in arm.swept if key not in (*axes, *_LABELLED)]
     parts += [f"{key.removeprefix('method.')}={arm.swept[key]}" for key in further]
-    return ", ".join(parts) or "as published"
+    return ", ".join(parts) or "the same"
 
 
 def comparable(

@@ -71,9 +71,9 @@ def test_ours_at_when_layer_and_rank_were_scaled_then_over_depth_and_width() -> 
     assert found == "layer 9/16, rank 8/128, edit_lr=0.01"
 
 
-def test_ours_at_when_nothing_was_scaled_then_as_published() -> None:
+def test_ours_at_when_nothing_was_scaled_then_the_same() -> None:
     swept = {"method.top_k": 5}
-    assert compare.ours_at(arm(swept=swept), ("method.top_k",)) == "as published"
+    assert compare.ours_at(arm(swept=swept), ("method.top_k",)) == "the same"
 
 
 def test_comparable_when_kinds_differ_then_refuses() -> None:
