@@ -124,6 +124,8 @@ def _table(
     if body.paper:
         differing = "; ".join(compare.differences(section, body.paper))
         notes.insert(0, f"differs from the paper: {differing or 'nothing in backbone, data, size'}")
+        suspect = paper_numbers.caveats(body.paper[0].table)
+        notes += [f"the paper's own numbers: {caveat}" for caveat in suspect]
     footer = [*body.footer, *_pruned_line(section), *_floor_line(section), *_failures(section)]
     footer += left_out
     if section.num_superseded:

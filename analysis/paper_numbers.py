@@ -109,6 +109,12 @@ def read(
         return tuple(reader)
 
 
+def caveats(table: str, folder: Path = FOLDER) -> tuple[str, ...]:
+    """How the paper contradicts its table `table`, from `paper_tables/caveats.csv`."""
+    rows = read("caveats", ("table", "caveat"), folder)
+    return tuple(row["caveat"] for row in rows if row["table"] == table)
+
+
 def _row(table: str, cells: Mapping[str, str]) -> PaperRow:
     place = f"{table}.csv row {cells['row']}"
     scale = cells["scale"]

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from analysis.errors import PaperNumbersError
-from analysis.paper_numbers import FOLDER, load
+from analysis.paper_numbers import FOLDER, caveats, load, read
 
+TABLE_9 = "lemoe_table9"
 HEADER = (
     "paper,table,row,setting,dataset,model,method,method_printed,variant,num_edits,batch_size,"
     "num_concepts,updates_per_concept,layer,num_experts,top_k,lora_rank,reliability,generality,"
@@ -86,3 +87,30 @@ def test_load_when_there_is_no_file_then_the_error_names_it(tmp_path: Path) -> N
 def test_load_when_a_file_has_no_scores_then_the_error_says_so() -> None:
     with pytest.raises(PaperNumbersError, match="no table of scores"):
         load("lemoe_table7")
+
+
+def test_caveats_when_listed_then_each_is_of_a_table_with_numbers() -> None:
+    tables = {row["table"] for row in read("caveats", ("table", "caveat"))}
+    assert tables
+    assert all(load(table) and caveats(table) for table in tables)
+    assert caveats("arm_table2") == ()
+
+
+def test_caveats_when_they_say_that_rows_repeat_then_they_do() -> None:
+    def scores(table: str, *methods: str) -> list[tuple[float | None, ...]]:
+        rows = [row for row in load(table) if not methods or row.method_printed in methods]
+        return [(row.reliability, row.generality, row.locality, row.average) for row in rows]
+
+    assert scores("arm_table11") == scores("lemoe_table3", "GRACE", "MEMIT")
+    assert scores("memoe_v2_table6")[0] == scores("memoe_v1_table4")[0]
+
+
+def test_caveats_when_they_say_that_table9_is_one_batch_of_30_then_its_digits_fit() -> None:
+    def fits(value: float | None, items: int) -> bool:
+        assert value is not None
+        return abs(round(value * items) / items - value) <= 0.0051  # two printed decimals
+
+    assert all(fits(row.reliability, 30) and fits(row.generality, 30) for row in load(TABLE_9))
+    assert all(fits(row.locality, 60) for row in load(TABLE_9))
+    # a batch of 31 would not do
+    assert not all(fits(row.reliability, 31) for row in load(TABLE_9))

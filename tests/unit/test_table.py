@@ -74,6 +74,7 @@ def test_table9_when_printed_then_agreement_stands_below(
     # Printed cells with a mean of ours: 18/512 (.9, .43), 30/16 (.5, .53), 30/512 (.6, .53).
     # Ranks 3 1 2 against 1 2.5 2.5: d = 2, -1.5, -.5; Pearson of ranks -1.5 / sqrt(2 * 1.5) = -.87
     assert "Rel. -0.87 (n = 3)" in text
+    assert "- the paper's own numbers: every reliability and generality is a multiple of" in text
     # 10/512 with 10 experts and top-5 fails ours and is not printed.
     assert "over 4 published cells: passed by ours and printed 3, passed by ours only 0" in text
     assert "neither 1; agreement 1.00" in text
