@@ -61,7 +61,7 @@ def dry_run(
     else:
         parts += [_arms(plan), _values(plan)]
     if forecast is not None:
-        parts.append(Text(forecast_line(forecast)))
+        parts.append(Text(f"{forecast_line(forecast)}; trials settled before are counted too"))
     if simulations:
         parts.append(_schedules(simulations))
     return Group(*parts)
