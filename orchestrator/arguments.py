@@ -6,6 +6,7 @@ import argparse
 from typing import NoReturn
 
 from orchestrator.errors import UsageError
+from orchestrator.rows import Options
 
 
 class Parser(argparse.ArgumentParser):
@@ -39,6 +40,11 @@ def parser() -> Parser:
     made.add_argument("--complete-stopped", action="store_true", help="run stopped ones to the end")
     made.add_argument("--fresh", action="store_true", help="run finished trials anew, too")
     return made
+
+
+def options(typed: argparse.Namespace) -> Options:
+    """Which settled trials are to run again."""
+    return Options(typed.retry_failed, typed.complete_stopped, typed.fresh)
 
 
 def gpu_counts(typed: str) -> tuple[int, ...]:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from orchestrator.errors import UsageError
 from orchestrator.placement import (
     AS_FITS,
     Sharing,
@@ -19,8 +17,6 @@ from orchestrator.placement import (
     placement,
     resources,
 )
-from orchestrator.plan import Plan
-from orchestrator.simulate import Job, Simulation, simulate
 from orchestrator.specs import TrialSpec
 
 # One thread of a present-day server, float32 training steps of small models.
@@ -106,28 +102,6 @@ def forecast(
         max((memory_gib(spec) for spec in specs), default=0.0) * at_a_time,
         sum(trial.is_measured for trial in trials),
     )
-
-
-def prospect(
-    plan: Plan, ends: Collection[Mapping[str, Any]], gpu_counts: Sequence[int] = ()
-) -> tuple[Forecast, list[Simulation]]:
-    """What a plan will take on this machine, and on clusters of so many GPUs.
-
-    A trial that needs no GPU is simulated as one that takes a whole one.
-
-    Raises:
-        UsageError: If a trial needs more GPUs than one of the clusters has.
-    """
-    workers = plan.config.workers or os.cpu_count() or 1
-    sharing = plan.config.sharing
-    trials = forecast_trials(plan.typical, ends, sharing=sharing)
-    jobs = [Job(trial.seconds, trial.gpus or 1.0) for trial in trials]
-    most = max((job.gpus for job in jobs), default=0.0)
-    for count in gpu_counts:
-        if most > count:
-            raise UsageError(f"--simulate-gpus {count}: a trial needs {most:g} GPUs")
-    made = [simulate(jobs, count, DRIVER_SECONDS, START_SECONDS) for count in gpu_counts]
-    return forecast(plan.typical, ends, workers=workers, sharing=sharing), made
 
 
 def forecast_trials(

@@ -61,14 +61,24 @@ def dry_run(
     else:
         parts += [_arms(plan), _values(plan)]
     if forecast is not None:
-        parts.append(Text(f"{forecast_line(forecast)}; trials settled before are counted too"))
+        parts.append(Text(_outlook(plan, forecast)))
     if simulations:
         parts.append(_schedules(simulations))
     return Group(*parts)
 
 
+def _outlook(plan: Plan, forecast: Forecast) -> str:
+    """What is left, and the forecast of that."""
+    if plan.space:
+        return f"{forecast_line(forecast)}; trials settled before are counted too"
+    if forecast.num_trials == plan.num_trials:
+        return forecast_line(forecast)
+    settled = f"{plan.num_trials - forecast.num_trials} of {plan.num_trials} trials settled before"
+    return f"{settled}; {forecast_line(forecast) if forecast.num_trials else 'nothing left to do'}"
+
+
 def _schedules(simulations: Sequence[Simulation]) -> Table:
-    """One row per number of GPUs, if no trial is stopped by the scheduler."""
+    """One row per number of GPUs: the whole plan, if the scheduler stops no trial."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("GPUs", "makespan", "idle", "driver busy", "most results waiting"):
         table.add_column(heading, justify="right")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,14 +55,14 @@ def read_status(store: str, plan: Plan | None = None) -> Status:
         return Status(*_counted(ends), Counter(held.values()))
     found = ended(plan.trials, history)
     ends = [end for end in found if end is not None]
-    todo = [
-        spec
-        for spec, end in zip(plan.trials, found, strict=True)
-        if end is None or end["fingerprint"] not in settled
-    ]
-    workers = plan.config.workers or os.cpu_count() or 1
-    expected = forecast(todo, history.ends.values(), workers=workers)
-    return Status(*_counted(ends), Counter(held.values()), len(todo), expected)
+    left = unsettled(plan.trials, found, settled)
+    expected = forecast(
+        left,
+        history.ends.values(),
+        workers=plan.config.workers or os.cpu_count() or 1,
+        sharing=plan.config.sharing,
+    )
+    return Status(*_counted(ends), Counter(held.values()), len(left), expected)
 
 
 def ended(specs: Sequence[TrialSpec], history: History) -> list[Row | None]:
@@ -78,6 +78,14 @@ def ended(specs: Sequence[TrialSpec], history: History) -> list[Row | None]:
         ends = [history.ends[key] for key in keys if key in history.ends]
         found.append(max(ends, key=lambda end: float(end["time"]), default=None))
     return found
+
+
+def unsettled(
+    specs: Sequence[TrialSpec], found: Sequence[Row | None], settled: Collection[str]
+) -> tuple[TrialSpec, ...]:
+    """Specifications without an end (`ended`), or with one that is not settled."""
+    pairs = zip(specs, found, strict=True)
+    return tuple(spec for spec, end in pairs if end is None or end["fingerprint"] not in settled)
 
 
 def is_of(end: Row, ablation: str) -> bool:

@@ -17,12 +17,9 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from orchestrator import config, listing, plan
-from orchestrator.arguments import parser
+from orchestrator.arguments import options, parser
 from orchestrator.errors import UsageError
-from orchestrator.estimate import prospect
-from orchestrator.ledger import Ledger
 from orchestrator.provenance import ROOT  # `ray submit` copies this file elsewhere
-from orchestrator.rows import Options
 
 USAGE_ERROR, FAILED, INTERRUPTED = 2, 1, 130
 
@@ -43,8 +40,9 @@ def main(arguments: Sequence[str]) -> int:
         if typed.sync:
             return sync(expanded)
         if typed.dry_run:
-            ends = Ledger.read(expanded.config.store).ends.values()
-            console.print(listing.dry_run(expanded, *prospect(expanded, ends, typed.simulate_gpus)))
+            from orchestrator.dry_run import dry_run  # a tenth of --list's time, as status
+
+            console.print(dry_run(expanded, options(typed), typed.simulate_gpus))
             return 0
         return run(expanded, typed, arguments)
     except KeyboardInterrupt:
@@ -90,9 +88,8 @@ def run(expanded: plan.Plan, typed: argparse.Namespace, arguments: Sequence[str]
     from trainables.errors import EditingError
 
     store, server = expanded.config.store, expanded.config.mlflow
-    options = Options(typed.retry_failed, typed.complete_stopped, typed.fresh)
     try:
-        outcome = launch.run(expanded, options)
+        outcome = launch.run(expanded, options(typed))
     except EditingError as error:
         print(f"error: {error}", file=sys.stderr)
         return USAGE_ERROR

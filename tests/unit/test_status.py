@@ -3,41 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from orchestrator import config, plan
+from orchestrator import config
 from orchestrator.errors import UsageError
 from orchestrator.leases import Leases
 from orchestrator.ledger import Ledger
-from orchestrator.rows import Cell, Resolved, end_row
-from orchestrator.specs import TrialSpec
 from orchestrator.status import ended, read_status, status_lines
-
-
-def made_plan(store: Path) -> plan.Plan:
-    """Two arms with two seeds."""
-    typed = ["ablation=smoke", "axes.method=[no_edit,ft_m]", "seeds=[0,1]", f"store={store}"]
-    return plan.expand(config.load(typed))
-
-
-def cell(spec: TrialSpec) -> Cell:
-    from orchestrator.identity import fingerprint
-
-    resolved = Resolved("weights", "data", 1)
-    return Cell(fingerprint(spec, resolved.identity), spec, resolved)
-
-
-def written(store: Path, spec: TrialSpec, status: str, **row: Any) -> Cell:
-    """One end row in a segment of its own."""
-    with Ledger.open(store) as ledger:
-        made = cell(spec)
-        result = {"status": status, "progress": 1.0, "seconds": 8.0, **row}
-        ledger.append(
-            end_row(made, result, stop_reason=row.get("rule"), checkpoints=[], provenance={})
-        )
-    return made
+from tests.unit.ended_trials import cell, made_plan, written
 
 
 def test_status_counts_what_ended_by_reason_and_what_is_left(tmp_path: Path) -> None:

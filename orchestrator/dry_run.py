@@ -1,0 +1,72 @@
+"""What `--dry-run` prints: the plan, what is left of it, and what that will take."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich.console import RenderableType
+
+from orchestrator import listing
+from orchestrator.errors import UsageError
+from orchestrator.estimate import DRIVER_SECONDS, START_SECONDS, forecast, forecast_trials
+from orchestrator.ledger import History, Ledger
+from orchestrator.plan import Plan
+from orchestrator.rows import Options
+from orchestrator.simulate import Job, Simulation, simulate
+from orchestrator.specs import TrialSpec
+from orchestrator.status import ended, unsettled
+
+
+def dry_run(plan: Plan, options: Options, gpu_counts: Sequence[int] = ()) -> RenderableType:
+    """The plan with the forecast of its trials that are left, and of all on so many GPUs.
+
+    Nothing is loaded and nothing written: what is settled is told from the ledger alone, see
+    `ended`. Of a search no trial is known beforehand, so that its forecast counts all.
+
+    Raises:
+        LedgerError: If a segment cannot be read.
+        UsageError: If a trial needs more GPUs than one of the clusters has.
+    """
+    history = Ledger.read(plan.config.store)
+    ends = history.ends.values()
+    expected = forecast(
+        left(plan, history, options),
+        ends,
+        workers=plan.config.workers or os.cpu_count() or 1,
+        sharing=plan.config.sharing,
+    )
+    return listing.dry_run(plan, expected, simulated(plan, ends, gpu_counts))
+
+
+def left(plan: Plan, history: History, options: Options) -> tuple[TrialSpec, ...]:
+    """The plan's trials that a sweep with `options` would run; all of a search's."""
+    if options.fresh or plan.space:
+        return plan.typical
+    settled = history.settled(
+        retry_failed=options.retry_failed, complete_stopped=options.complete_stopped
+    )
+    return unsettled(plan.trials, ended(plan.trials, history), settled)
+
+
+def simulated(
+    plan: Plan, ends: Iterable[Mapping[str, Any]], gpu_counts: Sequence[int]
+) -> list[Simulation]:
+    """The whole plan on clusters of so many GPUs; a trial that needs none takes a whole one.
+
+    Args:
+        plan: Its trials, or as many of the middle of a search's space.
+        ends: End rows of the ledger, for the trials' times.
+        gpu_counts: One schedule each.
+
+    Raises:
+        UsageError: If a trial needs more GPUs than one of the clusters has.
+    """
+    trials = forecast_trials(plan.typical, ends, sharing=plan.config.sharing)
+    jobs = [Job(trial.seconds, trial.gpus or 1.0) for trial in trials]
+    most = max((job.gpus for job in jobs), default=0.0)
+    for count in gpu_counts:
+        if most > count:
+            raise UsageError(f"--simulate-gpus {count}: a trial needs {most:g} GPUs")
+    return [simulate(jobs, count, DRIVER_SECONDS, START_SECONDS) for count in gpu_counts]
