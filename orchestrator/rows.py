@@ -44,7 +44,7 @@ class Resolved:
     """What the driver found out about a specification before the start.
 
     Attributes:
-        backbone_fingerprint: SHA-256 of weights and tokenizer.
+        backbone_fingerprint: SHA-256 of weights, tokenizer and configuration.
         dataset_digest: SHA-256 of the data and of what chose the records.
         method_version: Raised with every change that moves the method's numbers.
         counts: Numbers about the data that belong in the row.

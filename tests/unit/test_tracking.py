@@ -69,6 +69,18 @@ def test_a_row_becomes_a_flat_run_with_swept_params_only(store: Path) -> None:
     assert [metric.step for metric in history] == [8]  # edits seen
 
 
+def test_a_row_that_names_records_elsewhere_then_they_are_not_sent(store: Path) -> None:
+    (store / "secret.jsonl").write_text("not for others\n")
+    tracker = Tracker(store, "elsewhere")
+    tracker.log(row("f1", records="../secret.jsonl"))
+    tracker.log(row("f2", records=str(store / "secret.jsonl")))
+    tracker.close()
+    client = MlflowClient(tracking_uri(store))
+    found = runs(store, tracker.experiment_id)
+    assert len(found) == 2
+    assert [client.list_artifacts(run.info.run_id) for run in found] == [[], []]
+
+
 def test_the_same_row_again_changes_nothing_and_a_newer_one_takes_its_place(store: Path) -> None:
     tracker = Tracker(store, "again")
     tracker.log(row("f1"))

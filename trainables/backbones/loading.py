@@ -20,6 +20,11 @@ from trainables.errors import BackboneError
 from trainables.interfaces import Backbone, Family
 
 Dtype = Literal["float32", "bfloat16", "float16"]
+# Files of a checkpoint's folder that decide its answers, and those among them that do not: notes of
+# the trainer of embedded backbones, and the fingerprint itself.
+_OF_CHECKPOINT = ("*.safetensors", "*.json", "*.txt", "tokenizer*")
+_KEPT = "fingerprint.json"
+_NOTES = {_KEPT, "known.json", "recipe.json", "report.json"}
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -75,7 +80,9 @@ def load_backbone(
         model=loaded,
         tokenizer=tokenizer,
         family=family,
-        fingerprint=fingerprint(folder) if folder.is_dir() else _loaded_fingerprint(loaded),
+        fingerprint=fingerprint(folder)
+        if folder.is_dir()
+        else _loaded_fingerprint(loaded, tokenizer),
         num_layers=int(config.num_hidden_layers),
         hidden_size=loaded.get_parameter(f"{family.embedding}.weight").shape[1],
         ffn_size=up.shape[1] if family.is_transposed else up.shape[0],
@@ -116,14 +123,21 @@ def without_bars() -> Iterator[None]:
 
 
 def fingerprint(folder: Path) -> str:
-    """SHA-256 of a checkpoint's weights and tokenizer, kept beside them once computed.
+    """SHA-256 of all that decides what a checkpoint answers, kept beside it once computed.
 
-    The kept value is believed only while size and time of every file are those it was made from.
+    Weights, tokenizer and configuration count, and the training text that covariances are taken
+    from. The kept value is believed only while size and time of every file are those it was made
+    from.
+
+    Raises:
+        BackboneError: If the folder is no checkpoint, or its index names weights elsewhere.
     """
-    files = sorted([*folder.glob("*.safetensors"), *folder.glob("tokenizer*")])
+    _check_folder(folder)
+    found = {file for pattern in _OF_CHECKPOINT for file in folder.glob(pattern)}
+    files = sorted(file for file in found if file.name not in _NOTES)
     stamp = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
-    kept = folder / "fingerprint.json"
-    if kept.is_file():
+    kept = folder / _KEPT
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # not there, or half of it
         values = json.loads(kept.read_text())
         if values["files"] == stamp:
             return str(values["sha256"])
@@ -133,15 +147,15 @@ def fingerprint(folder: Path) -> str:
         with file.open("rb") as stream:
             while block := stream.read(1 << 20):
                 digest.update(block)
-    values = {"sha256": digest.hexdigest(), "files": stamp}
     with contextlib.suppress(OSError):  # a read-only checkpoint is hashed anew each time
-        kept.write_text(json.dumps(values))
+        kept.write_text(json.dumps({"sha256": digest.hexdigest(), "files": stamp}))
     return digest.hexdigest()
 
 
-def _loaded_fingerprint(model: torch.nn.Module) -> str:
-    """SHA-256 over all weights of a model that came from the hub's cache."""
-    digest = hashlib.sha256()
+def _loaded_fingerprint(model: Any, tokenizer: Any) -> str:
+    """SHA-256 over configuration, tokenizer and weights of a model from the hub's cache."""
+    digest = hashlib.sha256(model.config.to_json_string(use_diff=False).encode())
+    digest.update(tokenizer.backend_tokenizer.to_str().encode())
     for name, value in sorted(model.state_dict().items()):
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
@@ -149,9 +163,24 @@ def _loaded_fingerprint(model: torch.nn.Module) -> str:
 
 
 def _check_folder(folder: Path) -> None:
+    """Raises BackboneError for what is no checkpoint, or one with weights that lie elsewhere."""
     if not (folder / "config.json").is_file():
         raise BackboneError(f"backbone.model {str(folder)!r} has no config.json")
     if not list(folder.glob("*.safetensors")):
         raise BackboneError(
             f"backbone.model {str(folder)!r} holds no *.safetensors; pickled weights are not read"
         )
+    for index in folder.glob("*.safetensors.index.json"):
+        try:
+            names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise BackboneError(f"backbone.model: {index} is no index of weights") from error
+        for name in names:
+            # transformers would open any path: one outside is in no fingerprint
+            if Path(name).name != name or not name.endswith(".safetensors"):
+                raise BackboneError(
+                    f"backbone.model: {index} names {name!r}; "
+                    "weights must be *.safetensors in the folder itself"
+                )
+            if not (folder / name).is_file():
+                raise BackboneError(f"backbone.model: {index} names {name}, which is not there")
