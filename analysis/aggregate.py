@@ -11,7 +11,7 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -46,13 +46,17 @@ Interval: TypeAlias = tuple[float, float]
 
 @dataclass(frozen=True)
 class Estimate:
-    """Mean of one score over seeds, a fraction, with its 95% interval where there is one."""
+    """Mean of one score over seeds, a fraction, with its 95% interval where there is one.
+
+    `by_seed` holds the values that it is the mean of, in the order of the arm's seeds.
+    """
 
     mean: float
     num_seeds: int
     low: float | None = None
     high: float | None = None
     source: Literal["t", "bootstrap", "none"] = "none"
+    by_seed: tuple[float, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ class Arm:
         before: The final scores' values before the first edit.
         errors: Reasons of failed trials, one line each.
         context: Backbone and data set of the arm, by name of `CONTEXT`.
-        records: Where the per-record results of each trial lie, as `runs.read_records` takes it.
+        records: Where the per-record results of each seed lie, as `runs.read_records` takes it.
     """
 
     name: str
@@ -140,11 +144,12 @@ def sections(
 def estimate(values: Sequence[float], resampled: Interval | None = None) -> Estimate:
     """The mean over seeds with its interval: over seeds, or else `resampled` over subjects."""
     mean, over_seeds = math.fsum(values) / len(values), interval_over_seeds(values)
+    made = Estimate(mean, len(values), by_seed=tuple(values))
     if over_seeds is not None:
-        return Estimate(mean, len(values), *over_seeds, "t")
+        return replace(made, low=over_seeds[0], high=over_seeds[1], source="t")
     if resampled is not None:
-        return Estimate(mean, len(values), *resampled, "bootstrap")
-    return Estimate(mean, len(values))
+        return replace(made, low=resampled[0], high=resampled[1], source="bootstrap")
+    return made
 
 
 def interval_over_seeds(values: Sequence[float]) -> Interval | None:
@@ -222,6 +227,7 @@ def _arm(
     records: RecordReader | None,
     measure: str,
 ) -> Arm:
+    trials = trials.sort_values("seed", kind="stable")
     first = trials.iloc[0]
     state = _state(trials)
     own = final.loc[trials["run_id"]]

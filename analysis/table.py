@@ -6,7 +6,6 @@ python analysis/table.py lemoe_table9 store=results format=markdown
 from __future__ import annotations
 
 import argparse
-import difflib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,8 @@ from pathlib import Path
 # Run as a file, Python puts analysis/ in front of the import path; the repository belongs there.
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from analysis.arguments import parse_options
 
 CHOICES = {
     "measure": ("token", "exact", "generated"),
@@ -69,16 +70,7 @@ def parse(words: Sequence[str], needs_table: bool = True) -> tuple[str, dict[str
     Raises:
         ValueError: If a key or value is unknown, or there is not exactly one table.
     """
-    names = [word for word in words if "=" not in word]
-    options = dict(DEFAULTS)
-    for key, _, value in (word.partition("=") for word in words if "=" in word):
-        if key not in DEFAULTS:
-            near = difflib.get_close_matches(key, DEFAULTS, n=1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            raise ValueError(f"unknown option {key!r}; {hint}known: {', '.join(DEFAULTS)}")
-        if key in CHOICES and value not in CHOICES[key]:
-            raise ValueError(f"{key} is {value!r}; it must be one of {', '.join(CHOICES[key])}")
-        options[key] = value
+    names, options = parse_options(words, DEFAULTS, CHOICES)
     if needs_table and len(names) != 1:
         asked = f"{len(names)} tables were named" if names else "no table was named"
         raise ValueError(f"{asked}; name one, such as lemoe_table9 (--list shows them)")
