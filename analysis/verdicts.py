@@ -36,6 +36,8 @@ _NOTES = (
     "(Student's t), or [low, high] 95% bootstrap over subjects where there are fewer than 3",
     "confirmed: every comparison's interval lies where the claim says; refuted: that of one lies "
     "elsewhere; undecided: an interval reaches both sides, or there is none, or no run",
+    "no interval: fewer than 3 seeds, and arms that were not asked the same questions, or a number "
+    "that is no score of questions",
     "each interval is one of 95%: of a hundred comparisons of equals some five look decided",
     "directions and stated margins are judged, not levels; a verdict holds for this backbone alone",
 )
@@ -201,7 +203,8 @@ def _difference(finding: Finding) -> str:
     if finding.difference is None:
         return finding.why
     pairs = f", {finding.num_pairs} pairs of arms" if finding.num_pairs > 1 else ""
-    return estimate_text(finding.difference, _DIGITS) + pairs
+    bare = ", no interval" if finding.difference.low is None else ""
+    return estimate_text(finding.difference, _DIGITS) + pairs + bare
 
 
 def _lines(
