@@ -14,6 +14,7 @@ from orchestrator.checks import check_ranges
 from orchestrator.conditions import Condition
 from orchestrator.config import COMMAND_LINE, PARTS, Protocol, SweepConfig
 from orchestrator.errors import UsageError
+from orchestrator.identity import canonical
 from orchestrator.resolving import Resolver
 from orchestrator.space import Distribution, corners, middle, read_space
 from orchestrator.spaces import unknown
@@ -27,8 +28,8 @@ class Plan:
     """What a sweep will run.
 
     Attributes:
-        trials: Seed-major; the arms of one seed in a shuffle drawn from that seed. Empty for a
-            search.
+        trials: Seed-major; the arms of one seed in a shuffle drawn from that seed, those of one
+            backbone and data set together. Empty for a search.
         arms: Labels, in the order of the axes.
         swept: Keys that differ between arms.
         protected: Arms that the scheduler never stops.
@@ -93,7 +94,7 @@ def expand(config: SweepConfig) -> Plan:
     labelled = _labelled(config, cells)
     return Plan(
         config,
-        tuple(_ordered(labelled, config.seeds)),
+        tuple(_ordered(labelled, config.seeds, config.scheduler.name != "fifo")),
         tuple(cell.arm for cell in labelled),
         _swept_keys(config),
         _protected(config, labelled),
@@ -306,12 +307,27 @@ def _has(cell: TrialSpec, key: str) -> bool:
     return True
 
 
-def _ordered(cells: list[TrialSpec], seeds: tuple[int, ...]) -> Iterator[TrialSpec]:
-    """Seed by seed, shuffled within each: early stopping depends on the order of a grid."""
+def _ordered(cells: list[TrialSpec], seeds: tuple[int, ...], compares: bool) -> Iterator[TrialSpec]:
+    """Seed by seed; within each a shuffle, in which trials that share much follow one another.
+
+    A worker keeps one backbone, its data and the states below the edited layer, so trials of one
+    backbone and data set form a block. Where a scheduler `compares` arms each block stays as
+    shuffled, since early stopping depends on the order; elsewhere it is one layer after another.
+    """
+
+    def shared(spec: TrialSpec) -> list[str]:
+        layers = [spec.method.get("edit_layer"), spec.method.get("layers")]
+        parts = [spec.backbone, spec.dataset, *([] if compares else [layers])]
+        return [canonical(parts[: depth + 1]) for depth in range(len(parts))]
+
     for seed in seeds:
         shuffled = [dataclasses.replace(cell, seed=seed) for cell in cells]
         random.Random(seed).shuffle(shuffled)
-        yield from shuffled
+        first: dict[str, int] = {}  # where a block, or a block in a block, begins
+        for number, spec in enumerate(shuffled):
+            for block in shared(spec):
+                first.setdefault(block, number)
+        yield from sorted(shuffled, key=lambda spec: [first[block] for block in shared(spec)])
 
 
 def _protected(config: SweepConfig, cells: list[TrialSpec]) -> frozenset[str]:
