@@ -8,7 +8,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,7 @@ from orchestrator.rows import (
     Outcome,
     Resolved,
     Row,
+    Settled,
     end_row,
     labelled,
     own_values,
@@ -122,7 +123,7 @@ class Sweep:
                     self._count_settled(todo.pop(key))
                 if keys:
                     chosen = [todo.pop(key) for key in keys]
-                    self._started().run(chosen, name, self._past_rungs())
+                    self._started().run(chosen, name, self._past_rungs(self.cells))
                     todo |= {key: self.cells[key] for key in self._to_repeat}
                     self._to_repeat.clear()
                     self._leases.release(keys)
@@ -140,21 +141,20 @@ class Sweep:
         which trials Optuna will want.
         """
 
-        def to_config(values: Mapping[str, Any]) -> dict[str, Any] | float | None:
+        def to_config(values: Mapping[str, Any]) -> dict[str, Any] | Settled:
             cell = self.cell(spec_for(plan.config, values, seed))
-            if cell.key in self.cells or self._is_settled(cell):
-                self.cells[cell.key] = cell
-                return self.values.get(cell.key)
+            if cell.key in self.cells:
+                return Settled(self.values.get(cell.key))
             self.cells[cell.key] = cell
+            if self._is_settled(cell):
+                return Settled(self.values.get(cell.key), self._past_rungs([cell.key]))
             return {"trial_key": cell.key, "spec": cell.spec.to_dict()}
 
         self._is_grid = False
         self._leases.claim((), 0, set)  # other drivers see that this one lives
         typical = self.cell(plan.typical[0])
         with Board(num_trials) as self._board:
-            self._started().search(
-                plan.space, seed, num_trials, to_config, typical, self._past_rungs()
-            )
+            self._started().search(plan.space, seed, num_trials, to_config, typical)
 
     def close(self) -> None:
         """Stop Ray, give the leases back, wait for MLflow and close the ledger."""
@@ -237,11 +237,11 @@ class Sweep:
                 shutil.rmtree(folder, ignore_errors=True)
         return scratch / self._ledger.path.stem
 
-    def _past_rungs(self) -> list[Row]:
+    def _past_rungs(self, keys: Iterable[str]) -> list[Row]:
         """Rungs of earlier drivers, for a scheduler that compares with them."""
         return [
             {"trial_key": key, **row}
-            for key in self.cells
+            for key in keys
             for row in self._history.checkpoints.get(key, [])
             if "compared" in row
         ]

@@ -73,6 +73,20 @@ class Cell:
 
 
 @dataclass(frozen=True)
+class Settled:
+    """What a search needs of a trial that is not to run again.
+
+    Attributes:
+        value: What is compared; None where the trial never came so far.
+        rungs: Its rows of an earlier driver, for the scheduler; none where that has seen the trial
+            itself.
+    """
+
+    value: float | None
+    rungs: Sequence[Mapping[str, Any]] = ()
+
+
+@dataclass(frozen=True)
 class Options:
     """What was typed beside the configuration."""
 

@@ -21,6 +21,7 @@ from ray.tune.schedulers import (
 )
 from ray.tune.search import Searcher
 
+from orchestrator.rows import Settled
 from orchestrator.space import Distribution
 
 MEDIAN_RUNGS = (0.25, 0.5, 1.0)  # shares of progress
@@ -39,6 +40,7 @@ class Protecting(FIFOScheduler):
         reason: str,
         protected: Collection[str],
         times: Sequence[float],
+        remember: Callable[[Mapping[str, Any]], None] | None = None,
     ) -> None:
         """Nothing is decided yet.
 
@@ -47,13 +49,22 @@ class Protecting(FIFOScheduler):
             reason: Why a trial stopped, in a word.
             protected: Keys of trials that are never stopped.
             times: What `inner` is told instead of each rung's number.
+            remember: Lets `inner` know of a rung of an earlier driver; None: it does not compare
+                with those.
         """
         super().__init__()
         self._inner = inner
         self._reason = reason
         self._protected = frozenset(protected)
         self._times = tuple(times)
+        self._remember = remember
         self.stopped: dict[str, str] = {}  # trial key -> reason
+
+    def recall(self, past: Sequence[Mapping[str, Any]]) -> None:
+        """Compare with rungs of earlier drivers, too; rows as of `make_scheduler`."""
+        if self._remember is not None:
+            for row in past:
+                self._remember(row)
 
     def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
         """Hand the metric on."""
@@ -141,12 +152,16 @@ def make_scheduler(
             reduction_factor=reduction_factor,
         )
         bracket: Any = inner._brackets[0]  # Tune has no public way to put results back
-        for row in past:
+
+        def remember(row: Mapping[str, Any]) -> None:
             reached = [time for time, rung in zip(times, rungs, strict=True) if _is_at(row, rung)]
             if reached:
                 key = str(row["trial_key"])
                 bracket.on_result(_Past(key), reached[-1], _untied(row[METRIC], key))
-        return Protecting(inner, "asha", protected, times), rungs
+
+        made = Protecting(inner, "asha", protected, times, remember)
+        made.recall(past)
+        return made, rungs
     first = next(number for number, rung in enumerate(MEDIAN_RUNGS, 1) if rung >= grace)
     median = MedianStoppingRule(
         time_attr=TIME_ATTR, metric=METRIC, mode="max", grace_period=first, min_samples_required=3
@@ -200,7 +215,8 @@ class PlannedSearch(Searcher):
         space: Mapping[str, Any],
         seed: int,
         num_trials: int,
-        to_config: Callable[[Mapping[str, Any]], dict[str, Any] | float | None],
+        to_config: Callable[[Mapping[str, Any]], dict[str, Any] | Settled],
+        recall: Callable[[Sequence[Mapping[str, Any]]], None],
     ) -> None:
         """Set up the search.
 
@@ -211,8 +227,8 @@ class PlannedSearch(Searcher):
             space: Dotted key -> Tune distribution.
             seed: Of Optuna's sampler.
             num_trials: Suggestions in all.
-            to_config: Values -> the trial's config; for a trial that is settled already its
-                result, or None when it has none.
+            to_config: Values -> the trial's config, or what there is of one that is settled.
+            recall: Told the rungs of each settled trial, as the sampler comes to it.
         """
         import optuna
         from ray.tune.search.optuna import OptunaSearch
@@ -224,6 +240,7 @@ class PlannedSearch(Searcher):
         self._left = num_trials
         self._names: dict[str, str] = {}  # Tune's trial id -> Optuna's
         self._to_config = to_config
+        self._recall = recall
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Tune pickles its searcher for a restore that this project never asks of it."""
@@ -242,7 +259,8 @@ class PlannedSearch(Searcher):
             if isinstance(outcome, dict):
                 self._names[trial_id] = name
                 return outcome
-            result = None if outcome is None else {METRIC: outcome}
+            self._recall(outcome.rungs)
+            result = None if outcome.value is None else {METRIC: outcome.value}
             self._inner.on_trial_complete(name, result, error=result is None)
         return str(Searcher.FINISHED)
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ray import tune
+from ray.tune.schedulers import TrialScheduler
 
 from orchestrator.cluster import running_ray
 from orchestrator.config import SweepConfig
@@ -22,8 +23,13 @@ from orchestrator.errors import LedgerError
 from orchestrator.interruption import Interruption
 from orchestrator.placement import Placement, Supply, placement, preflight, widest
 from orchestrator.plan import TrialSpec
-from orchestrator.rows import MAX_RETRIES, Cell
-from orchestrator.scheduling import PlannedSearch, make_scheduler, tune_distribution
+from orchestrator.rows import MAX_RETRIES, Cell, Settled
+from orchestrator.scheduling import (
+    PlannedSearch,
+    Protecting,
+    make_scheduler,
+    tune_distribution,
+)
 from orchestrator.space import Distribution
 from trainables.trial import EditTrial
 from trainables.trial_run import Runtime
@@ -65,6 +71,7 @@ class Tuning:
         self._interruption = interruption
         self._listener = listener
         self._ray = ExitStack()
+        self._scheduler: TrialScheduler | None = None  # of the Tuner that runs now
 
     def run(self, cells: Sequence[Cell], scheduler: str, past: Sequence[Mapping[str, Any]]) -> None:
         """Run the trials of a grid.
@@ -83,22 +90,26 @@ class Tuning:
         space: Mapping[str, Distribution],
         seed: int,
         num_trials: int,
-        to_config: Callable[[Mapping[str, Any]], dict[str, Any] | float | None],
+        to_config: Callable[[Mapping[str, Any]], dict[str, Any] | Settled],
         typical: Cell,
-        past: Sequence[Mapping[str, Any]],
     ) -> None:
         """Run what Optuna suggests; see `PlannedSearch`, whose arguments these are.
 
         `typical` stands for all trials where resources are counted.
         """
         drawn = {key: tune_distribution(each) for key, each in space.items()}
-        searcher = PlannedSearch(drawn, seed, num_trials, to_config)
-        self._fit([typical], self._config.scheduler.name, past, search_alg=searcher)
+        searcher = PlannedSearch(drawn, seed, num_trials, to_config, self._recall)
+        self._fit([typical], self._config.scheduler.name, (), search_alg=searcher)
 
     def close(self) -> None:
         """Stop Ray, if it was started."""
         self._ray.close()
         shutil.rmtree(self._scratch, ignore_errors=True)
+
+    def _recall(self, past: Sequence[Mapping[str, Any]]) -> None:
+        """Let the scheduler that runs now compare with rungs of earlier drivers."""
+        if isinstance(self._scheduler, Protecting):
+            self._scheduler.recall(past)
 
     @cached_property
     def _supply(self) -> Supply:
@@ -135,6 +146,7 @@ class Tuning:
             reduction_factor=chosen.reduction_factor,
             past=past,
         )
+        self._scheduler = scheduler
         is_compared = len(rungs) > 1 or search_alg is not None
         need = self._need(cells)
         runtime = Runtime(

@@ -1,9 +1,13 @@
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
+from ray import tune
 from ray.tune.schedulers import TrialScheduler
+from ray.tune.search import Searcher
 
-from orchestrator.scheduling import METRIC, TIME_ATTR, make_scheduler
+from orchestrator.rows import Settled
+from orchestrator.scheduling import METRIC, TIME_ATTR, PlannedSearch, make_scheduler
 
 
 class Trial:
@@ -112,6 +116,32 @@ def test_asha_when_resumed_then_compares_with_rungs_of_the_driver_before() -> No
     assert report(resumed, "n", 1, 0.2) == TrialScheduler.STOP
     fresh = started("asha", "n")
     assert report(fresh, "n", 1, 0.2) == TrialScheduler.CONTINUE
+
+
+def test_asha_when_it_is_told_of_a_trial_later_then_only_those_behind_it_are_compared() -> None:
+    resumed = started("asha", "ab")
+    assert report(resumed, "a", 1, 0.2) == TrialScheduler.CONTINUE  # nothing to compare with yet
+    resumed.recall([{"trial_key": "old", "progress": 0.3, METRIC: 0.8}])
+    assert report(resumed, "b", 1, 0.2) == TrialScheduler.STOP
+
+
+def test_search_when_trials_are_settled_then_their_rungs_are_told_in_the_samplers_order() -> None:
+    told: list[Any] = []
+    asked: list[float] = []
+
+    def to_config(values: Mapping[str, Any]) -> dict[str, Any] | Settled:
+        asked.append(values["x"])
+        if len(asked) in (1, 3):
+            return Settled(0.5, [{"trial_key": f"old-{len(asked)}"}])
+        return {"trial_key": f"new-{len(asked)}"}
+
+    search = PlannedSearch({"x": tune.uniform(0, 1)}, 0, 4, to_config, told.extend)
+    assert search.suggest("t1") == {"trial_key": "new-2"}
+    assert [row["trial_key"] for row in told] == ["old-1"]
+    assert search.suggest("t2") == {"trial_key": "new-4"}
+    assert [row["trial_key"] for row in told] == ["old-1", "old-3"]
+    assert search.suggest("t3") == Searcher.FINISHED
+    assert len(set(asked)) == 4
 
 
 def test_asha_when_a_rung_was_missed_by_rounding_then_it_counts_as_reached() -> None:
