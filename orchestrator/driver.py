@@ -18,7 +18,7 @@ from orchestrator.config import SweepConfig
 from orchestrator.identity import fingerprint
 from orchestrator.interruption import Interruption
 from orchestrator.leases import Leases, summary
-from orchestrator.ledger import Ledger
+from orchestrator.ledger import Ledger, Others
 from orchestrator.plan import Plan, TrialSpec, spec_for
 from orchestrator.progress import Board, announce
 from orchestrator.provenance import ROOT, keep_packages, provenance, source_hash
@@ -76,8 +76,10 @@ class Sweep:
         self._validator = validator
         self._interruption = interruption
         self._store = Path(config.store).resolve()
-        self._history = self._history_before = Ledger.read(self._store)
+        self._history = Ledger.read(self._store)  # of others, as of when it was last looked at
+        self._rows_before = {key: str(end["row_id"]) for key, end in self._history.ends.items()}
         self._ledger = Ledger.open(self._store, self._history.last_time)
+        self._others = Others(self._store, self._ledger.path)
         self._leases = Leases(self._ledger.path)
         self._tuning: Tuning | None = None
         self._board: Board | None = None
@@ -86,6 +88,7 @@ class Sweep:
         self._times_lost: Counter[str] = Counter()
         self._to_repeat: set[str] = set()
         self._checkpoints: dict[str, list[Row]] = {}
+        self._rungs: list[Row] = []  # what a scheduler compares, of trials that this driver runs
         self._source_hash = source_hash(ROOT / "trainables")
         self._provenance: dict[str, str] = {}  # of what this driver runs, once it runs something
         self._tracker = Tracker(self._store, config.ablation, config.question, config.mlflow)
@@ -123,7 +126,8 @@ class Sweep:
                     self._count_settled(todo.pop(key))
                 if keys:
                     chosen = [todo.pop(key) for key in keys]
-                    self._started().run(chosen, name, self._past_rungs(self.cells))
+                    past = self._past_rungs(self.cells) + self._rungs
+                    self._started().run(chosen, name, past)
                     todo |= {key: self.cells[key] for key in self._to_repeat}
                     self._to_repeat.clear()
                     self._leases.release(keys)
@@ -185,12 +189,11 @@ class Sweep:
 
     def _ended_elsewhere(self) -> set[str]:
         """Trials that other drivers have settled since this one began."""
-        before, self._history = self._history_before, Ledger.read(self._store)
+        self._history = self._others.read()
         return {
             key
             for key in self._history.settled() - self._mine
-            if key not in before.ends
-            or before.ends[key]["row_id"] != self._history.ends[key]["row_id"]
+            if self._rows_before.get(key) != str(self._history.ends[key]["row_id"])
         }
 
     def _note_value(self, end: Row) -> None:
@@ -238,7 +241,7 @@ class Sweep:
         return scratch / self._ledger.path.stem
 
     def _past_rungs(self, keys: Iterable[str]) -> list[Row]:
-        """Rungs of earlier drivers, for a scheduler that compares with them."""
+        """Rungs of other drivers, for a scheduler that compares with them."""
         return [
             {"trial_key": key, **row}
             for key in keys
@@ -254,6 +257,9 @@ class Sweep:
             return
         self._checkpoints.setdefault(key, []).append(row)
         self._ledger.append({"event": "checkpoint", "fingerprint": key, "time": time.time(), **row})
+        if "compared" in row:
+            rung = {name: row[name] for name in ("progress", "compared")}
+            self._rungs.append({"trial_key": key, **rung})
 
     def on_stopped(self, key: str, reason: str) -> None:
         """The scheduler ended a trial; its last rung is its result."""

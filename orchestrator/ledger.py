@@ -138,15 +138,19 @@ class Ledger:
         self.close()
 
     @staticmethod
-    def read(store: Path | str) -> History:
+    def read(store: Path | str, *, without: Path | None = None) -> History:
         """All segments of `store` together, by time; an empty history where there is none.
+
+        Args:
+            store: The sweep's folder.
+            without: A segment that is left out.
 
         Raises:
             LedgerError: If a segment cannot be read.
         """
         rows: list[Row] = []
         damaged: list[str] = []
-        for path in sorted((Path(store) / FOLDER).glob("*.jsonl")):
+        for path in _segments(store, without):
             try:
                 content = path.read_bytes()
             except OSError as error:
@@ -164,6 +168,45 @@ class Ledger:
             else:
                 history.checkpoints.setdefault(fingerprint, []).append(row)
         return history
+
+
+class Others:
+    """What other drivers have written into a store; read again only where that has grown.
+
+    A driver knows its own rows. To read those, too, once for every few hundred trials would take
+    twice the memory of all of them.
+    """
+
+    def __init__(self, store: Path | str, own: Path) -> None:
+        """Nothing is read; `own` is the segment that is left out."""
+        self._store = store
+        self._own = own
+        self._sizes: dict[Path, int] | None = None  # of the segments that `_history` holds
+        self._history = History()
+
+    def read(self) -> History:
+        """Their segments together, as of `Ledger.read`; the same object where nothing is new.
+
+        Raises:
+            LedgerError: If a segment cannot be read.
+        """
+        sizes = {path: _size(path) for path in _segments(self._store, self._own)}
+        if sizes != self._sizes:
+            self._history = History()  # one at a time
+            self._history = Ledger.read(self._store, without=self._own)
+            self._sizes = sizes
+        return self._history
+
+
+def _segments(store: Path | str, without: Path | None) -> list[Path]:
+    return [path for path in sorted((Path(store) / FOLDER).glob("*.jsonl")) if path != without]
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:  # an empty segment that its driver has just removed
+        return 0
 
 
 def _parse(lines: Iterable[bytes]) -> tuple[list[Row], list[int]]:
