@@ -129,9 +129,11 @@ def sections(
             three seeds; None: such arms have no interval.
     """
     rows = _fill_context(_latest(rows, ["fingerprint"]))
-    protocols = rows["protocol"].map(json.loads)
-    rows["shared"] = protocols.map(lambda p: _dump(p, lambda key: key not in varying))
-    rows["own"] = protocols.map(lambda p: _dump(p, lambda key: key in varying))
+    # Thousands of rows bear one of a few protocols: each is read once.
+    protocols = {text: json.loads(text) for text in rows["protocol"].unique()}
+    shared = {text: _dump(p, lambda key: key not in varying) for text, p in protocols.items()}
+    own = {text: _dump(p, lambda key: key in varying) for text, p in protocols.items()}
+    rows["shared"], rows["own"] = rows["protocol"].map(shared), rows["protocol"].map(own)
     differing = [name for key in varying for name in _WITH.get(key, ())]
     for name in differing:
         rows["own"] += " " + rows[name]

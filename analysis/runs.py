@@ -6,6 +6,7 @@ MLflow takes over a second to import, so the functions import it themselves: `--
 from __future__ import annotations
 
 import difflib
+import gc
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -80,7 +81,7 @@ def read_runs(store: Path, experiment: str, server: str | None = None) -> pd.Dat
     Raises:
         StoreError: If there is no store or no such experiment; the message names what exists.
     """
-    with _answering(server):
+    with _answering(server), _without_collection():
         client = _client(store, server)
         found = client.get_experiment_by_name(experiment)
         if found is None:
@@ -100,7 +101,7 @@ def read_table_runs(store: Path, paper: str, server: str | None = None) -> pd.Da
     Raises:
         StoreError: If there is no store, or no run bears the tag; the message names what exists.
     """
-    with _answering(server):
+    with _answering(server), _without_collection():
         client = _client(store, server)
         ids = [found.experiment_id for found in client.search_experiments()]
         found = _search(client, ids, f"tags.paper LIKE '%{paper}%'") if ids else []
@@ -187,6 +188,22 @@ def _answering(server: str | None) -> Iterator[None]:
         raise StoreError(f"mlflow={server}: {str(error).splitlines()[0]}") from None
 
 
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """Python does not look for garbage inside.
+
+    MLflow makes an object of every metric and tag; to go through all of them again and again takes
+    longer than to read them.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
 def _check_database(store: Path) -> None:
     path = store / DATABASE
     # MLflow would create an empty database here; asking for a table must not.
@@ -213,20 +230,29 @@ def _search(client: MlflowClient, ids: Sequence[str], query: str) -> list[Run]:
 
 
 def _tidy(runs: Iterable[Run], store: Path, server: str | None) -> pd.DataFrame:
-    rows: list[dict[str, Any]] = []
-    for run in runs:
-        tags = run.data.tags
-        if not tags.get("fingerprint"):
-            continue  # not a trial, such as a summary run
-        common = {"run_id": run.info.run_id, "started": run.info.start_time}
-        common |= {name: tags.get(name, "") for name in TAGS}
-        common |= {name: _canonical(run.info.run_id, name, tags.get(name)) for name in _JSON_TAGS}
-        artifact = Path(tags.get("records", RECORDS)).name  # never a file elsewhere
-        common["records"] = _records(f"{run.info.artifact_uri}/{artifact}", store, server)
-        common["seed"] = int(tags.get("seed", 0))
-        for metric, value in (run.data.metrics or {"": float("nan")}).items():
-            rows.append({**common, "metric": metric, "value": value})
-    return pd.DataFrame(rows, columns=["run_id", "started", "records", *TAGS, "metric", "value"])
+    trials = [run for run in runs if run.data.tags.get("fingerprint")]  # others are summaries
+    metrics = [run.data.metrics or {"": float("nan")} for run in trials]
+    columns = ["run_id", "started", "records", *TAGS]
+    of_trial = pd.DataFrame([_of_trial(run, store, server) for run in trials], columns=columns)
+    repeated = of_trial.index.repeat([len(found) for found in metrics])
+    rows = of_trial.loc[repeated].reset_index(drop=True)
+    rows["metric"] = [name for found in metrics for name in found]
+    rows["value"] = [value for found in metrics for value in found.values()]
+    return rows
+
+
+def _of_trial(run: Run, store: Path, server: str | None) -> dict[str, Any]:
+    """What all rows of one trial share."""
+    tags = run.data.tags
+    artifact = Path(tags.get("records", RECORDS)).name  # never a file elsewhere
+    return {
+        "run_id": run.info.run_id,
+        "started": run.info.start_time,
+        "records": _records(f"{run.info.artifact_uri}/{artifact}", store, server),
+        **{name: tags.get(name, "") for name in TAGS},
+        **{name: _canonical(run.info.run_id, name, tags.get(name)) for name in _JSON_TAGS},
+        "seed": int(tags.get("seed", 0)),
+    }
 
 
 def _records(address: str, store: Path, server: str | None) -> str:

@@ -19,6 +19,7 @@ done
   { echo "install the extra first: pip install -c constraints.txt -e '.[cluster]'"; exit 2; }
 
 sshd=$(PATH=$PATH:/usr/sbin command -v sshd)
+export HOME; HOME=$(getent passwd "$(id -un)" | cut -d: -f6)  # sshd goes by the account's, too
 work=$(mktemp -d)
 nodes="0 1 2"
 
