@@ -35,7 +35,7 @@ TAGS = (
 )
 _JSON_TAGS = ("protocol", "published", "swept")
 _SCORE_OF_KIND = {"edit": "reliability", "rephrase": "generality"}  # others bear the same name
-_PAGE = 1000  # runs per request; MLflow's own default
+_PAGE = 10_000  # runs per request, of which MLflow allows five times as many
 _SQLITE_MAGIC = b"SQLite format 3\x00"
 # A server hands artifacts out itself; this is where.
 _PROXIED, _PROXY = "mlflow-artifacts:", "/api/2.0/mlflow-artifacts/artifacts"
@@ -81,7 +81,7 @@ def read_runs(store: Path, experiment: str, server: str | None = None) -> pd.Dat
     Raises:
         StoreError: If there is no store or no such experiment; the message names what exists.
     """
-    with _answering(server), _without_collection():
+    with _answering(server):
         client = _client(store, server)
         found = client.get_experiment_by_name(experiment)
         if found is None:
@@ -101,7 +101,7 @@ def read_table_runs(store: Path, paper: str, server: str | None = None) -> pd.Da
     Raises:
         StoreError: If there is no store, or no run bears the tag; the message names what exists.
     """
-    with _answering(server), _without_collection():
+    with _answering(server):
         client = _client(store, server)
         ids = [found.experiment_id for found in client.search_experiments()]
         found = _search(client, ids, f"tags.paper LIKE '%{paper}%'") if ids else []
@@ -189,8 +189,8 @@ def _answering(server: str | None) -> Iterator[None]:
 
 
 @contextmanager
-def _without_collection() -> Iterator[None]:
-    """Python does not look for garbage inside.
+def without_collection() -> Iterator[None]:
+    """Python does not look for garbage inside: for what ends soon.
 
     MLflow makes an object of every metric and tag; to go through all of them again and again takes
     longer than to read them.
