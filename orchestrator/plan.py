@@ -320,14 +320,16 @@ def _ordered(cells: list[TrialSpec], seeds: tuple[int, ...], compares: bool) -> 
         parts = [spec.backbone, spec.dataset, *([] if compares else [layers])]
         return [canonical(parts[: depth + 1]) for depth in range(len(parts))]
 
+    blocks = [shared(cell) for cell in cells]
     for seed in seeds:
-        shuffled = [dataclasses.replace(cell, seed=seed) for cell in cells]
+        shuffled = list(range(len(cells)))
         random.Random(seed).shuffle(shuffled)
         first: dict[str, int] = {}  # where a block, or a block in a block, begins
-        for number, spec in enumerate(shuffled):
-            for block in shared(spec):
-                first.setdefault(block, number)
-        yield from sorted(shuffled, key=lambda spec: [first[block] for block in shared(spec)])
+        for place, number in enumerate(shuffled):
+            for block in blocks[number]:
+                first.setdefault(block, place)
+        for number in sorted(shuffled, key=lambda number: [first[each] for each in blocks[number]]):
+            yield dataclasses.replace(cells[number], seed=seed)
 
 
 def _protected(config: SweepConfig, cells: list[TrialSpec]) -> frozenset[str]:

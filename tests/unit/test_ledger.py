@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from orchestrator.errors import LedgerError
-from orchestrator.ledger import Ledger
+from orchestrator.ledger import Ledger, Others
 
 
 def end(fingerprint: str, status: str = "finished", **more: Any) -> dict[str, Any]:
@@ -157,3 +157,18 @@ def test_row_when_the_clock_was_set_back_then_still_comes_last(tmp_path: Path) -
     merged = Ledger.read(tmp_path)
     assert merged.ends["a"]["status"] == "finished"
     assert merged.ends["b"]["time"] > merged.ends["a"]["time"] - 1.0
+
+
+def test_others_when_read_then_without_the_own_rows_and_anew_only_where_they_have_grown(
+    tmp_path: Path,
+) -> None:
+    with Ledger.open(tmp_path) as own, Ledger.open(tmp_path) as other:
+        others = Others(tmp_path, own.path)
+        own.append(end("mine"))
+        other.append(end("theirs"))
+        found = others.read()
+        assert set(found.ends) == {"theirs"}
+        own.append(end("mine too"))
+        assert others.read() is found
+        other.append(end("theirs too"))
+        assert set(others.read().ends) == {"theirs", "theirs too"}
