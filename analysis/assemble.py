@@ -53,11 +53,10 @@ def assemble(name: str, options: Options) -> tuple[Table, ...]:
         AnalysisError: If the name, store or runs are not there, nothing can be compared, or the
             layout has no published filter.
     """
-    with runs.without_collection():
-        rows, papers = _find(name, options.store, options.server)
-        return tuple(
-            table for paper in papers or (None,) for table in _tables(name, paper, rows, options)
-        )
+    rows, papers = _find(name, options.store, options.server)
+    return tuple(
+        table for paper in papers or (None,) for table in _tables(name, paper, rows, options)
+    )
 
 
 def _tables(

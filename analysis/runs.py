@@ -1,29 +1,21 @@
-"""MLflow to tidy rows; the only module of `analysis` that imports mlflow.
-
-MLflow takes over a second to import, so the functions import it themselves: `--help` needs none.
-"""
+"""What MLflow holds of a sweep, as tidy rows: of a store's own database, or of a server."""
 
 from __future__ import annotations
 
 import difflib
-import gc
 import json
-import os
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pandas as pd
 
+from analysis.database import Database
 from analysis.errors import StoreError
+from analysis.logged import LoggedRun
+from analysis.server import Server, fetch
 
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-    from mlflow.entities import Run
-
-DATABASE = "mlflow.db"
 RECORDS = "records.jsonl"  # the artifact of a run without a tag `records`
 
 TAGS = (
@@ -35,16 +27,8 @@ TAGS = (
 )
 _JSON_TAGS = ("protocol", "published", "swept")
 _SCORE_OF_KIND = {"edit": "reliability", "rephrase": "generality"}  # others bear the same name
-_PAGE = 10_000  # runs per request, of which MLflow allows five times as many
-_SQLITE_MAGIC = b"SQLite format 3\x00"
 # A server hands artifacts out itself; this is where.
 _PROXIED, _PROXY = "mlflow-artifacts:", "/api/2.0/mlflow-artifacts/artifacts"
-_ENVIRONMENT = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-}
 
 
 def experiments(store: Path, server: str | None = None) -> tuple[str, ...]:
@@ -57,9 +41,7 @@ def experiments(store: Path, server: str | None = None) -> tuple[str, ...]:
     Raises:
         StoreError: If there is no MLflow database in `store`, or the server does not answer.
     """
-    with _answering(server):
-        found = _client(store, server).search_experiments()
-    return tuple(sorted(e.name for e in found if e.name != "Default"))
+    return tuple(sorted(name for name in _source(store, server).experiments() if name != "Default"))
 
 
 def read_runs(store: Path, experiment: str, server: str | None = None) -> pd.DataFrame:
@@ -81,13 +63,11 @@ def read_runs(store: Path, experiment: str, server: str | None = None) -> pd.Dat
     Raises:
         StoreError: If there is no store or no such experiment; the message names what exists.
     """
-    with _answering(server):
-        client = _client(store, server)
-        found = client.get_experiment_by_name(experiment)
-        if found is None:
-            raise StoreError(_missing(store, experiment, server))
-        runs = _search(client, [found.experiment_id], "")
-    return _tidy(runs, store, server)
+    source = _source(store, server)
+    experiment_id = source.experiments().get(experiment)
+    if experiment_id is None:
+        raise StoreError(_missing(store, experiment, server))
+    return _tidy(source.runs([experiment_id]), store, server)
 
 
 def read_table_runs(store: Path, paper: str, server: str | None = None) -> pd.DataFrame:
@@ -101,12 +81,9 @@ def read_table_runs(store: Path, paper: str, server: str | None = None) -> pd.Da
     Raises:
         StoreError: If there is no store, or no run bears the tag; the message names what exists.
     """
-    with _answering(server):
-        client = _client(store, server)
-        ids = [found.experiment_id for found in client.search_experiments()]
-        found = _search(client, ids, f"tags.paper LIKE '%{paper}%'") if ids else []
-    rows = _tidy(found, store, server)
-    # LIKE takes _ for any character, and a name for the beginning of a longer one.
+    source = _source(store, server)
+    rows = _tidy(source.runs(list(source.experiments().values()), paper), store, server)
+    # What was asked for takes a name for the beginning of a longer one.
     rows = rows[rows["paper"].map(lambda tag: paper in papers_of(tag)).astype(bool)]
     if rows.empty:
         raise StoreError(_missing(store, paper, server))
@@ -154,84 +131,16 @@ def _local(address: str) -> Path | None:
     if parts.scheme in ("", "file"):
         path = Path(unquote(parts.path))
         return path if path.is_file() else None
-    from mlflow.artifacts import download_artifacts
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return Path(download_artifacts(artifact_uri=address))
-    except (MlflowException, OSError):
-        return None  # moved or deleted: the same as never written
+    return fetch(address)
 
 
-def _client(store: Path, server: str | None) -> MlflowClient:
-    if server is None:
-        _check_database(store)
-    elif "@" in urlsplit(server).netloc or urlsplit(server).scheme not in ("http", "https"):
-        raise StoreError("mlflow=... must be http://host:port or https://host, without a user")
-    from mlflow import MlflowClient
-
-    return MlflowClient(tracking_uri=server or f"sqlite:///{(store / DATABASE).resolve()}")
+def _source(store: Path, server: str | None) -> Database | Server:
+    return Database(store) if server is None else Server(server)
 
 
-@contextmanager
-def _answering(server: str | None) -> Iterator[None]:
-    """MLflow, set up before it is imported; one line where a server does not answer."""
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    from mlflow.exceptions import MlflowException
-
-    try:
-        yield
-    except MlflowException as error:
-        if server is None:
-            raise
-        raise StoreError(f"mlflow={server}: {str(error).splitlines()[0]}") from None
-
-
-@contextmanager
-def without_collection() -> Iterator[None]:
-    """Python does not look for garbage inside: for what ends soon.
-
-    MLflow makes an object of every metric and tag; to go through all of them again and again takes
-    longer than to read them.
-    """
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
-
-
-def _check_database(store: Path) -> None:
-    path = store / DATABASE
-    # MLflow would create an empty database here; asking for a table must not.
-    if not path.is_file():
-        there = sorted(p.name for p in store.iterdir())[:8] if store.is_dir() else []
-        state = f"it holds {', '.join(there) or 'nothing'}" if store.is_dir() else "no such folder"
-        raise StoreError(f"store={store} has no {DATABASE} ({state}); run a sweep with this store")
-    with path.open("rb") as file:
-        if file.read(len(_SQLITE_MAGIC)) != _SQLITE_MAGIC:
-            raise StoreError(f"store={store}: {DATABASE} is not an SQLite database")
-
-
-def _search(client: MlflowClient, ids: Sequence[str], query: str) -> list[Run]:
-    runs: list[Run] = []
-    token: str | None = None
-    while True:
-        page = client.search_runs(
-            list(ids), filter_string=query, max_results=_PAGE, page_token=token
-        )
-        runs.extend(page)
-        token = page.token
-        if not token:
-            return runs
-
-
-def _tidy(runs: Iterable[Run], store: Path, server: str | None) -> pd.DataFrame:
-    trials = [run for run in runs if run.data.tags.get("fingerprint")]  # others are summaries
-    metrics = [run.data.metrics or {"": float("nan")} for run in trials]
+def _tidy(runs: Iterable[LoggedRun], store: Path, server: str | None) -> pd.DataFrame:
+    trials = [run for run in runs if run.tags.get("fingerprint")]  # others are summaries
+    metrics = [run.metrics or {"": float("nan")} for run in trials]
     columns = ["run_id", "started", "records", *TAGS]
     of_trial = pd.DataFrame([_of_trial(run, store, server) for run in trials], columns=columns)
     repeated = of_trial.index.repeat([len(found) for found in metrics])
@@ -241,16 +150,16 @@ def _tidy(runs: Iterable[Run], store: Path, server: str | None) -> pd.DataFrame:
     return rows
 
 
-def _of_trial(run: Run, store: Path, server: str | None) -> dict[str, Any]:
+def _of_trial(run: LoggedRun, store: Path, server: str | None) -> dict[str, Any]:
     """What all rows of one trial share."""
-    tags = run.data.tags
+    tags = run.tags
     artifact = Path(tags.get("records", RECORDS)).name  # never a file elsewhere
     return {
-        "run_id": run.info.run_id,
-        "started": run.info.start_time,
-        "records": _records(f"{run.info.artifact_uri}/{artifact}", store, server),
+        "run_id": run.run_id,
+        "started": run.started,
+        "records": _records(f"{run.artifact_uri}/{artifact}", store, server),
         **{name: tags.get(name, "") for name in TAGS},
-        **{name: _canonical(run.info.run_id, name, tags.get(name)) for name in _JSON_TAGS},
+        **{name: _canonical(run.run_id, name, tags.get(name)) for name in _JSON_TAGS},
         "seed": int(tags.get("seed", 0)),
     }
 

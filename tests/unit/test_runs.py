@@ -59,7 +59,7 @@ def test_experiments_when_there_is_no_store_then_says_so_and_creates_none(tmp_pa
 
 def test_experiments_when_the_file_is_no_database_then_says_so(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_text("torn", encoding="utf-8")
-    with pytest.raises(StoreError, match="not an SQLite database"):
+    with pytest.raises(StoreError, match="cannot be read as MLflow's database: file is not"):
         runs.experiments(tmp_path)
 
 
