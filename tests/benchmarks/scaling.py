@@ -41,9 +41,11 @@ def many_trials() -> None:
                 memory += _resident_mib(driver.pid)
                 time.sleep(POLL_SECONDS)
         begin = time.perf_counter()
-        ends = sorted(row["time"] for row in Ledger.read(store).ends.values())
+        rows = sorted(Ledger.read(store).ends.values(), key=lambda row: float(row["time"]))
         replay = time.perf_counter() - begin
+        ends = [float(row["time"]) for row in rows]
         assert len(ends) == NUM_TRIALS, f"{len(ends)} of {NUM_TRIALS} trials ended"
+        early, late = rows[WARM_UP : WARM_UP + WINDOW], rows[-WINDOW:]
         first = (ends[WARM_UP + WINDOW] - ends[WARM_UP]) / WINDOW
         last = (ends[-1] - ends[-1 - WINDOW]) / WINDOW
         share = (ends[WARM_UP] - ends[0]) / (ends[-1] - ends[0])
@@ -56,6 +58,8 @@ def many_trials() -> None:
     print(f"scale: {NUM_TRIALS} trials of no_edit by 2 workers in {ends[-1] - ends[0]:.0f} s")
     _line("wall s per trial, last thousand / first", last / first, MOST_SLOWER)
     print(f"    {last:.3f} / {first:.3f}")
+    own = [median(float(row["metrics"]["cpu_seconds"]) for row in part) for part in (late, early)]
+    print(f"    the trials' own cpu s, the same work: {own[0]:.4f} / {own[1]:.4f}")
     _line(f"growth of the driver after {WARM_UP} trials, MiB", growth, MOST_GROWTH_MIB)
     print(f"    from {warm[0]:.0f}, in the end {warm[-1]:.0f}")
     _line("ledger replay, s", replay, MOST_REPLAY_SECONDS)

@@ -157,6 +157,18 @@ def test_two_drivers_that_tell_of_the_same_trials_write_each_of_them_once(store:
     assert sorted(run.data.tags["fingerprint"] for run in standing) == sorted(names)
 
 
+def test_what_another_driver_writes_between_two_rows_is_seen(store: Path) -> None:
+    one, other = (mirror.Mirror(store, "by turns", "", None) for _ in range(2))
+    one.open()
+    other.open()
+    for name, first, second in (("f1", one, other), ("f2", other, one), ("f3", one, other)):
+        first.write(row(name))
+        second.write(row(name))
+    one.write(row("f4"))
+    standing = runs(store, one.experiment_id)
+    assert sorted(run.data.tags["fingerprint"] for run in standing) == ["f1", "f2", "f3", "f4"]
+
+
 def test_a_run_that_was_begun_and_not_ended_is_written_anew(store: Path) -> None:
     first = Tracker(store, "half")
     first.log(row("f1"))
