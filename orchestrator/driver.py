@@ -32,7 +32,6 @@ from orchestrator.rows import (
     Settled,
     end_row,
     labelled,
-    own_values,
 )
 from orchestrator.tracking import Tracker
 from trainables.validation import Validator
@@ -249,9 +248,8 @@ class Sweep:
             if "compared" in row
         ]
 
-    def on_result(self, key: str, result: Mapping[str, Any]) -> None:
+    def on_result(self, key: str, row: Row) -> None:
         """One row of a trial: a rung, or its end."""
-        row = own_values(result)
         if row.get("status") != "running":
             self._end(key, row)
             return

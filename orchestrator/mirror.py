@@ -45,7 +45,7 @@ LEFT JOIN tags AS row ON row.run_uuid = runs.run_uuid AND row.key = 'ledger_row'
 WHERE runs.experiment_id = ? AND runs.lifecycle_stage = 'active'
 """
 # Results of a row that are text or bookkeeping, not metrics.
-_NOT_METRICS = frozenset({"rung", "progress", "edits_seen", "done", "compared", "trial_key"})
+_NOT_METRICS = frozenset({"rung", "progress", "edits_seen", "done", "compared"})
 
 
 def tracking_uri(store: Path, server: str | None = None) -> str:
@@ -215,6 +215,7 @@ class Mirror:
 
     def _create_run(self, row: Mapping[str, Any]) -> None:
         from mlflow.entities import Metric, Param
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
         end = _end_ms(row)
         tags = {name: _text(value) for name, value in row["tags"].items()}
@@ -233,7 +234,9 @@ class Mirror:
         # Its name alone: a row must not name a file elsewhere.
         records = self._store / "records" / Path(str(row.get("records") or "none")).name
         if records.is_file():
-            self._client.log_artifact(run.info.run_id, str(records))
+            # The client would read the whole run again, only to learn where its artifacts go.
+            place, uri = run.info.artifact_uri, tracking_uri(self._store, self._server)
+            get_artifact_repository(place, tracking_uri=uri).log_artifact(str(records))
         status = "FINISHED" if row["status"] in ("finished", "stopped") else "FAILED"
         self._client.set_terminated(run.info.run_id, status, end_time=end)
 

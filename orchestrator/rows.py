@@ -20,24 +20,6 @@ Row = dict[str, Any]
 
 MAX_RETRIES = 2  # of a lost node or a killed actor; a defect would only repeat itself
 
-# What Tune adds to a trial's result.
-_OF_TUNE = frozenset(
-    {
-        "config",
-        "date",
-        "experiment_tag",
-        "iterations_since_restore",
-        "node_ip",
-        "pid",
-        "time_since_restore",
-        "time_this_iter_s",
-        "time_total_s",
-        "timestamp",
-        "training_iteration",
-        "trial_id",
-    }
-)
-
 
 @dataclass(frozen=True)
 class Resolved:
@@ -107,11 +89,6 @@ class Outcome:
     tracking_failures: list[str] = field(default_factory=list)
     experiment_id: str = ""
     was_interrupted: bool = False
-
-
-def own_values(result: Mapping[str, Any]) -> Row:
-    """What the trial itself reported in a result of Tune."""
-    return {k: v for k, v in result.items() if k not in _OF_TUNE and not k.startswith("config/")}
 
 
 def end_row(

@@ -6,6 +6,7 @@ reads its environment when it is imported (`cluster.set_environment`).
 
 from __future__ import annotations
 
+import json
 import shutil
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -23,7 +24,7 @@ from orchestrator.errors import LedgerError
 from orchestrator.interruption import Interruption
 from orchestrator.placement import Placement, Supply, placement, preflight, widest
 from orchestrator.plan import TrialSpec
-from orchestrator.rows import MAX_RETRIES, Cell, Settled
+from orchestrator.rows import MAX_RETRIES, Cell, Row, Settled
 from orchestrator.scheduling import (
     PlannedSearch,
     Protecting,
@@ -38,7 +39,7 @@ from trainables.trial_run import Runtime
 class Listener(Protocol):
     """Who is told what becomes of the trials; `key` is a trial's fingerprint."""
 
-    def on_result(self, key: str, result: Mapping[str, Any]) -> None:
+    def on_result(self, key: str, row: Row) -> None:
         """One row of a trial: a rung, or its end."""
 
     def on_stopped(self, key: str, reason: str) -> None:
@@ -224,7 +225,7 @@ class _Events(tune.Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        self._tell(self._listener.on_result, trial.config["trial_key"], result)
+        self._tell(self._listener.on_result, trial.config["trial_key"], json.loads(result["row"]))
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         key = trial.config["trial_key"]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import socket
 import time
 import traceback
 from collections.abc import Mapping
@@ -25,6 +26,8 @@ from trainables.team import Team, quiet_process
 from trainables.time_limit import TimeLimit
 from trainables.trial_run import Runtime, TrialRun
 from trainables.workbench import Workbench
+
+DECISIVE = ("done", "rung", "compared")  # of a row: ends the trial, when and what is compared
 
 
 class EditTrial(tune.Trainable):
@@ -59,7 +62,10 @@ class EditTrial(tune.Trainable):
         return is_fit
 
     def step(self) -> dict[str, Any]:
-        """Go on to the next rung and return its row.
+        """Go on to the next rung; `row` is its row as JSON, beside it what Tune decides by.
+
+        Whatever numbers Tune can see, it keeps statistics of and writes out, which took the driver
+        more time than all else that it does for a trial.
 
         A failure ends this trial with a row that says why; it is not raised, because Tune would
         repeat it, and a defect repeats itself. Only a backbone that cannot be loaded for want of
@@ -84,8 +90,10 @@ class EditTrial(tune.Trainable):
             self._settle()
         self._seconds += time.perf_counter() - begin
         self._cpu_seconds += time.process_time() - cpu
-        row.update(seconds=self._seconds, cpu_seconds=self._cpu_seconds, trial_key=self._key)
-        return row
+        row.update(
+            seconds=self._seconds, cpu_seconds=self._cpu_seconds, hostname=socket.gethostname()
+        )
+        return {key: row[key] for key in DECISIVE if key in row} | {"row": json.dumps(row)}
 
     def cleanup(self) -> None:
         """Restore the backbone when the actor ends."""

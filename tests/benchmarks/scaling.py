@@ -7,11 +7,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+import psutil
+
 from orchestrator.ledger import Ledger
+from orchestrator.rows import Row
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -33,23 +37,22 @@ LEAST_TRIAL_SECONDS, LEAST_SPEEDUP = 3.0, 1.7
 def many_trials() -> None:
     """Trials that edit nothing: the driver's time and memory, then replay and table."""
     with tempfile.TemporaryDirectory() as store:
-        memory: list[float] = []  # MiB, every POLL_SECONDS
+        samples: list[_Sample] = []
         seeds = ",".join(map(str, range(NUM_TRIALS)))
         typed = ["ablation=smoke", "method=no_edit", "protocol.num_edits=1", f"seeds=[{seeds}]"]
         with _sweeping(store, [*typed, "workers=2"]) as driver:
             while driver.poll() is None:
-                memory += _resident_mib(driver.pid)
+                with suppress(psutil.NoSuchProcess):
+                    samples.append(_sample(psutil.Process(driver.pid)))
                 time.sleep(POLL_SECONDS)
         begin = time.perf_counter()
         rows = sorted(Ledger.read(store).ends.values(), key=lambda row: float(row["time"]))
         replay = time.perf_counter() - begin
         ends = [float(row["time"]) for row in rows]
         assert len(ends) == NUM_TRIALS, f"{len(ends)} of {NUM_TRIALS} trials ended"
-        early, late = rows[WARM_UP : WARM_UP + WINDOW], rows[-WINDOW:]
-        first = (ends[WARM_UP + WINDOW] - ends[WARM_UP]) / WINDOW
-        last = (ends[-1] - ends[-1 - WINDOW]) / WINDOW
-        share = (ends[WARM_UP] - ends[0]) / (ends[-1] - ends[0])
-        warm = memory[int(len(memory) * share) :]
+        windows = [slice(-1 - WINDOW, None), slice(WARM_UP, WARM_UP + WINDOW + 1)]  # last, first
+        last, first = ((ends[each][-1] - ends[each][0]) / WINDOW for each in windows)
+        warm = [sample.mib for sample in samples if sample.time >= ends[WARM_UP]]
         growth = max(warm) - warm[0]
         begin = time.perf_counter()
         table = [sys.executable, str(ROOT / "analysis" / "table.py"), "smoke", f"store={store}"]
@@ -58,8 +61,14 @@ def many_trials() -> None:
     print(f"scale: {NUM_TRIALS} trials of no_edit by 2 workers in {ends[-1] - ends[0]:.0f} s")
     _line("wall s per trial, last thousand / first", last / first, MOST_SLOWER)
     print(f"    {last:.3f} / {first:.3f}")
-    own = [median(float(row["metrics"]["cpu_seconds"]) for row in part) for part in (late, early)]
-    print(f"    the trials' own cpu s, the same work: {own[0]:.4f} / {own[1]:.4f}")
+    # Whether the driver or the machine grew slower: what the host withheld is in neither.
+    parts = [_between(samples, ends[each][0], ends[each][-1]) for each in windows]
+    for whose, values in (
+        ("the driver's cpu s per trial", [part.cpu_seconds / WINDOW for part in parts]),
+        ("a trial's own cpu s", [median(_own_seconds(rows[each])) for each in windows]),
+        ("share of the cpus that the host withheld", [part.stolen_share for part in parts]),
+    ):
+        print(f"    {whose}: {values[0]:.3f} / {values[1]:.3f}")
     _line(f"growth of the driver after {WARM_UP} trials, MiB", growth, MOST_GROWTH_MIB)
     print(f"    from {warm[0]:.0f}, in the end {warm[-1]:.0f}")
     _line("ledger replay, s", replay, MOST_REPLAY_SECONDS)
@@ -103,13 +112,45 @@ def _sweeping(store: str, typed: Sequence[str]) -> Iterator[subprocess.Popen[byt
         driver.wait()
 
 
-def _resident_mib(pid: int) -> list[float]:
-    """Memory that a process holds now, as Linux counts it; nothing once it is gone."""
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:
-        return []
-    return [int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS:")]
+def _own_seconds(rows: Sequence[Row]) -> list[float]:
+    return [float(row["metrics"]["cpu_seconds"]) for row in rows]
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """What a process holds and has used until now, and what the host has withheld from all."""
+
+    time: float
+    mib: float
+    cpu_seconds: float
+    stolen_seconds: float
+
+
+def _sample(process: psutil.Process) -> _Sample:
+    used = process.cpu_times()
+    return _Sample(
+        time=time.time(),
+        mib=process.memory_info().rss / 2**20,
+        cpu_seconds=used.user + used.system,
+        stolen_seconds=getattr(psutil.cpu_times(), "steal", 0.0),
+    )
+
+
+@dataclass(frozen=True)
+class _Part:
+    cpu_seconds: float
+    stolen_share: float
+
+
+def _between(samples: Sequence[_Sample], begin: float, end: float) -> _Part:
+    """What was used between two moments."""
+    within = [sample for sample in samples if begin <= sample.time <= end]
+    first, last = within[0], within[-1]
+    cpus = (psutil.cpu_count() or 1) * (last.time - first.time)
+    return _Part(
+        cpu_seconds=last.cpu_seconds - first.cpu_seconds,
+        stolen_share=(last.stolen_seconds - first.stolen_seconds) / cpus,
+    )
 
 
 def _line(name: str, observed: float, most: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -69,15 +70,20 @@ def memory(fits: Callable[[int], bool]) -> Iterator[list[int]]:
         handle.remove()
 
 
+def step(trial: EditTrial) -> dict[str, Any]:
+    row: dict[str, Any] = json.loads(trial.step()["row"])
+    return row
+
+
 def scores(row: dict[str, Any]) -> dict[str, float]:
     return {key: value for key, value in row.items() if ".token." in key or ".exact." in key}
 
 
 def test_out_of_memory_halves_the_micro_batch_and_changes_no_score(trial: EditTrial) -> None:
-    expected = trial.step()
+    expected = step(trial)
     assert trial.reset_config({"trial_key": TRIALS[1]})
     with memory(lambda rows: rows <= 3) as seen:
-        row = trial.step()
+        row = step(trial)
     assert expected["status"] == row["status"] == "finished"
     assert "micro_batch" not in expected
     # the largest batch had more rows than 3, and halving it went on until it fitted
@@ -90,7 +96,7 @@ def test_out_of_memory_halves_the_micro_batch_and_changes_no_score(trial: EditTr
 
 def test_actor_keeps_the_reduced_micro_batch_for_its_next_trial(trial: EditTrial) -> None:
     with memory(lambda rows: rows <= 3):
-        first = trial.step()
+        first = step(trial)
     assert trial.reset_config({"trial_key": TRIALS[1]})
 
     def fits(rows: int) -> bool:
@@ -98,7 +104,7 @@ def test_actor_keeps_the_reduced_micro_batch_for_its_next_trial(trial: EditTrial
         return True
 
     with memory(fits):
-        second = trial.step()
+        second = step(trial)
     assert second["status"] == "finished", second["error"]
     assert second["micro_batch"] == first["micro_batch"]
 
@@ -107,11 +113,11 @@ def test_out_of_memory_with_single_rows_fails_the_trial_and_keeps_the_actor(
     trial: EditTrial,
 ) -> None:
     with memory(lambda rows: False):
-        row = trial.step()
+        row = step(trial)
     assert (row["status"], row["done"]) == ("failed", True)
     assert row["error"].startswith("MemoryExhaustedError: out of memory with micro_batch=1")
     assert trial.reset_config({"trial_key": TRIALS[1]})  # the backbone is what it was
-    assert trial.step()["status"] == "finished"
+    assert step(trial)["status"] == "finished"
 
 
 def test_out_of_memory_after_a_saved_state_goes_on_from_there(
@@ -130,7 +136,7 @@ def test_out_of_memory_after_a_saved_state_goes_on_from_there(
         return True
 
     with memory(fits):
-        row = trial.step()
+        row = step(trial)
     assert row["status"] == "finished"
     assert row["edits_seen"] == NUM_EDITS
     assert set(done_at[: ran_out[0] - 1]) == {0}
