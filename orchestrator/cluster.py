@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import secrets
@@ -82,7 +83,24 @@ def running_ray(cluster: str, workers: int | None, store: Path) -> Iterator[Supp
         there = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         yield attainable(there, {} if is_local else _scaling())
     finally:
-        ray.shutdown()
+        with _no_collection():
+            ray.shutdown()
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Without Python's garbage collection, which may take place in any thread.
+
+    Ray ends the process where another thread, as the one that writes to MLflow, gives up a
+    reference to an object of Ray's while that shuts down.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _scaling() -> Mapping[str, Any]:

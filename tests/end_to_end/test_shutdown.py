@@ -1,0 +1,45 @@
+"""The end of a sweep: Ray is gone, and the driver goes on writing to MLflow."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.end_to_end.commands import TIMEOUT_SECONDS
+
+ROOT = Path(__file__).resolve().parents[2]
+NUM_REFERENCES = 200_000  # enough to last until Ray has shut down
+
+DRIVER = f"""
+import gc, threading
+from pathlib import Path
+from orchestrator.cluster import LOCAL, running_ray, set_environment
+
+set_environment(LOCAL)
+import ray
+
+def allocate(references):
+    while references:
+        cycle = [references.pop()]  # garbage that only a collection finds
+        cycle.append(cycle)
+
+gc.set_threshold(50)
+with running_ray(LOCAL, 1, Path.cwd()):
+    value = ray.put(0)
+    references = [ray.ObjectRef(value.binary()) for _ in range({NUM_REFERENCES})]
+    threading.Thread(target=allocate, args=(references,), daemon=True).start()
+print("goes on")
+"""
+
+
+def test_driver_outlives_ray_while_another_thread_makes_garbage_of_references_to_it() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", DRIVER],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_SECONDS,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "goes on\n"), done.stderr
