@@ -38,8 +38,8 @@ def set_environment(cluster: str) -> None:
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-    # Tune's snapshots of all trials took half of the driver's time; the ledger is what a sweep is
-    # continued from.
+    # Tune's snapshots of all trials cost the driver much time and nobody reads them: a sweep is
+    # continued from the ledger.
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "inf")
     os.environ.setdefault("RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS", "0")
     # Tune's own handler would end the run as if all were done; see `Interruption`.

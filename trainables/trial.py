@@ -27,7 +27,7 @@ from trainables.time_limit import TimeLimit
 from trainables.trial_run import Runtime, TrialRun
 from trainables.workbench import Workbench
 
-DECISIVE = ("done", "rung", "compared")  # of a row: ends the trial, when and what is compared
+_DECISIVE = ("done", "rung", "compared")  # of a row: ends the trial, when and what is compared
 
 
 class EditTrial(tune.Trainable):
@@ -64,8 +64,8 @@ class EditTrial(tune.Trainable):
     def step(self) -> dict[str, Any]:
         """Go on to the next rung; `row` is its row as JSON, beside it what Tune decides by.
 
-        Whatever numbers Tune can see, it keeps statistics of and writes out, which took the driver
-        more time than all else that it does for a trial.
+        Of every number that Tune can see it keeps statistics and writes them out, which costs the
+        driver more than the trial's result is worth to Tune.
 
         A failure ends this trial with a row that says why; it is not raised, because Tune would
         repeat it, and a defect repeats itself. Only a backbone that cannot be loaded for want of
@@ -93,7 +93,7 @@ class EditTrial(tune.Trainable):
         row.update(
             seconds=self._seconds, cpu_seconds=self._cpu_seconds, hostname=socket.gethostname()
         )
-        return {key: row[key] for key in DECISIVE if key in row} | {"row": json.dumps(row)}
+        return {key: row[key] for key in _DECISIVE if key in row} | {"row": json.dumps(row)}
 
     def cleanup(self) -> None:
         """Restore the backbone when the actor ends."""
