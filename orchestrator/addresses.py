@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
+
+_OF_S3 = {"region", "endpoint_override", "scheme"}  # what may stand behind a question mark
 
 
 def mlflow_server(address: str) -> str:
@@ -23,4 +25,30 @@ def mlflow_server(address: str) -> str:
     is_plain = not (parts.query or parts.fragment) and parts.port != 0
     if parts.scheme not in ("http", "https") or not parts.hostname or not is_plain:
         raise ValueError("must be an MLflow server's address, http://host:port or https://host")
+    return address.rstrip("/")
+
+
+def object_storage(address: str) -> str:
+    """The address of a folder on object storage, `s3://bucket/folder`, without a slash behind it.
+
+    Also `gs://bucket/folder`, and `file:///folder` for a disk that is mounted here. As pyarrow
+    reads it: `?region=...&endpoint_override=host:port&scheme=http` may stand behind one of S3.
+
+    Raises:
+        ValueError: If it is none, or holds a key.
+    """
+    parts = urlsplit(address)
+    if "@" in parts.netloc:
+        raise ValueError(
+            "an address must not hold a key; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
+            "let the machine's role do it"
+        )
+    allowed = _OF_S3 if parts.scheme == "s3" else set()
+    unknown = sorted(set(parse_qs(parts.query, keep_blank_values=True)) - allowed)
+    is_place = parts.netloc if parts.scheme in ("s3", "gs") else parts.path.startswith("/")
+    if parts.scheme not in ("s3", "gs", "file") or not is_place or parts.fragment or unknown:
+        raise ValueError(
+            "must be s3://bucket/folder, gs://bucket/folder or file:///folder; behind one of s3 "
+            f"may stand ?{'&'.join(f'{name}=...' for name in sorted(_OF_S3))}"
+        )
     return address.rstrip("/")

@@ -7,33 +7,29 @@ import logging
 import os
 import secrets
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import UsageError
 from orchestrator.placement import Supply, attainable
-from orchestrator.provenance import ROOT, provenance
 
 LOCAL, AUTO = "local", "auto"
 SCALING = Path("~/ray_bootstrap_config.yaml")
 _CONNECT_SECONDS = 10.0
-_CHECK_SECONDS = 120.0  # a worker process takes seconds to start, on a loaded node many
-# What must be the same on every node; a result would otherwise depend on where it was made.
-_ALIKE = ("source_hash", "python_version", "torch_version", "transformers_version")
 
 
 def set_environment(cluster: str) -> None:
     """What Ray reads when it is imported; call it before.
 
-    A Ray that only this driver sees needs no token. A cluster has one, unless its owner says
-    otherwise.
+    Ray runs whatever reaches its port, which others on the machine and on its network can see, for
+    whoever has the token. A Ray of this driver's own has one that nobody else knows and that no
+    file holds; a cluster has its owner's.
     """
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
     if cluster == LOCAL:
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    else:
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     # The old output engine is the one that can be silenced.
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -47,17 +43,16 @@ def set_environment(cluster: str) -> None:
 
 
 @contextmanager
-def running_ray(cluster: str, workers: int | None, store: Path) -> Iterator[Supply]:
-    """Ray, quiet, with what it has or may get; left, or shut down, at the end.
+def running_ray(cluster: str, workers: int | None) -> Iterator[None]:
+    """Ray, quiet, for the time of the block; left, or shut down, at its end.
 
     Args:
         cluster: `local` starts one here, `auto` joins the one that this machine belongs to, an
             address (`host:port`) that one.
         workers: CPUs of a local Ray; None: all.
-        store: Must be seen by every node of a cluster.
 
     Raises:
-        UsageError: If there is no such cluster, or a node cannot work on this sweep.
+        UsageError: If there is no such cluster.
     """
     import ray
 
@@ -78,10 +73,7 @@ def running_ray(cluster: str, workers: int | None, store: Path) -> Iterator[Supp
             raise
         raise _unanswered(cluster, error) from error
     try:
-        if not is_local:
-            check_nodes(store)
-        there = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        yield attainable(there, {} if is_local else _scaling())
+        yield
     finally:
         with _no_collection():
             ray.shutdown()
@@ -101,6 +93,20 @@ def _no_collection() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
+
+
+def supply(cluster: str, without: Container[str] = ()) -> Supply:
+    """What the running Ray has, or may get.
+
+    Args:
+        cluster: As it was started or joined by.
+        without: Ids of nodes that do not count.
+    """
+    import ray
+
+    nodes = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] not in without]
+    scaling = {} if cluster == LOCAL else _scaling()
+    return attainable([node["Resources"] for node in nodes], scaling)
 
 
 def _scaling() -> Mapping[str, Any]:
@@ -151,65 +157,3 @@ def _unanswered(cluster: str, error: Exception) -> UsageError:
         f"cluster={cluster}: no Ray cluster answers ({reason}); start one with `ray up` or "
         "`ray start --head`, or leave cluster=local"
     )
-
-
-def check_nodes(store: Path) -> None:
-    """Returns if every node sees the store and has the same code and libraries.
-
-    Raises:
-        UsageError: With one line per node and what is wrong there.
-    """
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    marker = store / f"marker-{secrets.token_hex(4)}"
-    marker.parent.mkdir(parents=True, exist_ok=True)
-    marker.write_text(marker.name)
-    here = provenance()
-    expected = {name: here[name] for name in _ALIKE}
-    try:
-        asked = {}
-        for node in ray.nodes():
-            if node["Alive"]:
-                there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-                look = ray.remote(num_cpus=0, max_retries=0)(_look)
-                asked[look.options(scheduling_strategy=there).remote(str(marker))] = node
-        ready, late = ray.wait(list(asked), num_returns=len(asked), timeout=_CHECK_SECONDS)
-        problems = [f"{_name(asked[each])}: no answer in {_CHECK_SECONDS:g} s" for each in late]
-        for each in ready:
-            problems += [
-                f"{_name(asked[each])}: {problem}" for problem in _problems(each, store, expected)
-            ]
-    finally:
-        marker.unlink(missing_ok=True)
-    if problems:
-        raise UsageError("the cluster cannot run this sweep: " + "; ".join(sorted(problems)))
-
-
-def _look(marker: str) -> dict[str, Any]:
-    """What one node has; runs there."""
-    path = Path(marker)
-    sees_store = path.is_file() and path.read_text() == path.name
-    return {**provenance(), "sees_store": sees_store, "root": str(ROOT)}
-
-
-def _problems(answer: Any, store: Path, expected: Mapping[str, str]) -> Iterator[str]:
-    """What is wrong on the node that gave `answer`, a reference."""
-    import ray
-
-    try:
-        found = ray.get(answer)
-    except ray.exceptions.RayError as error:
-        reason = str(error).strip().splitlines()[-1]
-        yield f"this project cannot be run there ({reason})"
-        return
-    if not found["sees_store"]:
-        yield f"store={store} is not the same folder there; it must be on shared storage"
-    for name, value in expected.items():
-        if found[name] != value:
-            what = name.replace("_", " ")
-            yield f"{what} is {found[name]} there, {value} here ({found['root']})"
-
-
-def _name(node: Mapping[str, Any]) -> str:
-    return f"node {node.get('NodeManagerHostname') or node['NodeManagerAddress']}"

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from orchestrator.addresses import mlflow_server
+from orchestrator.addresses import mlflow_server, object_storage
 from orchestrator.complaints import complaint
 from orchestrator.composition import compose, merge, plain
 from orchestrator.errors import UsageError
@@ -127,6 +127,7 @@ class SweepConfig(_Model):
         published_on: Backbone whose depth and width the ablation's layers and ranks refer to.
         cluster: `local`: a Ray of this machine's own; `auto`, or an address: one that runs already.
         mlflow: Address of an MLflow server; None: the database in the store.
+        copies: Address on object storage where the store's results are copied to; see `copies`.
         parallel, gpus_per_trial, gpu_gib: see `placement.Sharing`.
         max_trial_seconds: A trial that takes longer has failed.
         stands_for: Per key, the published value that a value of an axis or arm stands for.
@@ -150,6 +151,7 @@ class SweepConfig(_Model):
     workers: Count | None = None
     cluster: str = "local"
     mlflow: Annotated[str, AfterValidator(mlflow_server)] | None = None
+    copies: Annotated[str, AfterValidator(object_storage)] | None = None
     parallel: Parallel | None = None
     gpus_per_trial: Count | None = None
     gpu_gib: Annotated[float, Field(gt=0)] = GPU_GIB

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.cluster import set_environment
 from orchestrator.config import SweepConfig
+from orchestrator.copies import Copies
+from orchestrator.errors import UsageError
 from orchestrator.identity import fingerprint
 from orchestrator.interruption import Interruption
 from orchestrator.leases import Leases, summary
@@ -68,6 +70,7 @@ class Sweep:
 
         Raises:
             LedgerError: If the store cannot be written or read.
+            UsageError: If its copies cannot be read.
         """
         self._config = config
         self._options = options
@@ -75,6 +78,9 @@ class Sweep:
         self._validator = validator
         self._interruption = interruption
         self._store = Path(config.store).resolve()
+        self._copies = Copies(self._store, config.copies) if config.copies else None
+        if self._copies is not None:
+            self._copies.fetch()
         self._history = Ledger.read(self._store)  # of others, as of when it was last looked at
         self._rows_before = {key: str(end["row_id"]) for key, end in self._history.ends.items()}
         self._ledger = Ledger.open(self._store, self._history.last_time)
@@ -86,6 +92,7 @@ class Sweep:
         self._is_grid = True
         self._times_lost: Counter[str] = Counter()
         self._to_repeat: set[str] = set()
+        self._told: set[str] = set()  # problems of nodes
         self._checkpoints: dict[str, list[Row]] = {}
         self._rungs: list[Row] = []  # what a scheduler compares, of trials that this driver runs
         self._source_hash = source_hash(ROOT / "trainables")
@@ -160,7 +167,7 @@ class Sweep:
             self._started().search(plan.space, seed, num_trials, to_config, typical)
 
     def close(self) -> None:
-        """Stop Ray, give the leases back, wait for MLflow and close the ledger."""
+        """Stop Ray, give the leases back, wait for MLflow, close the ledger and copy it."""
         if self._tuning is not None:
             self._tuning.close()
         self._leases.close()
@@ -169,6 +176,8 @@ class Sweep:
         self.outcome.num_unsent = self._tracker.num_unsent
         self.outcome.tracking_failures = self._tracker.failures
         self._ledger.close()
+        if self._copies is not None:
+            self.outcome.copies_failure = self._copies.close()
 
     def _is_settled(self, cell: Cell) -> bool:
         """True, and told to MLflow, for a trial that some driver has ended."""
@@ -217,6 +226,8 @@ class Sweep:
         if self._tuning is None:
             self._provenance = provenance()
             keep_packages(self._store, self._provenance["packages"])
+            if self._copies is not None:
+                self._copies.begin(self._ledger.path)
             set_environment(self._config.cluster)
             from orchestrator.tuning import Tuning  # heavy: ray
 
@@ -274,6 +285,19 @@ class Sweep:
             self.on_error(key, error)
         else:
             self._to_repeat.add(key)
+
+    def on_misplaced(self, key: str, problem: str) -> None:
+        """A trial that was given to a node that cannot work on the sweep; it runs elsewhere.
+
+        Raises:
+            UsageError: In a search, which cannot ask for the same trial again.
+        """
+        if not self._is_grid:
+            raise UsageError(f"the cluster cannot run this search: {problem}")
+        if problem not in self._told:
+            announce([f"{problem}; what it was given runs elsewhere"])
+            self._told.add(problem)
+        self._to_repeat.add(key)
 
     def on_error(self, key: str, error: str) -> None:
         """A trial whose actor was lost more often than it is retried."""

@@ -112,14 +112,19 @@ def outcome_lines(outcome: Outcome) -> list[str]:
 
 
 def unsent_lines(outcome: Outcome, sync: str) -> list[str]:
-    """How many results MLflow does not have yet, why, and the command that sends them."""
-    if not outcome.num_unsent:
-        return []
-    why = next(iter(outcome.tracking_failures), "unknown")
-    return [
-        f"MLflow still lacks {outcome.num_unsent} results ({why}); the ledger has them all. "
-        f"To send them: {sync}"
-    ]
+    """What MLflow, or the copies, do not have yet, why, and the command that sends it."""
+    lines = []
+    if outcome.num_unsent:
+        why = next(iter(outcome.tracking_failures), "unknown")
+        lines.append(
+            f"MLflow still lacks {outcome.num_unsent} results ({why}); the ledger has them all. "
+            f"To send them: {sync}"
+        )
+    if outcome.copies_failure:
+        lines.append(
+            f"not all is copied ({outcome.copies_failure}); the store has it. To send it: {sync}"
+        )
+    return lines
 
 
 def forecast_line(forecast: Forecast) -> str:

@@ -87,6 +87,7 @@ class Outcome:
     failures: list[Row] = field(default_factory=list)
     num_unsent: int = 0  # results that MLflow does not have yet
     tracking_failures: list[str] = field(default_factory=list)
+    copies_failure: str = ""  # why the copies lack some of it
     experiment_id: str = ""
     was_interrupted: bool = False
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from filelock import Timeout
 
+from orchestrator.copies import Copies
 from orchestrator.ledger import Ledger
 from orchestrator.mirror import Mirror, is_refused
 from orchestrator.plan import Plan
@@ -175,12 +176,17 @@ class Synced:
 
 
 def sync_plan(plan: Plan) -> Synced:
-    """Write every ended trial of a plan into its experiment.
+    """Write every ended trial of a plan into its experiment, also those that only copies hold.
 
     Raises:
         LedgerError: If the ledger cannot be read.
+        UsageError: If its copies cannot be read or written.
     """
     config = plan.config
+    if config.copies:
+        copies = Copies(Path(config.store).resolve(), config.copies)
+        copies.fetch()
+        copies.send()
     history = Ledger.read(config.store)
     pairs = list(zip(plan.trials, ended(plan.trials, history), strict=True))
     if plan.space:

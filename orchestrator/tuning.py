@@ -18,10 +18,11 @@ from typing import Any, Protocol
 from ray import tune
 from ray.tune.schedulers import TrialScheduler
 
-from orchestrator.cluster import running_ray
+from orchestrator.cluster import LOCAL, running_ray, supply
 from orchestrator.config import SweepConfig
-from orchestrator.errors import LedgerError
+from orchestrator.errors import UsageError
 from orchestrator.interruption import Interruption
+from orchestrator.nodes import MOST_UNFIT, Demands, Nodes
 from orchestrator.placement import Placement, Supply, placement, preflight, widest
 from orchestrator.plan import TrialSpec
 from orchestrator.rows import MAX_RETRIES, Cell, Row, Settled
@@ -47,6 +48,9 @@ class Listener(Protocol):
 
     def on_lost(self, key: str, error: str) -> None:
         """A trial whose actor was lost before it began; Tune does not try it again."""
+
+    def on_misplaced(self, key: str, problem: str) -> None:
+        """A trial that was given to a node that cannot work on the sweep; it has not ended."""
 
     def on_error(self, key: str, error: str) -> None:
         """A trial whose actor was lost more often than it is retried."""
@@ -113,21 +117,31 @@ class Tuning:
             self._scheduler.recall(past)
 
     @cached_property
-    def _supply(self) -> Supply:
-        """What Ray has, which starts here and runs until `close`, or may get."""
-        config = self._config
-        return self._ray.enter_context(running_ray(config.cluster, config.workers, self._store))
+    def _nodes(self) -> Nodes:
+        """What this sweep works on; Ray starts here, and runs until `close`.
 
-    def _need(self, cells: Sequence[Cell]) -> Placement:
+        Raises:
+            UsageError: If there is no such cluster, or one of its nodes cannot work on the sweep.
+        """
+        cluster = self._config.cluster
+        self._ray.enter_context(running_ray(cluster, self._config.workers))
+        if cluster == LOCAL:
+            return Nodes(None)
+        nodes = Nodes(Demands.of_this_process(self._store, self._scratch))
+        nodes.look()
+        nodes.raise_if_more_than(0)
+        return nodes
+
+    def _need(self, cells: Sequence[Cell], there: Supply) -> Placement:
         """What is enough for every trial.
 
         Raises:
             UsageError: If the cluster can never give it.
         """
-        supply, sharing = self._supply, self._config.sharing
+        sharing = self._config.sharing
         for cell in cells:
-            preflight(cell.spec, supply.total, sharing, supply.nodes)
-        return widest(placement(cell.spec, supply.total, sharing) for cell in cells)
+            preflight(cell.spec, there.total, sharing, there.nodes)
+        return widest(placement(cell.spec, there.total, sharing) for cell in cells)
 
     def _fit(
         self,
@@ -149,7 +163,9 @@ class Tuning:
         )
         self._scheduler = scheduler
         is_compared = len(rungs) > 1 or search_alg is not None
-        need = self._need(cells)
+        nodes = self._nodes
+        there = supply(self._config.cluster, nodes.unfit)
+        need = self._need(cells, there)
         runtime = Runtime(
             cache=self._cache,
             store=self._store,
@@ -158,19 +174,20 @@ class Tuning:
             max_seconds=self._config.max_trial_seconds,
             is_sharded=need.parallel == "shard",
             num_ranks=need.num_bundles,
+            problems=nodes.demands.problems if nodes.demands is not None else None,
         )
         # Tune's own record of its trials; the ledger has all of it that counts.
         scratch = self._scratch / uuid.uuid4().hex[:8]
         trainable = tune.with_parameters(EditTrial, plan=specs or {}, runtime=runtime)
         tuner = tune.Tuner(
-            tune.with_resources(trainable, _bundles(need)),
+            tune.with_resources(trainable, _bundles(need, nodes.unfit)),
             param_space=param_space,
             tune_config=tune.TuneConfig(
                 search_alg=search_alg,
                 num_samples=1 if search_alg is None else -1,
                 scheduler=scheduler,
                 max_concurrent_trials=(
-                    self._config.workers or max(1, int(self._supply.total["CPU"] // need.cpus))
+                    self._config.workers or max(1, int(there.total["CPU"] // need.cpus))
                 ),
                 reuse_actors=True,
                 trial_dirname_creator=lambda trial: trial.trial_id,
@@ -178,7 +195,7 @@ class Tuning:
             run_config=tune.RunConfig(
                 name="sweep",
                 storage_path=str(scratch),
-                callbacks=[_Events(self._listener, scheduler, self._interruption)],
+                callbacks=[_Events(self._listener, scheduler, self._interruption, nodes)],
                 stop=_Stop(self._interruption),
                 failure_config=tune.FailureConfig(max_failures=MAX_RETRIES),
                 verbose=0,
@@ -191,10 +208,17 @@ class Tuning:
             shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _bundles(need: Placement) -> tune.PlacementGroupFactory:
-    """Bundles of one trial; its own actor is in the first, further ones are for its ranks."""
+def _bundles(need: Placement, without: Collection[str] = ()) -> tune.PlacementGroupFactory:
+    """Bundles of one trial; its own actor is in the first, further ones are for its ranks.
+
+    None lies on a node of those left out.
+    """
     bundle = {"CPU": need.cpu, "GPU": need.gpu} if need.gpu else {"CPU": need.cpu}
-    return tune.PlacementGroupFactory([dict(bundle) for _ in range(need.num_bundles)])
+    bundles = [dict(bundle) for _ in range(need.num_bundles)]
+    if not without:
+        return tune.PlacementGroupFactory(bundles)
+    elsewhere = {"ray.io/node-id": f"!in({','.join(sorted(without))})"}
+    return tune.PlacementGroupFactory(bundles, bundle_label_selector=[elsewhere] * len(bundles))
 
 
 class _Stop(tune.Stopper):
@@ -213,10 +237,14 @@ class _Stop(tune.Stopper):
 class _Events(tune.Callback):
     """Tune's events, handed on; a ledger that cannot be written ends the sweep."""
 
-    def __init__(self, listener: Listener, scheduler: Any, interruption: Interruption) -> None:
+    def __init__(
+        self, listener: Listener, scheduler: Any, interruption: Interruption, nodes: Nodes
+    ) -> None:
         self._listener = listener
         self._stopped: Mapping[str, str] = getattr(scheduler, "stopped", {})
         self._interruption = interruption
+        self._nodes = nodes
+        self._left_out = frozenset(nodes.unfit)  # from the beginning of this Tuner on
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles its callbacks for a restore that this project never asks of it.
@@ -225,7 +253,12 @@ class _Events(tune.Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        self._tell(self._listener.on_result, trial.config["trial_key"], json.loads(result["row"]))
+        key, row = trial.config["trial_key"], json.loads(result["row"])
+        if row["status"] == "unfit":
+            self._nodes.leave_out(row["node"], row["error"])
+            self._tell_misplaced(key)
+        else:
+            self._tell(self._listener.on_result, key, row)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         key = trial.config["trial_key"]
@@ -233,6 +266,10 @@ class _Events(tune.Callback):
             self._tell(self._listener.on_stopped, key, self._stopped[key])
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._nodes.look()  # one without the code shows it here alone
+        if self._nodes.unfit.keys() - self._left_out:
+            self._tell_misplaced(trial.config["trial_key"])
+            return
         lines = str(trial.error_file and Path(trial.error_file).read_text()).strip().splitlines()
         reason = lines[-1] if lines else "the worker process died"
         # Tune repeats a trial that runs, but not one whose kept actor dies while it takes it over.
@@ -240,10 +277,15 @@ class _Events(tune.Callback):
         event = self._listener.on_error if is_tried_out else self._listener.on_lost
         self._tell(event, trial.config["trial_key"], reason)
 
+    def _tell_misplaced(self, key: str) -> None:
+        problems = [self._nodes.unfit[node] for node in self._nodes.unfit.keys() - self._left_out]
+        self._tell(self._listener.on_misplaced, key, "; ".join(sorted(problems)))
+        self._tell(self._nodes.raise_if_more_than, MOST_UNFIT)
+
     def _tell(self, event: Callable[..., None], *what: Any) -> None:
         try:
             event(*what)
-        except LedgerError as error:
+        except UsageError as error:
             self._interruption.fail(error)
 
 

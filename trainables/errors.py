@@ -39,3 +39,16 @@ class RankLostError(EditingError):
 
 class MemoryExhaustedError(EditingError):
     """A single row at a time is too much for the memory there is."""
+
+
+class NodeUnfitError(EditingError):
+    """The node that a trial was put on cannot work on the sweep; another one may."""
+
+    def __init__(self, node: str, reason: str) -> None:
+        """`node` is Ray's id of it."""
+        super().__init__(node, reason)
+        self.node, self.reason = node, reason
+
+    def __str__(self) -> str:
+        """The reason, which names the node as people do."""
+        return self.reason

@@ -18,7 +18,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from trainables.errors import EditDiverged, RankLostError, RestoreError
+from trainables.errors import EditDiverged, NodeUnfitError, RankLostError, RestoreError
 from trainables.ranks import Ranks, meeting_place
 from trainables.trial_run import Runtime, TrialRun
 from trainables.workbench import Spec, Workbench
@@ -79,6 +79,7 @@ class Team:
         host = ray.util.get_node_ip_address()
         place = meeting_place(host, 0, is_host=True, timeout_seconds=timeout)
         self._actors = [_actor(group, rank, self._runtime) for rank in range(1, size)]
+        self._check_nodes(timeout)
         joined = [
             actor.join.remote(rank, host, place.port) for rank, actor in enumerate(self._actors, 1)
         ]
@@ -88,6 +89,17 @@ class Team:
         except (RuntimeError, RayActorError, GetTimeoutError) as error:
             self.dismiss()
             raise RankLostError(f"the ranks did not come together: {error}") from error
+
+    def _check_nodes(self, timeout: float) -> None:
+        """Returns once every rank is there, on a node that can work on the sweep."""
+        answers = [actor.check_node.remote() for actor in self._actors]
+        ready, late = ray.wait(answers, num_returns=len(answers), timeout=timeout)
+        failures = [failure for failure in map(_failure, ready) if failure is not None]
+        if late:
+            failures.append(RankLostError("a rank does not answer"))
+        if failures:
+            self.dismiss()
+            raise failures[0]
 
     def _reason(self, error: Exception, answers: list[Any]) -> Exception:
         """Why a row failed: `error` is what rank 0 saw, often only that another one left."""
@@ -115,6 +127,9 @@ class _RankActor:
         self._runtime = runtime
         self._bench = Workbench(runtime.cache)
         self._run: TrialRun | None = None
+
+    def check_node(self) -> None:
+        check_node(self._runtime)
 
     def join(self, rank: int, host: str, port: int) -> None:
         timeout = self._runtime.rank_timeout_seconds
@@ -146,6 +161,17 @@ class _RankActor:
             ranks = self._bench.ranks
             self._bench = Workbench(self._runtime.cache)
             self._bench.ranks = ranks
+
+
+def check_node(runtime: Runtime) -> None:
+    """Returns if the node that this process runs on can work on the sweep.
+
+    Raises:
+        NodeUnfitError: Otherwise.
+    """
+    problems = runtime.problems() if runtime.problems is not None else ()
+    if problems:
+        raise NodeUnfitError(ray.get_runtime_context().get_node_id(), "; ".join(problems))
 
 
 def quiet_process() -> None:

@@ -21,8 +21,8 @@ import torch
 from ray import tune
 
 from trainables.artefacts import write_state
-from trainables.errors import EditDiverged, RankLostError, RestoreError
-from trainables.team import Team, quiet_process
+from trainables.errors import EditDiverged, NodeUnfitError, RankLostError, RestoreError
+from trainables.team import Team, check_node, quiet_process
 from trainables.time_limit import TimeLimit
 from trainables.trial_run import Runtime, TrialRun
 from trainables.workbench import Workbench
@@ -47,6 +47,7 @@ class EditTrial(tune.Trainable):
         self._bench = Workbench(runtime.cache, is_sharded=runtime.is_sharded)
         self._team = Team(self._bench, runtime) if runtime.num_ranks > 1 else None
         self._is_clean = True
+        self._is_node_checked = False
         self._num_trials = 0
         self._start(config)
 
@@ -69,7 +70,8 @@ class EditTrial(tune.Trainable):
 
         A failure ends this trial with a row that says why; it is not raised, because Tune would
         repeat it, and a defect repeats itself. Only a backbone that cannot be loaded for want of
-        memory, and a lost rank, are raised: whoever holds the memory may soon be gone.
+        memory, and a lost rank, are raised: whoever holds the memory may soon be gone. On a node
+        that cannot work on the sweep the row says so (`unfit`), and the trial is not ended.
         """
         begin, cpu = time.perf_counter(), time.process_time()
         limit = TimeLimit(self._runtime.max_seconds, self._seconds, self._overdue_path)
@@ -80,13 +82,17 @@ class EditTrial(tune.Trainable):
                     row.update(self._written())
         except EditDiverged as error:
             row = {"status": "diverged", "error": str(error), "done": True}
+        except NodeUnfitError as error:
+            row = {"status": "unfit", "error": str(error), "node": error.node, "done": True}
         except (torch.OutOfMemoryError, RankLostError):
             raise
         except Exception as error:  # noqa: BLE001 - the one place that records a failure
             reason = f"{type(error).__name__}: {first_line(error)}"
             row = {"status": "failed", "error": reason, "done": True}
             row["traceback"] = traceback.format_exc()
-        if row["done"]:
+        if row["status"] == "unfit":
+            self._close()  # its state is another node's to go on from
+        elif row["done"]:
             self._settle()
         self._seconds += time.perf_counter() - begin
         self._cpu_seconds += time.process_time() - cpu
@@ -145,6 +151,9 @@ class EditTrial(tune.Trainable):
         return row
 
     def _attempt(self) -> dict[str, Any]:
+        if not self._is_node_checked:
+            check_node(self._runtime)
+            self._is_node_checked = True
         if self._team is None:
             return self._run.next_row(self._save_now_and_then)
         return self._team.next_row(self._run, self._save_now_and_then)

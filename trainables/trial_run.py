@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ class Runtime:
         is_sharded: Whether the backbone's layers lie on all GPUs of the process.
         num_ranks: Processes that share one trial.
         rank_timeout_seconds: A rank that is silent for so long is lost.
+        problems: What the node lacks that it is called on; None: nobody needs to ask.
     """
 
     cache: Path
@@ -42,6 +43,7 @@ class Runtime:
     is_sharded: bool = False
     num_ranks: int = 1
     rank_timeout_seconds: float = TIMEOUT_SECONDS
+    problems: Callable[[], Sequence[str]] | None = None
 
     def state_path(self, key: str) -> Path:
         """Where the state of an unfinished trial is kept."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,11 +58,57 @@ def test_node_removed_amid_a_sweep_then_every_trial_ends_once(
     assert_agree(commands)
 
 
+def other_transformers(folder: Path) -> None:
+    """What makes the library pass for another version of itself."""
+    (folder / "transformers-0.0.1.dist-info").mkdir()
+    metadata = folder / "transformers-0.0.1.dist-info" / "METADATA"
+    metadata.write_text("Metadata-Version: 2.1\nName: transformers\nVersion: 0.0.1\n")
+
+
+def no_project(folder: Path) -> None:
+    """What hides both packages, as if they were not installed."""
+    for name in ("orchestrator", "trainables"):
+        (folder / f"{name}.py").write_text(f"raise ModuleNotFoundError('no {name} here')\n")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "problem"),
+    [
+        (other_transformers, r"transformers version is 0\.0\.1 there"),
+        (no_project, r"this project cannot be run there"),
+    ],
+)
+def test_node_that_comes_later_and_is_unfit_is_named_and_left_out(
+    commands: Commands, cluster: Any, tmp_path: Path, spoil: Any, problem: str
+) -> None:
+    spoilt = tmp_path / "spoilt"
+    spoilt.mkdir()
+    spoil(spoilt)
+    cluster.remove_node(cluster.workers.pop())
+    # Long enough for a node to come meanwhile and to get a trial; `workers` lets it have one.
+    long = ("seeds=[0]", "method.num_steps=1200", "method.stop_loss=1e-9", "workers=3")
+    process = commands.start(*SWEEP, *long, f"cluster={cluster.address}")
+    try:
+        wait_until(lambda: len(commands.ends()) >= 1, process)
+        cluster.add_node(num_cpus=2, env_vars={"PYTHONPATH": str(spoilt)})
+        out, err = process.communicate(timeout=TIMEOUT_SECONDS)
+    finally:
+        end(process)
+
+    assert process.returncode == 0, out + err
+    assert len(re.findall(problem, err)) == 1, err
+    times_ended = Counter(row["fingerprint"] for row in commands.ends())
+    assert len(times_ended) == 8
+    assert set(times_ended.values()) == {1}
+    assert {row["status"] for row in commands.ends()} == {"finished"}
+    assert_agree(commands)
+
+
 def test_node_without_the_store_is_named(
     cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from orchestrator.cluster import check_nodes, set_environment
-    from orchestrator.errors import UsageError
+    from orchestrator.cluster import set_environment
+    from orchestrator.nodes import Demands, Nodes
 
     set_environment(cluster.address)
     import ray
@@ -69,8 +116,14 @@ def test_node_without_the_store_is_named(
     monkeypatch.chdir(tmp_path)  # after the nodes have started
     ray.init(address=cluster.address, log_to_driver=False)
     try:
-        check_nodes(tmp_path)  # every node sees it
-        with pytest.raises(UsageError, match=r"node .*: store=.* is not the same folder there"):
-            check_nodes(Path("/proc/self/cwd"))  # another folder for every process
+        shared = Nodes(Demands.of_this_process(tmp_path, tmp_path))
+        shared.look()
+        assert shared.unfit == {}
+        # Another folder for every process.
+        own = Nodes(Demands.of_this_process(Path("/proc/self/cwd"), Path("/proc/self/cwd")))
+        own.look()
+        assert len(own.unfit) == 3
+        message = r"node .*: store=/proc/self/cwd is not the same folder there"
+        assert all(re.fullmatch(message + ".*", line) for line in own.unfit.values())
     finally:
         ray.shutdown()

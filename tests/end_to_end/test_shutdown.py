@@ -13,7 +13,6 @@ NUM_REFERENCES = 200_000  # enough to last until Ray has shut down
 
 DRIVER = f"""
 import gc, threading
-from pathlib import Path
 from orchestrator.cluster import LOCAL, running_ray, set_environment
 
 set_environment(LOCAL)
@@ -25,7 +24,7 @@ def allocate(references):
         cycle.append(cycle)
 
 gc.set_threshold(50)
-with running_ray(LOCAL, 1, Path.cwd()):
+with running_ray(LOCAL, 1):
     value = ray.put(0)
     references = [ray.ObjectRef(value.binary()) for _ in range({NUM_REFERENCES})]
     threading.Thread(target=allocate, args=(references,), daemon=True).start()
