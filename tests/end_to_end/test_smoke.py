@@ -6,6 +6,7 @@ import csv
 import io
 import math
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -15,10 +16,17 @@ SMOKE = ("ablation=smoke", "backbone=facts_tiny")
 SCORES = ("reliability", "generality", "locality_far", "locality_near", "locality_same", "average")
 
 
+TOKEN = "0123456789abcdef" * 4  # of the sweep's own Ray
+
+
 def test_smoke_fills_the_table_and_then_has_nothing_left_to_do(bare: Commands) -> None:
+    bare = replace(bare, variables={"RAY_AUTH_TOKEN": TOKEN})
     first = bare.sweep(*SMOKE)
 
     assert first.returncode == 0, first.stderr
+    assert TOKEN not in first.stdout + first.stderr
+    written = [path for path in bare.folder.rglob("*") if path.is_file()]
+    assert not any(TOKEN.encode() in path.read_bytes() for path in written)
     ends = bare.ends()
     arms = {(row["spec"]["arm"], row["spec"]["seed"]) for row in ends}
     assert arms == {("no_edit", 0), ("no_edit", 1), ("ft_m", 0), ("ft_m", 1)}
@@ -67,3 +75,27 @@ def test_store_when_mlflow_is_lost_is_rebuilt_from_the_ledger(commands: Commands
     rebuilt = {run.data.tags["fingerprint"]: run.data.metrics for run in commands.runs()}
     assert rebuilt == {run.data.tags["fingerprint"]: run.data.metrics for run in runs}
     assert all(run.info.end_time / 1000 < begin for run in commands.runs())
+
+
+@pytest.mark.slow
+def test_other_store_takes_the_results_from_the_copies(commands: Commands) -> None:
+    bucket = commands.folder / "bucket"
+    smoke = (*SMOKE, "axes.method=[no_edit]", "workers=1", f"copies={bucket.as_uri()}")
+    first = commands.sweep(*smoke)
+    assert first.returncode == 0, first.stderr
+    ends, table = commands.ends(), commands.table("smoke")
+    commands.store.rename(commands.folder / "lost")
+
+    again = commands.sweep(*smoke)
+
+    assert again.returncode == 0, again.stderr
+    assert "0 trials run (nothing left to do), 2 settled before" in again.stdout
+    assert commands.ends() == ends
+    assert commands.table("smoke") == table
+    assert_agree(commands)
+    bucket.rename(commands.folder / "gone")
+    bucket.write_text("not a folder")
+    refused = commands.sweep(*smoke, "--fresh")
+    assert refused.returncode == 2
+    assert refused.stderr.startswith(f"error: copies={bucket.as_uri()}: ")
+    assert commands.ends() == ends

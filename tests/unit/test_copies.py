@@ -1,8 +1,9 @@
-"""Copies of a store on object storage; here a folder, which pyarrow reaches in the same way."""
+"""Copies of a store: in a folder, which pyarrow reaches as it does object storage, and on S3."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -128,6 +129,41 @@ def test_nothing_but_results_goes_either_way(tmp_path: Path, bucket: Path) -> No
     (bucket / "ledger" / "20260101T000000Z-a-1-aaaaaaaa.jsonl").mkdir()
     assert copies(tmp_path / "b", bucket).fetch() == 3
     assert len([path for path in (tmp_path / "b").rglob("*") if path.is_file()]) == 3
+
+
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """An empty bucket of a server that speaks S3."""
+    from moto.server import ThreadedMotoServer
+    from pyarrow import fs
+
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "nobody")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "nothing")
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        query = "region=us-east-1&scheme=http&endpoint_override={}:{}"
+        where = "?" + query.format(*server.get_host_and_port())
+        system, _ = fs.FileSystem.from_uri(f"s3://bucket{where}&allow_bucket_creation=true")
+        system.create_dir("bucket")
+        yield "s3://bucket/results" + where
+    finally:
+        server.stop()
+
+
+def test_copies_on_s3(tmp_path: Path, s3: str) -> None:
+    segment = filled(tmp_path / "a", "one")
+    address = object_storage(s3)
+    assert Copies(tmp_path / "a", address).send() == 3
+    with segment.open("ab") as more:
+        more.write(segment.read_bytes().replace(b"one", b"two"))
+    assert Copies(tmp_path / "a", address).send() == 1
+    assert Copies(tmp_path / "b", address).fetch() == 3
+    assert Ledger.read(tmp_path / "b").settled() == {"one", "two"}
+    assert (tmp_path / "b" / "records" / record_name()).read_bytes() == RECORD
+
+    with pytest.raises(UsageError, match=r"^copies=s3://other/.*'other'"):
+        Copies(tmp_path / "a", address.replace("bucket", "other", 1)).send()
 
 
 def test_address_that_cannot_be_written_is_named(tmp_path: Path) -> None:

@@ -74,16 +74,27 @@ def test_redacted_when_nothing_is_secret_then_unchanged() -> None:
     assert redacted(text, {"TOKENIZERS_PARALLELISM": "false", "HOME": "/tmp"}) == text
 
 
-@pytest.mark.parametrize(("cluster", "mode"), [("local", "disabled"), ("auto", "token")])
-def test_ray_token_is_asked_for_wherever_others_could_reach_it(
-    cluster: str, mode: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("cluster", ["local", "auto", "10.0.0.1:6379"])
+def test_ray_asks_for_a_token_and_a_local_one_is_known_to_nobody_else(
+    cluster: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("RAY_AUTH_MODE", "")  # so that it is put back
-    monkeypatch.delenv("RAY_AUTH_MODE")
-    set_environment(cluster)
     import os
 
-    assert os.environ["RAY_AUTH_MODE"] == mode
+    tokens = set()
+    for _ in range(2):
+        for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
+            monkeypatch.setenv(name, "")  # so that it is put back
+            monkeypatch.delenv(name)
+        set_environment(cluster)
+        assert os.environ["RAY_AUTH_MODE"] == "token"
+        tokens.add(os.environ.get("RAY_AUTH_TOKEN", ""))
+    if cluster == "local":
+        assert len(tokens) == 2  # another one each time
+        assert all(re.fullmatch("[0-9a-f]{64}", token) for token in tokens)
+        (token, _) = tokens
+        assert redacted(f"RayError: {token}", {"RAY_AUTH_TOKEN": token}) == "RayError: ***"
+    else:
+        assert tokens == {""}  # the cluster's own, from its file
 
 
 @pytest.mark.parametrize("name", ["cluster.yaml", "cluster.on_prem.yaml"])
