@@ -53,7 +53,7 @@ class Demands:
         here = _alike()
         for name, value in self.alike.items():
             if here.get(name) != value:
-                yield f"{name} is {here.get(name)} there, {value} at the driver ({ROOT})"
+                yield f"{name} is {here.get(name)} there ({ROOT}), {value} at the driver"
 
     def _sees_marker(self) -> bool:
         try:
@@ -110,14 +110,14 @@ class Nodes:
 
 
 def _answers(demands: Demands, known: Collection[str]) -> dict[str, list[str]]:
-    """Problems, or none, by id of each living node; `known` ones are not asked."""
+    """Problems, or none, by id of each node; `known` ones are not asked, lost ones say nothing."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     asked = {}
-    for node in ray.nodes():
-        if node["Alive"] and node["NodeID"] not in known:
-            there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+    for key, node in _living().items():
+        if key not in known:
+            there = NodeAffinitySchedulingStrategy(key, soft=False)
             look = ray.remote(num_cpus=0, max_retries=0)(Demands.problems)
             asked[look.options(scheduling_strategy=there).remote(demands)] = node
     if not asked:
@@ -126,7 +126,14 @@ def _answers(demands: Demands, known: Collection[str]) -> dict[str, list[str]]:
     found = {asked[each]["NodeID"]: _answer(each, asked[each]) for each in ready}
     for each in late:
         found[asked[each]["NodeID"]] = [f"{_name(asked[each])}: no answer in {_CHECK_SECONDS:g} s"]
-    return found
+    return {key: found[key] for key in found.keys() & _living().keys()}
+
+
+def _living() -> dict[str, Mapping[str, Any]]:
+    """The nodes that are there, by id."""
+    import ray
+
+    return {str(node["NodeID"]): node for node in ray.nodes() if node["Alive"]}
 
 
 def _answer(answer: Any, node: Mapping[str, Any]) -> list[str]:

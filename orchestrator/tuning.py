@@ -76,6 +76,7 @@ class Tuning:
         self._interruption = interruption
         self._listener = listener
         self._ray = ExitStack()
+        self._supplies: dict[frozenset[str], Supply] = {}  # by the nodes that are left out
         self._scheduler: TrialScheduler | None = None  # of the Tuner that runs now
 
     def run(self, cells: Sequence[Cell], scheduler: str, past: Sequence[Mapping[str, Any]]) -> None:
@@ -132,13 +133,24 @@ class Tuning:
         nodes.raise_if_more_than(0)
         return nodes
 
-    def _need(self, cells: Sequence[Cell], there: Supply) -> Placement:
+    @property
+    def _supply(self) -> Supply:
+        """What Ray had, or might get, at the start or when a node was first left out.
+
+        It is not counted again each time: a node that is lost may come back.
+        """
+        left_out = frozenset(self._nodes.unfit)
+        if left_out not in self._supplies:
+            self._supplies[left_out] = supply(self._config.cluster, left_out)
+        return self._supplies[left_out]
+
+    def _need(self, cells: Sequence[Cell]) -> Placement:
         """What is enough for every trial.
 
         Raises:
             UsageError: If the cluster can never give it.
         """
-        sharing = self._config.sharing
+        there, sharing = self._supply, self._config.sharing
         for cell in cells:
             preflight(cell.spec, there.total, sharing, there.nodes)
         return widest(placement(cell.spec, there.total, sharing) for cell in cells)
@@ -163,9 +175,7 @@ class Tuning:
         )
         self._scheduler = scheduler
         is_compared = len(rungs) > 1 or search_alg is not None
-        nodes = self._nodes
-        there = supply(self._config.cluster, nodes.unfit)
-        need = self._need(cells, there)
+        nodes, need = self._nodes, self._need(cells)
         runtime = Runtime(
             cache=self._cache,
             store=self._store,
@@ -187,7 +197,7 @@ class Tuning:
                 num_samples=1 if search_alg is None else -1,
                 scheduler=scheduler,
                 max_concurrent_trials=(
-                    self._config.workers or max(1, int(there.total["CPU"] // need.cpus))
+                    self._config.workers or max(1, int(self._supply.total["CPU"] // need.cpus))
                 ),
                 reuse_actors=True,
                 trial_dirname_creator=lambda trial: trial.trial_id,

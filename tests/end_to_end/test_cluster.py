@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -127,3 +128,40 @@ def test_node_without_the_store_is_named(
         assert all(re.fullmatch(message + ".*", line) for line in own.unfit.values())
     finally:
         ray.shutdown()
+
+
+def test_rank_on_an_unfit_node_then_the_trial_says_so_and_keeps_its_state(
+    cluster: Any, tmp_path: Path
+) -> None:
+    from orchestrator.cluster import set_environment
+
+    set_environment(cluster.address)
+    import ray
+    from ray import tune
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+    from trainables.trial import EditTrial
+    from trainables.trial_run import Runtime
+
+    def problems() -> list[str]:
+        is_rank = "_RankActor" in Path("/proc/self/cmdline").read_text()
+        return ["node old: too old", "node old: too small"] if is_rank else []
+
+    runtime = Runtime(cache=tmp_path, store=tmp_path, num_ranks=2, problems=problems)
+    runtime.state_path("key").parent.mkdir()
+    runtime.state_path("key").write_text("of an earlier attempt")
+    ray.init(address=cluster.address, log_to_driver=False)
+    try:
+        group = ray.util.placement_group([{"CPU": 1}] * 2)  # one on each node
+        made = tune.with_parameters(EditTrial, plan={"key": {}}, runtime=runtime)
+        place = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=0)
+        trial = ray.remote(made).options(num_cpus=1, scheduling_strategy=place)
+        result = ray.get(trial.remote({"trial_key": "key"}).step.remote())
+        nodes = ray.util.placement_group_table(group)["bundles_to_node_id"]
+    finally:
+        ray.shutdown()
+    row = json.loads(result["row"])
+    assert (row["status"], row["error"]) == ("unfit", "node old: too old; node old: too small")
+    assert row["node"] == nodes[1]
+    assert result["done"]
+    assert runtime.state_path("key").read_text() == "of an earlier attempt"
