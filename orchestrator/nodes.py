@@ -26,7 +26,7 @@ class Demands:
     """What a node must have; a result would otherwise depend on where it was made.
 
     Attributes:
-        store: The sweep's folder, as typed.
+        store: The sweep's folder.
         marker: A file in it that no other folder holds.
         alike: Hash of the source, and versions, by name.
     """
