@@ -20,7 +20,7 @@ from ray.tune.schedulers import TrialScheduler
 
 from orchestrator.cluster import LOCAL, running_ray, supply
 from orchestrator.config import SweepConfig
-from orchestrator.errors import UsageError
+from orchestrator.errors import LedgerError, UsageError
 from orchestrator.interruption import Interruption
 from orchestrator.nodes import MOST_UNFIT, Demands, Nodes
 from orchestrator.placement import Placement, Supply, placement, preflight, widest
@@ -267,6 +267,8 @@ class _Events(tune.Callback):
         if row["status"] == "unfit":
             self._nodes.leave_out(row["node"], row["error"])
             self._tell_misplaced(key)
+        elif row["status"] == "unstored":
+            self._interruption.fail(LedgerError(f"a trial cannot write: {row['error']}"))
         else:
             self._tell(self._listener.on_result, key, row)
 

@@ -119,12 +119,21 @@ def _digest(blob: bytes, values: object) -> str:
     return hashlib.sha256(blob + json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
+def write_whole(path: Path, content: bytes) -> None:
+    """Store `content` aside and rename it; where that fails, nothing of it is left."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        aside.write_bytes(content)
+        aside.rename(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
 def write_state(path: Path, state: State) -> None:
     """Store a state in one safetensors file, written aside and renamed."""
     tensors = {name: value.detach().cpu().contiguous() for name, value in state.tensors.items()}
-    aside = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
-    aside.write_bytes(save(tensors, metadata={"values": json.dumps(state.values)}))
-    aside.rename(path)
+    write_whole(path, save(tensors, metadata={"values": json.dumps(state.values)}))
 
 
 def read_state(path: Path) -> State | None:

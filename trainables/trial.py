@@ -7,9 +7,9 @@ the actor, the node and the driver alike; it is deleted when the trial settles.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
-import os
 import socket
 import time
 import traceback
@@ -20,13 +20,15 @@ from typing import Any
 import torch
 from ray import tune
 
-from trainables.artefacts import write_state
+from trainables.artefacts import write_state, write_whole
 from trainables.errors import EditDiverged, NodeUnfitError, RankLostError, RestoreError
 from trainables.team import Team, check_node, quiet_process
 from trainables.time_limit import TimeLimit
 from trainables.trial_run import Runtime, TrialRun
 from trainables.workbench import Workbench
 
+_UNENDED = ("unfit", "unstored")  # the fault is a node's, or the store's: the trial runs again
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _DECISIVE = ("done", "rung", "compared")  # of a row: ends the trial, when and what is compared
 
 
@@ -71,7 +73,8 @@ class EditTrial(tune.Trainable):
         A failure ends this trial with a row that says why; it is not raised, because Tune would
         repeat it, and a defect repeats itself. Only a backbone that cannot be loaded for want of
         memory, and a lost rank, are raised: whoever holds the memory may soon be gone. On a node
-        that cannot work on the sweep the row says so (`unfit`), and the trial is not ended.
+        that cannot work on the sweep, and where a disk takes no more, the row says so (`unfit`,
+        `unstored`), and the trial has not ended.
         """
         begin, cpu = time.perf_counter(), time.process_time()
         limit = TimeLimit(self._runtime.max_seconds, self._seconds, self._overdue_path)
@@ -87,11 +90,12 @@ class EditTrial(tune.Trainable):
         except (torch.OutOfMemoryError, RankLostError):
             raise
         except Exception as error:  # noqa: BLE001 - the one place that records a failure
+            is_full = isinstance(error, OSError) and error.errno in _FULL
             reason = f"{type(error).__name__}: {first_line(error)}"
-            row = {"status": "failed", "error": reason, "done": True}
+            row = {"status": "unstored" if is_full else "failed", "error": reason, "done": True}
             row["traceback"] = traceback.format_exc()
-        if row["status"] == "unfit":
-            self._close()  # its state is another node's to go on from
+        if row["status"] in _UNENDED:
+            self._close()  # its state is there to go on from
         elif row["done"]:
             self._settle()
         self._seconds += time.perf_counter() - begin
@@ -172,7 +176,6 @@ class EditTrial(tune.Trainable):
         if time.monotonic() - self._saved_at < self._runtime.checkpoint_seconds:
             return
         assert self._run.loop is not None
-        self._state_path.parent.mkdir(parents=True, exist_ok=True)
         write_state(self._state_path, self._run.loop.state())
         self._saved_at = time.monotonic()
 
@@ -192,11 +195,7 @@ class EditTrial(tune.Trainable):
         lines = [json.dumps(line) for line in loop.record_lines()]
         blob = ("\n".join(lines) + "\n").encode()
         name = f"{hashlib.sha256(blob).hexdigest()[:32]}.jsonl"
-        folder = self._runtime.store / "records"
-        folder.mkdir(parents=True, exist_ok=True)
-        aside = folder / f"{name}.{os.getpid()}.tmp"
-        aside.write_bytes(blob)
-        aside.rename(folder / name)
+        write_whole(self._runtime.store / "records" / name, blob)
         curve = loop.curve()
         return {"records": name, "curve": curve} if curve else {"records": name}
 

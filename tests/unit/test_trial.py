@@ -13,6 +13,8 @@ import torch
 import yaml
 from torch.nn.modules.module import register_module_forward_pre_hook
 
+from tests.end_to_end.commands import own_file_system
+from tests.end_to_end.test_full_disk import fill
 from tests.unit.file_trials import spec, write, zsre_line
 from trainables.artefacts import read_state
 from trainables.methods import method_settings
@@ -141,3 +143,23 @@ def test_out_of_memory_after_a_saved_state_goes_on_from_there(
     assert row["edits_seen"] == NUM_EDITS
     assert set(done_at[: ran_out[0] - 1]) == {0}
     assert set(done_at[ran_out[0] :]) <= {1, 2}  # the first batch was not edited again
+
+
+def test_trial_when_the_disk_is_full_then_it_has_not_ended_and_runs_again(
+    trial: EditTrial, tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    with own_file_system(store, size_mib=4):
+        fill(store / "filler")
+        full = trial.step()
+        row = json.loads(full["row"])
+        assert full["done"]
+        assert row["status"] == "unstored"
+        assert "No space left on device" in row["error"]
+        assert not [path for path in store.rglob("*") if path.suffix == ".tmp"]
+
+        (store / "filler").unlink()
+        assert trial.reset_config({"trial_key": TRIALS[0]})
+        row = json.loads(trial.step()["row"])
+        assert row["status"] == "finished"
+        assert (store / "records" / row["records"]).is_file()
