@@ -98,6 +98,18 @@ class Commands:
         return list(client.search_runs(experiments, max_results=1000))
 
 
+def run_driver(script: str) -> subprocess.CompletedProcess[str]:
+    """A Python script that uses the packages as `sweep.py` does, run to its end."""
+    return subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_SECONDS,
+        check=False,
+    )
+
+
 def assert_agree(commands: Commands, server: str | None = None) -> None:
     """MLflow holds one run per trial of the ledger, written from its last end row."""
     last = {row["fingerprint"]: row["row_id"] for row in commands.ends()}

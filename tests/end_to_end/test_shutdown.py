@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from pathlib import Path
+from tests.end_to_end.commands import run_driver
 
-from tests.end_to_end.commands import TIMEOUT_SECONDS
-
-ROOT = Path(__file__).resolve().parents[2]
 NUM_REFERENCES = 200_000  # enough to last until Ray has shut down
 
 DRIVER = f"""
@@ -33,12 +28,5 @@ print("goes on")
 
 
 def test_driver_outlives_ray_while_another_thread_makes_garbage_of_references_to_it() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", DRIVER],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_SECONDS,
-        check=False,
-    )
+    done = run_driver(DRIVER)
     assert (done.returncode, done.stdout) == (0, "goes on\n"), done.stderr

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
-from tests.end_to_end.commands import TIMEOUT_SECONDS
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.end_to_end.commands import run_driver
 
 STRANGER = """
 import os, sys
@@ -40,13 +34,6 @@ with running_ray(LOCAL, 1):
 
 @pytest.mark.slow
 def test_ray_of_a_local_sweep_is_joined_by_nobody_without_its_token() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", DRIVER],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_SECONDS,
-        check=False,
-    )
+    done = run_driver(DRIVER)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["refused", "joined"]
