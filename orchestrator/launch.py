@@ -13,7 +13,7 @@ from orchestrator.config import SweepConfig
 from orchestrator.driver import Sweep, resolved_cell
 from orchestrator.interruption import Interruption
 from orchestrator.placement import preflight
-from orchestrator.plan import Plan, spec_for
+from orchestrator.plan import Plan, TrialSpec, spec_for
 from orchestrator.progress import Building, announce
 from orchestrator.rows import Cell, Options, Outcome
 from trainables.validation import Validator
@@ -54,6 +54,8 @@ def _prepared(
     cache = _cache(plan.config)
     with Building() as building:
         validator = Validator(cache, building.advance)
+        for spec in _data_of(plan):
+            validator.check_data(spec.to_dict())  # all of it, before a backbone is trained
         cells = [resolved_cell(validator, spec) for spec in plan.trials or plan.typical[:1]]
     if plan.config.cluster == LOCAL:
         here = {"CPU": plan.config.workers or os.cpu_count() or 1, "GPU": cuda.device_count()}
@@ -63,6 +65,17 @@ def _prepared(
     sweep = Sweep(plan.config, options, cache, validator, interruption)
     sweep.list_excluded()
     return sweep, cells
+
+
+def _data_of(plan: Plan) -> list[TrialSpec]:
+    """The trials whose data can be checked now; of a search one, and one of what it reruns."""
+    if plan.trials:
+        return list(plan.trials)
+    first, rerun = plan.typical[0], plan.config.rerun
+    if rerun is None:
+        return [first]
+    values = {**first.swept, "dataset.part": rerun.part}
+    return [first, spec_for(plan.config, values, rerun.seeds[0])]
 
 
 def _cache(config: SweepConfig) -> Path:

@@ -1,4 +1,4 @@
-"""Which records a trial edits, in which order and in which batches."""
+"""In which order and in which batches a trial edits the records that were drawn."""
 
 from __future__ import annotations
 
@@ -10,35 +10,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from trainables.datasets import serial, streams
-from trainables.datasets.groups import similarity_groups
+from trainables.datasets import streams
+from trainables.drawing import Drawn
 from trainables.errors import ConfigError
-from trainables.interfaces import Backbone, EditRecord
+from trainables.interfaces import Backbone
 from trainables.moe.ordering import between_batch_similarity, plan_batches, within_batch_similarity
 from trainables.prompts import tokenise
-from trainables.record_frequency import banded
+from trainables.records import EditRecord
 from trainables.seeding import derived_seed
 from trainables.sources import Source
 
 Spec = Mapping[str, Any]
 ROLLED_BACK = ("single", "batch")
 SERIAL_ORDERS = ("given", "random")
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """The records that a trial edits.
-
-    Attributes:
-        records: One per edit.
-        questions: For each record the number of its question; several answer the same one in a
-            serial stream alone.
-        counts: What the draw had to do, by name.
-    """
-
-    records: tuple[EditRecord, ...]
-    questions: tuple[int, ...]
-    counts: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -76,31 +60,6 @@ class EditStream:
         order = self.order
         newest = set(self.latest(len(order)))
         return [record for record in order if record not in newest]
-
-
-def draw(spec: Spec, source: Source) -> Drawn:
-    """The records that a trial edits; the same for every arm of a seed.
-
-    `batch` needs `num_edits` for each of its `num_batches`, `serial` makes `answers_per_question`
-    records of each of its `num_questions`. With `group_sizes` so many edits come from each group
-    of similar records, in every batch.
-
-    Raises:
-        ConfigError: If the data offers too few records, answers, or members of a group.
-    """
-    protocol, seed = spec["protocol"], spec["seed"]
-    source = banded(spec, source)
-    if protocol["kind"] == "serial":
-        num_questions = protocol["num_questions"]
-        drawn = streams.draw(source.records, num_questions, seed, key="protocol.num_questions")
-        made = serial.serial_records(drawn, source.records, protocol["answers_per_question"], seed)
-        return Drawn(made.records, made.questions, {"answers_topped_up": made.num_topped_up})
-    repeats = protocol.get("num_batches") or 1 if protocol["kind"] == "batch" else 1
-    if protocol.get("group_sizes"):
-        records = _from_groups(source, protocol["group_sizes"], repeats, seed)
-    else:
-        records = streams.draw(source.records, protocol["num_edits"] * repeats, seed)
-    return Drawn(records, tuple(range(len(records))))
 
 
 def edit_stream(spec: Spec, backbone: Backbone, drawn: Drawn, source: Source) -> EditStream:
@@ -193,26 +152,3 @@ def _mean_embeddings(backbone: Backbone, texts: Sequence[tuple[str, str]]) -> ND
         for prompt, target in texts
     ]
     return torch.stack(means).cpu().numpy().astype(np.float64)
-
-
-def _from_groups(
-    source: Source, sizes: Sequence[int], repeats: int, seed: int
-) -> tuple[EditRecord, ...]:
-    """`repeats` draws of so many records from each group, the groups of one draw side by side."""
-    labels = similarity_groups(source.records, len(sizes))
-    drawn: list[Sequence[EditRecord]] = []
-    for group, size in enumerate(sizes):
-        members = [r for r, label in zip(source.records, labels, strict=True) if label == group]
-        offered = len({record.prompt for record in members})
-        if size * repeats > offered:
-            raise ConfigError(
-                f"protocol.group_sizes is {list(sizes)}; group {group + 1} of the data holds "
-                f"{offered} different prompts, and {repeats} batches need {size * repeats}"
-            )
-        drawn.append(streams.draw(members, size * repeats, seed) if size else ())
-    return tuple(
-        record
-        for number in range(repeats)
-        for size, records in zip(sizes, drawn, strict=True)
-        for record in records[number * size : (number + 1) * size]
-    )

@@ -1,4 +1,6 @@
-"""What passes between the packages: records, token batches, the backbone, and the edit protocol.
+"""What passes between the packages: token batches, the backbone, and the edit protocol.
+
+The records of `records.py` can be had here too, by whoever holds a backbone anyway.
 
 Dimension letters: B prompts, T tokens, D model width, E experts, M scored positions, V vocabulary.
 """
@@ -13,49 +15,12 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from trainables.records import Edit as Edit
+from trainables.records import EditRecord as EditRecord
+from trainables.records import Question as Question
 from trainables.row_pieces import RowPieces
 
 Json: TypeAlias = bool | int | float | str | list[Any] | dict[str, Any] | None
-
-
-@dataclass(frozen=True)
-class Question:
-    """A prompt with the answer at whose tokens an output is compared."""
-
-    prompt: str
-    answer: str
-    kind: str  # rephrase | locality_near | locality_same | locality_far | portability
-
-
-@dataclass(frozen=True)
-class EditRecord:
-    """One fact to change, with everything that it is scored on; never handed to a method whole."""
-
-    record_id: str
-    prompt: str
-    target_new: str
-    subject: str | None = None
-    rephrases: tuple[str, ...] = ()
-    locality: tuple[Question, ...] = ()
-    portability: tuple[Question, ...] = ()
-    true_answer: str | None = None
-    relation: str | None = None
-    frequency: float | None = None  # how often the backbone saw the fact, where known
-
-
-@dataclass(frozen=True)
-class Edit:
-    """The part of a record that a method may see while editing.
-
-    `training_locality` are unrelated prompts of another split than those that are scored.
-    `true_answer` is what the data set says held before the edit; None where it does not say.
-    """
-
-    prompt: str
-    target_new: str
-    subject: str | None = None
-    training_locality: tuple[str, ...] = ()
-    true_answer: str | None = None
 
 
 @dataclass(frozen=True)

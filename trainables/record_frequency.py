@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from trainables.artefacts import Artefacts
 from trainables.backbones.split import Site, Split
-from trainables.datasets.frequency_band import in_band
-from trainables.errors import ConfigError
 from trainables.gece import GeceSettings, calibration, text_word_counts
 from trainables.interfaces import Backbone
 from trainables.prompts import edit_batch
 from trainables.sources import Source
 
-SOURCES = ("known", "gece")
 # The defaults of the method whose paper ranks by GECE; see `gece` on why.
 _SETTINGS = GeceSettings(
     gece_reference="true_answer",
@@ -25,26 +20,6 @@ _SETTINGS = GeceSettings(
     meteor_penalty=0.0,
     meteor_synonyms="none",
 )
-
-
-def banded(spec: Mapping[str, Any], source: Source) -> Source:
-    """`source` with the records of `dataset.frequency_band` alone; unchanged without a band.
-
-    Before the backbone is loaded nothing is known of records that are ranked by GECE: all stay.
-
-    Raises:
-        ConfigError: If band or source of the frequencies do not fit; see `in_band`.
-    """
-    dataset = spec["dataset"]
-    band, by = dataset.get("frequency_band"), dataset.get("frequency_source", SOURCES[0])
-    if by not in SOURCES:
-        allowed = " or ".join(SOURCES)
-        raise ConfigError(f"dataset.frequency_source is {by!r}; it must be {allowed}")
-    if band is None:
-        return source
-    if by == "gece" and any(record.frequency is None for record in source.records):
-        return source
-    return replace(source, records=in_band(source.records, band))
 
 
 def with_gece(source: Source, backbone: Backbone, artefacts: Artefacts) -> Source:

@@ -24,10 +24,9 @@ from trainables.datasets import (
 from trainables.datasets.groups import similarity_groups
 from trainables.datasets.loaded import Loaded
 from trainables.errors import DataError
-from trainables.interfaces import Edit, EditRecord
+from trainables.records import Edit, EditRecord
 
 EMBEDDED = "embedded:"
-WORLD = ("facts", "facts_passages")  # data sets that need no file
 PASSAGES = ("facts_passages", "hallucination")
 NUM_TRAINING_LOCALITY = 8  # prompts that an edit may be trained to leave alone
 MAX_TRAINING_LOCALITY = 200  # prompts that these are drawn from
@@ -47,6 +46,7 @@ class Source:
         locality_known: Share of the locality questions that the backbone answers rightly, where
             that was measured: of embedded backbones, when they were built.
         has_passages: Targets are running text, whose perplexity is measured.
+        provisional: The embedded backbone is not trained yet; it may leave questions out.
     """
 
     records: tuple[EditRecord, ...]
@@ -57,6 +57,7 @@ class Source:
     num_subject_absent: int = 0
     locality_known: float | None = None
     has_passages: bool = False
+    provisional: bool = False
 
     @cached_property
     def group_of(self) -> dict[str, int]:
@@ -87,40 +88,42 @@ def backbone_folder(
     model = str(spec["backbone"]["model"])
     if not model.startswith(EMBEDDED):
         return model
-    path = spec["backbone"].get("data_path") or spec["dataset"].get("path")
-    return str(
-        world.ensure_backbone(
-            model.removeprefix(EMBEDDED),
-            cache / "backbones",
-            seed=int(spec["backbone"].get("seed") or 0),
-            data_path=Path(path) if path else None,
-            progress=progress,
-        )
-    )
+    name, settings = _embedded(spec)
+    return str(world.ensure_backbone(name, cache / "backbones", **settings, progress=progress))
 
 
-def open_source(spec: Mapping[str, Any], cache: Path) -> Source:
+def open_source(spec: Mapping[str, Any], cache: Path, *, trains: bool = True) -> Source:
     """The records of a specification.
+
+    Args:
+        spec: With `backbone` and `dataset`.
+        cache: Folder of embedded backbones.
+        trains: Whether an embedded backbone that is missing is trained first, as it decides which
+            records have something to edit and which locality questions are asked. Without it the
+            source of a missing one is `provisional`.
 
     Raises:
         DataError: If the data is missing, broken, or does not fit the backbone.
     """
-    dataset = spec["dataset"]
-    if dataset["name"] in WORLD:
-        return _facts_source(spec, cache)
-    loaded = _loaded(dataset)
-    records = loaded.records
-    model, known = str(spec["backbone"]["model"]), None
+    dataset, model = spec["dataset"], str(spec["backbone"]["model"])
     if model.startswith(EMBEDDED):
+        # Whatever is wrong with the data is said before two minutes of training.
         world.check_source(model.removeprefix(EMBEDDED), dataset["name"])
-        folder = Path(backbone_folder(spec, cache))
-        known = world.locality_known(folder)
+    if dataset["name"] in world.MADE_UP:
+        return _facts_source(spec, cache, trains)
+    loaded = _loaded(dataset)
+    records, known, provisional = loaded.records, None, False
+    if model.startswith(EMBEDDED):
+        name, settings = _embedded(spec)
+        plan = world.blueprint(name, cache / "backbones", **settings)
+        if trains or plan.is_built:
+            known = world.locality_known(Path(backbone_folder(spec, cache)))
+        provisional = known is None
         # A backbone that never read a record's true answer has nothing to edit there.
-        lines = world.trained_lines(folder)
         records = tuple(
             record
             for record, line in zip(loaded.records, loaded.lines, strict=True)
-            if line in lines
+            if line in plan.lines
         )
     part = streams.split(records, dataset["part"])
     tune = streams.split(records, "tune")
@@ -133,7 +136,18 @@ def open_source(spec: Mapping[str, Any], cache: Path) -> Source:
         num_subject_absent=loaded.num_subject_missing,
         locality_known=known,
         has_passages=dataset["name"] in PASSAGES,
+        provisional=provisional,
     )
+
+
+def _embedded(spec: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Name of the embedded backbone, and what decides how it is trained."""
+    path = spec["backbone"].get("data_path") or spec["dataset"].get("path")
+    settings = {
+        "seed": int(spec["backbone"].get("seed") or 0),
+        "data_path": Path(path) if path else None,
+    }
+    return str(spec["backbone"]["model"]).removeprefix(EMBEDDED), settings
 
 
 def _loaded(dataset: Mapping[str, Any]) -> Loaded:
@@ -146,7 +160,7 @@ def _loaded(dataset: Mapping[str, Any]) -> Loaded:
     }
     name = dataset["name"]
     if name not in loaders:
-        raise DataError(f"dataset {name!r} is not known: {', '.join((*WORLD, *loaders))}")
+        raise DataError(f"dataset {name!r} is not known: {', '.join((*world.MADE_UP, *loaders))}")
     if not dataset.get("path"):
         raise DataError(f"dataset.path is not set; dataset={name} needs a file")
     return loaders[name](Path(dataset["path"]))
@@ -168,8 +182,14 @@ def _unscored_locality(
     return tuple(dict.fromkeys(other))[:MAX_TRAINING_LOCALITY]
 
 
-def _facts_source(spec: Mapping[str, Any], cache: Path) -> Source:
-    folder = Path(backbone_folder(spec, cache))
+def _facts_source(spec: Mapping[str, Any], cache: Path, trains: bool) -> Source:
+    model = str(spec["backbone"]["model"])
+    folder: Path | None = Path(model)
+    if model.startswith(EMBEDDED):
+        name, settings = _embedded(spec)
+        plan = world.blueprint(name, cache / "backbones", **settings)
+        is_there = trains or plan.is_built
+        folder = Path(backbone_folder(spec, cache)) if is_there else None
     made_up = facts.build_world()
     prompts = facts.training_locality(made_up)
     few = prompts[:NUM_TRAINING_LOCALITY]
@@ -185,4 +205,5 @@ def _facts_source(spec: Mapping[str, Any], cache: Path) -> Source:
         training_locality=prompts,
         digest=digest,
         has_passages=name in PASSAGES,
+        provisional=folder is None,
     )

@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from trainables.backbones.loading import fingerprint
-from trainables.edit_stream import draw
+from trainables.data_check import DataCheck
 from trainables.methods import build_config, get_version, method_settings
-from trainables.sources import Source, backbone_folder, open_source
-
-LEAST_KNOWN = 0.3  # share of locality questions below which locality says little
+from trainables.sources import backbone_folder
 
 
 class Validator:
@@ -27,10 +25,21 @@ class Validator:
         """Nothing is read yet; `progress` hears of an embedded backbone's training."""
         self._cache, self._progress = cache, progress
         self._fingerprints: dict[str, str] = {}
-        self._sources: dict[str, Source] = {}
-        self._drawn: set[str] = set()
-        self.excluded: list[str] = []  # records left out, with file, line and reason
+        self._data = DataCheck(cache)
         self.warnings: list[str] = []  # what a reader of the table should know before the start
+
+    @property
+    def excluded(self) -> list[str]:
+        """Records left out, with file, line and reason."""
+        return self._data.excluded
+
+    def check_data(self, spec: Mapping[str, Any]) -> None:
+        """Read the data of a specification and try its draw; no backbone is trained for it.
+
+        Raises:
+            EditingError: Naming the first setting that cannot work.
+        """
+        self.warnings += self._data.check(spec)
 
     def validate(self, spec: Mapping[str, Any]) -> dict[str, Any]:
         """What the driver must know of one specification that can work.
@@ -43,6 +52,7 @@ class Validator:
         """
         module = spec["method"]["module"]
         build_config(module, method_settings(spec["method"]))
+        self.check_data(spec)  # before two minutes of training
         backbone = repr(sorted(spec["backbone"].items(), key=str))
         if backbone not in self._fingerprints:
             model = backbone_folder(spec, self._cache, self._progress)
@@ -51,15 +61,8 @@ class Validator:
                 if Path(model).is_dir()
                 else f"{model}@{spec['backbone'].get('revision')}"
             )
-        data = repr((sorted(spec["dataset"].items(), key=str), backbone))
-        if data not in self._sources:
-            self._sources[data] = open_source(spec, self._cache)
-            self._note(self._sources[data], spec)
-        source = self._sources[data]
-        draws = repr((data, sorted(spec["protocol"].items(), key=str), spec["seed"]))
-        if draws not in self._drawn:
-            draw(spec, source)
-            self._drawn.add(draws)
+        self.warnings += self._data.check(spec, trains=True)
+        source = self._data.source(spec)
         return {
             "backbone_fingerprint": self._fingerprints[backbone],
             "dataset_digest": _with_texts(source.digest, spec["method"]),
@@ -69,20 +72,6 @@ class Validator:
                 "count.subject_absent_in_data": source.num_subject_absent,
             },
         }
-
-    def _note(self, source: Source, spec: Mapping[str, Any]) -> None:
-        name = spec["dataset"]["name"]
-        if source.excluded:
-            self.excluded += source.excluded
-            self.warnings.append(
-                f"dataset={name}: {len(source.excluded)} records are left out in every arm"
-            )
-        known = source.locality_known
-        if known is not None and known < LEAST_KNOWN:
-            self.warnings.append(
-                f"backbone={spec['backbone']['name']} answers {known:.0%} of the locality "
-                f"questions of dataset={name}: below {LEAST_KNOWN:.0%}, locality compares guesses"
-            )
 
 
 def _with_texts(digest: str, method: Mapping[str, Any]) -> str:

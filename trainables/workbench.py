@@ -16,8 +16,9 @@ from trainables.artefacts import Artefacts
 from trainables.backbones.loading import load_backbone
 from trainables.backbones.pristine import Pristine
 from trainables.backbones.split import Split
+from trainables.drawing import draw
 from trainables.edit_loop import Before, EditLoop, EditProtocol
-from trainables.edit_stream import ROLLED_BACK, draw, edit_stream
+from trainables.edit_stream import ROLLED_BACK, edit_stream
 from trainables.errors import MemoryExhaustedError
 from trainables.interfaces import Backbone, EditMethod, EditRecord, Json, State
 from trainables.methods import build_config, get_method, method_settings

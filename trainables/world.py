@@ -20,14 +20,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from trainables.backbones import facts as trainer
-from trainables.backbones.facts import Progress, Recipe, Row
+from trainables.backbones import recipe as recipes
+from trainables.backbones.recipe import Progress, Recipe, Row
 from trainables.datasets import counterfact, facts, zsre
 from trainables.errors import BackboneError, DataError
-from trainables.interfaces import EditRecord
+from trainables.records import EditRecord
 
 VERSION = 1
 NUM_FILE_RECORDS = 1000
+MADE_UP = ("facts", "facts_passages")  # data sets that need no file, but a backbone that read them
 _PROBE_STRIDE = 4  # every fourth trained question of the made-up world: enough for its recall
 
 _KNOWN_FILE = "known.json"
@@ -86,6 +87,25 @@ class _Material:
     lines: tuple[int, ...] = ()  # of the user's file, counted from 1
 
 
+@dataclass(frozen=True)
+class Blueprint:
+    """An embedded backbone as it is trained, and the folder that it is in or will be in."""
+
+    recipe: Recipe
+    material: _Material
+    folder: Path
+
+    @property
+    def is_built(self) -> bool:
+        """Whether the backbone is there; a folder appears whole or not at all."""
+        return self.folder.is_dir()
+
+    @property
+    def lines(self) -> frozenset[int]:
+        """As `trained_lines`; known before the training."""
+        return frozenset(self.material.lines)
+
+
 def default_cache() -> Path:
     """Folder of this project below the user's cache folder."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "editing-sweeps"
@@ -120,6 +140,24 @@ def ensure_backbone(
     """
     from filelock import FileLock
 
+    plan = blueprint(name, cache, seed=seed, data_path=data_path)
+    if plan.is_built:
+        return plan.folder
+    cache.mkdir(parents=True, exist_ok=True)
+    # Advisory and released by the system when its holder dies: no stale lock is left behind.
+    with FileLock(cache / f".{plan.folder.name}.lock"):
+        if not plan.is_built:
+            _build(plan.recipe, plan.material, plan.folder, progress)
+    return plan.folder
+
+
+def blueprint(name: str, cache: Path, *, seed: int = 0, data_path: Path | None = None) -> Blueprint:
+    """What `ensure_backbone` would make of the same arguments, without training anything.
+
+    Raises:
+        BackboneError: As `ensure_backbone`.
+        DataError: As `ensure_backbone`.
+    """
     if name not in EMBEDDED:
         raise BackboneError(
             f"backbone.model is 'embedded:{name}'; allowed: "
@@ -128,23 +166,19 @@ def ensure_backbone(
     embedded = EMBEDDED[name]
     material = _material(name, embedded, data_path)
     recipe = replace(embedded.recipe, seed=seed)
-    folder = cache / f"{name}-{_key(recipe, material)[:16]}"
-    if folder.is_dir():
-        return folder
-    cache.mkdir(parents=True, exist_ok=True)
-    # Advisory and released by the system when its holder dies: no stale lock is left behind.
-    with FileLock(cache / f".{folder.name}.lock"):
-        if not folder.is_dir():
-            _build(recipe, material, folder, progress)
-    return folder
+    return Blueprint(recipe, material, cache / f"{name}-{_key(recipe, material)[:16]}")
 
 
-def facts_records(folder: Path, part: facts.Part) -> tuple[EditRecord, ...]:
+def facts_records(folder: Path | None, part: facts.Part) -> tuple[EditRecord, ...]:
     """Edits of the made-up world whose locality questions the backbone in `folder` answers.
+
+    Without a folder, of a backbone that is still to be trained: with all locality questions.
 
     Raises:
         DataError: If that backbone was not trained on the made-up world.
     """
+    if folder is None:
+        return facts.records(facts.build_world(), part)
     known = _stored(folder, _KNOWN_FILE)
     if known is None or trained_lines_or_none(folder) is not None:
         raise DataError(
@@ -162,11 +196,10 @@ def check_source(name: str, dataset: str) -> None:
         DataError: If it has not: it would have nothing to edit.
     """
     source = EMBEDDED[name].source if name in EMBEDDED else None
-    if source not in (None, dataset):
-        fitting = [
-            f"backbone={other}" for other, made in EMBEDDED.items() if made.source == dataset
-        ]
-        allowed = " or ".join([*fitting, "a real model"])
+    wanted = "facts" if dataset in MADE_UP else dataset
+    if source not in (None, wanted):
+        fitting = [f"backbone={other}" for other, made in EMBEDDED.items() if made.source == wanted]
+        allowed = " or ".join([*fitting, *(["a real model"] if dataset not in MADE_UP else [])])
         raise DataError(
             f"dataset={dataset} with backbone={name}: it was trained on {source}; use {allowed}"
         )
@@ -246,6 +279,8 @@ def _file_material(source: Literal["zsre", "counterfact"], path: Path) -> _Mater
 
 def _build(recipe: Recipe, material: _Material, folder: Path, progress: Progress | None) -> None:
     """Trains and measures beside `folder`, then renames: it appears whole or not at all."""
+    from trainables.backbones import facts as trainer  # torch: two seconds, for training alone
+
     aside = folder.with_name(f".{folder.name}.part")  # one builder at a time: see the lock
     cpu, wall = time.process_time(), time.perf_counter()
     try:
@@ -287,7 +322,7 @@ def _shares(probes: Sequence[_Probe], correct: Iterable[bool]) -> dict[str, floa
 def _key(recipe: Recipe, material: _Material) -> str:
     """SHA-256 of all that decides the folder's content."""
     content: Any = [
-        [VERSION, trainer.VERSION],
+        [VERSION, recipes.VERSION],
         asdict(recipe),
         material.rows,
         [(probe.prompt, probe.answer, probe.kind) for probe in material.probes],

@@ -39,8 +39,8 @@ from orchestrator.ledger import Ledger
 from tests.benchmarks.naive import NaiveTrial
 from tests.benchmarks.per_method import line_of, method_cost
 from tests.benchmarks.scaling import many_trials, two_workers, verdict
+from trainables.drawing import draw
 from trainables.edit_loop import EditLoop
-from trainables.edit_stream import draw
 from trainables.interfaces import Edit
 from trainables.metrics.evaluator import Evaluator
 from trainables.prompts import edit_batch

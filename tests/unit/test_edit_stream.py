@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from trainables.edit_stream import Drawn, EditStream, draw, edit_batches, edit_stream
+from trainables.drawing import Drawn, draw
+from trainables.edit_stream import EditStream, edit_batches, edit_stream
 from trainables.errors import ConfigError
 from trainables.interfaces import Backbone, EditRecord
 from trainables.prompts import tokenise

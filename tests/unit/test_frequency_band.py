@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from trainables.datasets.frequency_band import in_band
+from trainables.drawing import banded
 from trainables.errors import ConfigError
 from trainables.interfaces import EditRecord
-from trainables.record_frequency import banded
 from trainables.sources import Source
 
 # frequencies 0 to 9, in an order of their own

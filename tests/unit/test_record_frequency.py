@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 
 from trainables.artefacts import Artefacts
+from trainables.drawing import banded
 from trainables.interfaces import Backbone, EditRecord
-from trainables.record_frequency import banded, with_gece
+from trainables.record_frequency import with_gece
 from trainables.sources import Source
 
 

@@ -10,59 +10,23 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from trainables.backbones.loading import without_bars
 from trainables.backbones.newton_schulz import Muon
-from trainables.errors import ConfigError, DataError
+from trainables.backbones.recipe import Progress, Recipe, Row
+from trainables.errors import DataError
 
-VERSION = 1
 BEGIN, END, PAD, UNKNOWN = "<s>", "</s>", "<pad>", "<unk>"
-
-Row: TypeAlias = tuple[str, str, float]  # prompt, answer, sampling weight
-Progress: TypeAlias = Callable[[int, int, float], None]  # step, steps in all, loss
 
 _POOL_BATCHES = 8
 _IGNORED = -100
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """All that decides the weights besides the rows."""
-
-    architecture: Literal["llama", "gpt2"] = "llama"
-    num_layers: int = 16
-    hidden_size: int = 128
-    num_heads: int = 4
-    ffn_size: int = 352
-    vocabulary_size: int = 2048
-    num_steps: int = 300
-    batch_size: int = 128
-    max_tokens: int = 56  # longer rows are cut, see `encode`
-    matrix_lr: float = 0.02  # Muon
-    momentum: float = 0.95
-    weight_decay: float = 0.2  # of the matrices, times their learning rate
-    vector_lr: float = 4e-3  # AdamW: embeddings, norms, biases
-    warmup_share: float = 0.05
-    decay_share: float = 0.6
-    token_drop: float = 0.0  # share of prompt tokens shown as the unknown token while training
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.hidden_size % self.num_heads:
-            raise ConfigError(f"num_heads is {self.num_heads}; it must divide {self.hidden_size}")
-        if self.vocabulary_size < 260:
-            raise ConfigError(
-                f"vocabulary_size is {self.vocabulary_size}; 256 bytes and 4 marks need 260"
-            )
-        if not 0 <= self.token_drop < 1:
-            raise ConfigError(f"token_drop is {self.token_drop}; it must lie in [0, 1)")
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from trainables.datasets.loaded import (
     text_of,
     texts_of,
 )
-from trainables.interfaces import EditRecord, Question
+from trainables.records import EditRecord, Question
 
 VERSION = 1
 

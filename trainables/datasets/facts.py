@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 
 from trainables.datasets.names import WORDS, names, pick, shuffled, words
 from trainables.datasets.phrasings import Relation, relations
-from trainables.interfaces import EditRecord, Question
+from trainables.records import EditRecord, Question
 
 VERSION = 1
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from trainables.errors import ConfigError
-from trainables.interfaces import EditRecord
+from trainables.records import EditRecord
 
 
 def in_band(records: Sequence[EditRecord], band: Sequence[float] | None) -> tuple[EditRecord, ...]:

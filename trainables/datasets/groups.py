@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from trainables.interfaces import EditRecord
+from trainables.records import EditRecord
 
 NUM_GROUPS = 5
 NUM_KMEANS_STARTS = 10

@@ -19,7 +19,7 @@ from trainables.datasets.loaded import (
     text_of,
 )
 from trainables.errors import ConfigError
-from trainables.interfaces import EditRecord, Question
+from trainables.records import EditRecord, Question
 
 VERSION = 1
 MADE_UP_LEAD = 2  # sentences of a made-up passage before the one that is edited

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
 from trainables.errors import ConfigError, DataError
-from trainables.interfaces import EditRecord
+from trainables.records import EditRecord
 
 TargetField = Literal["alt", "answers"]
 Fields: TypeAlias = Mapping[str, Any]

@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from trainables.errors import ConfigError
-from trainables.interfaces import EditRecord
+from trainables.records import EditRecord
 
 VERSION = 1
 OPENING_WORDS = 2

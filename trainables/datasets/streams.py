@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Literal, TypeVar, get_args
 
 from trainables.errors import ConfigError
-from trainables.interfaces import Edit, EditRecord
+from trainables.records import Edit, EditRecord
 
 Part = Literal["tune", "report"]
 Item = TypeVar("Item")

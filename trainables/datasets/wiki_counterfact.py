@@ -23,7 +23,7 @@ from trainables.datasets.loaded import (
     optional_text_of,
     text_of,
 )
-from trainables.interfaces import EditRecord, Question
+from trainables.records import EditRecord, Question
 
 VERSION = 1
 REPHRASES = "Subject_Aliasing"

@@ -1,0 +1,35 @@
+"""What reads data starts in a fraction of a second: the driver opens data sets in a dry run."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+HEAVY = {"torch", "transformers", "sklearn", "scipy", "ray", "mlflow"}
+LIGHT = (
+    "trainables.records",
+    "trainables.sources",
+    "trainables.drawing",
+    "trainables.world",
+    "trainables.data_check",
+)
+
+
+def test_reading_data_and_drawing_edits_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, importlib, pathlib\n"
+        "from trainables import world\n"
+        "from trainables.data_check import DataCheck\n"
+        f"for name in {LIGHT!r}: importlib.import_module(name)\n"
+        "spec = {'backbone': {'name': 'facts_tiny', 'model': 'embedded:facts_tiny'},\n"
+        "        'dataset': {'name': 'facts', 'part': 'report'},\n"
+        "        'method': {'name': 'no_edit', 'module': 'no_edit'},\n"
+        "        'protocol': {'kind': 'batch', 'num_edits': 3}, 'seed': 0}\n"
+        "source = DataCheck(pathlib.Path('nowhere')).source(spec)\n"
+        "assert source.provisional and len(source.records) > 500\n"
+        "print(*sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-500:]
+    assert "trainables.drawing" in done.stdout.split()
+    assert HEAVY & set(done.stdout.split()) == set()

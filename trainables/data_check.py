@@ -1,0 +1,87 @@
+"""Whether the data of specifications can feed them; free of torch, for the driver and --dry-run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from trainables.drawing import draw
+from trainables.sources import Source, open_source
+
+LEAST_KNOWN = 0.3  # share of locality questions below which locality says little
+
+Spec = Mapping[str, Any]
+
+
+class DataCheck:
+    """Opens the data of specifications and tries their draws; each data set and draw once."""
+
+    def __init__(self, cache: Path) -> None:
+        """Nothing is read yet; `cache` is the folder of embedded backbones."""
+        self._cache = cache
+        self._sources: dict[str, Source] = {}
+        self._drawn: set[str] = set()
+        self._said: set[str] = set()
+        self._excluded: dict[str, None] = {}
+
+    @property
+    def excluded(self) -> list[str]:
+        """Records that were left out so far, with file, line and reason."""
+        return list(self._excluded)
+
+    def check(self, spec: Spec, *, trains: bool = False) -> list[str]:
+        """What a reader of the table should know of the data before the start; each said once.
+
+        Where the embedded backbone is not trained yet, all is checked that does not need it: the
+        file can be read, its part holds records, and there are enough of them.
+
+        Args:
+            spec: A trial's specification, with `backbone`, `dataset`, `protocol` and `seed`.
+            trains: Whether an embedded backbone that is missing is trained.
+
+        Raises:
+            EditingError: As the trial itself would.
+        """
+        source = self.source(spec, trains=trains)
+        key = repr((self._key(spec), source.provisional, _items(spec["protocol"]), spec["seed"]))
+        if key not in self._drawn:
+            draw(spec, source)
+            self._drawn.add(key)
+        new = [text for text in _warnings(source, spec) if text not in self._said]
+        self._said.update(new)
+        self._excluded.update(dict.fromkeys(source.excluded))
+        return new
+
+    def source(self, spec: Spec, *, trains: bool = False) -> Source:
+        """The records of `spec`; `provisional` only as long as its backbone is not trained.
+
+        Raises:
+            EditingError: If they cannot be read, or do not fit the backbone.
+        """
+        key = self._key(spec)
+        if key not in self._sources or (trains and self._sources[key].provisional):
+            self._sources[key] = open_source(spec, self._cache, trains=trains)
+        return self._sources[key]
+
+    @staticmethod
+    def _key(spec: Spec) -> str:
+        return repr((_items(spec["dataset"]), _items(spec["backbone"])))
+
+
+def _items(part: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    return sorted(part.items(), key=str)
+
+
+def _warnings(source: Source, spec: Spec) -> list[str]:
+    name = spec["dataset"]["name"]
+    found = []
+    if source.excluded:
+        found.append(f"dataset={name}: {len(source.excluded)} records are left out in every arm")
+    known = source.locality_known
+    if known is not None and known < LEAST_KNOWN:
+        found.append(
+            f"backbone={spec['backbone']['name']} answers {known:.0%} of the locality "
+            f"questions of dataset={name}: below {LEAST_KNOWN:.0%}, locality compares guesses"
+        )
+    return found
