@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from trainables.drawing import draw
-from trainables.sources import Source, open_source
+from trainables.sources import Source, open_source, preview
 
 LEAST_KNOWN = 0.3  # share of locality questions below which locality says little
 
@@ -33,18 +33,17 @@ class DataCheck:
     def check(self, spec: Spec, *, trains: bool = False) -> list[str]:
         """What a reader of the table should know of the data before the start; each said once.
 
-        Where the embedded backbone is not trained yet, all is checked that does not need it: the
-        file can be read, its part holds records, and there are enough of them.
-
         Args:
             spec: A trial's specification, with `backbone`, `dataset`, `protocol` and `seed`.
-            trains: Whether an embedded backbone that is missing is trained.
+            trains: Whether an embedded backbone is asked too, for which it is trained on first
+                use. Without it all is checked that needs none: the file can be read, its part
+                holds records, and they suffice.
 
         Raises:
             EditingError: As the trial itself would.
         """
         source = self.source(spec, trains=trains)
-        key = repr((self._key(spec), source.provisional, _items(spec["protocol"]), spec["seed"]))
+        key = repr((self._key(spec), source.is_preview, _items(spec["protocol"]), spec["seed"]))
         if key not in self._drawn:
             draw(spec, source)
             self._drawn.add(key)
@@ -54,14 +53,14 @@ class DataCheck:
         return new
 
     def source(self, spec: Spec, *, trains: bool = False) -> Source:
-        """The records of `spec`; `provisional` only as long as its backbone is not trained.
+        """The records of `spec`; a preview until they are asked for with `trains`.
 
         Raises:
             EditingError: If they cannot be read, or do not fit the backbone.
         """
         key = self._key(spec)
-        if key not in self._sources or (trains and self._sources[key].provisional):
-            self._sources[key] = open_source(spec, self._cache, trains=trains)
+        if key not in self._sources or (trains and self._sources[key].is_preview):
+            self._sources[key] = open_source(spec, self._cache) if trains else preview(spec)
         return self._sources[key]
 
     @staticmethod

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ class Source:
         locality_known: Share of the locality questions that the backbone answers rightly, where
             that was measured: of embedded backbones, when they were built.
         has_passages: Targets are running text, whose perplexity is measured.
-        provisional: The embedded backbone is not trained yet; it may leave questions out.
+        is_preview: The embedded backbone was not asked; it may leave questions out.
     """
 
     records: tuple[EditRecord, ...]
@@ -57,7 +57,7 @@ class Source:
     num_subject_absent: int = 0
     locality_known: float | None = None
     has_passages: bool = False
-    provisional: bool = False
+    is_preview: bool = False
 
     @cached_property
     def group_of(self) -> dict[str, int]:
@@ -88,43 +88,81 @@ def backbone_folder(
     model = str(spec["backbone"]["model"])
     if not model.startswith(EMBEDDED):
         return model
-    name, settings = _embedded(spec)
-    return str(world.ensure_backbone(name, cache / "backbones", **settings, progress=progress))
+    path = spec["backbone"].get("data_path") or spec["dataset"].get("path")
+    return str(
+        world.ensure_backbone(
+            model.removeprefix(EMBEDDED),
+            cache / "backbones",
+            seed=int(spec["backbone"].get("seed") or 0),
+            data_path=Path(path) if path else None,
+            progress=progress,
+        )
+    )
 
 
-def open_source(spec: Mapping[str, Any], cache: Path, *, trains: bool = True) -> Source:
-    """The records of a specification.
-
-    Args:
-        spec: With `backbone` and `dataset`.
-        cache: Folder of embedded backbones.
-        trains: Whether an embedded backbone that is missing is trained first, as it decides which
-            records have something to edit and which locality questions are asked. Without it the
-            source of a missing one is `provisional`.
+def open_source(spec: Mapping[str, Any], cache: Path) -> Source:
+    """The records of a specification; an embedded backbone is trained on first use.
 
     Raises:
         DataError: If the data is missing, broken, or does not fit the backbone.
     """
+    check_backbone(spec)
+    if spec["dataset"]["name"] in world.MADE_UP:
+        return _facts_source(spec, cache)
+    loaded, known, lines = _loaded(spec["dataset"]), None, None
+    if str(spec["backbone"]["model"]).startswith(EMBEDDED):
+        folder = Path(backbone_folder(spec, cache))
+        known, lines = world.locality_known(folder), world.trained_lines(folder)
+    return _file_source(spec, loaded, lines, known)
+
+
+def preview(spec: Mapping[str, Any]) -> Source:
+    """As `open_source`, without an embedded backbone: what it leaves out or asks is not known yet.
+
+    Raises:
+        DataError: As `open_source`.
+    """
+    check_backbone(spec)
     dataset, model = spec["dataset"], str(spec["backbone"]["model"])
-    if model.startswith(EMBEDDED):
-        # Whatever is wrong with the data is said before two minutes of training.
-        world.check_source(model.removeprefix(EMBEDDED), dataset["name"])
+    is_embedded = model.startswith(EMBEDDED)
     if dataset["name"] in world.MADE_UP:
-        return _facts_source(spec, cache, trains)
+        if is_embedded:
+            records = facts.records(facts.build_world(), dataset["part"])
+        else:
+            records = world.facts_records(Path(model), dataset["part"])
+        if dataset["name"] in PASSAGES:
+            records = hallucination.made_up_passages(records)
+        return Source(records, (), (), digest="", is_preview=True)
     loaded = _loaded(dataset)
-    records, known, provisional = loaded.records, None, False
+    lines = frozenset(world.to_be_trained(loaded)) if is_embedded else None
+    return replace(_file_source(spec, loaded, lines), is_preview=is_embedded)
+
+
+def check_backbone(spec: Mapping[str, Any]) -> None:
+    """Make sure that the backbone fits the data set, as far as its name tells.
+
+    Raises:
+        DataError: If it does not.
+    """
+    model = str(spec["backbone"]["model"])
     if model.startswith(EMBEDDED):
-        name, settings = _embedded(spec)
-        plan = world.blueprint(name, cache / "backbones", **settings)
-        if trains or plan.is_built:
-            known = world.locality_known(Path(backbone_folder(spec, cache)))
-        provisional = known is None
+        world.check_source(model.removeprefix(EMBEDDED), spec["dataset"]["name"])
+
+
+def _file_source(
+    spec: Mapping[str, Any],
+    loaded: Loaded,
+    lines: frozenset[int] | None,
+    locality_known: float | None = None,
+) -> Source:
+    """The part of a file's records, those of `lines` alone where an embedded backbone read them."""
+    dataset = spec["dataset"]
+    records = tuple(
+        record
+        for record, line in zip(loaded.records, loaded.lines, strict=True)
         # A backbone that never read a record's true answer has nothing to edit there.
-        records = tuple(
-            record
-            for record, line in zip(loaded.records, loaded.lines, strict=True)
-            if line in plan.lines
-        )
+        if lines is None or line in lines
+    )
     part = streams.split(records, dataset["part"])
     tune = streams.split(records, "tune")
     return Source(
@@ -134,20 +172,9 @@ def open_source(spec: Mapping[str, Any], cache: Path, *, trains: bool = True) ->
         digest=loaded.digest,
         excluded=tuple(f"{e.file}:{e.line}: {e.reason}" for e in loaded.excluded),
         num_subject_absent=loaded.num_subject_missing,
-        locality_known=known,
+        locality_known=locality_known,
         has_passages=dataset["name"] in PASSAGES,
-        provisional=provisional,
     )
-
-
-def _embedded(spec: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Name of the embedded backbone, and what decides how it is trained."""
-    path = spec["backbone"].get("data_path") or spec["dataset"].get("path")
-    settings = {
-        "seed": int(spec["backbone"].get("seed") or 0),
-        "data_path": Path(path) if path else None,
-    }
-    return str(spec["backbone"]["model"]).removeprefix(EMBEDDED), settings
 
 
 def _loaded(dataset: Mapping[str, Any]) -> Loaded:
@@ -182,14 +209,8 @@ def _unscored_locality(
     return tuple(dict.fromkeys(other))[:MAX_TRAINING_LOCALITY]
 
 
-def _facts_source(spec: Mapping[str, Any], cache: Path, trains: bool) -> Source:
-    model = str(spec["backbone"]["model"])
-    folder: Path | None = Path(model)
-    if model.startswith(EMBEDDED):
-        name, settings = _embedded(spec)
-        plan = world.blueprint(name, cache / "backbones", **settings)
-        is_there = trains or plan.is_built
-        folder = Path(backbone_folder(spec, cache)) if is_there else None
+def _facts_source(spec: Mapping[str, Any], cache: Path) -> Source:
+    folder = Path(backbone_folder(spec, cache))
     made_up = facts.build_world()
     prompts = facts.training_locality(made_up)
     few = prompts[:NUM_TRAINING_LOCALITY]
@@ -205,5 +226,4 @@ def _facts_source(spec: Mapping[str, Any], cache: Path, trains: bool) -> Source:
         training_locality=prompts,
         digest=digest,
         has_passages=name in PASSAGES,
-        provisional=folder is None,
     )

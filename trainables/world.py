@@ -17,12 +17,14 @@ import shutil
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
 from trainables.backbones import recipe as recipes
 from trainables.backbones.recipe import Progress, Recipe, Row
 from trainables.datasets import counterfact, facts, zsre
+from trainables.datasets.loaded import Loaded
 from trainables.errors import BackboneError, DataError
 from trainables.records import EditRecord
 
@@ -87,25 +89,6 @@ class _Material:
     lines: tuple[int, ...] = ()  # of the user's file, counted from 1
 
 
-@dataclass(frozen=True)
-class Blueprint:
-    """An embedded backbone as it is trained, and the folder that it is in or will be in."""
-
-    recipe: Recipe
-    material: _Material
-    folder: Path
-
-    @property
-    def is_built(self) -> bool:
-        """Whether the backbone is there; a folder appears whole or not at all."""
-        return self.folder.is_dir()
-
-    @property
-    def lines(self) -> frozenset[int]:
-        """As `trained_lines`; known before the training."""
-        return frozenset(self.material.lines)
-
-
 def default_cache() -> Path:
     """Folder of this project below the user's cache folder."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "editing-sweeps"
@@ -140,24 +123,6 @@ def ensure_backbone(
     """
     from filelock import FileLock
 
-    plan = blueprint(name, cache, seed=seed, data_path=data_path)
-    if plan.is_built:
-        return plan.folder
-    cache.mkdir(parents=True, exist_ok=True)
-    # Advisory and released by the system when its holder dies: no stale lock is left behind.
-    with FileLock(cache / f".{plan.folder.name}.lock"):
-        if not plan.is_built:
-            _build(plan.recipe, plan.material, plan.folder, progress)
-    return plan.folder
-
-
-def blueprint(name: str, cache: Path, *, seed: int = 0, data_path: Path | None = None) -> Blueprint:
-    """What `ensure_backbone` would make of the same arguments, without training anything.
-
-    Raises:
-        BackboneError: As `ensure_backbone`.
-        DataError: As `ensure_backbone`.
-    """
     if name not in EMBEDDED:
         raise BackboneError(
             f"backbone.model is 'embedded:{name}'; allowed: "
@@ -166,19 +131,23 @@ def blueprint(name: str, cache: Path, *, seed: int = 0, data_path: Path | None =
     embedded = EMBEDDED[name]
     material = _material(name, embedded, data_path)
     recipe = replace(embedded.recipe, seed=seed)
-    return Blueprint(recipe, material, cache / f"{name}-{_key(recipe, material)[:16]}")
+    folder = cache / f"{name}-{_key(recipe, material)[:16]}"
+    if folder.is_dir():
+        return folder
+    cache.mkdir(parents=True, exist_ok=True)
+    # Advisory and released by the system when its holder dies: no stale lock is left behind.
+    with FileLock(cache / f".{folder.name}.lock"):
+        if not folder.is_dir():
+            _build(recipe, material, folder, progress)
+    return folder
 
 
-def facts_records(folder: Path | None, part: facts.Part) -> tuple[EditRecord, ...]:
+def facts_records(folder: Path, part: facts.Part) -> tuple[EditRecord, ...]:
     """Edits of the made-up world whose locality questions the backbone in `folder` answers.
-
-    Without a folder, of a backbone that is still to be trained: with all locality questions.
 
     Raises:
         DataError: If that backbone was not trained on the made-up world.
     """
-    if folder is None:
-        return facts.records(facts.build_world(), part)
     known = _stored(folder, _KNOWN_FILE)
     if known is None or trained_lines_or_none(folder) is not None:
         raise DataError(
@@ -187,6 +156,16 @@ def facts_records(folder: Path | None, part: facts.Part) -> tuple[EditRecord, ..
             + f"); {folder} did not"
         )
     return facts.records(facts.build_world(), part, frozenset(known))
+
+
+def to_be_trained(loaded: Loaded) -> dict[int, EditRecord]:
+    """Line and record of all that a backbone made from this file is trained on."""
+    usable = (
+        (line, record)
+        for record, line in zip(loaded.records, loaded.lines, strict=True)
+        if record.true_answer is not None
+    )
+    return dict(islice(usable, NUM_FILE_RECORDS))
 
 
 def check_source(name: str, dataset: str) -> None:
@@ -258,11 +237,9 @@ def _file_material(source: Literal["zsre", "counterfact"], path: Path) -> _Mater
     loaded = (zsre if source == "zsre" else counterfact).load(path)
     answers: dict[str, str] = {}
     probes: list[_Probe] = []
-    lines: list[int] = []
-    for record, line in zip(loaded.records, loaded.lines, strict=True):
-        if record.true_answer is None or len(lines) == NUM_FILE_RECORDS:
-            continue
-        lines.append(line)
+    chosen = to_be_trained(loaded)
+    for record in chosen.values():
+        assert record.true_answer is not None
         answers.setdefault(record.prompt, record.true_answer)
         probes += [_Probe(record.record_id, record.prompt, record.true_answer, "train")]
         for text in record.rephrases:
@@ -271,10 +248,10 @@ def _file_material(source: Literal["zsre", "counterfact"], path: Path) -> _Mater
             answers.setdefault(question.prompt, question.answer)
             locality = (record.record_id, question.prompt, question.answer)
             probes.append(_Probe(*locality, kind="locality"))
-    if not lines:
+    if not chosen:
         raise DataError(f"dataset.path is {path}: no record of it has a true answer to learn")
     rows = tuple((prompt, answer, 1.0) for prompt, answer in answers.items())
-    return _Material(rows, tuple(probes), tuple(lines))
+    return _Material(rows, tuple(probes), tuple(chosen))
 
 
 def _build(recipe: Recipe, material: _Material, folder: Path, progress: Progress | None) -> None:

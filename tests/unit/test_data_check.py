@@ -64,7 +64,7 @@ def test_data_of_an_untrained_backbone_are_those_that_it_will_have_read(tmp_path
     wanted = embedded("facts_zsre", "zsre", path)
     assert check.check(wanted) == []
     source = check.source(wanted)
-    assert source.provisional
+    assert source.is_preview
     assert {int(record.record_id.removeprefix("zsre-")) for record in source.records} <= set(
         range(6, 21)
     )
@@ -74,3 +74,5 @@ def test_made_up_data_need_a_backbone_that_read_them(tmp_path: Path) -> None:
     path = write(tmp_path / "z.jsonl", [zsre_line(number) for number in range(20)])
     with pytest.raises(DataError, match=r"dataset=facts with backbone=facts_zsre.*backbone=facts "):
         DataCheck(tmp_path).check(embedded("facts_zsre", "facts", path))
+    with pytest.raises(DataError, match=r"dataset=facts needs a backbone that read the made-up"):
+        DataCheck(tmp_path).check(spec(tmp_path, "facts", None))

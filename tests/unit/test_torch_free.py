@@ -26,7 +26,7 @@ def test_reading_data_and_drawing_edits_imports_nothing_heavy() -> None:
         "        'method': {'name': 'no_edit', 'module': 'no_edit'},\n"
         "        'protocol': {'kind': 'batch', 'num_edits': 3}, 'seed': 0}\n"
         "source = DataCheck(pathlib.Path('nowhere')).source(spec)\n"
-        "assert source.provisional and len(source.records) > 500\n"
+        "assert source.is_preview and len(source.records) > 500\n"
         "print(*sys.modules)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -152,8 +152,10 @@ def _checked(value: Any, key: str) -> str:
     if not text:
         raise UnusableRecordError(f"{key} is empty")
     # JSON can spell half a surrogate pair; tokenizers and hashes fail on it much later.
-    if any("\ud800" <= character <= "\udfff" for character in text):
-        raise UnusableRecordError(f"{key} is not valid Unicode")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UnusableRecordError(f"{key} is not valid Unicode") from None
     return text
 
 
