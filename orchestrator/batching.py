@@ -140,7 +140,8 @@ def limit_of(dataset: Mapping[str, Any]) -> int | None:
     """Records that the part of the data set can feed; None if it does not say."""
     limit = dataset.get("max_edits")
     if isinstance(limit, dict):
-        limit = limit.get(dataset.get("part", "report"))
+        part = dataset.get("part", "report")
+        limit = sum(limit.values()) if part == "all" else limit.get(part)
     return None if limit is None else int(limit)
 
 

@@ -12,7 +12,7 @@ from orchestrator.specs import TrialSpec
 
 # What says where or under which name, not what: the same cell of two ablations is one result.
 _NOT_METHOD = {"name"}
-_NOT_DATASET = {"path", "max_edits"}
+_NOT_DATASET = {"path", "max_edits", "keep_unchanged"}  # what the last one chose is in the digest
 _OF_BAND = {"frequency_band", "frequency_source"}
 _NOT_BACKBONE = {"name", "memory_gib", "weights_gib", "edit_layer"}
 

@@ -96,8 +96,23 @@ class Resolver:
                 origins.update(read_backbone(resolved, origins, is_embedded))
             else:
                 _check_dataset(resolved)
+                self._check_frequencies(resolved, origins, swept)
             self._parts[key] = resolved, origins
         return self._parts[key]
+
+    def _check_frequencies(
+        self, dataset: Mapping[str, Any], origins: Mapping[str, Origin], swept: Mapping[str, Swept]
+    ) -> None:
+        """Raises UsageError for a source of frequencies where nothing is drawn by frequency."""
+        key = "dataset.frequency_source"
+        named = key in swept or (key in origins and origins[key].source == COMMAND_LINE)
+        settings = (self.config.axes, *self.config.arms.values())
+        has_bands = any("dataset.frequency_band" in keys for keys in settings)
+        if named and dataset["frequency_band"] is None and not has_bands:
+            raise UsageError(
+                f"{key}={dataset['frequency_source']}: without dataset.frequency_band nothing is "
+                "drawn by frequency"
+            )
 
     def _method(
         self, values: Mapping[str, Swept], backbone: Mapping[str, Any]
@@ -293,17 +308,25 @@ _COUNTED = {"num_questions": "questions"}
 
 
 def _check_dataset(dataset: dict[str, Any]) -> None:
-    """Makes `path` absolute; a data set read from a file must name one that is there."""
+    """Makes `path` absolute; a data set read from files must name some that are there."""
     typed = dataset.get("path")
     if typed is not None:
-        path = Path(str(typed)).expanduser().absolute()
-        if not path.exists():
-            raise UsageError(f"dataset.path={typed}: there is no such file")
-        dataset["path"] = str(path)
+        paths = [_data_file(each) for each in (typed if isinstance(typed, list) else [typed])]
+        if not paths or len(set(paths)) < len(paths):
+            raise UsageError(f"dataset.path={typed}: name at least one file, and each only once")
+        dataset["path"] = paths if len(paths) > 1 else paths[0]
     elif dataset.get("source") == "file":
         raise UsageError(f"dataset={dataset['name']} is read from a file: add dataset.path=FILE")
-    if dataset.get("part", "report") not in ("tune", "report"):
-        raise UsageError(f"dataset.part={dataset['part']}: allowed: tune, report")
+    if dataset.get("part", "report") not in ("tune", "report", "all"):
+        raise UsageError(f"dataset.part={dataset['part']}: allowed: tune, report, all")
+
+
+def _data_file(typed: Any) -> str:
+    """The absolute path of a file that is there."""
+    path = Path(str(typed)).expanduser().absolute()
+    if not path.exists():
+        raise UsageError(f"dataset.path={typed}: there is no such file")
+    return str(path)
 
 
 def _published(stands_for: Mapping[Any, Any] | None, value: Any) -> Any:

@@ -6,10 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from trainables.datasets.loaded import has_subject
 from trainables.drawing import draw
+from trainables.errors import DataError
 from trainables.sources import Source, open_source, preview
 
 LEAST_KNOWN = 0.3  # share of locality questions below which locality says little
+NEED_SUBJECTS = ("memit",)  # modules whose method is nothing without the subject's place
 
 Spec = Mapping[str, Any]
 
@@ -43,6 +46,7 @@ class DataCheck:
             EditingError: As the trial itself would.
         """
         source = self.source(spec, trains=trains)
+        _check_subjects(source, spec)
         key = repr((self._key(spec), source.is_preview, _items(spec["protocol"]), spec["seed"]))
         if key not in self._drawn:
             draw(spec, source)
@@ -72,9 +76,38 @@ def _items(part: Mapping[str, Any]) -> list[tuple[str, Any]]:
     return sorted(part.items(), key=str)
 
 
+def _check_subjects(source: Source, spec: Spec) -> None:
+    """Raises DataError where a method that writes at subjects would find none."""
+    module = spec["method"]["module"]
+    if module in NEED_SUBJECTS and not any(map(has_subject, source.records)):
+        raise DataError(
+            f"method={spec['method']['name']} writes where the subject stands, and the prompts of "
+            f"all {len(source.records)} records of dataset={spec['dataset']['name']} lack theirs"
+        )
+
+
 def _warnings(source: Source, spec: Spec) -> list[str]:
-    name = spec["dataset"]["name"]
-    found = []
+    name, found = spec["dataset"]["name"], []
+    if not any(map(has_subject, source.records)):
+        num = len(source.records)
+        found.append(
+            f"dataset={name}: the prompts of all {num} records lack their subject; methods that "
+            "look for it take the last token of the prompt, or the whole prompt"
+        )
+    if source.unchanged:
+        kept = sum(record.record_id in source.unchanged for record in source.records)
+        found.append(
+            f"dataset={name}: {kept} edits of dataset.part={source.part} change nothing, as their "
+            "target was true before"
+            if spec["dataset"].get("keep_unchanged")
+            else f"dataset={name}: {len(source.unchanged)} edits that would change nothing are "
+            "left out; dataset.keep_unchanged=true keeps them"
+        )
+    if source.num_repeated:
+        found.append(
+            f"dataset={name}: {source.num_repeated} records ask what a file before theirs asks "
+            "too; a trial draws one record per prompt"
+        )
     if source.excluded:
         found.append(f"dataset={name}: {len(source.excluded)} records are left out in every arm")
     known = source.locality_known

@@ -44,18 +44,36 @@ def draw(spec: Spec, source: Source) -> Drawn:
         ConfigError: If the data offers too few records, answers, or members of a group.
     """
     protocol, seed = spec["protocol"], spec["seed"]
-    source = banded(spec, source)
+    source, hint = banded(spec, source), _more(source)
     if protocol["kind"] == "serial":
-        num_questions = protocol["num_questions"]
-        drawn = streams.draw(source.records, num_questions, seed, key="protocol.num_questions")
+        num_questions, key = protocol["num_questions"], "protocol.num_questions"
+        drawn = streams.draw(source.records, num_questions, seed, key, hint)
         made = serial.serial_records(drawn, source.records, protocol["answers_per_question"], seed)
-        return Drawn(made.records, made.questions, {"answers_topped_up": made.num_topped_up})
+        counts = {"answers_topped_up": made.num_topped_up}
+        return Drawn(made.records, made.questions, counts | _unchanged(made.records, source))
     repeats = protocol.get("num_batches") or 1 if protocol["kind"] == "batch" else 1
     if protocol.get("group_sizes"):
         records = _from_groups(source, protocol["group_sizes"], repeats, seed)
     else:
-        records = streams.draw(source.records, protocol["num_edits"] * repeats, seed)
-    return Drawn(records, tuple(range(len(records))))
+        records = streams.draw(source.records, protocol["num_edits"] * repeats, seed, hint=hint)
+    return Drawn(records, tuple(range(len(records))), _unchanged(records, source))
+
+
+def _unchanged(records: Sequence[EditRecord], source: Source) -> dict[str, int]:
+    """How many of the drawn edits change nothing, where the data holds such edits."""
+    if not source.unchanged:
+        return {}
+    return {"unchanged_edits": sum(record.record_id in source.unchanged for record in records)}
+
+
+def _more(source: Source) -> str:
+    """Where a draw finds more records than in one part."""
+    if source.num_in_all_parts <= len({record.prompt for record in source.records}):
+        return ""
+    return (
+        f" in dataset.part={source.part}; dataset.part=all, which has no other part to train on, "
+        f"offers {source.num_in_all_parts}"
+    )
 
 
 def banded(spec: Mapping[str, Any], source: Source) -> Source:

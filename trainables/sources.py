@@ -22,8 +22,8 @@ from trainables.datasets import (
     zsre,
 )
 from trainables.datasets.groups import similarity_groups
-from trainables.datasets.loaded import Loaded
-from trainables.errors import DataError
+from trainables.datasets.loaded import Loaded, check_target_field
+from trainables.errors import ConfigError, DataError
 from trainables.records import Edit, EditRecord
 
 EMBEDDED = "embedded:"
@@ -38,7 +38,7 @@ class Source:
 
     Attributes:
         records: What trials draw their edits from.
-        training: Edits of the `tune` part, for `prepare`.
+        training: Edits of the `tune` part, for `prepare`; with `part: all` see `beside`.
         training_locality: Unrelated prompts that no trial is scored on.
         digest: SHA-256 of the data and the settings that chose the records.
         num_excluded: Records left out, with their reasons in `excluded`.
@@ -46,6 +46,10 @@ class Source:
         locality_known: Share of the locality questions that the backbone answers rightly, where
             that was measured: of embedded backbones, when they were built.
         has_passages: Targets are running text, whose perplexity is measured.
+        unchanged: Ids of records of the files whose edit changes nothing, left out or not.
+        num_repeated: Records of the second file on whose prompt stood in a file before.
+        num_in_all_parts: Different prompts of the whole data set, where it is read from files.
+        part: `tune`, `report` or `all`.
         is_preview: The embedded backbone was not asked; it may leave questions out.
     """
 
@@ -57,6 +61,10 @@ class Source:
     num_subject_absent: int = 0
     locality_known: float | None = None
     has_passages: bool = False
+    unchanged: frozenset[str] = frozenset()
+    num_repeated: int = 0
+    num_in_all_parts: int = 0
+    part: str = ""
     is_preview: bool = False
 
     @cached_property
@@ -64,6 +72,23 @@ class Source:
         """Group of similar knowledge of each prompt."""
         prompts = (record.prompt for record in self.records)
         return dict(zip(prompts, similarity_groups(self.records), strict=True))
+
+    def beside(self, drawn: Sequence[EditRecord]) -> Source:
+        """As `self`, for a trial on `drawn`: with `part: all`, what it may train on is chosen now.
+
+        That is what is left: edits about other subjects than those drawn, and locality prompts
+        that are not asked of them; nothing, where all is drawn.
+        """
+        if self.part != "all":
+            return self
+        taken = {streams.topic(record) for record in drawn}
+        others = [record for record in self.records if streams.topic(record) not in taken]
+        few = self.training_locality[:NUM_TRAINING_LOCALITY]
+        return replace(
+            self,
+            training=tuple(streams.to_edit(record, few) for record in others),
+            training_locality=self.training_locality or _unscored_locality(others, drawn),
+        )
 
     def to_edit(self, record: EditRecord) -> Edit:
         """What a method may see of `record`, with a few unrelated prompts of its own.
@@ -88,13 +113,13 @@ def backbone_folder(
     model = str(spec["backbone"]["model"])
     if not model.startswith(EMBEDDED):
         return model
-    path = spec["backbone"].get("data_path") or spec["dataset"].get("path")
     return str(
         world.ensure_backbone(
             model.removeprefix(EMBEDDED),
             cache / "backbones",
             seed=int(spec["backbone"].get("seed") or 0),
-            data_path=Path(path) if path else None,
+            data_path=_paths({"path": spec["backbone"].get("data_path")})
+            or _paths(spec["dataset"]),
             progress=progress,
         )
     )
@@ -108,6 +133,7 @@ def open_source(spec: Mapping[str, Any], cache: Path) -> Source:
     """
     check_backbone(spec)
     if spec["dataset"]["name"] in world.MADE_UP:
+        _check_made_up(spec["dataset"])
         return _facts_source(spec, cache)
     loaded, known, lines = _loaded(spec["dataset"]), None, None
     if str(spec["backbone"]["model"]).startswith(EMBEDDED):
@@ -126,15 +152,20 @@ def preview(spec: Mapping[str, Any]) -> Source:
     dataset, model = spec["dataset"], str(spec["backbone"]["model"])
     is_embedded = model.startswith(EMBEDDED)
     if dataset["name"] in world.MADE_UP:
+        _check_made_up(dataset)
         if is_embedded:
             records = facts.records(facts.build_world(), dataset["part"])
         else:
             records = world.facts_records(Path(model), dataset["part"])
         if dataset["name"] in PASSAGES:
             records = hallucination.made_up_passages(records)
-        return Source(records, (), (), digest="", is_preview=True)
-    loaded = _loaded(dataset)
-    lines = frozenset(world.to_be_trained(loaded)) if is_embedded else None
+        return Source(records, (), (), digest="", part=dataset["part"], is_preview=True)
+    loaded, lines = _loaded(dataset), None
+    if is_embedded:  # trained on what the file offers with the published target, whatever is edited
+        published = _FILES[dataset["name"]].TARGET_FIELDS[0]
+        is_published = dataset.get("target_field") in (None, published)
+        read = loaded if is_published else _loaded({**dataset, "target_field": published})
+        lines = frozenset(world.to_be_trained(read))
     return replace(_file_source(spec, loaded, lines), is_preview=is_embedded)
 
 
@@ -144,9 +175,24 @@ def check_backbone(spec: Mapping[str, Any]) -> None:
     Raises:
         DataError: If it does not.
     """
-    model = str(spec["backbone"]["model"])
-    if model.startswith(EMBEDDED):
-        world.check_source(model.removeprefix(EMBEDDED), spec["dataset"]["name"])
+    model, dataset = str(spec["backbone"]["model"]), spec["dataset"]
+    if not model.startswith(EMBEDDED):
+        return
+    world.check_source(model.removeprefix(EMBEDDED), dataset["name"])
+    own = spec["backbone"].get("data_path")
+    if own and dataset["name"] not in world.MADE_UP and own != dataset.get("path"):
+        raise DataError(
+            f"backbone.data_path is {own} and dataset.path {dataset.get('path')}: a backbone that "
+            "was trained on one file has nothing to edit in another; leave backbone.data_path out"
+        )
+
+
+def _paths(dataset: Mapping[str, Any]) -> Path | tuple[Path, ...] | None:
+    """The file or files that a data set is read from."""
+    path = dataset.get("path")
+    if not path:
+        return None
+    return Path(path) if isinstance(path, str | Path) else tuple(Path(each) for each in path)
 
 
 def _file_source(
@@ -157,6 +203,8 @@ def _file_source(
 ) -> Source:
     """The part of a file's records, those of `lines` alone where an embedded backbone read them."""
     dataset = spec["dataset"]
+    if not dataset.get("keep_unchanged"):
+        loaded = loaded.without_unchanged()
     records = tuple(
         record
         for record, line in zip(loaded.records, loaded.lines, strict=True)
@@ -164,12 +212,23 @@ def _file_source(
         if lines is None or line in lines
     )
     part = streams.split(records, dataset["part"])
-    tune = streams.split(records, "tune")
+    if not part:
+        raise DataError(
+            f"dataset.part is {dataset['part']!r}; none of the {len(records)} records of "
+            f"dataset={dataset['name']} falls into it, as a subject is in one part alone: "
+            "dataset.part=all takes them all"
+        )
+    # Without a split whatever is trained on would be scored; see `Source.beside`.
+    tune = () if dataset["part"] == "all" else streams.split(records, "tune")
     return Source(
         records=part,
         training=tuple(streams.to_edit(record) for record in tune),
         training_locality=_unscored_locality(records, part),
         digest=loaded.digest,
+        unchanged=frozenset(loaded.unchanged),
+        num_repeated=loaded.num_repeated,
+        num_in_all_parts=len({record.prompt for record in records}),
+        part=dataset["part"],
         excluded=tuple(f"{e.file}:{e.line}: {e.reason}" for e in loaded.excluded),
         num_subject_absent=loaded.num_subject_missing,
         locality_known=locality_known,
@@ -177,20 +236,44 @@ def _file_source(
     )
 
 
+_FILES = {
+    "zsre": zsre,
+    "counterfact": counterfact,
+    "wiki_counterfact": wiki_counterfact,
+    "hallucination": hallucination,
+}
+
+
 def _loaded(dataset: Mapping[str, Any]) -> Loaded:
-    """The records of a file, by the name of its data set."""
-    loaders: dict[str, Callable[[Path], Loaded]] = {
-        "zsre": lambda path: zsre.load(path, dataset["target_field"]),
-        "counterfact": counterfact.load,
-        "wiki_counterfact": lambda path: wiki_counterfact.load(path, dataset["target_field"]),
-        "hallucination": hallucination.load,
-    }
-    name = dataset["name"]
-    if name not in loaders:
-        raise DataError(f"dataset {name!r} is not known: {', '.join((*world.MADE_UP, *loaders))}")
-    if not dataset.get("path"):
+    """The records of files, by the name of their data set."""
+    name, paths = dataset["name"], _paths(dataset)
+    if name not in _FILES:
+        raise DataError(f"dataset {name!r} is not known: {', '.join((*world.MADE_UP, *_FILES))}")
+    if paths is None:
         raise DataError(f"dataset.path is not set; dataset={name} needs a file")
-    return loaders[name](Path(dataset["path"]))
+    _check_version(dataset, _FILES[name].VERSION)
+    return _FILES[name].load(paths, dataset.get("target_field"))
+
+
+def _check_made_up(dataset: Mapping[str, Any]) -> None:
+    """Raises ConfigError for a key that the made-up world does not obey."""
+    name = dataset["name"]
+    if dataset.get("path"):
+        raise ConfigError(
+            f"dataset.path is {dataset['path']}; dataset={name} is made up and reads no file; "
+            f"data sets that do: {', '.join(_FILES)}"
+        )
+    typed = dataset.get("target_field") or facts.TARGET_FIELDS[0]
+    check_target_field(name, typed, facts.TARGET_FIELDS)
+    _check_version(dataset, facts.VERSION if name == "facts" else hallucination.VERSION)
+
+
+def _check_version(dataset: Mapping[str, Any], version: int) -> None:
+    if dataset.get("version") not in (None, version):
+        raise ConfigError(
+            f"dataset.version is {dataset['version']}; dataset={dataset['name']} is at version "
+            f"{version}, which cannot be chosen"
+        )
 
 
 def _unscored_locality(
@@ -216,6 +299,7 @@ def _facts_source(spec: Mapping[str, Any], cache: Path) -> Source:
     few = prompts[:NUM_TRAINING_LOCALITY]
     name, part = spec["dataset"]["name"], spec["dataset"]["part"]
     records, tune = (world.facts_records(folder, wanted) for wanted in (part, "tune"))
+    tune = () if part == "all" else tune  # see `Source.beside`
     digest = facts.digest(made_up)
     if name in PASSAGES:
         records, tune = (hallucination.made_up_passages(edits) for edits in (records, tune))
@@ -226,4 +310,5 @@ def _facts_source(spec: Mapping[str, Any], cache: Path) -> Source:
         training_locality=prompts,
         digest=digest,
         has_passages=name in PASSAGES,
+        part=part,
     )

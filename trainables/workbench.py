@@ -113,15 +113,16 @@ class Workbench:
             has_curve=bool(protocol.get("curve", False)),
             has_passages=source.has_passages,
         )
+        allowed = source.beside(drawn.records)
         return EditLoop(
-            self._maker(spec, backbone, source),
+            self._maker(spec, backbone, allowed),
             backbone.tokenizer,
             evaluator,
             edit_stream(spec, backbone, drawn, source),
             how,
             self._pristine_answers(backbone, evaluator, how),
             device=backbone.device,
-            to_edit=source.to_edit,
+            to_edit=allowed.to_edit,
         )
 
     @property

@@ -24,7 +24,7 @@ from typing import Any, Literal
 from trainables.backbones import recipe as recipes
 from trainables.backbones.recipe import Progress, Recipe, Row
 from trainables.datasets import counterfact, facts, zsre
-from trainables.datasets.loaded import Loaded
+from trainables.datasets.loaded import Loaded, Paths
 from trainables.errors import BackboneError, DataError
 from trainables.records import EditRecord
 
@@ -99,7 +99,7 @@ def ensure_backbone(
     cache: Path,
     *,
     seed: int = 0,
-    data_path: Path | None = None,
+    data_path: Paths | None = None,
     progress: Progress | None = None,
 ) -> Path:
     """Folder of the embedded backbone `name`, trained there on first use.
@@ -114,7 +114,8 @@ def ensure_backbone(
         name: A key of `EMBEDDED`.
         cache: Folder of all embedded backbones.
         seed: Of initialisation and order of rows.
-        data_path: File to read; `facts_zsre` and `facts_counterfact` need one, others ignore it.
+        data_path: File or files to read; `facts_zsre` and `facts_counterfact` need one, others
+            ignore it.
         progress: Called after every training step with step, steps in all, and loss.
 
     Raises:
@@ -142,7 +143,7 @@ def ensure_backbone(
     return folder
 
 
-def facts_records(folder: Path, part: facts.Part) -> tuple[EditRecord, ...]:
+def facts_records(folder: Path, part: facts.Part | Literal["all"]) -> tuple[EditRecord, ...]:
     """Edits of the made-up world whose locality questions the backbone in `folder` answers.
 
     Raises:
@@ -211,7 +212,7 @@ def locality_known(folder: Path) -> float | None:
     return None if share is None else float(share)
 
 
-def _material(name: str, embedded: Embedded, data_path: Path | None) -> _Material:
+def _material(name: str, embedded: Embedded, data_path: Paths | None) -> _Material:
     if embedded.source == "facts":
         return _world_material()
     if data_path is None:
@@ -233,7 +234,7 @@ def _world_material() -> _Material:
     return _Material(facts.training_rows(world), tuple(probes))
 
 
-def _file_material(source: Literal["zsre", "counterfact"], path: Path) -> _Material:
+def _file_material(source: Literal["zsre", "counterfact"], path: Paths) -> _Material:
     loaded = (zsre if source == "zsre" else counterfact).load(path)
     answers: dict[str, str] = {}
     probes: list[_Probe] = []

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.unit.file_trials import spec, write, zsre_line
 from trainables.data_check import DataCheck
-from trainables.errors import DataError, EditingError
+from trainables.drawing import draw
+from trainables.errors import ConfigError, DataError, EditingError
+from trainables.sources import open_source
 from trainables.validation import Validator
+
+ROOT = Path(__file__).resolve().parents[2]
+DATASETS = sorted(path.stem for path in (ROOT / "search_spaces" / "dataset").glob("*.yaml"))
 
 
 def embedded(backbone: str, dataset: str, path: Path | None, **protocol: Any) -> dict[str, Any]:
@@ -76,3 +83,144 @@ def test_made_up_data_need_a_backbone_that_read_them(tmp_path: Path) -> None:
         DataCheck(tmp_path).check(embedded("facts_zsre", "facts", path))
     with pytest.raises(DataError, match=r"dataset=facts needs a backbone that read the made-up"):
         DataCheck(tmp_path).check(spec(tmp_path, "facts", None))
+
+
+@pytest.mark.parametrize(
+    ("dataset", "changes", "message"),
+    [
+        ("zsre", {"target_field": "target_new"}, "dataset=zsre has alt or answers"),
+        ("counterfact", {"target_field": "alt"}, "dataset=counterfact has target_new alone"),
+        ("hallucination", {"target_field": "answers"}, "dataset=hallucination has alt alone"),
+        ("wiki_counterfact", {"target_field": "x"}, "has alt or answers"),
+        ("facts", {"target_field": "alt"}, "dataset=facts has target_new alone"),
+        ("facts_passages", {"target_field": "alt"}, "dataset=facts_passages has target_new alone"),
+        ("facts", {"path": "a.json"}, r"dataset\.path is a\.json; dataset=facts is made up"),
+        ("facts", {"version": 2}, r"dataset\.version is 2; dataset=facts is at version 1"),
+        ("zsre", {"version": 7}, r"dataset\.version is 7; dataset=zsre is at version"),
+    ],
+)
+def test_a_key_that_the_data_set_cannot_obey_is_refused(
+    tmp_path: Path, dataset: str, changes: dict[str, Any], message: str
+) -> None:
+    path = write(tmp_path / "z.jsonl", [zsre_line(number) for number in range(20)])
+    made_up = dataset.startswith("facts")
+    wanted = embedded("facts", dataset, None) if made_up else spec(tmp_path, dataset, path)
+    wanted["dataset"] |= changes
+    with pytest.raises(ConfigError, match=message):
+        DataCheck(tmp_path).check(wanted)
+
+
+def test_edits_that_change_nothing_are_left_out_or_counted_in_every_draw(tmp_path: Path) -> None:
+    lines = [zsre_line(number) for number in range(20)]
+    for line in lines[:6]:
+        line["alt"] = line["answers"][0]
+    path = write(tmp_path / "z.jsonl", lines)
+    wanted, check = spec(tmp_path, "zsre", path), DataCheck(tmp_path)
+    wanted["dataset"]["part"] = "all"
+    (left_out, told) = check.check(wanted)
+    assert "6 edits that would change nothing are left out" in left_out
+    assert "6 records are left out in every arm" in told
+    assert len(check.excluded) == 6
+    wanted["protocol"]["num_edits"] = 14
+    assert dict(draw(wanted, check.source(wanted)).counts) == {"unchanged_edits": 0}
+    wanted["dataset"]["keep_unchanged"] = True
+    wanted["protocol"]["num_edits"] = 20
+    assert check.check(wanted) == [
+        "dataset=zsre: 6 edits of dataset.part=all change nothing, as their target was true before"
+    ]
+    assert dict(draw(wanted, check.source(wanted)).counts) == {"unchanged_edits": 6}
+
+
+def test_an_embedded_backbone_reads_the_edits_that_change_nothing_too(tmp_path: Path) -> None:
+    lines = [zsre_line(number) for number in range(1020)]
+    for line in lines[:30]:
+        line["alt"] = line["answers"][0]
+    path = write(tmp_path / "z.jsonl", lines)
+    wanted = embedded("facts_zsre", "zsre", path)
+    wanted["dataset"]["part"] = "all"
+    found = {record.record_id for record in DataCheck(tmp_path).source(wanted).records}
+    assert found == {f"zsre-{line}" for line in range(31, 1001)}  # the first 1,000, less the 30
+
+
+def test_a_part_that_is_empty_or_too_small_offers_all_parts(tmp_path: Path) -> None:
+    few = [zsre_line(number) for number in range(20)]
+    one = write(tmp_path / "one.jsonl", few[:1])
+    parts = {}
+    for part in ("tune", "report"):
+        wanted = spec(tmp_path, "zsre", one, num_edits=1)
+        wanted["dataset"]["part"] = part
+        try:
+            parts[part] = DataCheck(tmp_path).check(wanted)
+        except DataError as error:
+            parts[part] = str(error)
+    (message,) = [answer for answer in parts.values() if answer]
+    assert "none of the 1 records of dataset=zsre falls into it" in message
+    assert "dataset.part=all takes them all" in message
+    wanted["dataset"]["part"] = "all"
+    assert DataCheck(tmp_path).check(wanted) == []
+    wanted = spec(tmp_path, "zsre", write(tmp_path / "few.jsonl", few), num_edits=20)
+    with pytest.raises(
+        EditingError, match=r"dataset\.part=report; dataset\.part=all, .* offers 20"
+    ):
+        DataCheck(tmp_path).check(wanted)
+
+
+def test_subjects_that_no_prompt_holds_are_told_and_refused_where_they_are_needed(
+    tmp_path: Path,
+) -> None:
+    lines = [zsre_line(number) | {"subject": f"Person {number}"} for number in range(20)]
+    wanted = spec(tmp_path, "zsre", write(tmp_path / "z.jsonl", lines))
+    (told,) = DataCheck(tmp_path).check(wanted)
+    assert "records lack their subject" in told
+    wanted["method"] = {"name": "memit", "module": "memit"}
+    with pytest.raises(DataError, match=r"method=memit writes where the subject stands"):
+        DataCheck(tmp_path).check(wanted)
+    lines[3]["subject"] = "person 3"
+    wanted["dataset"]["path"] = str(write(tmp_path / "y.jsonl", lines))
+    wanted["dataset"]["part"] = "all"
+    assert DataCheck(tmp_path).check(wanted) == []
+
+
+def test_files_that_ask_the_same_are_told(tmp_path: Path) -> None:
+    lines = [zsre_line(number) for number in range(20)]
+    paths = [
+        str(write(tmp_path / "a.jsonl", lines)),
+        str(write(tmp_path / "b.jsonl", [*lines[:4], zsre_line(99)])),
+    ]
+    wanted = spec(tmp_path, "zsre", None, num_edits=21)
+    wanted["dataset"] |= {"path": paths, "part": "all"}
+    check = DataCheck(tmp_path)
+    (told,) = check.check(wanted)
+    assert "4 records ask what a file before theirs asks too" in told
+    assert len({record.prompt for record in draw(wanted, check.source(wanted)).records}) == 21
+
+
+def test_every_data_set_file_states_what_its_loader_knows() -> None:
+    for name in DATASETS:
+        stated = yaml.safe_load((ROOT / "search_spaces" / "dataset" / f"{name}.yaml").read_text())
+        module = importlib.import_module(
+            f"trainables.datasets.{'facts' if name.startswith('facts') else name}"
+        )
+        assert stated["target_field"] == module.TARGET_FIELDS[0]
+        assert stated["version"] == module.VERSION
+        assert stated["keep_unchanged"] is False
+
+
+def test_training_without_a_split_keeps_to_what_is_not_drawn(tmp_path: Path) -> None:
+    lines = [zsre_line(number) for number in range(20)]
+    lines += [zsre_line(0) | {"src": "In which town was person 0 born?"}]  # a subject asked twice
+    wanted = spec(tmp_path, "zsre", write(tmp_path / "z.jsonl", lines), num_edits=5)
+    wanted["dataset"]["part"] = "all"
+    for wanted["seed"] in range(8):
+        source = open_source(wanted, tmp_path)
+        assert source.training == source.training_locality == ()
+        drawn = draw(wanted, source).records
+        allowed = source.beside(drawn)
+        topics = {record.subject for record in drawn}
+        assert 15 <= len(allowed.training) <= 16
+        assert topics & {edit.subject for edit in allowed.training} == set()
+        asked = {question.prompt for record in drawn for question in record.locality}
+        assert allowed.training_locality
+        assert asked & set(allowed.training_locality) == set()
+    everything = source.beside(source.records)
+    assert everything.training == everything.training_locality == ()

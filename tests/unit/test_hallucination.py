@@ -57,6 +57,12 @@ def test_load_knows_one_target_field_alone(tmp_path: Path) -> None:
         hallucination.load(write(tmp_path / "x.jsonl", {"text": "a"}))
 
 
+def test_load_running_text_keeps_its_braces(tmp_path: Path) -> None:
+    row = fields(locality_prompt="int main() {}")
+    (record,) = hallucination.load(write(tmp_path / "h.jsonl", row)).records
+    assert record.locality[0].prompt == "int main() {}"
+
+
 def test_made_up_passage_tells_two_truths_and_edits_the_third() -> None:
     def record(
         number: int, subject: str = "Ada", locality: tuple[Question, ...] = (NEAR, FAR)

@@ -27,6 +27,10 @@ def test_split_parts_are_disjoint_by_subject_and_complete(share: float) -> None:
     assert sorted(r.record_id for r in tune + report) == sorted(r.record_id for r in RECORDS)
 
 
+def test_split_all_holds_every_record_in_its_order() -> None:
+    assert split(RECORDS, "all") == tuple(RECORDS)
+
+
 def test_split_share_is_met_over_many_subjects() -> None:
     many = [record(number, subject=str(number)) for number in range(2000)]
     # binomial with n = 2000, p = .3: standard deviation sqrt(.3 * .7 / 2000) = .0102; four of them

@@ -167,7 +167,61 @@ def test_load_missing_file_or_folder_is_a_data_error(tmp_path: Path) -> None:
 def test_load_unknown_target_field_names_the_allowed_ones(tmp_path: Path) -> None:
     path = write(tmp_path / "z.jsonl", fields())
     with pytest.raises(ConfigError, match=r"dataset.target_field is 'pred'.*alt or answers"):
-        zsre.load(path, "pred")  # type: ignore[arg-type]
+        zsre.load(path, "pred")
+
+
+def test_load_edit_towards_any_true_answer_changes_nothing(tmp_path: Path) -> None:
+    rows = [fields(), fields(alt="Tarn "), fields(alt="River Tarn"), fields(alt="tarn")]
+    path = write(tmp_path / "z.jsonl", *rows)
+    loaded = zsre.load(path)
+    assert len(loaded.records) == 4
+    assert set(loaded.unchanged) == {"zsre-2", "zsre-3"}
+    changed = loaded.without_unchanged()
+    assert [record.record_id for record in changed.records] == ["zsre-1", "zsre-4"]
+    assert changed.lines == (1, 4)
+    assert changed.excluded[0] == Excluded(
+        str(path), 2, "its target 'Tarn' was true before: nothing changes"
+    )
+    assert changed.digest != loaded.digest  # other records are drawn
+    by_answer = zsre.load(path, "answers")  # meant to teach the truth
+    assert by_answer.without_unchanged() is by_answer
+
+
+def test_load_without_unchanged_edits_stays_what_it_was(tmp_path: Path) -> None:
+    loaded = zsre.load(write(tmp_path / "z.jsonl", fields()))
+    assert loaded.without_unchanged().digest == loaded.digest
+    only = zsre.load(write(tmp_path / "u.jsonl", fields(alt="Tarn")))
+    with pytest.raises(
+        DataError, match=r"dataset\.keep_unchanged is false, and none of the 1 edits"
+    ):
+        only.without_unchanged()
+
+
+def test_load_several_files_are_read_one_after_another(tmp_path: Path) -> None:
+    first = write(tmp_path / "a.jsonl", fields(), fields(alt=""), fields(src="Who?"))
+    second = write(tmp_path / "b.jsonl", fields(), fields(src="What now?"), fields(src="Who else?"))
+    loaded = zsre.load([first, second])
+    ids = [record.record_id for record in loaded.records]
+    assert ids == ["zsre-1", "zsre-3", "zsre-2:1", "zsre-2", "zsre-2:3"]
+    assert loaded.lines == (1, 3, 4, 5, 6)  # as if they were one file
+    assert loaded.excluded == (Excluded(str(first), 2, "alt is empty"),)
+    assert loaded.num_repeated == 1  # the lake's river is asked for in both
+    # names of files are no part of an id or of the digest; their order is
+    renamed = [tmp_path / "c.jsonl", tmp_path / "d.jsonl"]
+    for old, new in zip((first, second), renamed, strict=True):
+        old.rename(new)
+    assert zsre.load(renamed).digest == loaded.digest
+    assert zsre.load(renamed[::-1]).digest != loaded.digest
+    with pytest.raises(DataError, match=r"gone\.jsonl: there is no such file"):
+        zsre.load([*renamed, tmp_path / "gone.jsonl"])
+
+
+def test_load_template_without_subject_is_left_out(tmp_path: Path) -> None:
+    row = without("subject") | {"src": "Which river feeds {}?"}
+    loaded = zsre.load(write(tmp_path / "z.jsonl", row, fields(src="Which river feeds {}?")))
+    assert loaded.lines == (2,)
+    assert loaded.records[0].prompt == "Which river feeds Lake Vane?"
+    assert "is a template, and there is no subject" in loaded.excluded[0].reason
 
 
 @pytest.fixture
@@ -185,6 +239,8 @@ def test_load_real_evaluation_file_is_read_whole(real_data: Path) -> None:
     assert loaded.num_subject_missing == 0
     assert sum(bool(record.portability) for record in loaded.records) == 1037
     assert not any(r.locality[0].prompt.startswith("nq question") for r in loaded.records)
+    # `alt` is the first of `answers` in 137, another of them in one
+    assert len(loaded.without_unchanged().records) == 3852 - 138
 
 
 def test_load_real_training_file_leaves_out_its_two_empty_targets(real_data: Path) -> None:

@@ -20,6 +20,7 @@ from trainables.datasets.phrasings import Relation, relations
 from trainables.records import EditRecord, Question
 
 VERSION = 1
+TARGET_FIELDS = ("target_new",)
 
 Part = Literal["tune", "report"]
 Row = tuple[str, str, float]  # prompt, answer, sampling weight
@@ -126,13 +127,13 @@ def probe_rows(world: World) -> tuple[ProbeRow, ...]:
 
 
 def records(
-    world: World, part: Part, known: Collection[str] | None = None
+    world: World, part: Part | Literal["all"], known: Collection[str] | None = None
 ) -> tuple[EditRecord, ...]:
     """One record for every editable fact of `part`, in a fixed mixed order.
 
     Args:
         world: The facts.
-        part: `tune` or `report`; no subject is in both.
+        part: `tune` or `report`, no subject being in both, or `all`.
         known: Fact ids of the reserved facts that the backbone answers rightly; only these become
             locality questions. None: all of them.
 
@@ -152,7 +153,7 @@ def records(
         asked[fact.relation].append(fact)
         by_subject[fact.subject].append(fact)
     far = [fact for facts in asked.values() for fact in facts if fact.is_far]
-    editable = [fact for fact in world.facts if not fact.is_reserved and fact.part == part]
+    editable = [fact for fact in world.facts if not fact.is_reserved and part in (fact.part, "all")]
     pools: dict[str, list[str]] = defaultdict(list)
     for fact in world.facts:
         pools[fact.relation].append(fact.answer)

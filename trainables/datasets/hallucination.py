@@ -8,42 +8,39 @@ Fields: `prompt` (the passage so far), `target_new` (its right next sentence), `
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 
 from trainables.datasets.loaded import (
     Fields,
     Loaded,
-    TargetField,
+    Loader,
+    Paths,
     load_records,
     optional_text_of,
     text_of,
 )
-from trainables.errors import ConfigError
 from trainables.records import EditRecord, Question
 
 VERSION = 1
+TARGET_FIELDS = ("alt",)
 MADE_UP_LEAD = 2  # sentences of a made-up passage before the one that is edited
 
 
-def load(path: Path, target_field: TargetField = "alt") -> Loaded:
-    """Records of a hallucination file, locality texts being of kind `locality_far`.
+def load(paths: Paths, target_field: str | None = None) -> Loaded:
+    """Records of hallucination files, locality texts being of kind `locality_far`.
 
     A record without prompt, target or one half of its locality text is left out, so that every
     score of an arm is a mean over the same records.
 
     Args:
-        path: JSON list or JSON lines, possibly gzipped.
+        paths: JSON list or JSON lines, possibly gzipped.
         target_field: `alt`, the only one: the files hold no other answer.
 
     Raises:
         ConfigError: If `target_field` is not `alt`.
-        DataError: If the file is missing, empty or broken, or if no record is usable.
+        DataError: If a file is missing, empty or broken, or if no record is usable.
     """
-    if target_field != "alt":
-        raise ConfigError(f"dataset.target_field is {target_field!r}; hallucination has alt alone")
-    return load_records(
-        path, dataset="hallucination", version=VERSION, target_field=target_field, parse=_record
-    )
+    loader = Loader("hallucination", VERSION, TARGET_FIELDS, _record, has_templates=False)
+    return load_records(paths, loader, target_field)
 
 
 def made_up_passages(records: Iterable[EditRecord]) -> tuple[EditRecord, ...]:
@@ -80,7 +77,7 @@ def made_up_passages(records: Iterable[EditRecord]) -> tuple[EditRecord, ...]:
     return tuple(passages)
 
 
-def _record(fields: Fields, record_id: str) -> EditRecord:
+def _record(fields: Fields, record_id: str, _: str) -> EditRecord:
     locality = Question(
         text_of(fields, "locality_prompt"), text_of(fields, "locality_ground_truth"), "locality_far"
     )

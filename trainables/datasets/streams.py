@@ -13,35 +13,42 @@ from typing import Literal, TypeVar, get_args
 from trainables.errors import ConfigError
 from trainables.records import Edit, EditRecord
 
-Part = Literal["tune", "report"]
+Part = Literal["tune", "report", "all"]
 Item = TypeVar("Item")
 
 
 def split(
     records: Sequence[EditRecord], part: Part, tune_share: float = 0.3
 ) -> tuple[EditRecord, ...]:
-    """The records of one part, in their order; the two parts share no subject.
+    """The records of one part, in their order; `tune` and `report` share no subject.
 
     A subject (its prompt, where a record has none) belongs to `tune` when its hash, read as a
-    number in [0, 1), is below `tune_share`; letter case is ignored.
+    number in [0, 1), is below `tune_share`; letter case is ignored. `all` holds both.
 
     Raises:
         ConfigError: If `part` is unknown or `tune_share` lies outside [0, 1].
     """
     if part not in get_args(Part):
-        raise ConfigError(f"dataset.part is {part!r}; it must be {' or '.join(get_args(Part))}")
+        raise ConfigError(f"dataset.part is {part!r}; it must be {', '.join(get_args(Part))}")
     if not 0 <= tune_share <= 1:
         raise ConfigError(f"dataset.tune_share is {tune_share:g}; it must lie in [0, 1]")
+    if part == "all":
+        return tuple(records)
     wants_tune = part == "tune"
-    return tuple(
-        record
-        for record in records
-        if (_share((record.subject or record.prompt).casefold()) < tune_share) == wants_tune
-    )
+    return tuple(record for record in records if (_share(topic(record)) < tune_share) == wants_tune)
+
+
+def topic(record: EditRecord) -> str:
+    """What records have in common that must not be cut apart: the subject, else the prompt."""
+    return (record.subject or record.prompt).casefold()
 
 
 def draw(
-    records: Sequence[EditRecord], num_edits: int, seed: int, key: str = "protocol.num_edits"
+    records: Sequence[EditRecord],
+    num_edits: int,
+    seed: int,
+    key: str = "protocol.num_edits",
+    hint: str = "",
 ) -> tuple[EditRecord, ...]:
     """`num_edits` records drawn without replacement, no two with the same prompt.
 
@@ -53,6 +60,7 @@ def draw(
         num_edits: How many.
         seed: Of the trial.
         key: Name of the setting that `num_edits` comes from.
+        hint: Where more records are, for the message.
 
     Raises:
         ConfigError: If `num_edits` is below 1 or above the number of different prompts.
@@ -70,7 +78,7 @@ def draw(
     if num_edits > len(first_of_prompt):
         raise ConfigError(
             f"{key} is {num_edits}; the data offers {len(first_of_prompt)} different "
-            f"prompts, so it must lie in [1, {len(first_of_prompt)}]"
+            f"prompts, so it must lie in [1, {len(first_of_prompt)}]{hint}"
         )
     return tuple(first_of_prompt.values())[:num_edits]
 

@@ -11,13 +11,13 @@ the ARM paper (its Table 7) are not in the files.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from trainables.datasets.loaded import (
     Fields,
     Loaded,
-    TargetField,
+    Loader,
+    Paths,
     UnusableRecordError,
     load_records,
     optional_text_of,
@@ -26,36 +26,37 @@ from trainables.datasets.loaded import (
 from trainables.records import EditRecord, Question
 
 VERSION = 1
+TARGET_FIELDS = ("alt", "answers")  # the false completion, as published; the true one
 REPHRASES = "Subject_Aliasing"
 LOCALITY = ("Relation_Specificity", "Forgetfulness")
 PORTABILITY = ("Reasoning",)
 
 
-def load(path: Path, target_field: TargetField = "alt") -> Loaded:
-    """Records of a WikiData-counterfact file.
+def load(paths: Paths, target_field: str | None = None) -> Loaded:
+    """Records of WikiData-counterfact files.
 
     A record without prompt, target, alias or locality question is left out, so that every score of
     an arm is a mean over the same records. Of a record that is kept, a question whose
     `ground_truth` is empty is left out alone: the files hold some.
 
     Args:
-        path: JSON list or JSON lines, possibly gzipped.
+        paths: JSON list or JSON lines, possibly gzipped.
         target_field: `alt` edits towards `target_new`, `answers` towards `ground_truth`.
 
     Raises:
         ConfigError: If `target_field` is unknown.
-        DataError: If the file is missing, empty or broken, or if no record is usable.
+        DataError: If a file is missing, empty or broken, or if no record is usable.
     """
-
-    def parse(fields: Fields, record_id: str) -> EditRecord:
-        return _record(fields, record_id, target_field)
-
-    return load_records(
-        path, dataset="wiki_counterfact", version=VERSION, target_field=target_field, parse=parse
-    )
+    loader = Loader("wiki_counterfact", VERSION, TARGET_FIELDS, record_of)
+    return load_records(paths, loader, target_field)
 
 
-def _record(fields: Fields, record_id: str, target_field: TargetField) -> EditRecord:
+def record_of(fields: Fields, record_id: str, target_field: str) -> EditRecord:
+    """The record of one object.
+
+    Raises:
+        UnusableRecordError: If it has to be left out.
+    """
     prompt = text_of(fields, "prompt")
     aliases = _questions(fields, "portability", REPHRASES, "generality")
     rephrases = tuple(dict.fromkeys(q.prompt for q in aliases if q.prompt != prompt))

@@ -8,12 +8,11 @@ answer) and, in some files, `portability` (a one-hop question). MEMoE, LEMoE and
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from trainables.datasets.loaded import (
     Fields,
     Loaded,
-    TargetField,
+    Loader,
+    Paths,
     UnusableRecordError,
     load_records,
     optional_text_of,
@@ -23,33 +22,30 @@ from trainables.datasets.loaded import (
 from trainables.records import EditRecord, Question
 
 VERSION = 1
+TARGET_FIELDS = ("alt", "answers")  # as published; the first true answer
 LOCALITY_MARKER = "nq question: "
 
 
-def load(path: Path, target_field: TargetField = "alt") -> Loaded:
-    """Records of a ZsRE file, locality questions being of kind `locality_far`.
+def load(paths: Paths, target_field: str | None = None) -> Loaded:
+    """Records of ZsRE files, locality questions being of kind `locality_far`.
 
     A record without question, target, rephrase or locality question is left out, so that every
     score of an arm is a mean over the same records.
 
     Args:
-        path: JSON list or JSON lines, possibly gzipped.
+        paths: JSON list or JSON lines, possibly gzipped.
         target_field: `alt` or `answers` (its first).
 
     Raises:
         ConfigError: If `target_field` is unknown.
-        DataError: If the file is missing, empty or broken, or if no record is usable.
+        DataError: If a file is missing, empty or broken, or if no record is usable.
     """
-
-    def parse(fields: Fields, record_id: str) -> EditRecord:
-        return _record(fields, record_id, target_field)
-
     return load_records(
-        path, dataset="zsre", version=VERSION, target_field=target_field, parse=parse
+        paths, Loader("zsre", VERSION, TARGET_FIELDS, _record, _truths), target_field
     )
 
 
-def _record(fields: Fields, record_id: str, target_field: TargetField) -> EditRecord:
+def _record(fields: Fields, record_id: str, target_field: str) -> EditRecord:
     true_answer = _first_answer(fields)
     target = text_of(fields, "alt") if target_field == "alt" else true_answer
     if target is None:
@@ -64,6 +60,13 @@ def _record(fields: Fields, record_id: str, target_field: TargetField) -> EditRe
         portability=_portability(fields),
         true_answer=true_answer,
     )
+
+
+def _truths(fields: Fields) -> set[str]:
+    """All of `answers`: a target that equals any of them changes nothing."""
+    answers = fields.get("answers")
+    listed = answers if isinstance(answers, list) else [answers]
+    return {answer.strip() for answer in listed if isinstance(answer, str)}
 
 
 def _first_answer(fields: Fields) -> str | None:
