@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -61,8 +62,10 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def tiny_config(family: str, num_layers: int = 4, hidden_size: int = 32) -> PretrainedConfig:
-    """A random model's configuration: a few layers, narrow, no dropout."""
+def tiny_config(
+    family: str, num_layers: int = 4, hidden_size: int = 32, **values: Any
+) -> PretrainedConfig:
+    """A random model's configuration: a few layers, narrow, no dropout; `values` beside these."""
     if family == "gpt2":
         return GPT2Config(
             vocab_size=VOCABULARY,
@@ -73,10 +76,11 @@ def tiny_config(family: str, num_layers: int = 4, hidden_size: int = 32) -> Pret
             resid_pdrop=0.0,
             embd_pdrop=0.0,
             attn_pdrop=0.0,
+            **values,
         )
     if family == "bloom":
         return BloomConfig(
-            vocab_size=VOCABULARY, n_layer=num_layers, hidden_size=hidden_size, n_head=4
+            vocab_size=VOCABULARY, n_layer=num_layers, hidden_size=hidden_size, n_head=4, **values
         )
     classes = {"llama": LlamaConfig, "mistral": MistralConfig, "qwen2": Qwen2Config}
     return classes[family](
@@ -88,14 +92,15 @@ def tiny_config(family: str, num_layers: int = 4, hidden_size: int = 32) -> Pret
         num_key_value_heads=2,
         max_position_embeddings=64,
         tie_word_embeddings=True,
+        **values,
     )
 
 
-def save_tiny(family: str, folder: Path, num_layers: int = 4, seed: int = 0) -> Path:
+def save_tiny(family: str, folder: Path, num_layers: int = 4, seed: int = 0, **values: Any) -> Path:
     """A random checkpoint with its tokenizer, as `save_pretrained` writes it."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(tiny_config(family, num_layers))
+        model = AutoModelForCausalLM.from_config(tiny_config(family, num_layers, **values))
         for parameter in model.parameters():
             if parameter.ndim > 1:
                 # Larger than the default scale: with that the logits would be nearly uniform.

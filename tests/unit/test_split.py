@@ -1,9 +1,13 @@
+from pathlib import Path
+
 import pytest
 import torch
 
+from tests.conftest import save_tiny
+from trainables.backbones.loading import load_backbone
 from trainables.backbones.split import PrefixCache, Site, Split
 from trainables.interfaces import Backbone, DecodeState
-from trainables.prompts import PaddingSide, collate, pad_id, tokenise
+from trainables.prompts import PaddingSide, Row, collate, pad_id, tokenise
 
 PAIRS = [
     ("The capital of Fooland is", "Bar City"),
@@ -112,3 +116,64 @@ def test_decode_token_by_token_equals_the_full_forward(
         for row, ids in enumerate(grown):
             expected = backbone.model(input_ids=torch.tensor([ids])).logits[0, -1]
             torch.testing.assert_close(logits[row], expected, atol=1e-4, rtol=0)
+
+
+WINDOW = 5  # shorter than every prompt of PAIRS
+WINDOWED = {
+    "mistral": {"sliding_window": WINDOW},
+    "qwen2_upper": {"use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 2},
+    "qwen2_mixed": {
+        "use_sliding_window": True,
+        "sliding_window": WINDOW,
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
+    },
+}
+
+
+@pytest.fixture(params=WINDOWED)
+def windowed(request: pytest.FixtureRequest, tmp_path: Path) -> Backbone:
+    """A tiny backbone some of whose layers see a few tokens back only."""
+    family = request.param.partition("_")[0]
+    backbone = load_backbone(save_tiny(family, tmp_path / "model", **WINDOWED[request.param]))
+    backbone.model.double()  # rounding must not hide a token that is seen or not
+    return backbone
+
+
+@pytest.mark.parametrize("padding_side", ["left", "right"])
+@torch.no_grad()
+def test_split_when_a_window_is_shorter_than_the_row_then_every_cut_equals_the_full_forward(
+    windowed: Backbone, padding_side: PaddingSide
+) -> None:
+    rows = [tokenise(windowed.tokenizer, *pair) for pair in PAIRS]
+    assert min(len(row.ids) for row in rows) > WINDOW
+    batch = collate(rows, pad_id=pad_id(windowed.tokenizer), padding_side=padding_side)
+    expected = torch.cat([full_logits(windowed, *pair) for pair in PAIRS])
+    for first_layer in range(windowed.num_layers + 1):
+        logits, _ = Split(windowed, first_layer, PrefixCache()).logits(batch)
+        torch.testing.assert_close(logits, expected, atol=1e-6, rtol=0)
+    for layer in range(windowed.num_layers):
+        site = Site(windowed, layer, windowed.ffn_path(layer), PrefixCache())
+        _, output = site.frozen(batch)
+        torch.testing.assert_close(site.logits(batch, output), expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("padding_side", ["left", "right"])
+@torch.no_grad()
+def test_decode_when_a_window_is_shorter_than_the_row_then_padding_takes_no_place_in_it(
+    windowed: Backbone, padding_side: PaddingSide
+) -> None:
+    prompts = [tokenise(windowed.tokenizer, prompt) for prompt, _ in PAIRS]
+    assert len({len(row.ids) for row in prompts}) > 1
+    batch = collate(prompts, pad_id=0, padding_side=padding_side, scores_last=True)
+    split = Split(windowed, 2, PrefixCache())
+    logits, state = split.logits(batch, DecodeState())
+    grown = [list(row.ids) for row in prompts]
+    for _ in range(2 * WINDOW):
+        for row, ids in enumerate(grown):
+            expected = windowed.model(input_ids=torch.tensor([ids])).logits[0, -1]
+            torch.testing.assert_close(logits[row], expected, atol=1e-6, rtol=0)
+        tokens = logits.argmax(-1).tolist()
+        for ids, token in zip(grown, tokens, strict=True):
+            ids.append(token)
+        step = collate([Row((token,), 1) for token in tokens], pad_id=0, scores_last=True)
+        logits, state = split.logits(step, state)

@@ -10,6 +10,7 @@ import copy
 import hashlib
 from collections import OrderedDict
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -209,7 +210,8 @@ def _decode(
     """Logits (M, V) by the whole backbone with a key-value cache.
 
     Rows may be padded on either side: positions come from the mask, and padding between a prompt
-    and its continuation stays masked.
+    and its continuation stays masked. With sliding windows no padding may stay there: a window
+    counts columns, whatever is in them.
     """
     from transformers import DynamicCache  # a second: not for a driver with nothing to run
 
@@ -227,7 +229,26 @@ def _decode(
         use_cache=True,
     )
     logits = head(backbone, out.last_hidden_state[prompts.scored])
+    if state.cache is None and getattr(decoder.config, "sliding_window", None) is not None:
+        mask = _padded_in_front(out.past_key_values, mask)
     return logits, DecodeState(out.past_key_values, mask, state.route)
+
+
+def _padded_in_front(cache: Any, mask: Tensor) -> Tensor:
+    """Turns each row of `cache` until its padding is in front; the mask (B, T) of the turned rows.
+
+    Keys bear their positions already, so nothing but their columns changes.
+    """
+    columns = torch.arange(mask.shape[1], device=mask.device)
+    behind = mask.shape[1] - 1 - torch.where(mask.bool(), columns, -1).amax(1)
+    if not behind.any():
+        return mask
+    source = (columns - behind[:, None]) % mask.shape[1]
+    for layer in cache.layers:
+        index = source[:, None, :, None].to(layer.keys.device)
+        layer.keys = layer.keys.gather(2, index.expand_as(layer.keys))
+        layer.values = layer.values.gather(2, index.expand_as(layer.values))
+    return mask.gather(1, source)
 
 
 def head(backbone: Backbone, final: Tensor) -> Tensor:
@@ -262,6 +283,11 @@ def _decoder_part(backbone: Backbone, first: int, stop: int, *, has_norm: bool) 
     part._modules = dict(decoder._modules)
     layers_name = backbone.family.layers.removeprefix(f"{backbone.family.decoder}.")
     part._modules[layers_name] = _LayerSlice(decoder.get_submodule(layers_name), first, stop)
+    kinds = getattr(decoder.config, "layer_types", None)
+    if kinds is not None:
+        # The decoder asks for the kind of the n-th layer that it runs: window or full attention.
+        part.config = copy.copy(decoder.config)
+        part.config.layer_types = list(kinds[first:stop])
     if not has_norm:
         norm_name = backbone.family.final_norm.removeprefix(f"{backbone.family.decoder}.")
         part._modules[norm_name] = _Nothing()
