@@ -1,7 +1,7 @@
 """Text to token rows: the only place that finds the span of a target or of a subject.
 
-Spans come from the unpadded joint tokenisation of each row, never from counting mask columns, so
-they do not depend on the padding side or on the neighbours in a batch.
+Spans come from the unpadded tokens of each row, never from counting mask columns, so they do not
+depend on the padding side or on the neighbours in a batch.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from trainables.errors import DataError
 from trainables.interfaces import Edit, EditBatch, PromptBatch, State
 
 PaddingSide = Literal["left", "right"]
@@ -20,10 +21,15 @@ PaddingSide = Literal["left", "right"]
 
 @dataclass(frozen=True)
 class Row:
-    """Token ids of one prompt and its target, and where the target begins."""
+    """Token ids of one prompt and its target, and where the target begins.
+
+    `is_retokenised`: the tokens of prompt and target as one text do not begin with the prompt's
+    own; the target's tokens were put behind those instead.
+    """
 
     ids: tuple[int, ...]
     prompt_length: int
+    is_retokenised: bool = False
 
     @property
     def target(self) -> tuple[int, ...]:
@@ -34,23 +40,63 @@ class Row:
 def tokenise(tokenizer: Any, prompt: str, target: str = "", *, end: bool = False) -> Row:
     """Row of `prompt` joined to `target` by one space.
 
-    A token that straddles the boundary counts as target: only tokens wholly inside the prompt are
-    prompt tokens. With `end`, the end token closes the target.
+    The target's tokens are those that a model must generate behind the prompt's own tokens. What
+    the tokenizer puts behind a text, such as an end token, is in neither; what it puts in front is.
+    With `end`, the end token closes the target.
+
+    Raises:
+        DataError: If the prompt or the target comes to no token at all.
     """
+    alone = _own_ids(tokenizer, prompt)
     if not target:
-        ids = tuple(tokenizer(prompt)["input_ids"])
-        return Row(ids, len(ids))
-    text = f"{prompt} {target.strip()}"
-    alone = tuple(tokenizer(prompt)["input_ids"])
-    joint = tuple(tokenizer(text)["input_ids"])
-    length = len(alone)
-    if joint[:length] != alone:
-        # The tokenizer merged across the boundary; the offsets say which tokens lie inside.
-        offsets = tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
-        length = sum(1 for _, stop in offsets if stop <= len(prompt))
+        return Row(alone, len(alone))
+    answer = target.strip()
+    joint = _own_ids(tokenizer, f"{prompt} {answer}") if answer else alone
+    is_retokenised = joint[: len(alone)] != alone
+    if is_retokenised:
+        joint = (*alone, *_continuation(tokenizer, alone, joint, answer))
+    if not alone or len(joint) == len(alone):
+        missing = "target" if alone else "prompt"
+        raise DataError(f"the {missing} of {prompt!r} with target {target!r} comes to no token")
     if end:
         joint = (*joint, int(tokenizer.eos_token_id))
-    return Row(joint, length)
+    return Row(joint, len(alone), is_retokenised)
+
+
+def has_blank_first(tokenizer: Any, row: Row) -> bool:
+    """Whether a blank alone is the target's first token, as of "1998" where digits stand singly."""
+    first = row.target[:1]
+    return len(row.target) > 1 and not tokenizer.decode(first).strip()
+
+
+def _own_ids(tokenizer: Any, text: str) -> tuple[int, ...]:
+    """Tokens of `text` without those that the tokenizer puts behind it."""
+    encoded = tokenizer(text, return_special_tokens_mask=True)
+    ids, is_added = encoded["input_ids"], encoded["special_tokens_mask"]
+    stop = len(ids)
+    while stop > 1 and is_added[stop - 1]:
+        stop -= 1
+    return tuple(ids[:stop])
+
+
+def _continuation(
+    tokenizer: Any, prompt: tuple[int, ...], joint: tuple[int, ...], target: str
+) -> tuple[int, ...]:
+    """Tokens of the target alone that, behind those of the prompt, spell what `joint` spells.
+
+    A tokenizer that writes a blank in front of every text must not be given another one.
+    """
+    wanted = _text(tokenizer, joint)
+    found = [
+        tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+        for text in (f" {target}", target)
+    ]
+    fitting = (ids for ids in found if _text(tokenizer, (*prompt, *ids)) == wanted)
+    return next(fitting, found[0])
+
+
+def _text(tokenizer: Any, ids: tuple[int, ...]) -> str:
+    return str(tokenizer.decode(ids, clean_up_tokenization_spaces=False))
 
 
 def collate(

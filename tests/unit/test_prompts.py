@@ -27,18 +27,6 @@ def test_tokenise_when_target_is_joined_then_prompt_and_target_stay_apart() -> N
     assert row.target[0] != TOKENIZER.bos_token_id
 
 
-def test_tokenise_when_tokens_merge_across_the_boundary_then_the_merged_token_is_target() -> None:
-    class Merging:
-        """Tokenises "ab cd" as a, "b cd": the space joins the last letter of the prompt."""
-
-        def __call__(self, text: str, return_offsets_mapping: bool = False) -> dict[str, list]:
-            if text == "ab":
-                return {"input_ids": [1, 2], "offset_mapping": [(0, 1), (1, 2)]}
-            return {"input_ids": [1, 9], "offset_mapping": [(0, 1), (1, 5)]}
-
-    assert tokenise(Merging(), "ab", "cd") == Row((1, 9), 1)
-
-
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_collate_scores_the_positions_that_predict_a_target_token(
     side: str,
