@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from tests.conftest import tiny_tokenizer
+from tests.unit import small_tokenizers
 from trainables.interfaces import PromptBatch
 from trainables.moe.embeddings import PromptEmbedder, mean_embedding
-from trainables.moe.entities import EntityFinder
+from trainables.moe.entities import Chunker, EntityFinder
 from trainables.prompts import collate, tokenise
 
 TOKENIZER = tiny_tokenizer()
@@ -109,3 +110,28 @@ def test_find_when_a_chunker_is_handed_over_then_it_is_asked() -> None:
     finder = EntityFinder(TOKENIZER, load_chunker=lambda: lambda text: [(4, 9)])
     assert finder.uses_nltk
     assert found(finder, "Who wrote it?") == ("entity", ["wrote"])
+
+
+@pytest.mark.parametrize("kind", small_tokenizers.ALL)
+@pytest.mark.parametrize("entity", ["Antonín Holý", "漢字", "Zdeněk"])
+def test_find_when_an_entity_ends_in_a_letter_of_several_bytes_then_all_of_them_are_its_own(
+    kind: str, entity: str
+) -> None:
+    tokenizer = small_tokenizers.ALL[kind]()
+    prompt = f"Who is {entity}?"
+    finder = EntityFinder(tokenizer, load_chunker=lambda: _finds(entity))
+    ids = tokenise(tokenizer, prompt).ids
+    _, [tokens] = finder.find(ids)
+    assert tokens == list(range(tokens[0], tokens[-1] + 1))
+    behind = tokenizer.decode(ids[tokens[-1] + 1 :], clean_up_tokenization_spaces=False)
+    assert behind.strip() in ("?", "")  # no byte of the entity; one token may hold the mark too
+    assert "\ufffd" not in behind
+    assert entity in tokenizer.decode([ids[token] for token in tokens])
+
+
+def _finds(entity: str) -> Chunker:
+    def spans(text: str) -> list[tuple[int, int]]:
+        begin = text.index(entity)
+        return [(begin, begin + len(entity))]
+
+    return spans

@@ -71,6 +71,9 @@ Anchor = Literal["frozen", "learned"]
 Embedding = Literal["instance", "token", "entity"]
 
 
+VERSION = 2  # all bytes of an entity's last letter belong to it
+
+
 @dataclass(frozen=True)
 class Config:
     """Settings of LEMoE.

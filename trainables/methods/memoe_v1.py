@@ -85,6 +85,9 @@ _READS = {
 }
 
 
+VERSION = 2  # all bytes of an entity's last letter belong to it
+
+
 @dataclass(frozen=True)
 class Config:
     """Settings of MEMoE v1.

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
-from itertools import pairwise
+from itertools import takewhile
 from typing import Any, Literal
 
 import torch
@@ -113,14 +113,30 @@ class EntityFinder:
         """The prompt's text and the characters of each token.
 
         Prefixes are decoded instead of tokenising the text again, which need not give these tokens.
+        A token that is one byte of a letter has that letter, as every other byte of it.
         """
-        text, stops = "", [0]
-        for stop in range(1, len(ids) + 1):
-            text = self._tokenizer.decode(
+        prefixes = [
+            self._tokenizer.decode(
                 ids[:stop], skip_special_tokens=True, clean_up_tokenization_spaces=False
             )
-            stops.append(len(text))
-        return text, list(pairwise(stops))
+            for stop in range(1, len(ids) + 1)
+        ]
+        text = prefixes[-1] if prefixes else ""
+        # A prefix that ends inside a letter has a stand-in there, which the whole text has not.
+        agreed = [0, *(_shared(prefix, text) for prefix in prefixes)]
+        stops = [
+            whole + (len(prefix) > whole)
+            for prefix, whole in zip(prefixes, agreed[1:], strict=True)
+        ]
+        return text, list(zip(agreed, stops, strict=False))
+
+
+def _shared(prefix: str, text: str) -> int:
+    """Length of what both begin with."""
+    if text.startswith(prefix):
+        return len(prefix)
+    pairs = zip(prefix, text, strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def nltk_chunker() -> Chunker | None:
