@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import pandas as pd
 
-MEASURES = ("token", "exact", "generated")
+MEASURES = ("token", "exact", "generated", "token_no_blank")
 AVERAGED = ("reliability", "generality", "locality_far")  # `average` is the mean of these
 CONTEXT = (
     *("backbone", "backbone_fingerprint"),
@@ -32,6 +32,7 @@ _WITH = {
 NUMBERS = (
     *("routing_", "largest_load", "own_expert_rate", "same_expert_rate", "stale_rate"),
     *("edit_state_bytes", "number.", "within_batch_similarity", "between_batch_similarity"),
+    "generation_limit",
 )
 PROVENANCE = ("scale", "device", "dtype", "micro_batch", "commit", "is_dirty", "source_hash")
 
@@ -174,7 +175,7 @@ def intervals_over_subjects(records: pd.DataFrame, measure: str) -> dict[str, In
 
     Args:
         records: Per-record results of the seeds of one arm, pooled; as of `runs.read_records`.
-        measure: Column to average: token or exact; another measure has no interval.
+        measure: Column to average: token, token_no_blank or exact; another measure has no interval.
     """
     if measure not in records or records[measure].isna().all():
         return {}

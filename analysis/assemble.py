@@ -31,7 +31,7 @@ class Options:
 
     Attributes:
         store: Folder of the sweep's store.
-        measure: token, exact or generated.
+        measure: token, exact, generated or token_no_blank.
         is_filtered: Only rows that pass the paper's filter.
         server: Address of the MLflow server that holds the runs; None: the store's database.
     """
@@ -154,7 +154,7 @@ def _context(section: Section, measure: str) -> dict[str, str]:
         "dataset": own["dataset"],
         "target field": own["target_field"] or "not stated",
         "part": own["dataset_part"] or "not stated",
-        "protocol": _protocol(section),
+        "protocol": _protocol(section) + _generated(section),
         "measure": f"{measure}, after the last edit",
         "seeds": _seeds(section),
         "commit": (_join(commit[:12] for commit in seen["commit"]) or "not stated") + dirty,
@@ -179,6 +179,18 @@ def _protocol(section: Section) -> str:
         for value, names in sorted(holders.items()):
             parts.append(f"{key} {value}" + ("" if lone else f" ({_join(set(names))})"))
     return ", ".join(parts)
+
+
+def _generated(section: Section) -> str:
+    """How many tokens were generated at most: as many as the longest target asks for."""
+    found = [
+        arm.scores["generation_limit"] for arm in section.arms if "generation_limit" in arm.scores
+    ]
+    limits = sorted({round(value) for limit in found for value in limit.by_seed})
+    if not limits:
+        return ""
+    shown = str(limits[0]) if len(limits) == 1 else f"{limits[0]} to {limits[-1]}"
+    return f", at most {shown} tokens generated"
 
 
 def _seeds(section: Section) -> str:

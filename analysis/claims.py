@@ -16,7 +16,10 @@ if __name__ == "__main__":
 
 from analysis.arguments import parse_options
 
-CHOICES = {"measure": ("token", "exact", "generated"), "format": ("markdown", "csv")}
+CHOICES = {
+    "measure": ("token", "exact", "generated", "token_no_blank"),
+    "format": ("markdown", "csv"),
+}
 DEFAULTS = {"store": "results", "mlflow": "", "measure": "token", "format": "markdown"}
 
 EPILOG = """\
@@ -24,7 +27,8 @@ options, as key=value:
   store=FOLDER     the sweeps' store (default results)
   mlflow=ADDRESS   the MLflow server that they wrote to; default: the store's own database
   format=FORM      markdown (default) or csv, one line per comparison
-  measure=MEASURE  token (default: teacher-forced token accuracy, as published), exact or generated
+  measure=MEASURE  token (default: teacher-forced token accuracy, as published), exact, generated
+                   or token_no_blank (token without a first token that is a blank alone)
 """
 
 

@@ -25,7 +25,7 @@ def parts(arm: Arm, measure: str, divide: Division, name: str) -> tuple[Arm, ...
 
     Args:
         arm: With the addresses of its per-record results.
-        measure: Column to average: token, exact or generated.
+        measure: Column to average: token, exact, generated or token_no_blank.
         divide: Which part a line belongs to.
         name: What the parts are.
     """

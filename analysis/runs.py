@@ -107,7 +107,7 @@ def read_records(address: str, when: str = "final") -> pd.DataFrame | None:
 
     Returns:
         Columns `subject`, `score` (reliability, generality, locality_far, ...) and the measures
-        that the file has (`token`, `exact`, `generated`), fractions, beside whatever else stands
+        that the file has (`token`, `exact`, ...), fractions, beside whatever else stands
         in it. Rows of other moments are left out where the file tells the moment.
     """
     path = _local(address)

@@ -17,7 +17,7 @@ if __name__ == "__main__":
 from analysis.arguments import parse_options
 
 CHOICES = {
-    "measure": ("token", "exact", "generated"),
+    "measure": ("token", "exact", "generated", "token_no_blank"),
     "filter": ("none", "published"),
     "format": ("markdown", "csv", "latex"),
 }
@@ -35,7 +35,8 @@ options, as key=value:
   mlflow=ADDRESS   the MLflow server that the sweep wrote to; default: the store's own database
   format=FORM      markdown (default), csv or latex; for csv the notes go to standard error
   measure=MEASURE  token (default: teacher-forced token accuracy, as published),
-                   exact (every token right) or generated (free greedy answer)
+                   exact (every token right), generated (free greedy answer) or token_no_blank
+                   (token without a target's first token where that is a blank alone)
   filter=FILTER    none (default) or published (only our rows that pass the paper's filter)
 """
 

@@ -29,6 +29,7 @@ class Resolved:
         backbone_fingerprint: SHA-256 of weights, tokenizer and configuration.
         dataset_digest: SHA-256 of the data and of what chose the records.
         method_version: Raised with every change that moves the method's numbers.
+        generation_version: Of the rule for the length of free generation, where it matters.
         counts: Numbers about the data that belong in the row.
     """
 
@@ -36,12 +37,15 @@ class Resolved:
     dataset_digest: str
     method_version: int
     counts: Mapping[str, float] = field(default_factory=dict)
+    generation_version: int | None = None
 
     @property
     def identity(self) -> dict[str, Any]:
         """The part that decides the trial's numbers."""
         values = asdict(self)
         del values["counts"]
+        if self.generation_version is None:  # as before there was one
+            del values["generation_version"]
         return values
 
 

@@ -343,4 +343,7 @@ class EditLoop:
         if self._before.perplexities is not None:
             before = with_perplexities(before, chosen, self._before.perplexities)
         row: MetricRow = {"progress": 1.0, "edits_seen": float(self.edits_seen)}
+        row |= {f"count.{name}": float(n) for name, n in self._evaluator.counts.items()}
+        if self._protocol.generates:
+            row["generation_limit"] = float(self._evaluator.generation_limit)
         return row | self._tally.row(self._stream, before, is_rolled_back=rolled_back)

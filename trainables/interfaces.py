@@ -162,6 +162,7 @@ class Backbone:
     hidden_size: int
     ffn_size: int
     folder: Path | None = None  # of the checkpoint; None when it came from the hub
+    max_positions: int | None = None  # most tokens of a row; None: the family has no such limit
     pieces: RowPieces = field(default_factory=RowPieces, compare=False)  # of this process
 
     @property

@@ -20,7 +20,7 @@ from trainables.route_rows import (
     same_expert_rate,
 )
 
-MEASURES = ("token", "exact", "generated")
+MEASURES = ("token", "exact", "generated", "token_no_blank")
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,11 @@ from typing import Any
 
 from trainables.backbones.loading import fingerprint
 from trainables.data_check import DataCheck
+from trainables.drawing import draw
 from trainables.methods import build_config, get_version, method_settings
-from trainables.sources import backbone_folder
+from trainables.metrics.evaluator import GENERATED_BEHIND, GENERATED_TOKENS
+from trainables.row_lengths import DriverLengths, check_lengths
+from trainables.sources import Source, backbone_folder
 
 
 class Validator:
@@ -26,6 +29,8 @@ class Validator:
         self._cache, self._progress = cache, progress
         self._fingerprints: dict[str, str] = {}
         self._data = DataCheck(cache)
+        self._lengths: dict[str, DriverLengths] = {}
+        self._measured: set[str] = set()  # draws whose rows fit
         self.warnings: list[str] = []  # what a reader of the table should know before the start
 
     @property
@@ -45,7 +50,8 @@ class Validator:
         """What the driver must know of one specification that can work.
 
         Returns:
-            backbone_fingerprint, dataset_digest, method_version, and counts of the data.
+            backbone_fingerprint, dataset_digest, method_version, generation_version (None where
+            it decides nothing), and counts of the data.
 
         Raises:
             EditingError: Naming the first setting that cannot work.
@@ -61,17 +67,43 @@ class Validator:
                 if Path(model).is_dir()
                 else f"{model}@{spec['backbone'].get('revision')}"
             )
+            if Path(model).is_dir():
+                self._lengths[backbone] = DriverLengths(Path(model))
         self.warnings += self._data.check(spec, trains=True)
         source = self._data.source(spec)
+        self._check_lengths(spec, source, self._lengths.get(backbone))
         return {
             "backbone_fingerprint": self._fingerprints[backbone],
             "dataset_digest": _with_texts(source.digest, spec["method"]),
             "method_version": get_version(module),
+            "generation_version": _generation_version(spec["protocol"], source),
             "counts": {
                 "count.excluded": len(source.excluded),
                 "count.subject_absent_in_data": source.num_subject_absent,
             },
         }
+
+    def _check_lengths(
+        self, spec: Mapping[str, Any], source: Source, own: DriverLengths | None
+    ) -> None:
+        parts = (spec["dataset"], spec["backbone"], spec["protocol"])
+        key = repr(([sorted(part.items(), key=str) for part in parts], spec["seed"]))
+        if own is None or key in self._measured:
+            return
+        records = draw(spec, source).records
+        check_lengths(own.surely_longest(records), own.max_positions, spec)
+        self._measured.add(key)
+
+
+def _generation_version(protocol: Mapping[str, Any], source: Source) -> int | None:
+    """Of the rule that says how much is generated, where a target may have come out cut before it.
+
+    A target of so many bytes has at most as many tokens, and 32 tokens were always generated.
+    """
+    if not protocol.get("generate"):
+        return None
+    longest = max(len(record.target_new.encode()) for record in source.records)
+    return 2 if longest > GENERATED_TOKENS - GENERATED_BEHIND else None
 
 
 def _with_texts(digest: str, method: Mapping[str, Any]) -> str:

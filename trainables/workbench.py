@@ -25,6 +25,7 @@ from trainables.methods import build_config, get_method, method_settings
 from trainables.metrics.evaluator import BATCH_SIZE, Evaluator
 from trainables.ranks import Ranks
 from trainables.record_frequency import with_gece
+from trainables.row_lengths import check_lengths
 from trainables.seeding import trial_generators
 from trainables.sources import Source, backbone_folder, open_source
 
@@ -68,7 +69,7 @@ class Workbench:
         self._loaded: _Loaded | None = None
         self._sources: dict[str, Source] = {}
         self._evaluators: dict[tuple[tuple[str, str], ...], Evaluator] = {}
-        self._before: dict[tuple[str, str, bool, bool], Before] = {}
+        self._before: dict[tuple[str, str, int | None, bool], Before] = {}
 
     def backbone(self, spec: Spec) -> Backbone:
         """The backbone of `spec`, loaded once; another one takes its place."""
@@ -113,6 +114,8 @@ class Workbench:
             has_curve=bool(protocol.get("curve", False)),
             has_passages=source.has_passages,
         )
+        lengths = evaluator.longest_rows(ends=how.target_ends_with_eos)
+        check_lengths(lengths, backbone.max_positions, spec)
         allowed = source.beside(drawn.records)
         return EditLoop(
             self._maker(spec, backbone, allowed),
@@ -198,6 +201,7 @@ class Workbench:
                 backbone.tokenizer,
                 records,
                 batch_size=backbone.pieces.at_most(BATCH_SIZE),
+                max_positions=backbone.max_positions,
                 device=backbone.device,
             )
         return self._evaluators[key]
@@ -207,7 +211,8 @@ class Workbench:
     ) -> Before:
         """What the untouched backbone answers, once per backbone and set of prompts."""
         generates = how.generates
-        key = (backbone.fingerprint, evaluator.digest, generates, how.has_passages)
+        limit = evaluator.generation_limit if generates else None
+        key = (backbone.fingerprint, evaluator.digest, limit, how.has_passages)
         if key not in self._before:
             split = Split(backbone, backbone.num_layers - 1, self._artefacts.prefix_cache)
             chosen = evaluator.select()
@@ -235,6 +240,8 @@ class Workbench:
                 "dtype": str(next(backbone.model.parameters()).dtype),
                 "generates": generates,
             }
+            if limit is not None:
+                inputs["generation_limit"] = limit
             if how.has_passages:
                 inputs["has_passages"] = True
             values: dict[str, Any] = self._artefacts.get("answers", inputs, build).values

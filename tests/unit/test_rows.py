@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from orchestrator import config
+from orchestrator.identity import fingerprint
 from orchestrator.plan import TrialSpec, expand
 from orchestrator.rows import Cell, Resolved, end_row, labelled
 
@@ -65,3 +66,11 @@ def test_row_tells_the_micro_batch_that_a_trial_ended_with() -> None:
         end = end_row(cell, ended, stop_reason=None, checkpoints=[], provenance={})
         found.append((end["micro_batch"], end["metrics"].get("micro_batch")))
     assert found == [("16", 16), ("whole", None), ("", None)]
+
+
+def test_identity_names_a_generation_version_only_where_there_is_one() -> None:
+    plain = Resolved("aa", "bb", 1, {"count.excluded": 2.0})
+    assert set(plain.identity) == {"backbone_fingerprint", "dataset_digest", "method_version"}
+    longer = Resolved("aa", "bb", 1, generation_version=2)
+    assert longer.identity == {**plain.identity, "generation_version": 2}
+    assert fingerprint(SPEC, longer.identity) != fingerprint(SPEC, plain.identity)

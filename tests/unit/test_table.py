@@ -180,6 +180,23 @@ def test_table_when_a_measure_was_not_taken_then_every_cell_says_so(
     assert line_of(text, "ft_m") == ["not measured"] * 4
 
 
+def test_table_in_tokens_without_a_blank_shows_that_measure(
+    store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = printed(capsys, "numbers", f"store={store}", "measure=token_no_blank")
+    assert line_of(text, "ft_m")[0] == "0.25 (2)"
+    assert "- measure: token_no_blank, after the last edit" in text
+
+
+def test_table_when_answers_were_generated_then_the_protocol_says_how_long(
+    store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = printed(capsys, "numbers", f"store={store}")
+    (protocol,) = [line for line in text.splitlines() if line.startswith("- protocol: ")]
+    assert protocol.endswith(", at most 40 to 45 tokens generated")
+    assert "tokens generated" not in printed(capsys, "smoke", f"store={store}")
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -87,6 +87,8 @@ def load_backbone(
         hidden_size=loaded.get_parameter(f"{family.embedding}.weight").shape[1],
         ffn_size=up.shape[1] if family.is_transposed else up.shape[0],
         folder=folder if folder.is_dir() else None,
+        # GPT-2 calls it n_positions, which its configuration maps; Bloom has none
+        max_positions=getattr(config, "max_position_embeddings", None),
     )
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trainables.errors import BackboneError
 from trainables.interfaces import Backbone, DecodeState, PromptBatch
 
 
@@ -97,7 +98,14 @@ class Split:
         """Hidden states entering `first_layer`, (B, T, D); of no meaning on padding.
 
         For layer 0 these are the plain embeddings: what the decoder does before it, it does itself.
+
+        Raises:
+            BackboneError: If a row is longer than the backbone has positions.
         """
+        limit, width = self.backbone.max_positions, prompts.input_ids.shape[1]
+        if limit is not None and width > limit:
+            # Of what methods put in front of an edit; records that are too long never get here.
+            raise BackboneError(f"a row of {width} tokens is longer than the {limit} positions")
         if self.first_layer == 0:
             return self.backbone.embedding(prompts.input_ids)
         real = prompts.attention_mask.bool()

@@ -25,11 +25,21 @@ from trainables.metrics.scores import (
     perplexity_summary,
     token_accuracy,
 )
-from trainables.prompts import Row, by_length, collate, labels_of, pad_id, row_index, tokenise
+from trainables.prompts import (
+    Row,
+    by_length,
+    collate,
+    has_blank_first,
+    labels_of,
+    pad_id,
+    row_index,
+    tokenise,
+)
 
 Logits = Callable[[PromptBatch, DecodeState | None], tuple[Tensor, DecodeState]]
 BATCH_SIZE = 128  # prompts read at a time, where memory allows
-MAX_GENERATED_TOKENS = 32
+GENERATED_TOKENS = 32  # at least so many are generated: where an answer ends is seen then
+GENERATED_BEHIND = 8  # and so many more than the longest target has, for another spelling of it
 MAX_PERPLEXITY = 1e30  # a ruined model's is infinite, and a mean must stay a number
 
 
@@ -60,6 +70,7 @@ class ProbeScore:
     prompt: str
     token: float
     exact: float
+    token_no_blank: float | None = None  # None: scored before there was such a measure
     text: str | None = None
     generated: float | None = None
     perplexity: float | None = None  # of an edit whose target is running text
@@ -86,17 +97,63 @@ class Evaluator:
         records: Sequence[EditRecord],
         *,
         batch_size: int = BATCH_SIZE,
+        max_positions: int | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
+        """Tokenise every probe.
+
+        Args:
+            tokenizer: Of the backbone.
+            records: What is scored.
+            batch_size: Prompts read at a time.
+            max_positions: Most tokens that the backbone reads as one row; None: any number.
+            device: Where token rows go.
+        """
         self.records = tuple(records)
         self.probes = probes_of(records)
         self._tokenizer = tokenizer
+        self._max_positions = max_positions
         self._batch_size = batch_size
         self._device = device
         self._rows = [tokenise(tokenizer, p.prompt, p.answer) for p in self.probes]
         self._batches: dict[tuple[int, ...], list[tuple[list[int], PromptBatch]]] = {}
-        digest = hashlib.sha256(repr([row.ids for row in self._rows]).encode())
-        self.digest = digest.hexdigest()
+        self._has_blank = [has_blank_first(tokenizer, row) for row in self._rows]
+        shown = repr([(row.ids, row.prompt_length) for row in self._rows])
+        self.digest = hashlib.sha256(shown.encode()).hexdigest()
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """What the tokenizer did to the probes that a reader of the scores should know.
+
+        `joins_retokenised`: prompts with a target that share no beginning with the prompt's own
+        tokens. `blank_first_tokens`: edits whose target begins with a token that is a blank alone.
+        """
+        edits = self.select(scores=["reliability"])
+        return {
+            "joins_retokenised": sum(row.is_retokenised for row in self._rows),
+            "blank_first_tokens": sum(self._has_blank[index] for index in edits),
+        }
+
+    @property
+    def generation_limit(self) -> int:
+        """Most tokens generated: for the longest target to fit, and within the positions."""
+        rows = zip(self.probes, self._rows, strict=True)
+        longest = max((len(row.target) for probe, row in rows if not probe.is_locality), default=0)
+        limit = max(GENERATED_TOKENS, longest + GENERATED_BEHIND)
+        if self._max_positions is None:
+            return limit
+        # The last token that is generated is not read.
+        left = self._max_positions + 1 - max(row.prompt_length for row in self._rows)
+        return max(1, min(limit, left))
+
+    def longest_rows(self, *, ends: bool) -> dict[str, int]:
+        """Tokens of the longest row of each record; with `ends` an edit gets an end token."""
+        found: dict[str, int] = {}
+        for probe, row in zip(self.probes, self._rows, strict=True):
+            record = self.records[probe.record].record_id
+            length = len(row.ids) + (ends and probe.score == "reliability")
+            found[record] = max(length, found.get(record, 0))
+        return found
 
     def select(
         self, records: Iterable[int] | None = None, scores: Sequence[str] | None = None
@@ -140,15 +197,18 @@ class Evaluator:
 
     @torch.no_grad()
     def generations(self, logits: Logits, chosen: Sequence[int]) -> dict[int, str]:
-        """Greedy continuation of each chosen probe's prompt, up to the end token or 32 tokens.
+        """Greedy continuation of each chosen probe's prompt.
 
+        It ends with the end token or after `generation_limit` tokens.
         The prompt alone is fed: neither the target nor its length is given away.
         """
         rows = {i: tokenise(self._tokenizer, self.probes[i].prompt) for i in chosen}
         order, texts = list(rows), {}
+        limit = self.generation_limit
         for members in by_length(list(rows.values()), self._batch_size):
             indices = [order[m] for m in members]
-            grown = greedy(logits, [rows[i] for i in indices], self._tokenizer, self._device)
+            prompts = [rows[i] for i in indices]
+            grown = greedy(logits, prompts, self._tokenizer, self._device, limit)
             for index, ids in zip(indices, grown, strict=True):
                 texts[index] = self._tokenizer.decode(ids, skip_special_tokens=True).strip()
         return texts
@@ -170,6 +230,16 @@ class Evaluator:
         labels = _ids(token for ids in expected for token in ids)
         token = token_accuracy(predicted, labels, rows, len(chosen)).tolist()
         exact = exact_match(predicted, labels, rows, len(chosen)).tolist()
+        is_kept = torch.tensor(
+            [
+                nth > 0 or not self._has_blank[i]
+                for i, ids in zip(chosen, expected, strict=True)
+                for nth in range(len(ids))
+            ],
+            dtype=torch.bool,
+        )
+        kept = (predicted[is_kept], labels[is_kept], rows[is_kept])
+        no_blank = token if is_kept.all() else token_accuracy(*kept, len(chosen)).tolist()
         generated: list[float | None] = [None] * len(chosen)
         if texts is not None and texts_before is not None:
             for position, i in enumerate(chosen):
@@ -185,6 +255,7 @@ class Evaluator:
                 prompt=self.probes[i].prompt,
                 token=token[position],
                 exact=exact[position],
+                token_no_blank=no_blank[position],
                 text=None if texts is None else texts[i],
                 generated=generated[position],
             )
@@ -223,7 +294,7 @@ def greedy(
     prompts: Sequence[Row],
     tokenizer: Any,
     device: torch.device | str = "cpu",
-    max_tokens: int = MAX_GENERATED_TOKENS,
+    max_tokens: int = GENERATED_TOKENS,
 ) -> list[list[int]]:
     """Greedy continuations, each cut before the end token; the route is taken on the prompt."""
     end = tokenizer.eos_token_id
