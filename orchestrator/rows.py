@@ -31,6 +31,7 @@ class Resolved:
         method_version: Raised with every change that moves the method's numbers.
         generation_version: Of the rule for the length of free generation, where it matters.
         counts: Numbers about the data that belong in the row.
+        tokenizer: Class and versions that shape the ids of a text beside the tokenizer's files.
     """
 
     backbone_fingerprint: str
@@ -38,6 +39,7 @@ class Resolved:
     method_version: int
     counts: Mapping[str, float] = field(default_factory=dict)
     generation_version: int | None = None
+    tokenizer: str = ""
 
     @property
     def identity(self) -> dict[str, Any]:

@@ -7,9 +7,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from trainables.backbones.loading import fingerprint
+from trainables.backbones.checkpoint import Checkpoint, examine
+from trainables.backbones.hub import checkpoint_folder
 from trainables.data_check import DataCheck
 from trainables.drawing import draw
+from trainables.errors import BackboneError
 from trainables.methods import build_config, get_version, method_settings
 from trainables.metrics.evaluator import GENERATED_BEHIND, GENERATED_TOKENS
 from trainables.row_lengths import DriverLengths, check_lengths
@@ -27,7 +29,7 @@ class Validator:
     ) -> None:
         """Nothing is read yet; `progress` hears of an embedded backbone's training."""
         self._cache, self._progress = cache, progress
-        self._fingerprints: dict[str, str] = {}
+        self._checkpoints: dict[str, Checkpoint] = {}
         self._data = DataCheck(cache)
         self._lengths: dict[str, DriverLengths] = {}
         self._measured: set[str] = set()  # draws whose rows fit
@@ -50,8 +52,8 @@ class Validator:
         """What the driver must know of one specification that can work.
 
         Returns:
-            backbone_fingerprint, dataset_digest, method_version, generation_version (None where
-            it decides nothing), and counts of the data.
+            backbone_fingerprint, tokenizer, dataset_digest, method_version, generation_version
+            (None where it decides nothing), and counts of the data.
 
         Raises:
             EditingError: Naming the first setting that cannot work.
@@ -60,20 +62,17 @@ class Validator:
         build_config(module, method_settings(spec["method"]))
         self.check_data(spec)  # before two minutes of training
         backbone = repr(sorted(spec["backbone"].items(), key=str))
-        if backbone not in self._fingerprints:
-            model = backbone_folder(spec, self._cache, self._progress)
-            self._fingerprints[backbone] = (
-                fingerprint(Path(model))
-                if Path(model).is_dir()
-                else f"{model}@{spec['backbone'].get('revision')}"
-            )
-            if Path(model).is_dir():
-                self._lengths[backbone] = DriverLengths(Path(model))
+        if backbone not in self._checkpoints:
+            self._checkpoints[backbone], folder = self._examined(spec)
+            self._lengths[backbone] = DriverLengths(folder)
+        whole = self._checkpoints[backbone]
+        _check_end_token(spec, whole)
         self.warnings += self._data.check(spec, trains=True)
         source = self._data.source(spec)
-        self._check_lengths(spec, source, self._lengths.get(backbone))
+        self._check_lengths(spec, source, self._lengths[backbone])
         return {
-            "backbone_fingerprint": self._fingerprints[backbone],
+            "backbone_fingerprint": whole.fingerprint,
+            "tokenizer": whole.tokenizer,
             "dataset_digest": _with_texts(source.digest, spec["method"]),
             "method_version": get_version(module),
             "generation_version": _generation_version(spec["protocol"], source),
@@ -83,12 +82,24 @@ class Validator:
             },
         }
 
-    def _check_lengths(
-        self, spec: Mapping[str, Any], source: Source, own: DriverLengths | None
-    ) -> None:
+    def _examined(self, spec: Mapping[str, Any]) -> tuple[Checkpoint, Path]:
+        """The checkpoint of a specification, within the range of its dtype, and its folder."""
+        wanted = spec["backbone"]
+        model = backbone_folder(spec, self._cache, self._progress)
+        folder = checkpoint_folder(model, wanted.get("revision"))
+        whole = examine(folder, self._cache)
+        whole.check_range(folder, wanted["dtype"])
+        if whole.adapter:
+            self.warnings.append(
+                f"backbone.model={wanted['model']}: {whole.adapter} beside the weights is not "
+                "applied; merge the adapter into the weights to edit what it makes of them"
+            )
+        return whole, folder
+
+    def _check_lengths(self, spec: Mapping[str, Any], source: Source, own: DriverLengths) -> None:
         parts = (spec["dataset"], spec["backbone"], spec["protocol"])
         key = repr(([sorted(part.items(), key=str) for part in parts], spec["seed"]))
-        if own is None or key in self._measured:
+        if key in self._measured:
             return
         records = draw(spec, source).records
         check_lengths(own.surely_longest(records), own.max_positions, spec)
@@ -104,6 +115,17 @@ def _generation_version(protocol: Mapping[str, Any], source: Source) -> int | No
         return None
     longest = max(len(record.target_new.encode()) for record in source.records)
     return 2 if longest > GENERATED_TOKENS - GENERATED_BEHIND else None
+
+
+def _check_end_token(spec: Mapping[str, Any], whole: Checkpoint) -> None:
+    """Raises BackboneError if what is asked for needs an end token that the tokenizer lacks."""
+    protocol = spec["protocol"]
+    wanted = [key for key in ("target_ends_with_eos", "generate") if protocol.get(key)]
+    if wanted and not whole.has_end_token:
+        raise BackboneError(
+            f"protocol.{wanted[0]}=true: the tokenizer of backbone.model="
+            f"{spec['backbone']['model']} has no end token (eos_token in tokenizer_config.json)"
+        )
 
 
 def _with_texts(digest: str, method: Mapping[str, Any]) -> str:

@@ -85,6 +85,7 @@ class Workbench:
                 revision=wanted.get("revision"),
                 dtype=wanted["dtype"],
                 home_layers=home,
+                cache=self._cache,
             )
             backbone.pieces.ranks = self._ranks
             self._loaded = _Loaded(key, backbone, Pristine(backbone.model))

@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainables.backbones.loading import without_bars
 from trainables.backbones.newton_schulz import Muon
 from trainables.backbones.recipe import Progress, Recipe, Row
+from trainables.backbones.silence import without_bars
 from trainables.errors import DataError
 
 BEGIN, END, PAD, UNKNOWN = "<s>", "</s>", "<pad>", "<unk>"

@@ -6,26 +6,24 @@ Only safetensors are read and remote code is never run: a pickled checkpoint can
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
+from trainables.backbones.checkpoint import DTYPES, examine
 from trainables.backbones.families import get_family
+from trainables.backbones.hub import checkpoint_folder
 from trainables.backbones.sharding import device_map
+from trainables.backbones.silence import without_reports
+from trainables.backbones.tokenizer import load_tokenizer
+from trainables.backbones.weight_check import check_told, read_config
+from trainables.backbones.weight_files import stored_tensors
 from trainables.errors import BackboneError
 from trainables.interfaces import Backbone, Family
 
 Dtype = Literal["float32", "bfloat16", "float16"]
-# Files of a checkpoint's folder that decide its answers, and those among them that do not: notes of
-# the trainer of embedded backbones, and the fingerprint itself.
-_OF_CHECKPOINT = ("*.safetensors", "*.json", "*.txt", "tokenizer*")
-_KEPT = "fingerprint.json"
-_NOTES = {_KEPT, "known.json", "recipe.json", "report.json"}
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def load_backbone(
@@ -34,6 +32,7 @@ def load_backbone(
     revision: str | None = None,
     dtype: Dtype = "float32",
     home_layers: Collection[int] | None = None,
+    cache: Path | None = None,
 ) -> Backbone:
     """A frozen backbone in evaluation mode, on the GPU when there is one.
 
@@ -43,34 +42,19 @@ def load_backbone(
         dtype: Of all weights.
         home_layers: Layers that stay with the embedding on the first GPU while the others are
             spread over all GPUs of the process; None: everything on one.
+        cache: Where it is kept that the checkpoint is whole; None: found out anew.
 
     Raises:
-        BackboneError: If the folder or id is missing, has no safetensors, or is of another family.
+        BackboneError: If the folder or id is missing, its checkpoint is not whole or of another
+            family, or a weight is beyond the range of `dtype`.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-
-    if dtype not in _DTYPES:
-        raise BackboneError(f"backbone.dtype is {dtype!r}; allowed: {', '.join(_DTYPES)}")
-    folder = Path(model)
-    if folder.is_dir():
-        _check_folder(folder)
-    source = str(model)
-    pinned: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
-    try:
-        config = AutoConfig.from_pretrained(source, **pinned)
-        family = get_family(config.model_type)
-        with without_bars():
-            loaded = AutoModelForCausalLM.from_pretrained(
-                source,
-                dtype=_DTYPES[dtype],
-                use_safetensors=True,
-                device_map=_spread(config, family, home_layers),
-                **pinned,
-            )
-        tokenizer = AutoTokenizer.from_pretrained(source, use_fast=True, **pinned)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise BackboneError(f"backbone.model {source!r} cannot be loaded: {reason}") from error
+    folder = checkpoint_folder(str(model), revision)
+    whole = examine(folder, cache)
+    whole.check_range(folder, dtype)
+    config = read_config(folder)
+    family = get_family(config.model_type)
+    loaded = _loaded(folder, config, DTYPES[dtype], _spread(config, family, home_layers))
+    tokenizer = load_tokenizer(folder)
     if torch.cuda.is_available() and not _is_spread(home_layers):
         torch.nn.Module.cuda(loaded)
     loaded.requires_grad_(False)
@@ -80,16 +64,50 @@ def load_backbone(
         model=loaded,
         tokenizer=tokenizer,
         family=family,
-        fingerprint=fingerprint(folder)
-        if folder.is_dir()
-        else _loaded_fingerprint(loaded, tokenizer),
+        fingerprint=whole.name_of_answers,
         num_layers=int(config.num_hidden_layers),
         hidden_size=loaded.get_parameter(f"{family.embedding}.weight").shape[1],
         ffn_size=up.shape[1] if family.is_transposed else up.shape[0],
-        folder=folder if folder.is_dir() else None,
+        folder=folder,
         # GPT-2 calls it n_positions, which its configuration maps; Bloom has none
         max_positions=getattr(config, "max_position_embeddings", None),
     )
+
+
+def _loaded(folder: Path, config: Any, dtype: torch.dtype, device: dict[str, int] | None) -> Any:
+    """The model with its weights.
+
+    They are handed over tensor by tensor: told of a folder, transformers also takes up an adapter
+    that lies there, where the package for that is installed.
+    """
+    from safetensors import SafetensorError, safe_open
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        asked: Any = type(AutoModelForCausalLM.from_config(config, trust_remote_code=False))
+    try:
+        with contextlib.ExitStack() as files, without_reports():
+            stored = stored_tensors(folder)
+            opened = {
+                path: files.enter_context(safe_open(path, framework="pt"))
+                for path in {tensor.file for tensor in stored.values()}
+            }
+            loaded, told = asked.from_pretrained(
+                None,
+                config=config,
+                state_dict={
+                    name: opened[tensor.file].get_slice(name) for name, tensor in stored.items()
+                },
+                dtype=dtype,
+                device_map=device,
+                ignore_mismatched_sizes=True,  # so that they are told, not raised
+                output_loading_info=True,
+            )
+    except (OSError, ValueError, SafetensorError) as error:
+        reason = " ".join(str(error).split())
+        raise BackboneError(f"backbone.model={folder} cannot be loaded: {reason}") from error
+    check_told(folder, config, told)
+    return loaded
 
 
 def _is_spread(home_layers: Collection[int] | None) -> bool:
@@ -107,82 +125,3 @@ def _spread(
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     return device_map(model, family, home_layers, torch.cuda.device_count())
-
-
-@contextlib.contextmanager
-def without_bars() -> Iterator[None]:
-    """Inside, transformers draws no progress bars of its own into a command's output."""
-    from transformers.utils import logging
-
-    if not logging.is_progress_bar_enabled():
-        yield
-        return
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.enable_progress_bar()
-
-
-def fingerprint(folder: Path) -> str:
-    """SHA-256 of all that decides what a checkpoint answers, kept beside it once computed.
-
-    Weights, tokenizer and configuration count, and the training text that covariances are taken
-    from. The kept value is believed only while size and time of every file are those it was made
-    from.
-
-    Raises:
-        BackboneError: If the folder is no checkpoint, or its index names weights elsewhere.
-    """
-    _check_folder(folder)
-    found = {file for pattern in _OF_CHECKPOINT for file in folder.glob(pattern)}
-    files = sorted(file for file in found if file.name not in _NOTES)
-    stamp = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
-    kept = folder / _KEPT
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # not there, or half of it
-        values = json.loads(kept.read_text())
-        if values["files"] == stamp:
-            return str(values["sha256"])
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(file.name.encode())
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-    with contextlib.suppress(OSError):  # a read-only checkpoint is hashed anew each time
-        kept.write_text(json.dumps({"sha256": digest.hexdigest(), "files": stamp}))
-    return digest.hexdigest()
-
-
-def _loaded_fingerprint(model: Any, tokenizer: Any) -> str:
-    """SHA-256 over configuration, tokenizer and weights of a model from the hub's cache."""
-    digest = hashlib.sha256(model.config.to_json_string(use_diff=False).encode())
-    digest.update(tokenizer.backend_tokenizer.to_str().encode())
-    for name, value in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _check_folder(folder: Path) -> None:
-    """Raises BackboneError for what is no checkpoint, or one with weights that lie elsewhere."""
-    if not (folder / "config.json").is_file():
-        raise BackboneError(f"backbone.model {str(folder)!r} has no config.json")
-    if not list(folder.glob("*.safetensors")):
-        raise BackboneError(
-            f"backbone.model {str(folder)!r} holds no *.safetensors; pickled weights are not read"
-        )
-    for index in folder.glob("*.safetensors.index.json"):
-        try:
-            names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise BackboneError(f"backbone.model: {index} is no index of weights") from error
-        for name in names:
-            # transformers would open any path: one outside is in no fingerprint
-            if Path(name).name != name or not name.endswith(".safetensors"):
-                raise BackboneError(
-                    f"backbone.model: {index} names {name!r}; "
-                    "weights must be *.safetensors in the folder itself"
-                )
-            if not (folder / name).is_file():
-                raise BackboneError(f"backbone.model: {index} names {name}, which is not there")

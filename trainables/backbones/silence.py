@@ -1,0 +1,35 @@
+"""Keeps a library's own words out of a command's output."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def without_bars() -> Iterator[None]:
+    """Inside, transformers draws no progress bars of its own into a command's output."""
+    from transformers.utils import logging
+
+    if not logging.is_progress_bar_enabled():
+        yield
+        return
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.enable_progress_bar()
+
+
+@contextlib.contextmanager
+def without_reports() -> Iterator[None]:
+    """Inside, transformers draws no bars and prints no warnings: whoever calls it checks them."""
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        with without_bars():
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
