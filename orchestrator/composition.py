@@ -109,7 +109,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, list):
         return [plain(item) for item in value]
     if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {plain(key): plain(item) for key, item in value.items()}
     return value if value is None or isinstance(value, bool | int | float) else _text(value)
 
 

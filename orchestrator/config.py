@@ -13,12 +13,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from orchestrator.ablation_file import check_ablation
 from orchestrator.addresses import mlflow_server, object_storage
+from orchestrator.arms import selected
 from orchestrator.complaints import complaint
-from orchestrator.composition import compose, merge, plain
+from orchestrator.composition import compose, merge
 from orchestrator.errors import UsageError
+from orchestrator.obeyed import check_obeyed
+from orchestrator.part_values import MOST_SEED
 from orchestrator.placement import GPU_GIB, Parallel, Sharing
 from orchestrator.spaces import FOLDER, GROUPS, SearchSpaces
+from orchestrator.typed import Known, parse, split
 
 Order = Literal[
     "given",
@@ -30,7 +35,16 @@ Order = Literal[
     "reversed_kmeans",
 ]
 Count = Annotated[int, Field(ge=1, strict=True)]
-Seed = Annotated[int, Field(ge=0, strict=True)]
+Seed = Annotated[int, Field(ge=0, le=MOST_SEED, strict=True)]
+
+
+def _differ(seeds: tuple[int, ...]) -> tuple[int, ...]:
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ValueError("give at least one seed, and each only once")
+    return seeds
+
+
+Seeds = Annotated[tuple[Seed, ...], AfterValidator(_differ)]
 Compared = Annotated[
     str,
     Field(pattern=r"^(average|reliability|generality|locality_(far|near|same))\.(token|exact)$"),
@@ -70,7 +84,7 @@ class Protocol(_Model):
     edit_batch_size: Count | None = None
     num_batches: Count | None = None
     order: Order | None = None
-    order_seed: Annotated[int, Field(ge=0, strict=True)] | None = None
+    order_seed: Seed | None = None
     num_questions: Count | None = None
     answers_per_question: Count | None = None
     group_sizes: list[Annotated[int, Field(ge=0, strict=True)]] | None = None
@@ -102,7 +116,7 @@ class Rerun(_Model):
 
     best: Count = 3
     part: str = "report"
-    seeds: tuple[Seed, ...] = (0, 1, 2, 3, 4)
+    seeds: Seeds = (0, 1, 2, 3, 4)
 
 
 @dataclass(frozen=True)
@@ -142,20 +156,20 @@ class SweepConfig(_Model):
     arms: dict[str, dict[str, Any]] = {}
     where: tuple[str, ...] = ()
     stands_for: dict[str, dict[Any, Any]] = {}
-    seeds: tuple[Seed, ...] = (0,)
+    seeds: Seeds = (0,)
     protocol: Protocol = Protocol()
     scheduler: Scheduler = Scheduler()
     num_trials: Count | None = None
     rerun: Rerun | None = None
-    store: str = "results"
+    store: Annotated[str, Field(min_length=1)] = "results"
     workers: Count | None = None
     cluster: str = "local"
     mlflow: Annotated[str, AfterValidator(mlflow_server)] | None = None
     copies: Annotated[str, AfterValidator(object_storage)] | None = None
     parallel: Parallel | None = None
     gpus_per_trial: Count | None = None
-    gpu_gib: Annotated[float, Field(gt=0)] = GPU_GIB
-    max_trial_seconds: Annotated[float, Field(gt=0)] | None = None
+    gpu_gib: Annotated[float, Field(gt=0, allow_inf_nan=False)] = GPU_GIB
+    max_trial_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     choices: dict[str, str]
     layers: tuple[Layer, ...]
     own_units: frozenset[str]
@@ -166,13 +180,6 @@ class SweepConfig(_Model):
     def _one_or_several(cls, paper: Any) -> Any:
         """`paper: lemoe_table9` as well as a list of tables."""
         return () if paper is None else (paper,) if isinstance(paper, str) else paper
-
-    @field_validator("seeds")
-    @classmethod
-    def _seeds_differ(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
-        if not seeds or len(set(seeds)) < len(seeds):
-            raise ValueError("give at least one seed, and each only once")
-        return seeds
 
     @property
     def sharing(self) -> Sharing:
@@ -196,8 +203,9 @@ def load(overrides: Sequence[str], folder: Path = FOLDER) -> SweepConfig:
         UsageError: For anything unknown, unreadable or out of range, with what was typed and what
         is allowed.
     """
+    parsed = parse(overrides, known_words())
     spaces = SearchSpaces(folder)
-    return _load(spaces, *_split(_parse(overrides), spaces))
+    return _load(spaces, *split(parsed, spaces))
 
 
 def load_store(overrides: Sequence[str]) -> str:
@@ -206,10 +214,19 @@ def load_store(overrides: Sequence[str]) -> str:
     Raises:
         UsageError: If anything else is typed.
     """
-    parsed = _parse(overrides)
+    parsed = parse(overrides, known_words())
     if others := sorted(parsed.keys() - {"store"}):
         raise UsageError(f"{others[0]}: without ablation=NAME nothing but store=... counts")
     return str(parsed.get("store", SweepConfig.model_fields["store"].default))
+
+
+def known_words() -> Known:
+    """What a typed key may begin with, and which words may follow."""
+    known: dict[str, Any] = {name: () for name in (*SweepConfig.model_fields, *GROUPS)}
+    known |= {name: None for name in (*PARTS, "axes", "stands_for")}
+    for name, model in (("protocol", Protocol), ("scheduler", Scheduler), ("rerun", Rerun)):
+        known[name] = tuple(model.model_fields)
+    return {name: words for name, words in known.items() if name not in _NOT_TYPED}
 
 
 def load_plain(spaces: SearchSpaces, chosen: Mapping[str, str]) -> SweepConfig:
@@ -222,6 +239,7 @@ def _load(spaces: SearchSpaces, chosen: Mapping[str, str], typed: Mapping[str, A
         names = ", ".join(spaces.names("ablation"))
         raise UsageError(f"ablation=NAME is missing; known: {names or 'none'}")
     ablation = spaces.load("ablation", chosen["ablation"])
+    check_ablation(spaces, chosen["ablation"], known_words())
     scale = compose(spaces, chosen)[1]["scale"]
     block = (ablation.get("scales") or {}).get(scale) or {}
     named = {
@@ -229,9 +247,29 @@ def _load(spaces: SearchSpaces, chosen: Mapping[str, str], typed: Mapping[str, A
     }
     values, choices = compose(spaces, {**named, **chosen})
     block = {key: value for key, value in block.items() if key not in named}
+    _keep_chosen_arms(spaces, values, block, {**named, "scale": scale}, chosen)
     if "scheduler" in chosen:
         block.pop("scheduler", None)
     return _build(spaces, values, choices, block, chosen, typed)
+
+
+def _keep_chosen_arms(
+    spaces: SearchSpaces,
+    values: dict[str, Any],
+    block: dict[str, Any],
+    named: Mapping[str, str],
+    chosen: Mapping[str, str],
+) -> None:
+    """Merges the arms of `values` and `block`, and leaves those that `chosen` asks for."""
+    arms = dict(values.get("arms") or {})
+    merge(arms, block.pop("arms", None) or {})
+    arms = {name: settings for name, settings in arms.items() if settings is not None}
+    for part in PARTS:
+        if part in chosen and arms:
+            ablation = chosen["ablation"]
+            default = compose(spaces, {**named, "ablation": ablation})[1][part]
+            arms = selected(arms, part, chosen[part], default, ablation)
+    values["arms"] = arms
 
 
 def _build(
@@ -256,9 +294,6 @@ def _build(
     values.pop("scales", None)
     merge(values, {key: value for key, value in block.items() if key not in PARTS})
     axes, own_units = _axes(values.pop("axes", None) or {}, typed)
-    arms = {
-        name: settings for name, settings in (values.pop("arms", None) or {}).items() if settings
-    }
     for key, value in {**chosen, **typed}.items():
         if key in axes and not isinstance(axes[key], dict):
             axes[key] = [value]  # typed: the axis is pinned, and still named in the arm
@@ -266,14 +301,16 @@ def _build(
         elif isinstance(axes.get(key), dict):
             del axes[key]  # a search over it is off
     for key, value in typed.items():
-        if not key.startswith("axes") and key.split(".")[0] not in PARTS:
+        first, _, rest = key.partition(".")
+        if first == "stands_for" and rest:
+            values["stands_for"] = {**(values.get("stands_for") or {}), rest: value}
+        elif first != "axes" and first not in PARTS:
             _set(values, key, value)
     values.update(ablation=ablation, question=values.get("question") or spaces.question(ablation))
     try:
-        return SweepConfig(
+        made = SweepConfig(
             **values,
             axes=axes,
-            arms=arms,
             choices=choices,
             layers=layers,
             own_units=frozenset(own_units),
@@ -283,54 +320,8 @@ def _build(
         raise complaint(error, SweepConfig, {*PARTS, "scale"}, _NOT_TYPED) from error
     except TypeError as error:  # a key of ours, typed: "choices=...", "layers=..."
         raise UsageError(f"{', '.join(typed)}: {error}") from error
-
-
-def _parse(overrides: Sequence[str]) -> dict[str, Any]:
-    """Typed keys with their values, by hydra's grammar; the last of two equal keys wins."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-
-    parser = OverridesParser.create()
-    parsed: dict[str, Any] = {}
-    for text in overrides:
-        if "=" not in text:
-            raise UsageError(f"{text!r} is neither an option nor key=value; see --help")
-        try:
-            override = parser.parse_override(text)
-        except HydraException as error:
-            raise UsageError(
-                f"{text}: cannot be read as key=value; quote a value with special signs: "
-                f"'{text.partition('=')[0]}=\"...\"'"
-            ) from error
-        key = override.key_or_group
-        if override.is_delete() or override.package is not None:
-            raise UsageError(f"{text}: write key=value; a key cannot be removed or moved")
-        if override.is_sweep_override():
-            raise UsageError(
-                f"{text}: several values are written as a list, {key}=[...], "
-                f"and swept as axes.{key}=[...]"
-            )
-        parsed[key] = plain(override.value())
-    return parsed
-
-
-def _split(
-    parsed: Mapping[str, Any], spaces: SearchSpaces
-) -> tuple[dict[str, str], dict[str, Any]]:
-    """Choices of groups, and all other keys; axes typed as one mapping are taken apart."""
-    chosen: dict[str, str] = {}
-    typed: dict[str, Any] = {}
-    for key, value in parsed.items():
-        if key in GROUPS:
-            spaces.load(key, value)
-            chosen[key] = value
-        elif key in ("arms", "layers", "choices", "own_units", "spaces", "scales", "question"):
-            raise UsageError(
-                f"{key}: cannot be set on the command line; it belongs to the ablation's file"
-            )
-        else:
-            typed[key] = value
-    return chosen, typed
+    check_obeyed(made, typed)
+    return made
 
 
 def _axes(axes: dict[str, Any], typed: Mapping[str, Any]) -> tuple[dict[str, Any], set[str]]:

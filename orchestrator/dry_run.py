@@ -13,22 +13,27 @@ from orchestrator.errors import UsageError
 from orchestrator.estimate import DRIVER_SECONDS, START_SECONDS, forecast, forecast_trials
 from orchestrator.ledger import History, Ledger
 from orchestrator.plan import Plan
+from orchestrator.precheck import cache_of, precheck
 from orchestrator.rows import Options
 from orchestrator.simulate import Job, Simulation, simulate
 from orchestrator.specs import TrialSpec
 from orchestrator.status import ended, unsettled
+from trainables.data_check import DataCheck
 
 
 def dry_run(plan: Plan, options: Options, gpu_counts: Sequence[int] = ()) -> RenderableType:
     """The plan with the forecast of its trials that are left, and of all on so many GPUs.
 
-    Nothing is loaded and nothing written: what is settled is told from the ledger alone, see
-    `ended`. Of a search no trial is known beforehand, so that its forecast counts all.
+    The data are read, the edits drawn and every Config is built, as before a sweep; no backbone is
+    loaded and nothing written. What is settled is told from the ledger alone, see `ended`. Of a
+    search no trial is known beforehand, so that its forecast counts all.
 
     Raises:
         LedgerError: If a segment cannot be read.
-        UsageError: If a trial needs more GPUs than one of the clusters has.
+        UsageError: If a trial cannot work, or needs more GPUs than one of the clusters has.
     """
+    data, warnings = DataCheck(cache_of(plan.config)), list(plan.notes)
+    precheck(plan, lambda spec: warnings.extend(data.check(spec)))
     history = Ledger.read(plan.config.store)
     ends = history.ends.values()
     expected = forecast(
@@ -37,7 +42,7 @@ def dry_run(plan: Plan, options: Options, gpu_counts: Sequence[int] = ()) -> Ren
         workers=plan.config.workers or os.cpu_count() or 1,
         sharing=plan.config.sharing,
     )
-    return listing.dry_run(plan, expected, simulated(plan, ends, gpu_counts))
+    return listing.dry_run(plan, expected, simulated(plan, ends, gpu_counts), warnings)
 
 
 def left(plan: Plan, history: History, options: Options) -> tuple[TrialSpec, ...]:

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 from torch import cuda
 
 from orchestrator.cluster import LOCAL, check_address
-from orchestrator.config import SweepConfig
 from orchestrator.driver import Sweep, resolved_cell
 from orchestrator.interruption import Interruption
 from orchestrator.placement import preflight
-from orchestrator.plan import Plan, TrialSpec, spec_for
+from orchestrator.plan import Plan, spec_for
+from orchestrator.precheck import cache_of, precheck
 from orchestrator.progress import Building, announce
 from orchestrator.rows import Cell, Options, Outcome
 from trainables.validation import Validator
-from trainables.world import default_cache
 
 
 def run(plan: Plan, options: Options) -> Outcome:
@@ -51,38 +49,19 @@ def _prepared(
 ) -> tuple[Sweep, Sequence[Cell]]:
     """An open sweep and its cells, after everything that can be known before Ray starts."""
     check_address(plan.config.cluster)
-    cache = _cache(plan.config)
+    cache = cache_of(plan.config)
     with Building() as building:
         validator = Validator(cache, building.advance)
-        for spec in _data_of(plan):
-            validator.check_data(spec.to_dict())  # all of it, before a backbone is trained
+        precheck(plan, validator.check_data)  # all of it, before a backbone is trained
         cells = [resolved_cell(validator, spec) for spec in plan.trials or plan.typical[:1]]
     if plan.config.cluster == LOCAL:
         here = {"CPU": plan.config.workers or os.cpu_count() or 1, "GPU": cuda.device_count()}
         for cell in cells:
             preflight(cell.spec, here, plan.config.sharing)
-    announce(validator.warnings)
+    announce([*plan.notes, *validator.warnings])
     sweep = Sweep(plan.config, options, cache, validator, interruption)
     sweep.list_excluded()
     return sweep, cells
-
-
-def _data_of(plan: Plan) -> list[TrialSpec]:
-    """The trials whose data can be checked now; of a search one, and one of what it reruns."""
-    if plan.trials:
-        return list(plan.trials)
-    first, rerun = plan.typical[0], plan.config.rerun
-    if rerun is None:
-        return [first]
-    values = {**first.swept, "dataset.part": rerun.part}
-    return [first, spec_for(plan.config, values, rerun.seeds[0])]
-
-
-def _cache(config: SweepConfig) -> Path:
-    """Folder of embedded backbones and artefacts; the nodes of a cluster share one."""
-    if config.cluster == LOCAL:
-        return default_cache()
-    return Path(config.store).resolve() / "cache"
 
 
 def search(sweep: Sweep, plan: Plan) -> None:

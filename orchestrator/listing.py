@@ -52,10 +52,13 @@ def ablations(folder: Path = FOLDER) -> Table:
 
 
 def dry_run(
-    plan: Plan, forecast: Forecast | None, simulations: Sequence[Simulation] = ()
+    plan: Plan,
+    forecast: Forecast | None,
+    simulations: Sequence[Simulation] = (),
+    warnings: Sequence[str] = (),
 ) -> RenderableType:
     """The plan as tables: its arms, every value with where it came from, and the forecast."""
-    parts: list[RenderableType] = [Text(_headline(plan))]
+    parts: list[RenderableType] = [Text("\n".join([_headline(plan), *warnings]))]
     if plan.space:
         parts.append(_space(plan))
     else:

@@ -12,11 +12,12 @@ from typing import Any
 
 from orchestrator.checks import check_ranges
 from orchestrator.conditions import Condition
-from orchestrator.config import COMMAND_LINE, PARTS, Protocol, SweepConfig
+from orchestrator.config import PARTS, SweepConfig
 from orchestrator.errors import UsageError
 from orchestrator.identity import canonical
+from orchestrator.plan_keys import check_keys, partly_obeyed
 from orchestrator.resolving import Resolver
-from orchestrator.space import Distribution, corners, middle, read_space
+from orchestrator.space import Distribution, extremes, middle, read_space
 from orchestrator.spaces import unknown
 from orchestrator.specs import Origin, Swept, TrialSpec
 
@@ -35,7 +36,9 @@ class Plan:
         protected: Arms that the scheduler never stops.
         excluded: Cells that `where` left out.
         merged: Published cells that became equal to another one on this backbone.
+        notes: What somebody who typed it should know of the plan.
         space: For `plan: search`, what to draw per key.
+        checked: Trials that can be checked beforehand, in place of those that a search will draw.
     """
 
     config: SweepConfig
@@ -45,7 +48,9 @@ class Plan:
     protected: frozenset[str] = frozenset()
     excluded: int = 0
     merged: int = 0
+    notes: tuple[str, ...] = ()
     space: dict[str, Distribution] = field(default_factory=dict)
+    checked: tuple[TrialSpec, ...] = ()
 
     @property
     def typical(self) -> tuple[TrialSpec, ...]:
@@ -53,6 +58,11 @@ class Plan:
         if not self.space:
             return self.trials
         return (spec_for(self.config, middle(self.space), 0),) * self.num_trials
+
+    @property
+    def knowable(self) -> tuple[TrialSpec, ...]:
+        """What can be checked before anything runs: all trials, or those at a search's ends."""
+        return self.trials or self.checked
 
     def __len__(self) -> int:
         return len(self.trials)
@@ -78,7 +88,7 @@ def expand(config: SweepConfig) -> Plan:
         UsageError: For an axis, arm, condition or value that does not fit, or a plan without any
         cell.
     """
-    _check_keys(config)
+    check_keys(config)
     resolver = Resolver(config)
     if config.plan == "search":
         return _search(config, resolver)
@@ -86,9 +96,7 @@ def expand(config: SweepConfig) -> Plan:
     cells, excluded, merged = _cells(config, resolver, conditions)
     _check_conditions(config, conditions, cells)
     if not cells:
-        raise UsageError(
-            f"ablation={config.ablation}: no cell is left by where={list(config.where)}"
-        )
+        raise _emptied(config, conditions, excluded)
     for cell in cells:
         check_ranges(cell)
     labelled = _labelled(config, cells)
@@ -98,8 +106,9 @@ def expand(config: SweepConfig) -> Plan:
         tuple(cell.arm for cell in labelled),
         _swept_keys(config),
         _protected(config, labelled),
-        excluded,
+        len(excluded),
         merged,
+        tuple(partly_obeyed(config)),
     )
 
 
@@ -112,13 +121,16 @@ def spec_for(config: SweepConfig, values: Mapping[str, Any], seed: int) -> Trial
     Raises:
         UsageError: For a key or value that does not fit.
     """
-    resolver = Resolver(config)
-    spec = resolver.trial(
-        {key: Swept(value, "search", True) for key, value in values.items()}, seed, ""
-    )
+    spec = _point(Resolver(config), values, seed)
     check_ranges(spec)
     swept = {key: value for key, value in spec.swept.items() if key in config.axes}
     return dataclasses.replace(spec, arm=_label(swept) or spec.method["name"], swept=swept)
+
+
+def _point(resolver: Resolver, values: Mapping[str, Any], seed: int) -> TrialSpec:
+    return resolver.trial(
+        {key: Swept(value, f"axis {key}", True) for key, value in values.items()}, seed, ""
+    )
 
 
 def _search(config: SweepConfig, resolver: Resolver) -> Plan:
@@ -127,23 +139,41 @@ def _search(config: SweepConfig, resolver: Resolver) -> Plan:
     if config.arms or not config.axes:
         raise UsageError("plan=search draws from axes; it needs at least one, and takes no arms")
     space = read_space(config, resolver)
-    for values in corners(space):
-        spec_for(config, values, 0)  # both ends of every axis fit, before anything runs
-    return Plan(config, (), (), tuple(space), space=space)
+    checked = tuple(_extremes(config, resolver, space))
+    for spec in checked:
+        check_ranges(spec)
+    return Plan(config, (), (), tuple(space), space=space, checked=checked)
+
+
+def _extremes(
+    config: SweepConfig, resolver: Resolver, space: Mapping[str, Distribution]
+) -> Iterator[TrialSpec]:
+    """Trials with every end and choice of a search's axes, and what it runs again, on its part."""
+    for values in extremes(space):
+        yield _point(resolver, values, config.seeds[0])
+    for seed in config.seeds[1:]:  # each draws other edits
+        yield _point(resolver, middle(space), seed)
+    for seed in config.rerun.seeds if config.rerun else ():
+        try:
+            yield _point(resolver, {**middle(space), "dataset.part": config.rerun.part}, seed)
+        except UsageError as error:
+            raise UsageError(f"rerun.part={config.rerun.part}: {error}") from error
 
 
 def _cells(
     config: SweepConfig, resolver: Resolver, conditions: list[Condition]
-) -> tuple[list[TrialSpec], int, int]:
-    """One spec per distinct cell, the number left out, the number merged into another."""
+) -> tuple[list[TrialSpec], list[list[Condition]], int]:
+    """One spec per distinct cell, what each cell left out failed, the number merged into others."""
     kept: dict[str, TrialSpec] = {}
-    excluded = merged = 0
+    excluded: list[list[Condition]] = []
+    merged = 0
     for arm, values in _combinations(config):
         spec = resolver.trial(values, config.seeds[0], arm)
         if arm:
             spec.swept["arm"] = arm
-        if not all(condition.holds(spec.value) for condition in conditions):
-            excluded += 1
+        failed = [condition for condition in conditions if not condition.holds(spec.value)]
+        if failed:
+            excluded.append(failed)
             continue
         identity = json.dumps(
             [arm, spec.method, spec.backbone, spec.dataset, spec.protocol], sort_keys=True
@@ -181,57 +211,20 @@ def _combinations(config: SweepConfig) -> Iterator[tuple[str, dict[str, Swept]]]
             yield name, {**fixed, **point}
 
 
-def _check_keys(config: SweepConfig) -> None:
-    """Every key of an axis, an arm, or typed for a method must exist in a method of this sweep."""
-    methods = _methods(config)
-    fields = {f"method.{key}" for name in methods for key in Resolver(config).method_fields(name)}
-    known = fields | {f"protocol.{key}" for key in Protocol.model_fields} | set(PARTS)
-    for part in ("backbone", "dataset"):
-        known |= {f"{part}.{key}" for key in config.spaces.load(part, config.choices[part])}
-    fixed = {key for settings in config.arms.values() for key in settings}
-    typed = {key for layer in config.layers if layer.source == COMMAND_LINE for key in layer.values}
-    for key in sorted(typed):
-        if key.startswith("method.") and key not in known:
-            raise unknown(f"{key} (methods: {', '.join(methods)})", key, fields)
-        if key in fixed:
-            raise UsageError(
-                f"{key}: the arms of ablation={config.ablation} set it; it cannot be typed"
-            )
-    for kind, keys in (("axes", set(config.axes)), ("arms", fixed)):
-        for key in sorted(keys - known):
-            if key.startswith("method."):
-                raise unknown(f"{kind}.{key} (methods: {', '.join(methods)})", key, fields)
-            raise unknown(f"{kind}.{key}", key, known)
-    for layer in config.layers:
-        for key in layer.values:
-            if (
-                layer.source.startswith(("ablation", "scale"))
-                and key.startswith("method.")
-                and key not in known
-            ):
-                raise unknown(f"{key} ({layer.source})", key, fields)
-    if overlap := sorted(fixed & set(config.axes)):
-        raise UsageError(
-            f"axes.{overlap[0]}: the arms of ablation={config.ablation} set it already"
-        )
-    for key, values in config.axes.items():
-        if isinstance(values, dict) and config.plan != "search":
-            raise UsageError(
-                f"axes.{key}: a distribution needs plan=search; plan={config.plan} takes a list"
-            )
-
-
-def _methods(config: SweepConfig) -> list[str]:
-    """Every method that the sweep may use."""
-    axis = config.axes.get("method")
-    if isinstance(axis, dict):
-        axis = axis.get("choices") or []
-    named = [settings["method"] for settings in config.arms.values() if "method" in settings]
-    if axis is not None:
-        return [*dict.fromkeys(axis)]
-    if named and len(named) == len(config.arms):
-        return [*dict.fromkeys(named)]
-    return [*dict.fromkeys([config.choices["method"], *named])]
+def _emptied(
+    config: SweepConfig, conditions: list[Condition], excluded: list[list[Condition]]
+) -> UsageError:
+    """The error where no cell is left: which conditions took them, and how to take them all."""
+    counts = [
+        (sum(condition in failed for failed in excluded), condition.text)
+        for condition in conditions
+    ]
+    emptied = [(count, text) for count, text in counts if count == len(excluded)] or counts
+    blamed = "; ".join(f"{text!r} leaves out {count}" for count, text in emptied if count)
+    return UsageError(
+        f"ablation={config.ablation}: where leaves none of {len(excluded)} cells: {blamed}; "
+        "where=[] takes them all"
+    )
 
 
 def _check_conditions(

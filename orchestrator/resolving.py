@@ -14,6 +14,7 @@ from orchestrator.batching import STREAMS, cut, limit_of, num_drawn, settled
 from orchestrator.checks import of_kind
 from orchestrator.config import COMMAND_LINE, Protocol, SweepConfig
 from orchestrator.errors import UsageError
+from orchestrator.part_values import check_backbone, check_dataset, check_pair
 from orchestrator.spaces import unknown
 from orchestrator.specs import DEPTH_FIELDS, HEADER, WIDTH_FIELDS, Origin, Swept, TrialSpec
 
@@ -35,6 +36,7 @@ class Resolver:
         """
         backbone, origins = self._part("backbone", values)
         dataset, dataset_origins = self._part("dataset", values)
+        check_pair(backbone, dataset)
         method, method_origins, order = self._method(values, backbone)
         origins = {**origins, **dataset_origins, **method_origins}
         protocol, protocol_origins = self._cached_protocol(values, dataset, order)
@@ -53,11 +55,6 @@ class Resolver:
             if (cut := origins.get(key)) and cut.published is not None:
                 spec.published.setdefault(key, [cut.published])
         return spec
-
-    def method_fields(self, name: str) -> dict[str, Any]:
-        """Fields of the Config of arm `name` with their defaults as published."""
-        loaded = self.config.spaces.load("method", name)
-        return {key: value for key, value in loaded.items() if key not in HEADER}
 
     def _choice(self, group: str, values: Mapping[str, Swept]) -> str:
         return str(values[group].value) if group in values else self.config.choices[group]
@@ -90,11 +87,15 @@ class Resolver:
             for source, name_, value, _ in layered:
                 if name_ not in resolved:
                     raise unknown(f"{part}.{name_}={value}", name_, resolved)
-                resolved[name_] = of_kind(f"{part}.{name_}", value, resolved[name_])
+                if name_ != "max_edits":  # one number, or one per part
+                    value = of_kind(f"{part}.{name_}", value, resolved[name_])
+                resolved[name_] = value
                 origins[f"{part}.{name_}"] = Origin(source)
             if part == "backbone":
+                check_backbone(resolved, origins)
                 origins.update(read_backbone(resolved, origins, is_embedded))
             else:
+                check_dataset(resolved)
                 _check_dataset(resolved)
                 self._check_frequencies(resolved, origins, swept)
             self._parts[key] = resolved, origins
@@ -272,6 +273,11 @@ def _check_use(protocol: Protocol, typed: set[str]) -> None:
         raise UsageError(
             f"protocol.curve=true: protocol.kind={kind} rolls back after every batch, so that "
             "there is nothing to forget; it is for protocol.kind=lifelong or serial"
+        )
+    if not is_stream and "order_seed" in typed and protocol.order_seed is not None:
+        raise UsageError(
+            f"protocol.order_seed={protocol.order_seed}: protocol.kind={kind} rolls back after "
+            "every batch, so that no order matters; it is for protocol.kind=lifelong or serial"
         )
     for key in ("num_questions", "answers_per_question"):
         if kind != "serial" and key in typed and getattr(protocol, key) is not None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from orchestrator.errors import UsageError
 from orchestrator.resolving import Resolver
 from orchestrator.spaces import unknown
 
+_MOST_COMBINATIONS = 1000  # a tenth of a second
 _DISTRIBUTIONS = {
     "uniform": {"low", "high"},
     "loguniform": {"low", "high"},
@@ -60,11 +62,25 @@ def read_space(config: SweepConfig, resolver: Resolver) -> dict[str, Distributio
     return space
 
 
-def corners(space: Mapping[str, Distribution]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """All axes at their first value, and all at their last."""
-    first = {key: drawn.choices[0] if drawn.choices else drawn.low for key, drawn in space.items()}
-    last = {key: drawn.choices[-1] if drawn.choices else drawn.high for key, drawn in space.items()}
-    return first, last
+def extremes(space: Mapping[str, Distribution]) -> Iterator[dict[str, Any]]:
+    """Every combination of the axes' ends and choices.
+
+    Of very many, all axes at their first value, all at their last, and each choice of one axis with
+    the others at their first and at their last.
+    """
+    values = {
+        key: list(drawn.choices) if drawn.choices else [drawn.low, drawn.high]
+        for key, drawn in space.items()
+    }
+    if math.prod(map(len, values.values())) <= _MOST_COMBINATIONS:
+        yield from (
+            dict(zip(values, point, strict=True)) for point in itertools.product(*values.values())
+        )
+        return
+    for end in (0, -1):
+        others = {key: each[end] for key, each in values.items()}
+        yield others
+        yield from ({**others, key: value} for key, each in values.items() for value in each)
 
 
 def middle(space: Mapping[str, Distribution]) -> dict[str, Any]:

@@ -21,6 +21,23 @@ GROUPS = ("ablation", "backbone", "dataset", "method", "scale", "scheduler")
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
     """YAML 1.1 with floats as OmegaConf reads them."""
 
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._seen: set[int] = set()  # mappings by id: their merge keys are resolved only once
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Refuses a key that stands there twice, of which YAML keeps the last in silence."""
+        if id(node) not in self._seen:
+            self._seen.add(id(node))
+            keys = [str(key.value) for key, _ in node.value]
+            for number, key in enumerate(keys):
+                if key in keys[:number]:
+                    mark = node.value[number][0].start_mark
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"line {mark.line + 1}: {key!r} stands there twice", None
+                    )
+        super().flatten_mapping(node)
+
 
 # Plain YAML 1.1 takes 1e-4 for a string, because it has no dot.
 _Loader.add_implicit_resolver(

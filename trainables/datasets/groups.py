@@ -10,8 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from trainables.records import EditRecord
 
 NUM_GROUPS = 5
@@ -31,6 +29,7 @@ def similarity_groups(
     """
     if not records:
         raise ValueError("no records to group")
+    import numpy as np  # heavy, as the next two
     from sklearn.cluster import KMeans
     from sklearn.feature_extraction.text import TfidfVectorizer
 

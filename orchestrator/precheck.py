@@ -1,0 +1,64 @@
+"""What of a plan can be known before anything is loaded: its settings fit, its data are there.
+
+A dry run and a sweep ask the same questions here, so that the one accepts what the other runs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from orchestrator.cluster import LOCAL
+from orchestrator.config import COMMAND_LINE, SweepConfig
+from orchestrator.errors import UsageError
+from orchestrator.plan import Plan
+from orchestrator.specs import TrialSpec
+from trainables.errors import EditingError
+from trainables.settings_check import SettingsCheck
+from trainables.world import default_cache
+
+_KEY = re.compile(r"method\.\w+")
+
+
+def precheck(plan: Plan, check_data: Callable[[Mapping[str, Any]], object]) -> None:
+    """Nothing, when each trial's method takes its settings and its data can feed it.
+
+    Of a search these are trials at the ends and choices of its axes.
+
+    Args:
+        plan: What will run.
+        check_data: Called with each specification; raises EditingError.
+
+    Raises:
+        UsageError: For the first that cannot work; all settings are looked at before any data.
+    """
+    settings = SettingsCheck()
+    specs = [(spec, spec.to_dict()) for spec in plan.knowable]
+    try:
+        for spec, values in specs:
+            try:
+                settings.check(values)
+            except EditingError as error:
+                raise UsageError(f"{error}{_whence(spec, str(error))}") from error
+        for _, values in specs:
+            check_data(values)
+    except EditingError as error:
+        raise UsageError(str(error)) from error
+
+
+def cache_of(config: SweepConfig) -> Path:
+    """Folder of embedded backbones and artefacts; the nodes of a cluster share one."""
+    if config.cluster == LOCAL:
+        return default_cache()
+    return Path(config.store).resolve() / "cache"
+
+
+def _whence(spec: TrialSpec, complaint: str) -> str:
+    """Where the value came from that a complaint begins with, unless it was typed as such."""
+    key = _KEY.match(complaint)
+    origin = spec.origins.get(key.group()) if key else None
+    if origin is None or origin.source == COMMAND_LINE:
+        return ""
+    return f" ({origin.source})"

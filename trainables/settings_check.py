@@ -1,0 +1,33 @@
+"""Whether a specification's method takes its settings; free of torch, for the driver and dry runs.
+
+The other half, whether its data can feed it, is `data_check`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from trainables.methods import check_settings, method_settings
+from trainables.partial_import import PartialImport
+
+
+class SettingsCheck:
+    """Builds the Config of each specification; equal ones once."""
+
+    def __init__(self) -> None:
+        """Nothing is read yet."""
+        self._names = PartialImport()
+        self._built: set[str] = set()
+
+    def check(self, spec: Mapping[str, Any]) -> None:
+        """Nothing, when the Config of `spec["method"]` can be built.
+
+        Raises:
+            ConfigError: As the trial itself would.
+        """
+        method = spec["method"]
+        key = repr(method)
+        if key not in self._built:
+            check_settings(self._names, method["module"], method_settings(method))
+            self._built.add(key)
