@@ -13,7 +13,7 @@ from trainables.artefacts import Artefacts, read_state, write_state
 from trainables.errors import DataError
 from trainables.interfaces import Backbone, Edit, EditMethod, EditReport
 from trainables.methods import build_config, get_method, method_settings
-from trainables.metrics.evaluator import greedy
+from trainables.metrics.evaluator import GENERATED_TOKENS, greedy
 from trainables.prompts import edit_batch, tokenise
 from trainables.seeding import trial_generators
 from trainables.world import default_cache
@@ -68,11 +68,11 @@ class Editor:
         return self.method.finish()
 
     @torch.no_grad()
-    def ask(self, prompt: str) -> str:
-        """The greedy answer to a prompt, up to the end token."""
+    def ask(self, prompt: str, max_tokens: int = GENERATED_TOKENS) -> str:
+        """The greedy answer to a prompt, up to the end token or so many tokens."""
         tokenizer = self._backbone.tokenizer
         row = tokenise(tokenizer, prompt)
-        [answer] = greedy(self.method.logits, [row], tokenizer, self._backbone.device)
+        [answer] = greedy(self.method.logits, [row], tokenizer, self._backbone.device, max_tokens)
         return str(tokenizer.decode(answer, skip_special_tokens=True)).strip()
 
     def save(self, path: Path) -> None:

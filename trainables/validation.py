@@ -113,7 +113,8 @@ def _generation_version(protocol: Mapping[str, Any], source: Source) -> int | No
     """
     if not protocol.get("generate"):
         return None
-    longest = max(len(record.target_new.encode()) for record in source.records)
+    targets = (record.target_new for record in source.records)
+    longest = max((len(target.encode()) for target in targets), default=0)
     return 2 if longest > GENERATED_TOKENS - GENERATED_BEHIND else None
 
 

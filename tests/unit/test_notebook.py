@@ -22,6 +22,9 @@ def test_editor_answers_the_edit_and_a_loaded_one_too(
     assert report.num_edits == 1
     assert before != "Vesper"
     assert editor.ask(EDITS[0].prompt) == "Vesper"
+    first = editor.ask(EDITS[0].prompt, max_tokens=1)
+    assert first != "Vesper"
+    assert "Vesper".startswith(first)
     editor.save(tmp_path / "edit.safetensors")
     editor.remove()
     pristine.check()
