@@ -291,11 +291,11 @@ def _decoder_part(backbone: Backbone, first: int, stop: int, *, has_norm: bool) 
     part._modules = dict(decoder._modules)
     layers_name = backbone.family.layers.removeprefix(f"{backbone.family.decoder}.")
     part._modules[layers_name] = _LayerSlice(decoder.get_submodule(layers_name), first, stop)
-    kinds = getattr(decoder.config, "layer_types", None)
-    if kinds is not None:
+    config: Any = copy.copy(decoder.config)
+    if getattr(config, "layer_types", None) is not None:
         # The decoder asks for the kind of the n-th layer that it runs: window or full attention.
-        part.config = copy.copy(decoder.config)
-        part.config.layer_types = list(kinds[first:stop])
+        config.layer_types = list(config.layer_types[first:stop])
+        part.config = config
     if not has_norm:
         norm_name = backbone.family.final_norm.removeprefix(f"{backbone.family.decoder}.")
         part._modules[norm_name] = _Nothing()
