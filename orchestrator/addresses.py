@@ -5,6 +5,21 @@ from __future__ import annotations
 from urllib.parse import parse_qs, urlsplit
 
 _OF_S3 = {"region", "endpoint_override", "scheme"}  # what may stand behind a question mark
+LOCAL, AUTO = "local", "auto"
+_MOST_PORT = 65535
+
+
+def cluster_address(cluster: str) -> str:
+    """What `cluster` may be: a Ray of this machine's own, the one it belongs to, or an address.
+
+    Raises:
+        ValueError: If it is none of these.
+    """
+    host, _, port = cluster.rpartition(":")
+    is_address = host and port.isascii() and port.isdecimal() and int(port) <= _MOST_PORT
+    if cluster not in (LOCAL, AUTO) and not is_address:
+        raise ValueError("allowed are local, auto and an address as host:port")
+    return cluster
 
 
 def mlflow_server(address: str) -> str:

@@ -12,10 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from orchestrator.addresses import AUTO as AUTO
+from orchestrator.addresses import LOCAL as LOCAL
 from orchestrator.errors import UsageError
 from orchestrator.placement import Supply, attainable
 
-LOCAL, AUTO = "local", "auto"
 SCALING = Path("~/ray_bootstrap_config.yaml")
 _CONNECT_SECONDS = 10.0
 
@@ -138,13 +139,11 @@ def check_address(cluster: str) -> None:
     """Returns if something listens at an address; Ray itself would try for ten minutes.
 
     Raises:
-        UsageError: If nothing does, or `cluster` is none of `local`, `auto` and `host:port`.
+        UsageError: If nothing does.
     """
     if cluster in (LOCAL, AUTO):
         return
     host, _, port = cluster.rpartition(":")
-    if not host or not port.isdecimal():
-        raise UsageError(f"cluster={cluster}: allowed are local, auto and an address as host:port")
     try:
         socket.create_connection((host, int(port)), _CONNECT_SECONDS).close()
     except OSError as error:

@@ -34,8 +34,7 @@ def compose(
         UsageError: For an unknown name, or a file outside the language above.
     """
     order, choices = _defaults(spaces)
-    choices.update(_overrides(spaces, chosen.get("ablation") or choices["ablation"]))
-    choices.update(chosen)
+    choices = own_choices(spaces, chosen.get("ablation") or choices["ablation"]) | dict(chosen)
     values = {
         key: copy.deepcopy(value) for key, value in spaces.root().items() if key != "defaults"
     }
@@ -49,6 +48,11 @@ def compose(
             _check_header(spaces, group, choices[group])
         merge(values, loaded if group in _GLOBAL else {group: loaded})
     return values, choices
+
+
+def own_choices(spaces: SearchSpaces, ablation: str) -> dict[str, str]:
+    """The choice in every group that an ablation makes where nothing else is chosen."""
+    return _defaults(spaces)[1] | _overrides(spaces, ablation)
 
 
 def merge(below: dict[str, Any], above: Mapping[str, Any]) -> None:

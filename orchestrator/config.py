@@ -1,6 +1,6 @@
-"""Search spaces and command line -> one checked configuration; only importer of hydra.
+"""Search spaces and command line -> one checked configuration.
 
-Hydra's grammar reads `key=value`; `composition` merges the files. Values typed are laid over them
+`typed` reads `key=value`; `composition` merges the files. Values typed are laid over them
 here, because the `scales` block of an ablation has to come between the two.
 """
 
@@ -14,10 +14,10 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from orchestrator.ablation_file import check_ablation
-from orchestrator.addresses import mlflow_server, object_storage
+from orchestrator.addresses import LOCAL, cluster_address, mlflow_server, object_storage
 from orchestrator.arms import selected
 from orchestrator.complaints import complaint
-from orchestrator.composition import compose, merge
+from orchestrator.composition import compose, merge, own_choices
 from orchestrator.errors import UsageError
 from orchestrator.obeyed import check_obeyed
 from orchestrator.part_values import MOST_SEED
@@ -34,7 +34,8 @@ Order = Literal[
     "hierarchical",
     "reversed_kmeans",
 ]
-Count = Annotated[int, Field(ge=1, strict=True)]
+Count = Annotated[int, Field(ge=1, le=1_000_000, strict=True)]  # more is a slip of the finger
+Amount = Annotated[float, Field(gt=0, le=1e9, strict=True)]
 Seed = Annotated[int, Field(ge=0, le=MOST_SEED, strict=True)]
 
 
@@ -106,7 +107,7 @@ class Scheduler(_Model):
 
     name: Literal["fifo", "asha", "median"] = "fifo"
     metric: Compared = "average.token"
-    grace: Annotated[float, Field(gt=0, le=1)] = 0.25
+    grace: Annotated[float, Field(gt=0, le=1, strict=True)] = 0.25
     reduction_factor: Annotated[int, Field(ge=2, strict=True)] = 2
     protect: tuple[str, ...] = ()
 
@@ -163,13 +164,13 @@ class SweepConfig(_Model):
     rerun: Rerun | None = None
     store: Annotated[str, Field(min_length=1)] = "results"
     workers: Count | None = None
-    cluster: str = "local"
+    cluster: Annotated[str, AfterValidator(cluster_address)] = LOCAL
     mlflow: Annotated[str, AfterValidator(mlflow_server)] | None = None
     copies: Annotated[str, AfterValidator(object_storage)] | None = None
     parallel: Parallel | None = None
     gpus_per_trial: Count | None = None
-    gpu_gib: Annotated[float, Field(gt=0, allow_inf_nan=False)] = GPU_GIB
-    max_trial_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    gpu_gib: Amount = GPU_GIB
+    max_trial_seconds: Amount | None = None
     choices: dict[str, str]
     layers: tuple[Layer, ...]
     own_units: frozenset[str]
@@ -247,7 +248,7 @@ def _load(spaces: SearchSpaces, chosen: Mapping[str, str], typed: Mapping[str, A
     }
     values, choices = compose(spaces, {**named, **chosen})
     block = {key: value for key, value in block.items() if key not in named}
-    _keep_chosen_arms(spaces, values, block, {**named, "scale": scale}, chosen)
+    _keep_chosen_arms(spaces, values, block, named, chosen)
     if "scheduler" in chosen:
         block.pop("scheduler", None)
     return _build(spaces, values, choices, block, chosen, typed)
@@ -267,7 +268,7 @@ def _keep_chosen_arms(
     for part in PARTS:
         if part in chosen and arms:
             ablation = chosen["ablation"]
-            default = compose(spaces, {**named, "ablation": ablation})[1][part]
+            default = named.get(part) or own_choices(spaces, ablation)[part]
             arms = selected(arms, part, chosen[part], default, ablation)
     values["arms"] = arms
 

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from filelock import FileLock
 
 from orchestrator.errors import LedgerError
 
@@ -51,6 +50,8 @@ class Leases:
             monotonic: Seconds since some start.
         """
         self._path = segment.with_suffix(_SUFFIX)
+        from filelock import FileLock  # heavy: asyncio
+
         self._lock = FileLock(segment.parent / "leases.lock")
         self._monotonic = monotonic
         self._held: set[str] = set()

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 # Keys of `scheduler` that a rule reads, beside its name.
 _READ = {
-    "fifo": frozenset[str](),
+    "fifo": frozenset({"protect"}),  # which holds of every arm
     "asha": frozenset({"metric", "grace", "reduction_factor", "protect"}),
     "median": frozenset({"metric", "grace", "protect"}),
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,10 @@ from orchestrator.specs import Origin
 MOST_SEED = 2**32 - 1  # NumPy takes no larger one
 _PARTS = ("all", "report", "tune")
 _OF_THE_MODEL = ("family", *SHAPE, "num_parameters")  # what a checkpoint says of itself
+_MAY_BE_NULL = frozenset(
+    {"revision", "memory_gib", "num_parameters", "data_path", "path", "max_edits", "frequency_band"}
+)
+_MOST_GIB = 1e6
 _OF_TRAINING = ("seed", "data_path")
 
 
@@ -38,7 +41,8 @@ def check_backbone(backbone: Mapping[str, Any], origins: Mapping[str, Origin]) -
         if not origin.source.startswith("backbone ")
     }
     for key in (*_OF_THE_MODEL, "revision"):
-        if key in moved and not is_id and backbone[key] is not None:
+        is_set = key in moved and (backbone[key] is not None or key != "revision")
+        if is_set and not is_id:
             why = "has no revisions" if key == "revision" else "says it itself"
             raise UsageError(
                 f"backbone.{key}={backbone[key]}: {model} {why}; it is set for a model id alone"
@@ -46,8 +50,11 @@ def check_backbone(backbone: Mapping[str, Any], origins: Mapping[str, Origin]) -
     for key in _OF_TRAINING:
         if key in moved and not is_embedded and backbone[key] is not None:
             raise UsageError(f"backbone.{key}={backbone[key]}: {model} is not trained here")
-    _check_number("backbone.memory_gib", backbone.get("memory_gib"))
-    _check_number("backbone.num_parameters", backbone.get("num_parameters"))
+    memory, count = backbone.get("memory_gib"), backbone.get("num_parameters")
+    if memory is not None and not (_is_number(memory) and 0 < memory <= _MOST_GIB):
+        raise UsageError(f"backbone.memory_gib={memory}: must be GiB above 0, or null")
+    if count is not None and not (_is_whole(count) and count >= 1):
+        raise UsageError(f"backbone.num_parameters={count}: must be a whole number of at least 1")
     seed, data = backbone.get("seed"), backbone.get("data_path")
     if seed is not None and not (_is_whole(seed) and 0 <= seed <= MOST_SEED):
         raise UsageError(f"backbone.seed={seed}: must be a whole number in 0 to {MOST_SEED}")
@@ -92,10 +99,18 @@ def check_pair(backbone: Mapping[str, Any], dataset: Mapping[str, Any]) -> None:
         )
 
 
-def _check_number(key: str, value: Any) -> None:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if value is not None and not (is_number and math.isfinite(value) and value > 0):
-        raise UsageError(f"{key}={value}: must be a number above 0, or null")
+def check_null(part: str, key: str, value: Any, default: Any) -> None:
+    """Nothing, unless a value is taken away that a trial needs.
+
+    Raises:
+        UsageError: In that case.
+    """
+    if value is None and default is not None and key not in _MAY_BE_NULL:
+        raise UsageError(f"{part}.{key}=null: must have a value, such as {default!r}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _is_whole(value: Any) -> bool:

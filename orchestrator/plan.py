@@ -308,16 +308,17 @@ def _ordered(cells: list[TrialSpec], seeds: tuple[int, ...], compares: bool) -> 
     shuffled, since early stopping depends on the order; elsewhere it is one layer after another.
     """
 
-    def shared(spec: TrialSpec) -> list[str]:
+    def shared(spec: TrialSpec) -> list[tuple[str, ...]]:
         layers = [spec.method.get("edit_layer"), spec.method.get("layers")]
         parts = [spec.backbone, spec.dataset, *([] if compares else [layers])]
-        return [canonical(parts[: depth + 1]) for depth in range(len(parts))]
+        written = tuple(map(canonical, parts))
+        return [written[: depth + 1] for depth in range(len(parts))]
 
     blocks = [shared(cell) for cell in cells]
     for seed in seeds:
         shuffled = list(range(len(cells)))
         random.Random(seed).shuffle(shuffled)
-        first: dict[str, int] = {}  # where a block, or a block in a block, begins
+        first: dict[tuple[str, ...], int] = {}  # where a block, or a block in a block, begins
         for place, number in enumerate(shuffled):
             for block in blocks[number]:
                 first.setdefault(block, place)

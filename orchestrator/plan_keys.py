@@ -6,6 +6,7 @@ import json
 from collections.abc import Collection, Iterable
 from typing import Any
 
+from orchestrator.composition import own_choices
 from orchestrator.config import COMMAND_LINE, PARTS, Protocol, SweepConfig
 from orchestrator.errors import UsageError
 from orchestrator.spaces import unknown
@@ -33,11 +34,13 @@ def check_keys(config: SweepConfig) -> None:
         keys = config.spaces.load(part, config.choices[part]).keys() - _DESCRIBED[part]
         known |= {f"{part}.{key}" for key in keys}
     fixed = {key for settings in config.arms.values() for key in settings}
+    of_file = _fields(config, _methods_of_file(config))
     for layer in config.layers:
+        is_typed = layer.source == COMMAND_LINE
         for key in layer.values:
             _check_described(key)
-            if key.startswith("method.") and key not in known:
-                source = "" if layer.source == COMMAND_LINE else f"{layer.source}; "
+            if key.startswith("method.") and key not in (fields if is_typed else fields | of_file):
+                source = "" if is_typed else f"{layer.source}; "
                 raise unknown(f"{key} ({source}methods: {', '.join(methods)})", key, fields)
     for key in _typed(config):
         if key in fixed:
@@ -46,13 +49,13 @@ def check_keys(config: SweepConfig) -> None:
                 f"{key}: the arms of ablation={config.ablation} set it; it cannot be typed "
                 f"(arms: {', '.join(arms)})"
             )
+    _check_arms(config, methods)
     for kind, keys in (("axes", set(config.axes)), ("arms", fixed)):
         for key in sorted(keys - known):
             _check_described(key, f"{kind}.")
             if key.startswith("method."):
                 raise unknown(f"{kind}.{key} (methods: {', '.join(methods)})", key, fields)
             raise unknown(f"{kind}.{key}", key, known)
-    _check_arms(config, methods)
     if overlap := sorted(fixed & set(config.axes)):
         raise UsageError(
             f"axes.{overlap[0]}: the arms of ablation={config.ablation} set it already"
@@ -75,6 +78,15 @@ def methods_of(config: SweepConfig) -> list[str]:
     if named and len(named) == len(config.arms):
         return [*dict.fromkeys(named)]
     return [*dict.fromkeys([config.choices["method"], *named])]
+
+
+def _methods_of_file(config: SweepConfig) -> list[Any]:
+    """Methods of all arms of the ablation's file, where some name one: also those not chosen."""
+    content = config.spaces.load("ablation", config.ablation)
+    blocks = [content, *(content.get("scales") or {}).values()]
+    arms = [each for block in blocks for each in ((block or {}).get("arms") or {}).values()]
+    named = [settings["method"] for settings in arms if settings and "method" in settings]
+    return [*named, own_choices(config.spaces, config.ablation)["method"]] if named else []
 
 
 def partly_obeyed(config: SweepConfig) -> list[str]:

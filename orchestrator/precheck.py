@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from orchestrator.cluster import LOCAL
+from orchestrator.addresses import LOCAL
 from orchestrator.config import COMMAND_LINE, SweepConfig
 from orchestrator.errors import UsageError
 from orchestrator.plan import Plan

@@ -14,7 +14,7 @@ from orchestrator.batching import STREAMS, cut, limit_of, num_drawn, settled
 from orchestrator.checks import of_kind
 from orchestrator.config import COMMAND_LINE, Protocol, SweepConfig
 from orchestrator.errors import UsageError
-from orchestrator.part_values import check_backbone, check_dataset, check_pair
+from orchestrator.part_values import check_backbone, check_dataset, check_null, check_pair
 from orchestrator.spaces import unknown
 from orchestrator.specs import DEPTH_FIELDS, HEADER, WIDTH_FIELDS, Origin, Swept, TrialSpec
 
@@ -87,6 +87,7 @@ class Resolver:
             for source, name_, value, _ in layered:
                 if name_ not in resolved:
                     raise unknown(f"{part}.{name_}={value}", name_, resolved)
+                check_null(part, name_, value, resolved[name_])
                 if name_ != "max_edits":  # one number, or one per part
                     value = of_kind(f"{part}.{name_}", value, resolved[name_])
                 resolved[name_] = value
@@ -297,6 +298,13 @@ def _fed(
     """The protocol cut to `limit` records, with the origins of what changed."""
     size = "num_questions" if resolved["kind"] == "serial" else "num_edits"
     size = "group_sizes" if "group_sizes" in resolved else size
+    if resolved["kind"] == "batch" and "num_batches" in typed and "group_sizes" not in resolved:
+        size = "num_edits" if resolved["num_edits"] > limit else "num_batches"
+        raise UsageError(
+            f"protocol.{size}={resolved[size]}: data set {dataset['name']!r}, part "
+            f"{dataset.get('part')!r}, can feed {limit} edits at most, "
+            f"and {resolved['num_batches']} batches of {resolved['num_edits']} are drawn"
+        )
     if size in typed or size == "group_sizes":
         raise UsageError(
             f"protocol.{size}={resolved[size]}: data set {dataset['name']!r}, part "

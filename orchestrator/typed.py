@@ -1,4 +1,4 @@
-"""Words typed behind `sweep.py`: read by hydra's grammar, each key known, none typed twice."""
+"""Words typed behind `sweep.py`: read as hydra's grammar has it, each key known, none twice."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from orchestrator.composition import plain
 from orchestrator.errors import UsageError
 from orchestrator.redaction import redacted
+from orchestrator.simple_values import NotSimpleError, simple_value
 from orchestrator.spaces import GROUPS, SearchSpaces, unknown
 
 # Of a first word, the words that may follow behind a dot; None: others check them.
@@ -66,9 +67,6 @@ def split(parsed: Mapping[str, Any], spaces: SearchSpaces) -> tuple[dict[str, st
 
 def _read(text: str, known: Known) -> tuple[str, Any]:
     """The key and the value of one word."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-
     key, sign, typed = text.partition("=")
     if not sign:
         raise UsageError(f"{text!r} is neither an option nor key=value; see --help")
@@ -85,18 +83,30 @@ def _read(text: str, known: Known) -> tuple[str, Any]:
     if "${" in typed:
         raise UsageError(f"{shown}: interpolation is not used here; write the value itself")
     try:
+        return key, simple_value(typed)
+    except NotSimpleError:
+        return key, _by_grammar(f"{key}={typed}", shown)
+
+
+def _by_grammar(text: str, shown: str) -> Any:
+    """The value of one word, by hydra."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    key = text.partition("=")[0]
+    try:
         override = OverridesParser.create().parse_override(text)
-        if override.is_sweep_override():
-            raise UsageError(
-                f"{shown}: several values are written as a list, {key}=[...], "
-                f"and swept as axes.{key}=[...]"
-            )
-        return key, plain(override.value())
     except (HydraException, ValueError) as error:  # ValueError: an integer of thousands of digits
         raise UsageError(
             f"{shown}: cannot be read as key=value; quote a value with special signs: "
             f"'{key}=\"...\"'"
         ) from error
+    if override.is_sweep_override():
+        raise UsageError(
+            f"{shown}: several values are written as a list, {key}=[...], "
+            f"and swept as axes.{key}=[...]"
+        )
+    return plain(override.value())
 
 
 def _check_key(key: str, shown: str, known: Known) -> None:

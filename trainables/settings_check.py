@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from trainables.methods import check_settings, method_settings
+from trainables.methods import Settings, method_settings
 from trainables.partial_import import PartialImport
 
 
@@ -17,7 +17,8 @@ class SettingsCheck:
 
     def __init__(self) -> None:
         """Nothing is read yet."""
-        self._names = PartialImport()
+        self._parts = PartialImport()
+        self._settings: dict[str, Settings] = {}
         self._built: set[str] = set()
 
     def check(self, spec: Mapping[str, Any]) -> None:
@@ -26,8 +27,10 @@ class SettingsCheck:
         Raises:
             ConfigError: As the trial itself would.
         """
-        method = spec["method"]
+        method, module = spec["method"], spec["method"]["module"]
+        if module not in self._settings:
+            self._settings[module] = Settings.without_import(module, self._parts)
         key = repr(method)
         if key not in self._built:
-            check_settings(self._names, method["module"], method_settings(method))
+            self._settings[module].build(method_settings(method))
             self._built.add(key)

@@ -12,7 +12,7 @@ import pytest
 
 from orchestrator.spaces import REPOSITORY, SearchSpaces
 from trainables.errors import ConfigError
-from trainables.methods import config_from, get_method, known_modules, method_settings
+from trainables.methods import Settings, get_method, known_modules, method_settings
 from trainables.partial_import import PartialImport
 
 SPACES = SearchSpaces()
@@ -49,7 +49,7 @@ def settings_of(module: str) -> dict[str, Any]:
 def answer(config: Any, module: str, values: dict[str, Any]) -> str:
     """What comes of building it: its fields, or the complaint."""
     try:
-        return repr(vars(config_from(config, module, values)))
+        return repr(vars(Settings(module, config).build(values)))
     except ConfigError as error:
         return str(error)
 

@@ -258,7 +258,10 @@ def test_expand_when_axes_do_not_collide_then_the_length_is_their_product(
         (["method.num_steps=0"], ["method.num_steps=0", "at least 1"]),
         (["method.edit_lr=high"], ["method.edit_lr", "high", "number"]),
         (["method.top_k=9", "where=[]"], ["method.top_k=9", "method.num_experts=1"]),
-        (["method.top_k=99"], ["no cell is left", "method.top_k <= method.num_experts"]),
+        (
+            ["method.top_k=99"],
+            ["leaves none of 8 cells", "'method.top_k <= method.num_experts' leaves out 8"],
+        ),
         (
             ["where=['method.top_k < method.num_expert']"],
             ["method.num_expert", "'method.num_experts'"],

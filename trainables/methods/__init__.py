@@ -46,41 +46,52 @@ def get_version(name: str) -> int:
 
 
 def build_config(name: str, values: Mapping[str, Any]) -> Any:
-    """The method's frozen Config from plain values; checks names and types, then its own ranges.
+    """The method's frozen Config from plain values; checks names and kinds, then its own ranges.
 
     Raises:
         ConfigError: If a key is unknown or missing, or a value out of range.
     """
-    return config_from(get_method(name)[0], name, values)
+    return Settings(name, get_method(name)[0]).build(values)
 
 
-def check_settings(names: PartialImport, name: str, values: Mapping[str, Any]) -> None:
-    """Nothing, when `build_config` would build a Config; torch is not imported for it.
+class Settings:
+    """Builds Configs of one method."""
 
-    Raises:
-        ConfigError: As `build_config`.
-        UnknownMethodError: If there is no such method.
-    """
-    _check_name(name)
-    config_from(names.name(f"{__name__}.{name}", "CONFIG"), name, values)
+    def __init__(self, name: str, config_class: type[Any]) -> None:
+        """`name` is that of the method's module."""
+        self._name, self._config_class = name, config_class
+        hints = get_type_hints(config_class)
+        self._kinds = {field.name: hints[field.name] for field in fields(config_class)}
 
+    @classmethod
+    def without_import(cls, name: str, parts: PartialImport) -> Settings:
+        """As for the Config that `get_method` gives, but without torch.
 
-def config_from(config_class: type[Any], name: str, values: Mapping[str, Any]) -> Any:
-    """`build_config` for a Config that was loaded before."""
-    known = {field.name for field in fields(config_class)}
-    for key in values:
-        if key not in known:
-            close = difflib.get_close_matches(key, known, n=1)
-            hint = f"; did you mean method.{close[0]}?" if close else ""
-            raise ConfigError(f"method.{key} is not a setting of {name}{hint}")
-    missing = sorted(known - set(values))
-    if missing:
-        raise ConfigError(f"method.{missing[0]} has no value for {name}")
-    for key, kind in get_type_hints(config_class).items():
-        if allowed := misfit(values[key], kind):
-            raise ConfigError(f"method.{key} is {values[key]!r}; {allowed}")
-    listed = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-    return config_class(**listed)
+        Raises:
+            UnknownMethodError: If there is no such method.
+        """
+        _check_name(name)
+        return cls(name, parts.name(f"{__name__}.{name}", "CONFIG"))
+
+    def build(self, values: Mapping[str, Any]) -> Any:
+        """The Config of `values`.
+
+        Raises:
+            ConfigError: If a key is unknown or missing, or a value out of range.
+        """
+        for key in values:
+            if key not in self._kinds:
+                close = difflib.get_close_matches(key, self._kinds, n=1)
+                hint = f"; did you mean method.{close[0]}?" if close else ""
+                raise ConfigError(f"method.{key} is not a setting of {self._name}{hint}")
+        missing = sorted(self._kinds.keys() - values.keys())
+        if missing:
+            raise ConfigError(f"method.{missing[0]} has no value for {self._name}")
+        for key, kind in self._kinds.items():
+            if allowed := misfit(values[key], kind):
+                raise ConfigError(f"method.{key} is {values[key]!r}; {allowed}")
+        listed = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return self._config_class(**listed)
 
 
 def _check_name(name: str) -> None:

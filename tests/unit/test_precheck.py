@@ -1,0 +1,92 @@
+"""What a dry run accepts a sweep accepts, and both refuse the rest in the same words."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from orchestrator import config, launch, plan
+from orchestrator.dry_run import dry_run
+from orchestrator.errors import UsageError
+from orchestrator.rows import Options
+from orchestrator.spaces import REPOSITORY
+from tests.unit.file_trials import write, zsre_line
+
+LORA = "ablation=lemoe_lora"
+SMALLEST = "axes.method.edit_lr={distribution:uniform,low:0,high:1}"
+
+
+def made(tmp_path: Path, *typed: str) -> plan.Plan:
+    return plan.expand(config.load([*typed, f"store={tmp_path / 'store'}"]))
+
+
+@pytest.fixture
+def questions(tmp_path: Path) -> Path:
+    return write(tmp_path / "zsre.jsonl", [zsre_line(number) for number in range(20)])
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        ([LORA, "axes.method.edit_lr=[1e-3,-1]"], "method.edit_lr is -1; it must be above 0 (axis"),
+        ([LORA, "method.edit_lr=-1"], "method.edit_lr is -1; it must be above 0"),
+        ([LORA, "method.expert=lorra"], "method.expert is 'lorra'; allowed: ffn, lora"),
+        ([LORA, "method.lora_alpha=high"], "'high'; it must be a finite number or null"),
+        ([LORA, "method.edit_layer=null"], "method.edit_layer is None; it must be a whole number"),
+        (
+            ["ablation=memoe_constants", "axes.method.head_share=[0.2,3]"],
+            "method.head_share is 3; it must lie in [0, 1] (axis method.head_share)",
+        ),
+        (["ablation=lemoe_search", SMALLEST], "method.edit_lr is 0; it must be above 0 (axis"),
+        (["ablation=lemoe_search", "axes.method.expert=[lora,mlp]"], "method.expert is 'mlp'"),
+        (
+            ["ablation=lemoe_batch", "method=memit", "method.covariance_text=/nowhere.txt"],
+            "method.covariance_text is '/nowhere.txt'; there is no such file",
+        ),
+        (["ablation=smoke", "dataset.frequency_band=[0.5]"], "dataset.frequency_band is [0.5]"),
+        (["ablation=smoke", "dataset=zsre", "protocol.num_edits=30"], "30"),
+    ],
+)
+def test_precheck_when_something_cannot_work_then_dry_run_and_sweep_say_the_same(
+    tmp_path: Path, questions: Path, typed: list[str], words: str
+) -> None:
+    if "dataset=zsre" in typed:
+        typed = [*typed, "backbone=facts_zsre", f"dataset.path={questions}"]
+    wrong = made(tmp_path, *typed)
+    with pytest.raises(UsageError) as dry:
+        dry_run(wrong, Options())
+    with pytest.raises(UsageError) as run:
+        launch.run(wrong, Options())
+    assert words in str(dry.value)
+    assert str(dry.value) == str(run.value)
+    assert not (tmp_path / "store").exists()
+
+
+def test_precheck_when_all_is_well_then_torch_is_not_imported_and_nothing_written(
+    tmp_path: Path, questions: Path
+) -> None:
+    code = (
+        "import sys\n"
+        "from orchestrator import config, plan\n"
+        "from orchestrator.dry_run import dry_run\n"
+        "from orchestrator.rows import Options\n"
+        "for typed in (['ablation=lemoe_lifelong'], ['ablation=smoke', 'backbone=facts_zsre',\n"
+        "              'dataset=zsre', 'dataset.path=zsre.jsonl']):\n"
+        "    dry_run(plan.expand(config.load(typed)), Options())\n"
+        "heavy = ('torch', 'ray', 'mlflow', 'numpy', 'sklearn', 'hydra', 'asyncio')\n"
+        "print([name for name in heavy if name in sys.modules])"
+    )
+    environment = {"PYTHONPATH": str(REPOSITORY), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "[]"
+    assert [path.name for path in tmp_path.iterdir()] == [questions.name]
