@@ -29,19 +29,8 @@ def check_keys(config: SweepConfig) -> None:
     _check_values(config)
     methods = methods_of(config)
     fields = _fields(config, methods)
-    known = fields | {f"protocol.{key}" for key in Protocol.model_fields} | set(PARTS)
-    for part in ("backbone", "dataset"):
-        keys = config.spaces.load(part, config.choices[part]).keys() - _DESCRIBED[part]
-        known |= {f"{part}.{key}" for key in keys}
+    _check_layers(config, methods, fields)
     fixed = {key for settings in config.arms.values() for key in settings}
-    of_file = _fields(config, _methods_of_file(config))
-    for layer in config.layers:
-        is_typed = layer.source == COMMAND_LINE
-        for key in layer.values:
-            _check_described(key)
-            if key.startswith("method.") and key not in (fields if is_typed else fields | of_file):
-                source = "" if is_typed else f"{layer.source}; "
-                raise unknown(f"{key} ({source}methods: {', '.join(methods)})", key, fields)
     for key in _typed(config):
         if key in fixed:
             arms = [name for name, settings in config.arms.items() if key in settings]
@@ -50,6 +39,10 @@ def check_keys(config: SweepConfig) -> None:
                 f"(arms: {', '.join(arms)})"
             )
     _check_arms(config, methods)
+    known = fields | {f"protocol.{key}" for key in Protocol.model_fields} | set(PARTS)
+    for part in ("backbone", "dataset"):
+        keys = config.spaces.load(part, config.choices[part]).keys() - _DESCRIBED[part]
+        known |= {f"{part}.{key}" for key in keys}
     for kind, keys in (("axes", set(config.axes)), ("arms", fixed)):
         for key in sorted(keys - known):
             _check_described(key, f"{kind}.")
@@ -60,11 +53,19 @@ def check_keys(config: SweepConfig) -> None:
         raise UsageError(
             f"axes.{overlap[0]}: the arms of ablation={config.ablation} set it already"
         )
-    for key, values in config.axes.items():
-        if isinstance(values, dict) and config.plan != "search":
-            raise UsageError(
-                f"axes.{key}: a distribution needs plan=search; plan={config.plan} takes a list"
-            )
+
+
+def _check_layers(config: SweepConfig, methods: Iterable[Any], fields: Collection[str]) -> None:
+    """Raises UsageError where a file or the command line sets what no method has."""
+    of_file = _fields(config, _methods_of_file(config))
+    for layer in config.layers:
+        is_typed = layer.source == COMMAND_LINE
+        for key in layer.values:
+            _check_described(key)
+            is_known = key in fields or (not is_typed and key in of_file)
+            if key.startswith("method.") and not is_known:
+                source = "" if is_typed else f"{layer.source}; "
+                raise unknown(f"{key} ({source}methods: {', '.join(methods)})", key, fields)
 
 
 def methods_of(config: SweepConfig) -> list[str]:
@@ -106,8 +107,12 @@ def partly_obeyed(config: SweepConfig) -> list[str]:
 
 
 def _check_values(config: SweepConfig) -> None:
-    """Raises UsageError where an axis holds a value twice, or a part's choice is not a name."""
+    """Raises UsageError for values that no axis or choice of a part can have."""
     for key, values in config.axes.items():
+        if isinstance(values, dict) and config.plan != "search":
+            raise UsageError(
+                f"axes.{key}: a distribution needs plan=search; plan={config.plan} takes a list"
+            )
         listed = values.get("choices", []) if isinstance(values, dict) else values
         if not isinstance(listed, list):
             continue  # `space` says so

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end.commands import ROOT, Commands
+from tests.unit.file_trials import write, zsre_line
 
 SMOKE = ["ablation=smoke", "backbone=facts_tiny"]
 LORA = ["ablation=lemoe_lora", "backbone=facts_tiny", "where=[]"]
@@ -18,9 +19,15 @@ MISTAKES = {
     "nothing": ([], ["ablation=NAME", "smoke"]),
     "word": (["smoke"], ["'smoke'", "key=value"]),
     "option": ([*SMOKE, "--resume"], ["--resume", "--help"]),
+    "misspelt ablation": (["ablatoin=smoke"], ["ablatoin=smoke", "'ablation'"]),
     "ablation": (["ablation=smok"], ["ablation=smok", "smoke", "lemoe_lora"]),
     "key": ([*SMOKE, "sedes=[0]"], ["sedes", "seeds"]),
     "method key": ([*SMOKE, "method.edit_rate=1"], ["method.edit_rate", "method.edit_lr"]),
+    "value of an axis": (
+        [*SMOKE, "axes.method.edit_lr=[1e-3,-1]"],
+        ["method.edit_lr is -1", "above 0", "axis method.edit_lr"],
+    ),
+    "arm": (["ablation=lemoe_lifelong", "method=arm"], ["method=arm", "grace (grace)"]),
     "axis": ([*SMOKE, "axes.method.edt_lr=[1]"], ["method.edt_lr", "method.edit_lr"]),
     "method": ([*SMOKE, "method=ftm"], ["method=ftm", "ft_m", "grace"]),
     "value": ([*SMOKE, "protocol.kind=bach"], ["protocol.kind=bach", "lifelong"]),
@@ -93,11 +100,15 @@ def test_mistake_gets_one_line_and_status_2_and_writes_nothing(
         ["--list"],
         [*SMOKE, "--dry-run"],
         ["ablation=lemoe_search", "--dry-run"],
+        [*ZSRE, "backbone=facts_zsre", "dataset.path=zsre.jsonl", "--dry-run"],
     ],
 )
 def test_question_imports_nothing_heavy_and_writes_nothing(
     typed: list[str], bare: Commands
 ) -> None:
+    write(bare.folder / "zsre.jsonl", [zsre_line(number) for number in range(20)])
+    before = _content(bare.folder)
+
     done = subprocess.run(
         [sys.executable, "-X", "importtime", str(ROOT / "orchestrator" / "sweep.py"), *typed],
         cwd=bare.folder,
@@ -110,8 +121,8 @@ def test_question_imports_nothing_heavy_and_writes_nothing(
     assert done.returncode == 0, done.stderr[-500:]
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert "orchestrator.plan" in imported  # the report of imports is read rightly
-    assert imported & {"torch", "ray", "mlflow", "transformers", "nltk", "pandas"} == set()
-    assert _content(bare.folder) == []
+    assert imported & {"torch", "ray", "mlflow", "transformers", "nltk", "numpy", "pandas"} == set()
+    assert _content(bare.folder) == before
 
 
 def test_list_names_every_ablation_with_its_question(bare: Commands) -> None:
