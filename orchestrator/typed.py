@@ -29,10 +29,7 @@ def parse(overrides: Sequence[str], known: Known) -> dict[str, Any]:
     parsed: dict[str, Any] = {}
     for text in overrides:
         key, value = _read(text, known)
-        inner = value if key in _MERGED and isinstance(value, dict) else None
-        for name, each in (
-            [(f"{key}.{k}", v) for k, v in inner.items()] if inner else [(key, value)]
-        ):
+        for name, each in _parted(key, value):
             if name in parsed:
                 raise UsageError(f"{name} is typed twice: {parsed[name]} and {each}")
             _check_key(name, name, known)
@@ -63,6 +60,15 @@ def split(parsed: Mapping[str, Any], spaces: SearchSpaces) -> tuple[dict[str, st
         spaces.load(key, value)
         chosen[key] = value
     return chosen, typed
+
+
+def _parted(key: str, value: Any) -> list[tuple[str, Any]]:
+    """A mapping that is laid over key by key as its keys, everything else as it is."""
+    if key not in _MERGED or not isinstance(value, dict):
+        return [(key, value)]
+    if not value:
+        raise UsageError(f"{key}={{}}: sets nothing; write {key}.KEY=VALUE")
+    return [(f"{key}.{inner}", each) for inner, each in value.items()]
 
 
 def _read(text: str, known: Known) -> tuple[str, Any]:

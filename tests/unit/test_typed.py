@@ -57,6 +57,7 @@ RANKS, METHODS, SEARCH = "ablation=ranks", "ablation=methods", "ablation=search"
         ([RANKS, "axes={method.top_k:[1]}", "method.top_k=1"], ["are both typed"]),
         ([RANKS, "method=[moe,multi]"], ["method=['moe', 'multi']", "axes.method=[...]"]),
         ([RANKS, "method={edit_lr:1}"], ["method={'edit_lr': 1}", "method.KEY=VALUE"]),
+        ([RANKS, "protocol={}"], ["protocol={}", "sets nothing"]),
         ([RANKS, "store=${x}"], ["store=${x}", "interpolation"]),
         ([RANKS, "store="], ["store=", "at least 1 character"]),
         ([RANKS, f"method.num_steps={'9' * 5000}"], ["method.num_steps=999", "cannot be read"]),
