@@ -27,7 +27,15 @@ TIMEOUT_SECONDS = 600.0  # of one exchange; ranks run side by side and differ by
 class Ranks:
     """Process `rank` of `size`, once it has joined the others."""
 
-    def __init__(self, rank: int, size: int, store: dist.Store, timeout_seconds: float) -> None:
+    def __init__(
+        self,
+        rank: int,
+        size: int,
+        store: dist.Store,
+        timeout_seconds: float,
+        *,
+        is_on_gpu: bool = False,
+    ) -> None:
         """Join; returns when all have.
 
         Args:
@@ -35,10 +43,10 @@ class Ranks:
             size: Processes in all.
             store: Where they meet, see `meeting_place`.
             timeout_seconds: After so long without an answer an exchange raises.
+            is_on_gpu: Whether each rank's tensors lie on a GPU of its own.
         """
         self.rank, self.size = rank, size
         _import_what_holds_on_to_groups()
-        is_on_gpu = torch.cuda.is_available()
         dist.init_process_group(
             "nccl" if is_on_gpu else "gloo",
             store=store,

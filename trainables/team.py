@@ -18,6 +18,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from trainables.backbones.loading import Device, assigned_device
 from trainables.errors import EditDiverged, NodeUnfitError, RankLostError, RestoreError
 from trainables.ranks import Ranks, meeting_place
 from trainables.trial_run import Runtime, TrialRun
@@ -84,7 +85,8 @@ class Team:
             actor.join.remote(rank, host, place.port) for rank, actor in enumerate(self._actors, 1)
         ]
         try:
-            self._bench.ranks = Ranks(0, size, place, timeout)
+            is_on_gpu = self._bench.device != "cpu"
+            self._bench.ranks = Ranks(0, size, place, timeout, is_on_gpu=is_on_gpu)
             ray.get(joined, timeout=timeout)
         except (RuntimeError, RayActorError, GetTimeoutError) as error:
             self.dismiss()
@@ -125,7 +127,7 @@ class _RankActor:
     def __init__(self, runtime: Runtime) -> None:
         quiet_process()
         self._runtime = runtime
-        self._bench = Workbench(runtime.cache)
+        self._bench = Workbench(runtime.cache, device=device_from_ray())
         self._run: TrialRun | None = None
 
     def check_node(self) -> None:
@@ -134,7 +136,8 @@ class _RankActor:
     def join(self, rank: int, host: str, port: int) -> None:
         timeout = self._runtime.rank_timeout_seconds
         place = meeting_place(host, port, is_host=False, timeout_seconds=timeout)
-        self._bench.ranks = Ranks(rank, self._runtime.num_ranks, place, timeout)
+        size, is_on_gpu = self._runtime.num_ranks, self._bench.device != "cpu"
+        self._bench.ranks = Ranks(rank, size, place, timeout, is_on_gpu=is_on_gpu)
 
     def next_row(self, key: str, spec: Spec, micro_batch: int | None) -> dict[str, Any]:
         """The same row as rank 0's."""
@@ -159,7 +162,7 @@ class _RankActor:
             self._bench.check_restored()
         except RestoreError:
             ranks = self._bench.ranks
-            self._bench = Workbench(self._runtime.cache)
+            self._bench = Workbench(self._runtime.cache, device=self._bench.device)
             self._bench.ranks = ranks
 
 
@@ -172,6 +175,16 @@ def check_node(runtime: Runtime) -> None:
     problems = runtime.problems() if runtime.problems is not None else ()
     if problems:
         raise NodeUnfitError(ray.get_runtime_context().get_node_id(), "; ".join(problems))
+
+
+def gpus_from_ray() -> list[str]:
+    """The GPUs that Ray gave this process."""
+    return [str(each) for each in ray.get_gpu_ids()] if ray.is_initialized() else []
+
+
+def device_from_ray() -> Device | None:
+    """Where this process computes, by the GPUs that Ray gave it; None outside of Ray."""
+    return assigned_device(len(gpus_from_ray())) if ray.is_initialized() else None
 
 
 def quiet_process() -> None:

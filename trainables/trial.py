@@ -19,10 +19,11 @@ from typing import Any
 
 import torch
 from ray import tune
+from ray.exceptions import RayActorError
 
 from trainables.artefacts import write_state, write_whole
 from trainables.errors import EditDiverged, NodeUnfitError, RankLostError, RestoreError
-from trainables.team import Team, check_node, quiet_process
+from trainables.team import Team, check_node, device_from_ray, gpus_from_ray, quiet_process
 from trainables.time_limit import TimeLimit
 from trainables.trial_run import Runtime, TrialRun
 from trainables.workbench import Workbench
@@ -30,6 +31,18 @@ from trainables.workbench import Workbench
 _UNENDED = ("unfit", "unstored")  # the fault is a node's, or the store's: the trial runs again
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _DECISIVE = ("done", "rung", "compared")  # of a row: ends the trial, when and what is compared
+
+
+class ActorSpentError(RayActorError):
+    """This actor must not run another trial; the one it was given begins anew in another process.
+
+    To Tune it is an actor that was lost with a preempted node: the trial is put back into the
+    queue, which does not count as a failure of it.
+    """
+
+    def __init__(self, reason: str) -> None:
+        """`reason` says why the process is replaced."""
+        super().__init__(error_msg=reason, preempted=True)
 
 
 class EditTrial(tune.Trainable):
@@ -46,23 +59,27 @@ class EditTrial(tune.Trainable):
         assert runtime is not None
         quiet_process()
         self._plan, self._runtime = plan, runtime
-        self._bench = Workbench(runtime.cache, is_sharded=runtime.is_sharded)
+        self._bench = Workbench(
+            runtime.cache, is_sharded=runtime.is_sharded, device=device_from_ray()
+        )
         self._team = Team(self._bench, runtime) if runtime.num_ranks > 1 else None
-        self._is_clean = True
+        self._unrestored = ""  # what a trial did not restore
+        self._is_spent = False
         self._is_node_checked = False
         self._num_trials = 0
         self._start(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Take the next trial; False asks for a new actor.
+        """Take the next trial; never False, by which Tune would lose it.
 
-        That is when the backbone could not be restored, or this one has done its share.
+        A trial that is declined here ends without a step or a retry, and neither searcher nor
+        scheduler nor callbacks hear of it. An actor that has done its share, or that could not
+        restore the backbone, says so in the first step instead.
         """
         self._close()
-        is_fit = self._is_clean and self._num_trials < self._runtime.max_trials
-        if is_fit:
-            self._start(new_config)
-        return is_fit
+        self._is_spent = bool(self._unrestored) or self._num_trials >= self._runtime.max_trials
+        self._start(new_config)
+        return True
 
     def step(self) -> dict[str, Any]:
         """Go on to the next rung; `row` is its row as JSON, beside it what Tune decides by.
@@ -75,7 +92,14 @@ class EditTrial(tune.Trainable):
         memory, and a lost rank, are raised: whoever holds the memory may soon be gone. On a node
         that cannot work on the sweep, and where a disk takes no more, the row says so (`unfit`,
         `unstored`), and the trial has not ended.
+
+        Raises:
+            ActorSpentError: If this actor must not run another trial.
         """
+        if self._is_spent:
+            self.cleanup()
+            reason = self._unrestored or f"it has run {self._runtime.max_trials} trials"
+            raise ActorSpentError(f"the process is replaced: {reason}")
         begin, cpu = time.perf_counter(), time.process_time()
         limit = TimeLimit(self._runtime.max_seconds, self._seconds, self._overdue_path)
         try:
@@ -98,8 +122,12 @@ class EditTrial(tune.Trainable):
             self._close()  # its state is there to go on from
         elif row["done"]:
             self._settle()
+        if self._unrestored:
+            row["unrestored"] = self._unrestored
         self._seconds += time.perf_counter() - begin
         self._cpu_seconds += time.process_time() - cpu
+        if self._bench.device == "cpu" and (gpus := gpus_from_ray()):
+            row["gpus_unused"] = ",".join(gpus)
         row.update(
             seconds=self._seconds, cpu_seconds=self._cpu_seconds, hostname=socket.gethostname()
         )
@@ -165,7 +193,7 @@ class EditTrial(tune.Trainable):
     def _halved(self, reason: str) -> int:
         """Give up the attempt that ran out of memory and halve the micro-batch; returns it."""
         self._close()
-        if not self._is_clean:
+        if self._unrestored:
             raise RestoreError(f"the backbone could not be restored after: {reason}")
         halved = self._bench.halve_micro_batch()
         if halved is None:
@@ -205,11 +233,15 @@ class EditTrial(tune.Trainable):
         self._overdue_path.unlink(missing_ok=True)
 
     def _close(self) -> None:
-        self._run.close()
+        """Take the method out; what it leaves behind costs this process its next trial."""
         try:
+            self._run.close()
             self._bench.check_restored()
-        except RestoreError:
-            self._is_clean = False
+        except RestoreError as error:
+            self._unrestored = self._unrestored or str(error)
+        except Exception as error:  # noqa: BLE001 - a defect of the trial that ends, not of the next
+            reason = f"{type(error).__name__}: {first_line(error)}"
+            self._unrestored = self._unrestored or reason
 
 
 def first_line(error: BaseException) -> str:

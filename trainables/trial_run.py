@@ -84,11 +84,10 @@ class TrialRun:
         row["device"] = str(device.type)
         if device.type == "cuda":
             row["gpu"] = torch.cuda.get_device_name(device)
-        if self._bench.micro_batch is not None:
-            row["micro_batch"] = self._bench.micro_batch
-        if torch.cuda.is_available():
             devices = range(torch.cuda.device_count())  # of which the fullest counts
             row["peak_gpu_gib"] = max(map(torch.cuda.max_memory_allocated, devices)) / 2**30
+        if self._bench.micro_batch is not None:
+            row["micro_batch"] = self._bench.micro_batch
         if self._runtime.rung_score is not None:
             moment = "final" if is_done else "rung"
             row["compared"] = compared(row, self._runtime.rung_score, moment)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from trainables.artefacts import Artefacts
-from trainables.backbones.loading import load_backbone
+from trainables.backbones.loading import Device, load_backbone, usable_device
 from trainables.backbones.pristine import Pristine
 from trainables.backbones.split import Split
 from trainables.drawing import draw
@@ -51,6 +51,7 @@ class Workbench:
         artefact_gib: float = 10.0,
         prefix_gib: float = 2.0,
         is_sharded: bool = False,
+        device: Device | None = None,
     ) -> None:
         """Set up an empty bench.
 
@@ -59,7 +60,9 @@ class Workbench:
             artefact_gib: Budget of the artefacts on disk, 2**30 bytes.
             prefix_gib: Budget of the hidden states held in memory, 2**30 bytes.
             is_sharded: Whether a backbone's layers are spread over all GPUs of the process.
+            device: Where backbones lie; None: on the GPU when there is one.
         """
+        self.device = device or usable_device()
         self._is_sharded = is_sharded
         self._cache = cache
         self._artefacts = Artefacts(
@@ -86,6 +89,7 @@ class Workbench:
                 dtype=wanted["dtype"],
                 home_layers=home,
                 cache=self._cache,
+                device=self.device,
             )
             backbone.pieces.ranks = self._ranks
             self._loaded = _Loaded(key, backbone, Pristine(backbone.model))

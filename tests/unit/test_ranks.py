@@ -26,7 +26,7 @@ TIMEOUT_SECONDS = 60.0
 def edited(name: str, checkpoint: Path, folder: Path, join: Callable[[], Ranks | None]) -> Any:
     """Answers and state after two batches, and the most rows that entered the last layer."""
     torch.set_num_threads(1)
-    backbone = load_backbone(checkpoint)
+    backbone = load_backbone(checkpoint, device="cpu")
     backbone.model.double()  # Adam divides by the gradient's size: rounding would grow
     backbone.pieces.ranks = join()
     most_rows = 0
@@ -70,7 +70,7 @@ def test_two_ranks_train_and_answer_as_one_process_does(
 
 
 def deserted(rank: int, checkpoint: Path, folder: Path) -> None:
-    backbone: Backbone = load_backbone(checkpoint)
+    backbone: Backbone = load_backbone(checkpoint, device="cpu")
     ranks = Ranks(rank, 2, dist.FileStore(str(folder / "meeting"), 2), TIMEOUT_SECONDS)
     backbone.pieces.ranks = ranks
     method = make("ft_m", backbone, Artefacts(folder / str(rank)))

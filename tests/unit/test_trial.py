@@ -18,7 +18,7 @@ from tests.end_to_end.test_full_disk import fill
 from tests.unit.file_trials import spec, write, zsre_line
 from trainables.artefacts import read_state
 from trainables.methods import method_settings
-from trainables.trial import EditTrial
+from trainables.trial import ActorSpentError, EditTrial
 from trainables.trial_run import Runtime
 
 METHODS = Path(__file__).resolve().parents[2] / "search_spaces" / "method"
@@ -40,7 +40,9 @@ def trial(tmp_path: Path, checkpoints: dict[str, Path]) -> EditTrial:
         "num_steps": 12,
         "edit_lr": 5e-3,
     }
-    runtime = Runtime(cache=tmp_path / "cache", store=tmp_path / "store", checkpoint_seconds=0)
+    runtime = Runtime(
+        cache=tmp_path / "cache", store=tmp_path / "store", checkpoint_seconds=0, max_trials=2
+    )
 
     class Planned(EditTrial):
         def setup(self, config: dict[str, Any]) -> None:
@@ -163,3 +165,49 @@ def test_trial_when_the_disk_is_full_then_it_has_not_ended_and_runs_again(
         row = json.loads(trial.step()["row"])
         assert row["status"] == "finished"
         assert (store / "records" / row["records"]).is_file()
+
+
+def test_actor_that_has_done_its_share_takes_the_next_trial_and_gives_it_back(
+    trial: EditTrial,
+) -> None:
+    for key in (TRIALS[0], TRIALS[1]):
+        assert trial.reset_config({"trial_key": key}) or key == TRIALS[0]
+    with pytest.raises(ActorSpentError, match=r"^the process is replaced: it has run 2 trials$"):
+        trial.step()
+
+
+def leaves_a_hook(trial: EditTrial) -> None:
+    """What a method that forgets one of its hooks does."""
+    trial._bench.backbone(trial._run.spec).model.register_forward_hook(lambda *_: None)
+
+
+def raises(trial: EditTrial) -> None:
+    """What a method does whose `remove` is broken."""
+    assert trial._run.loop is not None
+
+    def remove() -> None:
+        raise KeyError("no such layer\nto take out")
+
+    trial._run.loop.method.remove = remove
+
+
+@pytest.mark.parametrize(
+    ("leak", "what"),
+    [(leaves_a_hook, "was left with a hook"), (raises, "KeyError: 'no such layer")],
+)
+@pytest.mark.parametrize("is_stopped", [False, True])
+def test_method_that_does_not_restore_the_backbone_costs_its_process_and_no_other_trial(
+    trial: EditTrial, leak: Callable[[EditTrial], None], what: str, is_stopped: bool
+) -> None:
+    trial._run.next_row()  # the method is in
+    leak(trial)
+    if not is_stopped:  # by a scheduler, between two rungs
+        row = step(trial)
+        assert row["status"] == "finished"
+        assert what in row["unrestored"]
+        assert list((trial._runtime.store / "records").iterdir())
+    assert trial.reset_config({"trial_key": TRIALS[1]})
+    with pytest.raises(ActorSpentError, match=r"^the process is replaced: ") as spent:
+        trial.step()
+    assert what in str(spent.value)
+    assert spent.value.preempted  # which Tune does not count among a trial's failures

@@ -6,6 +6,7 @@ Only safetensors are read and remote code is never run: a pickled checkpoint can
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +25,7 @@ from trainables.errors import BackboneError
 from trainables.interfaces import Backbone, Family
 
 Dtype = Literal["float32", "bfloat16", "float16"]
+Device = Literal["cpu", "cuda"]
 
 
 def load_backbone(
@@ -33,8 +35,9 @@ def load_backbone(
     dtype: Dtype = "float32",
     home_layers: Collection[int] | None = None,
     cache: Path | None = None,
+    device: Device | None = None,
 ) -> Backbone:
-    """A frozen backbone in evaluation mode, on the GPU when there is one.
+    """A frozen backbone in evaluation mode.
 
     Args:
         model: Folder written by `save_pretrained`, or a model id of the hub.
@@ -43,11 +46,15 @@ def load_backbone(
         home_layers: Layers that stay with the embedding on the first GPU while the others are
             spread over all GPUs of the process; None: everything on one.
         cache: Where it is kept that the checkpoint is whole; None: found out anew.
+        device: Where it lies; None: on the GPU when there is one.
 
     Raises:
         BackboneError: If the folder or id is missing, its checkpoint is not whole or of another
             family, or a weight is beyond the range of `dtype`.
     """
+    device = device or usable_device()
+    if device == "cpu":
+        home_layers = None
     folder = checkpoint_folder(str(model), revision)
     whole = examine(folder, cache)
     whole.check_range(folder, dtype)
@@ -55,7 +62,7 @@ def load_backbone(
     family = get_family(config.model_type)
     loaded = _loaded(folder, config, DTYPES[dtype], _spread(config, family, home_layers))
     tokenizer = load_tokenizer(folder)
-    if torch.cuda.is_available() and not _is_spread(home_layers):
+    if device == "cuda" and not _is_spread(home_layers):
         torch.nn.Module.cuda(loaded)
     loaded.requires_grad_(False)
     loaded.eval()
@@ -108,6 +115,23 @@ def _loaded(folder: Path, config: Any, dtype: torch.dtype, device: dict[str, int
         raise BackboneError(f"backbone.model={folder} cannot be loaded: {reason}") from error
     check_told(folder, config, told)
     return loaded
+
+
+def usable_device() -> Device:
+    """The GPU where torch can use one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def assigned_device(num_gpus: int) -> Device:
+    """Where a worker process computes that was given so many GPUs, and no more than it was given.
+
+    One that was given none may still see all of them: without this they would all meet on the first
+    one, which is another trial's.
+    """
+    if num_gpus:
+        return usable_device()
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # a library might look for a GPU by itself
+    return "cpu"
 
 
 def _is_spread(home_layers: Collection[int] | None) -> bool:
