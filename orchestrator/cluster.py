@@ -44,13 +44,14 @@ def set_environment(cluster: str) -> None:
 
 
 @contextmanager
-def running_ray(cluster: str, workers: int | None) -> Iterator[None]:
+def running_ray(cluster: str, workers: int | None, gpus: int) -> Iterator[None]:
     """Ray, quiet, for the time of the block; left, or shut down, at its end.
 
     Args:
         cluster: `local` starts one here, `auto` joins the one that this machine belongs to, an
             address (`host:port`) that one.
         workers: CPUs of a local Ray; None: all.
+        gpus: GPUs of a local Ray: those that torch can use, which may be fewer than Ray finds.
 
     Raises:
         UsageError: If there is no such cluster.
@@ -64,6 +65,7 @@ def running_ray(cluster: str, workers: int | None) -> Iterator[None]:
         ray.init(
             address=cluster,
             num_cpus=workers if is_local else None,
+            num_gpus=gpus if is_local else None,
             include_dashboard=False if is_local else None,
             log_to_driver=False,
             logging_level=logging.ERROR,

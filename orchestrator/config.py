@@ -145,6 +145,8 @@ class SweepConfig(_Model):
         copies: Address on object storage where the store's results are copied to; see `copies`.
         parallel, gpus_per_trial, gpu_gib: see `placement.Sharing`.
         max_trial_seconds: A trial that takes longer has failed.
+        max_silent_seconds: A sweep in which nothing moves for so long ends; None: never.
+        max_trials_per_process: A worker process that has run so many gives way to a new one.
         stands_for: Per key, the published value that a value of an axis or arm stands for.
     """
 
@@ -171,6 +173,8 @@ class SweepConfig(_Model):
     gpus_per_trial: Count | None = None
     gpu_gib: Amount = GPU_GIB
     max_trial_seconds: Amount | None = None
+    max_silent_seconds: Amount | None = 900.0
+    max_trials_per_process: Count = 500
     choices: dict[str, str]
     layers: tuple[Layer, ...]
     own_units: frozenset[str]

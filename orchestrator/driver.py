@@ -5,6 +5,7 @@ The ledger is the truth: a result is appended there first, then handed to MLflow
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from collections import Counter
@@ -92,7 +93,7 @@ class Sweep:
         self._is_grid = True
         self._times_lost: Counter[str] = Counter()
         self._to_repeat: set[str] = set()
-        self._told: set[str] = set()  # problems of nodes
+        self._told: set[str] = set()  # what is said once, however often it happens
         self._checkpoints: dict[str, list[Row]] = {}
         self._rungs: list[Row] = []  # what a scheduler compares, of trials that this driver runs
         self._source_hash = source_hash(ROOT / "trainables")
@@ -100,6 +101,7 @@ class Sweep:
         self._tracker = Tracker(self._store, config.ablation, config.question, config.mlflow)
         self.cells: dict[str, Cell] = {}
         self.values: dict[str, float] = {}  # what a search compares, at the end or the last rung
+        self._stopped_at: dict[str, int] = {}  # rungs behind which a scheduler ended trials
         self.finished: list[str] = []  # keys of `values` whose trial ran to its end
         self.outcome = Outcome()
 
@@ -154,10 +156,10 @@ class Sweep:
         def to_config(values: Mapping[str, Any]) -> dict[str, Any] | Settled:
             cell = self.cell(spec_for(plan.config, values, seed))
             if cell.key in self.cells:
-                return Settled(self.values.get(cell.key))
+                return self._what_came_of(cell.key)
             self.cells[cell.key] = cell
             if self._is_settled(cell):
-                return Settled(self.values.get(cell.key), self._past_rungs([cell.key]))
+                return self._what_came_of(cell.key, self._past_rungs([cell.key]))
             return {"trial_key": cell.key, "spec": cell.spec.to_dict()}
 
         self._is_grid = False
@@ -165,6 +167,10 @@ class Sweep:
         typical = self.cell(plan.typical[0])
         with Board(num_trials) as self._board:
             self._started().search(plan.space, seed, num_trials, to_config, typical)
+
+    def _what_came_of(self, key: str, rungs: Sequence[Row] = ()) -> Settled:
+        """What a search needs of a trial that has run, or runs; `rungs` are for the scheduler."""
+        return Settled(self.values.get(key), rungs, self._stopped_at.get(key))
 
     def close(self) -> None:
         """Stop Ray, give the leases back, wait for MLflow, close the ledger and copy it."""
@@ -205,13 +211,16 @@ class Sweep:
         }
 
     def _note_value(self, end: Row) -> None:
-        """What a search compares, if the trial came so far."""
+        """What a search compares, if the trial came so far and it can be compared."""
         key, value = str(end["fingerprint"]), end["metrics"].get("compared")
-        if value is None:
+        if value is None or not math.isfinite(value):
             return
         self.values[key] = float(value)
         if end["status"] == "finished":
             self.finished.append(key)
+            self._stopped_at.pop(key, None)
+        elif end["status"] == "stopped":
+            self._stopped_at[key] = int(end["metrics"]["rung"])
 
     @cached_property
     def _settled_keys(self) -> frozenset[str]:
@@ -261,6 +270,16 @@ class Sweep:
 
     def on_result(self, key: str, row: Row) -> None:
         """One row of a trial: a rung, or its end."""
+        if what := row.get("unrestored"):
+            self._tell_once(
+                f"method={self.cells[key].spec.method['name']} did not restore the backbone "
+                f"({what}); what follows runs in a new process"
+            )
+        if row.get("gpus_unused"):
+            self._tell_once(
+                f"node {row['hostname']}: Ray gave trials a GPU that torch cannot use there "
+                "(a CPU build of torch, or no driver): they run on the CPU"
+            )
         if row.get("status") != "running":
             self._end(key, row)
             return
@@ -294,10 +313,13 @@ class Sweep:
         """
         if not self._is_grid:
             raise UsageError(f"the cluster cannot run this search: {problem}")
-        if problem not in self._told:
-            announce([f"{problem}; what it was given runs elsewhere"])
-            self._told.add(problem)
+        self._tell_once(f"{problem}; what it was given runs elsewhere")
         self._to_repeat.add(key)
+
+    def _tell_once(self, line: str) -> None:
+        if line not in self._told:
+            announce([line])
+            self._told.add(line)
 
     def on_error(self, key: str, error: str) -> None:
         """A trial whose actor was lost more often than it is retried."""

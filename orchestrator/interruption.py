@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -24,6 +25,13 @@ class Interruption:
     def fail(self, error: Exception) -> None:
         """End Tune's loop, as Ctrl-C does, for an error that Tune would bury in its own."""
         self._failure = self._failure or error
+
+    def force(self) -> None:
+        """End at once, as the second Ctrl-C does, whatever library the main thread is in."""
+        self._is_deferred = False
+        main = threading.main_thread().ident
+        assert main is not None
+        signal.pthread_kill(main, signal.SIGINT)
 
     @property
     def is_over(self) -> bool:

@@ -9,6 +9,7 @@ from torch import cuda
 
 from orchestrator.cluster import LOCAL, check_address
 from orchestrator.driver import Sweep, resolved_cell
+from orchestrator.errors import StandstillError
 from orchestrator.interruption import Interruption
 from orchestrator.placement import preflight
 from orchestrator.plan import Plan, spec_for
@@ -38,6 +39,9 @@ def run(plan: Plan, options: Options) -> Outcome:
         if sweep is None:
             raise
         sweep.outcome.was_interrupted = True
+    except StandstillError as error:
+        assert sweep is not None
+        sweep.outcome.standstill = str(error)
     finally:
         if sweep is not None:
             sweep.close()

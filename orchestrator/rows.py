@@ -68,10 +68,12 @@ class Settled:
         value: What is compared; None where the trial never came so far.
         rungs: Its rows of an earlier driver, for the scheduler; none where that has seen the trial
             itself.
+        stopped_at: Number of the rung behind which a scheduler stopped it; None: none did.
     """
 
     value: float | None
     rungs: Sequence[Mapping[str, Any]] = ()
+    stopped_at: int | None = None
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,7 @@ class Outcome:
     copies_failure: str = ""  # why the copies lack some of it
     experiment_id: str = ""
     was_interrupted: bool = False
+    standstill: str = ""  # what stood still, if that ended the sweep
 
 
 def end_row(

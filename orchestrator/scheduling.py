@@ -9,10 +9,12 @@ them.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from ray import tune
+from ray.tune.result import TRAINING_ITERATION
 from ray.tune.schedulers import (
     AsyncHyperBandScheduler,
     FIFOScheduler,
@@ -75,7 +77,9 @@ class Protecting(FIFOScheduler):
         self._inner.on_trial_add(tune_controller, trial)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """Go on or stop."""
+        """Go on or stop; a score that is not finite is compared with nothing."""
+        if not _is_comparable(result):
+            return str(TrialScheduler.CONTINUE)
         decision = str(
             self._inner.on_trial_result(tune_controller, trial, self._told(trial, result))
         )
@@ -88,7 +92,7 @@ class Protecting(FIFOScheduler):
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
         """A trial ended by itself; one that failed has nothing to compare."""
-        if METRIC in result:
+        if _is_comparable(result):
             self._inner.on_trial_complete(tune_controller, trial, self._told(trial, result))
         else:
             self._inner.on_trial_remove(tune_controller, trial)
@@ -106,8 +110,6 @@ class Protecting(FIFOScheduler):
         return str(self._inner.debug_string())
 
     def _told(self, trial: Any, result: dict[str, Any]) -> dict[str, Any]:
-        if TIME_ATTR not in result:  # of a trial that failed
-            return result
         value = _untied(result[METRIC], str(trial.config["trial_key"]))
         return {**result, TIME_ATTR: self._times[result[TIME_ATTR] - 1], METRIC: value}
 
@@ -155,7 +157,7 @@ def make_scheduler(
 
         def remember(row: Mapping[str, Any]) -> None:
             reached = [time for time, rung in zip(times, rungs, strict=True) if _is_at(row, rung)]
-            if reached:
+            if reached and _is_comparable(row):
                 key = str(row["trial_key"])
                 bracket.on_result(_Past(key), reached[-1], _untied(row[METRIC], key))
 
@@ -188,6 +190,14 @@ def _untied(value: float, key: str) -> float:
     return value + _TIE * int.from_bytes(hashlib.sha256(key.encode()).digest()[:4]) / 2**32
 
 
+def _is_comparable(result: Mapping[str, Any]) -> bool:
+    """False for what a failed trial reports, and for a score that is infinite or no number.
+
+    A single one of those would make the cutoff of its rung none at all, and everything would go on.
+    """
+    return METRIC in result and math.isfinite(result[METRIC])
+
+
 def _is_at(row: Mapping[str, Any], rung: float) -> bool:
     """True for a row of a trial that came to a rung, whatever rungs its driver had."""
     return float(row["progress"]) >= rung - 1e-9  # as near as `EditLoop.run` stops at it
@@ -208,7 +218,12 @@ def tune_distribution(drawn: Distribution) -> Any:
 
 
 class PlannedSearch(Searcher):
-    """Optuna's suggestions, made into specifications; at most `num_trials` of them."""
+    """Optuna's suggestions, made into specifications; at most `num_trials` of them.
+
+    Optuna is told of each what became of it: COMPLETE with its score, PRUNED with that of the rung
+    where the scheduler stopped it, else FAIL. One that it believed to run for ever would count as
+    a bad one.
+    """
 
     def __init__(
         self,
@@ -217,6 +232,7 @@ class PlannedSearch(Searcher):
         num_trials: int,
         to_config: Callable[[Mapping[str, Any]], dict[str, Any] | Settled],
         recall: Callable[[Sequence[Mapping[str, Any]]], None],
+        was_stopped: Callable[[str], bool],
     ) -> None:
         """Set up the search.
 
@@ -229,6 +245,7 @@ class PlannedSearch(Searcher):
             num_trials: Suggestions in all.
             to_config: Values -> the trial's config, or what there is of one that is settled.
             recall: Told the rungs of each settled trial, as the sampler comes to it.
+            was_stopped: Whether the scheduler stopped the trial of this key.
         """
         import optuna
         from ray.tune.search.optuna import OptunaSearch
@@ -238,13 +255,20 @@ class PlannedSearch(Searcher):
         drawn = OptunaSearch.convert_search_space(dict(space))
         self._inner = OptunaSearch(drawn, metric=METRIC, mode="max", seed=seed)
         self._left = num_trials
-        self._names: dict[str, str] = {}  # Tune's trial id -> Optuna's
+        self._running: dict[str, tuple[str, str]] = {}  # Tune's trial id -> Optuna's name, key
+        self.keys: list[str] = []  # of all trials that are to run
         self._to_config = to_config
         self._recall = recall
+        self._was_stopped = was_stopped
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Tune pickles its searcher for a restore that this project never asks of it."""
         return {}
+
+    @property
+    def study(self) -> Any:
+        """What Optuna knows."""
+        return self._inner._ot_study  # Ray has no public way to it
 
     def suggest(self, trial_id: str) -> Any:
         """The next trial's config; FINISHED when all were suggested."""
@@ -257,27 +281,50 @@ class PlannedSearch(Searcher):
             self._left -= 1
             outcome = self._to_config(values)
             if isinstance(outcome, dict):
-                self._names[trial_id] = name
+                key = str(outcome["trial_key"])
+                self._running[trial_id] = (name, key)
+                self.keys.append(key)
                 return outcome
             self._recall(outcome.rungs)
-            result = None if outcome.value is None else {METRIC: outcome.value}
-            self._inner.on_trial_complete(name, result, error=result is None)
+            self._tell(name, outcome.value, outcome.stopped_at)
         return str(Searcher.FINISHED)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """An intermediate result."""
-        self._inner.on_trial_result(self._names[trial_id], result)
+        if _is_comparable(result):
+            self._report(self._running[trial_id][0], result[METRIC], result[TIME_ATTR])
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
         """A trial's last result."""
-        has_value = result is not None and METRIC in result
-        name = self._names[trial_id]
-        self._inner.on_trial_complete(name, result, error=error or not has_value)
+        name, key = self._running.pop(trial_id)
+        if error or result is None or METRIC not in result:
+            self._tell(name, None, None)
+        else:
+            rung = result[TIME_ATTR] if self._was_stopped(key) else None
+            self._tell(name, result[METRIC], rung)
+
+    def tell_lost(self) -> None:
+        """No trial runs any more: those that nothing was heard of have failed."""
+        for trial_id in list(self._running):
+            self.on_trial_complete(trial_id, error=True)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: a resumed search replays the ledger."""
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing: a resumed search replays the ledger."""
+
+    def _report(self, name: str, value: float, rung: int) -> None:
+        self._inner.on_trial_result(name, {METRIC: value, TRAINING_ITERATION: rung})
+
+    def _tell(self, name: str, value: float | None, stopped_at: int | None) -> None:
+        """Tell Optuna how a trial ended; a score that is not finite is none."""
+        if value is None or not math.isfinite(value):
+            self._inner.on_trial_complete(name, None, error=True)
+        elif stopped_at is None:
+            self._inner.on_trial_complete(name, {METRIC: value})
+        else:
+            self._report(name, value, stopped_at)
+            self._inner.on_trial_complete(name, None)  # pruned: one without a value, and no error

@@ -25,7 +25,7 @@ USAGE_ERROR, FAILED, INTERRUPTED = 2, 1, 130
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Exit status: 0 all done, 1 some failed, 2 wrong usage, 130 interrupted."""
+    """Exit status: 0 all done, 1 some failed or nothing moved, 2 wrong usage, 130 interrupted."""
     console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
     try:
         typed = parser().parse_intermixed_args(arguments)
@@ -53,10 +53,15 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def interrupted(arguments: Sequence[str]) -> int:
-    """Say how to go on: by the same command, but without running anew what has just run."""
-    again = [argument for argument in arguments if argument != "--fresh"]
-    print(f"interrupted; to go on: python {sys.argv[0]} {shlex.join(again)}")
+    """Say how to go on."""
+    print(f"interrupted; {to_go_on(arguments)}")
     return INTERRUPTED
+
+
+def to_go_on(arguments: Sequence[str]) -> str:
+    """By the same command, but without running anew what has just run."""
+    again = [argument for argument in arguments if argument != "--fresh"]
+    return f"to go on: python {sys.argv[0]} {shlex.join(again)}"
 
 
 def status(store: str, expanded: plan.Plan | None = None) -> int:
@@ -97,6 +102,9 @@ def run(expanded: plan.Plan, typed: argparse.Namespace, arguments: Sequence[str]
     print("\n".join(listing.outcome_lines(outcome) + listing.unsent_lines(outcome, again)))
     if outcome.was_interrupted:
         return interrupted(arguments)
+    if outcome.standstill:
+        print(f"error: {outcome.standstill}; {to_go_on(arguments)}", file=sys.stderr)
+        return FAILED
     sys.stdout.flush()
     table = str(ROOT / "analysis" / "table.py")
     for name in expanded.config.paper or (expanded.config.ablation,):

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from ray import tune
 from ray.tune.schedulers import TrialScheduler
 
@@ -33,6 +36,7 @@ from orchestrator.scheduling import (
     tune_distribution,
 )
 from orchestrator.space import Distribution
+from orchestrator.watchdog import Watchdog
 from trainables.trial import EditTrial
 from trainables.trial_run import Runtime
 
@@ -47,7 +51,7 @@ class Listener(Protocol):
         """The scheduler ended a trial behind its last rung."""
 
     def on_lost(self, key: str, error: str) -> None:
-        """A trial whose actor was lost before it began; Tune does not try it again."""
+        """A trial that was lost before it began, and that Tune does not try again."""
 
     def on_misplaced(self, key: str, problem: str) -> None:
         """A trial that was given to a node that cannot work on the sweep; it has not ended."""
@@ -104,7 +108,9 @@ class Tuning:
         `typical` stands for all trials where resources are counted.
         """
         drawn = {key: tune_distribution(each) for key, each in space.items()}
-        searcher = PlannedSearch(drawn, seed, num_trials, to_config, self._recall)
+        searcher = PlannedSearch(
+            drawn, seed, num_trials, to_config, self._recall, self._was_stopped
+        )
         self._fit([typical], self._config.scheduler.name, (), search_alg=searcher)
 
     def close(self) -> None:
@@ -117,6 +123,10 @@ class Tuning:
         if isinstance(self._scheduler, Protecting):
             self._scheduler.recall(past)
 
+    def _was_stopped(self, key: str) -> bool:
+        """Whether the scheduler that runs now stopped a trial."""
+        return isinstance(self._scheduler, Protecting) and key in self._scheduler.stopped
+
     @cached_property
     def _nodes(self) -> Nodes:
         """What this sweep works on; Ray starts here, and runs until `close`.
@@ -125,7 +135,9 @@ class Tuning:
             UsageError: If there is no such cluster, or one of its nodes cannot work on the sweep.
         """
         cluster = self._config.cluster
-        self._ray.enter_context(running_ray(cluster, self._config.workers))
+        self._ray.enter_context(
+            running_ray(cluster, self._config.workers, torch.cuda.device_count())
+        )
         if cluster == LOCAL:
             return Nodes(None)
         nodes = Nodes(Demands.of_this_process(self._store, self._scratch))
@@ -182,9 +194,14 @@ class Tuning:
             rungs=rungs,
             rung_score=chosen.metric if is_compared else None,
             max_seconds=self._config.max_trial_seconds,
+            max_trials=self._config.max_trials_per_process,
             is_sharded=need.parallel == "shard",
             num_ranks=need.num_bundles,
             problems=nodes.demands.problems if nodes.demands is not None else None,
+        )
+        events = _Events(self._listener, scheduler, self._interruption, nodes)
+        watchdog = Watchdog(
+            self._interruption, self._config.max_silent_seconds, events.sign_of_life, events.due
         )
         # Tune's own record of its trials; the ledger has all of it that counts.
         scratch = self._scratch / uuid.uuid4().hex[:8]
@@ -205,17 +222,22 @@ class Tuning:
             run_config=tune.RunConfig(
                 name="sweep",
                 storage_path=str(scratch),
-                callbacks=[_Events(self._listener, scheduler, self._interruption, nodes)],
+                callbacks=[events],
                 stop=_Stop(self._interruption),
                 failure_config=tune.FailureConfig(max_failures=MAX_RETRIES),
                 verbose=0,
             ),
         )
         try:
-            with self._interruption.deferred():
+            with self._interruption.deferred(), watchdog:
                 tuner.fit()
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
+        if search_alg is not None:
+            search_alg.tell_lost()
+        for key in [cell.key for cell in cells] if search_alg is None else search_alg.keys:
+            if key not in events.heard:
+                self._listener.on_lost(key, "Ray lost it without a word")
 
 
 def _bundles(need: Placement, without: Collection[str] = ()) -> tune.PlacementGroupFactory:
@@ -255,15 +277,40 @@ class _Events(tune.Callback):
         self._interruption = interruption
         self._nodes = nodes
         self._left_out = frozenset(nodes.unfit)  # from the beginning of this Tuner on
+        self._trials: Sequence[Any] = ()  # all that Tune knows
+        self._num_moves = 0
+        self.heard: set[str] = set()  # trials of which the listener knows what became of them
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles its callbacks for a restore that this project never asks of it.
         return {}
 
+    def sign_of_life(self) -> object:
+        """Another value whenever something moved or a trial is being computed."""
+        is_computing = any(trial.status == "RUNNING" for trial in tuple(self._trials))
+        return time.monotonic() if is_computing else self._num_moves
+
+    def due(self) -> str:
+        """How many trials are waited for, in words."""
+        states = Counter(trial.status.lower() for trial in tuple(self._trials))
+        return f"trials: {', '.join(f'{count} {state}' for state, count in sorted(states.items()))}"
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        self._trials = trials
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._num_moves += 1
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._num_moves += 1
+
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
+        self._num_moves += 1
         key, row = trial.config["trial_key"], json.loads(result["row"])
+        if row["done"]:
+            self.heard.add(key)
         if row["status"] == "unfit":
             self._nodes.leave_out(row["node"], row["error"])
             self._tell_misplaced(key)
@@ -274,10 +321,14 @@ class _Events(tune.Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         key = trial.config["trial_key"]
+        self._num_moves += 1
         if key in self._stopped:
+            self.heard.add(key)
             self._tell(self._listener.on_stopped, key, self._stopped[key])
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._num_moves += 1
+        self.heard.add(trial.config["trial_key"])
         self._nodes.look()  # one without the code shows it here alone
         if self._nodes.unfit.keys() - self._left_out:
             self._tell_misplaced(trial.config["trial_key"])

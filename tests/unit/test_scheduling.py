@@ -19,6 +19,10 @@ class Trial:
         self.status = "RUNNING"
 
 
+def never(key: str) -> bool:
+    return False
+
+
 def report(scheduler: Any, key: str, rung: int, value: float, num_rungs: int = 3) -> str:
     row = {TIME_ATTR: rung, METRIC: value, "done": rung == num_rungs}
     return scheduler.on_trial_result(None, Trial(key), row)
@@ -135,7 +139,7 @@ def test_search_when_trials_are_settled_then_their_rungs_are_told_in_the_sampler
             return Settled(0.5, [{"trial_key": f"old-{len(asked)}"}])
         return {"trial_key": f"new-{len(asked)}"}
 
-    search = PlannedSearch({"x": tune.uniform(0, 1)}, 0, 4, to_config, told.extend)
+    search = PlannedSearch({"x": tune.uniform(0, 1)}, 0, 4, to_config, told.extend, never)
     assert search.suggest("t1") == {"trial_key": "new-2"}
     assert [row["trial_key"] for row in told] == ["old-1"]
     assert search.suggest("t2") == {"trial_key": "new-4"}
@@ -167,3 +171,91 @@ def test_a_trial_without_a_result_does_not_disturb_the_others(name: str) -> None
     failed = {"status": "failed", "done": True}
     scheduler.on_trial_result(None, Trial("a"), failed)
     assert scheduler.stopped == {}
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
+@pytest.mark.parametrize("is_of_an_earlier_driver", [False, True])
+def test_asha_when_a_rung_holds_a_score_that_is_not_finite_then_the_others_are_still_stopped(
+    value: float, is_of_an_earlier_driver: bool
+) -> None:
+    keys = [f"trial-{number}" for number in range(20)]
+    broken = {"trial_key": "broken", "progress": 0.25, METRIC: value}
+    scheduler = started("asha", "", past=[broken] if is_of_an_earlier_driver else [])
+    if not is_of_an_earlier_driver:
+        scheduler.on_trial_add(None, Trial("broken"))
+        assert report(scheduler, "broken", 1, value) == TrialScheduler.CONTINUE
+    for number, key in enumerate(keys):  # each is worse than all before
+        scheduler.on_trial_add(None, Trial(key))
+        report(scheduler, key, 1, 1 - number / 20)
+    assert scheduler.stopped.keys() == set(keys[1:])
+
+
+def result(value: float | None, rung: int = 3, done: bool = True) -> dict[str, Any]:
+    """What Tune hands to its searcher; a trial that failed has no score."""
+    row = {"done": done, "training_iteration": rung}
+    return row if value is None else {**row, METRIC: value, TIME_ATTR: rung}
+
+
+def test_search_when_it_is_over_then_optuna_believes_of_no_trial_that_it_runs() -> None:
+    settled = [Settled(None), Settled(0.5), Settled(0.25, stopped_at=1), Settled(float("nan"))]
+    outcomes = iter([*settled, *(f"trial-{number}" for number in range(7))])
+
+    def to_config(values: Mapping[str, Any]) -> dict[str, Any] | Settled:
+        outcome = next(outcomes)
+        return outcome if isinstance(outcome, Settled) else {"trial_key": outcome}
+
+    stopped = {"trial-4"}
+    space = {"x": tune.uniform(0, 1)}
+    search = PlannedSearch(space, 0, 11, to_config, lambda past: None, stopped.__contains__)
+    for number in range(7):
+        assert search.suggest(str(number)) == {"trial_key": f"trial-{number}"}
+    search.on_trial_complete("0", result(0.75))
+    search.on_trial_complete("1", result(float("nan")))
+    search.on_trial_complete("2", result(float("inf")))
+    search.on_trial_complete("3", result(None))  # failed, diverged or given to an unfit node
+    search.on_trial_result("4", result(0.1, rung=1, done=False))
+    search.on_trial_complete("4", result(0.3, rung=2))
+    search.on_trial_result("5", result(float("nan"), rung=1, done=False))
+    search.on_trial_complete("5", error=True)
+    search.tell_lost()  # of trial-6 nothing was heard
+
+    assert search.keys == [f"trial-{number}" for number in range(7)]
+    told = search.study.trials
+    assert [trial.state.name for trial in told[:4]] == ["FAIL", "COMPLETE", "PRUNED", "FAIL"]
+    assert [trial.state.name for trial in told[4:]] == [
+        *("COMPLETE", "FAIL", "FAIL", "FAIL", "PRUNED", "FAIL", "FAIL"),
+    ]
+    assert [trial.value for trial in told if trial.state.name == "COMPLETE"] == [0.5, 0.75]
+    rungs = [trial.intermediate_values for trial in told if trial.state.name == "PRUNED"]
+    assert rungs == [{1: 0.25}, {1: 0.1, 2: 0.3}]
+
+
+def test_search_when_trials_were_stopped_then_a_driver_that_goes_on_asks_the_same() -> None:
+    """Optuna draws by what it knows from its tenth trial on."""
+
+    def score(values: Mapping[str, Any]) -> float:
+        return 1 - abs(values["x"] - 0.3)
+
+    asked: dict[bool, list[float]] = {False: [], True: []}
+    for is_resumed in (False, True):
+        stopped: set[str] = set()
+
+        def to_config(
+            values: Mapping[str, Any], is_resumed: bool = is_resumed
+        ) -> dict[str, Any] | Settled:
+            number, value = len(asked[is_resumed]), score(values)
+            asked[is_resumed].append(values["x"])
+            if is_resumed:
+                return Settled(value, stopped_at=1 if number % 3 == 0 else None)
+            return {"trial_key": str(number), "value": value}
+
+        space = {"x": tune.uniform(0, 1)}
+        search = PlannedSearch(space, 0, 30, to_config, lambda past: None, stopped.__contains__)
+        while (config := search.suggest(f"trial-{len(asked[is_resumed])}")) != Searcher.FINISHED:
+            is_stopped = int(config["trial_key"]) % 3 == 0
+            if is_stopped:
+                stopped.add(config["trial_key"])
+            rung = 1 if is_stopped else 3
+            trial_id = f"trial-{config['trial_key']}"
+            search.on_trial_complete(trial_id, result(config["value"], rung))
+    assert asked[True] == asked[False]
