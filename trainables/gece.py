@@ -150,9 +150,7 @@ def _inputs(batch: EditBatch, settings: GeceSettings, split: Split) -> dict[str,
     real = tokens.attention_mask.bool()
     ids = [row[mask].tolist() for row, mask in zip(tokens.input_ids, real, strict=True)]
     digest = hashlib.sha256(json.dumps([shown, ids, tokens.prompt_lengths.tolist()]).encode())
-    return {
-        "backbone": backbone.fingerprint,
-        "dtype": str(backbone.embedding.weight.dtype),
+    return backbone.identity | {
         "layer": split.first_layer,
         "edits": digest.hexdigest(),
         "reference": settings.gece_reference,

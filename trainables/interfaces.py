@@ -177,6 +177,25 @@ class Backbone:
         assert isinstance(module, nn.Embedding)
         return module
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of all weights."""
+        return self.embedding.weight.dtype
+
+    @property
+    def identity(self) -> dict[str, Json]:
+        """What decides its answers to the last bit; belongs into the key of all that keeps some."""
+        return {
+            "backbone": self.fingerprint,
+            "dtype": str(self.dtype),
+            "device": self.device.type,
+        }
+
+    @property
+    def memory_key(self) -> str:
+        """`identity`, and which of several devices: for tensors that stay where they were made."""
+        return f"{self.fingerprint}/{self.dtype}/{self.device}"
+
     def layer_path(self, layer: int) -> str:
         """Dotted path of decoder layer `layer`, counted from 0."""
         return f"{self.family.layers}.{layer}"

@@ -194,7 +194,7 @@ class SideEditor:
         if self.settings.num_prefixes and self.settings.augmentation != "none":
             values: Any = self._artefacts.get(
                 "prefixes",
-                self._identity()
+                self._backbone.identity
                 | {
                     "openings": [*_OPENINGS],
                     "lengths": [*_PREFIX_LENGTHS],
@@ -315,7 +315,7 @@ class SideEditor:
         digest = hashlib.sha256("\n".join(prompts).encode()).hexdigest()
         stored = self._artefacts.get(
             "down_scale",
-            self._identity() | {"layer": self.settings.edit_layer, "prompts": digest},
+            self._backbone.identity | {"layer": self.settings.edit_layer, "prompts": digest},
             lambda: self.site.scale(prompts).state(),
         )
         self._set_scale(DownScale.of(stored, self._backbone.device))
@@ -333,10 +333,6 @@ class SideEditor:
                 self.site.split, len(_OPENINGS), length, _PREFIX_SEED, _OPENINGS
             )
         return State(values={"texts": texts})
-
-    def _identity(self) -> dict[str, Json]:
-        weight = self._backbone.embedding.weight
-        return {"backbone": self._backbone.fingerprint, "dtype": str(weight.dtype)}
 
 
 def check_choices(values: dict[str, Any], **choices: Any) -> None:

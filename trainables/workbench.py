@@ -20,14 +20,14 @@ from trainables.drawing import draw
 from trainables.edit_loop import Before, EditLoop, EditProtocol
 from trainables.edit_stream import ROLLED_BACK, edit_stream
 from trainables.errors import MemoryExhaustedError
-from trainables.interfaces import Backbone, EditMethod, EditRecord, Json, State
+from trainables.interfaces import Backbone, EditMethod, EditRecord, State
 from trainables.methods import build_config, get_method, method_settings
 from trainables.metrics.evaluator import BATCH_SIZE, Evaluator
 from trainables.ranks import Ranks
 from trainables.record_frequency import with_gece
 from trainables.row_lengths import check_lengths
 from trainables.seeding import trial_generators
-from trainables.sources import Source, backbone_folder, open_source
+from trainables.sources import EMBEDDED, Source, backbone_folder, open_source
 
 Spec = Mapping[str, Any]
 
@@ -71,15 +71,14 @@ class Workbench:
         self._ranks: Ranks | None = None
         self._loaded: _Loaded | None = None
         self._sources: dict[str, Source] = {}
-        self._evaluators: dict[tuple[tuple[str, str], ...], Evaluator] = {}
-        self._before: dict[tuple[str, str, int | None, bool], Before] = {}
+        self._evaluators: dict[tuple[EditRecord, ...], Evaluator] = {}
+        self._before: dict[tuple[object, ...], Before] = {}
 
     def backbone(self, spec: Spec) -> Backbone:
         """The backbone of `spec`, loaded once; another one takes its place."""
         wanted = spec["backbone"]
-        names = ("name", "model", "revision", "dtype", "seed", "data_path")
         home = _edited_layers(spec) if self._is_sharded else None
-        key = (*(wanted.get(name) for name in names), home)
+        key = (*_backbone_key(spec), home)
         if self._loaded is None or self._loaded.key != key:
             self._loaded = None  # frees the one before
             folder = backbone_folder(spec, self._cache)
@@ -98,7 +97,8 @@ class Workbench:
 
     def source(self, spec: Spec) -> Source:
         """The records of `spec`'s data set and part, read once."""
-        name = repr((sorted(spec["dataset"].items()), spec["backbone"]["name"]))
+        # An embedded backbone knows but some records, and GECE ranks them by its answers.
+        name = repr((sorted(spec["dataset"].items()), _backbone_key(spec)))
         if name not in self._sources:
             source = open_source(spec, self._cache)
             dataset = spec["dataset"]
@@ -199,8 +199,7 @@ class Workbench:
         return make
 
     def _evaluator(self, backbone: Backbone, records: Sequence[EditRecord]) -> Evaluator:
-        # The target too: two target fields, or two serial streams, name their records alike.
-        key = tuple((record.record_id, record.target_new) for record in records)
+        key = tuple(records)  # whole: two files may name different records alike
         if key not in self._evaluators:
             self._evaluators[key] = Evaluator(
                 backbone.tokenizer,
@@ -217,7 +216,7 @@ class Workbench:
         """What the untouched backbone answers, once per backbone and set of prompts."""
         generates = how.generates
         limit = evaluator.generation_limit if generates else None
-        key = (backbone.fingerprint, evaluator.digest, limit, how.has_passages)
+        key = (backbone.memory_key, evaluator.digest, limit, how.has_passages)
         if key not in self._before:
             split = Split(backbone, backbone.num_layers - 1, self._artefacts.prefix_cache)
             chosen = evaluator.select()
@@ -239,12 +238,7 @@ class Workbench:
                     }
                 )
 
-            inputs: dict[str, Json] = {
-                "backbone": backbone.fingerprint,
-                "probes": evaluator.digest,
-                "dtype": str(next(backbone.model.parameters()).dtype),
-                "generates": generates,
-            }
+            inputs = backbone.identity | {"probes": evaluator.digest, "generates": generates}
             if limit is not None:
                 inputs["generation_limit"] = limit
             if how.has_passages:
@@ -257,6 +251,16 @@ class Workbench:
                 dict(zip(edits, values["perplexities"], strict=True)) if edits else None,
             )
         return self._before[key]
+
+
+def _backbone_key(spec: Spec) -> tuple[Any, ...]:
+    """What decides the weights in memory."""
+    wanted = spec["backbone"]
+    names = ("name", "model", "revision", "dtype", "seed", "data_path")
+    # An embedded backbone is trained on the data set's file where it names none itself.
+    is_embedded = str(wanted["model"]).startswith(EMBEDDED)
+    path = spec["dataset"].get("path") if is_embedded else None
+    return (*(wanted.get(name) for name in names), path)
 
 
 def _edited_layers(spec: Spec) -> tuple[int, ...]:

@@ -22,7 +22,8 @@ from trainables.interfaces import Backbone, DecodeState, PromptBatch
 class PrefixCache:
     """Hidden states entering a layer, per prompt, least recently used dropped first.
 
-    Keys name the backbone's fingerprint, the layer and the row's tokens: all inputs of the value.
+    Keys name the backbone with its dtype and device, the layer and the row's tokens: all inputs of
+    the value.
     """
 
     def __init__(self, max_gib: float = 2.0) -> None:
@@ -162,7 +163,7 @@ class Split:
 
     def _key(self, ids: Tensor) -> tuple[str, int, bytes]:
         digest = hashlib.blake2b(ids.cpu().numpy().tobytes(), digest_size=16).digest()
-        return self.backbone.fingerprint, self.first_layer, digest
+        return self.backbone.memory_key, self.first_layer, digest
 
 
 class Site:

@@ -170,7 +170,7 @@ class FinalStates:
         digest = hashlib.blake2b(ids.cpu().numpy().tobytes(), digest_size=16).digest()
         kind = "all" if self._has_all_tokens else "last"
         # One above the layers that a prefix can end at.
-        return f"{backbone.fingerprint}/{kind}", backbone.num_layers + 1, digest
+        return f"{backbone.memory_key}/{kind}", backbone.num_layers + 1, digest
 
 
 def _padded(states: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

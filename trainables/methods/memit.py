@@ -54,7 +54,6 @@ from trainables.interfaces import (
     EditBatch,
     EditReport,
     Generators,
-    Json,
     PromptBatch,
     State,
 )
@@ -281,7 +280,7 @@ class Memit:
                 built.update(second_moments(backbone, self._layers, batches))
             return State({"moment": built[layer]})
 
-        inputs = self._identity() | {
+        inputs = self._backbone.identity | {
             "source": source,
             "text": hashlib.sha256("\n".join(texts).encode()).hexdigest(),
             "num_tokens": num_tokens,
@@ -295,7 +294,7 @@ class Memit:
 
     def _sampled_contexts(self) -> tuple[str, ...]:
         count, length = self._config.contexts, self._config.context_length
-        inputs = self._identity() | {"count": count, "length": length, "seed": _CONTEXT_SEED}
+        inputs = self._backbone.identity | {"count": count, "length": length, "seed": _CONTEXT_SEED}
 
         def build() -> State:
             texts = sampled_contexts(self._split, count, length, _CONTEXT_SEED)
@@ -303,10 +302,6 @@ class Memit:
 
         texts: Any = self._artefacts.get("contexts", inputs, build).values["texts"]
         return tuple(texts)
-
-    def _identity(self) -> dict[str, Json]:
-        weight = self._backbone.embedding.weight
-        return {"backbone": self._backbone.fingerprint, "dtype": str(weight.dtype)}
 
 
 def least_squares_update(keys: Tensor, residuals: Tensor, old: Tensor) -> Tensor:

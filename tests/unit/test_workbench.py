@@ -1,0 +1,68 @@
+"""One process, several backbones: what it keeps of one must not answer for another."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.unit.file_trials import spec, write, zsre_line
+from trainables.backbones.loading import Dtype
+from trainables.interfaces import Backbone
+from trainables.workbench import Workbench
+
+
+@pytest.fixture
+def wanted(checkpoints: dict[str, Path], tmp_path: Path) -> dict[str, Any]:
+    path = write(tmp_path / "zsre.jsonl", [zsre_line(number) for number in range(30)])
+    return spec(checkpoints["llama"], "zsre", path)
+
+
+def row_of(bench: Workbench, wanted: dict[str, Any]) -> dict[str, float]:
+    loop = bench.loop(wanted)
+    row = dict(loop.run())
+    loop.close()
+    bench.check_restored()
+    return {name: value for name, value in row.items() if not name.endswith("_seconds")}
+
+
+def in_dtype(wanted: dict[str, Any], dtype: Dtype) -> dict[str, Any]:
+    return wanted | {"backbone": wanted["backbone"] | {"dtype": dtype}}
+
+
+def test_other_dtype_in_the_same_process_then_the_row_of_a_process_of_its_own(
+    wanted: dict[str, Any], tmp_path: Path
+) -> None:
+    shared = Workbench(tmp_path / "cache")
+    for index, dtype in enumerate(("float32", "float16", "float32")):
+        own = Workbench(tmp_path / f"cache{index}")
+        asked = in_dtype(wanted, dtype)  # type: ignore[arg-type]
+        assert row_of(shared, asked) == row_of(own, asked)
+
+
+def test_identity_then_dtype_and_device_tell_backbones_apart(llama: Backbone) -> None:
+    narrow = replace(llama, fingerprint=llama.fingerprint)
+    assert narrow.identity == llama.identity
+    llama_keys = {llama.memory_key, str(llama.identity)}
+    llama.model.bfloat16()
+    assert llama_keys.isdisjoint({llama.memory_key, str(llama.identity)})
+    assert llama.identity["device"] == "cpu"
+    assert llama.memory_key.endswith("/cpu")
+
+
+def test_source_when_another_file_bears_the_same_ids_then_its_own_records_are_asked(
+    wanted: dict[str, Any], tmp_path: Path
+) -> None:
+    # Evaluators are kept by their records: the same ids and targets with other questions.
+    def other(number: int) -> dict[str, Any]:
+        return zsre_line(number) | {"rephrase": f"Say where person {number} was born."}
+
+    path = write(tmp_path / "other.jsonl", [other(number) for number in range(30)])
+    asked = wanted | {"dataset": wanted["dataset"] | {"path": str(path)}}
+    shared = Workbench(tmp_path / "cache")
+    row_of(shared, wanted)
+    asked_now = [text for record in shared.loop(asked).records for text in record.rephrases]
+    assert len(asked_now) == 3
+    assert all(text.startswith("Say") for text in asked_now)
