@@ -1,4 +1,4 @@
-# make sweep | test | test-all | accept | bench | ui: each sets itself up on a bare machine.
+# make sweep | test | test-all | accept | bench | ui | nltk: each sets itself up on a bare machine.
 ABLATION ?= lemoe_lora
 ARGS ?=
 PYTHON ?= python3
@@ -6,7 +6,7 @@ STORE ?= results
 PORT ?= 5000
 BIN := .venv/bin
 
-.PHONY: sweep test test-all accept bench ui lint setup
+.PHONY: sweep test test-all accept bench ui nltk lint setup
 .DEFAULT_GOAL := sweep
 
 setup: .venv/installed
@@ -39,6 +39,10 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/mypy tests/accept.py tests/acceptance.py tests/benchmarks
 	$(BIN)/lint-imports
+
+# Named entities (MEMoE's anchors) and WordNet: a few megabytes into the cache that sweeps look in.
+nltk: setup
+	$(BIN)/python -m trainables.moe.nltk_data "$${XDG_CACHE_HOME:-$$HOME/.cache}/editing-sweeps/nltk_data"
 
 ui: setup
 	$(BIN)/python orchestrator/ui.py store=$(STORE) port=$(PORT) $(ARGS)

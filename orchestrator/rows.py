@@ -32,6 +32,8 @@ class Resolved:
         generation_version: Of the rule for the length of free generation, where it matters.
         counts: Numbers about the data that belong in the row.
         tokenizer: Class and versions that shape the ids of a text beside the tokenizer's files.
+        method_data: Version and hash of what the method reads beside the data set, as NLTK's data;
+            empty where it reads nothing.
     """
 
     backbone_fingerprint: str
@@ -40,6 +42,7 @@ class Resolved:
     counts: Mapping[str, float] = field(default_factory=dict)
     generation_version: int | None = None
     tokenizer: str = ""
+    method_data: str = ""
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -48,6 +51,8 @@ class Resolved:
         del values["counts"]
         if self.generation_version is None:  # as before there was one
             del values["generation_version"]
+        if not self.method_data:
+            del values["method_data"]  # as before there was any
         return values
 
 

@@ -23,6 +23,7 @@ from safetensors.torch import load, save
 
 from trainables.backbones.split import PrefixCache
 from trainables.interfaces import Json, State
+from trainables.moe import nltk_data
 
 T = TypeVar("T")
 
@@ -64,6 +65,11 @@ class Artefacts:
                     self._drop_oldest(keep=folder)
         self._loaded[key] = state
         return state
+
+    @property
+    def nltk_data(self) -> Path:
+        """Where `make nltk` puts NLTK's data; there need not be any."""
+        return self._root.parent / nltk_data.FOLDER
 
     def keep(self, name: str, build: Callable[[], T]) -> T:
         """What `build` returns, built once in this process: a tool that is slow to load.

@@ -35,6 +35,7 @@ from trainables.backbones.split import Site, Split
 from trainables.backbones.unedited import gradient_factors, greedy_answers
 from trainables.errors import DataError, EditDiverged
 from trainables.interfaces import Backbone, Edit, EditBatch, Json, State
+from trainables.moe import nltk_data
 from trainables.moe.frequency import (
     Denominator,
     Meteor,
@@ -44,6 +45,7 @@ from trainables.moe.frequency import (
     mean_word_frequency,
     word_counts,
 )
+from trainables.moe.nltk_data import NltkData
 from trainables.prompts import collate, labels_of, pad_id, tokenise
 
 Answer = Literal["true_answer", "target_new"]
@@ -110,9 +112,10 @@ def calibration(
         EditDiverged: If a GECE is not finite; the message names the edit.
         ConfigError: If WordNet is asked for and missing.
     """
-    parts = artefacts.get(
-        "gece", _inputs(batch, settings, split), lambda: _parts(batch, settings, split, site)
-    ).tensors
+    needed: tuple[NltkData, ...] = ("wordnet",) if settings.meteor_synonyms == "wordnet" else ()
+    inputs = _inputs(batch, settings, split)
+    inputs["nltk_data"] = nltk_data.identity(needed, artefacts.nltk_data)
+    parts = artefacts.get("gece", inputs, lambda: _parts(batch, settings, split, site)).tensors
     alpha, counts = _alpha(batch.edits, settings.gece_word_source, frequencies)
     scores = gece(
         parts["meteor"], parts["probability"], alpha, parts["product"], settings.gece_denominator

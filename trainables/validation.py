@@ -14,6 +14,8 @@ from trainables.drawing import draw
 from trainables.errors import BackboneError
 from trainables.methods import build_config, get_version, method_settings
 from trainables.metrics.evaluator import GENERATED_BEHIND, GENERATED_TOKENS
+from trainables.moe import nltk_data
+from trainables.moe.nltk_data import NltkData
 from trainables.row_lengths import DriverLengths, check_lengths
 from trainables.sources import Source, backbone_folder
 
@@ -30,6 +32,7 @@ class Validator:
         """Nothing is read yet; `progress` hears of an embedded backbone's training."""
         self._cache, self._progress = cache, progress
         self._checkpoints: dict[str, Checkpoint] = {}
+        self._nltk_data: dict[tuple[NltkData, ...], str] = {}
         self._data = DataCheck(cache)
         self._lengths: dict[str, DriverLengths] = {}
         self._measured: set[str] = set()  # draws whose rows fit
@@ -53,13 +56,14 @@ class Validator:
 
         Returns:
             backbone_fingerprint, tokenizer, dataset_digest, method_version, generation_version
-            (None where it decides nothing), and counts of the data.
+            (None where it decides nothing), method_data (which data of NLTK its settings make the
+            method read), and counts of the data.
 
         Raises:
             EditingError: Naming the first setting that cannot work.
         """
         module = spec["method"]["module"]
-        build_config(module, method_settings(spec["method"]))
+        method_data = self._method_data(build_config(module, method_settings(spec["method"])))
         self.check_data(spec)  # before two minutes of training
         backbone = repr(sorted(spec["backbone"].items(), key=str))
         if backbone not in self._checkpoints:
@@ -76,6 +80,7 @@ class Validator:
             "dataset_digest": _with_texts(source.digest, spec["method"]),
             "method_version": get_version(module),
             "generation_version": _generation_version(spec["protocol"], source),
+            "method_data": method_data,
             "counts": {
                 "count.excluded": len(source.excluded),
                 "count.subject_absent_in_data": source.num_subject_absent,
@@ -127,6 +132,12 @@ def _check_end_token(spec: Mapping[str, Any], whole: Checkpoint) -> None:
             f"protocol.{wanted[0]}=true: the tokenizer of backbone.model="
             f"{spec['backbone']['model']} has no end token (eos_token in tokenizer_config.json)"
         )
+
+    def _method_data(self, config: Any) -> str:
+        needed: tuple[NltkData, ...] = getattr(config, "nltk_data", ())
+        if needed not in self._nltk_data:
+            self._nltk_data[needed] = nltk_data.identity(needed, self._cache / nltk_data.FOLDER)
+        return self._nltk_data[needed]
 
 
 def _with_texts(digest: str, method: Mapping[str, Any]) -> str:

@@ -121,7 +121,7 @@ def test_routing_inputs_equal_equations_12_14_and_15(
 ) -> None:
     tokenizer = tiny_tokenizer()
     table = nn.Embedding(len(tokenizer), WIDTH)
-    finder = EntityFinder(tokenizer, load_chunker=lambda: chunker)
+    finder = EntityFinder(tokenizer, chunker)
     embedder = PromptEmbedder(table, finder if routing_input == "anchor" else None)
     reads = Reads.HIDDEN if routing_input == "token" else Reads.HIDDEN_AND_ANCHOR
     router = router_of(WIDTH if routing_input == "token" else 2 * WIDTH, 1)

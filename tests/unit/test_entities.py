@@ -1,30 +1,37 @@
+import json
+import shutil
 from pathlib import Path
 
+import nltk
 import pytest
 import torch
+from nltk.corpus.reader.wordlist import WordListCorpusReader
+from nltk.corpus.util import LazyCorpusLoader
 
 from tests.conftest import tiny_tokenizer
 from tests.unit import small_tokenizers
+from trainables.errors import ConfigError
 from trainables.interfaces import PromptBatch
 from trainables.moe.embeddings import PromptEmbedder, mean_embedding
-from trainables.moe.entities import Chunker, EntityFinder
+from trainables.moe.entities import Chunker, EntityFinder, nltk_chunker
 from trainables.prompts import collate, tokenise
 
 TOKENIZER = tiny_tokenizer()
 
 
+@pytest.fixture(scope="module")
+def folder(editing_data: Path) -> Path:
+    return editing_data / "nltk_data"
+
+
+@pytest.fixture(scope="module")
+def chunker(folder: Path) -> Chunker:
+    return nltk_chunker(folder)
+
+
 @pytest.fixture
 def without_nltk_data(monkeypatch: pytest.MonkeyPatch) -> None:
-    import nltk
-
     monkeypatch.setattr(nltk.data, "path", [])
-
-
-@pytest.fixture
-def with_nltk_data(monkeypatch: pytest.MonkeyPatch, editing_data: Path) -> None:
-    import nltk
-
-    monkeypatch.setattr(nltk.data, "path", [str(editing_data / "nltk_data")])
 
 
 def text_of(prompt: str, tokens: list[int]) -> str:
@@ -37,39 +44,88 @@ def found(finder: EntityFinder, prompt: str) -> tuple[str, list[str]]:
     return source, [text_of(prompt, tokens).strip() for tokens in entities]
 
 
-@pytest.mark.usefixtures("with_nltk_data")
-def test_find_when_nltk_knows_an_entity_then_its_tokens_are_named() -> None:
-    finder = EntityFinder(TOKENIZER)
-    assert finder.uses_nltk
+def test_find_when_nltk_knows_an_entity_then_its_tokens_are_named(chunker: Chunker) -> None:
+    finder = EntityFinder(TOKENIZER, chunker)
+    assert finder.asks_chunker
     # The piece before the name's first letter holds the space; the one after it is not part of it.
     assert found(finder, "Where was Ada Quell born?") == ("entity", ["Ada Quell"])
 
 
-@pytest.mark.usefixtures("with_nltk_data")
-def test_find_when_nltk_finds_nothing_then_the_sentence_stands_in() -> None:
-    finder = EntityFinder(TOKENIZER)
-    finder.add_subjects(["song"])  # subjects stand in for missing data only
+def test_find_when_nltk_finds_nothing_then_the_sentence_stands_in(chunker: Chunker) -> None:
+    finder = EntityFinder(TOKENIZER, chunker)
+    finder.add_subjects(["song"])  # subjects are looked for where they are asked for, only
     prompt = "who sings the song?"
     assert found(finder, prompt) == ("sentence", [f"<s>{prompt}"])
 
 
 @pytest.mark.usefixtures("without_nltk_data")
-def test_find_when_nltk_data_is_missing_then_the_longest_known_subject_is_found() -> None:
-    finder = EntityFinder(TOKENIZER)
-    assert not finder.uses_nltk
+def test_chunker_when_its_data_are_missing_then_it_is_refused(tmp_path: Path) -> None:
+    for given in (None, tmp_path):
+        with pytest.raises(ConfigError, match=r"make nltk.*method\.anchor_source=subject"):
+            nltk_chunker(given)
+
+
+def test_chunker_when_its_word_list_alone_is_missing_then_it_is_refused(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # NLTK reads that list with the first text: it would fail in the middle of a trial.
+    for name in ("taggers", "chunkers"):
+        shutil.copytree(folder / name, tmp_path / name)
+    monkeypatch.setattr(nltk.data, "path", [])
+    fresh = LazyCorpusLoader("words", WordListCorpusReader, r"(?!README|\.).*")
+    monkeypatch.setattr(nltk.corpus, "words", fresh)
+    with pytest.raises(ConfigError, match="make nltk"):
+        nltk_chunker(tmp_path)
+
+
+QUESTIONS = {  # as NLTK has them -> without question words
+    "Which company built Ada Quell?": (["Which", "Ada Quell"], ["Ada Quell"]),
+    "Which river flows?": (["Which"], []),
+    "Who wrote songs for The Who?": ([], []),
+}
+
+
+def test_spans_when_a_question_word_comes_first_then_it_is_no_entity(
+    folder: Path, chunker: Chunker
+) -> None:
+    printed = nltk_chunker(folder, "as_printed")
+    for text, (before, after) in QUESTIONS.items():
+        for chunk, expected in ((printed, before), (chunker, after)):
+            names = [text[first:last] for first, last in chunk(text)]
+            assert (text, names) == (text, expected)
+
+
+@pytest.mark.slow  # four thousand prompts
+def test_spans_of_real_prompts_then_so_many_lose_a_question_word(
+    folder: Path, chunker: Chunker, editing_data: Path
+) -> None:
+    zsre = (editing_data / "zsre" / "zsre_eval.jsonl").read_text().splitlines()
+    facts = (editing_data / "counterfact" / "counterfact_500_multi.jsonl").read_text().splitlines()
+    prompts = [json.loads(line)["src"] for line in zsre]
+    prompts += [json.loads(line)["prompt"] for line in facts]
+    printed = nltk_chunker(folder, "as_printed")
+    differing = [text for text in prompts if printed(text) != chunker(text)]
+    assert (len(prompts), len(differing)) == (4352, 573)
+    assert sum(not chunker(text) for text in differing) == 107
+    assert sum(not printed(text) for text in prompts) == 528 + 47
+
+
+def test_find_when_subjects_are_wanted_then_the_longest_known_one_is_found() -> None:
+    finder = EntityFinder(TOKENIZER, None)
+    assert not finder.asks_chunker
     prompt = "Where was Ada Quell born?"
     assert found(finder, prompt) == ("sentence", [f"<s>{prompt}"])
     finder.add_subjects(["Ada", None, "Ada Quell"])
     assert finder.subjects == ("Ada Quell", "Ada")
     assert found(finder, prompt) == ("subject", ["Ada Quell"])
     assert found(finder, "Ada Quell works for") == ("subject", ["Ada Quell"])
+    assert found(finder, "Who is Ivo?")[0] == "sentence"
 
 
-@pytest.mark.usefixtures("without_nltk_data")
 @pytest.mark.parametrize("padding_side", ["left", "right"])
 def test_instance_embedding_is_the_mean_over_the_subjects_tokens(padding_side: str) -> None:
     table = torch.nn.Embedding(len(TOKENIZER), 3)
-    embedder = PromptEmbedder(table, EntityFinder(TOKENIZER))
+    embedder = PromptEmbedder(table, EntityFinder(TOKENIZER, None))
     assert embedder.finder is not None
     embedder.finder.add_subjects(["Ada Quell"])
     rows = [
@@ -98,17 +154,9 @@ def test_mean_embedding_counts_prompt_tokens_alone() -> None:
     assert torch.equal(mean_embedding(prompts, embedded), torch.tensor([[2.0], [4.0]]))
 
 
-@pytest.mark.usefixtures("with_nltk_data")
-def test_find_when_only_subjects_are_wanted_then_nltk_is_not_asked() -> None:
-    finder = EntityFinder(TOKENIZER, only_subjects=True)
-    finder.add_subjects(["Long Tide"])
-    assert found(finder, "Did Ada Quell write Long Tide?") == ("subject", ["Long Tide"])
-    assert found(finder, "Who is Ada Quell?")[0] == "sentence"
-
-
 def test_find_when_a_chunker_is_handed_over_then_it_is_asked() -> None:
-    finder = EntityFinder(TOKENIZER, load_chunker=lambda: lambda text: [(4, 9)])
-    assert finder.uses_nltk
+    finder = EntityFinder(TOKENIZER, lambda text: [(4, 9)])
+    assert finder.asks_chunker
     assert found(finder, "Who wrote it?") == ("entity", ["wrote"])
 
 
@@ -119,7 +167,7 @@ def test_find_when_an_entity_ends_in_a_letter_of_several_bytes_then_all_of_them_
 ) -> None:
     tokenizer = small_tokenizers.ALL[kind]()
     prompt = f"Who is {entity}?"
-    finder = EntityFinder(tokenizer, load_chunker=lambda: _finds(entity))
+    finder = EntityFinder(tokenizer, _finds(entity))
     ids = tokenise(tokenizer, prompt).ids
     _, [tokens] = finder.find(ids)
     assert tokens == list(range(tokens[0], tokens[-1] + 1))

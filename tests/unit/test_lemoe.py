@@ -33,6 +33,8 @@ CONFIG = Config(
     routing="kv_anchor",
     anchor="frozen",
     embedding="instance",
+    anchor_source="subject",
+    anchor_words="content",
     projection_size=None,
     router_temperature=0.1,
     bypass_weight=1.0,
@@ -84,9 +86,9 @@ def answers(method: Lemoe, prompts: PromptBatch) -> Tensor:
         ({"embedding": "word"}, "method.embedding is 'word'"),
         ({"num_experts": 0}, "method.num_experts is 0; it must be at least 1"),
         ({"projection_size": 0}, "method.projection_size is 0; it must be at least 1"),
-        ({"router_temperature": 0.0}, "method.router_temperature is 0.0; it must be above 0"),
-        ({"lora_alpha": -1.0}, "method.lora_alpha is -1.0; it must be above 0"),
-        ({"bypass_weight": -1.0}, "method.bypass_weight is -1.0; it must be at least 0"),
+        ({"router_temperature": 0.0}, "method.router_temperature is 0; it must be above 0"),
+        ({"lora_alpha": -1.0}, "method.lora_alpha is -1; it must be above 0"),
+        ({"bypass_weight": -1.0}, "method.bypass_weight is -1; it must be at least 0"),
     ],
 )
 def test_config_when_a_value_is_out_of_range_then_names_key_and_range(
@@ -154,11 +156,7 @@ def test_routes_when_the_target_changes_then_do_not(
     llama: Backbone,
     artefacts: Artefacts,
     changes: dict[str, Any],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    import nltk
-
-    monkeypatch.setattr(nltk.data, "path", [])  # loading its models takes a second
     method = built(llama, artefacts, **changes)
     edit(method, batch_of(llama, FIRST))
     edit(method, batch_of(llama, SECOND))
@@ -241,11 +239,8 @@ def test_begin_trains_the_new_experts_and_what_its_router_learns(
 
 
 def test_load_when_only_known_subjects_stand_for_entities_then_they_are_known_again(
-    llama: Backbone, artefacts: Artefacts, monkeypatch: pytest.MonkeyPatch
+    llama: Backbone, artefacts: Artefacts
 ) -> None:
-    import nltk
-
-    monkeypatch.setattr(nltk.data, "path", [])
     method = built(llama, artefacts, embedding="entity")
     counts = edit(method, batch_of(llama, FIRST))
     assert counts == {"entity_from_subject": 3, "entity_from_sentence": 0}

@@ -33,6 +33,7 @@ CONFIG = Config(
     renormalises_gates=False,
     routing_input="token",
     anchor_source="subject",
+    anchor_words="content",
     anchor_scale="rescaled",
     router_noise=0.0,
     balance_weight=0.01,

@@ -21,7 +21,8 @@ Choices where the paper is silent:
   anchor, all train together, and the gates are a softmax of cosine / router_temperature over the
   `top_k` best. Fewer edits than experts get one expert each; `experts_not_added` is reported.
 - e_j is the mean over prompt tokens of the input embeddings. `embedding: entity` takes named
-  entities (moe/entities.py; the report counts the fall-backs). `embedding: token` routes each
+  entities, or the subjects of the edits so far (`anchor_source`; moe/entities.py; the report counts
+  the fall-backs). `embedding: token` routes each
   token by its own embedding, by keys made of means.
 - Width d_p of the projection: a quarter of the model's unless `projection_size` says otherwise.
 - Conventional and knowledge-anchor routers (B.4) read the FFN's input, train all their rows in
@@ -34,11 +35,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from trainables.anchor_finder import anchor_finder
 from trainables.artefacts import Artefacts
 from trainables.backbones.split import Site, Split
 from trainables.backbones.surgery import get_module, replace_module
@@ -54,14 +56,15 @@ from trainables.interfaces import (
     State,
 )
 from trainables.moe.adaptor import Adaptor
-from trainables.moe.embeddings import PromptEmbedder
-from trainables.moe.entities import EntityFinder
+from trainables.moe.embeddings import PromptEmbedder, group_means
+from trainables.moe.entities import AnchorSource, AnchorWords
 from trainables.moe.experts import Bank, FfnBank, FrozenFfn, LoraBank
-from trainables.moe.ordering import plan_batches
+from trainables.moe.nltk_data import NltkData
 from trainables.moe.routers import FrozenAnchors, HiddenRouter, LearnedKeys, Router
 from trainables.moe.routing import PromptRouting, Reads
 from trainables.optimise import Optimisation, OptimiserSettings, target_loss
 from trainables.prompts import batch_from, batch_state, collate, pad_id, row_index, tokenise
+from trainables.side_editing import check_choices, check_numbers
 
 _MAX_CENTRE_EDITS = 1000  # the mean has settled long before; entities cost a millisecond per prompt
 
@@ -88,6 +91,8 @@ class Config:
         routing: What decides; see the module's docstring.
         anchor: Keys of kv_anchor routing: computed from data, or learned as printed.
         embedding: What kv_anchor routing reads.
+        anchor_source: Entities: NLTK's, or the subjects of all edits so far.
+        anchor_words: Whether question words may be entities of NLTK's.
         projection_size: d_p of Eq. 10, for learned keys; None: a quarter of the model's width.
         router_temperature: Divides the cosines of frozen anchors; of no effect at top_k 1.
         bypass_weight: lambda of Eq. 9.
@@ -106,6 +111,8 @@ class Config:
     routing: Routing
     anchor: Anchor
     embedding: Embedding
+    anchor_source: AnchorSource
+    anchor_words: AnchorWords
     projection_size: int | None
     router_temperature: float
     bypass_weight: float
@@ -115,27 +122,29 @@ class Config:
     weight_decay: float
 
     def __post_init__(self) -> None:
-        choices = {"expert": Expert, "routing": Routing, "anchor": Anchor, "embedding": Embedding}
-        for key, allowed in choices.items():
-            value = vars(self)[key]
-            if value not in get_args(allowed):
-                raise ConfigError(
-                    f"method.{key} is {value!r}; allowed: {', '.join(get_args(allowed))}"
-                )
-        for key in ("lora_rank", "num_experts", "num_steps", "projection_size"):
-            if vars(self)[key] is not None and vars(self)[key] < 1:
-                raise ConfigError(f"method.{key} is {vars(self)[key]}; it must be at least 1")
+        values = vars(self)
+        check_choices(values, expert=Expert, routing=Routing, anchor=Anchor, embedding=Embedding)
+        check_choices(values, anchor_source=AnchorSource, anchor_words=AnchorWords)
+        whole = ("lora_rank", "num_experts", "num_steps", "projection_size")
+        check_numbers(values, "at least 1", *whole)
         if not 1 <= self.top_k <= self.num_experts:
             raise ConfigError(
                 f"method.top_k is {self.top_k}; it must lie in "
                 f"[1, method.num_experts={self.num_experts}]"
             )
-        for key in ("edit_lr", "router_temperature", "lora_alpha"):
-            if vars(self)[key] is not None and not vars(self)[key] > 0:
-                raise ConfigError(f"method.{key} is {vars(self)[key]}; it must be above 0")
-        for key in ("bypass_weight", "weight_decay"):
-            if not vars(self)[key] >= 0:
-                raise ConfigError(f"method.{key} is {vars(self)[key]}; it must be at least 0")
+        check_numbers(values, "above 0", "edit_lr", "router_temperature", "lora_alpha")
+        check_numbers(values, "at least 0", "bypass_weight", "weight_decay")
+
+    @property
+    def uses_entities(self) -> bool:
+        """True where the entities or subjects of a prompt are asked for."""
+        by_key = self.routing == "kv_anchor"
+        return self.embedding == "entity" if by_key else self.routing == "knowledge_anchor"
+
+    @property
+    def nltk_data(self) -> tuple[NltkData, ...]:
+        """What is read of NLTK's data."""
+        return ("chunker",) if self.uses_entities and self.anchor_source == "entity" else ()
 
 
 class Lemoe:
@@ -156,9 +165,10 @@ class Lemoe:
         self._frozen = FrozenFfn.of(backbone, config.edit_layer)
         self._split = Split(backbone, config.edit_layer, artefacts.prefix_cache)
         self._site = Site(backbone, config.edit_layer, self._path, artefacts.prefix_cache)
-        finder = EntityFinder(backbone.tokenizer) if _uses_entities(config) else None
+        asks = config.uses_entities
+        finder = anchor_finder(config, backbone.tokenizer, artefacts) if asks else None
         self._embedder = PromptEmbedder(backbone.embedding, finder)
-        self._centre = self._embedder.table_mean()
+        self._centre, self._has_own_centre = self._embedder.table_mean(), False
         self._forget()
 
     def _forget(self) -> None:
@@ -174,6 +184,7 @@ class Lemoe:
         """Take the centre of the anchors from `training`, none of which is edited."""
         if self._config.routing != "kv_anchor" or not training:
             return
+        self._has_own_centre = True
         some = training[:_MAX_CENTRE_EDITS]
         self._embedder.add_subjects(some)
         tokenizer = self._backbone.tokenizer
@@ -188,10 +199,13 @@ class Lemoe:
             self._attach()
         assert self._adaptor is not None
         assert self._routing is not None
-        means = self._group_means(self._embedder.instance(batch.tokens))
+        embeddings = self._embedder.instance(batch.tokens)
+        means = group_means(embeddings, self._config.num_experts, self._generator)
         self._first_expert = self._adaptor.add_bank(self._bank(len(means)))
         self._routing.router.add(means, self._generator)
         self._counts = self._embedder.fall_backs(batch.tokens)
+        if self._config.routing == "kv_anchor" and not self._has_own_centre:
+            self._counts["centre_from_table"] = 1
         if len(means) < self._config.num_experts:
             self._counts["experts_not_added"] = self._config.num_experts - len(means)
         self._start(batch)
@@ -360,22 +374,6 @@ class Lemoe:
         assert self._routing is not None
         return self._routing.shares(prompts, self._adaptor, self._split.logits)
 
-    def _group_means(self, embeddings: Tensor) -> Tensor:
-        """Mean embedding (E, D) of each group of edits that gets an expert of its own."""
-        num_groups = min(self._config.num_experts, len(embeddings))
-        if num_groups == 1:
-            return embeddings.mean(0, keepdim=True)
-        seed = int(torch.randint(2**31 - 1, (1,), generator=self._generator))
-        points = embeddings.double().cpu().numpy()
-        groups = plan_batches(points, order="kmeans_unequal", seed=seed, num_batches=num_groups)
-        return torch.stack([embeddings[torch.as_tensor(group)].mean(0) for group in groups])
-
-
-def _uses_entities(config: Config) -> bool:
-    if config.routing == "kv_anchor":
-        return config.embedding == "entity"
-    return config.routing == "knowledge_anchor"
-
 
 def _reads(config: Config) -> Reads:
     if config.routing == "conventional":
@@ -398,5 +396,6 @@ def _check_fit(config: Config, backbone: Backbone) -> None:
         )
 
 
+VERSION = 2  # question words are no entities; no subject stands in for NLTK's
 CONFIG = Config
 METHOD = Lemoe

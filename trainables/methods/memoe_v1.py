@@ -30,10 +30,10 @@ Choices where the paper is silent:
   `merging: soft`, which selects nothing, goes without.
 - Soft merging mixes the parameters of all experts by their gates, as the work that the paper cites
   for it does; `soft_outputs` mixes what they answer. They are the same but for FFN-shaped experts.
-- Entities: NLTK's binary chunker, and what stands in for them, as in moe/entities.py; the report
-  counts what stood in. `anchor_source: subject` looks in a prompt for the subjects of all edits so
-  far, the longest first; which edit a prompt asks about is never told. With no subject in it the
-  whole prompt stands in.
+- Entities: NLTK's binary chunker, without the question words that it takes for names, as in
+  moe/entities.py; the report counts what stood in for them. `anchor_source: subject` looks in a
+  prompt for the subjects of all edits so far, the longest first; which edit a prompt asks about is
+  never told. With no subject in it the whole prompt stands in.
 - `routing_input: anchor_only` routes a prompt as a whole by its anchor: not published, and the one
   input that sends all tokens of a prompt to one expert.
 - More experts than edits in a batch: all are kept, because tokens are routed and experts stay for
@@ -50,6 +50,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from trainables.anchor_finder import anchor_finder
 from trainables.artefacts import Artefacts
 from trainables.bypass import Bypass
 from trainables.errors import ConfigError
@@ -64,9 +65,10 @@ from trainables.interfaces import (
     State,
 )
 from trainables.moe.embeddings import PromptEmbedder
-from trainables.moe.entities import EntityFinder, nltk_chunker
+from trainables.moe.entities import AnchorSource, AnchorWords
 from trainables.moe.experts import ExpertShape, bank_of
 from trainables.moe.losses import balance_loss
+from trainables.moe.nltk_data import NltkData
 from trainables.moe.routers import HiddenRouter
 from trainables.moe.routing import PromptRouting, Reads
 from trainables.optimise import Optimisation, OptimiserSettings, target_loss
@@ -74,7 +76,6 @@ from trainables.prompts import batch_from, batch_state, row_index
 
 Merging = Literal["top_k", "soft", "soft_outputs"]
 RoutingInput = Literal["token", "sentence", "anchor", "anchor_only"]
-AnchorSource = Literal["entity", "subject"]
 AnchorScale = Literal["rescaled", "raw"]
 
 _READS = {
@@ -101,6 +102,7 @@ class Config:
         renormalises_gates: Kept gates sum to 1.
         routing_input: R of Eq. 9.
         anchor_source: Where anchors come from.
+        anchor_words: Whether question words may be anchors; read with `anchor_source: entity`.
         anchor_scale: Size of anchor and sentence embeddings.
         router_noise: Standard deviation of the noise of Eq. 9, while training.
         balance_weight: Weight of the balance loss.
@@ -119,6 +121,7 @@ class Config:
     renormalises_gates: bool
     routing_input: RoutingInput
     anchor_source: AnchorSource
+    anchor_words: AnchorWords
     anchor_scale: AnchorScale
     router_noise: float
     balance_weight: float
@@ -134,6 +137,7 @@ class Config:
             "merging": Merging,
             "routing_input": RoutingInput,
             "anchor_source": AnchorSource,
+            "anchor_words": AnchorWords,
             "anchor_scale": AnchorScale,
         }
         for key, allowed in choices.items():
@@ -166,6 +170,11 @@ class Config:
         """True where the entities or subjects of a prompt are asked for."""
         return self.routing_input in ("anchor", "anchor_only")
 
+    @property
+    def nltk_data(self) -> tuple[NltkData, ...]:
+        """What is read of NLTK's data."""
+        return ("chunker",) if self.uses_anchors and self.anchor_source == "entity" else ()
+
 
 class MemoeV1:
     """Trains one bank of experts and its router, batch after batch; the backbone stays frozen."""
@@ -191,11 +200,7 @@ class MemoeV1:
         self._generators = generators
         finder = None
         if config.uses_anchors:
-            finder = EntityFinder(
-                backbone.tokenizer,
-                only_subjects=config.anchor_source == "subject",
-                load_chunker=partial(artefacts.keep, "nltk_chunker", nltk_chunker),
-            )
+            finder = anchor_finder(config, backbone.tokenizer, artefacts)
         self._embedder = PromptEmbedder(backbone.embedding, finder)
         self._forget()
 
@@ -380,5 +385,6 @@ class MemoeV1:
         return self._config.balance_weight * loss
 
 
+VERSION = 2  # question words are no anchors; no subject stands in for NLTK's entities
 CONFIG = Config
 METHOD = MemoeV1

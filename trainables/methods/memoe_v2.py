@@ -67,6 +67,7 @@ from trainables.moe.constraint_losses import ConstraintSettings, Sign
 from trainables.moe.dual_attention import Gate, Reading
 from trainables.moe.experts import FfnBank
 from trainables.moe.frequency import Denominator, Scale, Synonyms
+from trainables.moe.nltk_data import NltkData
 from trainables.optimise import Optimisation, OptimiserSettings, Schedule
 from trainables.prompts import batch_from, batch_state
 from trainables.unedited_routing import RoutingSettings, UneditedRouting
@@ -184,6 +185,18 @@ class Config:
                 "negative, allowed: rank, raw"
             )
 
+    @property
+    def reads_gece(self) -> bool:
+        """True where edits are divided or weighed by what GECE is made of."""
+        return (
+            self.division in ("gece", "confidence") or self.frequency_weighting or self.balance_term
+        )
+
+    @property
+    def nltk_data(self) -> tuple[NltkData, ...]:
+        """What is read of NLTK's data."""
+        return ("wordnet",) if self.reads_gece and self.meteor_synonyms == "wordnet" else ()
+
     def part(self, settings: type[Any]) -> dict[str, Any]:
         """The fields that the dataclass `settings` has too, by name."""
         return {field.name: vars(self)[field.name] for field in fields(settings)}
@@ -227,7 +240,7 @@ class MemoeV2:
 
     def prepare(self, training: Sequence[Edit]) -> None:
         """Count the words that alpha of Eq. 9 is taken from."""
-        if self._reads_gece and self._config.gece_word_source != "none":
+        if self._config.reads_gece and self._config.gece_word_source != "none":
             self._word_counts = text_word_counts(self._backbone, training)
 
     def begin(self, batch: EditBatch) -> None:
@@ -239,7 +252,7 @@ class MemoeV2:
         division = divided(
             len(batch),
             DivisionSettings(**config.part(DivisionSettings)),
-            (lambda: self._calibration(batch)) if self._reads_gece else None,
+            (lambda: self._calibration(batch)) if self._config.reads_gece else None,
             self._generators.noise,
             self._backbone.device,
         )
@@ -341,15 +354,6 @@ class MemoeV2:
         self._bypass.remove()
         self._routing.forget()
         self._forget()
-
-    @property
-    def _reads_gece(self) -> bool:
-        config = self._config
-        return (
-            config.division in ("gece", "confidence")
-            or config.frequency_weighting
-            or config.balance_term
-        )
 
     def _calibration(self, batch: EditBatch) -> Calibration:
         settings = GeceSettings(**self._config.part(GeceSettings))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from trainables.interfaces import Edit, PromptBatch
 from trainables.moe.entities import EntityFinder
+from trainables.moe.ordering import plan_batches
 
 
 class PromptEmbedder:
@@ -62,3 +63,17 @@ def mean_embedding(prompts: PromptBatch, embedded: Tensor) -> Tensor:
     """Mean over each row's prompt tokens (e_j of Section 4.2), (B, D), of embeddings (B, T, D)."""
     mask = prompts.prompt_mask[..., None].to(embedded.dtype)
     return (embedded * mask).sum(1) / mask.sum(1)
+
+
+def group_means(embeddings: Tensor, most_groups: int, generator: torch.Generator) -> Tensor:
+    """Mean embedding (E, D) of each k-means group of edits (B, D) that gets an expert of its own.
+
+    There are `most_groups` of them, or as many as edits.
+    """
+    num_groups = min(most_groups, len(embeddings))
+    if num_groups == 1:
+        return embeddings.mean(0, keepdim=True)
+    seed = int(torch.randint(2**31 - 1, (1,), generator=generator))
+    points = embeddings.double().cpu().numpy()
+    groups = plan_batches(points, order="kmeans_unequal", seed=seed, num_batches=num_groups)
+    return torch.stack([embeddings[torch.as_tensor(group)].mean(0) for group in groups])

@@ -26,7 +26,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainables.errors import ConfigError
+from trainables.moe.nltk_data import missing
 
 Synonyms = Literal["none", "wordnet"]
 Scale = Literal["log", "rank", "raw"]
@@ -254,8 +254,5 @@ def _wordnet() -> Any:
     try:
         wordnet.ensure_loaded()
     except LookupError:
-        raise ConfigError(
-            "method.meteor_synonyms is 'wordnet' and NLTK does not find its WordNet data; "
-            "allowed without it: none"
-        ) from None
+        raise missing("wordnet") from None
     return wordnet
