@@ -16,6 +16,7 @@ Deviations, and choices where the papers are silent:
   every call would let the box move with the weight.
 - The loop ends below `stop_loss`; a fresh Adam starts with each batch.
 - No begin token is ever among the targets.
+- Of a backbone in float16 or bfloat16 a float32 copy of the weight is trained; its rounding runs.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ import torch
 from torch import Tensor
 
 from trainables.artefacts import Artefacts
+from trainables.backbones.master_weight import MasterWeight
 from trainables.backbones.split import Split
 from trainables.backbones.surgery import KeptWeights
 from trainables.errors import ConfigError
@@ -89,6 +91,7 @@ class FineTuning:
         self._config = config
         self._path = f"{backbone.down_path(config.edit_layer)}.weight"
         self._kept = KeptWeights(backbone.model, [self._path])
+        self._master = MasterWeight(self._kept.parameter(self._path))
         self._split = Split(backbone, config.edit_layer, artefacts.prefix_cache)
         self._optimisation: Optimisation | None = None
         self._batch: EditBatch | None = None
@@ -109,13 +112,11 @@ class FineTuning:
                 logits = logits[rows]  # one distribution per row, for each of its target tokens
             return target_loss(logits, labels, rows)
 
-        weight = self._kept.parameter(self._path)
-        weight.requires_grad_(True)
         settings = OptimiserSettings(
             "adam", self._config.edit_lr, self._config.num_steps, self._config.stop_loss
         )
         self._optimisation = Optimisation(
-            {"weight": weight}, loss, settings, after_step=self._project
+            {"weight": self._master.thaw()}, loss, settings, after_step=self._project
         )
         self._batch = batch
 
@@ -128,9 +129,7 @@ class FineTuning:
         """Freeze the weight again."""
         assert self._optimisation is not None
         assert self._batch is not None
-        weight = self._kept.parameter(self._path)
-        weight.requires_grad_(False)
-        weight.grad = None
+        self._master.freeze()
         report = EditReport(
             num_edits=len(self._batch),
             num_steps=self._optimisation.steps_taken,
@@ -147,8 +146,7 @@ class FineTuning:
 
     def state(self) -> State:
         """The weight, and the optimisation when a batch is under way."""
-        weight = self._kept.parameter(self._path).detach().clone()
-        state = State(tensors={"weight": weight})
+        state = State(tensors={"weight": self._master.value.detach().clone()})
         if self._optimisation is not None and self._batch is not None:
             state.nest("batch", batch_state(self._batch))
             state.nest("optimisation", self._optimisation.state())
@@ -156,25 +154,29 @@ class FineTuning:
 
     def load(self, state: State) -> None:
         """Continue from `state`."""
-        weight = self._kept.parameter(self._path)
-        with torch.no_grad():
-            weight.copy_(state.tensors["weight"])
+        self._master.set(state.tensors["weight"])
         if "batch" in state.values:
-            self.begin(batch_from(state.inner("batch"), weight.device))
+            self.begin(batch_from(state.inner("batch"), self._split.backbone.device))
             assert self._optimisation is not None
             self._optimisation.load(state.inner("optimisation"))
 
     def remove(self) -> None:
         """Put the pristine weight back, bit for bit."""
         self._kept.restore()
+        self._master.reread()
         self._optimisation, self._batch = None, None
+
+    def inference_bytes(self) -> int:
+        """The weight as the backbone holds it."""
+        return self._master.num_bytes
 
     @torch.no_grad()
     def _project(self) -> None:
         bound = self._config.norm_bound
         if bound is not None:
-            pristine = self._kept.pristine(self._path)
-            self._kept.parameter(self._path).clamp_(pristine - bound, pristine + bound)
+            pristine = self._kept.pristine(self._path).to(self._master.value.dtype)
+            self._master.value.clamp_(pristine - bound, pristine + bound)
+        self._master.write()
 
 
 def _at_prompt_ends(tokens: PromptBatch) -> PromptBatch:
@@ -184,5 +186,6 @@ def _at_prompt_ends(tokens: PromptBatch) -> PromptBatch:
     return PromptBatch(tokens.input_ids, tokens.prompt_mask.long(), tokens.prompt_lengths, scored)
 
 
+VERSION = 2  # float32 copy of a low-precision weight
 CONFIG = Config
 METHOD = FineTuning

@@ -20,6 +20,7 @@ Deviations, and choices where the paper is silent:
 - An absent subject is replaced by the last prompt token, counted as `subject_absent`; without any
   subject there is no KL term.
 - `accumulate_keys` adds K K^T of earlier batches to the system; published: they are forgotten.
+- Of a backbone in float16 or bfloat16 the weights are summed up in float32 and written rounded.
 - The last decoder layer is refused: nothing behind it carries the subject's state to the answer.
 """
 
@@ -37,6 +38,7 @@ from torch import Tensor
 
 from trainables.artefacts import Artefacts
 from trainables.backbones.covariance import passage_batches, passages, second_moments
+from trainables.backbones.master_weight import MasterWeight
 from trainables.backbones.split import Split
 from trainables.backbones.subject_vectors import (
     SubjectVectors,
@@ -148,10 +150,14 @@ class Memit:
         self._artefacts = artefacts
         self._paths = {layer: f"{backbone.down_path(layer)}.weight" for layer in self._layers}
         self._kept = KeptWeights(backbone.model, self._paths.values())
+        self._masters = {
+            layer: MasterWeight(self._kept.parameter(path)) for layer, path in self._paths.items()
+        }
         self._split = Split(backbone, self.first_layer, artefacts.prefix_cache)
         self._moments: dict[int, Tensor] = {}  # C, (F, F) float32
         self._earlier: dict[int, Tensor] = {}  # sum of K K^T, (F, F) float64
         self._contexts: tuple[str, ...] = ()
+        self._text_source = ""
         self._run: _Run | None = None
 
     def prepare(self, training: Sequence[Edit]) -> None:
@@ -205,7 +211,10 @@ class Memit:
             num_edits=len(run.batch),
             num_steps=run.optimisation.steps_taken,
             final_loss=float(vectors.losses.mean()),
-            counts={"subject_absent": vectors.rows.num_absent},
+            counts={
+                "subject_absent": vectors.rows.num_absent,
+                "covariance_from_edits": int(self._text_source == "edits"),
+            },
         )
 
     def logits(
@@ -217,8 +226,8 @@ class Memit:
     def state(self) -> State:
         """The weights and remembered keys; the vectors when a batch is under way."""
         state = State()
-        for layer, path in self._paths.items():
-            state.tensors[f"weight/{layer}"] = self._kept.parameter(path).detach().clone()
+        for layer, master in self._masters.items():
+            state.tensors[f"weight/{layer}"] = master.value.detach().clone()
         for layer, products in self._earlier.items():
             state.tensors[f"earlier/{layer}"] = products.clone()
         if self._run is not None:
@@ -230,9 +239,8 @@ class Memit:
     def load(self, state: State) -> None:
         """Continue from `state`; `prepare` comes first."""
         device = self._backbone.device
-        with torch.no_grad():
-            for layer, path in self._paths.items():
-                self._kept.parameter(path).copy_(state.tensors[f"weight/{layer}"])
+        for layer, master in self._masters.items():
+            master.set(state.tensors[f"weight/{layer}"])
         stored = {layer: state.tensors.get(f"earlier/{layer}") for layer in self._layers}
         self._earlier = {
             layer: products.to(device).clone()
@@ -249,7 +257,14 @@ class Memit:
     def remove(self) -> None:
         """Put the pristine weights back, bit for bit."""
         self._kept.restore()
+        for master in self._masters.values():
+            master.reread()
         self._earlier, self._run = {}, None
+
+    def inference_bytes(self) -> int:
+        """The weights as the backbone holds them, and the remembered keys."""
+        weights = sum(master.num_bytes for master in self._masters.values())
+        return weights + sum(products.nbytes for products in self._earlier.values())
 
     def _write(self, layer: int, keys: Tensor, residuals: Tensor) -> None:
         """Add the update of `keys` (F, N) and `residuals` (D, N) to the weight of `layer`."""
@@ -259,10 +274,10 @@ class Memit:
         update = least_squares_update(keys, residuals, old)
         if not bool(torch.isfinite(update).all()):
             raise EditDiverged(f"the update of layer {layer} is not finite")
-        weight = self._kept.parameter(self._paths[layer])
+        master = self._masters[layer]
         # GPT-2 stores (in, out), Llama (out, in); the family says which.
         oriented = update.T if self._backbone.family.is_transposed else update
-        weight.copy_(weight.double() + oriented)
+        master.set(master.value.double() + oriented)
         if self._config.accumulate_keys:
             earlier = self._earlier.get(layer, torch.zeros_like(old))
             self._earlier[layer] = earlier + keys @ keys.T
@@ -271,6 +286,7 @@ class Memit:
         """C of each layer; one pass over the text builds all that are not stored."""
         config, backbone = self._config, self._backbone
         source, texts = passages(config.covariance_text, backbone, training)
+        self._text_source = source
         num_tokens = config.covariance_tokens_per_dim * backbone.ffn_size
         built: dict[int, Tensor] = {}
 
@@ -319,5 +335,6 @@ def least_squares_update(keys: Tensor, residuals: Tensor, old: Tensor) -> Tensor
     return residuals @ solution.T
 
 
+VERSION = 2  # low-precision weights are summed up in float32
 CONFIG = Config
 METHOD = Memit
