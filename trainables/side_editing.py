@@ -4,6 +4,8 @@ Sources: WISE (arXiv:2405.14768); ARM (Serial Lifelong Editing via Mixture of Kn
 Section 3.2 and Appendix B.
 
 Choices where the papers are silent:
+- Attention sinks count in no mean over tokens, neither in a scale nor in an activation: see
+  backbones/token_statistics.py. The public codes of WISE and ARM average over them.
 - `margin_unit: absolute` takes margins and rate as published; both are bound to the activations of
   LLaMA2-7B. `residual` measures activations in units of r, the median over prompts of the
   token-mean norm of the residual stream that enters the edited FFN, and sets the rate of SGD to
@@ -31,6 +33,7 @@ from trainables.artefacts import Artefacts
 from trainables.backbones.down_site import DownScale, DownSite
 from trainables.backbones.subject_vectors import sampled_contexts
 from trainables.backbones.surgery import get_module
+from trainables.backbones.token_statistics import SINK_RATIO, ordinary_tokens
 from trainables.errors import ConfigError
 from trainables.interfaces import (
     Backbone,
@@ -60,8 +63,8 @@ _PREFIX_LENGTHS = (5, 10)
 _PREFIX_SEED = 0
 _MAX_SCALE_PROMPTS = 200  # a median has settled long before
 
-# (projection's input, its output, prompts) -> route
-Decide = Callable[[Tensor, Tensor, PromptBatch], Tensor]
+# (projection's input, its output, prompts, tokens that count) -> route
+Decide = Callable[[Tensor, Tensor, PromptBatch, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -257,10 +260,11 @@ class SideEditor:
         """
         route: Tensor | None = state.route if state is not None else None
 
-        def change(inputs: Tensor, outputs: Tensor) -> Tensor:
+        def change(inputs: Tensor, outputs: Tensor, entering: Tensor) -> Tensor:
             nonlocal route
             if route is None:
-                route = decide(inputs, outputs, prompts)
+                counted = ordinary_tokens(prompts.prompt_mask, entering, inputs)
+                route = decide(inputs, outputs, prompts, counted)
             return outputs + added(inputs, deltas, route).to(outputs.dtype)
 
         logits, after = self.site.answer(prompts, state, change)
@@ -272,7 +276,7 @@ class SideEditor:
     def routes(self, prompts: PromptBatch, decide: Decide) -> Tensor:
         """The choice that `answer` would make for each prompt, (B,)."""
         read = self.site.read(prompts)
-        return decide(read.inputs, read.outputs, prompts)
+        return decide(read.inputs, read.outputs, prompts, read.counted)
 
     @property
     def weight(self) -> Tensor:
@@ -315,7 +319,8 @@ class SideEditor:
         digest = hashlib.sha256("\n".join(prompts).encode()).hexdigest()
         stored = self._artefacts.get(
             "down_scale",
-            self._backbone.identity | {"layer": self.settings.edit_layer, "prompts": digest},
+            self._backbone.identity
+            | {"layer": self.settings.edit_layer, "prompts": digest, "sink_ratio": SINK_RATIO},
             lambda: self.site.scale(prompts).state(),
         )
         self._set_scale(DownScale.of(stored, self._backbone.device))

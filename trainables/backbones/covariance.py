@@ -3,6 +3,9 @@
 The uncentred covariance C = E[k k^T] says which directions ordinary text uses; MEMIT (Meng et al.,
 arXiv:2210.07229) and its relatives keep their updates out of them. It is also the place where the
 keys k themselves are read.
+
+Attention sinks (token_statistics.py) stay in C, unlike in a mean: it weighs directions, and the
+longer a sink's key is, the more an update along it would do to every prompt.
 """
 
 from __future__ import annotations

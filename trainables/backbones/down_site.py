@@ -15,12 +15,14 @@ from torch import Tensor, nn
 
 from trainables.backbones.split import PrefixCache, Site, Split
 from trainables.backbones.surgery import get_module
+from trainables.backbones.token_statistics import ordinary_tokens, token_mean
 from trainables.interfaces import Backbone, DecodeState, PromptBatch, State
 from trainables.prompts import collate, pad_id, tokenise
 
 _PROMPTS_PER_FORWARD = 32
 
-Change = Callable[[Tensor, Tensor], Tensor]  # (its input, its output) -> what to return instead
+# (its input, its output, what enters the layer) -> what to return instead
+Change = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -32,12 +34,14 @@ class DownRead:
         inputs: a_t, what enters the projection, (B, T, F).
         outputs: What leaves it, (B, T, D).
         layer: What leaves the layer, (B, T, D).
+        counted: Prompt tokens that count in a mean, (B, T) bool; see token_statistics.py.
     """
 
     tokens: PromptBatch
     inputs: Tensor
     outputs: Tensor
     layer: Tensor
+    counted: Tensor
 
 
 @dataclass(frozen=True)
@@ -46,8 +50,8 @@ class DownScale:
 
     Attributes:
         residual_norm: r, median over prompts of the token-mean norm of the residual stream that
-            enters the FFN, before its norm.
-        input_power: A, median over prompts of the token-mean |a_t|^2.
+            enters the FFN, before its norm; attention sinks left out.
+        input_power: A, median over prompts of the token-mean |a_t|^2; attention sinks left out.
         centre: Mean of a_t at the last prompt token, (F,).
         spread: Root mean square of what is left of it after centring, over prompts and entries.
     """
@@ -78,12 +82,15 @@ class DownSite:
         self.split = Split(backbone, layer, cache)
         self._site = Site(backbone, layer, path, cache)
         self._down = get_module(backbone.model, path)
+        self._layer = get_module(backbone.model, backbone.layer_path(layer))
 
     @torch.no_grad()
     def read(self, prompts: PromptBatch) -> DownRead:
         """The frozen layer's part in some prompts; states below come from the cache."""
-        inputs, layer = self._site.frozen(prompts)
-        return DownRead(prompts, inputs, self._down(inputs), layer)
+        with self._watched() as entering:
+            inputs, layer = self._site.frozen(prompts)
+        counted = ordinary_tokens(prompts.prompt_mask, entering[0].to(inputs.device), inputs)
+        return DownRead(prompts, inputs, self._down(inputs), layer, counted)
 
     def logits(self, prompts: PromptBatch, output: Tensor) -> Tensor:
         """Next-token logits (M, V) at the scored positions, from what leaves the layer."""
@@ -92,7 +99,7 @@ class DownSite:
     def answer(
         self, prompts: PromptBatch, state: DecodeState | None, change: Change
     ) -> tuple[Tensor, DecodeState]:
-        """Logits (M, V) with the projection's output replaced by `change(input, output)`."""
+        """Logits (M, V) with the projection's output replaced by what `change` returns."""
         with self._changed(change):
             return self.split.logits(prompts, state)
 
@@ -105,11 +112,10 @@ class DownSite:
         for start in range(0, len(rows), _PROMPTS_PER_FORWARD):
             some = rows[start : start + _PROMPTS_PER_FORWARD]
             read = self.read(collate(some, pad_id=pad_id(tokenizer), device=device))
-            mask = read.tokens.prompt_mask
             # The residual stream before the FFN is what leaves the layer without the FFN's share.
             residual = (read.layer - read.outputs).float().norm(dim=-1)
-            norms.append(_token_mean(residual, mask))
-            powers.append(_token_mean(read.inputs.float().square().sum(-1), mask))
+            norms.append(token_mean(residual, read.counted))
+            powers.append(token_mean(read.inputs.float().square().sum(-1), read.counted))
             last = torch.arange(len(some), device=device), read.tokens.prompt_ends
             ends.append(read.inputs[last].float())
         last_inputs = torch.cat(ends)
@@ -123,17 +129,27 @@ class DownSite:
 
     @contextmanager
     def _changed(self, change: Change) -> Iterator[None]:
-        def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            return change(inputs[0], output)
+        with self._watched() as entering:
 
-        handle = self._down.register_forward_hook(hook)
+            def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+                return change(inputs[0], output, entering[-1].to(output.device))
+
+            handle = self._down.register_forward_hook(hook)
+            try:
+                yield
+            finally:
+                handle.remove()
+
+    @contextmanager
+    def _watched(self) -> Iterator[list[Tensor]]:
+        """Within the block the list gets what enters the layer, (B, T, D), at every pass."""
+        entering: list[Tensor] = []
+
+        def note(_: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
+            entering.append((inputs[0] if inputs else named["hidden_states"]).detach())
+
+        handle = self._layer.register_forward_pre_hook(note, with_kwargs=True)
         try:
-            yield
+            yield entering
         finally:
             handle.remove()
-
-
-def _token_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean of `values` (B, T) over the tokens of `mask`, (B,)."""
-    weights = mask.to(values)
-    return (values * weights).sum(1) / weights.sum(1)

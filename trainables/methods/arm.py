@@ -370,12 +370,14 @@ class Arm:
         return self._serving
 
     @torch.no_grad()
-    def _route(self, inputs: Tensor, outputs: Tensor, prompts: PromptBatch) -> Tensor:
+    def _route(
+        self, inputs: Tensor, outputs: Tensor, prompts: PromptBatch, counted: Tensor
+    ) -> Tensor:
         """Expert of each prompt or -1, (B,), from prompt tokens alone."""
         assert self._serving is not None
         assert self._router is not None
         return expert_route(
-            self._serving.activations(inputs, outputs, prompts.prompt_mask),
+            self._serving.activations(inputs, outputs, counted),
             self._router.scores(self._features(inputs, prompts)),
             self._config.inference_routing,
             self._abstain_below,
@@ -390,5 +392,6 @@ class Arm:
         return (at_ends(inputs, prompts) - scale.centre) / scale.spread
 
 
+VERSION = 2  # attention sinks are left out of scales and activations
 CONFIG = Config
 METHOD = Arm

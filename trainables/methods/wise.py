@@ -322,13 +322,16 @@ class Wise:
         return [self._config.threshold_ratio * least * (1 - 1e-5) for least in self._least]
 
     @torch.no_grad()
-    def _route(self, inputs: Tensor, outputs: Tensor, prompts: PromptBatch) -> Tensor:
+    def _route(
+        self, inputs: Tensor, outputs: Tensor, prompts: PromptBatch, counted: Tensor
+    ) -> Tensor:
         """The most activated memory of those above their thresholds, or -1, (B,)."""
-        activations = self._editor.memories.activations(inputs, outputs, prompts.prompt_mask)
+        activations = self._editor.memories.activations(inputs, outputs, counted)
         is_known = activations >= activations.new_tensor(self._thresholds())
         best = torch.where(is_known, activations, -1.0).argmax(1)
         return torch.where(is_known.any(1), best, -1)
 
 
+VERSION = 2  # attention sinks are left out of scales and activations
 CONFIG = Config
 METHOD = Wise

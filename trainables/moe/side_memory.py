@@ -9,7 +9,8 @@ Sources: WISE (arXiv:2405.14768), which trains a margin between edited and unrel
 ARM (Serial Lifelong Editing via Mixture of Knowledge Experts), Eq. 2-6.
 
 Choices where the papers are silent:
-- Means are over prompt tokens alone, in training as at inference, where there is no target.
+- Means are over prompt tokens alone, in training as at inference, where there is no target; those
+  that the caller calls attention sinks are left out.
 - `unit` is 1 for margins in the published absolute numbers, which are bound to the activations of
   LLaMA2-7B, or the norm of the residual stream that enters the FFN (`residual`), which transfers.
 - `activation: silu_difference` puts the FFN's activation function around both outputs before
@@ -65,7 +66,7 @@ class Measure:
         Args:
             shift: D_i a_t, (B, T, D).
             outputs: W_org a_t, (B, T, D); only the rules with an activation function read it.
-            mask: True on prompt tokens, (B, T).
+            mask: True on the tokens that count, (B, T).
         """
         if self.rule == "silu_difference":
             shift = self.function(outputs + shift) - self.function(outputs)
@@ -99,7 +100,7 @@ class SideMemories:
         Args:
             inputs: a_t, (B, T, F).
             outputs: W_org a_t, (B, T, D).
-            mask: True on prompt tokens, (B, T).
+            mask: True on the tokens that count, (B, T).
         """
         each = [self.measure.of(shifted(inputs, delta), outputs, mask) for delta in self.deltas]
         return torch.stack(each, dim=1)

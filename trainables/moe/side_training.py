@@ -57,6 +57,11 @@ class Read(Protocol):
         """What leaves the layer, (B, T, D)."""
         ...
 
+    @property
+    def counted(self) -> Tensor:
+        """Prompt tokens that count in an activation, (B, T) bool."""
+        ...
+
 
 class Layer(Protocol):
     """The layer that is edited, with everything above it."""
@@ -128,13 +133,11 @@ class EditRows:
         first = slice(0, num_edits)  # the edits as they are come first
         edited, unrelated = self.edited, self.unrelated
         own = memories.activations(
-            edited.inputs[first], edited.outputs[first], edited.tokens.prompt_mask[first]
+            edited.inputs[first], edited.outputs[first], edited.counted[first]
         )
         if unrelated is None:
             return own, torch.zeros_like(own)
-        far = memories.activations(
-            unrelated.inputs, unrelated.outputs, unrelated.tokens.prompt_mask
-        )
+        far = memories.activations(unrelated.inputs, unrelated.outputs, unrelated.counted)
         sums = torch.zeros_like(own).index_add(0, self.edit_of_unrelated, far)
         counts = torch.bincount(self.edit_of_unrelated, minlength=num_edits)
         return own, sums / counts.clamp_min(1)[:, None]
@@ -221,11 +224,11 @@ class SideTraining:
     @torch.no_grad()
     def _by_owner(self, read: Read, holders: Tensor) -> Tensor:
         """delta_j(x_m) of the memory j that holds each prompt, as it now is, (M,)."""
-        each = self._memories.activations(read.inputs, read.outputs, read.tokens.prompt_mask)
+        each = self._memories.activations(read.inputs, read.outputs, read.counted)
         return each.gather(1, holders[:, None])[:, 0]
 
     def _activation(self, read: Read, shift: Tensor) -> Tensor:
-        return self._memories.measure.of(shift, read.outputs, read.tokens.prompt_mask)
+        return self._memories.measure.of(shift, read.outputs, read.counted)
 
     def _shift(self, read: Read, owners: Tensor) -> Tensor:
         """D a_t of each row by the memory that trains it, (B, T, D) float32."""
