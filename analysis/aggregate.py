@@ -34,8 +34,12 @@ NUMBERS = (
     *("edit_state_bytes", "number.", "within_batch_similarity", "between_batch_similarity"),
     "generation_limit",
 )
-PROVENANCE = ("scale", "device", "dtype", "micro_batch", "commit", "is_dirty", "source_hash")
+PROVENANCE = (
+    *("scale", "device", "dtype", "micro_batch", "commit", "is_dirty", "source_hash"),
+    "packages",  # digest of all versions installed: scikit-learn's clusters, NLTK's stems, sums
+)
 
+_COUNT = "count."  # how the names of metrics begin that count fall-backs
 _CONFIDENCE = 0.95
 _SEEDS_FOR_T = 3  # fewer seeds: bootstrap over subjects (house rule)
 _RESAMPLES = 2000
@@ -74,6 +78,7 @@ class Arm:
         errors: Reasons of failed trials, one line each.
         context: Backbone and data set of the arm, by name of `CONTEXT`.
         records: Where the per-record results of each seed lie, as `runs.read_records` takes it.
+        counts: What each seed counted of itself, by the name behind `count.`.
     """
 
     name: str
@@ -91,6 +96,7 @@ class Arm:
     errors: tuple[str, ...]
     context: Mapping[str, str] = field(default_factory=dict)
     records: tuple[str, ...] = ()
+    counts: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -212,7 +218,11 @@ def _section(part: pd.DataFrame, measure: str, records: RecordReader | None) -> 
     final, before = (_scores(values, measure, when) for when in ("final", "before"))
     final = pd.concat([final, _numbers(values, measure)], axis=1)
     groups = trials.groupby(identity, sort=False)
-    arms = tuple(_arm(group, final, before, records, measure) for _, group in groups)
+    counts = values[[name for name in values.columns if str(name).startswith(_COUNT)]]
+    arms = tuple(
+        replace(_arm(group, final, before, records, measure), counts=_counts(group, counts))
+        for _, group in groups
+    )
     return Section(
         context={name: ", ".join(_values(trials, name)) for name in CONTEXT},
         protocol=json.loads(trials["shared"].iloc[0]),
@@ -251,6 +261,12 @@ def _arm(
         context={name: str(first[name]) for name in CONTEXT},
         records=tuple(str(address) for address in trials["records"]),
     )
+
+
+def _counts(trials: pd.DataFrame, counts: pd.DataFrame) -> dict[str, tuple[float, ...]]:
+    own = counts.loc[trials["run_id"]]
+    found = {str(name).removeprefix(_COUNT): own[name].dropna() for name in own.columns}
+    return {name: tuple(map(float, values)) for name, values in found.items() if len(values)}
 
 
 def _estimates(

@@ -13,6 +13,7 @@ import pandas as pd
 
 from analysis import aggregate, compare, paper_numbers, runs
 from analysis.aggregate import AVERAGED, Section
+from analysis.counts import count_lines
 from analysis.errors import AnalysisError, StoreError
 from analysis.layouts.layout import Body, Layout, get_layout, known_layouts
 from analysis.render import Table
@@ -127,7 +128,7 @@ def _table(
         suspect = paper_numbers.caveats(body.paper[0].table)
         notes += [f"the paper's own numbers: {caveat}" for caveat in suspect]
     footer = [*body.footer, *_pruned_line(section), *_floor_line(section), *_failures(section)]
-    footer += left_out
+    footer += [*count_lines(section), *left_out]
     if section.num_superseded:
         footer.append(f"left out: {section.num_superseded} trials with newer ones of the same arm")
     return Table(
@@ -222,7 +223,7 @@ def _interval_notes(section: Section, has_paper: bool) -> list[str]:
 
 def _mixed(section: Section) -> list[str]:
     lines = []
-    for name in ("device", "dtype", "micro_batch", "commit", "source_hash"):
+    for name in ("device", "dtype", "micro_batch", "commit", "source_hash", "packages"):
         values = section.provenance[name]
         if len(values) > 1:
             lines.append(f"mixed {name}: {_join(value[:12] for value in values)}")

@@ -24,6 +24,7 @@ TAGS = (
     *("backbone", "backbone_fingerprint", "num_layers", "hidden_size"),
     *("dataset", "dataset_digest", "dataset_part", "target_field"),
     *("device", "dtype", "micro_batch", "commit", "is_dirty", "source_hash"),
+    "packages",
 )
 _JSON_TAGS = ("protocol", "published", "swept")
 _SCORE_OF_KIND = {"edit": "reliability", "rephrase": "generality"}  # others bear the same name

@@ -195,7 +195,8 @@ def _fill_others(write: Writer) -> None:
     write.trial("lemoe_components", "without_order_planning", 0, (0.7, 0.5, 1.0), **random)
     wrong: dict[str, Any] = {"paper": "memo", "protocol": LIFELONG}
     write.trial("smoke", "no_edit", 0, (0.1, 0.1, 1.0), **wrong, method="no_edit")
-    write.trial("smoke", "ft_m", 0, (0.95, 0.5, 0.4), **wrong, method="ft_m")
+    counted = {"count.excluded": 3.0, "count.subject_absent": 4.0}
+    write.trial("smoke", "ft_m", 0, (0.95, 0.5, 0.4), None, counted, **wrong, method="ft_m")
     for seed, limit in enumerate((45.0, 40.0)):
         numbers = {"generation_limit": limit, "reliability.token_no_blank.final": 0.25}
         write.trial("numbers", "ft_m", seed, (0.4, 0.5, 0.6), numbers=numbers, **wrong)

@@ -150,6 +150,9 @@ def test_table_when_asked_for_an_ablation_without_a_table_then_one_row_per_arm(
 ) -> None:
     text = printed(capsys, "smoke", f"store={store}")
     assert line_of(text, "ft_m")[:3] == ["0.95 (1)", "0.50 (1)", "0.40 (1)"]
+    below = text.partition("| ft_m")[2]
+    assert "- records of the data set left out: 3 (ft_m)\n" in below
+    assert ": 4 of 20 edits (ft_m)\n" in below  # what stood in for an absent subject
 
 
 def test_table_when_asked_for_an_ablation_that_answers_a_table_then_its_layout(

@@ -1,0 +1,116 @@
+"""What trials counted of themselves, in plain words below the table: every stated fall-back.
+
+A metric `count.<name>` says how often something stood in for what was asked, or was left out. A
+table prints each kind that is not zero, by its name where no words are known for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from analysis.aggregate import Arm, Section
+
+_MOST_ARMS = 6  # named in one line
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """Words for one kind of count.
+
+    Attributes:
+        text: What happened.
+        of_edits: Whether edits are counted, so that their number stands beside it.
+        is_of_data: Counted of the data set: the same in each seed, and not to be summed up.
+    """
+
+    text: str
+    of_edits: bool = False
+    is_of_data: bool = False
+
+
+def _edits(text: str) -> _Kind:
+    return _Kind(text, of_edits=True)
+
+
+_KINDS: Mapping[str, _Kind] = {
+    "excluded": _Kind("records of the data set left out", is_of_data=True),
+    "subject_absent_in_data": _Kind(
+        "records of the data set whose subject is not in the prompt", is_of_data=True
+    ),
+    "unchanged_edits": _edits("new answer equal to the true one, so that nothing changes"),
+    "answers_topped_up": _Kind("older answers taken from other relations"),
+    "joins_retokenised": _Kind(
+        "prompts that share a token with their target, joined as generation would"
+    ),
+    "blank_first_tokens": _edits("target begins with a lone blank, scored as a token"),
+    "subject_absent": _edits(
+        "subject absent from the prompt (memit took the last token, wise and arm took prefixes)"
+    ),
+    "entity_from_subject": _edits("anchor made of a known subject"),
+    "entity_from_sentence": _edits("no anchor found in the prompt, used the whole prompt"),
+    "locality_rows_missing": _Kind("unrelated prompts missing in training"),
+    "scale_from_edits": _Kind("batches that had to give the scale themselves"),
+    "centre_from_table": _Kind("batches whose anchors are centred by the embedding table"),
+    "covariance_from_edits": _Kind(
+        "batches with second moments of the data set's own prompts, for want of a text"
+    ),
+    "new_to_all_experts": _edits("new to all experts, one was drawn"),
+    "no_selection_score": _edits("no unrelated prompt to choose an expert by, one was drawn"),
+    "experts_not_added": _Kind("experts not added, for want of edits"),
+    "experts_beyond_edits": _Kind("experts beyond the number of edits"),
+    "empty_experts": _Kind("experts that learned no edit"),
+    "edits_without_label": _edits("no expert prescribed, the router chose in training"),
+    "edits_without_locality": _edits("no unrelated prompt to hold in training"),
+    "gece_without_true_answer": _edits("no true answer known to METEOR, counted as right"),
+    "meteor_without_synonyms": _edits("METEOR without its stage of synonyms"),
+    "word_frequency_without_text": _edits("no text to count words in, every word alike"),
+    "word_frequency_without_words": _edits("no word to count, every word alike"),
+    "word_frequency_from_prompt": _edits("word frequency taken from the prompt, not the subject"),
+    "already_right": _edits("answered rightly before, not edited"),
+    "added": _edits("made a new entry of the codebook"),
+    "split": _edits("split an entry of the codebook"),
+    "expanded": _edits("widened an entry of the codebook"),
+    "overwritten": _edits("overwrote an entry of the codebook"),
+}
+
+
+def count_lines(section: Section) -> list[str]:
+    """One line for each kind of count that some arm has, in the order of the table of words."""
+    found = {name for arm in section.arms for name in arm.counts}
+    names = [name for name in _KINDS if name in found] + sorted(found - set(_KINDS))
+    lines = [_line(name, section.arms) for name in names]
+    return [line for line in lines if line]
+
+
+def num_edits(protocol: Mapping[str, Any]) -> int | None:
+    """Edits of one trial; None where the protocol does not say."""
+    size = protocol.get("num_edits")
+    if size is None:
+        return None
+    repeats = protocol.get("num_batches") or 1 if protocol.get("kind") == "batch" else 1
+    return int(size) * int(repeats)
+
+
+def _line(name: str, arms: Sequence[Arm]) -> str:
+    kind = _KINDS.get(name, _Kind(name))
+    total: Callable[[Sequence[float]], float] = max if kind.is_of_data else sum
+    shown = {
+        arm.name: _shown(total(values), kind, len(values) * (num_edits(arm.protocol) or 0))
+        for arm in arms
+        if (values := arm.counts.get(name)) and total(values)
+    }
+    if not shown:
+        return ""
+    if len(set(shown.values())) == 1 and len(shown) == len({arm.name for arm in arms}):
+        each = "" if len(shown) == 1 or kind.is_of_data else " in each arm"
+        return f"{kind.text}: {next(iter(shown.values()))}{each}"
+    parts = [f"{text} ({arm})" for arm, text in shown.items()]
+    further = len(parts) - _MOST_ARMS
+    more = f", and in {further} further arms" if further > 0 else ""
+    return f"{kind.text}: {', '.join(parts[:_MOST_ARMS])}{more}"
+
+
+def _shown(count: float, kind: _Kind, edits: int) -> str:
+    return f"{count:g} of {edits} edits" if kind.of_edits and edits else f"{count:g}"
