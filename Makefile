@@ -19,7 +19,7 @@ setup: .venv/installed
 	touch $@
 
 sweep: setup
-	$(BIN)/python orchestrator/sweep.py ablation=$(ABLATION) store=$(STORE) $(ARGS)
+	$(BIN)/python orchestrator/sweep.py ablation=$(ABLATION) 'store="$(STORE)"' $(ARGS)
 
 test: setup
 	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
@@ -45,4 +45,4 @@ nltk: setup
 	$(BIN)/python -m trainables.moe.nltk_data "$${XDG_CACHE_HOME:-$$HOME/.cache}/editing-sweeps/nltk_data"
 
 ui: setup
-	$(BIN)/python orchestrator/ui.py store=$(STORE) port=$(PORT) $(ARGS)
+	$(BIN)/python orchestrator/ui.py 'store=$(STORE)' port=$(PORT) $(ARGS)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,9 +55,24 @@ def assemble(name: str, options: Options) -> tuple[Table, ...]:
             layout has no published filter.
     """
     rows, papers = _find(name, options.store, options.server)
-    return tuple(
-        table for paper in papers or (None,) for table in _tables(name, paper, rows, options)
-    )
+    tables = [table for paper in papers or (None,) for table in _tables(name, paper, rows, options)]
+    missing = _lacking_lines(set(rows["ablation"]), options)
+    return (*tables[:-1], replace(tables[-1], footer=(*tables[-1].footer, *missing)))
+
+
+def _lacking_lines(ablations: Container[str], options: Options) -> list[str]:
+    """Of the ablations shown, and of those that MLflow has nothing of: they may belong there, too.
+
+    Which published tables a trial answers stands in MLflow alone.
+    """
+    store, server = options.store, options.server
+    counts = runs.lacking(store, server)
+    gone = counts.keys() - runs.experiments(store, server) if counts else set()
+    return [
+        runs.lacking_line(name, count, store, server)
+        for name, count in counts.items()
+        if name in ablations or name in gone
+    ]
 
 
 def _tables(
@@ -96,10 +111,12 @@ def _find(name: str, store: Path, server: str | None) -> tuple[pd.DataFrame, tup
         ablations = runs.experiments(store, server)
     except StoreError as error:
         raise _unknown(name, known, str(error)) from None
-    if name not in ablations:
-        raise _unknown(name, known, f"ablations in {where}: {', '.join(ablations) or 'none'}")
-    rows = runs.read_runs(store, name, server)
+    rows = runs.read_runs(store, name, server) if name in ablations else pd.DataFrame()
     if rows.empty:
+        if missing := runs.lacking(store, server).get(name):
+            raise StoreError(f"{where}: {runs.lacking_line(name, missing, store, server)}")
+        if name not in ablations:
+            raise _unknown(name, known, f"ablations in {where}: {', '.join(ablations) or 'none'}")
         raise StoreError(f"{where}: ablation {name!r} has no trials yet")
     answered = dict.fromkeys(rows["paper"])
     papers = runs.papers_of(next(iter(answered))) if len(answered) == 1 else ()

@@ -39,6 +39,18 @@ class Database:
         with self._open() as database:
             return {name: str(number) for name, number in database.execute(query)}
 
+    def rows(self, experiment_ids: Sequence[str]) -> set[tuple[str, str]]:
+        """Fingerprint and ledger row of all runs of some experiments that were not deleted."""
+        query = (
+            "SELECT trial.value, COALESCE(row.value, '') FROM runs "
+            "JOIN tags AS trial ON trial.run_uuid = runs.run_uuid AND trial.key = 'fingerprint' "
+            "LEFT JOIN tags AS row ON row.run_uuid = runs.run_uuid AND row.key = 'ledger_row' "
+            f"WHERE experiment_id IN ({','.join('?' * len(experiment_ids))}) "
+            "AND lifecycle_stage = 'active'"
+        )
+        with self._open() as database:
+            return set(database.execute(query, [int(number) for number in experiment_ids]))
+
     def runs(self, experiment_ids: Sequence[str], paper: str = "") -> list[LoggedRun]:
         """All runs of some experiments that were not deleted, the newest first.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pandas as pd
 
 from analysis.database import Database
 from analysis.errors import StoreError
+from analysis.ledger_ends import ledger_ends
 from analysis.logged import LoggedRun
 from analysis.server import Server, fetch
 
@@ -91,6 +93,37 @@ def read_table_runs(store: Path, paper: str, server: str | None = None) -> pd.Da
     return rows
 
 
+def lacking(store: Path, server: str | None = None) -> dict[str, int]:
+    """Ablation -> number of trials that the store's ledger has and MLflow lacks, where there are.
+
+    They were not sent yet, or deleted in MLflow. A trial that several ablations share counts where
+    it ran.
+
+    Raises:
+        StoreError: If there is no MLflow database in `store`, or the server does not answer.
+    """
+    ends = ledger_ends(store)
+    if not ends:
+        return {}
+    source = _source(store, server)
+    known = source.experiments()
+    there = source.rows([known[name] for name in ends if name in known])
+    counts = {name: len(set(rows.items()) - there) for name, rows in ends.items()}
+    return {name: count for name, count in sorted(counts.items()) if count}
+
+
+def lacking_line(ablation: str, count: int, store: Path, server: str | None = None) -> str:
+    """What to do about trials that MLflow lacks."""
+    where = [f"store={store}", *([f"mlflow={server}"] if server else [])]
+    again = shlex.join(
+        ["python", "orchestrator/sweep.py", "--sync", f"ablation={ablation}", *where]
+    )
+    return (
+        f"MLflow lacks {count} trials of {ablation} that the ledger has; to send them: {again}, "
+        "with the other keys of the sweep"
+    )
+
+
 def papers_of(tag: str) -> tuple[str, ...]:
     """The published tables that a run's tag `paper` names."""
     return tuple(name for name in tag.split(", ") if name)
@@ -129,10 +162,11 @@ def read_records(address: str, when: str = "final") -> pd.DataFrame | None:
 def _local(address: str) -> Path | None:
     """The artifact as a file here; asking MLflow for each of a thousand takes minutes."""
     parts = urlsplit(address)
-    if parts.scheme in ("", "file"):
-        path = Path(unquote(parts.path))
-        return path if path.is_file() else None
-    return fetch(address)
+    if parts.scheme not in ("", "file"):
+        return fetch(address)
+    # A path is no address: `?`, `#` and `%20` are signs like any other in it.
+    path = Path(unquote(parts.path) if parts.scheme else address)
+    return path if path.is_file() else None
 
 
 def _source(store: Path, server: str | None) -> Database | Server:
@@ -187,4 +221,6 @@ def _missing(store: Path, name: str, server: str | None) -> str:
     where = f"mlflow={server}" if server else f"store={store}"
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    return f"{where} has no runs for {name!r}{hint} (it holds: {', '.join(known) or 'none'})"
+    missing = [lacking_line(*each, store, server) for each in lacking(store, server).items()]
+    holds = f"(it holds: {', '.join(known) or 'none'})"
+    return "; ".join([f"{where} has no runs for {name!r}{hint} {holds}", *missing])

@@ -48,6 +48,11 @@ class Server:
         with self._client() as client:
             return {found.name: found.experiment_id for found in client.search_experiments()}
 
+    def rows(self, experiment_ids: Sequence[str]) -> set[tuple[str, str]]:
+        """Fingerprint and ledger row of all runs of some experiments that were not deleted."""
+        tags = [run.tags for run in self.runs(experiment_ids)]
+        return {(each.get("fingerprint", ""), each.get("ledger_row", "")) for each in tags}
+
     def runs(self, experiment_ids: Sequence[str], paper: str = "") -> list[LoggedRun]:
         """All runs of some experiments that were not deleted, the newest first.
 

@@ -66,14 +66,20 @@ def report(asked: Sequence[str], options: Options, form: str) -> str:
     claims, checks = _chosen(asked), load_checks()
     wanted = {claim.claim_id for claim in claims}
     checks = tuple(check for check in checks if check.claim_id in wanted)
-    found = findings(checks, options)
+    found, names = findings(checks, options), list(dict.fromkeys(c.ablation for c in checks))
+    missing = [
+        runs.lacking_line(name, count, options.store, options.server)
+        for name, count in runs.lacking(options.store, options.server).items()
+        if name in names
+    ]
     if not found:
-        names = ", ".join(dict.fromkeys(check.ablation for check in checks))
-        raise AnalysisError(f"no ablation in the store tests these claims; they are: {names}")
+        why = f"no ablation in the store tests these claims; they are: {', '.join(names)}"
+        raise AnalysisError("; ".join([why, *missing]))
     if form == "csv":
         frames = [_lines(context, claims, of) for context, of in found.items()]
         return str(pd.concat(frames).to_csv(index=False))
-    return "\n".join(_markdown(context, claims, of) for context, of in found.items())
+    parts = [_markdown(context, claims, of) for context, of in found.items()]
+    return "\n".join([*parts, *(f"- {line}\n" for line in missing)])
 
 
 def findings(

@@ -6,7 +6,10 @@ import gc
 import logging
 import os
 import secrets
+import shutil
 import socket
+import sys
+import tempfile
 from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +22,10 @@ from orchestrator.placement import Supply, attainable
 
 SCALING = Path("~/ray_bootstrap_config.yaml")
 _CONNECT_SECONDS = 10.0
+# Of a Unix socket's path, in bytes; Ray puts its own this far below its folder.
+_LONGEST_SOCKET = 103 if sys.platform == "darwin" else 107
+_BELOW_FOLDER = len("/session_2026-01-31_23-59-59_123456_1234567/sockets/plasma_store")
+_SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")
 
 
 def set_environment(cluster: str) -> None:
@@ -54,13 +61,14 @@ def running_ray(cluster: str, workers: int | None, gpus: int) -> Iterator[None]:
         gpus: GPUs of a local Ray: those that torch can use, which may be fewer than Ray finds.
 
     Raises:
-        UsageError: If there is no such cluster.
+        UsageError: If there is no such cluster, or no folder that Ray's sockets fit into.
     """
     import ray
 
     for name in ("ray", "ray.tune", "ray.train"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     is_local = cluster == LOCAL
+    folder = _folder_of_its_own() if is_local and not _default_folder_fits() else None
     try:
         ray.init(
             address=cluster,
@@ -70,9 +78,11 @@ def running_ray(cluster: str, workers: int | None, gpus: int) -> Iterator[None]:
             log_to_driver=False,
             logging_level=logging.ERROR,
             configure_logging=False,
+            **({"_temp_dir": folder} if folder else {}),
         )
     except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         if is_local:
+            _remove(folder)
             raise
         raise _unanswered(cluster, error) from error
     try:
@@ -80,6 +90,53 @@ def running_ray(cluster: str, workers: int | None, gpus: int) -> Iterator[None]:
     finally:
         with _no_collection():
             ray.shutdown()
+        _remove(folder)
+
+
+def check_folder(cluster: str) -> None:
+    """Returns if there is a folder for a Ray of this driver's own.
+
+    Raises:
+        UsageError: If its sockets would fit nowhere.
+    """
+    if cluster == LOCAL and not _default_folder_fits():
+        _remove(_folder_of_its_own())
+
+
+def _default_folder() -> str:
+    """Where Ray puts its sockets and logs when it is not told."""
+    return os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+
+
+def _default_folder_fits() -> bool:
+    """True where a socket's path is short enough, and its folder can be written or made."""
+    folder = Path(os.path.abspath(_default_folder()), "ray")
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    is_short = len(os.fsencode(folder)) + _BELOW_FOLDER <= _LONGEST_SOCKET
+    return is_short and there.is_dir() and os.access(there, os.W_OK | os.X_OK)
+
+
+def _folder_of_its_own() -> str:
+    """A new short folder, for the time of one Ray.
+
+    Batch systems give a job a TMPDIR of a hundred characters; a socket's path ends at about that.
+    """
+    for short in _SHORT_FOLDERS:
+        try:
+            return tempfile.mkdtemp(prefix="ray-", dir=short)
+        except OSError:
+            continue
+    name = "RAY_TMPDIR" if os.environ.get("RAY_TMPDIR") else "TMPDIR"
+    most = _LONGEST_SOCKET - _BELOW_FOLDER - len("/ray")
+    raise UsageError(
+        f"{name}={_default_folder()}: Ray needs a folder that can be written and has a path of at "
+        f"most {most} bytes, and none of {', '.join(_SHORT_FOLDERS)} can be written; set RAY_TMPDIR"
+    )
+
+
+def _remove(folder: str | None) -> None:
+    if folder is not None:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import math
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +36,7 @@ from orchestrator.rows import (
     end_row,
     labelled,
 )
+from orchestrator.running import SCRATCH, pulse_folder
 from orchestrator.tracking import Tracker
 from trainables.validation import Validator
 
@@ -127,7 +128,7 @@ class Sweep:
         if self._options.complete_stopped:
             name = "fifo"
         is_told = False
-        with Board(len(todo)) as self._board:
+        with Board(len(todo), pulses=self._pulses) as self._board:
             while todo:
                 keys = self._leases.claim(todo, MOST_AT_A_TIME, self._ended_elsewhere)
                 for key in self._ended_elsewhere() & todo.keys():
@@ -144,6 +145,7 @@ class Sweep:
                         holders = self._leases.others()
                         announce(summary([holders[key] for key in todo if key in holders]))
                         is_told = True
+                        self._board.stage("waiting for the trials of other drivers")
                     time.sleep(POLL_SECONDS)
 
     def suggest(self, plan: Plan, seed: int, num_trials: int) -> None:
@@ -165,24 +167,30 @@ class Sweep:
         self._is_grid = False
         self._leases.claim((), 0, set)  # other drivers see that this one lives
         typical = self.cell(plan.typical[0])
-        with Board(num_trials) as self._board:
+        with Board(num_trials, pulses=self._pulses) as self._board:
             self._started().search(plan.space, seed, num_trials, to_config, typical)
 
     def _what_came_of(self, key: str, rungs: Sequence[Row] = ()) -> Settled:
         """What a search needs of a trial that has run, or runs; `rungs` are for the scheduler."""
         return Settled(self.values.get(key), rungs, self._stopped_at.get(key))
 
-    def close(self) -> None:
-        """Stop Ray, give the leases back, wait for MLflow, close the ledger and copy it."""
+    def close(self, say: Callable[[str | Callable[[], str]], None]) -> None:
+        """Stop Ray, give the leases back, wait for MLflow, close the ledger and copy it.
+
+        `say` hears of each.
+        """
         if self._tuning is not None:
+            say("stopping Ray")
             self._tuning.close()
         self._leases.close()
+        say(lambda: f"writing results into MLflow, {self._tracker.num_unsent} left")
         self._tracker.close()
         self.outcome.experiment_id = self._tracker.experiment_id
         self.outcome.num_unsent = self._tracker.num_unsent
         self.outcome.tracking_failures = self._tracker.failures
         self._ledger.close()
         if self._copies is not None:
+            say("sending copies")
             self.outcome.copies_failure = self._copies.close()
 
     def _is_settled(self, cell: Cell) -> bool:
@@ -233,6 +241,7 @@ class Sweep:
 
     def _started(self) -> Tuning:
         if self._tuning is None:
+            self.on_stage("starting Ray")
             self._provenance = provenance()
             keep_packages(self._store, self._provenance["packages"])
             if self._copies is not None:
@@ -250,9 +259,14 @@ class Sweep:
             )
         return self._tuning
 
+    @property
+    def _pulses(self) -> Path:
+        """Where this driver's trials say what they are doing."""
+        return pulse_folder(self._store, self._ledger.path.stem)
+
     def _fresh_scratch(self) -> Path:
         """This driver's folder for Ray's own files; those of killed drivers are removed."""
-        scratch = self._store / "ray"
+        scratch = self._store / SCRATCH
         living = self._leases.drivers()
         for folder in scratch.iterdir() if scratch.is_dir() else ():
             if folder.name not in living:
@@ -267,6 +281,11 @@ class Sweep:
             for row in self._history.checkpoints.get(key, [])
             if "compared" in row
         ]
+
+    def on_stage(self, stage: str) -> None:
+        """What goes on while no trial runs."""
+        if self._board is not None:
+            self._board.stage(stage)
 
     def on_result(self, key: str, row: Row) -> None:
         """One row of a trial: a rung, or its end."""

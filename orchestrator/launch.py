@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import cuda
 
-from orchestrator.cluster import LOCAL, check_address
+from orchestrator.cluster import LOCAL, check_address, check_folder
 from orchestrator.driver import Sweep, resolved_cell
 from orchestrator.errors import StandstillError
 from orchestrator.interruption import Interruption
@@ -16,11 +16,12 @@ from orchestrator.plan import Plan, spec_for
 from orchestrator.precheck import cache_of, precheck
 from orchestrator.progress import Building, announce
 from orchestrator.rows import Cell, Options, Outcome
+from orchestrator.waiting import Waiting
 from trainables.validation import Validator
 
 
-def run(plan: Plan, options: Options) -> Outcome:
-    """Settle every trial of a plan.
+def run(plan: Plan, options: Options, waiting: Waiting) -> Outcome:
+    """Settle every trial of a plan; `waiting` says what goes on meanwhile.
 
     Raises:
         EditingError: If something cannot work, before anything runs.
@@ -30,11 +31,12 @@ def run(plan: Plan, options: Options) -> Outcome:
     sweep = None
     try:
         with interruption.listening():
-            sweep, cells = _prepared(plan, options, interruption)
-            if plan.space:
-                search(sweep, plan)
-            else:
-                sweep.settle(cells)
+            sweep, cells = _prepared(plan, options, interruption, waiting)
+            with waiting.paused():
+                if plan.space:
+                    search(sweep, plan)
+                else:
+                    sweep.settle(cells)
     except KeyboardInterrupt:
         if sweep is None:
             raise
@@ -44,17 +46,19 @@ def run(plan: Plan, options: Options) -> Outcome:
         sweep.outcome.standstill = str(error)
     finally:
         if sweep is not None:
-            sweep.close()
+            sweep.close(waiting.now)
     return sweep.outcome
 
 
 def _prepared(
-    plan: Plan, options: Options, interruption: Interruption
+    plan: Plan, options: Options, interruption: Interruption, waiting: Waiting
 ) -> tuple[Sweep, Sequence[Cell]]:
     """An open sweep and its cells, after everything that can be known before Ray starts."""
     check_address(plan.config.cluster)
+    check_folder(plan.config.cluster)
     cache = cache_of(plan.config)
-    with Building() as building:
+    waiting.now("checking settings, backbone and data")
+    with Building(waiting) as building:
         validator = Validator(cache, building.advance)
         precheck(plan, validator.check_data)  # all of it, before a backbone is trained
         cells = [resolved_cell(validator, spec) for spec in plan.trials or plan.typical[:1]]
@@ -63,6 +67,7 @@ def _prepared(
         for cell in cells:
             preflight(cell.spec, here, plan.config.sharing)
     announce([*plan.notes, *validator.warnings])
+    waiting.now("reading what the store holds")
     sweep = Sweep(plan.config, options, cache, validator, interruption)
     sweep.list_excluded()
     return sweep, cells

@@ -7,12 +7,14 @@ is expected: its answers are waited for in seconds, and every write may be tried
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from filelock import FileLock
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
+_LOG = logging.getLogger(__name__)
 _DATABASE = "mlflow.db"
 LOOPBACK = "http://127.0.0.1:5000"
 # MLflow's own 120 seconds and seven retries would hold a sweep's end up for a quarter of an hour.
@@ -50,7 +53,13 @@ _NOT_METRICS = frozenset({"rung", "progress", "edits_seen", "done", "compared"})
 
 def tracking_uri(store: Path, server: str | None = None) -> str:
     """MLflow's address of a sweep: the server, or the database in the store."""
-    return server or f"sqlite:///{(store / _DATABASE).resolve()}"
+    if server:
+        return server
+    database = str((store / _DATABASE).resolve())
+    # Of an address SQLAlchemy unquotes the path; MLflow makes folders of it before that, and finds
+    # none to make where the slashes are quoted as well.
+    is_plain = "%" not in database and "?" not in database
+    return f"sqlite:///{database if is_plain else quote(database, safe='')}"
 
 
 def chart_link(experiment_id: str, server: str = LOOPBACK) -> str:
@@ -99,13 +108,13 @@ class Mirror:
         return True
 
     def remember(self) -> None:
-        """Note what stands in the database, and its state, for the next driver's `recall`."""
-        kept = {
-            "database": self._state(),
-            "experiment_id": self.experiment_id,
-            "written": self._written,
-        }
+        """Note what stands in the database, and its state, for the next driver's `recall`.
+
+        It is read again: what somebody deleted since a row was written must not be noted as there.
+        """
+        kept: dict[str, Any] = {"database": self._state(), "experiment_id": self.experiment_id}
         if kept["database"] is not None:
+            kept["written"] = self._read(self.experiment_id)
             self._notes.parent.mkdir(exist_ok=True)
             aside = self._notes.with_suffix(f".{os.getpid()}.tmp")
             aside.write_text(json.dumps(kept))
@@ -116,10 +125,15 @@ class Mirror:
         return self._written.get(str(row["fingerprint"])) == str(row["row_id"])
 
     def open(self) -> None:
-        """Open or create store and experiment, and read what stands there."""
+        """Open or create store and experiment, and read what stands there.
+
+        An experiment that was deleted keeps its name: it is restored.
+        """
         self._client = connect(self._store, self._server)
         found = self._client.get_experiment_by_name(self._ablation)
         experiment_id = found.experiment_id if found else self._create()
+        if found and found.lifecycle_stage == "deleted":
+            self._restore(experiment_id)
         self._known = self._state()  # before reading: what others write meanwhile is looked up
         self._written = self._read(experiment_id)
         self.experiment_id = experiment_id
@@ -168,6 +182,27 @@ class Mirror:
             )
         )
 
+    def _restore(self, experiment_id: str) -> None:
+        """Restore the experiment with all its runs, but for those that others took the place of."""
+        from mlflow.exceptions import MlflowException
+
+        with self._lock:
+            try:
+                self._client.restore_experiment(experiment_id)
+            except MlflowException:
+                # Another driver was faster.
+                if self._client.get_experiment(experiment_id).lifecycle_stage == "deleted":
+                    raise
+                return
+            newest: set[str] = set()
+            for run in sorted(self._runs(experiment_id), key=_age, reverse=True):
+                fingerprint = run.data.tags.get("fingerprint", "")
+                if fingerprint in newest:
+                    self._client.delete_run(run.info.run_id)
+                elif fingerprint:  # what others have put there is left
+                    newest.add(fingerprint)
+        _LOG.warning("MLflow: experiment %s had been deleted; it is restored", self._ablation)
+
     def _read(self, experiment_id: str) -> dict[str, str]:
         """Fingerprint -> ledger row of all whole runs; empty text for a trial that has several."""
         rows = self._served(experiment_id) if self._server else self._stored(experiment_id)
@@ -189,12 +224,16 @@ class Mirror:
 
     def _served(self, experiment_id: str) -> Iterator[tuple[str, str, str]]:
         """As `_stored`, of a server's runs."""
+        for run in self._runs(experiment_id):
+            tags = run.data.tags
+            yield tags.get("fingerprint", ""), tags.get("ledger_row", ""), run.info.status
+
+    def _runs(self, experiment_id: str) -> Iterator[Run]:
+        """All runs that are not deleted, by MLflow's client."""
         token: str | None = None
         while True:
             page = self._client.search_runs([experiment_id], max_results=1000, page_token=token)
-            for run in page:
-                tags = run.data.tags
-                yield tags.get("fingerprint", ""), tags.get("ledger_row", ""), run.info.status
+            yield from page
             token = page.token
             if not token:
                 return
@@ -228,7 +267,7 @@ class Mirror:
             tags=tags,
             run_name=str(row["run_name"]),
         )
-        metrics = [Metric(name, value, end, step) for step, name, value in _metrics(row)]
+        metrics = [Metric(name, value, when, step) for when, step, name, value in _metrics(row)]
         params = [Param(name, _text(value)) for name, value in row["swept"].items()]
         self._client.log_batch(run.info.run_id, metrics=metrics, params=params, tags=[])
         # Its name alone: a row must not name a file elsewhere.
@@ -252,6 +291,11 @@ def _is_kept(run: Run, row: Mapping[str, Any]) -> bool:
     return run.info.status in _WHOLE and (is_same or run.info.end_time > _end_ms(row))
 
 
+def _age(run: Run) -> tuple[bool, int]:
+    """Sorts runs of one trial: what was never ended first, then by their end."""
+    return run.info.status in _WHOLE, run.info.end_time or 0
+
+
 def _parts(text: str) -> Iterator[str]:
     """`text` in parts of whole lines that MLflow takes as a tag."""
     part = ""
@@ -268,13 +312,25 @@ def _end_ms(row: Mapping[str, Any]) -> int:
     return int(float(row["time"]) * 1000)
 
 
-def _metrics(row: Mapping[str, Any]) -> Iterator[tuple[int, str, float]]:
-    """(edits seen, name, value) of every checkpoint and of the end."""
-    for checkpoint in row.get("checkpoints", []):
-        for name, value in _numbers(checkpoint):
-            yield int(checkpoint.get("edits_seen", 0)), name, value
-    for name, value in _numbers(row["metrics"]):
-        yield int(row["metrics"].get("edits_seen", 0)), name, value
+def _metrics(row: Mapping[str, Any]) -> list[tuple[int, int, str, float]]:
+    """(milliseconds since 1970, edits seen, name, value) of every checkpoint and of the end.
+
+    Of two values with the same step and time MLflow takes the larger for the latest, and all rungs
+    of one batch have seen the same edits: each checkpoint bears a time of its own. Where a trial
+    began anew, what it says then stands in the place of what it had said.
+    """
+    points = [*row.get("checkpoints", []), row["metrics"]]
+    first = _end_ms(row) - len(points) + 1
+    series: dict[str, list[tuple[int, int, str, float]]] = {}
+    for when, point in enumerate(points, start=first):
+        step = int(point.get("edits_seen", 0))
+        for name, value in _numbers(point):
+            told = series.setdefault(name, [])
+            while told and told[-1][1] > step:
+                told.pop()
+            if not told or told[-1][1:] != (step, name, value):  # a last rung is an end as well
+                told.append((when, step, name, value))
+    return [metric for told in series.values() for metric in told]
 
 
 def _numbers(values: Mapping[str, Any]) -> Iterator[tuple[str, float]]:

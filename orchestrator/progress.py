@@ -2,38 +2,69 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
 from statistics import fmean
 from types import TracebackType
 from typing import Any
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress import Progress, TaskID
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.running import Running, duration
+from orchestrator.waiting import SAY_SECONDS, Waiting
+
 NUM_BEST = 8
+NUM_RUNNING = 8  # trials shown on a terminal
+NUM_IN_LINE = 4  # elsewhere
+LOOK_SECONDS = 2.0
 
 
 class Board:
-    """Shows what is done, how long the rest takes, and which arms lead."""
+    """Shows what is done, what every running trial does, how long the rest takes, and who leads.
 
-    def __init__(self, total: int, console: Console | None = None) -> None:
+    A thread of its own looks at the pulses of the trials, and elsewhere than on a terminal says
+    every ten seconds how things are, whether a trial has ended or not.
+    """
+
+    def __init__(
+        self,
+        total: int,
+        console: Console | None = None,
+        pulses: Path | None = None,
+        say_seconds: float = SAY_SECONDS,
+    ) -> None:
+        """Nothing is shown yet; `pulses` is the folder in which the trials say what they do."""
         self._console = console or Console(stderr=True)
         self._total = total
-        self._began = time.monotonic()
+        self._began = self._said = time.monotonic()
         self._counts: dict[str, int] = {}
         self._arms: dict[str, list[float]] = {}
         self._live: Live | None = None
-        self._said = 0.0
+        self._stage, self._stage_began = "", self._began
+        self._running = Running(pulses)
+        self._say_seconds = say_seconds
+        self._lock = threading.Lock()  # trials end in another thread than that which shows them
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="board", daemon=True)
 
     def __enter__(self) -> Board:
         if self._console.is_terminal:
-            self._live = Live(self._picture(), console=self._console, refresh_per_second=4)
+            self._live = Live(
+                get_renderable=self._picture,
+                console=self._console,
+                refresh_per_second=4,
+                redirect_stdout=False,  # it may be a file
+            )
             self._live.start()
+        self._thread.start()
         return self
 
     def __exit__(
@@ -42,28 +73,41 @@ class Board:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._is_over.set()
+        self._thread.join()
+        self._running.clear()
         if self._live is not None:
-            self._live.update(self._picture())
             self._live.stop()
         elif self._done:
-            self._console.print(self._line(), highlight=False, soft_wrap=True)
+            self._print(self._line())
+
+    def stage(self, stage: str) -> None:
+        """What the driver does while no trial runs; the next trial that ends takes it away."""
+        self._stage, self._stage_began = stage, time.monotonic()
 
     def ended(self, row: Mapping[str, Any]) -> None:
         """One trial settled."""
         status = str(row["status"])
-        self._counts[status] = self._counts.get(status, 0) + 1
         score = average(row["metrics"])
-        if status == "finished" and score is not None:
-            self._arms.setdefault(str(row["tags"]["arm"]), []).append(score)
-        if self._live is not None:
-            self._live.update(self._picture())
-        elif status in ("failed", "diverged"):
-            self._console.print(
-                f"{status}: {row['run_name']}: {row.get('error')}", highlight=False, soft_wrap=True
-            )
-        elif time.monotonic() - self._said > 10:
-            self._said = time.monotonic()
-            self._console.print(self._line(), highlight=False, soft_wrap=True)
+        with self._lock:
+            self._stage = ""
+            self._counts[status] = self._counts.get(status, 0) + 1
+            if status == "finished" and score is not None:
+                self._arms.setdefault(str(row["tags"]["arm"]), []).append(score)
+            self._running.ended(str(row.get("fingerprint")))
+        if self._live is None and status in ("failed", "diverged"):
+            self._print(f"{status}: {row['run_name']}: {row.get('error')}")
+
+    def _watch(self) -> None:
+        """Look every now and then, also at what nobody tells: a trial that goes on."""
+        while not self._is_over.wait(min(LOOK_SECONDS, self._say_seconds)):
+            self._running.look()
+            if self._live is None and time.monotonic() - self._said >= self._say_seconds:
+                self._said = time.monotonic()
+                self._print(self._line())
+
+    def _print(self, line: str) -> None:
+        self._console.print(line, highlight=False, soft_wrap=True, markup=False)
 
     @property
     def _done(self) -> int:
@@ -74,27 +118,61 @@ class Board:
             return "?"
         elapsed = time.monotonic() - self._began
         left = elapsed / self._done * (self._total - self._done)
-        minutes, seconds = divmod(round(left), 60)
-        return f"{minutes}:{seconds:02d}"
+        return duration(left)
+
+    def _head(self) -> str:
+        counts = ", ".join(f"{count} {status}" for status, count in sorted(self._counts.items()))
+        done = f"{self._done}/{self._total} trials" + (f" ({counts})" if counts else "")
+        return f"{done}, {self._left()} left" if self._done else done
+
+    def _doing(self) -> str:
+        """The driver's own stage, where no trial has said anything yet."""
+        if not self._stage or self._running.trials:
+            return ""
+        return f"{self._stage}, {duration(time.monotonic() - self._stage_began)}"
 
     def _line(self) -> str:
-        counts = ", ".join(f"{count} {status}" for status, count in sorted(self._counts.items()))
-        best = max(self._arms.items(), key=lambda arm: fmean(arm[1]), default=None)
-        leader = f"; best {best[0]} {fmean(best[1]):.2f}" if best else ""
-        return f"{self._done}/{self._total} trials ({counts}), {self._left()} left{leader}"
+        with self._lock:
+            parts = [self._head()]
+            best = max(self._arms.items(), key=lambda arm: fmean(arm[1]), default=None)
+            parts += [f"best {best[0]} {fmean(best[1]):.2f}"] if best else []
+            parts += [doing] if (doing := self._doing()) else []
+            shown = self._running.trials[:NUM_IN_LINE]
+            parts += [f"{trial.name}: {trial.doing}, {trial.time}" for trial in shown]
+            hidden = len(self._running.trials) - len(shown)
+            parts += [f"and {hidden} more"] if hidden else []
+        return "; ".join(parts)
 
     def _picture(self) -> Group:
+        with self._lock:
+            shown: list[RenderableType] = [Text(self._head())]
+            shown.append(ProgressBar(total=max(self._total, 1), completed=self._done, width=60))
+            shown += [Text(doing)] if (doing := self._doing()) else []
+            shown += [self._running_table()] if self._running.trials else []
+            shown += [self._best_table()] if self._arms else []
+        return Group(*shown)
+
+    def _running_table(self) -> Table:
         table = Table(box=None, pad_edge=False)
-        table.add_column("best arms so far (one seed may be missing)")
+        table.add_column("running", no_wrap=True, overflow="ellipsis", min_width=20)
+        table.add_column("doing", no_wrap=True, overflow="ellipsis", min_width=30)
+        table.add_column("time", justify="right", no_wrap=True, min_width=5)
+        trials = self._running.trials
+        for trial in trials[:NUM_RUNNING]:
+            table.add_row(Text(trial.name), Text(trial.doing), trial.time)
+        if len(trials) > NUM_RUNNING:
+            table.add_row(f"and {len(trials) - NUM_RUNNING} more")
+        return table
+
+    def _best_table(self) -> Table:
+        table = Table(box=None, pad_edge=False)
+        table.add_column("best arms so far (one seed may be missing)", no_wrap=True)
         table.add_column("average", justify="right")
         table.add_column("seeds", justify="right")
         ranked = sorted(self._arms.items(), key=lambda arm: -fmean(arm[1]))
         for arm, scores in ranked[:NUM_BEST]:
-            table.add_row(arm, f"{fmean(scores):.2f}", str(len(scores)))
-        counts = ", ".join(f"{count} {status}" for status, count in sorted(self._counts.items()))
-        head = Text(f"{self._done}/{self._total} trials  {counts}  {self._left()} left")
-        bar = ProgressBar(total=max(self._total, 1), completed=self._done, width=60)
-        return Group(head, bar, table)
+            table.add_row(Text(arm), f"{fmean(scores):.2f}", str(len(scores)))
+        return table
 
 
 def announce(lines: Iterable[str]) -> None:
@@ -107,8 +185,10 @@ def announce(lines: Iterable[str]) -> None:
 class Building:
     """A progress bar for an embedded backbone that is trained on first use; silent otherwise."""
 
-    def __init__(self, console: Console | None = None) -> None:
+    def __init__(self, waiting: Waiting | None = None, console: Console | None = None) -> None:
+        """Nothing is shown yet; `waiting` shows nothing while there is a bar."""
         self._console = console or Console(stderr=True)
+        self._waiting, self._pause = waiting, ExitStack()
         self._bar: Progress | None = None
         self._task: TaskID | None = None
         self._said = 0.0
@@ -119,9 +199,13 @@ class Building:
     def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.stop()
+        self._pause.close()
 
     def advance(self, step: int, num_steps: int, loss: float) -> None:
         """One training step is done."""
+        if self._waiting is not None:
+            self._pause.enter_context(self._waiting.paused())
+            self._waiting = None
         if not self._console.is_terminal:
             if time.monotonic() - self._said > 10 or step == num_steps:
                 self._said = time.monotonic()

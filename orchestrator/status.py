@@ -14,7 +14,9 @@ from orchestrator.leases import Holder, Leases
 from orchestrator.ledger import FOLDER, History, Ledger, Row
 from orchestrator.listing import forecast_line
 from orchestrator.plan import Plan
+from orchestrator.running import RunningTrial, pulse_folder, running_trial
 from orchestrator.specs import TrialSpec
+from trainables.pulse import read_pulses
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class Status:
         held: Trials of any plan that a living driver runs now or next, by driver.
         num_left: Planned trials that are not settled, held ones included; None without a plan.
         forecast: Of what is left, on this machine; None without a plan.
+        running: What the trials of living drivers say that they are doing.
     """
 
     counts: Mapping[str, int]
@@ -36,6 +39,7 @@ class Status:
     held: Mapping[Holder, int]
     num_left: int | None = None
     forecast: Forecast | None = None
+    running: Sequence[RunningTrial] = ()
 
 
 def read_status(store: str, plan: Plan | None = None) -> Status:
@@ -46,13 +50,14 @@ def read_status(store: str, plan: Plan | None = None) -> Status:
     """
     history = Ledger.read(store)
     settled = history.settled()
-    holders = Leases(Path(store) / FOLDER / "status.jsonl").others()
+    leases = Leases(Path(store) / FOLDER / "status.jsonl")
+    holders, running = leases.others(), _running(Path(store), leases.drivers())
     held = {key: holder for key, holder in holders.items() if key not in settled}
     if plan is None or plan.space:
         ends = [
             end for end in history.ends.values() if plan is None or is_of(end, plan.config.ablation)
         ]
-        return Status(*_counted(ends), Counter(held.values()))
+        return Status(*_counted(ends), Counter(held.values()), running=running)
     found = ended(plan.trials, history)
     ends = [end for end in found if end is not None]
     left = unsettled(plan.trials, found, settled)
@@ -62,7 +67,13 @@ def read_status(store: str, plan: Plan | None = None) -> Status:
         workers=plan.config.workers or os.cpu_count() or 1,
         sharing=plan.config.sharing,
     )
-    return Status(*_counted(ends), Counter(held.values()), len(left), expected)
+    return Status(*_counted(ends), Counter(held.values()), len(left), expected, running)
+
+
+def _running(store: Path, drivers: Collection[str]) -> list[RunningTrial]:
+    """What the trials of some drivers say now; those of killed drivers left files behind."""
+    beats = [beat for driver in drivers for beat in read_pulses(pulse_folder(store, driver))]
+    return [running_trial(beat) for beat in sorted(beats, key=lambda beat: beat.name)]
 
 
 def ended(specs: Sequence[TrialSpec], history: History) -> list[Row | None]:
@@ -99,6 +110,7 @@ def status_lines(status: Status) -> list[str]:
     lines += [f"  {count} x {reason}" for reason, count in status.reasons.items()]
     lines += [f"  {count} stopped by {rule}" for rule, count in status.stopped_by.items()]
     lines += [f"{count} held by {holder}" for holder, count in status.held.items()]
+    lines += [f"  {each.name}: {each.doing}, {each.time}" for each in status.running]
     if status.forecast is not None:
         lines.append(f"{status.num_left} left; {forecast_line(status.forecast)}")
     return lines

@@ -74,27 +74,38 @@ def status(store: str, expanded: plan.Plan | None = None) -> int:
 
 def sync(expanded: plan.Plan) -> int:
     """Write what the ledger has of a plan into MLflow; what stands there already is left."""
-    from orchestrator.tracking import sync_plan  # heavy: mlflow
+    from orchestrator.waiting import Waiting
 
-    synced = sync_plan(expanded)
+    with Waiting("writing the ledger into MLflow"):
+        from orchestrator.tracking import sync_plan  # heavy: mlflow
+
+        synced = sync_plan(expanded)
     print(
         f"{synced.num_sent} trials of the ledger stand in MLflow, "
         f"{synced.num_unsent} could not be written"
     )
     for reason in synced.reasons:
         print(f"  {reason}")
+    if synced.num_other:
+        print(
+            f"{synced.num_other} more of the ablation are not in this plan: "
+            "to send them, type the keys of their sweep"
+        )
     return FAILED if synced.num_unsent else 0
 
 
 def run(expanded: plan.Plan, typed: argparse.Namespace, arguments: Sequence[str]) -> int:
     """Run the plan and print what it came to, with its table."""
-    from orchestrator import launch  # heavy: torch, ray and mlflow
-    from orchestrator.mirror import chart_link
+    from orchestrator.waiting import Waiting
     from trainables.errors import EditingError
 
     store, server = expanded.config.store, expanded.config.mlflow
     try:
-        outcome = launch.run(expanded, options(typed))
+        with Waiting("loading libraries") as waiting:
+            from orchestrator import launch  # heavy: torch, ray and mlflow
+            from orchestrator.mirror import chart_link
+
+            outcome = launch.run(expanded, options(typed), waiting)
     except EditingError as error:
         print(f"error: {error}", file=sys.stderr)
         return USAGE_ERROR
@@ -107,14 +118,24 @@ def run(expanded: plan.Plan, typed: argparse.Namespace, arguments: Sequence[str]
         return FAILED
     sys.stdout.flush()
     table = str(ROOT / "analysis" / "table.py")
-    for name in expanded.config.paper or (expanded.config.ablation,):
-        # analysis is another program: it reads MLflow and knows nothing of sweeps
-        where = [f"store={store}", *([f"mlflow={server}"] if server else [])]
-        subprocess.run([sys.executable, table, name, *where], check=False)
+    where = [f"mlflow={server}"] if server else []
+    with Waiting("reading the results"):
+        tables = [
+            # analysis is another program: it reads MLflow and knows nothing of sweeps
+            subprocess.run(
+                [sys.executable, table, name, f"store={store}", *where],
+                stdout=subprocess.PIPE,
+                text=True,
+                check=False,
+            ).stdout
+            for name in expanded.config.paper or (expanded.config.ablation,)
+        ]
+    print(*tables, sep="", end="", flush=True)
     if outcome.experiment_id and server:
         print(f"\nbrowse: {chart_link(outcome.experiment_id, server)}")
     elif outcome.experiment_id:
-        print(f"\nbrowse: make ui STORE={store}, then {chart_link(outcome.experiment_id)}")
+        page = chart_link(outcome.experiment_id)
+        print(f"\nbrowse: make ui STORE={shlex.quote(store)}, then {page}")
     return FAILED if outcome.failures else 0
 
 

@@ -168,11 +168,13 @@ class Synced:
         num_sent: Rows that stand in MLflow.
         num_unsent: Rows that do not.
         reasons: Why.
+        num_other: Trials of the ablation in the ledger that are not in the plan as it was typed.
     """
 
     num_sent: int
     num_unsent: int
     reasons: tuple[str, ...]
+    num_other: int = 0
 
 
 def sync_plan(plan: Plan) -> Synced:
@@ -198,7 +200,9 @@ def sync_plan(plan: Plan) -> Synced:
         tracker.log(row)
     tracker.close(most_seconds=None)
     reasons = tuple(dict.fromkeys(tracker.failures))
-    return Synced(len(rows) - tracker.num_unsent, tracker.num_unsent, reasons)
+    mine = {row["fingerprint"] for row in rows}
+    others = {key for key, end in history.ends.items() if is_of(end, config.ablation)} - mine
+    return Synced(len(rows) - tracker.num_unsent, tracker.num_unsent, reasons, len(others))
 
 
 def _reason(error: Exception) -> str:

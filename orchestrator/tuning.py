@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from pyarrow.fs import LocalFileSystem
 from ray import tune
 from ray.tune.schedulers import TrialScheduler
 
@@ -43,6 +44,9 @@ from trainables.trial_run import Runtime
 
 class Listener(Protocol):
     """Who is told what becomes of the trials; `key` is a trial's fingerprint."""
+
+    def on_stage(self, stage: str) -> None:
+        """What goes on while no trial runs."""
 
     def on_result(self, key: str, row: Row) -> None:
         """One row of a trial: a rung, or its end."""
@@ -138,6 +142,7 @@ class Tuning:
         self._ray.enter_context(
             running_ray(cluster, self._config.workers, torch.cuda.device_count())
         )
+        self._listener.on_stage("starting the first trials")
         if cluster == LOCAL:
             return Nodes(None)
         nodes = Nodes(Demands.of_this_process(self._store, self._scratch))
@@ -198,6 +203,7 @@ class Tuning:
             is_sharded=need.parallel == "shard",
             num_ranks=need.num_bundles,
             problems=nodes.demands.problems if nodes.demands is not None else None,
+            pulses=self._scratch / "pulses",
         )
         events = _Events(self._listener, scheduler, self._interruption, nodes)
         watchdog = Watchdog(
@@ -222,6 +228,7 @@ class Tuning:
             run_config=tune.RunConfig(
                 name="sweep",
                 storage_path=str(scratch),
+                storage_filesystem=LocalFileSystem(),  # or a `?` in the path would end it
                 callbacks=[events],
                 stop=_Stop(self._interruption),
                 failure_config=tune.FailureConfig(max_failures=MAX_RETRIES),

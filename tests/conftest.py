@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 from hypothesis import settings
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
@@ -147,3 +148,30 @@ def editing_data() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("EDITING_DATA names no folder with real data")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all processes of this test run share."""
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder = base / "shared"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def empty_database(shared: Path) -> Path:
+    """MLflow's tables without a run, as a first driver makes them; it takes seconds.
+
+    The folder bears whatever has a meaning in an address.
+    """
+    from mlflow import MlflowClient
+
+    from orchestrator.mirror import tracking_uri
+
+    store = shared / "100% a%20b?c=d#e"
+    with FileLock(shared / "empty.lock"):
+        store.mkdir(exist_ok=True)
+        MlflowClient(tracking_uri(store)).search_experiments()
+    return store / "mlflow.db"

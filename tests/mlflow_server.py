@@ -36,7 +36,9 @@ class MlflowServer:
         return self._folder / "server-artifacts"
 
     def start(self) -> None:
-        """Start it and come back when it answers."""
+        """Start it, if it does not run, and come back when it answers."""
+        if self._process is not None:
+            return
         command = [sys.executable, "-m", "mlflow", "server", "--workers", "1"]
         command += ["--host", "127.0.0.1", "--port", str(self._port)]
         command += ["--backend-store-uri", f"sqlite:///{self._folder / 'server.db'}"]

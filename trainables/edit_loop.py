@@ -18,9 +18,17 @@ import torch
 
 from trainables.edit_stream import EditStream
 from trainables.errors import ConfigError
-from trainables.interfaces import Edit, EditMethod, EditRecord, State
+from trainables.interfaces import (
+    DecodeState,
+    Edit,
+    EditMethod,
+    EditRecord,
+    PromptBatch,
+    State,
+)
 from trainables.metrics.evaluator import Evaluator, ProbeScore, aggregate, with_perplexities
 from trainables.prompts import edit_batch
+from trainables.pulse import Moment, pulse
 from trainables.route_rows import Routed, TokenRouted, experts_of, route_rows
 from trainables.tally import CurvePoint, Tally, edit_bytes
 
@@ -207,6 +215,7 @@ class EditLoop:
 
     def _advance(self, until: float) -> None:
         begin = time.perf_counter()
+        self._tell_step()
         if not self._is_inside:
             edits = [self._to_edit(self._evaluator.records[i]) for i in self._current]
             self.method.begin(
@@ -224,10 +233,16 @@ class EditLoop:
         is_done = self.method.advance(steps)
         self._steps_in_batch += steps
         if is_done:
+            pulse().stage("finishing the batch")
             self._tally.reports.append(self.method.finish())
         self._tally.seconds["edit"] += time.perf_counter() - begin
         if is_done:
             self._close_batch()
+
+    def _tell_step(self) -> None:
+        number, steps = self._batches_done + 1, self._steps_in_batch if self._is_inside else 0
+        where = (number, len(self._batches), steps, self.method.num_steps)
+        pulse().say(Moment("editing", *where, loss=pulse().loss if steps else None))
 
     @property
     def _current(self) -> list[int]:
@@ -272,19 +287,27 @@ class EditLoop:
         generates: bool = False,
     ) -> list[ProbeScore]:
         begin = time.perf_counter()
+        pulse().stage("evaluating")
         chosen = self._evaluator.select(records, scores)
-        answers = self._evaluator.answers(self.method.logits, chosen)
+        answers = self._evaluator.answers(self._logits, chosen)
         texts = texts_before = None
         if self._protocol.generates and generates:
-            texts = self._evaluator.generations(self.method.logits, chosen)
+            texts = self._evaluator.generations(self._logits, chosen)
             texts_before = self._before.texts
         found = self._evaluator.score(answers, self._before.answers, texts, texts_before)
         if self._protocol.has_passages:
             edits = self._evaluator.select(records, ["reliability"])
-            measured = self._evaluator.perplexities(self.method.logits, edits)
+            measured = self._evaluator.perplexities(self._logits, edits)
             found = with_perplexities(found, list(answers), measured)
         self._tally.seconds["evaluation"] += time.perf_counter() - begin
         return found
+
+    def _logits(
+        self, prompts: PromptBatch, state: DecodeState | None
+    ) -> tuple[torch.Tensor, DecodeState]:
+        """The method's, each call a sign of life: a large evaluation takes many minutes."""
+        pulse().tick()
+        return self.method.logits(prompts, state)
 
     def _note_trained(self, batch: Sequence[int]) -> None:
         """Remembers which experts have learned the edits of a batch."""

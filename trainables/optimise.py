@@ -15,6 +15,7 @@ from torch import Tensor
 
 from trainables.errors import EditDiverged
 from trainables.interfaces import State
+from trainables.pulse import pulse
 
 OptimiserName = Literal["adam", "adamw", "sgd"]
 Schedule = Literal["constant", "cosine"]
@@ -108,6 +109,7 @@ class Optimisation:
                     f"(edit_lr={self._settings.edit_lr:g})"
                 )
             self.last_loss = value
+            pulse().step(value)
             if self._settings.stop_loss is not None and value < self._settings.stop_loss:
                 self._is_done = True
                 break

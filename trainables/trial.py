@@ -23,6 +23,7 @@ from ray.exceptions import RayActorError
 
 from trainables.artefacts import write_state, write_whole
 from trainables.errors import EditDiverged, NodeUnfitError, RankLostError, RestoreError
+from trainables.pulse import Pulse
 from trainables.team import Team, check_node, device_from_ray, gpus_from_ray, quiet_process
 from trainables.time_limit import TimeLimit
 from trainables.trial_run import Runtime, TrialRun
@@ -63,6 +64,7 @@ class EditTrial(tune.Trainable):
             runtime.cache, is_sharded=runtime.is_sharded, device=device_from_ray()
         )
         self._team = Team(self._bench, runtime) if runtime.num_ranks > 1 else None
+        self._pulse = Pulse(runtime.pulses)
         self._unrestored = ""  # what a trial did not restore
         self._is_spent = False
         self._is_node_checked = False
@@ -103,7 +105,7 @@ class EditTrial(tune.Trainable):
         begin, cpu = time.perf_counter(), time.process_time()
         limit = TimeLimit(self._runtime.max_seconds, self._seconds, self._overdue_path)
         try:
-            with limit:
+            with self._pulse.felt(), limit:
                 row = self._row_that_fits()
                 if row["done"]:
                     row.update(self._written())
@@ -124,6 +126,8 @@ class EditTrial(tune.Trainable):
             self._settle()
         if self._unrestored:
             row["unrestored"] = self._unrestored
+        if row["done"]:
+            self._pulse.end()
         self._seconds += time.perf_counter() - begin
         self._cpu_seconds += time.process_time() - cpu
         if self._bench.device == "cpu" and (gpus := gpus_from_ray()):
@@ -135,6 +139,7 @@ class EditTrial(tune.Trainable):
 
     def cleanup(self) -> None:
         """Restore the backbone when the actor ends."""
+        self._pulse.close()
         self._close()
         if self._team is not None:
             self._team.dismiss()
@@ -150,6 +155,7 @@ class EditTrial(tune.Trainable):
         # A searcher makes up specifications as it goes; those of a grid lie in the plan.
         spec = config.get("spec") or self._plan[self._key]
         self._run = TrialRun(self._bench, self._runtime, self._key, spec)
+        self._pulse.begin(self._key, f"{spec.get('arm', self._key)} · seed {spec['seed']}")
         self._num_trials += 1
         self._seconds = self._cpu_seconds = 0.0
         self._saved_at = time.monotonic()

@@ -31,6 +31,7 @@ class Runtime:
         num_ranks: Processes that share one trial.
         rank_timeout_seconds: A rank that is silent for so long is lost.
         problems: What the node lacks that it is called on; None: nobody needs to ask.
+        pulses: Folder in which the trial says what it is doing; None: nobody wants to know.
     """
 
     cache: Path
@@ -44,6 +45,7 @@ class Runtime:
     num_ranks: int = 1
     rank_timeout_seconds: float = TIMEOUT_SECONDS
     problems: Callable[[], Sequence[str]] | None = None
+    pulses: Path | None = None
 
     def state_path(self, key: str) -> Path:
         """Where the state of an unfinished trial is kept."""

@@ -23,6 +23,7 @@ from trainables.errors import MemoryExhaustedError
 from trainables.interfaces import Backbone, EditMethod, EditRecord, State
 from trainables.methods import build_config, get_method, method_settings
 from trainables.metrics.evaluator import BATCH_SIZE, Evaluator
+from trainables.pulse import pulse
 from trainables.ranks import Ranks
 from trainables.record_frequency import with_gece
 from trainables.row_lengths import check_lengths
@@ -81,6 +82,7 @@ class Workbench:
         key = (*_backbone_key(spec), home)
         if self._loaded is None or self._loaded.key != key:
             self._loaded = None  # frees the one before
+            pulse().stage("loading the backbone")
             folder = backbone_folder(spec, self._cache)
             backbone = load_backbone(
                 folder,
@@ -100,6 +102,7 @@ class Workbench:
         # An embedded backbone knows but some records, and GECE ranks them by its answers.
         name = repr((sorted(spec["dataset"].items()), _backbone_key(spec)))
         if name not in self._sources:
+            pulse().stage("reading the data")
             source = open_source(spec, self._cache)
             dataset = spec["dataset"]
             if dataset.get("frequency_band") and dataset.get("frequency_source") == "gece":
@@ -110,6 +113,7 @@ class Workbench:
     def loop(self, spec: Spec) -> EditLoop:
         """A trial, ready to run."""
         backbone, source, protocol = self.backbone(spec), self.source(spec), spec["protocol"]
+        pulse().stage("drawing the edits")
         drawn = draw(spec, source)
         evaluator = self._evaluator(backbone, drawn.records)
         how = EditProtocol(
@@ -193,6 +197,7 @@ class Workbench:
             method: EditMethod = method_class(
                 config, backbone, self._artefacts, trial_generators(spec["seed"])
             )
+            pulse().stage("preparing")
             method.prepare(source.training)
             return method
 
@@ -227,6 +232,7 @@ class Workbench:
                     return answered()
 
             def answered() -> State:
+                pulse().stage("asking the unedited backbone")
                 answers = evaluator.answers(split.logits, chosen)
                 texts = evaluator.generations(split.logits, chosen) if generates else {}
                 measured = evaluator.perplexities(split.logits, edits)

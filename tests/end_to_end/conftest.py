@@ -1,25 +1,13 @@
-"""A tiny trained backbone and empty MLflow tables, made once for all tests of the commands."""
+"""A tiny trained backbone, made once for all tests of the commands."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 
 from tests.end_to_end.commands import Commands, copy_database
 from trainables import world
-
-
-@pytest.fixture(scope="session")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that all processes of this test run share."""
-    base = tmp_path_factory.getbasetemp()
-    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-    folder = base / "end_to_end"
-    folder.mkdir(exist_ok=True)
-    return folder
 
 
 @pytest.fixture(scope="session")
@@ -27,17 +15,6 @@ def cache(shared: Path) -> Path:
     """A cache with `facts_tiny` in it."""
     world.ensure_backbone("facts_tiny", shared / "cache" / "editing-sweeps" / "backbones")
     return shared / "cache"
-
-
-@pytest.fixture(scope="session")
-def empty_database(shared: Path) -> Path:
-    """MLflow's tables without a run."""
-    from mlflow import MlflowClient
-
-    path = shared / "empty.db"
-    with FileLock(f"{path}.lock"):
-        MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
 
 
 @pytest.fixture

@@ -53,7 +53,7 @@ def test_average_when_a_score_is_missing_then_none() -> None:
 
 def test_building_without_a_terminal_says_when_it_is_done() -> None:
     console = Console(file=StringIO(), force_terminal=False, width=100)
-    with Building(console) as building:
+    with Building(console=console) as building:
         building.advance(1, 300, 5.0)
         building.advance(2, 300, 4.0)
         building.advance(300, 300, 0.02)

@@ -19,6 +19,7 @@ from orchestrator import mirror, tracking
 from orchestrator.mirror import chart_link, tracking_uri
 from orchestrator.tracking import Tracker
 from tests.mlflow_server import MlflowServer, stopped_server
+from tests.unit.deletions import check_deleted_and_back, write_ledger
 
 
 def row(fingerprint: str, row_id: str = "r1", value: float = 0.5, **changes: Any) -> dict[str, Any]:
@@ -39,8 +40,10 @@ def row(fingerprint: str, row_id: str = "r1", value: float = 0.5, **changes: Any
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("store")
+def store(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Path:
+    folder = tmp_path_factory.mktemp("store")
+    shutil.copy(empty_database, folder / "mlflow.db")
+    return folder
 
 
 def runs(store: Path, experiment_id: str) -> list[Any]:
@@ -132,6 +135,36 @@ def test_chart_link_opens_the_charts_of_the_experiment() -> None:
     assert "compareRunsMode=CHART" in link
 
 
+def test_the_latest_score_of_rungs_is_the_last_one_though_it_is_not_the_largest(
+    store: Path,
+) -> None:
+    # Within one batch every rung has seen the same edits.
+    values = (0.75, 0.5, 0.25)
+    rungs = [{"reliability.token.rung": value, "edits_seen": 4} for value in values]
+    tracker = Tracker(store, "falling")
+    tracker.log(row("f1", status="stopped", checkpoints=rungs, metrics=rungs[-1]))
+    tracker.close()
+    [run] = runs(store, tracker.experiment_id)
+    assert run.data.metrics == {"reliability.token.rung": 0.25}
+    name = "reliability.token.rung"
+    history = MlflowClient(tracking_uri(store)).get_metric_history(run.info.run_id, name)
+    told = sorted(history, key=lambda metric: metric.timestamp)
+    assert [metric.value for metric in told] == list(values)  # the last rung, an end too, once
+    assert told[-1].timestamp <= run.info.end_time
+    rows = read_runs(store, "falling")
+    assert rows.set_index("metric")["value"].to_dict() == {name: 0.25}
+
+
+def test_the_scores_of_a_trial_that_began_anew_are_those_of_its_last_attempt(store: Path) -> None:
+    attempts = [(4, 0.75), (8, 0.5), (4, 0.375)]  # its process was lost behind the second rung
+    rungs = [{"reliability.token.rung": value, "edits_seen": seen} for seen, value in attempts]
+    tracker = Tracker(store, "anew")
+    tracker.log(row("f1", status="stopped", checkpoints=rungs, metrics=rungs[-1]))
+    tracker.close()
+    [run] = runs(store, tracker.experiment_id)
+    assert run.data.metrics == {"reliability.token.rung": 0.375}
+
+
 def test_a_curve_becomes_steps_of_one_metric(store: Path) -> None:
     curve = [{"edits_seen": n, "reliability.token.curve": value} for n, value in ((4, 1), (8, 0.5))]
     tracker = Tracker(store, "curve")
@@ -199,11 +232,11 @@ def test_an_older_row_of_a_trial_does_not_take_the_place_of_a_later_one(store: P
 
 
 @pytest.fixture(scope="module")
-def server(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
+def server(
+    tmp_path_factory: pytest.TempPathFactory, empty_database: Path
+) -> Iterator[MlflowServer]:
     """Not started yet; with tables, but none of the experiments above."""
-    folder = tmp_path_factory.mktemp("server")
-    MlflowClient(f"sqlite:///{folder / 'empty.db'}").search_experiments()
-    with stopped_server(folder / "run", folder / "empty.db") as made:
+    with stopped_server(tmp_path_factory.mktemp("server"), empty_database) as made:
         yield made
 
 
@@ -248,6 +281,14 @@ def test_a_server_that_does_not_answer_is_given_up_in_time_and_gets_all_when_it_
         assert records is not None
         assert records[["score", "token"]].to_numpy().tolist() == [["reliability", 0.25]]
     shutil.rmtree(store / "records")
+
+
+def test_what_was_deleted_on_a_server_is_missed_and_comes_back(
+    tmp_path: Path, server: MlflowServer
+) -> None:
+    server.start()
+    write_ledger(tmp_path)
+    check_deleted_and_back(tmp_path, server.address)
 
 
 def test_a_server_that_is_slow_does_not_hold_the_end_up(store: Path) -> None:
