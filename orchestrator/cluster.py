@@ -78,7 +78,7 @@ def running_ray(cluster: str, workers: int | None, gpus: int) -> Iterator[None]:
             log_to_driver=False,
             logging_level=logging.ERROR,
             configure_logging=False,
-            **({"_temp_dir": folder} if folder else {}),
+            _temp_dir=folder,
         )
     except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         if is_local:

@@ -25,6 +25,8 @@ NUM_BEST = 8
 NUM_RUNNING = 8  # trials shown on a terminal
 NUM_IN_LINE = 4  # elsewhere
 LOOK_SECONDS = 2.0
+# Signs of a line on a terminal that are not the name's: what a trial does, columns, numbers.
+_BESIDE_RUNNING, _BESIDE_BEST, _SHORTEST = 51, 17, 12
 
 
 class Board:
@@ -147,6 +149,7 @@ class Board:
         with self._lock:
             shown: list[RenderableType] = [Text(self._head())]
             shown.append(ProgressBar(total=max(self._total, 1), completed=self._done, width=60))
+            shown.append(Text(""))  # ends the line of the bar, which does not do so itself
             shown += [Text(doing)] if (doing := self._doing()) else []
             shown += [self._running_table()] if self._running.trials else []
             shown += [self._best_table()] if self._arms else []
@@ -154,12 +157,12 @@ class Board:
 
     def _running_table(self) -> Table:
         table = Table(box=None, pad_edge=False)
-        table.add_column("running", no_wrap=True, overflow="ellipsis", min_width=20)
-        table.add_column("doing", no_wrap=True, overflow="ellipsis", min_width=30)
-        table.add_column("time", justify="right", no_wrap=True, min_width=5)
-        trials = self._running.trials
+        table.add_column("running", no_wrap=True)
+        table.add_column("doing", no_wrap=True)
+        table.add_column("time", justify="right", no_wrap=True)
+        trials, room = self._running.trials, self._console.width - _BESIDE_RUNNING
         for trial in trials[:NUM_RUNNING]:
-            table.add_row(Text(trial.name), Text(trial.doing), trial.time)
+            table.add_row(Text(shortened(trial.name, room)), Text(trial.doing), trial.time)
         if len(trials) > NUM_RUNNING:
             table.add_row(f"and {len(trials) - NUM_RUNNING} more")
         return table
@@ -167,12 +170,23 @@ class Board:
     def _best_table(self) -> Table:
         table = Table(box=None, pad_edge=False)
         table.add_column("best arms so far (one seed may be missing)", no_wrap=True)
-        table.add_column("average", justify="right")
-        table.add_column("seeds", justify="right")
+        table.add_column("average", justify="right", no_wrap=True)
+        table.add_column("seeds", justify="right", no_wrap=True)
         ranked = sorted(self._arms.items(), key=lambda arm: -fmean(arm[1]))
+        room = self._console.width - _BESIDE_BEST
         for arm, scores in ranked[:NUM_BEST]:
-            table.add_row(Text(arm), f"{fmean(scores):.2f}", str(len(scores)))
+            table.add_row(Text(shortened(arm, room)), f"{fmean(scores):.2f}", str(len(scores)))
         return table
+
+
+def shortened(name: str, most: int) -> str:
+    """`name` in at most so many signs; what is left out lies in its middle: arms differ at the end.
+
+    It keeps some signs also where there is room for none.
+    """
+    most = max(most, _SHORTEST)
+    tail = most // 2
+    return name if len(name) <= most else f"{name[: most - tail - 1]}…{name[-tail:]}"
 
 
 def announce(lines: Iterable[str]) -> None:

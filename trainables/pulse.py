@@ -13,8 +13,8 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -69,9 +69,11 @@ class Beat:
 class Pulse:
     """The trial's side; one for each process, for one trial after another."""
 
-    def __init__(self, folder: Path | None = None, write_seconds: float = WRITE_SECONDS) -> None:
+    def __init__(
+        self, folder: Path | None = None, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
         """Nothing is written before `begin`; without a folder nothing ever is."""
-        self._folder, self._write_seconds = folder, write_seconds
+        self._folder, self._monotonic = folder, monotonic
         self._lock = threading.Lock()  # around the file, which must not come back once removed
         self._is_closed = threading.Event()
         self._thread: threading.Thread | None = None
@@ -89,7 +91,7 @@ class Pulse:
             return
         with self._lock:
             self._name, self._moment = name, Moment()
-            self._began = self._stage_began = time.monotonic()
+            self._began = self._stage_began = self._monotonic()
             self._said, self._written = 1, 0
             self._path = self._folder / f"{key}.json"
         if self._thread is None:
@@ -98,8 +100,10 @@ class Pulse:
 
     def say(self, moment: Moment) -> None:
         """Where the trial is now."""
+        if self._folder is None:
+            return
         if moment.stage != self._moment.stage:
-            self._stage_began = time.monotonic()
+            self._stage_began = self._monotonic()
         self._moment = moment
         self._said += 1
 
@@ -135,7 +139,8 @@ class Pulse:
         with self._lock:
             path, self._path = self._path, None
             if path is not None:
-                path.unlink(missing_ok=True)
+                with suppress(OSError):
+                    path.unlink(missing_ok=True)
 
     def close(self) -> None:
         """As `end`, and for good."""
@@ -143,15 +148,16 @@ class Pulse:
         self._is_closed.set()
 
     def _work(self) -> None:
-        while not self._is_closed.wait(self._write_seconds):
-            self._write()
+        while not self._is_closed.wait(WRITE_SECONDS):
+            self.write()
 
-    def _write(self) -> None:
+    def write(self) -> None:
+        """Write what was said last, where there is something new; the thread does it."""
         with self._lock:
-            now, said, cpu = time.monotonic(), self._said, time.process_time()
-            worked = cpu - self._cpu > _WORKING * self._write_seconds
+            now, said, cpu = self._monotonic(), self._said, time.process_time()
+            worked = cpu - self._cpu > _WORKING * WRITE_SECONDS
             self._cpu = cpu
-            is_quick = now - self._began < self._write_seconds
+            is_quick = now - self._began < WRITE_SECONDS
             if self._path is None or is_quick or (said == self._written and not worked):
                 return
             told = {
@@ -170,12 +176,12 @@ class Pulse:
                 return  # nobody's result depends on it
 
 
-_CURRENT: ContextVar[Pulse | None] = ContextVar("pulse", default=None)
+_CURRENT: ContextVar[Pulse] = ContextVar("pulse", default=Pulse())  # noqa: B039 - keeps nothing
 
 
 def pulse() -> Pulse:
     """That of the trial whose step this is; outside of one a pulse that nobody feels."""
-    return _CURRENT.get() or Pulse()
+    return _CURRENT.get()
 
 
 def read_pulses(folder: Path) -> list[Beat]:
@@ -205,9 +211,12 @@ def _read(path: Path) -> Beat | None:
 def _beat(key: str, told: Mapping[str, Any], written: float) -> Beat:
     loss = told["loss"]
     moment = Moment(
-        str(told["stage"]),
-        *(int(told[name]) for name in ("batch", "num_batches", "step", "num_steps")),
-        None if loss is None else float(loss),
+        stage=str(told["stage"]),
+        batch=int(told["batch"]),
+        num_batches=int(told["num_batches"]),
+        step=int(told["step"]),
+        num_steps=int(told["num_steps"]),
+        loss=None if loss is None else float(loss),
     )
     seconds, stage_seconds = float(told["seconds"]), float(told["stage_seconds"])
     return Beat(key, str(told["name"]), moment, seconds, stage_seconds, written)

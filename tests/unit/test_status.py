@@ -10,8 +10,10 @@ from orchestrator import config
 from orchestrator.errors import UsageError
 from orchestrator.leases import Leases
 from orchestrator.ledger import Ledger
+from orchestrator.running import pulse_folder
 from orchestrator.status import ended, read_status, status_lines
 from tests.unit.ended_trials import cell, made_plan, written
+from tests.unit.test_running import write
 
 
 def test_status_counts_what_ended_by_reason_and_what_is_left(tmp_path: Path) -> None:
@@ -38,6 +40,19 @@ def test_status_when_a_driver_lives_then_names_what_it_holds(tmp_path: Path) -> 
     assert sum(status.held.values()) == 1  # the one that has ended is not under way
     leases.close()
     assert read_status(str(tmp_path)).held == {}
+
+
+def test_status_shows_what_the_trials_of_living_drivers_do(tmp_path: Path) -> None:
+    for driver in ("alive", "killed"):
+        write(pulse_folder(tmp_path, driver), f"trial of {driver}")
+    assert read_status(str(tmp_path)).running == []
+    leases = Leases(tmp_path / "ledger" / "alive.jsonl")
+    (tmp_path / "ledger").mkdir()
+    leases.claim([], 0, set)
+    status = read_status(str(tmp_path))
+    assert [trial.name for trial in status.running] == ["arm of trial of alive"]
+    assert "  arm of trial of alive: starting 0:04, 0:04" in status_lines(status)
+    leases.close()
 
 
 def test_ended_finds_a_trial_by_what_its_row_says_of_weights_and_data(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from tests.end_to_end.test_full_disk import fill
 from tests.unit.file_trials import spec, write, zsre_line
 from trainables.artefacts import read_state
 from trainables.methods import method_settings
+from trainables.pulse import Moment, read_pulses
 from trainables.trial import ActorSpentError, EditTrial
 from trainables.trial_run import Runtime
 
@@ -41,7 +42,11 @@ def trial(tmp_path: Path, checkpoints: dict[str, Path]) -> EditTrial:
         "edit_lr": 5e-3,
     }
     runtime = Runtime(
-        cache=tmp_path / "cache", store=tmp_path / "store", checkpoint_seconds=0, max_trials=2
+        cache=tmp_path / "cache",
+        store=tmp_path / "store",
+        checkpoint_seconds=0,
+        pulses=tmp_path / "pulses",
+        max_trials=2,
     )
 
     class Planned(EditTrial):
@@ -211,3 +216,33 @@ def test_method_that_does_not_restore_the_backbone_costs_its_process_and_no_othe
         trial.step()
     assert what in str(spent.value)
     assert spent.value.preempted  # which Tune does not count among a trial's failures
+
+
+def test_trial_says_what_it_does_from_loading_to_the_last_batch(
+    trial: EditTrial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[Moment] = []
+    say = trial._pulse.say
+
+    def heard(moment: Moment) -> None:
+        said.append(moment)
+        say(moment)
+
+    monkeypatch.setattr(trial._pulse, "say", heard)
+    trial._pulse._began -= 60.0  # it is no quick trial
+    trial._pulse.write()
+    [beat] = read_pulses(tmp_path / "pulses")
+    assert (beat.key, beat.moment.stage) == ("first", "starting")
+    assert step(trial)["status"] == "finished"
+    stages = list(dict.fromkeys(moment.stage for moment in said))
+    assert stages == [
+        *("loading the backbone", "reading the data", "drawing the edits"),
+        *("asking the unedited backbone", "preparing", "editing"),
+        *("finishing the batch", "evaluating"),
+    ]
+    editing = [moment for moment in said if moment.stage == "editing"]
+    # The loop speaks before each 10 and 2 of 12 steps, the optimiser behind each step's loss.
+    assert [(m.batch, m.step) for m in editing if m.loss is None] == [(1, 0), (2, 0)]
+    assert [m.step for m in editing if m.batch == 2][-1] == 12
+    assert {(m.num_batches, m.num_steps) for m in editing} == {(2, 12)}
+    assert list((tmp_path / "pulses").iterdir()) == []
