@@ -128,7 +128,7 @@ def test_board_on_a_narrow_terminal_keeps_what_a_trial_does_and_cuts_its_name(
     assert max(map(len, lines)) <= 80
     [shown] = [line for line in lines if "step 99/100" in line]
     # 80 - 51 = 29 signs: 14, the one for what is left out, and 14.
-    assert shown.startswith("lemoe_lora edi…f it · seed 1  batch 12/40, ")
+    assert shown.startswith("lemoe_lora edi…of it · seed 1  batch 12/40, ")
     assert shown.rstrip().endswith("step 99/100, loss 1.23e+03  0:04")
     assert any(
         line.startswith("lemoe_lora edit") and line.endswith("0.90      1") for line in lines
