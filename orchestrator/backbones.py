@@ -103,7 +103,7 @@ def read_shape(folder: Path, typed: str) -> dict[str, Any]:
         ) from error
     except (ValueError, OSError) as error:
         raise UsageError(f"{label}: config.json cannot be read: {error}") from error
-    weights = sorted(folder.glob("*.safetensors"))
+    weights = _weights(folder)
     if not weights:
         pickled = [
             path.name
@@ -111,7 +111,10 @@ def read_shape(folder: Path, typed: str) -> dict[str, Any]:
             for path in folder.glob(ending)
         ]
         found = f"only {pickled[0]}, which can run code when it is loaded" if pickled else "none"
-        raise UsageError(f"{label}: weights must be *.safetensors; the folder holds {found}")
+        raise UsageError(
+            f"{label}: weights must be model.safetensors, or the *.safetensors that "
+            f"model.safetensors.index.json names; the folder holds {found}"
+        )
     family = config.get("model_type") if isinstance(config, dict) else None
     if family not in _KEYS:
         raise UsageError(
@@ -129,6 +132,18 @@ def read_shape(folder: Path, typed: str) -> dict[str, Any]:
         "ffn_size": ffn if isinstance(ffn, int) else 4 * width,  # GPT-2 and BLOOM leave it out
         "weights_gib": sum(path.stat().st_size for path in weights) / 2**30,
     }
+
+
+def _weights(folder: Path) -> list[Path]:
+    """The files that are loaded; an adapter's or another program's beside them are not."""
+    whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if whole.is_file():
+        return [whole]
+    try:
+        names = set(json.loads(index.read_text("utf-8"))["weight_map"].values())
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        return []
+    return sorted(folder / str(name) for name in names if (folder / str(name)).is_file())
 
 
 def _is_folder(model: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from tests.unit.file_trials import write, zsre_line
 SMOKE = ["ablation=smoke", "backbone=facts_tiny"]
 LORA = ["ablation=lemoe_lora", "backbone=facts_tiny", "where=[]"]
 ZSRE = [*SMOKE, "dataset=zsre"]
+FILE = ["ablation=smoke", "dataset=zsre", "dataset.path=zsre.jsonl"]
 # what is typed -> words that the one line must hold: the key or value, and what is allowed
 MISTAKES = {
     "nothing": ([], ["ablation=NAME", "smoke"]),
@@ -53,6 +55,14 @@ MISTAKES = {
         [*SMOKE, "backbone.model=pickled"],
         ["backbone.model=pickled", "pytorch_model.bin", "safetensors"],
     ),
+    "torn checkpoint": (
+        [*FILE, "backbone.model=./torn"],
+        ["torn", "model.safetensors", "cut short", "model.norm.weight"],
+    ),
+    "id out of reach": (
+        [*FILE, "backbone=bloomz_560m"],
+        ["bigscience/bloomz-560m", "cannot be reached", "backbone.model=FOLDER"],
+    ),
     "too large": ([*SMOKE, "backbone.memory_gib=99999"], ["99999.0 GiB", "GPU", "facts_tiny"]),
     "cluster": ([*SMOKE, "cluster=127.0.0.1:1"], ["cluster=127.0.0.1:1", "ray start --head"]),
     "mlflow": ([*SMOKE, "mlflow=here:5000"], ["mlflow=here:5000", "http://host:port"]),
@@ -66,8 +76,15 @@ MISTAKES = {
 
 
 @pytest.fixture
-def bad_files(bare: Commands) -> Commands:
-    """The commands in a folder with an empty file, a broken one and a pickled checkpoint."""
+def bad_files(
+    bare: Commands, checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> Commands:
+    """The commands in a folder with an empty file, a broken one and two bad checkpoints."""
+    monkeypatch.setenv("HF_HOME", str(bare.folder / "hub"))
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
+    write(bare.folder / "zsre.jsonl", [zsre_line(number) for number in range(40)])
+    torn = Path(shutil.copytree(checkpoints["llama"], bare.folder / "torn"))
+    (torn / "model.safetensors").write_bytes((torn / "model.safetensors").read_bytes()[:-8])
     (bare.folder / "empty.json").touch()
     (bare.folder / "broken.json").write_text('{"src": "Who?", "answers": ["I"]}\n{"src": \n')
     pickled = bare.folder / "pickled"

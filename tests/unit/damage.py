@@ -140,11 +140,14 @@ def longer(folder: Path) -> list[str]:
     return [WEIGHTS, "longer than its header says"]
 
 
-def pointer(folder: Path) -> list[str]:
-    (folder / WEIGHTS).write_text(
-        "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 538090408\n"
-    )
-    return [WEIGHTS, "Git LFS pointer", "git lfs pull"]
+def pointer(name: str) -> Damage:
+    def damage(folder: Path) -> list[str]:
+        (folder / name).write_text(
+            "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 538090408\n"
+        )
+        return [name, "Git LFS pointer", "git lfs pull"]
+
+    return damage
 
 
 def web_page(folder: Path) -> list[str]:
@@ -235,7 +238,6 @@ OF_FILES = _named(
     cut_in_header,
     nothing_in_it,
     longer,
-    pointer,
     web_page,
     quantised_config,
     quantised_weight,
@@ -247,4 +249,10 @@ OF_FILES = _named(
     token_without_embedding,
     nonsense_config,
     odd_heads,
-) | {"inf": not_finite(float("inf")), "minus_inf": not_finite(float("-inf"))}
+) | {
+    "inf": not_finite(float("inf")),
+    "minus_inf": not_finite(float("-inf")),
+    "pointer": pointer(WEIGHTS),
+    "pointer_tokenizer": pointer("tokenizer.json"),
+    "pointer_config": pointer("config.json"),
+}

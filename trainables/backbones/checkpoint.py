@@ -19,7 +19,14 @@ import torch
 
 from trainables.backbones.tokenizer import check_tokenizer, load_tokenizer, tokenizer_identity
 from trainables.backbones.weight_check import check_weights, read_config
-from trainables.backbones.weight_files import Extreme, Stored, read_through, weight_files
+from trainables.backbones.weight_files import (
+    POINTER,
+    Extreme,
+    Stored,
+    is_pointer,
+    read_through,
+    weight_files,
+)
 from trainables.errors import BackboneError
 
 # that a backbone can be run in
@@ -104,6 +111,9 @@ def fingerprint(folder: Path, cache: Path | None = None) -> str:
 
 
 def _examined(folder: Path) -> Checkpoint:
+    for file in _files(folder):
+        if is_pointer(file):
+            raise BackboneError(f"backbone.model={folder}: {file.name} {POINTER}")
     config = read_config(folder)
     weights = check_weights(folder, config)
     tokenizer = load_tokenizer(folder)

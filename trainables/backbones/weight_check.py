@@ -146,7 +146,8 @@ def check_told(folder: Path, config: Any, told: Mapping[str, Iterable[Any]]) -> 
         )
     missing = _sorted(told["missing_keys"])
     if missing:
-        reason = "config.json asks for it" if layer(missing[0]) is None else asks
+        number = layer(missing[0])
+        reason = "config.json asks for it" if number is None or len(missing) == 1 else asks
         raise BackboneError(
             f"{label}: {_file_of(folder, missing[0])} holds no tensor {missing[0]!r}"
             f"{_more(missing)}; {reason}"

@@ -20,6 +20,7 @@ from trainables.errors import BackboneError
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+POINTER = "is a Git LFS pointer, not the file itself; fetch it with git lfs pull"
 _POINTER = b"version https://git-lfs"
 _BLOCK = 1 << 23  # bytes at a time; fits into a cache, and is whole numbers of every dtype
 _LENGTH = 8  # bytes that say how long the header is
@@ -60,6 +61,12 @@ class Extreme:
     value: float = 0.0
     tensor: str = ""
     file: str = ""
+
+
+def is_pointer(file: Path) -> bool:
+    """Whether a file is what Git LFS puts in the place of a large one."""
+    with file.open("rb") as stream:
+        return stream.read(len(_POINTER)) == _POINTER
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -130,10 +137,10 @@ def _header(file: Path) -> dict[str, Stored]:
         ValueError: Saying what is wrong with it, to be put behind its name.
     """
     size = file.stat().st_size
+    if is_pointer(file):
+        raise ValueError(POINTER)
     with file.open("rb") as stream:
         start = stream.read(_LENGTH)
-        if _POINTER.startswith(start) and start:
-            raise ValueError("is a Git LFS pointer, not the weights; fetch them with git lfs pull")
         length = int.from_bytes(start, "little")
         if len(start) < _LENGTH or length > min(size - _LENGTH, _LONGEST_HEADER):
             raise ValueError(f"is no safetensors file, or cut short: it has {size} bytes")

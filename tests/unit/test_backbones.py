@@ -1,0 +1,42 @@
+"""What the shape of a local checkpoint is read from, without loading it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from orchestrator.backbones import read_shape
+from orchestrator.errors import UsageError
+
+CONFIG = {"model_type": "llama", "num_hidden_layers": 2, "hidden_size": 8, "intermediate_size": 24}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    return tmp_path
+
+
+def test_read_shape_when_other_files_lie_beside_the_weights_then_they_do_not_count(
+    folder: Path,
+) -> None:
+    (folder / "model.safetensors").write_bytes(bytes(2**20))
+    for name in ("adapter_model.safetensors", "consolidated.safetensors"):
+        (folder / name).write_bytes(bytes(2**20))
+    assert read_shape(folder, "x")["weights_gib"] == 2**20 / 2**30
+
+
+def test_read_shape_when_an_index_names_the_weights_then_those_count(folder: Path) -> None:
+    places = {"a": "model-1.safetensors", "b": "model-2.safetensors", "c": "model-1.safetensors"}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    for name in ("model-1.safetensors", "model-2.safetensors", "consolidated.safetensors"):
+        (folder / name).write_bytes(bytes(2**20))
+    assert read_shape(folder, "x")["weights_gib"] == 2 * 2**20 / 2**30
+
+
+def test_read_shape_when_there_is_an_adapter_alone_then_refused(folder: Path) -> None:
+    (folder / "adapter_model.safetensors").write_bytes(bytes(8))
+    with pytest.raises(UsageError, match=r"model\.safetensors"):
+        read_shape(folder, "x")
