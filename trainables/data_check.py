@@ -9,9 +9,10 @@ from typing import Any
 from trainables.datasets.loaded import has_subject
 from trainables.drawing import draw
 from trainables.errors import DataError
-from trainables.sources import Source, open_source, preview
+from trainables.sources import EMBEDDED, Source, open_source, preview
 
 LEAST_KNOWN = 0.3  # share of locality questions below which locality says little
+TRAINING_TEXT = "training_text.txt"  # in the folder of a checkpoint that was trained here
 NEED_SUBJECTS = ("memit",)  # modules whose method is nothing without the subject's place
 
 Spec = Mapping[str, Any]
@@ -24,7 +25,7 @@ class DataCheck:
         """Nothing is read yet; `cache` is the folder of embedded backbones."""
         self._cache = cache
         self._sources: dict[str, Source] = {}
-        self._drawn: set[str] = set()
+        self._drawn: dict[str, bool] = {}  # whether a draw leaves edits to train on
         self._said: set[str] = set()
         self._excluded: dict[str, None] = {}
 
@@ -49,8 +50,8 @@ class DataCheck:
         _check_subjects(source, spec)
         key = repr((self._key(spec), source.is_preview, _items(spec["protocol"]), spec["seed"]))
         if key not in self._drawn:
-            draw(spec, source)
-            self._drawn.add(key)
+            self._drawn[key] = bool(source.beside(draw(spec, source).records).training)
+        _check_text(spec, self._drawn[key])
         new = [text for text in _warnings(source, spec) if text not in self._said]
         self._said.update(new)
         self._excluded.update(dict.fromkeys(source.excluded))
@@ -83,6 +84,17 @@ def _check_subjects(source: Source, spec: Spec) -> None:
         raise DataError(
             f"method={spec['method']['name']} writes where the subject stands, and the prompts of "
             f"all {len(source.records)} records of dataset={spec['dataset']['name']} lack theirs"
+        )
+
+
+def _check_text(spec: Spec, has_training: bool) -> None:
+    """Raises DataError where a method takes second moments of a text and there is none."""
+    model, method = str(spec["backbone"]["model"]), spec["method"]
+    has_own = model.startswith(EMBEDDED) or (Path(model) / TRAINING_TEXT).is_file()
+    if method.get("covariance_text", "") is None and not has_own and not has_training:
+        raise DataError(
+            f"method.covariance_text is not set: method={method['name']} reads a text, and with "
+            f"dataset.part={spec['dataset']['part']} no edit is left to take one from"
         )
 
 
