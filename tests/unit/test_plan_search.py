@@ -62,3 +62,8 @@ def test_search_when_the_space_is_wrong_then_it_says_so(
 ) -> None:
     with pytest.raises(UsageError, match=part):
         plan(folder, "ablation=search", typed)
+
+
+def test_knowable_of_a_search_holds_the_data_that_it_runs_again_on() -> None:
+    search = expand(config.load(["ablation=lemoe_search"]))
+    assert {spec.dataset["part"] for spec in search.knowable} == {"tune", "report"}
