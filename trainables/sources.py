@@ -131,11 +131,10 @@ def open_source(spec: Mapping[str, Any], cache: Path) -> Source:
     Raises:
         DataError: If the data is missing, broken, or does not fit the backbone.
     """
-    check_backbone(spec)
     if spec["dataset"]["name"] in world.MADE_UP:
-        _check_made_up(spec["dataset"])
+        _check_made_up(spec)
         return _facts_source(spec, cache)
-    loaded, known, lines = _loaded(spec["dataset"]), None, None
+    loaded, known, lines = _loaded(spec), None, None
     if str(spec["backbone"]["model"]).startswith(EMBEDDED):
         folder = Path(backbone_folder(spec, cache))
         known, lines = world.locality_known(folder), world.trained_lines(folder)
@@ -148,11 +147,10 @@ def preview(spec: Mapping[str, Any]) -> Source:
     Raises:
         DataError: As `open_source`.
     """
-    check_backbone(spec)
     dataset, model = spec["dataset"], str(spec["backbone"]["model"])
     is_embedded = model.startswith(EMBEDDED)
     if dataset["name"] in world.MADE_UP:
-        _check_made_up(dataset)
+        _check_made_up(spec)
         if is_embedded:
             records = facts.records(facts.build_world(), dataset["part"])
         else:
@@ -160,16 +158,16 @@ def preview(spec: Mapping[str, Any]) -> Source:
         if dataset["name"] in PASSAGES:
             records = hallucination.made_up_passages(records)
         return Source(records, (), (), digest="", part=dataset["part"], is_preview=True)
-    loaded, lines = _loaded(dataset), None
+    loaded, lines = _loaded(spec), None
     if is_embedded:  # trained on what the file offers with the published target, whatever is edited
         published = _FILES[dataset["name"]].TARGET_FIELDS[0]
         is_published = dataset.get("target_field") in (None, published)
-        read = loaded if is_published else _loaded({**dataset, "target_field": published})
+        read = loaded if is_published else _load({**dataset, "target_field": published})
         lines = frozenset(world.to_be_trained(read))
     return replace(_file_source(spec, loaded, lines), is_preview=is_embedded)
 
 
-def check_backbone(spec: Mapping[str, Any]) -> None:
+def _check_backbone(spec: Mapping[str, Any]) -> None:
     """Make sure that the backbone fits the data set, as far as its name tells.
 
     Raises:
@@ -244,7 +242,14 @@ _FILES = {
 }
 
 
-def _loaded(dataset: Mapping[str, Any]) -> Loaded:
+def _loaded(spec: Mapping[str, Any]) -> Loaded:
+    """The records of the files of `spec`, which fit its backbone."""
+    loaded = _load(spec["dataset"])
+    _check_backbone(spec)
+    return loaded
+
+
+def _load(dataset: Mapping[str, Any]) -> Loaded:
     """The records of files, by the name of their data set."""
     name, paths = dataset["name"], _paths(dataset)
     if name not in _FILES:
@@ -255,9 +260,10 @@ def _loaded(dataset: Mapping[str, Any]) -> Loaded:
     return _FILES[name].load(paths, dataset.get("target_field"))
 
 
-def _check_made_up(dataset: Mapping[str, Any]) -> None:
-    """Raises ConfigError for a key that the made-up world does not obey."""
-    name = dataset["name"]
+def _check_made_up(spec: Mapping[str, Any]) -> None:
+    """Raises an EditingError for a key or a backbone that does not fit the made-up world."""
+    dataset, name = spec["dataset"], spec["dataset"]["name"]
+    _check_backbone(spec)
     if dataset.get("path"):
         raise ConfigError(
             f"dataset.path is {dataset['path']}; dataset={name} is made up and reads no file; "

@@ -31,7 +31,7 @@ FILES = {
         """,
     "dataset/world.yaml": """
         {name: world, source: world, path: null, part: report, version: 1,
-         max_edits: {report: 60, tune: 20}}
+         max_edits: {report: 60, tune: 20}, frequency_band: null, frequency_source: known}
         """,
     "dataset/from_file.yaml": """
         {name: from_file, source: file, path: null, part: report, version: 1, max_edits: null}

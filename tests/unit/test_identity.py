@@ -67,6 +67,8 @@ def test_fingerprint_when_computed_then_it_is_the_hash_of_the_canonical_identity
         {"swept": {}},
         {"method": {**SPEC.method, "name": "another_arm"}},
         {"dataset": {**SPEC.dataset, "path": "/elsewhere"}},
+        {"dataset": {**SPEC.dataset, "path": ["/one", "/two"]}},
+        {"dataset": {**SPEC.dataset, "keep_unchanged": True}},  # the digest tells
         {"backbone": {**SPEC.backbone, "name": "copy", "model": "/a/copy", "memory_gib": 3.0}},
     ],
 )

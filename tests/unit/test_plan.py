@@ -134,6 +134,30 @@ def test_expand_when_arms_are_named_then_they_cross_the_axes_and_data_limits_the
     assert by_arm["whole num_edits=60"].protocol["edit_batch_size"] == 60
 
 
+def test_expand_when_several_files_are_named_then_their_order_stays(
+    folder: Path, tmp_path: Path
+) -> None:
+    names = [tmp_path / "b.json", tmp_path / "a.json"]
+    for name in names:
+        name.touch()
+    typed = f"dataset.path=[{names[0]},{names[1]}]"
+    made = plan(folder, "ablation=ranks", "dataset=from_file", "dataset.part=all", typed)
+    assert made.trials[0].dataset["path"] == [str(name) for name in names]
+    assert made.trials[0].dataset["part"] == "all"
+    one = plan(folder, "ablation=ranks", "dataset=from_file", f"dataset.path=[{names[0]}]")
+    assert one.trials[0].dataset["path"] == str(names[0])
+    with pytest.raises(UsageError, match="each only once"):
+        plan(folder, "ablation=ranks", "dataset=from_file", f"dataset.path=[{names[0]},{names[0]}]")
+
+
+def test_expand_when_bands_are_swept_then_the_source_of_frequencies_may_be_typed(
+    folder: Path,
+) -> None:
+    typed = ["axes.dataset.frequency_band=[null,[0,0.3]]", "dataset.frequency_source=known"]
+    made = plan(folder, "ablation=ranks", *typed, "seeds=[0]")
+    assert {str(trial.dataset["frequency_band"]) for trial in made.trials} == {"None", "[0, 0.3]"}
+
+
 @pytest.mark.parametrize(
     ("typed", "size", "batches"),
     [
@@ -271,7 +295,15 @@ def test_expand_when_axes_do_not_collide_then_the_length_is_their_product(
         (["protocol.num_edits=61"], ["protocol.num_edits=61", "60 edits"]),
         (["axes.protocol.num_edits=[61]"], ["protocol.num_edits=61", "60 edits"]),
         (["dataset.part=tune", "protocol.num_edits=21"], ["'tune'", "20 edits"]),
-        (["dataset.part=test"], ["dataset.part=test", "tune, report"]),
+        (["dataset.part=test"], ["dataset.part=test", "tune, report, all"]),
+        (["dataset.part=all", "protocol.num_edits=81"], ["'all'", "80 edits"]),
+        (["dataset=from_file", "dataset.path=[]"], ["dataset.path=[]", "at least one file"]),
+        (
+            ["dataset=from_file", "dataset.path=[/absent.json,/gone.json]"],
+            ["dataset.path=/absent.json", "no such file"],
+        ),
+        (["dataset.frequency_source=known"], ["frequency_source=known", "dataset.frequency_band"]),
+        (["axes.dataset.frequency_source=[known,gece]"], ["without dataset.frequency_band"]),
         (["dataset=from_file"], ["dataset.path=FILE"]),
         (
             ["dataset=from_file", "dataset.path=/absent.json"],
