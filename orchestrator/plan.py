@@ -61,15 +61,8 @@ class Plan:
 
     @property
     def knowable(self) -> tuple[TrialSpec, ...]:
-        """What can be checked before anything runs: all trials, or those at a search's ends.
-
-        What a search runs again lies in another part of the data, which is checked too.
-        """
-        rerun = self.config.rerun
-        if self.trials or rerun is None:
-            return self.trials or self.checked
-        again = {**self.typical[0].swept, "dataset.part": rerun.part}
-        return (*self.checked, spec_for(self.config, again, rerun.seeds[0]))
+        """What can be checked before anything runs: all trials, or those at a search's ends."""
+        return self.trials or self.checked
 
     def __len__(self) -> int:
         return len(self.trials)

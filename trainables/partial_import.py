@@ -177,7 +177,8 @@ def _referred(statement: ast.stmt) -> list[str]:
 
     The annotations of functions are never read; those of a class's fields are, by dataclasses.
     """
-    names, nodes = list[str](), [statement]
+    names: list[str] = []
+    nodes: list[ast.AST] = [statement]
     while nodes:
         node: Any = nodes.pop()
         if isinstance(node, ast.Name):

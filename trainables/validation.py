@@ -101,6 +101,12 @@ class Validator:
             )
         return whole, folder
 
+    def _method_data(self, config: Any) -> str:
+        needed: tuple[NltkData, ...] = getattr(config, "nltk_data", ())
+        if needed not in self._nltk_data:
+            self._nltk_data[needed] = nltk_data.identity(needed, self._cache / nltk_data.FOLDER)
+        return self._nltk_data[needed]
+
     def _check_lengths(self, spec: Mapping[str, Any], source: Source, own: DriverLengths) -> None:
         parts = (spec["dataset"], spec["backbone"], spec["protocol"])
         key = repr(([sorted(part.items(), key=str) for part in parts], spec["seed"]))
@@ -132,12 +138,6 @@ def _check_end_token(spec: Mapping[str, Any], whole: Checkpoint) -> None:
             f"protocol.{wanted[0]}=true: the tokenizer of backbone.model="
             f"{spec['backbone']['model']} has no end token (eos_token in tokenizer_config.json)"
         )
-
-    def _method_data(self, config: Any) -> str:
-        needed: tuple[NltkData, ...] = getattr(config, "nltk_data", ())
-        if needed not in self._nltk_data:
-            self._nltk_data[needed] = nltk_data.identity(needed, self._cache / nltk_data.FOLDER)
-        return self._nltk_data[needed]
 
 
 def _with_texts(digest: str, method: Mapping[str, Any]) -> str:
