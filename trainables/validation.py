@@ -17,7 +17,7 @@ from trainables.metrics.evaluator import GENERATED_BEHIND, GENERATED_TOKENS
 from trainables.moe import nltk_data
 from trainables.moe.nltk_data import NltkData
 from trainables.row_lengths import DriverLengths, check_lengths
-from trainables.sources import Source, backbone_folder
+from trainables.sources import EMBEDDED, Source, backbone_folder
 
 
 class Validator:
@@ -92,7 +92,12 @@ class Validator:
         wanted = spec["backbone"]
         model = backbone_folder(spec, self._cache, self._progress)
         folder = checkpoint_folder(model, wanted.get("revision"))
-        whole = examine(folder, self._cache)
+        try:
+            whole = examine(folder, self._cache)
+        except BackboneError as error:
+            if not str(wanted["model"]).startswith(EMBEDDED):
+                raise
+            raise BackboneError(f"{error}; without that folder it is trained anew") from error
         whole.check_range(folder, wanted["dtype"])
         if whole.adapter:
             self.warnings.append(

@@ -12,8 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.conftest import FAMILIES
-from tests.unit.damage import OF_FILES, OF_WEIGHTS, WEIGHTS, change, down, store, tensors
+from tests.unit.damage import OF_FILES, OF_WEIGHTS, WEIGHTS, change, cut, down, store, tensors
 from tests.unit.file_trials import spec, write, zsre_line
+from trainables import world
 from trainables.backbones.checkpoint import examine, fingerprint
 from trainables.backbones.loading import load_backbone
 from trainables.errors import BackboneError
@@ -217,6 +218,17 @@ def test_tokenizer_without_end_token_is_refused_where_one_is_needed(
     for key in ("target_ends_with_eos", "generate"):
         with pytest.raises(BackboneError, match=rf"protocol\.{key}=true: .* no end token"):
             validated(llama_folder, tmp_path, **{"target_ends_with_eos": False, key: True})
+
+
+def test_embedded_backbone_that_is_damaged_then_the_remedy_is_named(
+    llama_folder: Path, tmp_path: Path
+) -> None:
+    made = world.EMBEDDED["facts_tiny"]
+    key = world._key(made.recipe, world._material("facts_tiny", made, None))[:16]
+    cut(llama_folder)
+    shutil.copytree(llama_folder, tmp_path / "backbones" / f"facts_tiny-{key}")
+    with pytest.raises(BackboneError, match=r"cut short.*without that folder it is trained anew"):
+        Validator(tmp_path).validate(spec(Path("embedded:facts_tiny"), "facts", None))
 
 
 def test_larger_embedding_than_tokenizer_is_no_fault(llama_folder: Path) -> None:

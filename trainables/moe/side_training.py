@@ -106,7 +106,7 @@ class EditRows:
     def __init__(self, layer: Layer, tokenizer: Any, batch: EditBatch, plan: Plan) -> None:
         """Tokenise, and run the layer once."""
         device = batch.tokens.input_ids.device
-        end = int(tokenizer.eos_token_id)
+        end = tokenizer.eos_token_id  # None: no target is closed by one
         rows = [_row_of(batch.tokens, index) for index in range(len(batch))]
         edits = list(range(len(batch)))
         for index, forms in enumerate(plan.forms):
