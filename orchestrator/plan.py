@@ -153,11 +153,14 @@ def _extremes(
         yield _point(resolver, values, config.seeds[0])
     for seed in config.seeds[1:]:  # each draws other edits
         yield _point(resolver, middle(space), seed)
-    for seed in config.rerun.seeds if config.rerun else ():
+    if config.rerun is None:
+        return
+    part = config.rerun.part
+    for seed in config.rerun.seeds:
         try:
-            yield _point(resolver, {**middle(space), "dataset.part": config.rerun.part}, seed)
+            yield _point(resolver, {**middle(space), "dataset.part": part}, seed)
         except UsageError as error:
-            raise UsageError(f"rerun.part={config.rerun.part}: {error}") from error
+            raise UsageError(f"rerun.part={part}: {error}") from error
 
 
 def _cells(

@@ -177,10 +177,10 @@ def _referred(statement: ast.stmt) -> list[str]:
 
     The annotations of functions are never read; those of a class's fields are, by dataclasses.
     """
-    names: list[str] = []
+    names = list[str]()
     nodes: list[ast.AST] = [statement]
     while nodes:
-        node: Any = nodes.pop()
+        node = nodes.pop()
         if isinstance(node, ast.Name):
             names.append(node.id)
         unread = ("returns", "annotation") if isinstance(node, ast.FunctionDef | ast.arg) else ()

@@ -117,7 +117,7 @@ def test_mistake_gets_one_line_and_status_2_and_writes_nothing(
         ["--list"],
         [*SMOKE, "--dry-run"],
         ["ablation=lemoe_search", "--dry-run"],
-        [*ZSRE, "backbone=facts_zsre", "dataset.path=zsre.jsonl", "--dry-run"],
+        [*FILE, "backbone=facts_zsre", "--dry-run"],
     ],
 )
 def test_question_imports_nothing_heavy_and_writes_nothing(

@@ -19,8 +19,8 @@ SWEEP = (
     "method=ft_m",
     "axes.method.edit_lr=[1e-4,2e-4,3e-4,4e-4,5e-4,6e-4,7e-4,8e-4]",
     "protocol.num_edits=4",
-    "seeds=[0,1,2]",
 )
+SEEDS = "seeds=[0,1,2]"
 
 pytestmark = pytest.mark.slow
 
@@ -43,7 +43,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 def test_node_removed_amid_a_sweep_then_every_trial_ends_once(
     commands: Commands, cluster: Any
 ) -> None:
-    process = commands.start(*SWEEP, f"cluster={cluster.address}")
+    process = commands.start(*SWEEP, SEEDS, f"cluster={cluster.address}")
     try:
         wait_until(lambda: len(commands.ends()) >= 6, process)
         cluster.remove_node(cluster.workers[0], allow_graceful=False)
