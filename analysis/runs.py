@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
@@ -114,7 +115,9 @@ def lacking(store: Path, server: str | None = None) -> dict[str, int]:
 
 def lacking_line(ablation: str, count: int, store: Path, server: str | None = None) -> str:
     """What to do about trials that MLflow lacks."""
-    where = [f"store={store}", *([f"mlflow={server}"] if server else [])]
+    # The sweep's own grammar of values takes other signs between quotes only.
+    quoted = store if re.fullmatch(r"[\w./+%-]+", str(store)) else f'"{store}"'
+    where = [f"store={quoted}", *([f"mlflow={server}"] if server else [])]
     again = shlex.join(
         ["python", "orchestrator/sweep.py", "--sync", f"ablation={ablation}", *where]
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from mlflow import MlflowClient
 
 from analysis import assemble
 from analysis.errors import StoreError
-from analysis.runs import lacking, read_runs
+from analysis.runs import lacking, lacking_line, read_runs
 from orchestrator import config, plan
 from orchestrator.mirror import tracking_uri
 from orchestrator.tracking import Tracker, sync_plan
@@ -88,3 +89,11 @@ def test_a_newer_result_that_mlflow_lacks_is_counted(store: Path) -> None:
     sync_plan(made_plan(store))
     write_ledger(store)  # the same trials again
     assert lacking(store) == {ABLATION: 4}
+
+
+@pytest.mark.parametrize("name", ["plain", "a b", "a%20b?c#d ü"])
+def test_the_remedy_of_a_table_names_the_store_as_the_command_reads_it(name: str) -> None:
+    line = lacking_line(ABLATION, 2, Path("/sweeps") / name)
+    words = shlex.split(line.partition("to send them: ")[2].partition(", with")[0])
+    assert words[:3] == ["python", "orchestrator/sweep.py", "--sync"]
+    assert config.load(words[3:]).store == f"/sweeps/{name}"
