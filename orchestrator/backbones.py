@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+import struct
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 SHAPE = ("num_layers", "hidden_size", "ffn_size")
 # Kept when another folder takes the place of the YAML's model; all else describes that model.
 _KEPT = ("name", "model", "revision", "dtype")
+_MOST_HEADER_BYTES = 100 * 2**20  # safetensors' own limit
 # model_type -> names of depth, width and FFN width in its config.json, first that is there
 _KEYS = {
     **dict.fromkeys(
@@ -85,7 +88,7 @@ def read_backbone(
 
 
 def read_shape(folder: Path, typed: str) -> dict[str, Any]:
-    """Family, num_layers, hidden_size, ffn_size and size in bytes of the checkpoint in `folder`.
+    """Family, sizes and number of weights of the checkpoint in `folder`.
 
     Raises:
         UsageError: If the folder is missing, has no readable config.json, is of an unknown family,
@@ -125,13 +128,34 @@ def read_shape(folder: Path, typed: str) -> dict[str, Any]:
     )
     if not (isinstance(depth, int) and isinstance(width, int)):
         raise UsageError(f"{label}: config.json does not state depth and width of a {family} model")
-    return {
+    shape: dict[str, Any] = {
         "family": family,
         "num_layers": depth,
         "hidden_size": width,
         "ffn_size": ffn if isinstance(ffn, int) else 4 * width,  # GPT-2 and BLOOM leave it out
-        "weights_gib": sum(path.stat().st_size for path in weights) / 2**30,
+        "num_parameters": count_weights(weights),
     }
+    if isinstance(config.get("vocab_size"), int):
+        shape["vocabulary_size"] = config["vocab_size"]
+    return shape
+
+
+def count_weights(files: Sequence[Path]) -> int | None:
+    """Numbers in all tensors of some *.safetensors, from their headers; None where one is broken.
+
+    Memory follows from it and the dtype that is run: a file's size says what it was stored in.
+    """
+    total = 0
+    try:
+        for path in files:
+            with path.open("rb") as file:
+                (length,) = struct.unpack("<Q", file.read(8))
+                header = json.loads(file.read(min(length, _MOST_HEADER_BYTES)))
+            tensors = (value for name, value in header.items() if name != "__metadata__")
+            total += sum(math.prod(tensor["shape"]) for tensor in tensors)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error):
+        return None
+    return total
 
 
 def _weights(folder: Path) -> list[Path]:

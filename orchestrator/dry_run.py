@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import RenderableType
 
 from orchestrator import listing
+from orchestrator.calibration import known_speed
+from orchestrator.cluster import LOCAL
 from orchestrator.errors import UsageError
 from orchestrator.estimate import DRIVER_SECONDS, START_SECONDS, forecast, forecast_trials
 from orchestrator.ledger import History, Ledger
@@ -18,6 +19,8 @@ from orchestrator.rows import Options
 from orchestrator.simulate import Job, Simulation, simulate
 from orchestrator.specs import TrialSpec
 from orchestrator.status import ended, unsettled
+from orchestrator.threads import usable_cpus
+from trainables.cache import default_cache
 from trainables.data_check import DataCheck
 
 
@@ -39,8 +42,10 @@ def dry_run(plan: Plan, options: Options, gpu_counts: Sequence[int] = ()) -> Ren
     expected = forecast(
         left(plan, history, options),
         ends,
-        workers=plan.config.workers or os.cpu_count() or 1,
+        workers=plan.config.workers or usable_cpus(),
         sharing=plan.config.sharing,
+        cpu_flops=known_speed(default_cache()),
+        cpus=usable_cpus() if plan.config.cluster == LOCAL else None,
     )
     return listing.dry_run(plan, expected, simulated(plan, ends, gpu_counts), warnings)
 

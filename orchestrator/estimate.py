@@ -5,37 +5,31 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
-from orchestrator.placement import (
-    AS_FITS,
-    Sharing,
-    layer_parameters,
-    memory_gib,
-    placement,
-    resources,
-)
+from orchestrator.costs import Work, num_batches, work, work_once
+from orchestrator.placement import AS_FITS, Sharing, memory_gib, placement, resources
 from orchestrator.specs import TrialSpec
 
-# One thread of a present-day server, float32 training steps of small models.
+# One thread of a present-day server, float32: matrix products of a model's sizes, with what stands
+# between them.
 CPU_FLOPS = 5e10
 GPU_FLOPS = 4e13
-TOKENS_PER_PROMPT = 15
-# Prompts scored per edit: itself, a rephrase, three of locality, each before and after.
-PROMPTS_PER_EDIT = 10
+# What an optimiser moves in a second: of one thread, of a GPU.
+CPU_BYTES, GPU_BYTES = 5e9, 5e11
 # What one thread takes however narrow the backbone is: to call a layer, and for what an optimiser
 # step does beside the layers (from the steps that `make bench` prints).
-SECONDS_PER_LAYER_CALL = 7e-4
-SECONDS_PER_STEP = 5e-3
-SECONDS_PER_TRIAL = 0.5  # hand-over, order, rows
+SECONDS_PER_LAYER_CALL = 5e-4
+SECONDS_PER_STEP = 3e-3
+SECONDS_PER_TRIAL = 0.1  # hand-over, order, rows
 DRIVER_SECONDS = 0.05  # of the driver per result: Ray, ledger and hand-over to MLflow (make bench)
 START_SECONDS = 15.0  # of an actor: process, imports, backbone
 
 _ALIKE = 1.1  # rough forecasts within this factor count as equally near
 
-Kin = tuple[str, str, bool]  # module, backbone, whether a curve is measured
+Kin = tuple[object, ...]
 
 
 @dataclass(frozen=True)
@@ -43,8 +37,9 @@ class Forecast:
     """What a plan will take.
 
     Attributes:
-        wall_seconds: With `workers` trials at a time, the start of Ray and its actors included.
-        cpu_seconds: Sum over trials of seconds times CPUs.
+        wall_seconds: With `workers` trials at a time, the start of Ray and its actors included,
+            and each trial having a CPU to itself as far as there are any.
+        cpu_seconds: Sum over trials of seconds times CPUs, and what is made once for all of them.
         gpu_hours: Sum over trials of hours times share of a GPU.
         memory_gib: Of all trials that run at a time.
         num_measured: Trials whose time stems from earlier ones.
@@ -81,6 +76,7 @@ def forecast(
     cpu_flops: float = CPU_FLOPS,
     gpu_flops: float = GPU_FLOPS,
     sharing: Sharing = AS_FITS,
+    cpus: float | None = None,
 ) -> Forecast:
     """What `specs` will take, `workers` at a time, if the scheduler stops none of them.
 
@@ -91,13 +87,17 @@ def forecast(
         cpu_flops: Operations per second of one CPU, assumed or measured.
         gpu_flops: Operations per second of one GPU.
         sharing: How trials use GPUs.
+        cpus: Of the machine; None: at least `workers`.
     """
     trials = forecast_trials(specs, ends, cpu_flops=cpu_flops, gpu_flops=gpu_flops, sharing=sharing)
+    once = once_seconds(specs, cpu_flops=cpu_flops, gpu_flops=gpu_flops, sharing=sharing)
     at_a_time = max(1, min(workers, len(specs)))
+    given = at_a_time if cpus is None else max(1.0, min(at_a_time, cpus))
+    seconds = sum(trial.seconds for trial in trials)
     return Forecast(
         len(trials),
-        (START_SECONDS if trials else 0.0) + sum(trial.seconds for trial in trials) / at_a_time,
-        sum(trial.seconds * trial.cpus for trial in trials),
+        (START_SECONDS if trials else 0.0) + once + seconds / given,
+        once + sum(trial.seconds * trial.cpus for trial in trials),
         sum(trial.seconds * trial.gpus for trial in trials) / 3600,
         max((memory_gib(spec) for spec in specs), default=0.0) * at_a_time,
         sum(trial.is_measured for trial in trials),
@@ -113,11 +113,11 @@ def forecast_trials(
     sharing: Sharing = AS_FITS,
 ) -> list[TrialForecast]:
     """What each trial will take; arguments as of `forecast`."""
-    past = _past(ends, cpu_flops, gpu_flops)
+    past = _past(ends, specs, cpu_flops, gpu_flops)
     made = []
     for spec in specs:
         need = placement(spec, None, sharing)
-        rough = rough_seconds(spec, gpu_flops if need.gpu else cpu_flops)
+        rough = _seconds(work(spec), cpu_flops, gpu_flops, is_gpu=need.gpu > 0)
         earlier = past.get(_kin(spec))
         seconds = rough if earlier is None else _scaled(rough, earlier)
         made.append(TrialForecast(seconds, need.cpus, need.gpus, earlier is not None))
@@ -125,57 +125,106 @@ def forecast_trials(
 
 
 def rough_seconds(spec: TrialSpec, flops_per_second: float) -> float:
-    """Seconds of a trial: 4 operations per parameter and token when training, 2 when reading.
+    """Seconds of a trial on a CPU by count alone, without what is stored for all trials."""
+    return _seconds(work(spec), flops_per_second, GPU_FLOPS, is_gpu=False)
 
-    Training passes the layers from the lowest edited one up, forwards and back to the activations,
-    as their weights are frozen; every prompt is read through all layers.
+
+def once_seconds(
+    specs: Sequence[TrialSpec],
+    *,
+    cpu_flops: float = CPU_FLOPS,
+    gpu_flops: float = GPU_FLOPS,
+    sharing: Sharing = AS_FITS,
+) -> float:
+    """Seconds for what the first trial of its kind makes and stores: covariances, prefixes, ranks.
+
+    Whether that lies in a cache already is not asked.
     """
-    backbone, method, protocol = spec.backbone, spec.method, spec.protocol
-    edits, batches = _num_edits(protocol), _num_batches(protocol)
-    depth = int(backbone["num_layers"])
-    edited = [method.get("edit_layer"), *(method.get("layers") or [])]
-    above = depth - min((layer for layer in edited if layer is not None), default=depth)
-    steps = max((int(method[key] or 0) for key in method if key.endswith("num_steps")), default=0)
-    tokens = edits * TOKENS_PER_PROMPT
-    prompts = PROMPTS_PER_EDIT
-    if protocol.get("curve"):
-        prompts += (batches + 1) // 2  # each edit again after every later batch
-    operations = tokens * layer_parameters(backbone) * (4 * above * steps + 2 * depth * prompts)
-    # forward and back through the layers above in each step; prompts are read 16 at a time
-    calls = 2 * above * steps * batches + depth * prompts * edits / 16
-    narrow = calls * SECONDS_PER_LAYER_CALL + steps * batches * SECONDS_PER_STEP
-    return operations / flops_per_second + narrow + SECONDS_PER_TRIAL
+    total, made = 0.0, set[str]()
+    for spec in specs:
+        needed = work_once(spec)
+        method = spec.method
+        key = repr((method["module"], method.get("layers"), _shape(spec), needed))
+        if key not in made and needed.operations:
+            made.add(key)
+            is_gpu = placement(spec, None, sharing).gpu > 0
+            total += _seconds(needed, cpu_flops, gpu_flops, is_gpu=is_gpu) - SECONDS_PER_TRIAL
+    return total
+
+
+def _seconds(needed: Work, cpu_flops: float, gpu_flops: float, *, is_gpu: bool) -> float:
+    """Products, what an optimiser moves, and what each call takes whatever its size."""
+    flops, moved = (gpu_flops, GPU_BYTES) if is_gpu else (cpu_flops, CPU_BYTES)
+    calls = needed.layer_calls * SECONDS_PER_LAYER_CALL + needed.steps * SECONDS_PER_STEP
+    return needed.operations / flops + needed.bytes_moved / moved + calls + SECONDS_PER_TRIAL
 
 
 def _past(
-    ends: Iterable[Mapping[str, Any]], cpu_flops: float, gpu_flops: float
+    ends: Iterable[Mapping[str, Any]],
+    specs: Sequence[TrialSpec],
+    cpu_flops: float,
+    gpu_flops: float,
 ) -> dict[Kin, list[tuple[float, float]]]:
-    """(rough seconds, seconds) of the trials that ran to their end, by what they have in common."""
+    """(rough seconds, seconds) of the trials that ran to their end, by what they have in common.
+
+    A row does not say what its method costs: that is the plan's to say, of the same method.
+    """
+    costs = {_kin(spec): spec.cost for spec in specs}
     past: dict[Kin, list[tuple[float, float]]] = defaultdict(list)
     for row in ends:
-        if row.get("status") == "finished" and row.get("spec") and row.get("seconds"):
-            spec = TrialSpec.from_dict(row["spec"])
-            flops = gpu_flops if resources(spec)["gpu"] else cpu_flops
-            past[_kin(spec)].append((rough_seconds(spec, flops), _own_seconds(row)))
+        if row.get("status") != "finished" or not row.get("spec") or not row.get("seconds"):
+            continue
+        spec = TrialSpec.from_dict(row["spec"])
+        if (kin := _kin(spec)) not in costs:
+            continue
+        spec = replace(spec, cost=costs[kin])
+        is_gpu = resources(spec)["gpu"] > 0
+        rough = _seconds(work(spec), cpu_flops, gpu_flops, is_gpu=is_gpu)
+        past[kin].append((rough, _own_seconds(row)))
     return past
 
 
 def _own_seconds(row: Mapping[str, Any]) -> float:
-    """Seconds of a trial without what its process did once: imports, backbone, pre-edit answers."""
+    """Seconds of a trial's own: CPU-seconds, on a GPU wall time.
+
+    A CPU that a trial shares with others makes its wall time longer, not its work. What its process
+    did once (imports, backbone, pre-edit answers) is left out in proportion.
+    """
     metrics = row.get("metrics") or {}
+    wall = float(row["seconds"])
+    taken = wall if row.get("gpu") else float(metrics.get("cpu_seconds") or wall)
     if "edit_seconds" not in metrics or "evaluation_seconds" not in metrics:
-        return float(row["seconds"])
+        return taken
     own = float(metrics["edit_seconds"]) + float(metrics["evaluation_seconds"])
-    return min(own + SECONDS_PER_TRIAL, float(row["seconds"]))
+    return min(1.0, own / wall) * taken + SECONDS_PER_TRIAL
 
 
 def _kin(spec: TrialSpec) -> Kin:
-    """What trials have in common whose times are comparable."""
+    """What trials have in common whose times are comparable.
+
+    Numbers such as edits, steps, layers and ranks may differ, as the count of operations tells what
+    they cost; choices, such as a kind of expert or a term of a loss, may not.
+    """
+    choices = {
+        key: value
+        for key, value in spec.method.items()
+        if key != "name" and isinstance(value, str | bool | None)
+    }
+    protocol = spec.protocol
     return (
-        str(spec.method["module"]),
-        str(spec.backbone["name"]),
-        bool(spec.protocol.get("curve")),
+        repr(sorted(choices.items())),
+        _shape(spec),
+        str(spec.dataset.get("name")),
+        num_batches(protocol) > 1 and protocol["kind"],
+        bool(protocol.get("curve")),
+        bool(protocol.get("generate")),
     )
+
+
+def _shape(spec: TrialSpec) -> str:
+    """Name, sizes and dtype of a backbone: two folders of one name need not be alike."""
+    keys = ("name", "family", "num_layers", "hidden_size", "ffn_size", "dtype")
+    return repr([spec.backbone.get(key) for key in keys])
 
 
 def _scaled(rough: float, earlier: Sequence[tuple[float, float]]) -> float:
@@ -187,13 +236,3 @@ def _scaled(rough: float, earlier: Sequence[tuple[float, float]]) -> float:
         if abs(math.log(rough / other)) <= nearest + math.log(_ALIKE)
     ]
     return rough * median(seconds / other for other, seconds in chosen)
-
-
-def _num_edits(protocol: Mapping[str, Any]) -> int:
-    """Edits of one trial in all."""
-    repeats = _num_batches(protocol) if protocol["kind"] == "batch" else 1
-    return int(protocol["num_edits"]) * repeats
-
-
-def _num_batches(protocol: Mapping[str, Any]) -> int:
-    return int(protocol.get("num_batches") or 1)

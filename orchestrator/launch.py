@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
-from torch import cuda
+from torch import cuda, get_num_threads, set_num_threads
 
-from orchestrator.cluster import LOCAL, check_address, check_folder
+from orchestrator.calibration import keep_speed
+from orchestrator.cluster import LOCAL, check_address, check_folder, check_niceness
 from orchestrator.driver import Sweep, resolved_cell
 from orchestrator.errors import StandstillError
 from orchestrator.interruption import Interruption
@@ -16,6 +16,7 @@ from orchestrator.plan import Plan, spec_for
 from orchestrator.precheck import cache_of, precheck
 from orchestrator.progress import Building, announce
 from orchestrator.rows import Cell, Options, Outcome
+from orchestrator.threads import usable_cpus
 from orchestrator.waiting import Waiting
 from trainables.validation import Validator
 
@@ -54,18 +55,21 @@ def _prepared(
     plan: Plan, options: Options, interruption: Interruption, waiting: Waiting
 ) -> tuple[Sweep, Sequence[Cell]]:
     """An open sweep and its cells, after everything that can be known before Ray starts."""
+    check_niceness(plan.config.cluster, plan.config.niceness)
     check_address(plan.config.cluster)
     check_folder(plan.config.cluster)
     cache = cache_of(plan.config)
+    set_num_threads(min(get_num_threads(), usable_cpus()))  # of a container's share, not of all
     waiting.now("checking settings, backbone and data")
     with Building(waiting) as building:
         validator = Validator(cache, building.advance)
         precheck(plan, validator.check_data)  # all of it, before a backbone is trained
         cells = [resolved_cell(validator, spec) for spec in plan.trials or plan.typical[:1]]
     if plan.config.cluster == LOCAL:
-        here = {"CPU": plan.config.workers or os.cpu_count() or 1, "GPU": cuda.device_count()}
+        here = {"CPU": plan.config.workers or usable_cpus(), "GPU": cuda.device_count()}
         for cell in cells:
             preflight(cell.spec, here, plan.config.sharing)
+    keep_speed(cache)
     announce([*plan.notes, *validator.warnings])
     waiting.now("reading what the store holds")
     sweep = Sweep(plan.config, options, cache, validator, interruption)

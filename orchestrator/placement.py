@@ -7,21 +7,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from orchestrator.costs import Shape, memory
 from orchestrator.errors import UsageError
 from orchestrator.specs import TrialSpec
 
 GPU_GIB = 24.0  # the RTX 3090 on which LEMoE was measured; larger cards only fit more trials
-# Above this a CPU trial would take hours; below the other, one core is faster than the way to a
-# GPU.
-NEEDS_GPU_GIB = 4.0
-WORTH_GPU_GIB = 0.5
+# Of weights: above this a CPU trial would take hours; below the other, one core is faster than the
+# way to a GPU.
+NEEDS_GPU_GIB = 3.4
+WORTH_GPU_GIB = 0.4
+# A GPU is large enough for a trial that fits there with so many times fewer rows at a time: running
+# out of memory halves them, and each time some steps are lost.
+MOST_CUT_ROWS = 16
 MOST_PER_GPU = 50  # Ray counts in ten-thousandths: from 100 on, rounding would let in one too many
-_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-_GATED = ("llama", "mistral", "qwen2")
-_VOCABULARY = 32_000  # where only a shape is known
 Parallel = Literal["none", "shard", "data"]
 _RANKS = 2  # processes of `data`, where no number is given
-_SLACK = 1.2  # activations, gradients and the editor's own weights beside the backbone's
 
 
 @dataclass(frozen=True)
@@ -63,29 +63,9 @@ class Placement:
         return self.gpu * self.num_bundles
 
 
-def layer_parameters(backbone: Mapping[str, Any]) -> int:
-    """Parameters of one decoder layer: 4 attention matrices and 2, with a gate 3, of the FFN."""
-    width, ffn = int(backbone["hidden_size"]), int(backbone["ffn_size"])
-    return 4 * width * width + (3 if backbone.get("family") in _GATED else 2) * width * ffn
-
-
-def num_parameters(backbone: Mapping[str, Any]) -> int:
-    """Parameters as stated, else of all layers and one embedding."""
-    if stated := backbone.get("num_parameters"):
-        return int(stated)
-    vocabulary = int(backbone.get("vocabulary_size") or _VOCABULARY)
-    layers = int(backbone["num_layers"]) * layer_parameters(backbone)
-    return layers + vocabulary * int(backbone["hidden_size"])
-
-
 def memory_gib(spec: TrialSpec) -> float:
-    """Peak memory of one trial, GiB: as the backbone states, else weights and a fifth more."""
-    backbone = spec.backbone
-    if stated := backbone.get("memory_gib"):
-        return float(stated)
-    if weights := backbone.get("weights_gib"):
-        return float(weights) * _SLACK
-    return num_parameters(backbone) * _BYTES[backbone.get("dtype") or "float32"] * _SLACK / 2**30
+    """Peak memory of one trial, GiB: as the backbone states, else counted; see `costs.memory`."""
+    return memory(spec).peak_gib
 
 
 def resources(
@@ -99,14 +79,16 @@ def resources(
             where there is one.
         gpu_gib: Memory of one GPU.
     """
-    need = memory_gib(spec)
+    need = memory(spec)
     has_gpu = bool(cluster and cluster.get("GPU", 0) > 0)
-    if need <= (WORTH_GPU_GIB if has_gpu else NEEDS_GPU_GIB):
+    weights = spec.backbone.get("memory_gib") or Shape.of(spec.backbone).weights_gib
+    if weights <= (WORTH_GPU_GIB if has_gpu else NEEDS_GPU_GIB):
         return {"cpu": 1.0, "gpu": 0.0}
-    per_gpu = min(MOST_PER_GPU, math.floor(gpu_gib / need))
-    # rounded down: n shares must not add up to more than one GPU
-    gpu = math.floor(1e4 / per_gpu) / 1e4 if per_gpu else float(math.ceil(need / gpu_gib))
-    return {"cpu": 1.0, "gpu": gpu}
+    if per_gpu := min(MOST_PER_GPU, math.floor(gpu_gib / need.peak_gib)):
+        # rounded down: n shares must not add up to more than one GPU
+        return {"cpu": 1.0, "gpu": math.floor(1e4 / per_gpu) / 1e4}
+    least = need.fixed_gib + need.rows_gib / MOST_CUT_ROWS
+    return {"cpu": 1.0, "gpu": float(math.ceil(least / gpu_gib))}
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from orchestrator.config import COMMAND_LINE, SweepConfig
 from orchestrator.errors import UsageError
 from orchestrator.plan import Plan
 from orchestrator.specs import TrialSpec
+from trainables.cache import default_cache
 from trainables.errors import EditingError
 from trainables.settings_check import SettingsCheck
-from trainables.world import default_cache
 
 _KEY = re.compile(r"method\.\w+")
 

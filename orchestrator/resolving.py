@@ -42,7 +42,17 @@ class Resolver:
         protocol, protocol_origins = self._cached_protocol(values, dataset, order)
         origins.update(protocol_origins)
         spec = TrialSpec(
-            self.config.ablation, arm, seed, method, backbone, dataset, protocol, {}, {}, origins
+            self.config.ablation,
+            arm,
+            seed,
+            method,
+            backbone,
+            dataset,
+            protocol,
+            {},
+            {},
+            origins,
+            self._cost("method", values) | self._cost("dataset", values),
         )
         for key, swept in values.items():
             try:
@@ -55,6 +65,10 @@ class Resolver:
             if (cut := origins.get(key)) and cut.published is not None:
                 spec.published.setdefault(key, [cut.published])
         return spec
+
+    def _cost(self, group: str, values: Mapping[str, Swept]) -> dict[str, Any]:
+        """What the chosen file says of its cost, for the forecast alone."""
+        return dict(self.config.spaces.load(group, self._choice(group, values)).get("cost") or {})
 
     def _choice(self, group: str, values: Mapping[str, Swept]) -> str:
         return str(values[group].value) if group in values else self.config.choices[group]
@@ -82,6 +96,7 @@ class Resolver:
         if key not in self._parts:
             layered = list(self._layered(part, swept))
             resolved = {"name": name, **self.config.spaces.load(part, name)}
+            resolved.pop("cost", None)
             is_embedded = str(resolved.get("model")).startswith(EMBEDDED)
             origins = {f"{part}.{field}": Origin(f"{part} {name}") for field in resolved}
             for source, name_, value, _ in layered:

@@ -36,6 +36,7 @@ class TrialSpec:
             table; several where depth or width made them equal. `protocol.num_edits` also where it
             was cut down.
         origins: Source of every value by dotted key; not part of the identity.
+        cost: What the method's and the data set's YAML say for the forecast; as little.
     """
 
     ablation: str
@@ -48,11 +49,12 @@ class TrialSpec:
     swept: dict[str, Any]
     published: dict[str, list[Any]] = field(default_factory=dict)
     origins: dict[str, Origin] = field(default_factory=dict, compare=False)
+    cost: dict[str, Any] = field(default_factory=dict, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields but the origins, as JSON."""
+        """All fields but the origins and the cost, as JSON."""
         values = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
-        del values["origins"]
+        del values["origins"], values["cost"]
         return values
 
     @classmethod

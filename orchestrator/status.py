@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrator.calibration import known_speed
+from orchestrator.cluster import LOCAL
 from orchestrator.estimate import Forecast, forecast
 from orchestrator.identity import canonical, fingerprint
 from orchestrator.leases import Holder, Leases
@@ -16,6 +17,8 @@ from orchestrator.listing import forecast_line
 from orchestrator.plan import Plan
 from orchestrator.running import RunningTrial, pulse_folder, running_trial
 from orchestrator.specs import TrialSpec
+from orchestrator.threads import usable_cpus
+from trainables.cache import default_cache
 from trainables.pulse import read_pulses
 
 
@@ -64,8 +67,10 @@ def read_status(store: str, plan: Plan | None = None) -> Status:
     expected = forecast(
         left,
         history.ends.values(),
-        workers=plan.config.workers or os.cpu_count() or 1,
+        workers=plan.config.workers or usable_cpus(),
         sharing=plan.config.sharing,
+        cpu_flops=known_speed(default_cache()),
+        cpus=usable_cpus() if plan.config.cluster == LOCAL else None,
     )
     return Status(*_counted(ends), Counter(held.values()), len(left), expected, running)
 

@@ -27,11 +27,12 @@ from orchestrator import config, plan
 from orchestrator.errors import UsageError
 from tests.acceptance import GECE_RARITY, Check, checks
 from trainables.artefacts import Artefacts
+from trainables.cache import default_cache
 from trainables.edit_loop import MetricRow
 from trainables.errors import EditingError
 from trainables.record_frequency import with_gece
 from trainables.workbench import Workbench
-from trainables.world import default_cache, ensure_backbone
+from trainables.world import ensure_backbone
 
 ROOT = Path(__file__).resolve().parents[1]
 SEEDS = (0, 1, 2)

@@ -10,13 +10,13 @@ import torch
 import yaml
 
 from trainables.artefacts import Artefacts, read_state, write_state
+from trainables.cache import default_cache
 from trainables.errors import DataError
 from trainables.interfaces import Backbone, Edit, EditMethod, EditReport
 from trainables.methods import build_config, get_method, method_settings
 from trainables.metrics.evaluator import GENERATED_TOKENS, greedy
 from trainables.prompts import edit_batch, tokenise
 from trainables.seeding import trial_generators
-from trainables.world import default_cache
 
 METHODS = Path(__file__).resolve().parents[1] / "search_spaces" / "method"
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Iterable, Sequence
@@ -87,11 +86,6 @@ class _Material:
     rows: tuple[Row, ...]
     probes: tuple[_Probe, ...]
     lines: tuple[int, ...] = ()  # of the user's file, counted from 1
-
-
-def default_cache() -> Path:
-    """Folder of this project below the user's cache folder."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "editing-sweeps"
 
 
 def ensure_backbone(

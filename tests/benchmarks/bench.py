@@ -1,4 +1,4 @@
-"""The command `make bench`: what a trial costs, as ratios and slopes within one run.
+r"""The command `make bench`: what a trial costs, as ratios and slopes within one run.
 
 `trial`  a lemoe_lora trial beside the naive way of naive.py, with the same scores
 `steps`  of each method: one optimisation step and one prompt, beside the whole model's
@@ -11,7 +11,13 @@ Only when asked for, since they take half an hour and some minutes:
 `scale`    10,000 trials of no_edit: time per trial, memory of the driver, replay, table
 `workers`  trials per minute of two workers against one
 
-    python tests/benchmarks/bench.py [only=trial|steps|edits|added|gpu|scale|workers]
+Only when asked for as well, since they take some minutes:
+
+`forecast`  of every method on two backbones: CPU-seconds and peak memory beside their forecast
+`shared`    training the embedded backbone beside another busy process
+
+    python tests/benchmarks/bench.py \
+        [only=trial|steps|edits|added|gpu|scale|workers|forecast|shared]
 
 Nothing here passes or fails a test: times depend on the machine. CPU seconds are those of one
 thread; shared caches move them by a quarter.
@@ -34,11 +40,15 @@ import torch
 
 sys.path[0] = str(Path(__file__).resolve().parents[2])
 
+from tests.benchmarks.shared import shared
+
 from orchestrator import config, plan
 from orchestrator.ledger import Ledger
+from tests.benchmarks.forecasts import forecasts
 from tests.benchmarks.naive import NaiveTrial
 from tests.benchmarks.per_method import line_of, method_cost
 from tests.benchmarks.scaling import many_trials, two_workers, verdict
+from trainables.cache import default_cache
 from trainables.drawing import draw
 from trainables.edit_loop import EditLoop
 from trainables.interfaces import Edit
@@ -46,7 +56,6 @@ from trainables.metrics.evaluator import Evaluator
 from trainables.prompts import edit_batch
 from trainables.sources import backbone_folder, open_source
 from trainables.workbench import Workbench
-from trainables.world import default_cache
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -209,7 +218,12 @@ PARTS: dict[str, Callable[[], None]] = {
     "added": added,
     "gpu": gpu,
 }
-LONG_PARTS: dict[str, Callable[[], None]] = {"scale": many_trials, "workers": two_workers}
+LONG_PARTS: dict[str, Callable[[], None]] = {
+    "scale": many_trials,
+    "workers": two_workers,
+    "forecast": forecasts,
+    "shared": shared,
+}
 
 
 def _spec(typed: str) -> plan.TrialSpec:

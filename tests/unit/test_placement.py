@@ -9,8 +9,6 @@ from orchestrator.placement import (
     Placement,
     Sharing,
     attainable,
-    memory_gib,
-    num_parameters,
     placement,
     placement_lines,
     preflight,
@@ -24,22 +22,6 @@ def spec(**backbone: object) -> TrialSpec:
     return TrialSpec("a", "b", 0, {}, {"name": "x", "dtype": "float32", **backbone}, {}, {}, {})
 
 
-def test_num_parameters_when_only_the_shape_is_known_then_it_is_counted() -> None:
-    shape = {"num_layers": 2, "hidden_size": 4, "ffn_size": 8, "vocabulary_size": 10}
-    # 2 x (4 x 16 + 3 x 4 x 8) + 10 x 4 = 2 x 160 + 40
-    assert num_parameters({**shape, "family": "llama"}) == 360
-    # without a gate: 2 x (64 + 64) + 40
-    assert num_parameters({**shape, "family": "gpt2"}) == 296
-    assert num_parameters({**shape, "num_parameters": 7}) == 7
-
-
-def test_memory_gib_when_stated_then_that_else_weights_and_a_fifth() -> None:
-    assert memory_gib(spec(memory_gib=3.5, num_parameters=2**30)) == 3.5
-    assert memory_gib(spec(weights_gib=10.0)) == pytest.approx(12.0)
-    assert memory_gib(spec(num_parameters=2**30)) == pytest.approx(4.8)  # 4 bytes x 1.2
-    assert memory_gib(spec(num_parameters=2**30, dtype="bfloat16")) == pytest.approx(2.4)
-
-
 def test_resources_when_a_backbone_is_small_then_it_shares_or_leaves_the_gpu() -> None:
     with_gpu = {"CPU": 8.0, "GPU": 1.0}
     assert resources(spec(memory_gib=0.4), with_gpu) == {"cpu": 1.0, "gpu": 0.0}
@@ -48,6 +30,37 @@ def test_resources_when_a_backbone_is_small_then_it_shares_or_leaves_the_gpu() -
     assert resources(spec(memory_gib=15.0))["gpu"] == 1.0
     assert resources(spec(memory_gib=15.0), gpu_gib=80.0)["gpu"] == 0.2  # five on 80 GiB
     assert resources(spec(memory_gib=60.0))["gpu"] == 3.0  # 60 / 24 = 2.5
+
+
+def test_resources_when_a_half_precision_file_is_run_in_float32_then_that_counts() -> None:
+    seven = {"num_layers": 32, "hidden_size": 4096, "ffn_size": 11008, "family": "llama"}
+    protocol = {"kind": "batch", "num_edits": 30}
+
+    def gpus(dtype: str) -> float:
+        backbone = {**seven, "name": "x", "num_parameters": 6_738_415_616, "dtype": dtype}
+        found = TrialSpec("a", "b", 0, {}, backbone, {}, protocol, {}, cost={"trains": "nothing"})
+        return resources(found)["gpu"]
+
+    assert gpus("float16") == 1.0  # 12.6 GiB and the process
+    assert gpus("float32") == 2.0  # 25.1 GiB, whatever the file holds
+
+
+def test_resources_when_only_the_rows_are_too_many_then_one_gpu_does() -> None:
+    """Running out of memory halves them; more than sixteen times fewer rows are not counted on."""
+    seven = {"num_layers": 32, "hidden_size": 4096, "ffn_size": 11008, "family": "llama"}
+    backbone = {**seven, "name": "x", "num_parameters": 6_738_415_616, "dtype": "bfloat16"}
+    method = {"edit_layer": 0, "num_steps": 1}
+
+    def gpus(num_edits: int) -> float:
+        protocol = {"kind": "batch", "num_edits": num_edits}
+        cost = {"trains": "weight"}
+        return resources(TrialSpec("a", "b", 0, method, backbone, {}, protocol, {}, cost=cost))[
+            "gpu"
+        ]
+
+    # 31.5 layers x 15 tokens x (8 x 4096 + 3 x 11008) x 2 bytes are .058 GiB an edit
+    assert gpus(200) == 1.0  # 11.6 GiB beside about 14
+    assert gpus(20_000) > 1.0
 
 
 def test_placement_when_nothing_is_asked_for_then_layers_are_spread_only_where_needed() -> None:
