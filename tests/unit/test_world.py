@@ -140,12 +140,3 @@ def test_unknown_backbone_is_refused_with_the_known_ones(tmp_path: Path) -> None
 def test_backbone_of_a_file_without_a_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BackboneError, match=r"dataset\.path is not set.*facts_zsre"):
         world.ensure_backbone("facts_zsre", tmp_path)
-
-
-def test_default_cache_follows_the_environment(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert world.default_cache() == tmp_path / "editing-sweeps"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    assert world.default_cache() == Path.home() / ".cache" / "editing-sweeps"
