@@ -142,7 +142,10 @@ def test_subject_absent_then_the_last_prompt_token_stands_in_and_is_counted(
     columns = rows.columns.tolist()[:3]
     assert columns == [lengths[0] - 1 - is_length, lengths[1] - 1, lengths[2] - 1]
     assert rows.owner.tolist() == [0, 1, 2, 0, 1]  # no KL row without any subject
-    assert apply(make(llama, tmp_path), llama, *edits).counts == {"subject_absent": 2}
+    assert apply(make(llama, tmp_path), llama, *edits).counts == {
+        "subject_absent": 2,
+        "covariance_from_edits": 1,  # the tiny checkpoint has no text of its own
+    }
 
 
 def test_vectors_when_below_stop_loss_then_stay_where_they_are(

@@ -6,9 +6,9 @@ the NLTK tool extracts named entities; several entities are averaged.
 Choices where the papers are silent:
 - NLTK's binary chunker on the decoded prompt: what an entity is, not of which class. Without its
   data nothing stands in for it: see moe/nltk_data.py.
-- It takes "Which" and the like for entities where a question begins with them: 573 of 4,352 prompts
-  of ZsRE and CounterFact. `content` takes such words off the front of an entity, and drops what
-  then is empty; `as_printed` keeps them.
+- It takes a lone "Which" or "Whom" for an entity, in 573 of 4,352 prompts of ZsRE and CounterFact.
+  `content` drops what consists of question words alone (titles begin with such words too);
+  `as_printed` keeps it.
 - Where subjects are asked for instead, those of all edits handed over so far are looked for in the
   prompt, the longest first. An edit's prompt and a question about it are thus read alike; the
   subject that belongs to a question is never asked for, because at inference it is not known.
@@ -152,7 +152,7 @@ def nltk_chunker(folder: Path | None = None, words: AnchorWords = "content") -> 
 
     Args:
         folder: Where to look for NLTK's data beside NLTK's own places.
-        words: Whether question words belong to an entity that begins with them.
+        words: Whether question words alone are an entity.
 
     Raises:
         ConfigError: If NLTK's data are missing.
@@ -182,8 +182,8 @@ def nltk_chunker(folder: Path | None = None, words: AnchorWords = "content") -> 
             length = len(node.leaves()) if hasattr(node, "label") else 1
             entity = bounds[index : index + length] if hasattr(node, "label") else []
             index += length
-            while words == "content" and entity and _is_question_word(text, entity[0]):
-                del entity[0]
+            if words == "content" and all(_is_question_word(text, span) for span in entity):
+                continue
             if entity:
                 found.append((entity[0][0], entity[-1][1]))
         return tuple(found)
