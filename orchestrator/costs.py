@@ -177,7 +177,7 @@ def work(spec: TrialSpec) -> Work:
     """
     shape, training = Shape.of(spec.backbone), training_of(spec)
     edits, batches = num_edits(spec.protocol), num_batches(spec.protocol)
-    steps = num_steps(spec) * batches
+    steps = num_steps(spec) * batches if training.trained else 0.0
     own = _per_edit(spec, "tokens_per_row")
     tokens = edits * training.rows * training.tokens
     layers = 4 * training.above * shape.layer + 6 * training.used

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -147,8 +148,8 @@ def test_memory_when_the_dtype_is_halved_then_the_weights_are() -> None:
 
 
 def test_memory_when_the_backbone_states_it_then_that() -> None:
-    stated = spec({"trains": "weight"})
-    stated.backbone = {**SMALL, "memory_gib": 3.5}
+    plain = spec({"trains": "weight"})
+    stated = replace(plain, backbone={**SMALL, "memory_gib": 3.5})
     assert memory(stated).peak_gib == 3.5
 
 

@@ -1,10 +1,17 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from orchestrator.estimate import SECONDS_PER_TRIAL, START_SECONDS, forecast, rough_seconds
+from orchestrator.estimate import (
+    SECONDS_PER_TRIAL,
+    START_SECONDS,
+    forecast,
+    once_seconds,
+    rough_seconds,
+)
 from orchestrator.plan import TrialSpec
 
 TINY = {
@@ -12,6 +19,7 @@ TINY = {
     "num_layers": 4,
     "hidden_size": 10,
     "ffn_size": 30,
+    "vocabulary_size": 100,
     "memory_gib": 0.5,
     "dtype": "float32",
 }
@@ -49,16 +57,19 @@ def test_forecast_when_the_size_differs_then_the_nearest_is_scaled_by_operations
     assert made.cpu_seconds == pytest.approx(9.0, rel=0.1)
     deeper = spec(method={**small.method, "edit_layer": 0})
     made = forecast([deeper], ends[:1], workers=1, cpu_flops=1e6)
-    # trained through 4 layers instead of 2: 12e6 + 12e6 operations instead of 6e6 + 12e6
-    assert made.cpu_seconds == pytest.approx(3.0 * 24 / 18, rel=0.01)
+    # 3.5 layers above instead of 1.5: 31.86e6 operations instead of 26.46e6, counted as below
+    assert made.cpu_seconds == pytest.approx(3.0 * 31.86 / 26.46, rel=0.01)
 
 
 def test_forecast_when_nothing_is_known_then_operations_are_counted_and_it_is_rough() -> None:
-    # a layer: 4 x 10 x 10 + 2 x 10 x 30 = 1000 parameters; 10 edits x 15 tokens = 150
-    # trained: 150 x 1000 x 4 x 2 layers x 5 steps = 6e6; read: 150 x 1000 x 2 x 4 layers x 10
-    # prompts = 12e6; at 1e6 a second 18 s
-    # calls: 2 x 2 layers x 5 steps + 4 x 10 x 10 / 16 = 45 of .7 ms; 5 ms per step, .5 s per trial
-    expected = 18 + 45 * 7e-4 + 5 * 5e-3 + 0.5
+    # a layer: 4 x 10 x 10 + 2 x 10 x 30 = 1000 parameters, a projection 300; 10 edits x 15 tokens
+    # in 5 steps: 150 x (4 x 1.5 layers x 1000 + 2 x 300), scores 10 x 3 x 4 x 100 x 10: 5.55e6
+    # once through the 2.5 layers below: 150 x 2 x 2.5 x 1000 = .75e6
+    # 16 prompts an edit, half before and half after: 160 x (15 x 2 x 4 x 1000 + 3 x 2 x 100 x 10)
+    # = 20.16e6; at 1e6 a second 26.46 s
+    # calls: 2 x 1.5 x 5 + 4 x 160 / 16 = 55 of .5 ms; 3 ms a step; 60 bytes x 300 x 5 at 5e9;
+    # .1 s a trial
+    expected = 26.46 + 55 * 5e-4 + 5 * 3e-3 + 60 * 300 * 5 / 5e9 + 0.1
     assert rough_seconds(spec(), 1e6) == pytest.approx(expected)
     made = forecast(
         [spec(), spec(module="other")], [end(1.0, spec(module="other"))], workers=1, cpu_flops=1e6
@@ -91,7 +102,56 @@ def test_forecast_when_a_curve_is_measured_then_plain_trials_say_nothing_of_it()
     plain, curved = spec(protocol=stream), spec(protocol={**stream, "curve": True})
     assert forecast([curved], [end(3.0, plain)], workers=1).is_rough
     assert forecast([curved], [end(3.0, curved)], workers=1).cpu_seconds == pytest.approx(3.0)
-    # ten batches: an edit is read again after 5.5 of them on average, 5 prompts beside the 10
-    # more operations: 150 tokens x 1000 x 2 x 4 layers x 5; more calls: 4 x 5 x 10 / 16
-    more = 6e6 / 1e6 + 12.5 * 7e-4
+    # ten batches: an edit is read again after 5.5 of them on average, 5 prompts beside the 24: more
+    # operations: 50 x (15 x 2 x 4 x 1000 + 6000); more calls: 4 x 5 x 10 / 16
+    more = 6.3e6 / 1e6 + 12.5 * 5e-4
     assert rough_seconds(curved, 1e6) - rough_seconds(plain, 1e6) == pytest.approx(more)
+
+
+def test_forecast_when_a_trial_shared_its_cpu_then_its_cpu_seconds_count_not_its_wall_time() -> (
+    None
+):
+    row = end(280.0, spec()) | {"metrics": {"cpu_seconds": 28.0}}
+    assert forecast([spec()], [row], workers=1).cpu_seconds == pytest.approx(28.0)
+    # half of the trial was the start of its process, by the wall and so by the CPU
+    own = {"edit_seconds": 100.0, "evaluation_seconds": 40.0}
+    row["metrics"] |= own
+    assert forecast([spec()], [row], workers=1).cpu_seconds == pytest.approx(
+        14.0 + SECONDS_PER_TRIAL
+    )
+
+
+def test_forecast_when_a_row_comes_from_a_gpu_then_its_wall_time_counts() -> None:
+    row = end(100.0, spec()) | {"metrics": {"cpu_seconds": 250.0}, "gpu": "a card"}
+    assert forecast([spec()], [row], workers=1).cpu_seconds == pytest.approx(100.0)
+
+
+def test_forecast_when_there_are_more_workers_than_cpus_then_wall_time_follows_the_cpus() -> None:
+    ends = [end(10.0, spec())]
+    assert forecast([spec()] * 8, ends, workers=8).wall_seconds == pytest.approx(
+        START_SECONDS + 10.0
+    )
+    made = forecast([spec()] * 8, ends, workers=8, cpus=2)
+    assert made.wall_seconds == pytest.approx(START_SECONDS + 40.0)
+    assert made.memory_gib == pytest.approx(4.0)  # eight lie there all the same
+
+
+def test_forecast_when_an_earlier_trial_chose_otherwise_then_it_says_nothing() -> None:
+    """Another kind of expert, or a folder of the same name with another shape, is other work."""
+    method = spec().method
+    ffn, lora = (spec(method={**method, "expert": kind}) for kind in ("ffn", "lora"))
+    assert forecast([lora], [end(3.0, ffn)], workers=1).is_rough
+    assert not forecast([lora], [end(3.0, lora)], workers=1).is_rough
+    wider = spec(backbone={**TINY, "hidden_size": 20})
+    assert forecast([wider], [end(3.0, spec())], workers=1).is_rough
+
+
+def test_forecast_when_something_is_made_for_all_trials_then_it_counts_once() -> None:
+    memit = {"name": "m", "module": "m", "layers": [0, 1], "covariance_tokens_per_dim": 10}
+    arms = [spec(method={**memit, "v_lr": rate}) for rate in (0.1, 0.2)]
+    arms = [replace(arm, cost={"trains": "vectors"}) for arm in arms]
+    # 300 tokens x 2 x (2 x 1000 + 2 x 900) + 12 x 27,000 operations, and 300 / 4096 x 4 calls
+    once = 2.604 + 300 / 4096 * 4 * 5e-4
+    assert once_seconds(arms, cpu_flops=1e6) == pytest.approx(once)
+    together = forecast(arms, [], workers=1, cpu_flops=1e6).cpu_seconds
+    assert together == pytest.approx(once + sum(rough_seconds(arm, 1e6) for arm in arms))

@@ -4,11 +4,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import save_file
 
 from orchestrator import config
+from orchestrator.backbones import read_shape
 from orchestrator.errors import UsageError
 from orchestrator.plan import Plan, expand
 from tests.unit.small_spaces import write_small_spaces
@@ -403,3 +406,18 @@ def test_expand_when_a_checkpoint_cannot_be_used_then_it_says_why(
     local = checkpoint(tmp_path / "bad", weights, **values)
     with pytest.raises(UsageError, match=part):
         plan(folder, "ablation=ranks", f"backbone.model={local}")
+
+
+def test_read_shape_when_weights_are_stored_in_half_precision_then_their_number_counts(
+    tmp_path: Path,
+) -> None:
+    shape = {"num_hidden_layers": 1, "hidden_size": 4, "intermediate_size": 8, "vocab_size": 10}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", **shape}))
+    tensors = {"a": np.zeros((4, 8), np.float16), "b": np.zeros(4, np.float16)}
+    save_file(tensors, tmp_path / "one.safetensors")
+    save_file({"c": np.zeros((10, 4), np.float32)}, tmp_path / "two.safetensors")
+    found = read_shape(tmp_path, "x")
+    assert found["num_parameters"] == 32 + 4 + 40
+    assert found["vocabulary_size"] == 10
+    (tmp_path / "two.safetensors").write_bytes(b"version https://git-lfs")
+    assert read_shape(tmp_path, "x")["num_parameters"] is None
