@@ -51,7 +51,7 @@ def set_environment(cluster: str) -> None:
 
 
 @contextmanager
-def running_ray(cluster: str, workers: int | None, gpus: int) -> Iterator[None]:
+def running_ray(cluster: str, workers: int | None, gpus: int = 0) -> Iterator[None]:
     """Ray, quiet, for the time of the block; left, or shut down, at its end.
 
     Args:
