@@ -19,6 +19,7 @@ from orchestrator.addresses import AUTO as AUTO
 from orchestrator.addresses import LOCAL as LOCAL
 from orchestrator.errors import UsageError
 from orchestrator.placement import Supply, attainable
+from orchestrator.threads import usable_cpus
 
 SCALING = Path("~/ray_bootstrap_config.yaml")
 _CONNECT_SECONDS = 10.0
@@ -26,9 +27,10 @@ _CONNECT_SECONDS = 10.0
 _LONGEST_SOCKET = 103 if sys.platform == "darwin" else 107
 _BELOW_FOLDER = len("/session_2026-01-31_23-59-59_123456_1234567/sockets/plasma_store")
 _SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")
+_NICENESS = "RAY_worker_niceness"
 
 
-def set_environment(cluster: str) -> None:
+def set_environment(cluster: str, niceness: int = 0) -> None:
     """What Ray reads when it is imported; call it before.
 
     Ray runs whatever reaches its port, which others on the machine and on its network can see, for
@@ -38,6 +40,8 @@ def set_environment(cluster: str) -> None:
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     if cluster == LOCAL:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        if niceness or _NICENESS not in os.environ:
+            os.environ[_NICENESS] = str(max(niceness, os.nice(0)))
     # The old output engine is the one that can be silenced.
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -57,7 +61,7 @@ def running_ray(cluster: str, workers: int | None, gpus: int = 0) -> Iterator[No
     Args:
         cluster: `local` starts one here, `auto` joins the one that this machine belongs to, an
             address (`host:port`) that one.
-        workers: CPUs of a local Ray; None: all.
+        workers: CPUs of a local Ray; None: all that this process may use.
         gpus: GPUs of a local Ray: those that torch can use, which may be fewer than Ray finds.
 
     Raises:
@@ -72,7 +76,7 @@ def running_ray(cluster: str, workers: int | None, gpus: int = 0) -> Iterator[No
     try:
         ray.init(
             address=cluster,
-            num_cpus=workers if is_local else None,
+            num_cpus=(workers or usable_cpus()) if is_local else None,
             num_gpus=gpus if is_local else None,
             include_dashboard=False if is_local else None,
             log_to_driver=False,
@@ -192,6 +196,19 @@ def read_scaling(path: Path) -> Mapping[str, Any]:
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return {}
     return loaded if isinstance(loaded, dict) else {}
+
+
+def check_niceness(cluster: str, niceness: int) -> None:
+    """Returns if the workers' niceness can be set: whoever starts a cluster decides it there.
+
+    Raises:
+        UsageError: If it is given for a cluster that runs already.
+    """
+    if niceness and cluster != LOCAL:
+        raise UsageError(
+            f"niceness={niceness}: the workers of cluster={cluster} have that of their own start "
+            f"({_NICENESS}={niceness} before `ray start`); it is for cluster=local"
+        )
 
 
 def check_address(cluster: str) -> None:

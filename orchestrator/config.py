@@ -143,6 +143,7 @@ class SweepConfig(_Model):
         cluster: `local`: a Ray of this machine's own; `auto`, or an address: one that runs already.
         mlflow: Address of an MLflow server; None: the database in the store.
         copies: Address on object storage where the store's results are copied to; see `copies`.
+        niceness: Of the workers of a local Ray; Ray's own 15 starves them beside other work.
         parallel, gpus_per_trial, gpu_gib: see `placement.Sharing`.
         max_trial_seconds: A trial that takes longer has failed.
         max_silent_seconds: A sweep in which nothing moves for so long ends; None: never.
@@ -166,6 +167,7 @@ class SweepConfig(_Model):
     rerun: Rerun | None = None
     store: Annotated[str, Field(min_length=1)] = "results"
     workers: Count | None = None
+    niceness: Annotated[int, Field(ge=0, le=19, strict=True)] = 0
     cluster: Annotated[str, AfterValidator(cluster_address)] = LOCAL
     mlflow: Annotated[str, AfterValidator(mlflow_server)] | None = None
     copies: Annotated[str, AfterValidator(object_storage)] | None = None

@@ -246,7 +246,7 @@ class Sweep:
             keep_packages(self._store, self._provenance["packages"])
             if self._copies is not None:
                 self._copies.begin(self._ledger.path)
-            set_environment(self._config.cluster)
+            set_environment(self._config.cluster, self._config.niceness)
             from orchestrator.tuning import Tuning  # heavy: ray
 
             self._tuning = Tuning(

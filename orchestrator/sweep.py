@@ -20,6 +20,7 @@ from orchestrator import config, listing, plan
 from orchestrator.arguments import options, parser
 from orchestrator.errors import UsageError
 from orchestrator.provenance import ROOT  # `ray submit` copies this file elsewhere
+from orchestrator.threads import wait_passively
 
 USAGE_ERROR, FAILED, INTERRUPTED = 2, 1, 130
 
@@ -141,4 +142,5 @@ def run(expanded: plan.Plan, typed: argparse.Namespace, arguments: Sequence[str]
 
 if __name__ == "__main__":
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    wait_passively()
     sys.exit(main(sys.argv[1:]))

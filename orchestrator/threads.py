@@ -1,0 +1,35 @@
+"""What the processes of a sweep wait like, and how many threads they get; before torch comes."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+
+
+def wait_passively() -> None:
+    """Let threads of OpenMP sleep while they wait; call it before torch is imported.
+
+    By default they spin, so that one that shares its core with another process holds up all
+    others: training then takes many times as long. libgomp, which torch brings, reads the first;
+    the second is of Intel's and LLVM's run-time. What the user has set stays. Ray's workers inherit
+    both from a driver that starts Ray.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    os.environ.setdefault("KMP_BLOCKTIME", "0")
+
+
+def usable_cpus(quota: Path = _QUOTA) -> int:
+    """CPUs that this process may use: of its affinity, and no more than its control group's share.
+
+    Of a container with a share of a large machine `os.cpu_count()` counts all.
+    """
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    count = allowed or 1
+    try:
+        most, period = quota.read_text().split()
+        return max(1, min(count, math.ceil(int(most) / int(period))))
+    except (OSError, ValueError):  # none there, or `max`: no limit
+        return count
