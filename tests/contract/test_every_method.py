@@ -6,7 +6,6 @@ are made to fit the tiny backbones by the name of the field.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,9 @@ from trainables.artefacts import Artefacts, read_state, write_state
 from trainables.backbones.loading import load_backbone
 from trainables.backbones.pristine import Pristine
 from trainables.backbones.split import PrefixCache, Split
-from trainables.errors import ConfigError
 from trainables.interfaces import Backbone, DecodeState, Edit, EditMethod
 from trainables.methods import build_config, get_method, method_settings
-from trainables.moe.entities import Chunker, nltk_chunker
+from trainables.moe.entities import Chunker
 from trainables.optimise import target_loss
 from trainables.prompts import Row, collate, edit_batch, row_index, tokenise
 from trainables.route_rows import Routed
@@ -63,16 +61,6 @@ TRAINING = (
 PROMPTS = ("The capital of Fooland is", "Who wrote The Long Tide?", "Ada Quell works for")
 
 pytestmark = pytest.mark.parametrize("name", METHODS)
-
-
-@pytest.fixture(scope="session")
-def chunker() -> Chunker:
-    """A tool that takes seconds to load; it answers alike whoever used it before."""
-    data = os.environ.get("EDITING_DATA")
-    try:
-        return nltk_chunker(Path(data) / "nltk_data" if data else None)
-    except ConfigError:  # without NLTK's data: some name is found in every prompt
-        return lambda text: [(0, text.find(" "))] if " " in text else []
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ from tests.contract.test_every_method import (
     apply,
     artefacts,
     batch_loss,
-    chunker,
     make,
     with_chunker,
 )
@@ -26,7 +25,7 @@ from trainables.interfaces import Backbone
 from trainables.moe.entities import Chunker
 from trainables.prompts import edit_batch
 
-__all__ = ["artefacts", "chunker"]  # fixtures
+__all__ = ["artefacts"]  # a fixture
 NARROW: tuple[Dtype, ...] = ("float16", "bfloat16")
 # One arm of each module; the others differ in settings alone.
 _REPEATED = ("conventional_moe", "ft_l", "lemoe_lora", "wise_merge")

@@ -171,7 +171,8 @@ def test_dtype_when_a_weight_is_beyond_its_range_then_refused(
     held[down(llama_folder)].view(-1)[0] = 70000.0  # float16 ends at 65504
     store(llama_folder, held)
     load_backbone(llama_folder, dtype="bfloat16")
-    wanted = spec(llama_folder, "zsre", None)
+    data = write(tmp_path / "zsre.jsonl", [zsre_line(number) for number in range(40)])
+    wanted = spec(llama_folder, "zsre", data)
     wanted["backbone"]["dtype"] = "float16"
     for refuse in (
         lambda: Validator(tmp_path).validate(wanted),

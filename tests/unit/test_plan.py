@@ -386,7 +386,7 @@ def test_expand_when_a_folder_has_the_yamls_shape_then_it_keeps_its_name(
     folder: Path, tmp_path: Path
 ) -> None:
     shape = {"num_hidden_layers": 32, "hidden_size": 4096, "intermediate_size": 11008}
-    local = checkpoint(tmp_path / "copy", "a.safetensors", model_type="llama", **shape)
+    local = checkpoint(tmp_path / "copy", "model.safetensors", model_type="llama", **shape)
     trial = plan(folder, "ablation=ranks", "backbone=big", f"backbone.model={local}").trials[0]
     assert trial.backbone["name"] == "big"
     assert trial.backbone["model"] == str(local)
@@ -396,8 +396,8 @@ def test_expand_when_a_folder_has_the_yamls_shape_then_it_keeps_its_name(
     ("weights", "values", "part"),
     [
         ("pytorch_model.bin", {"model_type": "llama"}, "only pytorch_model.bin"),
-        ("a.safetensors", {"model_type": "t5"}, "'t5' is not known; known: bloom, gpt2, llama"),
-        ("a.safetensors", {"model_type": "llama"}, "does not state depth and width"),
+        ("model.safetensors", {"model_type": "t5"}, "'t5' is not known; known: bloom, gpt2, llama"),
+        ("model.safetensors", {"model_type": "llama"}, "does not state depth and width"),
     ],
 )
 def test_expand_when_a_checkpoint_cannot_be_used_then_it_says_why(
@@ -416,6 +416,8 @@ def test_read_shape_when_weights_are_stored_in_half_precision_then_their_number_
     tensors = {"a": np.zeros((4, 8), np.float16), "b": np.zeros(4, np.float16)}
     save_file(tensors, tmp_path / "one.safetensors")
     save_file({"c": np.zeros((10, 4), np.float32)}, tmp_path / "two.safetensors")
+    files = {"a": "one.safetensors", "b": "one.safetensors", "c": "two.safetensors"}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": files}))
     found = read_shape(tmp_path, "x")
     assert found["num_parameters"] == 32 + 4 + 40
     assert found["vocabulary_size"] == 10

@@ -13,6 +13,7 @@ from orchestrator.dry_run import dry_run
 from orchestrator.errors import UsageError
 from orchestrator.rows import Options
 from orchestrator.spaces import REPOSITORY
+from orchestrator.waiting import Waiting
 from tests.unit.file_trials import write, zsre_line
 
 LORA = "ablation=lemoe_lora"
@@ -59,7 +60,7 @@ def test_precheck_when_something_cannot_work_then_dry_run_and_sweep_say_the_same
     with pytest.raises(UsageError) as dry:
         dry_run(wrong, Options())
     with pytest.raises(UsageError) as run:
-        launch.run(wrong, Options())
+        launch.run(wrong, Options(), Waiting(""))
     assert words in str(dry.value)
     assert str(dry.value) == str(run.value)
     assert not (tmp_path / "store").exists()

@@ -16,11 +16,21 @@ from accelerate.utils import compute_module_sizes
 from transformers import AutoModelForCausalLM
 
 from tests.conftest import FAMILIES, tiny_config
-from tests.contract.test_every_method import EDITS, METHODS, MORE_EDITS, TINY, answers, apply, make
+from tests.contract.test_every_method import (
+    EDITS,
+    METHODS,
+    MORE_EDITS,
+    TINY,
+    answers,
+    apply,
+    make,
+    with_chunker,
+)
 from trainables.artefacts import Artefacts
 from trainables.backbones.families import get_family
 from trainables.backbones.sharding import device_map
 from trainables.interfaces import Backbone
+from trainables.moe.entities import Chunker
 
 HOME = (1, 2)  # the layers that the methods edit
 
@@ -68,14 +78,15 @@ def scattered(backbone: Backbone, folder: Path) -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_method_on_a_scattered_backbone_makes_and_answers_what_it_does_on_a_whole_one(
-    name: str, llama: Backbone, tmp_path: Path
+    name: str, llama: Backbone, tmp_path: Path, chunker: Chunker
 ) -> None:
     assert {TINY["edit_layer"], *TINY["layers"]} == set(HOME)
     found = []
     for is_scattered in (False, True):
         if is_scattered:
             scattered(llama, tmp_path / "weights")
-        method = make(name, llama, Artefacts(tmp_path / f"artefacts-{is_scattered}"))
+        artefacts = with_chunker(tmp_path / f"artefacts-{is_scattered}", chunker)
+        method = make(name, llama, artefacts)
         for edits in (EDITS, MORE_EDITS):
             apply(method, llama, edits)
         found.append((answers(method, llama), method.state().tensors))
