@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -37,7 +36,7 @@ from orchestrator.scheduling import (
     tune_distribution,
 )
 from orchestrator.space import Distribution
-from orchestrator.watchdog import Watchdog
+from orchestrator.watchdog import PulseTaker, Watchdog
 from trainables.trial import EditTrial
 from trainables.trial_run import Runtime
 
@@ -206,8 +205,12 @@ class Tuning:
             pulses=self._scratch / "pulses",
         )
         events = _Events(self._listener, scheduler, self._interruption, nodes)
+        pulses = PulseTaker(runtime.pulses, self._config.max_silent_seconds)
         watchdog = Watchdog(
-            self._interruption, self._config.max_silent_seconds, events.sign_of_life, events.due
+            self._interruption,
+            self._config.max_silent_seconds,
+            lambda: (events.num_moves, pulses.latest()),
+            events.due,
         )
         # Tune's own record of its trials; the ledger has all of it that counts.
         scratch = self._scratch / uuid.uuid4().hex[:8]
@@ -285,17 +288,12 @@ class _Events(tune.Callback):
         self._nodes = nodes
         self._left_out = frozenset(nodes.unfit)  # from the beginning of this Tuner on
         self._trials: Sequence[Any] = ()  # all that Tune knows
-        self._num_moves = 0
+        self.num_moves = 0  # of trials: another number whenever one began, reported or ended
         self.heard: set[str] = set()  # trials of which the listener knows what became of them
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles its callbacks for a restore that this project never asks of it.
         return {}
-
-    def sign_of_life(self) -> object:
-        """Another value whenever something moved or a trial is being computed."""
-        is_computing = any(trial.status == "RUNNING" for trial in tuple(self._trials))
-        return time.monotonic() if is_computing else self._num_moves
 
     def due(self) -> str:
         """How many trials are waited for, in words."""
@@ -306,15 +304,15 @@ class _Events(tune.Callback):
         self._trials = trials
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._num_moves += 1
+        self.num_moves += 1
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._num_moves += 1
+        self.num_moves += 1
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        self._num_moves += 1
+        self.num_moves += 1
         key, row = trial.config["trial_key"], json.loads(result["row"])
         if row["done"]:
             self.heard.add(key)
@@ -328,13 +326,13 @@ class _Events(tune.Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         key = trial.config["trial_key"]
-        self._num_moves += 1
+        self.num_moves += 1
         if key in self._stopped:
             self.heard.add(key)
             self._tell(self._listener.on_stopped, key, self._stopped[key])
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._num_moves += 1
+        self.num_moves += 1
         self.heard.add(trial.config["trial_key"])
         self._nodes.look()  # one without the code shows it here alone
         if self._nodes.unfit.keys() - self._left_out:

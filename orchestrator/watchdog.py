@@ -2,16 +2,46 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import TracebackType
 
 from orchestrator.errors import StandstillError
 from orchestrator.interruption import Interruption
+from trainables.pulse import latest_pulse
 
 LOOK_SECONDS = 1.0
+PULSE_SECONDS = (
+    30.0  # between two looks at the files of all running trials, which may be a thousand
+)
 HEARD_SECONDS = 5.0  # in which a loop that is not stuck has ended when it is told to
+
+
+class PulseTaker:
+    """The last sign of life of any running trial, looked for now and then."""
+
+    def __init__(
+        self,
+        folder: Path | None,
+        max_silent_seconds: float | None,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Nothing is read yet; `folder` as in `trainables.pulse`."""
+        self._folder = folder
+        self._between = min(PULSE_SECONDS, (max_silent_seconds or PULSE_SECONDS) / 4)
+        self._monotonic = monotonic
+        self._felt: float | None = None
+        self._felt_at = -math.inf
+
+    def latest(self) -> float | None:
+        """As `latest_pulse`, as of when it was looked for."""
+        now = self._monotonic()
+        if self._folder is not None and now - self._felt_at >= self._between:
+            self._felt, self._felt_at = latest_pulse(self._folder), now
+        return self._felt
 
 
 class Watchdog:

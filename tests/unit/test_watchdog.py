@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import threading
+from pathlib import Path
 
 import pytest
 
 from orchestrator import watchdog as module
 from orchestrator.errors import StandstillError
 from orchestrator.interruption import Interruption
-from orchestrator.watchdog import HEARD_SECONDS, Watchdog
+from orchestrator.watchdog import HEARD_SECONDS, PulseTaker, Watchdog
+from trainables.pulse import Pulse
 
 
 class Clock:
@@ -78,3 +81,22 @@ def test_loop_that_is_stuck_is_left_though_it_asks_nobody(
 
     with pytest.raises(StandstillError if is_failure else KeyboardInterrupt):
         run()
+
+
+def test_pulse_taker_looks_at_the_files_now_and_then_alone(tmp_path: Path) -> None:
+    now = 0.0
+    taker = PulseTaker(tmp_path, 20.0, lambda: now)
+    assert taker.latest() is None
+    file = tmp_path / "key.json"
+    pulse = Pulse(tmp_path, lambda: 100.0 + now)
+    pulse.begin("key", "name")
+    now = 3.0  # a trial says nothing before it has taken two seconds
+    pulse.write()
+    assert taker.latest() is None  # 20 / 4 = 5 seconds have not passed
+    now = 5.0
+    assert file.is_file()
+    first = taker.latest()
+    assert first is not None
+    os.utime(file, (first + 1, first + 1))
+    now = 10.0
+    assert taker.latest() == first + 1
