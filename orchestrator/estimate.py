@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
-from orchestrator.costs import Work, num_batches, work, work_once
+from orchestrator.costs import Work, work, work_once
 from orchestrator.placement import AS_FITS, Sharing, memory_gib, placement, resources
 from orchestrator.specs import TrialSpec
+from orchestrator.training_costs import num_batches
 
 # One thread of a present-day server, float32: matrix products of a model's sizes, with what stands
 # between them.

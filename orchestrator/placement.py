@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from orchestrator.costs import Shape, memory
+from orchestrator.costs import memory
 from orchestrator.errors import UsageError
 from orchestrator.specs import TrialSpec
+from orchestrator.training_costs import Shape
 
 GPU_GIB = 24.0  # the RTX 3090 on which LEMoE was measured; larger cards only fit more trials
 # Of weights: above this a CPU trial would take hours; below the other, one core is faster than the

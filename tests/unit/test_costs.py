@@ -6,22 +6,18 @@ from typing import Any
 import pytest
 
 from orchestrator import config
-from orchestrator.costs import (
-    GIB,
-    KINDS,
-    PROCESS_GIB,
-    Shape,
-    layer_parameters,
-    memory,
-    num_parameters,
-    num_steps,
-    training_of,
-    work,
-    work_once,
-)
+from orchestrator.costs import PROCESS_GIB, memory, num_steps, work, work_once
 from orchestrator.errors import UsageError
 from orchestrator.plan import TrialSpec, expand
 from orchestrator.spaces import SearchSpaces
+from orchestrator.training_costs import (
+    GIB,
+    KINDS,
+    Shape,
+    layer_parameters,
+    num_parameters,
+    training_of,
+)
 
 SMALL = {
     "name": "small",
