@@ -189,6 +189,26 @@ def widest(placements: Iterable[Placement]) -> Placement:
     )
 
 
+def at_a_time(
+    need: Placement, specs: Iterable[TrialSpec], cluster_resources: Mapping[str, float]
+) -> int:
+    """Trials that a cluster has room for at a time, by CPUs and, without GPUs, by memory.
+
+    Ray counts the GPUs itself. Memory is what the largest trial needs, in each of its processes.
+
+    Args:
+        need: What each trial takes.
+        specs: The trials; at least one.
+        cluster_resources: Of all nodes together.
+    """
+    by_cpus = int(cluster_resources["CPU"] // need.cpus)
+    memory = cluster_resources.get("memory")
+    if need.gpu or memory is None:
+        return max(1, by_cpus)
+    largest = max(memory_gib(spec) for spec in specs) * need.num_bundles
+    return max(1, min(by_cpus, int(memory / 2**30 // largest)))
+
+
 def placement_lines(specs: Iterable[TrialSpec], sharing: Sharing) -> list[str]:
     """For each backbone whose trials take more than one GPU or process: how many, and why."""
     lines = {}

@@ -26,7 +26,14 @@ from orchestrator.config import SweepConfig
 from orchestrator.errors import LedgerError, UsageError
 from orchestrator.interruption import Interruption
 from orchestrator.nodes import MOST_UNFIT, Demands, Nodes
-from orchestrator.placement import Placement, Supply, placement, preflight, widest
+from orchestrator.placement import (
+    Placement,
+    Supply,
+    at_a_time,
+    placement,
+    preflight,
+    widest,
+)
 from orchestrator.plan import TrialSpec
 from orchestrator.rows import MAX_RETRIES, Cell, Row, Settled
 from orchestrator.scheduling import (
@@ -222,9 +229,8 @@ class Tuning:
                 search_alg=search_alg,
                 num_samples=1 if search_alg is None else -1,
                 scheduler=scheduler,
-                max_concurrent_trials=(
-                    self._config.workers or max(1, int(self._supply.total["CPU"] // need.cpus))
-                ),
+                max_concurrent_trials=self._config.workers
+                or at_a_time(need, (cell.spec for cell in cells), self._supply.total),
                 reuse_actors=True,
                 trial_dirname_creator=lambda trial: trial.trial_id,
             ),

@@ -8,6 +8,7 @@ from orchestrator.errors import UsageError
 from orchestrator.placement import (
     Placement,
     Sharing,
+    at_a_time,
     attainable,
     placement,
     placement_lines,
@@ -200,3 +201,22 @@ def test_preflight_when_no_single_node_may_hold_it_then_it_says_what_nodes_there
         preflight(spec(memory_gib=110.0), supply.total, nodes=supply.nodes)
     with pytest.raises(UsageError, match=r"needs 13 GPU per trial .*; the cluster has 11 GPU"):
         preflight(spec(memory_gib=300.0), supply.total, nodes=supply.nodes)
+
+
+@pytest.mark.parametrize(
+    ("memory_gib", "expected"),
+    [(1.0, 8), (3.0, 3), (20.0, 1), (None, 8)],  # 8 CPUs; 10 / 3 = 3.3; one runs in any case
+)
+def test_at_a_time_when_memory_is_short_then_it_decides(
+    memory_gib: float | None, expected: int
+) -> None:
+    there = {"CPU": 8.0, "memory": 10.0 * 2**30}
+    if memory_gib is None:  # of a cluster that does not say how much it has
+        memory_gib = 3.0
+        del there["memory"]
+    need = Placement("none", 1.0, 0.0)
+    assert at_a_time(need, [spec(memory_gib=0.5), spec(memory_gib=memory_gib)], there) == expected
+    on_gpu = Placement("none", 1.0, 0.5)
+    assert at_a_time(on_gpu, [spec(memory_gib=20.0)], there) == 8  # the GPU's memory is meant
+    two = Placement("data", 1.0, 0.0, 2)
+    assert at_a_time(two, [spec(memory_gib=1.0)], there) == 4  # two CPUs each
