@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from orchestrator.backbones import read_shape
 from orchestrator.errors import UsageError
@@ -19,21 +21,26 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def store(path: Path, **sizes: int) -> None:
+    save_file({name: np.zeros(size, np.float32) for name, size in sizes.items()}, path)
+
+
 def test_read_shape_when_other_files_lie_beside_the_weights_then_they_do_not_count(
     folder: Path,
 ) -> None:
-    (folder / "model.safetensors").write_bytes(bytes(2**20))
+    store(folder / "model.safetensors", a=6)
     for name in ("adapter_model.safetensors", "consolidated.safetensors"):
-        (folder / name).write_bytes(bytes(2**20))
-    assert read_shape(folder, "x")["weights_gib"] == 2**20 / 2**30
+        store(folder / name, b=50)
+    assert read_shape(folder, "x")["num_parameters"] == 6
 
 
 def test_read_shape_when_an_index_names_the_weights_then_those_count(folder: Path) -> None:
     places = {"a": "model-1.safetensors", "b": "model-2.safetensors", "c": "model-1.safetensors"}
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
-    for name in ("model-1.safetensors", "model-2.safetensors", "consolidated.safetensors"):
-        (folder / name).write_bytes(bytes(2**20))
-    assert read_shape(folder, "x")["weights_gib"] == 2 * 2**20 / 2**30
+    store(folder / "model-1.safetensors", a=2, c=3)
+    store(folder / "model-2.safetensors", b=4)
+    store(folder / "consolidated.safetensors", a=2, b=4, c=3)
+    assert read_shape(folder, "x")["num_parameters"] == 2 + 3 + 4
 
 
 def test_read_shape_when_there_is_an_adapter_alone_then_refused(folder: Path) -> None:
