@@ -256,6 +256,9 @@ class Resolver:
             origins["protocol.order"] = Origin("the method's own" if own else "default")
         resolved = settled(protocol)
         resolved["order"] = protocol.order or own or "given"
+        is_one_order = "protocol.order" not in values  # of several some may obey
+        if is_one_order and "order_seed" in typed and protocol.order_seed is not None:
+            _check_order_seed(protocol.order_seed, resolved["order"])
         if "num_edits" in typed and protocol.num_edits != resolved["num_edits"]:
             raise UsageError(
                 f"protocol.num_edits={protocol.num_edits}: here it follows from other counts and "
@@ -275,6 +278,15 @@ def _is_typed(key: str, values: Mapping[str, Swept], origins: Mapping[str, Origi
     """Whether a key of the protocol was given on the command line."""
     axis = values.get(f"protocol.{key}")
     return axis.own_units if axis else origins[f"protocol.{key}"].source == COMMAND_LINE
+
+
+def _check_order_seed(order_seed: int, order: str) -> None:
+    """Raises UsageError for the seed of an order that is drawn by none."""
+    if order in ("given", "hierarchical"):
+        raise UsageError(
+            f"protocol.order_seed={order_seed}: protocol.order={order} draws nothing; "
+            "it is for protocol.order=random or one of kmeans"
+        )
 
 
 def _check_use(protocol: Protocol, typed: set[str]) -> None:

@@ -47,3 +47,20 @@ def test_read_shape_when_there_is_an_adapter_alone_then_refused(folder: Path) ->
     (folder / "adapter_model.safetensors").write_bytes(bytes(8))
     with pytest.raises(UsageError, match=r"model\.safetensors"):
         read_shape(folder, "x")
+
+
+def test_read_shape_when_weights_are_stored_in_half_precision_then_their_number_counts(
+    tmp_path: Path,
+) -> None:
+    shape = {"num_hidden_layers": 1, "hidden_size": 4, "intermediate_size": 8, "vocab_size": 10}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", **shape}))
+    tensors = {"a": np.zeros((4, 8), np.float16), "b": np.zeros(4, np.float16)}
+    save_file(tensors, tmp_path / "one.safetensors")
+    save_file({"c": np.zeros((10, 4), np.float32)}, tmp_path / "two.safetensors")
+    files = {"a": "one.safetensors", "b": "one.safetensors", "c": "two.safetensors"}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": files}))
+    found = read_shape(tmp_path, "x")
+    assert found["num_parameters"] == 32 + 4 + 40
+    assert found["vocabulary_size"] == 10
+    (tmp_path / "two.safetensors").write_bytes(b"version https://git-lfs")
+    assert read_shape(tmp_path, "x")["num_parameters"] is None

@@ -4,14 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.numpy import save_file
 
 from orchestrator import config
-from orchestrator.backbones import read_shape
 from orchestrator.errors import UsageError
 from orchestrator.plan import Plan, expand
 from tests.unit.small_spaces import write_small_spaces
@@ -346,80 +343,3 @@ def test_expand_when_arms_are_protected_then_by_label_or_by_method(folder: Path)
     label = "lora_rank=8 num_experts=1 top_k=1"
     assert plan(folder, "ablation=ranks", f"scheduler.protect=['{label}']").protected == {label}
     assert len(plan(folder, "ablation=ranks", "scheduler.protect=[moe]").protected) == 9
-
-
-def checkpoint(folder: Path, weights: str, **values: Any) -> Path:
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(values))
-    (folder / weights).write_bytes(b"\0" * 64)
-    return folder
-
-
-def test_expand_when_the_backbone_is_a_folder_then_its_config_gives_the_shape(
-    folder: Path, tmp_path: Path
-) -> None:
-    local = checkpoint(
-        tmp_path / "mine",
-        "model.safetensors",
-        model_type="gpt2",
-        n_layer=8,
-        n_embd=64,
-        n_inner=None,
-    )
-    trial = plan(folder, "ablation=ranks", f"backbone.model={local}").trials[0]
-    shape = {
-        key: trial.backbone[key]
-        for key in ("name", "family", "num_layers", "hidden_size", "ffn_size")
-    }
-    assert shape == {
-        "name": "mine",
-        "family": "gpt2",
-        "num_layers": 8,
-        "hidden_size": 64,
-        "ffn_size": 256,
-    }  # GPT-2 leaves n_inner out when it is 4 x n_embd
-    assert trial.method["edit_layer"] == 5  # 18 * 8 / 32 = 4.5
-    assert "memory_gib" not in trial.backbone
-
-
-def test_expand_when_a_folder_has_the_yamls_shape_then_it_keeps_its_name(
-    folder: Path, tmp_path: Path
-) -> None:
-    shape = {"num_hidden_layers": 32, "hidden_size": 4096, "intermediate_size": 11008}
-    local = checkpoint(tmp_path / "copy", "model.safetensors", model_type="llama", **shape)
-    trial = plan(folder, "ablation=ranks", "backbone=big", f"backbone.model={local}").trials[0]
-    assert trial.backbone["name"] == "big"
-    assert trial.backbone["model"] == str(local)
-
-
-@pytest.mark.parametrize(
-    ("weights", "values", "part"),
-    [
-        ("pytorch_model.bin", {"model_type": "llama"}, "only pytorch_model.bin"),
-        ("model.safetensors", {"model_type": "t5"}, "'t5' is not known; known: bloom, gpt2, llama"),
-        ("model.safetensors", {"model_type": "llama"}, "does not state depth and width"),
-    ],
-)
-def test_expand_when_a_checkpoint_cannot_be_used_then_it_says_why(
-    folder: Path, tmp_path: Path, weights: str, values: dict[str, Any], part: str
-) -> None:
-    local = checkpoint(tmp_path / "bad", weights, **values)
-    with pytest.raises(UsageError, match=part):
-        plan(folder, "ablation=ranks", f"backbone.model={local}")
-
-
-def test_read_shape_when_weights_are_stored_in_half_precision_then_their_number_counts(
-    tmp_path: Path,
-) -> None:
-    shape = {"num_hidden_layers": 1, "hidden_size": 4, "intermediate_size": 8, "vocab_size": 10}
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", **shape}))
-    tensors = {"a": np.zeros((4, 8), np.float16), "b": np.zeros(4, np.float16)}
-    save_file(tensors, tmp_path / "one.safetensors")
-    save_file({"c": np.zeros((10, 4), np.float32)}, tmp_path / "two.safetensors")
-    files = {"a": "one.safetensors", "b": "one.safetensors", "c": "two.safetensors"}
-    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": files}))
-    found = read_shape(tmp_path, "x")
-    assert found["num_parameters"] == 32 + 4 + 40
-    assert found["vocabulary_size"] == 10
-    (tmp_path / "two.safetensors").write_bytes(b"version https://git-lfs")
-    assert read_shape(tmp_path, "x")["num_parameters"] is None

@@ -72,6 +72,10 @@ RANKS, METHODS, SEARCH = "ablation=ranks", "ablation=methods", "ablation=search"
         ([RANKS, "method.module=multi"], ["method.module", "file of the method alone"]),
         ([RANKS, "dataset.version=2"], ["dataset.version", "file of the data set alone"]),
         # of no effect here
+        (
+            [RANKS, "protocol.kind=lifelong", "protocol.order=given", "protocol.order_seed=3"],
+            ["protocol.order_seed=3", "protocol.order=given draws nothing"],
+        ),
         ([RANKS, "scheduler.grace=0.5"], ["scheduler.grace", "fifo", "scheduler=asha"]),
         (
             [RANKS, "scheduler=asha", "scheduler.grace=1", "num_trials=2"],

@@ -22,8 +22,7 @@ Choices where the paper is silent:
   `top_k` best. Fewer edits than experts get one expert each; `experts_not_added` is reported.
 - e_j is the mean over prompt tokens of the input embeddings. `embedding: entity` takes named
   entities, or the subjects of the edits so far (`anchor_source`; moe/entities.py; the report counts
-  the fall-backs). `embedding: token` routes each
-  token by its own embedding, by keys made of means.
+  the fall-backs). `embedding: token` routes each token by its own, by keys made of means.
 - Width d_p of the projection: a quarter of the model's unless `projection_size` says otherwise.
 - Conventional and knowledge-anchor routers (B.4) read the FFN's input, train all their rows in
   every batch, and have no balance loss: a batch has only its own expert to train. `anchor` and
