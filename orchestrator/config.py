@@ -46,10 +46,24 @@ def _differ(seeds: tuple[int, ...]) -> tuple[int, ...]:
 
 
 Seeds = Annotated[tuple[Seed, ...], AfterValidator(_differ)]
-Compared = Annotated[
-    str,
-    Field(pattern=r"^(average|reliability|generality|locality_(far|near|same))\.(token|exact)$"),
-]
+_SCORES = (
+    *("average", "reliability", "generality"),
+    *("locality_far", "locality_near", "locality_same"),
+)
+_MEASURES = ("token", "exact")
+
+
+def _compared(metric: str) -> str:
+    score, _, measure = metric.partition(".")
+    if score not in _SCORES or measure not in _MEASURES:
+        raise ValueError(
+            f"write SCORE.MEASURE, SCORE one of {', '.join(_SCORES)}, "
+            f"MEASURE one of {', '.join(_MEASURES)}"
+        )
+    return metric
+
+
+Compared = Annotated[str, AfterValidator(_compared)]
 PARTS = ("method", "backbone", "dataset")  # groups of which a trial takes one choice each
 COMMAND_LINE = "command line"
 # Fields that are no keys.
