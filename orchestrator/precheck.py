@@ -34,7 +34,7 @@ def precheck(plan: Plan, check_data: Callable[[Mapping[str, Any]], object]) -> N
     Raises:
         UsageError: For the first that cannot work; all settings are looked at before any data.
     """
-    settings = SettingsCheck()
+    settings = SettingsCheck(cache_of(plan.config))
     specs = [(spec, spec.to_dict()) for spec in plan.knowable]
     try:
         for spec, values in specs:

@@ -6,23 +6,26 @@ The other half, whether its data can feed it, is `data_check`.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from trainables.methods import Settings, method_settings
+from trainables.moe import nltk_data
 from trainables.partial_import import PartialImport
 
 
 class SettingsCheck:
-    """Builds the Config of each specification; equal ones once."""
+    """Builds the Config of each specification, and looks for what it reads; equal ones once."""
 
-    def __init__(self) -> None:
-        """Nothing is read yet."""
+    def __init__(self, cache: Path) -> None:
+        """Nothing is read yet; NLTK's data are looked for in `cache`, too."""
+        self._nltk_data = cache / nltk_data.FOLDER
         self._parts = PartialImport()
         self._settings: dict[str, Settings] = {}
         self._built: set[str] = set()
 
     def check(self, spec: Mapping[str, Any]) -> None:
-        """Nothing, when the Config of `spec["method"]` can be built.
+        """Nothing, when `spec["method"]` makes a Config and NLTK's data for it are there.
 
         Raises:
             ConfigError: As the trial itself would.
@@ -32,5 +35,6 @@ class SettingsCheck:
             self._settings[module] = Settings.without_import(module, self._parts)
         key = repr(method)
         if key not in self._built:
-            self._settings[module].build(method_settings(method))
+            config = self._settings[module].build(method_settings(method))
+            nltk_data.check(getattr(config, "nltk_data", ()), self._nltk_data)
             self._built.add(key)

@@ -40,14 +40,13 @@ import torch
 
 sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from tests.benchmarks.shared import shared
-
 from orchestrator import config, plan
 from orchestrator.ledger import Ledger
 from tests.benchmarks.forecasts import forecasts
 from tests.benchmarks.naive import NaiveTrial
 from tests.benchmarks.per_method import line_of, method_cost
 from tests.benchmarks.scaling import many_trials, two_workers, verdict
+from tests.benchmarks.shared import shared
 from trainables.cache import default_cache
 from trainables.drawing import draw
 from trainables.edit_loop import EditLoop

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import zipfile
 from pathlib import Path
@@ -15,7 +16,7 @@ from orchestrator.rows import Resolved
 from tests.unit.file_trials import spec, write, zsre_line
 from trainables.errors import ConfigError
 from trainables.methods import method_settings
-from trainables.moe.nltk_data import _FILES, _PACKAGES, FOLDER, NltkData, fetch, identity
+from trainables.moe.nltk_data import _FILES, _PACKAGES, FOLDER, NltkData, check, fetch, identity
 from trainables.validation import Validator
 
 METHODS = Path(__file__).parents[2] / "search_spaces" / "method"
@@ -53,6 +54,26 @@ def test_identity_then_it_is_that_of_the_content(
     word_list.unlink()
     assert first == alone(monkeypatch, "chunker", packed)
     assert identity((), None) == ""
+
+
+def test_check_when_data_lie_open_or_packed_then_they_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "named"
+    for place in (folder, None):  # where a cache is, and where NLTK_DATA points to
+        monkeypatch.setenv(
+            "NLTK_DATA", "" if place else f"{tmp_path / 'nowhere'}{os.pathsep}{folder}"
+        )
+        made_up(folder, "chunker")
+        check(("chunker",), place)
+        check((), place)
+        with pytest.raises(ConfigError, match="make nltk"):
+            check(("chunker", "wordnet"), place)
+    word_list = folder / "corpora" / "words" / "en-basic"
+    with zipfile.ZipFile(folder / "corpora" / "words.zip", "w") as archive:
+        archive.write(word_list, "words/en-basic")
+    word_list.unlink()
+    check(("chunker",), folder)
 
 
 @pytest.mark.parametrize(

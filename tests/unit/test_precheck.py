@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nltk
 import pytest
 
 from orchestrator import config, launch, plan
@@ -91,3 +92,16 @@ def test_precheck_when_all_is_well_then_torch_is_not_imported_and_nothing_writte
     )
     assert done.stdout.strip() == "[]"
     assert [path.name for path in tmp_path.iterdir()] == [questions.name]
+
+
+def test_precheck_when_data_of_nltk_are_missing_then_a_dry_run_says_so_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nltk.data, "path", [])
+    monkeypatch.delenv("NLTK_DATA", raising=False)
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(name, str(tmp_path))
+    typed = ["ablation=smoke", "axes.method=[memoe_v1]"]
+    with pytest.raises(UsageError, match=r"^method\.anchor_source is 'entity'; .*make nltk"):
+        dry_run(made(tmp_path, *typed, "method.anchor_source=entity"), Options())
+    dry_run(made(tmp_path, *typed), Options())  # the preset of the embedded backbone says subject

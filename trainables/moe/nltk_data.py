@@ -9,6 +9,7 @@ part of a trial's identity, and without them it is refused. Nothing else stands 
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -87,6 +88,23 @@ def identity(which: Sequence[NltkData], folder: Path | None) -> str:
             with found.open() as file:
                 digest.update(hashlib.sha256(file.read()).digest())
     return f"nltk {nltk.__version__} {digest.hexdigest()[:16]}"
+
+
+def check(which: Sequence[NltkData], folder: Path | None) -> None:
+    """Nothing, when all data are there; NLTK, whose import takes seconds, is asked if need be.
+
+    Raises:
+        ConfigError: As `identity`.
+    """
+    named = os.environ.get("NLTK_DATA", "").split(os.pathsep)
+    places = [folder, *(Path(name) for name in named if name), Path.home() / "nltk_data"]
+    for name in which:
+        lies_open = any(
+            place is not None and all((place / path).is_file() for path in _FILES[name])
+            for place in places
+        )
+        if not lies_open:  # in a zip file, in another of NLTK's places, or nowhere
+            identity((name,), folder)
 
 
 def fetch(folder: Path) -> None:
