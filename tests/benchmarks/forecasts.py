@@ -85,6 +85,8 @@ def _spec(method: str, backbone: str, wide: Path | None = None) -> plan.TrialSpe
     ]
     if backbone == "wide":
         typed.append(f"backbone.model={wide}")
+        if "anchor_source" in SearchSpaces().load("method", method):
+            typed.append("method.anchor_source=subject")  # as on `facts`
     (spec,) = plan.expand(config.load(typed)).trials
     return spec
 
