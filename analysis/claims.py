@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # pandas and mlflow take seconds to import; --help and wrong options should not wait for them.
     try:
         asked, options = parse_options(given.words, DEFAULTS, CHOICES)
-        from analysis.verdicts import Options, report
+        from analysis.claim_report import Options, report
 
         chosen = Options(Path(options["store"]), options["measure"], options["mlflow"] or None)
         print(report(asked, chosen, options["format"]), end="")

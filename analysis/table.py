@@ -79,8 +79,8 @@ def parse(words: Sequence[str], needs_table: bool = True) -> tuple[str, dict[str
 
 
 def _print_tables(name: str, options: dict[str, str]) -> int:
-    from analysis.assemble import Options, assemble
     from analysis.render import notes, render
+    from analysis.table_report import Options, assemble
 
     chosen = Options(
         Path(options["store"]),

@@ -1,6 +1,15 @@
 """Decides what runs, where and when it stops; knows nothing of tensors.
 
-`config` reads the search spaces, `plan` turns them into trials, `identity` names a trial by what
-decides its numbers, `ledger` remembers what ended, `estimate` and `placement` say what a plan
-needs. None of these imports torch, Ray or MLflow, so that listing and planning answer at once.
+Rooms, each of which imports only those below it:
+
+- `sweep`, `ui`: the commands.
+- `running`: Ray for the time of a sweep.
+- `terminal`, `tracking`: what is printed, and what goes to MLflow.
+- `precheck`: what can be known of a plan before anything is loaded.
+- `store`, `forecast`: what a crash cannot take, and what a plan takes.
+- `planning`: from one configuration to trials, each with its identity.
+- `settings`: words that are typed and YAML files -> one checked configuration.
+
+`settings`, `planning` and `forecast` import neither torch, Ray nor MLflow, so that listing and
+planning answer at once.
 """

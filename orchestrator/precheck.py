@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from orchestrator.addresses import LOCAL
-from orchestrator.config import COMMAND_LINE, SweepConfig
 from orchestrator.errors import UsageError
-from orchestrator.plan import Plan
-from orchestrator.specs import TrialSpec
+from orchestrator.planning.plan import Plan
+from orchestrator.planning.trial_spec import TrialSpec
+from orchestrator.settings.addresses import LOCAL
+from orchestrator.settings.models import COMMAND_LINE, SweepConfig
 from trainables.cache import default_cache
 from trainables.errors import EditingError
 from trainables.settings_check import SettingsCheck

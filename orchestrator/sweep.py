@@ -16,10 +16,12 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from orchestrator import config, listing, plan
-from orchestrator.arguments import options, parser
 from orchestrator.errors import UsageError
-from orchestrator.provenance import ROOT  # `ray submit` copies this file elsewhere
+from orchestrator.planning import plan
+from orchestrator.settings import models as config
+from orchestrator.store.provenance import ROOT  # `ray submit` copies this file elsewhere
+from orchestrator.terminal import listing
+from orchestrator.terminal.arguments import options, parser
 from orchestrator.threads import wait_passively
 
 USAGE_ERROR, FAILED, INTERRUPTED = 2, 1, 130
@@ -41,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
         if typed.sync:
             return sync(expanded)
         if typed.dry_run:
-            from orchestrator.dry_run import dry_run  # a tenth of --list's time, as status
+            from orchestrator.terminal.dry_run import dry_run  # a tenth of --list's time, as status
 
             console.print(dry_run(expanded, options(typed), typed.simulate_gpus))
             return 0
@@ -67,7 +69,7 @@ def to_go_on(arguments: Sequence[str]) -> str:
 
 def status(store: str, expanded: plan.Plan | None = None) -> int:
     """Print how far a plan, or all that a store holds, has come."""
-    from orchestrator.status import read_status, status_lines  # a tenth of --list's time
+    from orchestrator.terminal.status import read_status, status_lines  # a tenth of --list's time
 
     print("\n".join(status_lines(read_status(store, expanded))))
     return 0
@@ -75,10 +77,10 @@ def status(store: str, expanded: plan.Plan | None = None) -> int:
 
 def sync(expanded: plan.Plan) -> int:
     """Write what the ledger has of a plan into MLflow; what stands there already is left."""
-    from orchestrator.waiting import Waiting
+    from orchestrator.terminal.waiting import Waiting
 
     with Waiting("writing the ledger into MLflow"):
-        from orchestrator.tracking import sync_plan  # heavy: mlflow
+        from orchestrator.tracking.tracker import sync_plan  # heavy: mlflow
 
         synced = sync_plan(expanded)
     print(
@@ -97,14 +99,14 @@ def sync(expanded: plan.Plan) -> int:
 
 def run(expanded: plan.Plan, typed: argparse.Namespace, arguments: Sequence[str]) -> int:
     """Run the plan and print what it came to, with its table."""
-    from orchestrator.waiting import Waiting
+    from orchestrator.terminal.waiting import Waiting
     from trainables.errors import EditingError
 
     store, server = expanded.config.store, expanded.config.mlflow
     try:
         with Waiting("loading libraries") as waiting:
-            from orchestrator import launch  # heavy: torch, ray and mlflow
-            from orchestrator.mirror import chart_link
+            from orchestrator.running import launch  # heavy: torch, ray and mlflow
+            from orchestrator.tracking.mirror import chart_link
 
             outcome = launch.run(expanded, options(typed), waiting)
     except EditingError as error:

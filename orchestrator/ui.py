@@ -14,9 +14,9 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 import os
 from collections.abc import Sequence
 
-from orchestrator.addresses import mlflow_server
-from orchestrator.mirror import chart_link, connect, tracking_uri
 from orchestrator.redaction import redacted
+from orchestrator.settings.addresses import mlflow_server
+from orchestrator.tracking.mirror import chart_link, connect, tracking_uri
 
 USAGE_ERROR = 2
 ALLOWED = ("store", "port", "mlflow")

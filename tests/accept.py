@@ -23,16 +23,17 @@ from scipy.stats import spearmanr
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from orchestrator import config, plan
 from orchestrator.errors import UsageError
+from orchestrator.planning import plan
+from orchestrator.settings import models as config
 from tests.acceptance import GECE_RARITY, Check, checks
 from trainables.artefacts import Artefacts
 from trainables.cache import default_cache
-from trainables.edit_loop import MetricRow
+from trainables.edits.embedded import ensure_backbone
+from trainables.edits.frequency import with_gece
 from trainables.errors import EditingError
-from trainables.record_frequency import with_gece
-from trainables.workbench import Workbench
-from trainables.world import ensure_backbone
+from trainables.trials.loop import MetricRow
+from trainables.trials.workbench import Workbench
 
 ROOT = Path(__file__).resolve().parents[1]
 SEEDS = (0, 1, 2)

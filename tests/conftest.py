@@ -170,7 +170,7 @@ def empty_database(shared: Path) -> Path:
     """
     from mlflow import MlflowClient
 
-    from orchestrator.mirror import tracking_uri
+    from orchestrator.tracking.mirror import tracking_uri
 
     store = shared / "100% a%20b?c=d#e"
     with FileLock(shared / "empty.lock"):

@@ -1,1 +1,13 @@
-"""Everything that touches a model; usable from a notebook without Ray or MLflow."""
+"""Everything that touches a model; usable from a notebook without Ray or MLflow.
+
+Rooms, each of which imports only those below it:
+
+- `trials`, `notebook`: one trial, with Ray or without.
+- `methods`: one editor a file. `edits`: which records a trial edits.
+- `assemblies`: parts of `moe` put on a backbone, for several methods.
+- `moe`, `backbones`, `metrics`: parts; none imports another.
+- `datasets`: files -> records, and their order.
+- `parallel`: one trial on several processes, or in pieces of its rows.
+
+Beside them stand what all share: `interfaces`, `records`, `prompts`, `optimise`, `artefacts`.
+"""

@@ -15,10 +15,10 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from trainables.parallel.micro_batch import RowPieces
 from trainables.records import Edit as Edit
 from trainables.records import EditRecord as EditRecord
 from trainables.records import Question as Question
-from trainables.row_pieces import RowPieces
 
 Json: TypeAlias = bool | int | float | str | list[Any] | dict[str, Any] | None
 

@@ -6,10 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from analysis.layouts.curves import forgetting
-from analysis.layouts.grid import grid_layout
-from analysis.layouts.layout import SCORES, Layout
-from analysis.layouts.matrix import Matrix, only
-from analysis.layouts.places import (
+from analysis.layouts.directions import (
     BY_BATCH,
     BY_KIND,
     BY_PANEL,
@@ -22,7 +19,10 @@ from analysis.layouts.places import (
     by_method,
     by_variant,
 )
-from analysis.paper_numbers import PaperRow
+from analysis.layouts.grid import grid_layout
+from analysis.layouts.layout import SCORES, Layout
+from analysis.layouts.matrix import Matrix, only
+from analysis.published.paper_numbers import PaperRow
 
 _SIZES = ("num_edits", "edit_batch_size", "num_batches", "num_questions", "answers_per_question")
 _ANY_KIND = ("kind", "order", "answers", *_SIZES)

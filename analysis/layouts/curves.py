@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from analysis.aggregate import Section
+from analysis.layouts.directions import Place, Spot
 from analysis.layouts.layout import Body, Layout
 from analysis.layouts.matrix import Matrix
-from analysis.layouts.places import Place, Spot
-from analysis.paper_numbers import PaperRow
-from analysis.parts import by_batch, parts
+from analysis.published.paper_numbers import PaperRow
+from analysis.subsets import by_batch, parts
 
 _VARYING = ("kind", "order", "num_edits", "edit_batch_size", "num_batches")
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from analysis.aggregate import Section
 from analysis.layouts.layout import SCORES, Body, Layout, ours
-from analysis.paper_numbers import PaperRow
+from analysis.published.paper_numbers import PaperRow
 from analysis.render import Entry, Row
 
 _FURTHER = {

@@ -6,7 +6,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from analysis.aggregate import Arm, Section
-from analysis.compare import Point, ours_at, published_points, spearman
 from analysis.layouts.layout import (
     NOT_IN_PAPER,
     NOT_PRINTED,
@@ -17,7 +16,8 @@ from analysis.layouts.layout import (
     entries,
     score_pairs,
 )
-from analysis.paper_numbers import PaperRow
+from analysis.published.compare import Point, ours_at, published_points, spearman
+from analysis.published.paper_numbers import PaperRow
 from analysis.render import Row
 
 _HEADS = {"layer": "Layer", "num_experts": "Experts", "top_k": "Top-k", "lora_rank": "Rank"}

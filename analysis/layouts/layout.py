@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TypeAlias
 
 from analysis.aggregate import Arm, Estimate, Section
-from analysis.compare import Correlation
-from analysis.paper_numbers import PaperRow
+from analysis.published.compare import Correlation
+from analysis.published.paper_numbers import PaperRow
 from analysis.render import Entry, Row
 
 SCORES = {
@@ -21,7 +21,7 @@ SCORES = {
 }
 NOT_PRINTED, NOT_IN_PAPER, NOT_RUN = "not printed", "not in the paper", "not run"
 # Files here that serve several tables or none.
-_SHARED = ("__init__", "layout", "grid", "places", "matrix", "catalogue", "curves")
+_SHARED = ("__init__", "layout", "grid", "directions", "matrix", "catalogue", "curves")
 _MEGABYTE = 1e6
 
 

@@ -8,9 +8,9 @@ from typing import TypeAlias
 
 from analysis.aggregate import Arm, Estimate, Section, estimate
 from analysis.layouts.layout import NOT_RUN, Body, Layout
-from analysis.paper_numbers import PaperRow, read
+from analysis.published.paper_numbers import PaperRow, read
+from analysis.reading.runs import read_records
 from analysis.render import Entry, Row
-from analysis.runs import read_records
 
 Shares: TypeAlias = Mapping[tuple[int, int], float]  # (expert in training, in testing), from 1
 

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from analysis.aggregate import Arm, Section
-from analysis.compare import spearman
+from analysis.layouts.directions import EDITS, by_count
 from analysis.layouts.layout import Body, Layout, correlations
 from analysis.layouts.matrix import Matrix
-from analysis.layouts.places import EDITS, by_count
-from analysis.paper_numbers import PaperRow
+from analysis.published.compare import spearman
+from analysis.published.paper_numbers import PaperRow
 
 ORDER = "protocol.order_seed"
 WITHIN, BETWEEN = "within_batch_similarity", "between_batch_similarity"

@@ -9,16 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from analysis.aggregate import Arm, Section
-from analysis.compare import (
-    Point,
-    agreement,
-    passes_filter,
-    published_points,
-    spearman,
-)
 from analysis.layouts.grid import by_point, grid_rows, printed_pairs
 from analysis.layouts.layout import SCORES, Body, Layout, correlations, score_pairs
-from analysis.paper_numbers import PaperRow
+from analysis.published.compare import Point, agreement, passes_filter, published_points, spearman
+from analysis.published.paper_numbers import PaperRow
 
 AXES = {
     "method.edit_layer": "layer",

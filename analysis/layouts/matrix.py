@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from analysis.aggregate import Arm, Section
-from analysis.compare import plain, same_name, spearman
+from analysis.layouts.directions import Place, Spot
 from analysis.layouts.layout import (
     NOT_IN_PAPER,
     NOT_RUN,
@@ -19,8 +19,8 @@ from analysis.layouts.layout import (
     score_pairs,
     theirs,
 )
-from analysis.layouts.places import Place, Spot
-from analysis.paper_numbers import PaperRow
+from analysis.published.compare import plain, same_name, spearman
+from analysis.published.paper_numbers import PaperRow
 from analysis.render import Entry, Row
 
 # The model that most published tables are about; the one to stand beside a backbone of our own.

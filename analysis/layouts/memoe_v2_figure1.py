@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from analysis.aggregate import Arm, Section
+from analysis.layouts.directions import Place, Spot, by_method, by_variant
 from analysis.layouts.layout import Body, Layout
 from analysis.layouts.matrix import Matrix
-from analysis.layouts.places import Place, Spot, by_method, by_variant
-from analysis.paper_numbers import PaperRow
-from analysis.parts import by_frequency, parts
+from analysis.published.paper_numbers import PaperRow
+from analysis.subsets import by_frequency, parts
 
 NUM_BUCKETS = 6
 BUCKETS = "buckets"  # the arm whose edits are scored by frequency

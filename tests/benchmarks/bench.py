@@ -40,21 +40,22 @@ import torch
 
 sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from orchestrator import config, plan
-from orchestrator.ledger import Ledger
+from orchestrator.planning import plan
+from orchestrator.settings import models as config
+from orchestrator.store.ledger import Ledger
 from tests.benchmarks.forecasts import forecasts
 from tests.benchmarks.naive import NaiveTrial
 from tests.benchmarks.per_method import line_of, method_cost
 from tests.benchmarks.scaling import many_trials, two_workers, verdict
 from tests.benchmarks.shared import shared
 from trainables.cache import default_cache
-from trainables.drawing import draw
-from trainables.edit_loop import EditLoop
+from trainables.edits.drawing import draw
+from trainables.edits.sources import backbone_folder, open_source
 from trainables.interfaces import Edit
 from trainables.metrics.evaluator import Evaluator
 from trainables.prompts import edit_batch
-from trainables.sources import backbone_folder, open_source
-from trainables.workbench import Workbench
+from trainables.trials.loop import EditLoop
+from trainables.trials.workbench import Workbench
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -21,11 +21,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator import config, plan
-from orchestrator.calibration import calibrated
-from orchestrator.costs import memory
-from orchestrator.estimate import once_seconds, rough_seconds
-from orchestrator.spaces import SearchSpaces
+from orchestrator.forecast.calibration import calibrated
+from orchestrator.forecast.costs import memory
+from orchestrator.forecast.estimate import once_seconds, rough_seconds
+from orchestrator.planning import plan
+from orchestrator.settings import models as config
+from orchestrator.settings.yaml_files import SearchSpaces
 
 ROOT = Path(__file__).resolve().parents[2]
 MOST_FACTOR = 2.0
@@ -44,7 +45,7 @@ class Measured:
 def forecasts() -> None:
     """One line per method and backbone, with both ratios, and the number of misses."""
     from trainables.cache import default_cache
-    from trainables.sources import backbone_folder
+    from trainables.edits.sources import backbone_folder
 
     flops = calibrated()
     print(f"forecast: one trial each, {flops / 1e9:.0f} billion operations a second")
@@ -136,9 +137,9 @@ def _measured(spec: plan.TrialSpec, folder: Path, facts: Path) -> Measured:
 
 
 def _run(written: Path, cache: Path) -> dict[str, float]:
-    import trainables.trial  # noqa: F401 - Ray, as in an actor
-    from trainables.team import quiet_process
-    from trainables.workbench import Workbench
+    import trainables.trials.ray_trial  # noqa: F401 - Ray, as in an actor
+    from trainables.trials.ray_ranks import quiet_process
+    from trainables.trials.workbench import Workbench
 
     quiet_process()
     spec: dict[str, Any] = json.loads(written.read_text())

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from orchestrator import config, plan
+from orchestrator.planning import plan
+from orchestrator.settings import models as config
 from trainables.artefacts import Artefacts
 from trainables.backbones.families import get_family
 from trainables.interfaces import Backbone, Edit

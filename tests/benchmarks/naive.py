@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from trainables.datasets.ordering import plan_batches
 from trainables.interfaces import Backbone, EditRecord
 from trainables.moe.adaptor import Adaptor
 from trainables.moe.experts import LoraBank
-from trainables.moe.ordering import plan_batches
 from trainables.moe.routers import FrozenAnchors
 from trainables.seeding import trial_generators
 

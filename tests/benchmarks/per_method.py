@@ -17,12 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from orchestrator import plan
+from orchestrator.planning import plan
+from trainables.assemblies.side_editor import SideRun
 from trainables.interfaces import Backbone, EditBatch, PromptBatch
 from trainables.metrics.evaluator import Evaluator
 from trainables.prompts import edit_batch
-from trainables.side_editing import SideRun
-from trainables.workbench import Workbench
+from trainables.trials.workbench import Workbench
 
 
 @dataclass(frozen=True)

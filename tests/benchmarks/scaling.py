@@ -14,8 +14,8 @@ from statistics import median
 
 import psutil
 
-from orchestrator.ledger import Ledger
-from orchestrator.rows import Row
+from orchestrator.store.ledger import Ledger
+from orchestrator.store.rows import Row
 
 ROOT = Path(__file__).resolve().parents[2]
 

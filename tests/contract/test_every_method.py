@@ -20,10 +20,10 @@ from trainables.backbones.pristine import Pristine
 from trainables.backbones.split import PrefixCache, Split
 from trainables.interfaces import Backbone, DecodeState, Edit, EditMethod
 from trainables.methods import build_config, get_method, method_settings
+from trainables.metrics.prompt_routes import Routed
 from trainables.moe.entities import Chunker
 from trainables.optimise import target_loss
 from trainables.prompts import Row, collate, edit_batch, row_index, tokenise
-from trainables.route_rows import Routed
 from trainables.seeding import trial_generators
 
 FOLDER = Path(__file__).parents[2] / "search_spaces" / "method"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end.commands import Commands, copy_database
-from trainables import world
+from trainables.edits import embedded as world
 
 
 @pytest.fixture(scope="session")

@@ -137,7 +137,7 @@ def test_question_imports_nothing_heavy_and_writes_nothing(
 
     assert done.returncode == 0, done.stderr[-500:]
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
-    assert "orchestrator.plan" in imported  # the report of imports is read rightly
+    assert "orchestrator.planning.plan" in imported  # the report of imports is read rightly
     assert imported & {"torch", "ray", "mlflow", "transformers", "nltk", "numpy", "pandas"} == set()
     assert _content(bare.folder) == before
 

@@ -108,8 +108,8 @@ def test_node_that_comes_later_and_is_unfit_is_named_and_left_out(
 def test_node_without_the_store_is_named(
     cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from orchestrator.cluster import set_environment
-    from orchestrator.nodes import Demands, Nodes
+    from orchestrator.running.cluster import set_environment
+    from orchestrator.running.nodes import Demands, Nodes
 
     set_environment(cluster.address)
     import ray
@@ -133,15 +133,15 @@ def test_node_without_the_store_is_named(
 def test_rank_on_an_unfit_node_then_the_trial_says_so_and_keeps_its_state(
     cluster: Any, tmp_path: Path
 ) -> None:
-    from orchestrator.cluster import set_environment
+    from orchestrator.running.cluster import set_environment
 
     set_environment(cluster.address)
     import ray
     from ray import tune
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-    from trainables.trial import EditTrial
-    from trainables.trial_run import Runtime
+    from trainables.trials.ray_trial import EditTrial
+    from trainables.trials.run import Runtime
 
     def problems() -> list[str]:
         is_rank = "_RankActor" in Path("/proc/self/cmdline").read_text()

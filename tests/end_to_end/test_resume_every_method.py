@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import config, plan
+from orchestrator.planning import plan
+from orchestrator.settings import models as config
 from trainables.artefacts import read_state, write_state
-from trainables.edit_loop import EditLoop, MetricRow
-from trainables.workbench import Workbench
+from trainables.trials.loop import EditLoop, MetricRow
+from trainables.trials.workbench import Workbench
 
 ROOT = Path(__file__).resolve().parents[2]
 METHODS = sorted(path.stem for path in (ROOT / "search_spaces" / "method").glob("*.yaml"))

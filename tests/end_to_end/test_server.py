@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.tracking import MOST_CLOSE_SECONDS, PATIENCE_SECONDS
+from orchestrator.tracking.tracker import MOST_CLOSE_SECONDS, PATIENCE_SECONDS
 from tests.end_to_end.commands import ROOT, TIMEOUT_SECONDS, Commands, assert_agree, end, wait_until
 from tests.end_to_end.test_kill import FORTY
 from tests.mlflow_server import MlflowServer, stopped_server

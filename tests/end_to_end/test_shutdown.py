@@ -8,7 +8,7 @@ NUM_REFERENCES = 200_000  # enough to last until Ray has shut down
 
 DRIVER = f"""
 import gc, threading
-from orchestrator.cluster import LOCAL, running_ray, set_environment
+from orchestrator.running.cluster import LOCAL, running_ray, set_environment
 
 set_environment(LOCAL)
 import ray

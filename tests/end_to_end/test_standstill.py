@@ -114,7 +114,7 @@ def test_method_that_leaks_among_healthy_ones_costs_processes_and_no_trial(
 def test_trial_that_tune_loses_without_a_word_is_run_again(
     commands: Commands, tmp_path: Path
 ) -> None:
-    losing = changed(commands, tmp_path, "trainables.trial", DECLINES)
+    losing = changed(commands, tmp_path, "trainables.trials.ray_trial", DECLINES)
     done = losing.sweep(*SMOKE, "axes.method=[no_edit]", "seeds=[0,1,2,3,4,5]", "workers=2")
     assert done.returncode == 0, done.stderr
     assert_each_ended_once(losing, 6)
@@ -124,7 +124,7 @@ def test_trial_that_tune_loses_without_a_word_is_run_again(
 def test_search_that_tune_loses_a_trial_of_is_left_at_once_by_ctrl_c(
     commands: Commands, tmp_path: Path
 ) -> None:
-    losing = changed(commands, tmp_path, "trainables.trial", DECLINES)
+    losing = changed(commands, tmp_path, "trainables.trials.ray_trial", DECLINES)
     process = losing.start(*SEARCH, "num_trials=9", "workers=1")
     try:
         wait_until(lambda: len(losing.ends()) == 3, process)

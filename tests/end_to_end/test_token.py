@@ -20,7 +20,7 @@ else:
 
 DRIVER = f"""
 import os, subprocess, sys
-from orchestrator.cluster import LOCAL, running_ray, set_environment
+from orchestrator.running.cluster import LOCAL, running_ray, set_environment
 
 set_environment(LOCAL)
 import ray

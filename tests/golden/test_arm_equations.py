@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.golden import reference_arm as reference
+from trainables.methods.arm.router import ProjectionRouter, expert_route
 from trainables.moe.merging import dare_ties, emr, linear, sign, slerp, ties
-from trainables.moe.projection_router import ProjectionRouter, expert_route
 from trainables.moe.side_memory import (
     Margins,
     Measure,

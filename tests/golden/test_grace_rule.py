@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainables.moe.codebook import Codebook
+from trainables.methods.grace.codebook import Codebook
 
 from . import reference_grace
 

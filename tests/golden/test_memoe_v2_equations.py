@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from tests.golden import reference_memoe_v2 as reference
-from trainables.moe.constraint_losses import (
+from trainables.methods.memoe_v2.dual_attention import DualAttentionRouter, instance_gates
+from trainables.methods.memoe_v2.terms import (
     ConstraintSettings,
     balancing_constraint_loss,
     divergences,
     row_means,
 )
-from trainables.moe.dual_attention import DualAttentionRouter, instance_gates
 from trainables.moe.frequency import balanced_clusters, divide, gece, gradient_products
 from trainables.optimise import OptimiserSettings
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainables.edit_stream import EditStream
+from trainables.edits.stream import EditStream
 from trainables.metrics import routing, scores
 
 from . import reference_routing as reference

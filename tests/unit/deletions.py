@@ -7,11 +7,11 @@ from pathlib import Path
 
 from mlflow import MlflowClient
 
-from analysis.runs import lacking, read_runs
-from orchestrator.ledger import Ledger
-from orchestrator.mirror import tracking_uri
-from orchestrator.rows import end_row
-from orchestrator.tracking import sync_plan
+from analysis.reading.runs import lacking, read_runs
+from orchestrator.store.ledger import Ledger
+from orchestrator.store.rows import end_row
+from orchestrator.tracking.mirror import tracking_uri
+from orchestrator.tracking.tracker import sync_plan
 from tests.unit.ended_trials import cell, made_plan
 
 ABLATION = "smoke"

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from orchestrator import config, plan
-from orchestrator.identity import fingerprint
-from orchestrator.ledger import Ledger
-from orchestrator.rows import Cell, Resolved, end_row
-from orchestrator.specs import TrialSpec
+from orchestrator.planning import plan
+from orchestrator.planning.identity import fingerprint
+from orchestrator.planning.trial_spec import TrialSpec
+from orchestrator.settings import models as config
+from orchestrator.store.ledger import Ledger
+from orchestrator.store.rows import Cell, Resolved, end_row
 
 
 def made_plan(store: Path) -> plan.Plan:

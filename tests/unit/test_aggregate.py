@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis import aggregate, runs
+from analysis import aggregate
 from analysis.aggregate import interval_over_seeds, intervals_over_subjects, sections
+from analysis.reading import runs
 
 SCORES = ("reliability", "generality", "locality_far")
 

@@ -12,7 +12,7 @@ import torch
 from trainables.artefacts import Artefacts
 from trainables.errors import ConfigError
 from trainables.interfaces import Backbone, DecodeState, Edit, EditReport
-from trainables.methods.arm import Arm, Config
+from trainables.methods.arm.method import Arm, Config
 from trainables.prompts import collate, edit_batch, tokenise
 from trainables.seeding import trial_generators
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from orchestrator.backbones import read_shape
 from orchestrator.errors import UsageError
+from orchestrator.planning.shapes import read_shape
 
 CONFIG = {"model_type": "llama", "num_hidden_layers": 2, "hidden_size": 8, "intermediate_size": 24}
 

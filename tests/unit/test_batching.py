@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from orchestrator.batching import cut, num_drawn, settled
-from orchestrator.config import Protocol
 from orchestrator.errors import UsageError
+from orchestrator.planning.counts import cut, num_drawn, settled
+from orchestrator.settings.models import Protocol
 
 
 def serial(**changes: Any) -> dict[str, Any]:

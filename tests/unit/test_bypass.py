@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from trainables.assemblies.bypass import Bypass
 from trainables.backbones.split import PrefixCache
-from trainables.bypass import Bypass
 from trainables.errors import ConfigError
 from trainables.interfaces import Backbone, PromptBatch
 from trainables.moe.experts import FrozenFfn, LinearBank

@@ -4,8 +4,8 @@ import json
 import socket
 from pathlib import Path
 
-from orchestrator.calibration import keep_speed, known_speed
-from orchestrator.estimate import CPU_FLOPS
+from orchestrator.forecast.calibration import keep_speed, known_speed
+from orchestrator.forecast.estimate import CPU_FLOPS
 
 
 def test_known_speed_when_nothing_was_measured_then_the_usual(tmp_path: Path) -> None:

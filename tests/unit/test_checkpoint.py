@@ -14,11 +14,11 @@ from safetensors.torch import load_file, save_file
 from tests.conftest import FAMILIES
 from tests.unit.damage import OF_FILES, OF_WEIGHTS, WEIGHTS, change, cut, down, store, tensors
 from tests.unit.file_trials import spec, write, zsre_line
-from trainables import world
 from trainables.backbones.checkpoint import examine, fingerprint
 from trainables.backbones.loading import load_backbone
+from trainables.edits import embedded as world
 from trainables.errors import BackboneError
-from trainables.validation import Validator
+from trainables.trials.validation import Validator
 
 
 @pytest.fixture(params=FAMILIES)

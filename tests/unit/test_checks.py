@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 
 from analysis.aggregate import Arm, Estimate, Section, estimate
-from analysis.checks import (
+from analysis.errors import PaperNumbersError
+from analysis.published.claim_checks import (
     Check,
     Verdict,
     find,
@@ -21,8 +22,8 @@ from analysis.checks import (
     pairs,
     together,
 )
-from analysis.errors import PaperNumbersError
-from orchestrator import config, plan
+from orchestrator.planning import plan
+from orchestrator.settings import models as config
 
 ROOT = Path(__file__).resolve().parents[2]
 HEADER = "claim_id,ablation,where,first,second,score,second_score,relation,by\n"

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import cluster
 from orchestrator.errors import UsageError
+from orchestrator.running import cluster
 from tests.end_to_end.commands import run_driver
 
 LONG = "/".join(["", *["a" * 25] * 4])  # 104 signs, as a batch system makes them
@@ -50,7 +50,7 @@ def test_ray_starts_under_a_long_folder_and_leaves_nothing_behind(tmp_path: Path
 import os
 os.environ["TMPDIR"] = {str(long)!r}
 os.environ.pop("RAY_TMPDIR", None)
-from orchestrator.cluster import running_ray, set_environment
+from orchestrator.running.cluster import running_ray, set_environment
 set_environment("local")
 with running_ray("local", 1):
     import ray

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import yaml
 
-from orchestrator.cluster import read_scaling
-from orchestrator.config import load
 from orchestrator.errors import UsageError
-from orchestrator.placement import attainable, preflight
-from orchestrator.plan import expand
+from orchestrator.forecast.placement import attainable, preflight
+from orchestrator.planning.plan import expand
+from orchestrator.running.cluster import read_scaling
+from orchestrator.settings.models import load
 
 util = pytest.importorskip("ray.autoscaler._private.util", reason="Ray moved its schema check")
 ROOT = Path(__file__).parents[2]

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from analysis import compare
 from analysis.aggregate import Arm, Estimate, Section
-from analysis.compare import Agreement, Correlation
 from analysis.errors import ProtocolMismatchError
 from analysis.layouts import lemoe_table9
-from analysis.paper_numbers import load
+from analysis.published import compare
+from analysis.published.compare import Agreement, Correlation
+from analysis.published.paper_numbers import load
 
 AXES = ("method.edit_layer", "method.num_experts", "method.top_k", "method.lora_rank")
 

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.conditions import Condition
 from orchestrator.errors import UsageError
+from orchestrator.planning.conditions import Condition
 
 VALUES: dict[str, Any] = {"method.a": 4, "method.b": 10, "method.none": None, "method": "moe"}
 

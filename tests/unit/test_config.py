@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import config
-from orchestrator.composition import compose
 from orchestrator.errors import UsageError
-from orchestrator.plan import expand
-from orchestrator.spaces import FOLDER, GROUPS, SearchSpaces
+from orchestrator.planning.plan import expand
+from orchestrator.settings import models as config
+from orchestrator.settings.composition import compose
+from orchestrator.settings.yaml_files import FOLDER, GROUPS, SearchSpaces
 from tests.unit.small_spaces import write_small_spaces
 
 
@@ -146,7 +146,8 @@ def test_compose_when_compared_with_hydra_then_it_gives_the_same(ablation: str, 
 
 def test_import_when_planning_then_neither_torch_nor_ray_nor_mlflow_is_loaded() -> None:
     code = (
-        "import sys, orchestrator.listing, orchestrator.placement, orchestrator.ledger\n"
+        "import sys, orchestrator.terminal.listing, orchestrator.forecast.placement\n"
+        "import orchestrator.store.ledger\n"
         "print([name for name in ('torch', 'ray', 'mlflow') if name in sys.modules])"
     )
     shown = subprocess.run(

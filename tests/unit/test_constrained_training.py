@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from trainables.constrained_training import Held, held_rows
 from trainables.errors import ConfigError
 from trainables.interfaces import Backbone, Edit, EditBatch
+from trainables.methods.memoe_v2.loss import Held, held_rows
 from trainables.prompts import edit_batch, labels_of, row_index, tokenise
 
 FAR = "Who wrote The Long Tide?"

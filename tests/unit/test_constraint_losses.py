@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from trainables.moe.constraint_losses import (
+from trainables.methods.memoe_v2.terms import (
     ConstraintSettings,
     balance_coefficient,
     balancing_constraint_loss,

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.addresses import object_storage
-from orchestrator.copies import Copies
 from orchestrator.errors import UsageError
-from orchestrator.leases import Leases
-from orchestrator.ledger import Ledger
+from orchestrator.settings.addresses import object_storage
+from orchestrator.store.copies import Copies
+from orchestrator.store.leases import Leases
+from orchestrator.store.ledger import Ledger
 
 RECORD = b'{"record_id": "r0"}\n'
 PACKAGES = b"torch==2\n"
@@ -95,7 +95,7 @@ def test_segment_is_sent_while_its_driver_goes_on(
 ) -> None:
     import time
 
-    monkeypatch.setattr("orchestrator.copies.SEND_SECONDS", 0.01)
+    monkeypatch.setattr("orchestrator.store.copies.SEND_SECONDS", 0.01)
     with Ledger.open(tmp_path) as ledger:
         sender = copies(tmp_path, bucket)
         sender.begin(ledger.path)

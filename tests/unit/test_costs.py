@@ -5,12 +5,9 @@ from typing import Any
 
 import pytest
 
-from orchestrator import config
-from orchestrator.costs import PROCESS_GIB, memory, num_steps, work, work_once
 from orchestrator.errors import UsageError
-from orchestrator.plan import TrialSpec, expand
-from orchestrator.spaces import SearchSpaces
-from orchestrator.training_costs import (
+from orchestrator.forecast.costs import PROCESS_GIB, memory, num_steps, work, work_once
+from orchestrator.forecast.training_costs import (
     GIB,
     KINDS,
     Shape,
@@ -18,6 +15,9 @@ from orchestrator.training_costs import (
     num_parameters,
     training_of,
 )
+from orchestrator.planning.plan import TrialSpec, expand
+from orchestrator.settings import models as config
+from orchestrator.settings.yaml_files import SearchSpaces
 
 SMALL = {
     "name": "small",

@@ -10,11 +10,11 @@ import pytest
 import yaml
 
 from tests.unit.file_trials import spec, write, zsre_line
-from trainables.data_check import DataCheck
-from trainables.drawing import draw
+from trainables.edits.data_check import DataCheck
+from trainables.edits.drawing import draw
+from trainables.edits.sources import open_source
 from trainables.errors import ConfigError, DataError, EditingError
-from trainables.sources import open_source
-from trainables.validation import Validator
+from trainables.trials.validation import Validator
 
 ROOT = Path(__file__).resolve().parents[2]
 DATASETS = sorted(path.stem for path in (ROOT / "search_spaces" / "dataset").glob("*.yaml"))

@@ -10,8 +10,8 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Metric
 
-from analysis.database import Database
 from analysis.errors import StoreError
+from analysis.reading.database import Database
 from tests.unit.analysis_store import shared_store
 
 

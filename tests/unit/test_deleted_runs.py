@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from analysis import assemble
+from analysis import table_report as assemble
 from analysis.errors import StoreError
-from analysis.runs import lacking, lacking_line, read_runs
-from orchestrator import config, plan
-from orchestrator.mirror import tracking_uri
-from orchestrator.tracking import Tracker, sync_plan
+from analysis.reading.runs import lacking, lacking_line, read_runs
+from orchestrator.planning import plan
+from orchestrator.settings import models as config
+from orchestrator.tracking.mirror import tracking_uri
+from orchestrator.tracking.tracker import Tracker, sync_plan
 from tests.unit.deletions import ABLATION, check_deleted_and_back, delete, write_ledger
 from tests.unit.ended_trials import made_plan
 from tests.unit.test_tracking import row

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from trainables.artefacts import Artefacts
-from trainables.edit_loop import Routed
 from trainables.errors import ConfigError
 from trainables.interfaces import Backbone, Edit, EditBatch
 from trainables.methods.dense_adapter import Config, DenseAdapter
 from trainables.prompts import edit_batch
 from trainables.seeding import trial_generators
+from trainables.trials.loop import Routed
 
 EDITS = (
     Edit("The capital of Fooland is", "Vesper", "Fooland"),

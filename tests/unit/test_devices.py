@@ -10,8 +10,8 @@ import torch
 
 from tests.unit.file_trials import spec, write, zsre_line
 from trainables.backbones.loading import assigned_device, load_backbone
-from trainables.trial_run import Runtime, TrialRun
-from trainables.workbench import Workbench
+from trainables.trials.run import Runtime, TrialRun
+from trainables.trials.workbench import Workbench
 
 
 @pytest.fixture

@@ -3,8 +3,8 @@ from typing import Any
 import pytest
 import torch
 
-from trainables.division import Division, DivisionSettings, divided
-from trainables.gece import Calibration
+from trainables.assemblies.gece import Calibration
+from trainables.methods.memoe_v2.division import Division, DivisionSettings, divided
 
 CPU = torch.device("cpu")
 

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from orchestrator import config, plan
-from orchestrator.dry_run import dry_run, left, simulated
 from orchestrator.errors import UsageError
-from orchestrator.ledger import Ledger
-from orchestrator.rows import Options
+from orchestrator.planning import plan
+from orchestrator.settings import models as config
+from orchestrator.store.ledger import Ledger
+from orchestrator.store.rows import Options
+from orchestrator.terminal.dry_run import dry_run, left, simulated
 from tests.unit.ended_trials import made_plan, written
 from tests.unit.small_spaces import write_small_spaces
 

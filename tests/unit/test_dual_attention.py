@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainables.moe.dual_attention import DualAttentionRouter, instance_gates
+from trainables.methods.memoe_v2.dual_attention import DualAttentionRouter, instance_gates
 
 WIDTH, EXPERTS = 8, 3
 READINGS = ["chunks", "outer", "pair", "sequence", "one_key", "linear"]
@@ -80,7 +80,9 @@ def test_sequence_when_a_token_is_masked_then_it_is_not_there() -> None:
 def test_outer_when_done_in_parts_then_equals_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     router, one = made("outer"), states(5)
     whole = logits(router, one)
-    monkeypatch.setattr("trainables.moe.dual_attention._LARGE", 2 * WIDTH**2)  # two prompts each
+    monkeypatch.setattr(
+        "trainables.methods.memoe_v2.dual_attention._LARGE", 2 * WIDTH**2
+    )  # two prompts each
     torch.testing.assert_close(logits(router, one), whole)
 
 

@@ -14,13 +14,13 @@ from trainables.backbones.loading import load_backbone
 from trainables.backbones.pristine import Pristine
 from trainables.backbones.split import PrefixCache, Split
 from trainables.datasets.streams import to_edit
-from trainables.edit_loop import Before, EditLoop, EditProtocol, compared
-from trainables.edit_stream import EditStream
+from trainables.edits.stream import EditStream
 from trainables.errors import ConfigError
 from trainables.interfaces import Backbone, EditMethod, EditRecord, Question
 from trainables.methods.ft import Config, FineTuning
 from trainables.metrics.evaluator import Evaluator
 from trainables.seeding import trial_generators
+from trainables.trials.loop import Before, EditLoop, EditProtocol, compared
 
 RECORDS = tuple(
     EditRecord(

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from trainables.drawing import Drawn, draw
-from trainables.edit_stream import EditStream, edit_batches, edit_stream
+from trainables.edits.drawing import Drawn, draw
+from trainables.edits.sources import Source
+from trainables.edits.stream import EditStream, edit_batches, edit_stream
 from trainables.errors import ConfigError
 from trainables.interfaces import Backbone, EditRecord
 from trainables.prompts import tokenise
-from trainables.sources import Source
 
 TOPICS = ("Where was {} born?", "Which river feeds {}", "{} was written by")
 RECORDS = tuple(

@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 
-from orchestrator.estimate import (
+from orchestrator.forecast.estimate import (
     SECONDS_PER_TRIAL,
     START_SECONDS,
     forecast,
     once_seconds,
     rough_seconds,
 )
-from orchestrator.plan import TrialSpec
+from orchestrator.planning.plan import TrialSpec
 
 TINY = {
     "name": "tiny",

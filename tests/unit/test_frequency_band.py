@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 
 from trainables.datasets.frequency_band import in_band
-from trainables.drawing import banded
+from trainables.edits.drawing import banded
+from trainables.edits.sources import Source
 from trainables.errors import ConfigError
 from trainables.interfaces import EditRecord
-from trainables.sources import Source
 
 # frequencies 0 to 9, in an order of their own
 ORDER = (3, 9, 0, 7, 1, 8, 2, 5, 6, 4)

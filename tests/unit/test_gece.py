@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from trainables.artefacts import Artefacts
+from trainables.assemblies.gece import Calibration, GeceSettings, calibration, text_word_counts
 from trainables.backbones.split import Site, Split
 from trainables.errors import EditDiverged
-from trainables.gece import Calibration, GeceSettings, calibration, text_word_counts
 from trainables.interfaces import Backbone, Edit
 from trainables.prompts import edit_batch
 

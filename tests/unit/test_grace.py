@@ -12,8 +12,8 @@ import torch
 from trainables.artefacts import Artefacts
 from trainables.errors import ConfigError
 from trainables.interfaces import Backbone, Edit, PromptBatch
-from trainables.methods.grace import Config, Grace
-from trainables.moe.codebook import Codebook
+from trainables.methods.grace.codebook import Codebook
+from trainables.methods.grace.method import Config, Grace
 from trainables.prompts import Row, collate, edit_batch, tokenise
 from trainables.seeding import trial_generators
 

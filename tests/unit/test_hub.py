@@ -16,7 +16,7 @@ from trainables.backbones.checkpoint import fingerprint
 from trainables.backbones.hub import checkpoint_folder
 from trainables.backbones.loading import load_backbone
 from trainables.errors import BackboneError
-from trainables.validation import Validator
+from trainables.trials.validation import Validator
 
 MODEL, COMMIT = "someone/tiny", "0123456789abcdef0123456789abcdef01234567"
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator import config
-from orchestrator.identity import canonical, fingerprint, identity_fields, short
-from orchestrator.plan import TrialSpec, expand
+from orchestrator.planning.identity import canonical, fingerprint, identity_fields, short
+from orchestrator.planning.plan import TrialSpec, expand
+from orchestrator.settings import models as config
 from tests.unit.small_spaces import write_small_spaces
 
 EXTRA = {"backbone_fingerprint": "aa", "dataset_digest": "bb", "method_version": 1}

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from orchestrator.errors import LedgerError
-from orchestrator.interruption import Interruption
+from orchestrator.running.interruption import Interruption
 
 
 def test_deferred_when_the_library_fails_behind_our_own_failure_then_ours_is_the_reason() -> None:

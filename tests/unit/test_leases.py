@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import LedgerError
-from orchestrator.leases import LEASE_SECONDS, Holder, Leases, summary
+from orchestrator.store.leases import LEASE_SECONDS, Holder, Leases, summary
 
 
 def write_lease(path: Path, trials: list[str], **changes: object) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from orchestrator.errors import LedgerError
-from orchestrator.ledger import Ledger, Others
+from orchestrator.store.ledger import Ledger, Others
 
 
 def end(fingerprint: str, status: str = "finished", **more: Any) -> dict[str, Any]:

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console, RenderableType
 
-from orchestrator import config, listing
-from orchestrator.estimate import Forecast
-from orchestrator.plan import expand
+from orchestrator.forecast.estimate import Forecast
+from orchestrator.planning.plan import expand
+from orchestrator.settings import models as config
+from orchestrator.terminal import listing
 from tests.unit.small_spaces import write_small_spaces
 
 

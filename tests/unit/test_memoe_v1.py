@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from trainables.artefacts import Artefacts
-from trainables.edit_loop import Routed
 from trainables.errors import ConfigError
 from trainables.interfaces import Backbone, Edit, EditBatch, PromptBatch
 from trainables.methods.memoe_v1 import Config, MemoeV1
 from trainables.prompts import collate, edit_batch, tokenise
 from trainables.seeding import trial_generators
+from trainables.trials.loop import Routed
 
 FIRST = (
     Edit("The capital of Fooland is", "Vesper", "Fooland"),

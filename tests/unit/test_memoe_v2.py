@@ -14,7 +14,7 @@ from trainables.backbones.unedited import FinalStates
 from trainables.errors import ConfigError
 from trainables.interfaces import Backbone, DecodeState, Edit, EditBatch, EditReport, PromptBatch
 from trainables.methods import method_settings
-from trainables.methods.memoe_v2 import Config, MemoeV2
+from trainables.methods.memoe_v2.method import Config, MemoeV2
 from trainables.prompts import collate, edit_batch, tokenise
 from trainables.seeding import trial_generators
 

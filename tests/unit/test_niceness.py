@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import config
-from orchestrator.cluster import check_niceness, set_environment
 from orchestrator.errors import UsageError
-from orchestrator.identity import fingerprint
-from orchestrator.plan import expand
+from orchestrator.planning.identity import fingerprint
+from orchestrator.planning.plan import expand
+from orchestrator.running.cluster import check_niceness, set_environment
+from orchestrator.settings import models as config
 
 ROOT = Path(__file__).resolve().parents[2]
 _OF_A_WORKER = """
 import os
-from orchestrator.cluster import running_ray, set_environment
+from orchestrator.running.cluster import running_ray, set_environment
 set_environment("local", {niceness})
 import ray
 with running_ray("local", 1):

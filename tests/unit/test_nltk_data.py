@@ -12,12 +12,12 @@ import nltk
 import pytest
 import yaml
 
-from orchestrator.rows import Resolved
+from orchestrator.store.rows import Resolved
 from tests.unit.file_trials import spec, write, zsre_line
 from trainables.errors import ConfigError
 from trainables.methods import method_settings
 from trainables.moe.nltk_data import _FILES, _PACKAGES, FOLDER, NltkData, check, fetch, identity
-from trainables.validation import Validator
+from trainables.trials.validation import Validator
 
 METHODS = Path(__file__).parents[2] / "search_spaces" / "method"
 

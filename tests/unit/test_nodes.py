@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import UsageError
-from orchestrator.nodes import MOST_UNFIT, Demands, Nodes
+from orchestrator.running.nodes import MOST_UNFIT, Demands, Nodes
 
 
 @pytest.fixture

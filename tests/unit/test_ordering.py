@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from trainables.errors import ConfigError
-from trainables.moe.ordering import (
+from trainables.datasets.ordering import (
     EditOrder,
     batch_sizes,
     between_batch_similarity,
@@ -17,6 +16,7 @@ from trainables.moe.ordering import (
     plan_batches,
     within_batch_similarity,
 )
+from trainables.errors import ConfigError
 
 
 def corners(counts: tuple[int, ...]) -> NDArray[np.float64]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from analysis.errors import PaperNumbersError
-from analysis.paper_numbers import FOLDER, caveats, load, read
+from analysis.published.paper_numbers import FOLDER, caveats, load, read
 
 TABLE_9 = "lemoe_table9"
 HEADER = (

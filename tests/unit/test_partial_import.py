@@ -10,9 +10,15 @@ from typing import Any, get_type_hints
 
 import pytest
 
-from orchestrator.spaces import REPOSITORY, SearchSpaces
+from orchestrator.settings.yaml_files import REPOSITORY, SearchSpaces
 from trainables.errors import ConfigError
-from trainables.methods import Settings, get_method, known_modules, method_settings
+from trainables.methods import (
+    Settings,
+    get_method,
+    known_modules,
+    method_settings,
+    module_of,
+)
 from trainables.partial_import import PartialImport
 
 SPACES = SearchSpaces()
@@ -35,7 +41,7 @@ BAD: tuple[Any, ...] = (
 
 def taken(module: str) -> Any:
     """The Config without the import, also where this process has imported its module."""
-    return PartialImport()._taken(f"trainables.methods.{module}", "CONFIG")
+    return PartialImport()._taken(module_of(module), "CONFIG")
 
 
 def settings_of(module: str) -> dict[str, Any]:
@@ -58,10 +64,10 @@ def test_name_when_taken_for_every_method_then_torch_is_not_imported() -> None:
     code = (
         "import sys\n"
         "from trainables.partial_import import PartialImport\n"
-        "from trainables.methods import known_modules\n"
+        "from trainables.methods import known_modules, module_of\n"
         "names = PartialImport()\n"
         "for module in known_modules():\n"
-        "    names.name(f'trainables.methods.{module}', 'CONFIG')\n"
+        "    names.name(module_of(module), 'CONFIG')\n"
         "print([name for name in ('torch', 'transformers', 'numpy') if name in sys.modules])"
     )
     done = subprocess.run(

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.errors import UsageError
-from orchestrator.placement import (
+from orchestrator.forecast.placement import (
     Placement,
     Sharing,
     at_a_time,
@@ -16,7 +16,7 @@ from orchestrator.placement import (
     resources,
     widest,
 )
-from orchestrator.plan import TrialSpec
+from orchestrator.planning.plan import TrialSpec
 
 
 def spec(**backbone: object) -> TrialSpec:

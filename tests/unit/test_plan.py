@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator import config
 from orchestrator.errors import UsageError
-from orchestrator.plan import Plan, expand
+from orchestrator.planning.plan import Plan, expand
+from orchestrator.settings import models as config
 from tests.unit.small_spaces import write_small_spaces
 
 

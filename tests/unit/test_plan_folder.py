@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from orchestrator import config
 from orchestrator.errors import UsageError
-from orchestrator.plan import Plan, expand
+from orchestrator.planning.plan import Plan, expand
+from orchestrator.settings import models as config
 from tests.unit.small_spaces import write_small_spaces
 
 

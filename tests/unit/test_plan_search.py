@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import config
 from orchestrator.errors import UsageError
-from orchestrator.plan import Plan, expand, spec_for
+from orchestrator.planning.plan import Plan, expand, spec_for
+from orchestrator.settings import models as config
 from tests.unit.small_spaces import write_small_spaces
 
 

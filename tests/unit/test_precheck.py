@@ -9,12 +9,14 @@ from pathlib import Path
 import nltk
 import pytest
 
-from orchestrator import config, launch, plan
-from orchestrator.dry_run import dry_run
 from orchestrator.errors import UsageError
-from orchestrator.rows import Options
-from orchestrator.spaces import REPOSITORY
-from orchestrator.waiting import Waiting
+from orchestrator.planning import plan
+from orchestrator.running import launch
+from orchestrator.settings import models as config
+from orchestrator.settings.yaml_files import REPOSITORY
+from orchestrator.store.rows import Options
+from orchestrator.terminal.dry_run import dry_run
+from orchestrator.terminal.waiting import Waiting
 from tests.unit.file_trials import write, zsre_line
 
 LORA = "ablation=lemoe_lora"
@@ -72,9 +74,10 @@ def test_precheck_when_all_is_well_then_torch_is_not_imported_and_nothing_writte
 ) -> None:
     code = (
         "import sys\n"
-        "from orchestrator import config, plan\n"
-        "from orchestrator.dry_run import dry_run\n"
-        "from orchestrator.rows import Options\n"
+        "from orchestrator.planning import plan\n"
+        "from orchestrator.settings import models as config\n"
+        "from orchestrator.terminal.dry_run import dry_run\n"
+        "from orchestrator.store.rows import Options\n"
         "for typed in (['ablation=lemoe_lifelong'], ['ablation=smoke', 'backbone=facts_zsre',\n"
         "              'dataset=zsre', 'dataset.path=zsre.jsonl']):\n"
         "    dry_run(plan.expand(config.load(typed)), Options())\n"

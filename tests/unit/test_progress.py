@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from orchestrator.progress import NUM_IN_LINE, Board, Building, average
-from orchestrator.waiting import Waiting
+from orchestrator.terminal.board import NUM_IN_LINE, Board, Building, average
+from orchestrator.terminal.waiting import Waiting
 from tests.unit.test_running import write
 from trainables.pulse import Moment
 

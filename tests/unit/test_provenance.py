@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import LedgerError
-from orchestrator.provenance import (
+from orchestrator.store.provenance import (
     installed_packages,
     keep_packages,
     kept_packages,

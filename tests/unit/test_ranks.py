@@ -16,8 +16,8 @@ from tests.contract.test_every_method import EDITS, MORE_EDITS, answers, apply, 
 from trainables.artefacts import Artefacts
 from trainables.backbones.loading import load_backbone
 from trainables.interfaces import Backbone, EditMethod
+from trainables.parallel.ranks import Ranks
 from trainables.prompts import edit_batch
-from trainables.ranks import Ranks
 
 METHODS = ("ft_m", "lemoe", "memoe_v2", "arm", "memit")
 TIMEOUT_SECONDS = 60.0

@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 
 from trainables.artefacts import Artefacts
-from trainables.drawing import banded
+from trainables.edits.drawing import banded
+from trainables.edits.frequency import with_gece
+from trainables.edits.sources import Source
 from trainables.interfaces import Backbone, EditRecord
-from trainables.record_frequency import with_gece
-from trainables.sources import Source
 
 
 def test_with_gece_when_banded_then_the_least_gece_stands_for_the_most_frequent(

@@ -12,12 +12,11 @@ import yaml
 from trainables.artefacts import Artefacts
 from trainables.backbones.split import PrefixCache, Split
 from trainables.datasets.streams import to_edit
-from trainables.edit_loop import Before, EditLoop, EditProtocol
-from trainables.edit_stream import EditStream
+from trainables.edits.stream import EditStream
 from trainables.interfaces import Backbone, EditMethod, EditRecord
 from trainables.methods import build_config, get_method, method_settings
 from trainables.metrics.evaluator import Evaluator
-from trainables.route_rows import (
+from trainables.metrics.prompt_routes import (
     RouteRow,
     learned,
     route_numbers,
@@ -25,6 +24,7 @@ from trainables.route_rows import (
     same_expert_rate,
 )
 from trainables.seeding import trial_generators
+from trainables.trials.loop import Before, EditLoop, EditProtocol
 
 METHODS = Path(__file__).parents[2] / "search_spaces" / "method"
 TINY = {"edit_layer": 2, "num_experts": 2, "top_k": 1, "num_steps": 3, "projection_size": 8}

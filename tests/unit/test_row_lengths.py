@@ -13,8 +13,8 @@ from trainables.backbones.split import Split
 from trainables.errors import BackboneError, DataError
 from trainables.interfaces import Backbone
 from trainables.prompts import collate, tokenise
-from trainables.validation import Validator
-from trainables.workbench import Workbench
+from trainables.trials.validation import Validator
+from trainables.trials.workbench import Workbench
 
 
 def records_of(folder: Path, **changes: Any) -> Path:

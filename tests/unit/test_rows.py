@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from orchestrator import config
-from orchestrator.identity import fingerprint
-from orchestrator.plan import TrialSpec, expand
-from orchestrator.rows import Cell, Resolved, end_row, labelled
+from orchestrator.planning.identity import fingerprint
+from orchestrator.planning.plan import TrialSpec, expand
+from orchestrator.settings import models as config
+from orchestrator.store.rows import Cell, Resolved, end_row, labelled
 
 SPEC = TrialSpec(
     ablation="a",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from orchestrator.running import Running, duration, running_trial
+from orchestrator.terminal.running_trials import Running, duration, running_trial
 from trainables.pulse import Beat, Moment, Pulse
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from analysis import runs
 from analysis.errors import StoreError
+from analysis.reading import runs
 from tests.unit.analysis_store import shared_store
 
 

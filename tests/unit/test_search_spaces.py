@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from analysis.layouts.layout import known_layouts
-from analysis.paper_numbers import load
-from orchestrator import config
-from orchestrator.plan import Plan, TrialSpec, expand
-from orchestrator.spaces import SearchSpaces
+from analysis.published.paper_numbers import load
+from orchestrator.planning.plan import Plan, TrialSpec, expand
+from orchestrator.settings import models as config
+from orchestrator.settings.yaml_files import SearchSpaces
 
 SPACES = SearchSpaces()
 WITHOUT_TABLE = {"smoke", "lemoe_search", "memoe_constants"}

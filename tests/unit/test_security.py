@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import yaml
 
-from orchestrator import config
-from orchestrator.cluster import set_environment
 from orchestrator.errors import UsageError
 from orchestrator.redaction import redacted
-from orchestrator.rows import end_row
+from orchestrator.running.cluster import set_environment
+from orchestrator.settings import models as config
+from orchestrator.store.rows import end_row
 from trainables.backbones.loading import load_backbone
 from trainables.errors import EditingError
 

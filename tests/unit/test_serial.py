@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.batching import GENERATED_ANSWERS
+from orchestrator.planning.counts import GENERATED_ANSWERS
 from trainables.datasets import serial
 from trainables.datasets.serial import serial_records
 from trainables.errors import ConfigError

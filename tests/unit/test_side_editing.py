@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from trainables.artefacts import Artefacts
+from trainables.assemblies.side_editor import SideEditor, SideSettings
 from trainables.interfaces import Backbone, Edit
 from trainables.moe.augmentation import Augmentation
 from trainables.moe.side_memory import random_masks
@@ -17,7 +18,6 @@ from trainables.moe.side_plan import Plan, Remembered
 from trainables.moe.side_training import LossTerms
 from trainables.optimise import target_loss
 from trainables.prompts import collate, edit_batch, labels_of, row_index, tokenise
-from trainables.side_editing import SideEditor, SideSettings
 
 SETTINGS = SideSettings(
     edit_layer=2,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from trainables.moe.edit_memory import EditMemory
-from trainables.moe.projection_router import ProjectionRouter, expert_route
+from trainables.methods.arm.memory import EditMemory
+from trainables.methods.arm.router import ProjectionRouter, expert_route
 from trainables.moe.side_memory import (
     Margins,
     Measure,

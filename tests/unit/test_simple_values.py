@@ -6,8 +6,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from orchestrator.composition import plain
-from orchestrator.simple_values import NotSimpleError, simple_value
+from orchestrator.settings.composition import plain
+from orchestrator.settings.simple_values import NotSimpleError, simple_value
 
 ITEMS = st.text(alphabet="aeEnuls01.-_/+,[]: ", min_size=1, max_size=8)
 

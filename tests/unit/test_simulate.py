@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.simulate import Job, simulate
+from orchestrator.forecast.simulate import Job, simulate
 
 
 def test_simulate_when_trials_outnumber_gpus_then_they_start_as_gpus_come_free() -> None:

@@ -9,12 +9,12 @@ import pytest
 import yaml
 
 from tests.unit.file_trials import spec, write, zsre_line
-from trainables import world
+from trainables.edits import embedded as world
+from trainables.edits.sources import NUM_TRAINING_LOCALITY, Source, open_source
 from trainables.errors import ConfigError, DataError
 from trainables.interfaces import EditRecord, Question
-from trainables.sources import NUM_TRAINING_LOCALITY, Source, open_source
-from trainables.validation import Validator
-from trainables.workbench import Workbench
+from trainables.trials.validation import Validator
+from trainables.trials.workbench import Workbench
 
 ROOT = Path(__file__).resolve().parents[2]
 

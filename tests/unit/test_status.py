@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import config
 from orchestrator.errors import UsageError
-from orchestrator.leases import Leases
-from orchestrator.ledger import Ledger
-from orchestrator.running import pulse_folder
-from orchestrator.status import ended, read_status, status_lines
+from orchestrator.settings import models as config
+from orchestrator.store.leases import Leases
+from orchestrator.store.ledger import Ledger
+from orchestrator.store.settled import ended
+from orchestrator.terminal.running_trials import pulse_folder
+from orchestrator.terminal.status import read_status, status_lines
 from tests.unit.ended_trials import cell, made_plan, written
 from tests.unit.test_running import write
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from analysis.runs import read_records, read_runs
-from orchestrator.tracking import Tracker
+from analysis.reading.runs import read_records, read_runs
+from orchestrator.tracking.tracker import Tracker
 from tests.unit.test_tracking import row
 
 NAMES = ("plain", "a%20b", "a?b", "a#b", "a b", "100%", "a&b=c;d", "ünï çødé", 'it\'s "it"', "b\\c")

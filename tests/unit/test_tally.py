@@ -7,11 +7,11 @@ import json
 import pytest
 import torch
 
-from trainables.edit_stream import EditStream
+from trainables.edits.stream import EditStream
 from trainables.interfaces import EditReport, State
 from trainables.metrics.evaluator import ProbeScore
-from trainables.route_rows import RouteRow
-from trainables.tally import CurvePoint, Tally, edit_state_bytes
+from trainables.metrics.prompt_routes import RouteRow
+from trainables.trials.measurements import CurvePoint, Tally, edit_state_bytes
 
 
 def test_counts_of_reports_are_added_and_numbers_averaged() -> None:

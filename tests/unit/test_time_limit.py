@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from trainables.errors import TrialOverdueError
-from trainables.time_limit import TimeLimit
+from trainables.trials.time_limit import TimeLimit
 
 
 def test_limit_when_python_code_hangs_then_raises_what_was_typed(tmp_path: Path) -> None:
@@ -53,7 +53,7 @@ def test_limit_when_code_never_comes_back_then_the_process_ends_and_is_not_begun
     script = f"""
 import signal, threading
 from pathlib import Path
-from trainables import time_limit
+from trainables.trials import time_limit
 time_limit.GRACE_SECONDS = 0.05
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])  # as code outside Python would
 with time_limit.TimeLimit(0.05, 0.0, Path({str(marker)!r})):

@@ -11,13 +11,13 @@ from torch import nn
 
 from tests.unit.test_side_editing import EDITS, SETTINGS
 from trainables.artefacts import Artefacts
+from trainables.assemblies.side_editor import SideEditor
 from trainables.backbones.down_site import DownScale, DownSite
 from trainables.backbones.split import PrefixCache
 from trainables.backbones.token_statistics import ordinary_tokens, token_mean
 from trainables.interfaces import Backbone, DecodeState, PromptBatch
 from trainables.moe.side_memory import random_masks
 from trainables.prompts import collate, edit_batch, pad_id, tokenise
-from trainables.side_editing import SideEditor
 
 LAYER = 2
 PROMPTS = (

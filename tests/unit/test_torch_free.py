@@ -8,18 +8,18 @@ import sys
 HEAVY = {"torch", "transformers", "sklearn", "scipy", "ray", "mlflow"}
 LIGHT = (
     "trainables.records",
-    "trainables.sources",
-    "trainables.drawing",
-    "trainables.world",
-    "trainables.data_check",
+    "trainables.edits.sources",
+    "trainables.edits.drawing",
+    "trainables.edits.embedded",
+    "trainables.edits.data_check",
 )
 
 
 def test_reading_data_and_drawing_edits_imports_nothing_heavy() -> None:
     code = (
         "import sys, importlib, pathlib\n"
-        "from trainables import world\n"
-        "from trainables.data_check import DataCheck\n"
+        "from trainables.edits import embedded as world\n"
+        "from trainables.edits.data_check import DataCheck\n"
         f"for name in {LIGHT!r}: importlib.import_module(name)\n"
         "spec = {'backbone': {'name': 'facts_tiny', 'model': 'embedded:facts_tiny'},\n"
         "        'dataset': {'name': 'facts', 'part': 'report'},\n"
@@ -31,5 +31,5 @@ def test_reading_data_and_drawing_edits_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-500:]
-    assert "trainables.drawing" in done.stdout.split()
+    assert "trainables.edits.drawing" in done.stdout.split()
     assert HEAVY & set(done.stdout.split()) == set()

@@ -14,10 +14,11 @@ import pytest
 from filelock import FileLock
 from mlflow import MlflowClient
 
-from analysis.runs import read_records, read_runs
-from orchestrator import mirror, tracking
-from orchestrator.mirror import chart_link, tracking_uri
-from orchestrator.tracking import Tracker
+from analysis.reading.runs import read_records, read_runs
+from orchestrator.tracking import mirror
+from orchestrator.tracking import tracker as tracking
+from orchestrator.tracking.mirror import chart_link, tracking_uri
+from orchestrator.tracking.tracker import Tracker
 from tests.mlflow_server import MlflowServer, stopped_server
 from tests.unit.deletions import check_deleted_and_back, write_ledger
 

@@ -19,8 +19,8 @@ from tests.unit.file_trials import spec, write, zsre_line
 from trainables.artefacts import read_state
 from trainables.methods import method_settings
 from trainables.pulse import Moment, read_pulses
-from trainables.trial import ActorSpentError, EditTrial
-from trainables.trial_run import Runtime
+from trainables.trials.ray_trial import ActorSpentError, EditTrial
+from trainables.trials.run import Runtime
 
 METHODS = Path(__file__).resolve().parents[2] / "search_spaces" / "method"
 LAST_LAYER = 3  # of the tiny backbones; the edited one is below

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from analysis.claim_report import Options, report
 from analysis.claims import main
-from analysis.verdicts import Options, report
 from tests.unit.analysis_store import Writer
 
 # Generality by seed; reliability and locality are equal everywhere.

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import watchdog as module
 from orchestrator.errors import StandstillError
-from orchestrator.interruption import Interruption
-from orchestrator.watchdog import HEARD_SECONDS, PulseTaker, Watchdog
+from orchestrator.running import watchdog as module
+from orchestrator.running.interruption import Interruption
+from orchestrator.running.watchdog import HEARD_SECONDS, PulseTaker, Watchdog
 from trainables.pulse import Pulse
 
 

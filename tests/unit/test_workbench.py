@@ -11,7 +11,7 @@ import pytest
 from tests.unit.file_trials import spec, write, zsre_line
 from trainables.backbones.loading import Dtype
 from trainables.interfaces import Backbone
-from trainables.workbench import Workbench
+from trainables.trials.workbench import Workbench
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from trainables import world
 from trainables.backbones.facts import Recipe
 from trainables.datasets import facts
+from trainables.edits import embedded as world
 from trainables.errors import BackboneError, DataError
 
 TINY = Recipe(

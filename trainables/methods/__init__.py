@@ -1,4 +1,7 @@
-"""Edit methods, one module each, found by file name and imported only when used."""
+"""Edit methods, one module each, found by file name and imported only when used.
+
+A method that needs parts of its own is a folder, whose `method.py` is its module.
+"""
 
 from __future__ import annotations
 
@@ -27,21 +30,34 @@ def known_modules() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
+def module_of(name: str) -> str:
+    """Dotted name of the module of method `name`.
+
+    Raises:
+        UnknownMethodError: If there is no such method.
+    """
+    are_folders = {module.name: module.ispkg for module in pkgutil.iter_modules(__path__)}
+    if name not in are_folders:
+        close = difflib.get_close_matches(name, are_folders, n=1)
+        hint = f" did you mean {close[0]!r}?" if close else ""
+        known = ", ".join(known_modules())
+        raise UnknownMethodError(f"no method {name!r};{hint} known: {known}")
+    return f"{__name__}.{name}.method" if are_folders[name] else f"{__name__}.{name}"
+
+
 def get_method(name: str) -> tuple[type[Any], type[Any]]:
-    """The classes (Config, Method) of `trainables/methods/<name>.py`.
+    """The classes (Config, Method) of method `name`.
 
     Raises:
         UnknownMethodError: If there is no such file.
     """
-    _check_name(name)
-    module = importlib.import_module(f"{__name__}.{name}")
+    module = importlib.import_module(module_of(name))
     return module.CONFIG, module.METHOD
 
 
 def get_version(name: str) -> int:
     """The module's VERSION (1 where it has none); raised with a change that moves a number."""
-    get_method(name)
-    module = importlib.import_module(f"{__name__}.{name}")
+    module = importlib.import_module(module_of(name))
     return int(getattr(module, "VERSION", 1))
 
 
@@ -70,8 +86,7 @@ class Settings:
         Raises:
             UnknownMethodError: If there is no such method.
         """
-        _check_name(name)
-        return cls(name, parts.name(f"{__name__}.{name}", "CONFIG"))
+        return cls(name, parts.name(module_of(name), "CONFIG"))
 
     def build(self, values: Mapping[str, Any]) -> Any:
         """The Config of `values`.
@@ -92,11 +107,3 @@ class Settings:
                 raise ConfigError(f"method.{key} is {values[key]!r}; {allowed}")
         listed = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         return self._config_class(**listed)
-
-
-def _check_name(name: str) -> None:
-    known = known_modules()
-    if name not in known:
-        close = difflib.get_close_matches(name, known, n=1)
-        hint = f" did you mean {close[0]!r}?" if close else ""
-        raise UnknownMethodError(f"no method {name!r};{hint} known: {', '.join(known)}")

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from trainables.artefacts import Artefacts
-from trainables.bypass import Bypass
+from trainables.assemblies.bypass import Bypass
 from trainables.errors import ConfigError
 from trainables.interfaces import (
     Backbone,

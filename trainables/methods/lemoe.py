@@ -39,8 +39,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from trainables.anchor_finder import anchor_finder
 from trainables.artefacts import Artefacts
+from trainables.assemblies.anchor_finder import anchor_finder
+from trainables.assemblies.side_editor import check_choices, check_numbers
 from trainables.backbones.split import Site, Split
 from trainables.backbones.surgery import get_module, replace_module
 from trainables.errors import ConfigError
@@ -63,7 +64,6 @@ from trainables.moe.routers import FrozenAnchors, HiddenRouter, LearnedKeys, Rou
 from trainables.moe.routing import PromptRouting, Reads
 from trainables.optimise import Optimisation, OptimiserSettings, target_loss
 from trainables.prompts import batch_from, batch_state, collate, pad_id, row_index, tokenise
-from trainables.side_editing import check_choices, check_numbers
 
 _MAX_CENTRE_EDITS = 1000  # the mean has settled long before; entities cost a millisecond per prompt
 

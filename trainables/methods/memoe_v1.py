@@ -50,9 +50,9 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from trainables.anchor_finder import anchor_finder
 from trainables.artefacts import Artefacts
-from trainables.bypass import Bypass
+from trainables.assemblies.anchor_finder import anchor_finder
+from trainables.assemblies.bypass import Bypass
 from trainables.errors import ConfigError
 from trainables.interfaces import (
     Backbone,

@@ -44,6 +44,14 @@ import torch
 from torch import Tensor
 
 from trainables.artefacts import Artefacts
+from trainables.assemblies.side_editor import (
+    SideEditor,
+    SideRun,
+    SideSettings,
+    check_choices,
+    check_numbers,
+    stored_batch,
+)
 from trainables.interfaces import (
     Backbone,
     DecodeState,
@@ -59,14 +67,6 @@ from trainables.moe.merging import Merging, merged
 from trainables.moe.side_memory import Activation, HingeMean, MarginUnit, random_masks
 from trainables.moe.side_plan import Plan
 from trainables.moe.side_training import LossTerms
-from trainables.side_editing import (
-    SideEditor,
-    SideRun,
-    SideSettings,
-    check_choices,
-    check_numbers,
-    stored_batch,
-)
 
 Inference = Literal["merge", "retrieval"]
 Merge = Literal["none", "ties", "linear", "slerp", "dare_ties", "sign"]

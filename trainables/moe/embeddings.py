@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from trainables.datasets.ordering import plan_batches
 from trainables.interfaces import Edit, PromptBatch
 from trainables.moe.entities import EntityFinder
-from trainables.moe.ordering import plan_batches
 
 
 class PromptEmbedder:

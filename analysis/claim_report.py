@@ -1,0 +1,244 @@
+"""Store to verdicts on the published claims, and those to text."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TypeAlias
+
+import pandas as pd
+
+from analysis import aggregate
+from analysis.aggregate import Section
+from analysis.errors import AnalysisError
+from analysis.layouts.layout import get_layout, known_layouts
+from analysis.published.claim_checks import (
+    VERDICTS,
+    Check,
+    Claim,
+    Finding,
+    Verdict,
+    find,
+    load_checks,
+    load_claims,
+    together,
+)
+from analysis.reading import runs
+from analysis.render import estimate_text
+
+Context: TypeAlias = tuple[str, str]  # backbone, data set
+
+_DIGITS = 3
+_NOTES = (
+    "difference: first less second, mean over seeds (their number); ± 95% interval over seeds "
+    "(Student's t), or [low, high] 95% bootstrap over subjects where there are fewer than 3",
+    "confirmed: every comparison's interval lies where the claim says; refuted: that of one lies "
+    "elsewhere; undecided: an interval reaches both sides, or there is none, or no run",
+    "no interval: fewer than 3 seeds, and arms that were not asked the same questions, or a number "
+    "that is no score of questions",
+    "each interval is one of 95%: of a hundred comparisons of equals some five look decided",
+    "directions and stated margins are judged, not levels; a verdict holds for this backbone alone",
+)
+
+
+@dataclass(frozen=True)
+class Options:
+    """Where the runs are, and which measure is compared."""
+
+    store: Path = Path("results")
+    measure: str = "token"
+    server: str | None = None
+
+
+def report(asked: Sequence[str], options: Options, form: str) -> str:
+    """The verdicts on the claims `asked` for, by backbone and data set, as Markdown or CSV.
+
+    Args:
+        asked: Claims (`lemoe.c3`) or papers (`lemoe`); none: all.
+        options: Where the runs are.
+        form: markdown or csv.
+
+    Raises:
+        AnalysisError: If a claim is unknown, there is no store, or no run in it is asked for.
+    """
+    claims, checks = _chosen(asked), load_checks()
+    wanted = {claim.claim_id for claim in claims}
+    checks = tuple(check for check in checks if check.claim_id in wanted)
+    found, names = findings(checks, options), list(dict.fromkeys(c.ablation for c in checks))
+    missing = [
+        runs.lacking_line(name, count, options.store, options.server)
+        for name, count in runs.lacking(options.store, options.server).items()
+        if name in names
+    ]
+    if not found:
+        why = f"no ablation in the store tests these claims; they are: {', '.join(names)}"
+        raise AnalysisError("; ".join([why, *missing]))
+    if form == "csv":
+        frames = [_lines(context, claims, of) for context, of in found.items()]
+        return str(pd.concat(frames).to_csv(index=False))
+    parts = [_markdown(context, claims, of) for context, of in found.items()]
+    return "\n".join([*parts, *(f"- {line}\n" for line in missing)])
+
+
+def findings(
+    checks: Sequence[Check], options: Options
+) -> dict[Context, dict[str, tuple[Finding, ...]]]:
+    """What the store says of each comparison: backbone and data set -> claim -> its findings."""
+    there = runs.experiments(options.store, options.server)
+    records = cache(runs.read_records)  # an arm stands in several comparisons
+    sections: dict[str, dict[Context, Section]] = {}
+    for ablation in dict.fromkeys(check.ablation for check in checks):
+        if ablation in there:
+            sections[ablation] = _sections(ablation, options)
+    found: dict[Context, dict[str, tuple[Finding, ...]]] = {}
+    for context in dict.fromkeys(context for of in sections.values() for context in of):
+        by_claim: dict[str, tuple[Finding, ...]] = {}
+        for check in checks:
+            section = sections.get(check.ablation, {}).get(context)
+            made = (
+                Finding(check, "not run", why=f"ablation={check.ablation} was not run")
+                if section is None
+                else find(check, section, records)
+            )
+            by_claim[check.claim_id] = (*by_claim.get(check.claim_id, ()), made)
+        found[context] = by_claim
+    return found
+
+
+def _sections(ablation: str, options: Options) -> dict[Context, Section]:
+    """The newest section of each backbone and data set."""
+    rows = runs.read_runs(options.store, ablation, options.server)
+    papers = {paper for tag in set(rows["paper"]) for paper in runs.papers_of(tag)}
+    known = [get_layout(paper) for paper in papers & set(known_layouts())]
+    # What may differ in the ablation's own tables; each backbone and data set is judged alone.
+    varying = {key for layout in known for key in layout.varying} - {"backbone", "dataset"}
+    made: dict[Context, Section] = {}
+    for section in aggregate.sections(rows, options.measure, sorted(varying)):
+        made.setdefault((section.context["backbone"], section.context["dataset"]), section)
+    return made
+
+
+def _chosen(asked: Sequence[str]) -> tuple[Claim, ...]:
+    claims = load_claims()
+    for word in asked:
+        if not any(_is_of(claim, word) for claim in claims):
+            papers = dict.fromkeys(claim.claim_id.partition(".")[0] for claim in claims)
+            raise AnalysisError(
+                f"no claim or paper {word!r}; papers: {', '.join(papers)}; a claim: lemoe.c3"
+            )
+    return tuple(
+        claim for claim in claims if not asked or any(_is_of(claim, word) for word in asked)
+    )
+
+
+def _is_of(claim: Claim, word: str) -> bool:
+    return claim.claim_id == word or claim.claim_id.startswith(f"{word}.")
+
+
+def _verdict(found: Sequence[Finding]) -> Verdict:
+    return together([finding.verdict for finding in found])
+
+
+def _markdown(
+    context: Context, claims: Sequence[Claim], found: Mapping[str, Sequence[Finding]]
+) -> str:
+    verdicts = {name: _verdict(of) for name, of in found.items()}
+    counts = Counter(verdicts.values())
+    tally = ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS)
+    lines = [f"## Published claims on backbone {context[0]}, dataset {context[1]}: {tally}", ""]
+    lines += [f"- {note}" for note in _NOTES]
+    for claim in claims:
+        if verdicts.get(claim.claim_id, "not run") != "not run":
+            lines += ["", *_of_claim(claim, verdicts[claim.claim_id], found[claim.claim_id])]
+    missing = {
+        claim.claim_id: ", ".join(dict.fromkeys(f.check.ablation for f in found[claim.claim_id]))
+        for claim in claims
+        if verdicts.get(claim.claim_id) == "not run"
+    }
+    if missing:
+        names = "; ".join(f"{name} ({ablations})" for name, ablations in missing.items())
+        lines += ["", f"- not run (by ablation): {names}"]
+    uncompared = [claim.claim_id for claim in claims if claim.claim_id not in found]
+    if uncompared:
+        lines += ["", f"- no comparison of arms is written for: {', '.join(uncompared)}"]
+    return "\n".join(lines) + "\n"
+
+
+def _of_claim(claim: Claim, verdict: Verdict, found: Sequence[Finding]) -> list[str]:
+    evidence = f"{claim.rests_on}: {claim.published_evidence}"
+    caution = [f"- caution: {claim.caution}"] if claim.caution else []
+    rows = [
+        (_relation(finding.check), finding.check.score, _difference(finding), finding.verdict)
+        for finding in found
+    ]
+    table = pd.DataFrame(rows, columns=["Comparison", "Score", "Difference", "Verdict"])
+    return [
+        f"### {claim.claim_id}: {verdict}",
+        "",
+        claim.statement,
+        "",
+        f"- the paper, {evidence}",
+        *caution,
+        "",
+        table.to_markdown(index=False, disable_numparse=True),
+    ]
+
+
+def _relation(check: Check) -> str:
+    where = "".join(f", {key}={value}" for key, value in check.where.items())
+    first, second = _named(check.first), _named(check.second)
+    if check.score != check.second_score:
+        second += f" ({check.second_score})"
+    if check.relation == "within":
+        return f"{first} within {check.by:g} of {second}{where}"
+    margin = f" by {check.by:g}" if check.by else ""
+    return f"{first} above {second}{margin}{where}"
+
+
+def _named(selector: Mapping[str, str]) -> str:
+    """An arm or a method by its name, a setting as name=value."""
+    return ", ".join(
+        value if key in ("arm", "method") else f"{key.rpartition('.')[2]}={value}"
+        for key, value in selector.items()
+    )
+
+
+def _difference(finding: Finding) -> str:
+    if finding.difference is None:
+        return finding.why
+    pairs = f", {finding.num_pairs} pairs of arms" if finding.num_pairs > 1 else ""
+    bare = ", no interval" if finding.difference.low is None else ""
+    return estimate_text(finding.difference, _DIGITS) + pairs + bare
+
+
+def _lines(
+    context: Context, claims: Sequence[Claim], found: Mapping[str, Sequence[Finding]]
+) -> pd.DataFrame:
+    """One line per comparison, numbers as numbers."""
+    lines = []
+    for claim in claims:
+        for finding in found.get(claim.claim_id, ()):
+            check, made = finding.check, finding.difference
+            lines.append(
+                {
+                    "backbone": context[0],
+                    "dataset": context[1],
+                    "claim": claim.claim_id,
+                    "claim_verdict": _verdict(found[claim.claim_id]),
+                    "ablation": check.ablation,
+                    "comparison": _relation(check),
+                    "score": check.score,
+                    "difference": made.mean if made else None,
+                    "low": made.low if made else None,
+                    "high": made.high if made else None,
+                    "interval": made.source if made else "none",
+                    "seeds": made.num_seeds if made else 0,
+                    "pairs": finding.num_pairs,
+                    "verdict": finding.verdict,
+                    "why": finding.why,
+                }
+            )
+    return pd.DataFrame(lines)

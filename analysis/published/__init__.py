@@ -1,0 +1,1 @@
+"""What the papers print: their numbers, when ours may stand beside them, and their claims."""

@@ -1,0 +1,163 @@
+"""The published numbers: loads and checks `paper_tables/<id>.csv`; scores are fractions."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from analysis.errors import PaperNumbersError
+
+FOLDER = Path(__file__).resolve().parents[1] / "paper_tables"
+
+_SCORES = ("reliability", "generality", "locality", "average", "routing_accuracy")
+_ROUTING = ("consistency_similar", "consistency_same")  # MEMoE v1, Table 3, alone
+_COUNTS = (
+    *("num_edits", "batch_size", "num_concepts", "layer", "num_experts", "top_k", "lora_rank"),
+)
+_WORDS = ("setting", "dataset", "model", "method", "method_printed", "variant", "note")
+_REQUIRED = (
+    *("paper", "table", "row", "setting", "dataset", "model", "method", "scale"),
+    *("reliability", "generality", "locality"),
+)
+_GROUPS = tuple(f"n_group{number}" for number in range(1, 6))  # of the same table: edits by group
+_DIVISOR = {"percent": 100.0, "fraction": 1.0}
+# Two rounded decimals: each metric and the average may be off by half a unit of the last digit.
+_AVERAGE_TOLERANCE = {"percent": 0.0002, "fraction": 0.0101}
+
+
+@dataclass(frozen=True)
+class PaperRow:
+    """One line of a published table; scores in [0, 1], None where the paper prints nothing."""
+
+    table: str  # id of the table, such as lemoe_table9
+    row: int  # line in the published table, from 1
+    setting: str  # batch, lifelong, ... as the paper's protocol is called in README of the numbers
+    dataset: str
+    model: str
+    method: str
+    method_printed: str
+    variant: str
+    note: str
+    num_edits: int | None
+    batch_size: int | None
+    num_concepts: int | None  # questions of serial editing
+    layer: int | None
+    num_experts: int | None
+    top_k: int | None
+    lora_rank: int | None
+    reliability: float | None
+    generality: float | None
+    locality: float | None
+    average: float | None
+    routing_accuracy: float | None
+    consistency_similar: float | None
+    consistency_same: float | None
+
+    def score(self, name: str) -> float | None:
+        """The published value of what our rows call `name`; None also for what no paper prints."""
+        printed: Mapping[str, float | None] = {
+            "reliability": self.reliability,
+            "generality": self.generality,
+            "locality_far": self.locality,
+            "average": self.average,
+            "own_expert_rate": self.routing_accuracy,
+            "routing_consistency_similar": self.consistency_similar,
+            "routing_consistency": self.consistency_same,
+        }
+        return printed.get(name)
+
+
+def load(table: str, folder: Path = FOLDER) -> tuple[PaperRow, ...]:
+    """All rows of the published table `table`, in printed order.
+
+    Args:
+        table: Name of the file without its ending, such as `lemoe_table9`.
+        folder: Where the files lie.
+
+    Raises:
+        PaperNumbersError: If the file is missing, lacks a column, repeats a row, or holds a value
+            that is no number or lies outside [0, 1] after scaling; the message names file, row and
+            column.
+    """
+    rows = tuple(_row(table, cells) for cells in read(table, _REQUIRED, folder))
+    numbers = [row.row for row in rows]
+    if len(set(numbers)) != len(numbers) or not rows:
+        raise PaperNumbersError(f"{table}.csv must hold rows, each row number once")
+    return rows
+
+
+def read(
+    table: str, required: Sequence[str], folder: Path = FOLDER
+) -> tuple[Mapping[str, str], ...]:
+    """The cells of the published table `table` by column, as text.
+
+    Raises:
+        PaperNumbersError: If the file is missing or lacks one of the columns `required`.
+    """
+    path = folder / f"{table}.csv"
+    if not path.is_file():
+        raise PaperNumbersError(f"no published numbers for {table!r}: {path.name} is not there")
+    with path.open(encoding="utf-8", newline="") as lines:
+        reader = csv.DictReader(lines)
+        missing = [column for column in required if column not in (reader.fieldnames or ())]
+        if missing:
+            raise PaperNumbersError(f"{path.name} is no table of scores: no {', '.join(missing)}")
+        return tuple(reader)
+
+
+def caveats(table: str, folder: Path = FOLDER) -> tuple[str, ...]:
+    """How the paper contradicts its table `table`, from `paper_tables/caveats.csv`."""
+    rows = read("caveats", ("table", "caveat"), folder)
+    return tuple(row["caveat"] for row in rows if row["table"] == table)
+
+
+def _row(table: str, cells: Mapping[str, str]) -> PaperRow:
+    place = f"{table}.csv row {cells['row']}"
+    scale = cells["scale"]
+    if scale not in _DIVISOR:
+        raise PaperNumbersError(f"{place}: scale is {scale!r}; it must be percent or fraction")
+    fields: dict[str, Any] = {"table": table, "row": _count(place, "row", cells["row"])}
+    fields |= {name: cells.get(name, "") for name in _WORDS}
+    if _GROUPS[0] in cells:
+        sizes = [cells[group] for group in _GROUPS if cells[group]]
+        fields["variant"] = "-".join(sizes) or cells["evaluation"]
+    fields |= {name: _count(place, name, cells.get(name, "")) for name in _COUNTS}
+    scores = (*_SCORES, *_ROUTING)
+    fields |= {name: _fraction(place, name, cells.get(name, ""), scale) for name in scores}
+    row = PaperRow(**fields)
+    metrics = [row.reliability, row.generality, row.locality]
+    known = [value for value in metrics if value is not None]
+    is_checked = cells.get("average_consistent") == "yes" and len(known) == 3
+    if is_checked and row.average is not None:
+        _check_average(place, math.fsum(known) / 3, row.average, _AVERAGE_TOLERANCE[scale])
+    return row
+
+
+def _check_average(place: str, computed: float, printed: float, tolerance: float) -> None:
+    if abs(computed - printed) > tolerance:
+        raise PaperNumbersError(f"{place}: average {printed:g} does not fit its metrics")
+
+
+def _count(place: str, column: str, cell: str) -> int | None:
+    if not cell:
+        return None
+    try:
+        return int(cell)
+    except ValueError:
+        raise PaperNumbersError(f"{place}: {column} is {cell!r}, not a whole number") from None
+
+
+def _fraction(place: str, column: str, cell: str, scale: str) -> float | None:
+    if not cell:
+        return None
+    try:
+        value = float(cell) / _DIVISOR[scale]
+    except ValueError:
+        raise PaperNumbersError(f"{place}: {column} is {cell!r}, not a number") from None
+    if not 0 <= value <= 1:
+        raise PaperNumbersError(f"{place}: {column} is {cell!r}, outside [0, 1] as {scale}")
+    return value

@@ -1,0 +1,96 @@
+"""An arm divided by its records: by batch of the stream, by frequency; an arm for each part."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TypeAlias
+
+import pandas as pd
+
+from analysis.aggregate import AVERAGED, Arm, estimate
+from analysis.reading.runs import read_records
+
+# Per-record results of one trial -> number of the part of each line, NaN for none.
+Division: TypeAlias = Callable[[pd.DataFrame], "pd.Series[float]"]
+
+
+def parts(arm: Arm, measure: str, divide: Division, name: str) -> tuple[Arm, ...]:
+    """One arm for each part, named `<name> 1`, `<name> 2`, ..., in the order of their numbers.
+
+    Its scores are means over the part's records, then over seeds; those right after each batch
+    are called `<score>.immediate`. Nothing comes back for an arm that has no mean itself, or whose
+    per-record results are gone.
+
+    Args:
+        arm: With the addresses of its per-record results.
+        measure: Column to average: token, exact, generated or token_no_blank.
+        divide: Which part a line belongs to.
+        name: What the parts are.
+    """
+    if arm.state:
+        return ()
+    values: dict[int, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for address in arm.records:
+        means = _means(address, measure, divide)
+        if means is None:
+            return ()
+        for (part, score), value in means.items():
+            values[part][score].append(value)
+    return tuple(
+        replace(
+            arm,
+            name=f"{name} {part + 1}",
+            swept={**arm.swept, "arm": f"{name} {part + 1}"},
+            scores={score: estimate(found) for score, found in values[part].items()},
+        )
+        for part in sorted(values)
+    )
+
+
+def by_batch(size: int) -> Division:
+    """Divides a stream into runs of `size` batches."""
+
+    def divide(records: pd.DataFrame) -> pd.Series[float]:
+        return _column(records, "batch") // size
+
+    return divide
+
+
+def by_frequency(num_parts: int) -> Division:
+    """Divides records into equal parts by how often the backbone saw them, the most frequent first.
+
+    Equal frequencies stay in the order of the file.
+    """
+
+    def divide(records: pd.DataFrame) -> pd.Series[float]:
+        of_record = _column(records, "frequency").groupby(records["record_id"], sort=False).first()
+        ranks = of_record.rank(method="first", ascending=False) - 1
+        return records["record_id"].map(ranks * num_parts // len(of_record))
+
+    return divide
+
+
+def _means(address: str, measure: str, divide: Division) -> dict[tuple[int, str], float] | None:
+    """Mean of each part and score of one trial; None where there is nothing to divide."""
+    means: dict[tuple[int, str], float] = {}
+    for when, suffix in (("final", ""), ("immediate", ".immediate")):
+        records = read_records(address, when)
+        if records is None or measure not in records:
+            return None
+        part = divide(records)
+        known = records.assign(part=part)[part.notna() & records[measure].notna()]
+        of_record = known.groupby(["part", "score", "record_id"])[measure].mean()
+        for (number, score), value in of_record.groupby(["part", "score"]).mean().items():
+            means[int(number), f"{score}{suffix}"] = float(value)
+    for number in {part for part, _ in means}:
+        if all((number, score) in means for score in AVERAGED):
+            means[number, "average"] = sum(means[number, s] for s in AVERAGED) / len(AVERAGED)
+    return means or None
+
+
+def _column(records: pd.DataFrame, name: str) -> pd.Series[float]:
+    if name in records:
+        return pd.to_numeric(records[name], errors="coerce")
+    return pd.Series(float("nan"), index=records.index)

@@ -1,0 +1,298 @@
+"""Store and name of a table to finished tables, with what every number in them rests on."""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter, defaultdict
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis import aggregate
+from analysis.aggregate import AVERAGED, Section
+from analysis.counts import count_lines
+from analysis.errors import AnalysisError, StoreError
+from analysis.layouts.layout import Body, Layout, get_layout, known_layouts
+from analysis.published import compare, paper_numbers
+from analysis.reading import runs
+from analysis.render import Table
+
+_GENERATED_ANSWERS = (
+    "alternative answers: generated here from answers of the same relation, as the paper's files "
+    "of serial edits are not public; scored on each question's last answer"
+)
+_MOST_VALUES = 6  # of one key, listed with the arms that have them
+_MOST_ERRORS = 8  # reasons listed below a table; the ledger has them all
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line may choose.
+
+    Attributes:
+        store: Folder of the sweep's store.
+        measure: token, exact, generated or token_no_blank.
+        is_filtered: Only rows that pass the paper's filter.
+        server: Address of the MLflow server that holds the runs; None: the store's database.
+    """
+
+    store: Path = Path("results")
+    measure: str = "token"
+    is_filtered: bool = False
+    server: str | None = None
+
+
+def assemble(name: str, options: Options) -> tuple[Table, ...]:
+    """The tables of one published table or one ablation, one for each backbone, data and protocol.
+
+    Args:
+        name: Id of a published table with a layout, such as `lemoe_table9`, or an ablation's name.
+        options: Where the runs are, and what to show of them.
+
+    Raises:
+        AnalysisError: If the name, store or runs are not there, nothing can be compared, or the
+            layout has no published filter.
+    """
+    rows, papers = _find(name, options.store, options.server)
+    tables = [table for paper in papers or (None,) for table in _tables(name, paper, rows, options)]
+    missing = _lacking_lines(set(rows["ablation"]), options)
+    return (*tables[:-1], replace(tables[-1], footer=(*tables[-1].footer, *missing)))
+
+
+def _lacking_lines(ablations: Container[str], options: Options) -> list[str]:
+    """Of the ablations shown, and of those that MLflow has nothing of: they may belong there, too.
+
+    Which published tables a trial answers stands in MLflow alone.
+    """
+    store, server = options.store, options.server
+    counts = runs.lacking(store, server)
+    gone = counts.keys() - runs.experiments(store, server) if counts else set()
+    return [
+        runs.lacking_line(name, count, store, server)
+        for name, count in counts.items()
+        if name in ablations or name in gone
+    ]
+
+
+def _tables(
+    name: str, paper: str | None, rows: pd.DataFrame, options: Options
+) -> tuple[Table, ...]:
+    """One published table, or the table of an ablation without one, for each section."""
+    layout = get_layout(paper or "generic")
+    if options.is_filtered and not layout.has_filter:
+        raise AnalysisError(f"filter=published: {name} has no published filter; use filter=none")
+    found = aggregate.sections(rows, options.measure, layout.varying, runs.read_records)
+    numbers = (layout.numbers or paper) if layout.has_paper else None
+    printed = paper_numbers.load(numbers) if numbers else ()
+    left_out: tuple[str, ...] = ()
+    if printed:
+        found, left_out = compare.comparable(found, printed, str(paper))
+    title = f"{paper or name}: {layout.question}" if paper else name
+    return tuple(
+        _table(
+            title,
+            layout,
+            section,
+            layout.arrange(section, printed, options.is_filtered),
+            options,
+            left_out,
+        )
+        for section in found
+    )
+
+
+def _find(name: str, store: Path, server: str | None) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """Rows to show, and the published tables that they answer."""
+    known, where = known_layouts(), f"mlflow={server}" if server else f"store={store}"
+    if name in known:
+        return runs.read_table_runs(store, name, server), (name,)
+    try:
+        ablations = runs.experiments(store, server)
+    except StoreError as error:
+        raise _unknown(name, known, str(error)) from None
+    rows = runs.read_runs(store, name, server) if name in ablations else pd.DataFrame()
+    if rows.empty:
+        if missing := runs.lacking(store, server).get(name):
+            raise StoreError(f"{where}: {runs.lacking_line(name, missing, store, server)}")
+        if name not in ablations:
+            raise _unknown(name, known, f"ablations in {where}: {', '.join(ablations) or 'none'}")
+        raise StoreError(f"{where}: ablation {name!r} has no trials yet")
+    answered = dict.fromkeys(rows["paper"])
+    papers = runs.papers_of(next(iter(answered))) if len(answered) == 1 else ()
+    return rows, tuple(paper for paper in papers if paper in known)
+
+
+def _unknown(name: str, known: Sequence[str], further: str) -> AnalysisError:
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return AnalysisError(f"no table {name!r}; {hint}known: {', '.join(known)}; {further}")
+
+
+def _table(
+    title: str,
+    layout: Layout,
+    section: Section,
+    body: Body,
+    options: Options,
+    left_out: tuple[str, ...],
+) -> Table:
+    notes = [*body.notes, *_serial_notes(section)]
+    notes += [*_interval_notes(section, layout.has_paper), *_mixed(section)]
+    if body.paper:
+        differing = "; ".join(compare.differences(section, body.paper))
+        notes.insert(0, f"differs from the paper: {differing or 'nothing in backbone, data, size'}")
+        suspect = paper_numbers.caveats(body.paper[0].table)
+        notes += [f"the paper's own numbers: {caveat}" for caveat in suspect]
+    footer = [*body.footer, *_pruned_line(section), *_floor_line(section), *_failures(section)]
+    footer += [*count_lines(section), *left_out]
+    if section.num_superseded:
+        footer.append(f"left out: {section.num_superseded} trials with newer ones of the same arm")
+    return Table(
+        title=title,
+        labels=body.labels,
+        scores=body.scores,
+        rows=body.rows,
+        context=_context(section, options.measure),
+        notes=tuple(notes),
+        footer=tuple(footer),
+        digits=body.digits,
+    )
+
+
+def _context(section: Section, measure: str) -> dict[str, str]:
+    own, seen = section.context, section.provenance
+    dirty = " (dirty)" if any(flag.lower() == "true" for flag in seen["is_dirty"]) else ""
+    sizes = sorted({(arm.num_layers, arm.hidden_size) for arm in section.arms if arm.num_layers})
+    shape = "".join(f" ({layers} layers, width {width})" for layers, width in sizes)
+    return {
+        "ablation": _join({arm.ablation for arm in section.arms}),
+        "scale": _join(seen["scale"]),
+        "backbone": own["backbone"] + shape,
+        "dataset": own["dataset"],
+        "target field": own["target_field"] or "not stated",
+        "part": own["dataset_part"] or "not stated",
+        "protocol": _protocol(section) + _generated(section),
+        "measure": f"{measure}, after the last edit",
+        "seeds": _seeds(section),
+        "commit": (_join(commit[:12] for commit in seen["commit"]) or "not stated") + dirty,
+    }
+
+
+def _protocol(section: Section) -> str:
+    """Shared keys, then those that differ with the arms they hold for."""
+    shared = dict(section.protocol)
+    parts = [str(shared.pop("kind"))] if "kind" in shared else []
+    parts += [f"{key} {_yes_no(value)}" for key, value in shared.items() if value is not None]
+    varying = {key for arm in section.arms for key in arm.protocol} - set(section.protocol)
+    for key in sorted(varying):
+        holders: dict[str, list[str]] = defaultdict(list)
+        for arm in section.arms:
+            if arm.protocol.get(key) is not None:
+                holders[_yes_no(arm.protocol[key])].append(arm.name)
+        if len(holders) > _MOST_VALUES:
+            parts.append(f"{key} by arm, {len(holders)} values")
+            continue
+        lone = len(holders) == 1 and sum(map(len, holders.values())) == len(section.arms)
+        for value, names in sorted(holders.items()):
+            parts.append(f"{key} {value}" + ("" if lone else f" ({_join(set(names))})"))
+    return ", ".join(parts)
+
+
+def _generated(section: Section) -> str:
+    """How many tokens were generated at most: as many as the longest target asks for."""
+    found = [
+        arm.scores["generation_limit"] for arm in section.arms if "generation_limit" in arm.scores
+    ]
+    limits = sorted({round(value) for limit in found for value in limit.by_seed})
+    if not limits:
+        return ""
+    shown = str(limits[0]) if len(limits) == 1 else f"{limits[0]} to {limits[-1]}"
+    return f", at most {shown} tokens generated"
+
+
+def _seeds(section: Section) -> str:
+    counts = sorted({len(arm.seeds) for arm in section.arms})
+    every = sorted({seed for arm in section.arms for seed in arm.seeds})
+    spread = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    return f"{spread} per arm ({_join(every)})"
+
+
+def _serial_notes(section: Section) -> list[str]:
+    kinds = {arm.protocol.get("kind") for arm in section.arms}
+    return [_GENERATED_ANSWERS] if "serial" in kinds else []
+
+
+def _interval_notes(section: Section, has_paper: bool) -> list[str]:
+    # Routes and memory have no records to resample; what is said here is of the scores.
+    scores = [arm.scores[name] for arm in section.arms for name in AVERAGED if name in arm.scores]
+    sources = {estimate.source for estimate in scores}
+    beside = " / paper" if has_paper else ""
+    lines = [f"cells: mean of ours (number of seeds){beside}"]
+    if "t" in sources:
+        lines.append("±: 95% interval over seeds (Student's t)")
+    if "bootstrap" in sources:
+        lines.append("[low, high]: 95% bootstrap over subjects, as there are fewer than 3 seeds")
+    if "none" in sources:
+        lines.append("no interval: fewer than 3 seeds, and no per-record results to resample")
+    return lines
+
+
+def _mixed(section: Section) -> list[str]:
+    lines = []
+    for name in ("device", "dtype", "micro_batch", "commit", "source_hash", "packages"):
+        values = section.provenance[name]
+        if len(values) > 1:
+            lines.append(f"mixed {name}: {_join(value[:12] for value in values)}")
+        elif name in ("device", "dtype"):
+            lines.append(f"{name}: {_join(values) or 'not stated'}")
+    return lines
+
+
+def _pruned_line(section: Section) -> list[str]:
+    """Arms that a scheduler stopped; those it kept are no sample of the grid but its best part."""
+    pruned = sum("pruned" in arm.state for arm in section.arms)
+    if not pruned:
+        return []
+    return [
+        f"pruned: {pruned} of {len(section.arms)} arms have no mean; comparisons are over the "
+        "others, which the scheduler chose by their own scores: a correlation over them is not "
+        "that of the whole grid (--complete-stopped runs the rest)"
+    ]
+
+
+def _floor_line(section: Section) -> list[str]:
+    """Scores before the first edit: what a method that does nothing would get."""
+    by_edits: dict[Any, list[Mapping[str, float]]] = defaultdict(list)
+    for arm in section.arms:
+        by_edits[arm.protocol.get("num_edits")].append(arm.before)
+    lines = []
+    for edits, found in by_edits.items():
+        means = []
+        for name in (*AVERAGED, "average"):
+            values = [before[name] for before in found if name in before]
+            means += [f"{name} {sum(values) / len(values):.2f}"] if values else []
+        where = f" ({edits} edits)" if len(by_edits) > 1 else ""
+        lines.append(f"before editing{where}: {', '.join(means) or 'not measured'}")
+    return lines
+
+
+def _failures(section: Section) -> list[str]:
+    reasons = Counter(error for arm in section.arms for error in arm.errors)
+    lines = [
+        f"{count} trial(s) ended by: {reason}"
+        for reason, count in reasons.most_common(_MOST_ERRORS)
+    ]
+    if len(reasons) > _MOST_ERRORS:
+        lines.append(f"and {len(reasons) - _MOST_ERRORS} further reasons")
+    return lines
+
+
+def _yes_no(value: Any) -> str:
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+
+
+def _join(values: Iterable[Any]) -> str:
+    return ", ".join(str(value) for value in sorted(set(values)))

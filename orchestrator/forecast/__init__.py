@@ -1,0 +1,1 @@
+"""What a plan takes: time, memory, places on a cluster; pure."""

@@ -1,0 +1,154 @@
+"""What one trial computes and holds, counted from shapes and settings; pure.
+
+Counted are matrix products, the calls of layers, the bytes that an optimiser moves, and what lies
+in memory at a time; `training_costs` says what a method trains on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from orchestrator.forecast.training_costs import (
+    GIB,
+    TOKENS_PER_TARGET,
+    Shape,
+    num_batches,
+    num_edits,
+    per_edit,
+    rolls_back,
+    training_of,
+)
+from orchestrator.planning.trial_spec import TrialSpec
+
+# Python, torch, transformers and Ray on a CPU; with a GPU about as much is its context.
+PROCESS_GIB = 0.58
+_ROWS_READ = 16  # prompts that the evaluation reads at a time
+_PREFIX_GIB = 2.0  # most that a process keeps of the states below an edited layer
+# A batch whose loss falls below `stop_loss` is done: between a third and all of the steps.
+_STOPPED_SHARE = 0.75
+_GENERATED = 12  # tokens until the last prompt of a batch has ended
+_GECE_PASSES = 6  # greedy answers and gradients, in forward passes of the whole backbone
+_NUMBERS_PER_LOGIT = 4  # the logit, its probability, and the gradients of both
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a trial computes.
+
+    Attributes:
+        operations: Of matrix products.
+        layer_calls: Forward or backward passes of one layer, whatever their size.
+        steps: Of the optimiser.
+        bytes_moved: By the optimiser.
+    """
+
+    operations: float
+    layer_calls: float
+    steps: float = 0
+    bytes_moved: float = 0
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Peak memory of one process that runs a trial, GiB.
+
+    Attributes:
+        fixed_gib: Process, weights, the method's own numbers and its optimiser.
+        rows_gib: What the rows of a step keep in the layers that they pass; half as much with half
+            as many rows at a time.
+    """
+
+    fixed_gib: float
+    rows_gib: float
+
+    @property
+    def peak_gib(self) -> float:
+        """With all rows at once."""
+        return self.fixed_gib + self.rows_gib
+
+
+def work(spec: TrialSpec) -> Work:
+    """What `spec` computes, from the pre-edit answers to the last score; nothing that is stored.
+
+    A product of t tokens with n weights takes 2 t n operations forward, 2 t n back to its inputs,
+    and as many to the weights where these are trained.
+    """
+    shape, training = Shape.of(spec.backbone), training_of(spec)
+    edits, batches = num_edits(spec.protocol), num_batches(spec.protocol)
+    steps = num_steps(spec) * batches if training.trained else 0.0
+    own = per_edit(spec, "tokens_per_row")
+    tokens = edits * training.rows * training.tokens
+    layers = 4 * training.above * shape.layer + 6 * training.used
+    head = 4 * training.reads * training.rows * edits * shape.vocabulary * shape.width
+    operations = steps / batches * (tokens * layers + head)
+    below = shape.num_layers - training.above
+    operations += tokens * 2 * below * shape.layer * bool(training.trained)
+    operations += training.passes * edits * own * 2 * shape.num_layers * shape.layer
+    operations += training.finish * batches
+    read = _prompts_read(spec)
+    operations += edits * own * read * 2 * shape.num_layers * shape.layer
+    operations += edits * read * TOKENS_PER_TARGET * 2 * shape.vocabulary * shape.width
+    calls = 2 * training.above * steps + shape.num_layers * training.passes * batches
+    calls += max(shape.num_layers * read * edits / _ROWS_READ, shape.num_layers * batches)
+    if spec.protocol.get("generate"):
+        decoded = 2 * _GENERATED * edits * per_edit(spec, "prompts_per_edit")
+        operations += decoded * 2 * shape.num_parameters
+        calls += decoded / _ROWS_READ * shape.num_layers
+    return Work(operations, calls, steps, steps * training.trained * training.optimiser_bytes)
+
+
+def work_once(spec: TrialSpec) -> Work:
+    """What is computed for the first trial of a backbone, stored, and read by all others."""
+    training, shape = training_of(spec), Shape.of(spec.backbone)
+    operations, calls = training.once, training.once_calls
+    if spec.dataset.get("frequency_band") and spec.dataset.get("frequency_source") == "gece":
+        records = float(spec.cost.get("records") or 0)
+        passes = _GECE_PASSES * records
+        operations += passes * per_edit(spec, "tokens_per_row") * 2 * shape.num_parameters
+        calls += passes / _ROWS_READ * shape.num_layers
+    return Work(operations, calls)
+
+
+def memory(spec: TrialSpec) -> Memory:
+    """What `spec` holds at its peak; what the backbone states for a whole trial instead, if so."""
+    stated = spec.backbone.get("memory_gib")
+    if stated:
+        return Memory(float(stated), 0.0)
+    shape, training = Shape.of(spec.backbone), training_of(spec)
+    edits = num_edits(spec.protocol) / num_batches(spec.protocol)
+    rows = edits * training.rows
+    tokens = rows * training.tokens
+    logits = rows * training.reads * shape.vocabulary * 4 * _NUMBERS_PER_LOGIT
+    states = 2 * tokens * shape.width * shape.bytes_each
+    read = num_edits(spec.protocol) * per_edit(spec, "prompts_per_edit")
+    prefixes = 2 * read * per_edit(spec, "tokens_per_row") * shape.width * shape.bytes_each
+    own = training.held_bytes + (logits + states) * bool(training.trained)
+    own += 4 * tokens * training.row_numbers
+    kept = tokens * training.above * shape.numbers_kept * shape.bytes_each
+    # What is made once is made before the first step: the larger of the two counts.
+    more = max(0.0, training.once_bytes - own - kept)
+    fixed = PROCESS_GIB + shape.weights_gib + min(_PREFIX_GIB, prefixes / GIB)
+    return Memory(fixed + (own + more) / GIB, kept / GIB)
+
+
+def num_steps(spec: TrialSpec) -> float:
+    """Steps that a batch is expected to take: all, or a share where a small loss ends it."""
+    method = spec.method
+    most = max((int(method[key] or 0) for key in method if key.endswith("num_steps")), default=0)
+    share = _STOPPED_SHARE if method.get("stop_loss") else 1.0
+    return most * float(spec.cost.get("steps_share") or share)
+
+
+def _prompts_read(spec: TrialSpec) -> float:
+    """Whole passes of prompts per edit: before, after, and in a stream once more at its end.
+
+    What answers as before is found in the cache of what was read before.
+    """
+    protocol = spec.protocol
+    times = 2 if rolls_back(spec) or num_batches(protocol) == 1 else 3
+    if spec.cost.get("trains") == "nothing":
+        times = 1
+    read = times * per_edit(spec, "prompts_per_edit")
+    if protocol.get("curve"):
+        read += (num_batches(protocol) + 1) // 2  # each edit again after every later batch
+    return read

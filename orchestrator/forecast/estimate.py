@@ -1,0 +1,240 @@
+"""Forecast of a plan's time, memory and GPU-hours, from earlier trials or by count; pure."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+from typing import Any
+
+from orchestrator.forecast.costs import Work, work, work_once
+from orchestrator.forecast.placement import memory_gib, placement, resources
+from orchestrator.forecast.training_costs import num_batches
+from orchestrator.planning.trial_spec import TrialSpec
+from orchestrator.settings.sharing import AS_FITS, Sharing
+
+# One thread of a present-day server, float32: matrix products of a model's sizes, with what stands
+# between them.
+CPU_FLOPS = 5e10
+GPU_FLOPS = 4e13
+# What an optimiser moves in a second: of one thread, of a GPU.
+CPU_BYTES, GPU_BYTES = 5e9, 5e11
+# What one thread takes however narrow the backbone is: to call a layer, and for what an optimiser
+# step does beside the layers (from the steps that `make bench` prints).
+SECONDS_PER_LAYER_CALL = 5e-4
+SECONDS_PER_STEP = 3e-3
+SECONDS_PER_TRIAL = 0.1  # hand-over, order, rows
+DRIVER_SECONDS = 0.05  # of the driver per result: Ray, ledger and hand-over to MLflow (make bench)
+START_SECONDS = 15.0  # of an actor: process, imports, backbone
+
+_ALIKE = 1.1  # rough forecasts within this factor count as equally near
+
+Kin = tuple[object, ...]
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a plan will take.
+
+    Attributes:
+        wall_seconds: With `workers` trials at a time, the start of Ray and its actors included,
+            and each trial having a CPU to itself as far as there are any.
+        cpu_seconds: Sum over trials of seconds times CPUs, and what is made once for all of them.
+        gpu_hours: Sum over trials of hours times share of a GPU.
+        memory_gib: Of all trials that run at a time.
+        num_measured: Trials whose time stems from earlier ones.
+    """
+
+    num_trials: int
+    wall_seconds: float
+    cpu_seconds: float
+    gpu_hours: float
+    memory_gib: float
+    num_measured: int
+
+    @property
+    def is_rough(self) -> bool:
+        """True when some trial's time is only a count of operations."""
+        return self.num_measured < self.num_trials
+
+
+@dataclass(frozen=True)
+class TrialForecast:
+    """Seconds of one trial, its share of the machine, and whether earlier trials say so."""
+
+    seconds: float
+    cpus: float
+    gpus: float
+    is_measured: bool
+
+
+def forecast(
+    specs: Sequence[TrialSpec],
+    ends: Iterable[Mapping[str, Any]],
+    *,
+    workers: int,
+    cpu_flops: float = CPU_FLOPS,
+    gpu_flops: float = GPU_FLOPS,
+    sharing: Sharing = AS_FITS,
+    cpus: float | None = None,
+) -> Forecast:
+    """What `specs` will take, `workers` at a time, if the scheduler stops none of them.
+
+    Args:
+        specs: Trials to run.
+        ends: End rows of the ledger.
+        workers: Trials at a time, at least 1.
+        cpu_flops: Operations per second of one CPU, assumed or measured.
+        gpu_flops: Operations per second of one GPU.
+        sharing: How trials use GPUs.
+        cpus: Of the machine; None: at least `workers`.
+    """
+    trials = forecast_trials(specs, ends, cpu_flops=cpu_flops, gpu_flops=gpu_flops, sharing=sharing)
+    once = once_seconds(specs, cpu_flops=cpu_flops, gpu_flops=gpu_flops, sharing=sharing)
+    at_a_time = max(1, min(workers, len(specs)))
+    given = at_a_time if cpus is None else max(1.0, min(at_a_time, cpus))
+    seconds = sum(trial.seconds for trial in trials)
+    return Forecast(
+        len(trials),
+        (START_SECONDS if trials else 0.0) + once + seconds / given,
+        once + sum(trial.seconds * trial.cpus for trial in trials),
+        sum(trial.seconds * trial.gpus for trial in trials) / 3600,
+        max((memory_gib(spec) for spec in specs), default=0.0) * at_a_time,
+        sum(trial.is_measured for trial in trials),
+    )
+
+
+def forecast_trials(
+    specs: Sequence[TrialSpec],
+    ends: Iterable[Mapping[str, Any]],
+    *,
+    cpu_flops: float = CPU_FLOPS,
+    gpu_flops: float = GPU_FLOPS,
+    sharing: Sharing = AS_FITS,
+) -> list[TrialForecast]:
+    """What each trial will take; arguments as of `forecast`."""
+    past = _past(ends, specs, cpu_flops, gpu_flops)
+    made = []
+    for spec in specs:
+        need = placement(spec, None, sharing)
+        rough = _seconds(work(spec), cpu_flops, gpu_flops, is_gpu=need.gpu > 0)
+        earlier = past.get(_kin(spec))
+        seconds = rough if earlier is None else _scaled(rough, earlier)
+        made.append(TrialForecast(seconds, need.cpus, need.gpus, earlier is not None))
+    return made
+
+
+def rough_seconds(spec: TrialSpec, flops_per_second: float) -> float:
+    """Seconds of a trial on a CPU by count alone, without what is stored for all trials."""
+    return _seconds(work(spec), flops_per_second, GPU_FLOPS, is_gpu=False)
+
+
+def once_seconds(
+    specs: Sequence[TrialSpec],
+    *,
+    cpu_flops: float = CPU_FLOPS,
+    gpu_flops: float = GPU_FLOPS,
+    sharing: Sharing = AS_FITS,
+) -> float:
+    """Seconds for what the first trial of its kind makes and stores: covariances, prefixes, ranks.
+
+    Whether that lies in a cache already is not asked.
+    """
+    total, made = 0.0, set[str]()
+    for spec in specs:
+        needed = work_once(spec)
+        method = spec.method
+        key = repr((method["module"], method.get("layers"), _shape(spec), needed))
+        if key not in made and needed.operations:
+            made.add(key)
+            is_gpu = placement(spec, None, sharing).gpu > 0
+            total += _seconds(needed, cpu_flops, gpu_flops, is_gpu=is_gpu) - SECONDS_PER_TRIAL
+    return total
+
+
+def _seconds(needed: Work, cpu_flops: float, gpu_flops: float, *, is_gpu: bool) -> float:
+    """Products, what an optimiser moves, and what each call takes whatever its size."""
+    flops, moved = (gpu_flops, GPU_BYTES) if is_gpu else (cpu_flops, CPU_BYTES)
+    calls = needed.layer_calls * SECONDS_PER_LAYER_CALL + needed.steps * SECONDS_PER_STEP
+    return needed.operations / flops + needed.bytes_moved / moved + calls + SECONDS_PER_TRIAL
+
+
+def _past(
+    ends: Iterable[Mapping[str, Any]],
+    specs: Sequence[TrialSpec],
+    cpu_flops: float,
+    gpu_flops: float,
+) -> dict[Kin, list[tuple[float, float]]]:
+    """(rough seconds, seconds) of the trials that ran to their end, by what they have in common.
+
+    A row does not say what its method costs: that is the plan's to say, of the same method.
+    """
+    costs = {_kin(spec): spec.cost for spec in specs}
+    past: dict[Kin, list[tuple[float, float]]] = defaultdict(list)
+    for row in ends:
+        if row.get("status") != "finished" or not row.get("spec") or not row.get("seconds"):
+            continue
+        spec = TrialSpec.from_dict(row["spec"])
+        if (kin := _kin(spec)) not in costs:
+            continue
+        spec = replace(spec, cost=costs[kin])
+        is_gpu = resources(spec)["gpu"] > 0
+        rough = _seconds(work(spec), cpu_flops, gpu_flops, is_gpu=is_gpu)
+        past[kin].append((rough, _own_seconds(row)))
+    return past
+
+
+def _own_seconds(row: Mapping[str, Any]) -> float:
+    """Seconds of a trial's own: CPU-seconds, on a GPU wall time.
+
+    A CPU that a trial shares with others makes its wall time longer, not its work. What its process
+    did once (imports, backbone, pre-edit answers) is left out in proportion.
+    """
+    metrics = row.get("metrics") or {}
+    wall = float(row["seconds"])
+    taken = wall if row.get("gpu") else float(metrics.get("cpu_seconds") or wall)
+    if "edit_seconds" not in metrics or "evaluation_seconds" not in metrics:
+        return taken
+    own = float(metrics["edit_seconds"]) + float(metrics["evaluation_seconds"])
+    return min(1.0, own / wall) * taken + SECONDS_PER_TRIAL
+
+
+def _kin(spec: TrialSpec) -> Kin:
+    """What trials have in common whose times are comparable.
+
+    Numbers such as edits, steps, layers and ranks may differ, as the count of operations tells what
+    they cost; choices, such as a kind of expert or a term of a loss, may not.
+    """
+    choices = {
+        key: value
+        for key, value in spec.method.items()
+        if key != "name" and isinstance(value, str | bool | None)
+    }
+    protocol = spec.protocol
+    return (
+        repr(sorted(choices.items())),
+        _shape(spec),
+        str(spec.dataset.get("name")),
+        num_batches(protocol) > 1 and protocol["kind"],
+        bool(protocol.get("curve")),
+        bool(protocol.get("generate")),
+    )
+
+
+def _shape(spec: TrialSpec) -> str:
+    """Name, sizes and dtype of a backbone: two folders of one name need not be alike."""
+    keys = ("name", "family", "num_layers", "hidden_size", "ffn_size", "dtype")
+    return repr([spec.backbone.get(key) for key in keys])
+
+
+def _scaled(rough: float, earlier: Sequence[tuple[float, float]]) -> float:
+    """Median of the trials whose rough forecast is nearest to `rough`, in proportion to it."""
+    nearest = min(abs(math.log(rough / other)) for other, _ in earlier)
+    chosen = [
+        (other, seconds)
+        for other, seconds in earlier
+        if abs(math.log(rough / other)) <= nearest + math.log(_ALIKE)
+    ]
+    return rough * median(seconds / other for other, seconds in chosen)

@@ -1,0 +1,247 @@
+"""Memory need of a trial -> CPUs and GPUs, and whether a cluster can ever give them; pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.errors import UsageError
+from orchestrator.forecast.costs import memory
+from orchestrator.forecast.training_costs import Shape
+from orchestrator.planning.trial_spec import TrialSpec
+from orchestrator.settings.sharing import AS_FITS, GPU_GIB, Parallel, Sharing
+
+# Of weights: above this a CPU trial would take hours; below the other, one core is faster than the
+# way to a GPU.
+NEEDS_GPU_GIB = 3.4
+WORTH_GPU_GIB = 0.4
+# A GPU is large enough for a trial that fits there with so many times fewer rows at a time: running
+# out of memory halves them, and each time some steps are lost.
+MOST_CUT_ROWS = 16
+MOST_PER_GPU = 50  # Ray counts in ten-thousandths: from 100 on, rounding would let in one too many
+_RANKS = 2  # processes of `data`, where no number is given
+
+
+@dataclass(frozen=True)
+class Placement:
+    """What one trial takes: `num_bundles` times `cpu` and `gpu`, each bundle within one node."""
+
+    parallel: Parallel
+    cpu: float
+    gpu: float
+    num_bundles: int = 1
+
+    @property
+    def cpus(self) -> float:
+        """CPUs in all."""
+        return self.cpu * self.num_bundles
+
+    @property
+    def gpus(self) -> float:
+        """GPUs in all."""
+        return self.gpu * self.num_bundles
+
+
+def memory_gib(spec: TrialSpec) -> float:
+    """Peak memory of one trial, GiB: as the backbone states, else counted; see `costs.memory`."""
+    return memory(spec).peak_gib
+
+
+def resources(
+    spec: TrialSpec, cluster: Mapping[str, float] | None = None, gpu_gib: float = GPU_GIB
+) -> dict[str, float]:
+    """`{"cpu": ..., "gpu": ...}` of one trial; a fraction of a GPU where several trials fit on it.
+
+    Args:
+        spec: The trial.
+        cluster: What `ray.cluster_resources()` reports, if known: small backbones use a GPU only
+            where there is one.
+        gpu_gib: Memory of one GPU.
+    """
+    need = memory(spec)
+    has_gpu = bool(cluster and cluster.get("GPU", 0) > 0)
+    weights = spec.backbone.get("memory_gib") or Shape.of(spec.backbone).weights_gib
+    if weights <= (WORTH_GPU_GIB if has_gpu else NEEDS_GPU_GIB):
+        return {"cpu": 1.0, "gpu": 0.0}
+    if per_gpu := min(MOST_PER_GPU, math.floor(gpu_gib / need.peak_gib)):
+        # rounded down: n shares must not add up to more than one GPU
+        return {"cpu": 1.0, "gpu": math.floor(1e4 / per_gpu) / 1e4}
+    least = need.fixed_gib + need.rows_gib / MOST_CUT_ROWS
+    return {"cpu": 1.0, "gpu": float(math.ceil(least / gpu_gib))}
+
+
+@dataclass(frozen=True)
+class Supply:
+    """What a cluster has, or may have once its autoscaler has done all that it may.
+
+    Attributes:
+        total: Of all nodes together, as `ray.cluster_resources()` names them.
+        nodes: Of each single node, which is what one process can get; of the autoscaler's types
+            one node each.
+    """
+
+    total: Mapping[str, float]
+    nodes: tuple[Mapping[str, float], ...] = ()
+
+
+def attainable(nodes: Sequence[Mapping[str, float]], scaling: Mapping[str, Any]) -> Supply:
+    """The supply of a cluster whose autoscaler may still add workers.
+
+    Args:
+        nodes: Resources of every node that is there, the head among them.
+        scaling: The cluster launcher's file as it lies on the head; empty where no autoscaler runs.
+    """
+    head = scaling.get("head_node_type")
+    types = scaling.get("available_node_types") or {}
+    addable = {
+        name: {kind: float(count) for kind, count in (each.get("resources") or {}).items()}
+        for name, each in types.items()
+        if name != head and _max_workers(each, scaling) > 0
+    }
+    there: dict[str, float] = {}
+    for node in nodes:
+        for kind, count in node.items():
+            there[kind] = there.get(kind, 0.0) + count
+    kinds = {kind for each in addable.values() for kind in each}
+    of_head = (types.get(head) or {}).get("resources") or {}
+    for kind in kinds:
+        # The most of this kind, if the workers that may run at a time are of its richest types.
+        left, most = int(scaling.get("max_workers") or 0), float(of_head.get(kind, 0))
+        for name in sorted(addable, key=lambda name: -addable[name].get(kind, 0.0)):
+            added = min(left, _max_workers(types[name], scaling))
+            most, left = most + added * addable[name].get(kind, 0.0), left - added
+        there[kind] = max(there.get(kind, 0.0), most)
+    return Supply(there, (*nodes, *addable.values()))
+
+
+def _max_workers(node_type: Mapping[str, Any], scaling: Mapping[str, Any]) -> int:
+    """Of one type; Ray takes the cluster's own limit where the type states none."""
+    stated = node_type.get("max_workers")
+    return int(scaling.get("max_workers") or 0) if stated is None else int(stated)
+
+
+def placement(
+    spec: TrialSpec, cluster: Mapping[str, float] | None = None, sharing: Sharing = AS_FITS
+) -> Placement:
+    """Where one trial runs.
+
+    Args:
+        spec: The trial.
+        cluster: As for `resources`.
+        sharing: What was asked for.
+
+    Raises:
+        UsageError: If `data` is asked for and one process does not fit on one GPU, or a number of
+            GPUs is given that nothing uses.
+    """
+    plain = resources(spec, cluster, sharing.gpu_gib)
+    count, fits = sharing.gpus_per_trial, plain["gpu"] <= 1
+    if sharing.parallel == "data":
+        if not fits:
+            raise UsageError(
+                f"parallel=data: backbone={spec.backbone['name']} needs {memory_gib(spec):.1f} GiB "
+                f"in each process, a GPU has {sharing.gpu_gib:g} GiB; use parallel=shard"
+            )
+        # A GPU of its own for each: NCCL does not let two ranks share one.
+        return Placement("data", plain["cpu"], float(math.ceil(plain["gpu"])), count or _RANKS)
+    if sharing.parallel == "shard" or (sharing.parallel is None and not fits):
+        gpus = count or math.ceil(plain["gpu"])
+        return Placement("shard", plain["cpu"], float(gpus))
+    if count is not None:
+        raise UsageError(
+            f"gpus_per_trial={count}: needs parallel=shard or parallel=data; "
+            f"backbone={spec.backbone['name']} fits on one GPU"
+        )
+    return Placement("none", plain["cpu"], min(plain["gpu"], 1.0))
+
+
+def widest(placements: Iterable[Placement]) -> Placement:
+    """What is enough for each of some trials; at least one."""
+    each = list(placements)
+    rank: tuple[Parallel, ...] = ("none", "shard", "data")
+    return Placement(
+        max((one.parallel for one in each), key=rank.index),
+        max(one.cpu for one in each),
+        max(one.gpu for one in each),
+        max(one.num_bundles for one in each),
+    )
+
+
+def at_a_time(
+    need: Placement, specs: Iterable[TrialSpec], cluster_resources: Mapping[str, float]
+) -> int:
+    """Trials that a cluster has room for at a time, by CPUs and, without GPUs, by memory.
+
+    Ray counts the GPUs itself. Memory is what the largest trial needs, in each of its processes.
+
+    Args:
+        need: What each trial takes.
+        specs: The trials; at least one.
+        cluster_resources: Of all nodes together.
+    """
+    by_cpus = int(cluster_resources["CPU"] // need.cpus)
+    memory = cluster_resources.get("memory")
+    if need.gpu or memory is None:
+        return max(1, by_cpus)
+    largest = max(memory_gib(spec) for spec in specs) * need.num_bundles
+    return max(1, min(by_cpus, int(memory / 2**30 // largest)))
+
+
+def placement_lines(specs: Iterable[TrialSpec], sharing: Sharing) -> list[str]:
+    """For each backbone whose trials take more than one GPU or process: how many, and why."""
+    lines = {}
+    for spec in specs:
+        found, name = placement(spec, None, sharing), spec.backbone["name"]
+        if found.parallel == "data":
+            device = "GPUs" if found.gpu else "CPUs"
+            lines[name] = f"{name}: the rows of a trial over {found.num_bundles} {device}"
+        elif found.parallel == "shard":
+            why = f"{memory_gib(spec):.1f} GiB, a GPU has {sharing.gpu_gib:g} GiB"
+            lines[name] = f"{name}: the layers of a trial over {found.gpu:g} GPUs ({why})"
+    return [f"parallel={'data' if 'rows' in line else 'shard'}, {line}" for line in lines.values()]
+
+
+def preflight(
+    spec: TrialSpec,
+    cluster_resources: Mapping[str, float],
+    sharing: Sharing = AS_FITS,
+    nodes: Sequence[Mapping[str, float]] = (),
+) -> None:
+    """Returns if the cluster can ever run the trial; Ray would wait for ever without a word.
+
+    Args:
+        spec: The trial.
+        cluster_resources: Of all nodes together, those included that an autoscaler may add.
+        sharing: What was asked for.
+        nodes: Of each single node; none where that is not known.
+
+    Raises:
+        UsageError: With what the trial needs and what there is.
+    """
+    need = placement(spec, cluster_resources, sharing)
+    name = spec.backbone["name"]
+    for label, needed in (("CPU", need.cpus), ("GPU", need.gpus)):
+        there = float(cluster_resources.get(label, 0))
+        if needed > there:
+            raise UsageError(
+                f"backbone={name} needs {needed:g} {label} per trial "
+                f"({memory_gib(spec):.1f} GiB); the cluster has {there:g} {label}"
+            )
+    fits = any(node.get("CPU", 0) >= need.cpu and node.get("GPU", 0) >= need.gpu for node in nodes)
+    if nodes and not fits:
+        sizes = {f"{node.get('CPU', 0):g} CPU and {node.get('GPU', 0):g} GPU" for node in nodes}
+        raise UsageError(
+            f"backbone={name} needs {need.cpu:g} CPU and {need.gpu:g} GPU on one node "
+            f"({memory_gib(spec):.1f} GiB); "
+            f"the nodes that are there or may be added have {'; '.join(sorted(sizes))}"
+        )
+    memory = cluster_resources.get("memory")
+    if not need.gpu and memory is not None:
+        gib = memory_gib(spec) * need.num_bundles
+        if gib > memory / 2**30:
+            raise UsageError(
+                f"backbone={name} needs {gib:.1f} GiB of memory per trial; "
+                f"the cluster has {memory / 2**30:.1f} GiB"
+            )

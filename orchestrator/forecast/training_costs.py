@@ -1,0 +1,292 @@
+"""What each kind of method trains on: rows, layers, numbers; pure.
+
+A method's YAML says under `cost` what it trains (`trains`, a key of `KINDS`), a data set's how long
+its rows are; the settings that matter to each kind are read here by their names.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.errors import UsageError
+from orchestrator.planning.trial_spec import TrialSpec
+
+GIB = 2**30  # bytes
+TOKENS_PER_ROW, TOKENS_PER_TARGET, PROMPTS_PER_EDIT = 15, 3, 8
+_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+_GATED = ("llama", "mistral", "qwen2")
+_VOCABULARY = 32_000  # where only a shape is known
+_ADAM_BYTES, _SGD_BYTES = 60, 30  # moved per trained number and step
+_OF_ADAM = 4  # float32 numbers beside a weight: its gradient, two moments, a step under way
+# MEMIT: layers of F x F numbers that lie there while one is written, float64; of its check alike.
+_SOLVING, _CHECKING = 5, 3
+_SCALE_PROMPTS = 200  # that WISE and ARM measure their layer on
+_PREFIXES, _PREFIX_TOKENS = 10, 8  # that they sample, and the mean length of one
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A backbone as far as its cost goes.
+
+    Attributes:
+        bytes_each: Of one weight, in the dtype that is run.
+        numbers_kept: Numbers that one layer keeps of one token for the backward pass, its weights
+            being frozen.
+    """
+
+    num_layers: int
+    width: int
+    ffn: int
+    vocabulary: int
+    layer: int
+    num_parameters: int
+    bytes_each: int
+    numbers_kept: int
+
+    @classmethod
+    def of(cls, backbone: Mapping[str, Any]) -> Shape:
+        """Of a backbone's YAML, or of what was read of its folder."""
+        width, ffn = int(backbone["hidden_size"]), int(backbone["ffn_size"])
+        matrices = 3 if backbone.get("family") in _GATED else 2
+        return cls(
+            int(backbone["num_layers"]),
+            width,
+            ffn,
+            int(backbone.get("vocabulary_size") or _VOCABULARY),
+            layer_parameters(backbone),
+            num_parameters(backbone),
+            _BYTES[backbone.get("dtype") or "float32"],
+            8 * width + matrices * ffn,
+        )
+
+    @property
+    def projection(self) -> int:
+        """Weights of one FFN output projection."""
+        return self.width * self.ffn
+
+    @property
+    def weights_gib(self) -> float:
+        """All weights in the dtype that is run, whatever their file holds."""
+        return self.num_parameters * self.bytes_each / GIB
+
+
+@dataclass(frozen=True)
+class Training:
+    """What the steps of one batch of edits pass and train.
+
+    Attributes:
+        rows: Token rows per edit.
+        tokens: Of one row.
+        above: Layers that a step passes, forward and back; one that it only passes forward is half.
+        trained: Numbers that the optimiser moves.
+        used: Of these, as many as one token passes.
+        reads: Positions of a row whose distribution is asked for.
+        passes: Whole forward passes over each edit beside those of the evaluation.
+        optimiser_bytes: Moved per trained number and step.
+        held_bytes: What lies beside the backbone whatever the rows are.
+        row_numbers: Numbers held per token of the training rows beside those of the layers.
+        finish: Operations at the end of a batch.
+        once: Operations that are stored for all trials of one backbone.
+        once_calls: Calls of a layer for these.
+        once_bytes: What these hold while they are made.
+    """
+
+    rows: float = 1
+    tokens: float = 0
+    above: float = 0
+    trained: float = 0
+    used: float = 0
+    reads: float = TOKENS_PER_TARGET
+    passes: float = 0
+    optimiser_bytes: int = _ADAM_BYTES
+    held_bytes: float = 0
+    row_numbers: float = 0
+    finish: float = 0
+    once: float = 0
+    once_calls: float = 0
+    once_bytes: float = 0
+
+
+def layer_parameters(backbone: Mapping[str, Any]) -> int:
+    """Parameters of one decoder layer: 4 attention matrices and 2, with a gate 3, of the FFN."""
+    width, ffn = int(backbone["hidden_size"]), int(backbone["ffn_size"])
+    return 4 * width * width + (3 if backbone.get("family") in _GATED else 2) * width * ffn
+
+
+def num_parameters(backbone: Mapping[str, Any]) -> int:
+    """Parameters as stated, else of all layers and one embedding."""
+    if stated := backbone.get("num_parameters"):
+        return int(stated)
+    vocabulary = int(backbone.get("vocabulary_size") or _VOCABULARY)
+    layers = int(backbone["num_layers"]) * layer_parameters(backbone)
+    return layers + vocabulary * int(backbone["hidden_size"])
+
+
+def training_of(spec: TrialSpec) -> Training:
+    """What the method of `spec` trains on, by the kind that its YAML names.
+
+    Raises:
+        UsageError: If it names none that is known.
+    """
+    kind = spec.cost.get("trains", "weight")
+    if kind not in KINDS:
+        raise UsageError(
+            f"method {spec.method['name']}: cost.trains={kind}: allowed: {', '.join(KINDS)}"
+        )
+    return KINDS[kind](spec, Shape.of(spec.backbone))
+
+
+def num_edits(protocol: Mapping[str, Any]) -> int:
+    """Edits of one trial in all."""
+    repeats = int(protocol.get("num_batches") or 1) if protocol["kind"] == "batch" else 1
+    return int(protocol["num_edits"]) * repeats
+
+
+def num_batches(protocol: Mapping[str, Any]) -> int:
+    """Batches of one trial."""
+    return int(protocol.get("num_batches") or 1)
+
+
+def _nothing(spec: TrialSpec, shape: Shape) -> Training:
+    return Training()
+
+
+def _weight(spec: TrialSpec, shape: Shape) -> Training:
+    """One FFN output projection, trained in place by Adam; its pristine value is kept."""
+    trained = shape.projection
+    return Training(
+        tokens=per_edit(spec, "tokens_per_row"),
+        above=shape.num_layers - _edit_layer(spec, shape) - 0.5,
+        trained=trained,
+        used=trained / 3,  # its forward and the way back to its inputs are among the layers'
+        held_bytes=trained * (shape.bytes_each + 4 * _OF_ADAM),
+    )
+
+
+def _experts(spec: TrialSpec, shape: Shape) -> Training:
+    """Experts beside one FFN, trained by AdamW; of a bank that is frozen the weights are left."""
+    method, tokens = spec.method, per_edit(spec, "tokens_per_row")
+    num_experts = int(method.get("num_experts") or 1)
+    sizes = {
+        "ffn": 2 * shape.projection,
+        "dense": shape.width**2,
+        "down": shape.projection,
+        "lora": 2 * int(method.get("lora_rank") or 0) * shape.width,
+    }
+    trained = num_experts * sizes[str(method.get("expert") or "ffn")]
+    banks = num_batches(spec.protocol) if spec.cost.get("grows") and not rolls_back(spec) else 1
+    is_soft = str(method.get("merging") or "").startswith("soft")
+    top_k = num_experts if is_soft else int(method.get("top_k") or num_experts)
+    used = trained * min(1.0, top_k / num_experts)
+    holds = str(method.get("balance_positions") or "") if method.get("balance_term") else ""
+    rows = 2 if holds == "locality" else 1
+    return Training(
+        rows=rows,
+        tokens=tokens,
+        above=shape.num_layers - _edit_layer(spec, shape) - 1,
+        trained=trained,
+        used=used,
+        reads=tokens if holds in ("prompt", "locality") else TOKENS_PER_TARGET,
+        passes=float(spec.cost.get("passes") or 0),
+        held_bytes=4 * trained * (banks - 1 + _OF_ADAM + 1),
+        row_numbers=3 * used / shape.width,
+    )
+
+
+def _memories(spec: TrialSpec, shape: Shape) -> Training:
+    """Side memories of one FFN output projection: delta and mask each, trained by SGD."""
+    method, own = spec.method, per_edit(spec, "tokens_per_row")
+    forms = 0 if method.get("augmentation") == "none" else int(method.get("num_prefixes") or 0)
+    count, batches = int(method.get("num_experts") or 0), num_batches(spec.protocol)
+    in_training = min(count, num_edits(spec.protocol) // batches) if count else 1
+    if not count:  # WISE opens them one after another, and merges
+        opened = num_edits(spec.protocol) / float(method.get("edits_per_memory") or math.inf)
+        count = min(math.ceil(opened), int(method.get("num_memories") or 1) + 1)
+    layer = _edit_layer(spec, shape)
+    row = own + forms / (1 + forms) * _PREFIX_TOKENS
+    unrelated = int(method.get("num_locality_rows") or 0) * own
+    decoded = _PREFIXES * _PREFIX_TOKENS * bool(forms)
+    return Training(
+        rows=1 + forms,
+        tokens=row,
+        above=shape.num_layers - layer - 1,
+        trained=in_training * shape.projection,
+        used=shape.projection * (1 + unrelated / ((1 + forms) * row)),
+        optimiser_bytes=_SGD_BYTES,
+        held_bytes=shape.projection * (count * (4 + 1 + 4) + 12 * in_training),
+        row_numbers=2 * shape.ffn + 8 * shape.width,
+        once=2 * _SCALE_PROMPTS * own * (layer + 1) * shape.layer
+        + 2 * decoded * shape.num_parameters,
+        once_calls=2 * _PREFIX_TOKENS * shape.num_layers * bool(forms) + _SCALE_PROMPTS / 8 * layer,
+    )
+
+
+def _vectors(spec: TrialSpec, shape: Shape) -> Training:
+    """One vector per edit behind the last of some layers, then a solution in each of them."""
+    method, own = spec.method, per_edit(spec, "tokens_per_row")
+    layers = [int(layer) for layer in method["layers"]]
+    contexts, last = int(method.get("contexts") or 0), max(layers)
+    length = int(method.get("context_length") or 0) + 1
+    bare = 1 + bool(method.get("kl_weight"))
+    edits = num_edits(spec.protocol) / num_batches(spec.protocol)
+    rows = bare + contexts
+    row = (bare * own + contexts * (own + length)) / rows
+    square = shape.ffn**2
+    # K K^T and the factorisation in float64, at half the speed; the keys of each layer anew.
+    solved = 2 * len(layers) * (2 / 3 * shape.ffn + 4 * edits) * square
+    keys = len(layers) * edits * (1 + contexts) * row * 2 * (last + 1) * shape.layer
+    tokens = int(method.get("covariance_tokens_per_dim") or 0) * shape.ffn
+    read = 2 * tokens * ((last + 1) * shape.layer + len(layers) * square)
+    return Training(
+        rows=rows,
+        tokens=row,
+        above=shape.num_layers - last - 1,
+        trained=edits * shape.width,
+        finish=solved + keys,
+        held_bytes=len(layers) * (4 * square + shape.bytes_each * shape.projection)
+        + 8 * _SOLVING * square,
+        once=read + len(layers) * 6 * shape.ffn * square + 2 * contexts * length * shape.layer,
+        once_calls=(length * bool(contexts) + tokens / 4096) * shape.num_layers,
+        once_bytes=8 * (len(layers) + _CHECKING) * square,
+    )
+
+
+def _values(spec: TrialSpec, shape: Shape) -> Training:
+    """One vector per edit in a codebook at one projection, trained by Adam."""
+    edits = num_edits(spec.protocol)
+    return Training(
+        tokens=per_edit(spec, "tokens_per_row"),
+        above=shape.num_layers - _edit_layer(spec, shape) - 0.5,
+        trained=edits / num_batches(spec.protocol) * shape.width,
+        held_bytes=4 * edits * (shape.ffn + shape.width * (_OF_ADAM + 1)),
+    )
+
+
+# What a method trains, as the key `cost.trains` of its YAML names it.
+KINDS: Mapping[str, Callable[[TrialSpec, Shape], Training]] = {
+    "nothing": _nothing,
+    "weight": _weight,
+    "experts": _experts,
+    "memories": _memories,
+    "vectors": _vectors,
+    "values": _values,
+}
+
+
+def _edit_layer(spec: TrialSpec, shape: Shape) -> int:
+    layer = spec.method.get("edit_layer")
+    return shape.num_layers if layer is None else int(layer)
+
+
+def rolls_back(spec: TrialSpec) -> bool:
+    """Whether the backbone is put back after every batch."""
+    return spec.protocol["kind"] in ("single", "batch")
+
+
+def per_edit(spec: TrialSpec, key: str) -> float:
+    """What the data set's YAML says of its rows, else the usual."""
+    usual = {"tokens_per_row": TOKENS_PER_ROW, "prompts_per_edit": PROMPTS_PER_EDIT}
+    return float(spec.cost.get(key) or usual[key])

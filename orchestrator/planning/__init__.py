@@ -1,0 +1,1 @@
+"""From one checked configuration to the trials of a sweep, each with its identity; pure."""

@@ -1,0 +1,123 @@
+"""What a search draws from, in the units of the backbone it runs on; pure."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.errors import UsageError
+from orchestrator.planning.resolving import Resolver
+from orchestrator.settings.models import SweepConfig
+from orchestrator.settings.yaml_files import unknown
+
+_MOST_COMBINATIONS = 1000  # a tenth of a second
+_DISTRIBUTIONS = {
+    "uniform": {"low", "high"},
+    "loguniform": {"low", "high"},
+    "int": {"low", "high"},
+    "logint": {"low", "high"},
+    "categorical": {"choices"},
+}
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """What a search draws one value from, in the backbone's own units.
+
+    Attributes:
+        kind: uniform | loguniform | int | logint (both ends included) | categorical.
+    """
+
+    kind: str
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[Any, ...] = ()
+
+
+def read_space(config: SweepConfig, resolver: Resolver) -> dict[str, Distribution]:
+    """What to draw per axis; layers and ranks are scaled to the backbone unless typed.
+
+    Raises:
+        UsageError: For a distribution that does not exist or lacks an end.
+    """
+    backbone = resolver.trial({}, 0, "").backbone
+    method = config.spaces.load("method", config.choices["method"])
+    home = config.published_on or method.get("published_on")
+    space: dict[str, Distribution] = {}
+    for key, axis in config.axes.items():
+        units = None if key in config.own_units else home
+        name = key.removeprefix("method.")
+        drawn = _distribution(key, axis)
+        low, high, *choices = (
+            resolver.scaled(name, value, units, backbone)
+            for value in (drawn.low, drawn.high, *drawn.choices)
+        )
+        # dict: choices may fall together
+        choices = list(dict.fromkeys(choices))
+        space[key] = dataclasses.replace(drawn, low=low, high=high, choices=tuple(choices))
+    return space
+
+
+def extremes(space: Mapping[str, Distribution]) -> Iterator[dict[str, Any]]:
+    """Every combination of the axes' ends and choices.
+
+    Of very many, all axes at their first value, all at their last, and each choice of one axis with
+    the others at their first and at their last.
+    """
+    values = {
+        key: list(drawn.choices) if drawn.choices else [drawn.low, drawn.high]
+        for key, drawn in space.items()
+    }
+    if math.prod(map(len, values.values())) <= _MOST_COMBINATIONS:
+        yield from (
+            dict(zip(values, point, strict=True)) for point in itertools.product(*values.values())
+        )
+        return
+    for end in (0, -1):
+        others = {key: each[end] for key, each in values.items()}
+        yield others
+        yield from ({**others, key: value} for key, each in values.items() for value in each)
+
+
+def middle(space: Mapping[str, Distribution]) -> dict[str, Any]:
+    """All axes in the middle of their range, on their own scale."""
+    return {key: _middle(drawn) for key, drawn in space.items()}
+
+
+def _middle(drawn: Distribution) -> Any:
+    if drawn.low is None or drawn.high is None:
+        return drawn.choices[len(drawn.choices) // 2]
+    is_log = drawn.kind.startswith("log")
+    value = math.sqrt(drawn.low * drawn.high) if is_log else (drawn.low + drawn.high) / 2
+    return round(value) if drawn.kind.endswith("int") else value
+
+
+def _distribution(key: str, axis: list[Any] | dict[str, Any]) -> Distribution:
+    if isinstance(axis, list):
+        return Distribution("categorical", choices=tuple(axis))
+    kind = axis.get("distribution")
+    if kind not in _DISTRIBUTIONS:
+        raise unknown(f"axes.{key}.distribution={kind}", str(kind), _DISTRIBUTIONS)
+    given = set(axis) - {"distribution"}
+    if given != _DISTRIBUTIONS[kind]:
+        wanted = ", ".join(sorted(_DISTRIBUTIONS[kind]))
+        raise UsageError(
+            f"axes.{key}: {kind} takes {wanted}, not {', '.join(sorted(given)) or 'nothing'}"
+        )
+    if kind == "categorical":
+        if not isinstance(axis["choices"], list) or not axis["choices"]:
+            raise UsageError(f"axes.{key}.choices={axis['choices']}: give a list of values, [...]")
+        return Distribution(kind, choices=tuple(axis["choices"]))
+    low, high = axis["low"], axis["high"]
+    is_number = all(
+        isinstance(end, int | float) and not isinstance(end, bool) for end in (low, high)
+    )
+    if not is_number or not low < high or (kind.startswith("log") and low <= 0):
+        raise UsageError(
+            f"axes.{key}: low={low}, high={high}; need low < high, and low > 0 for a log scale"
+        )
+    return Distribution(kind, low, high)

@@ -1,0 +1,84 @@
+"""The name of a trial's result: a hash of all that decides its numbers, and of nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from orchestrator.planning.trial_spec import TrialSpec
+
+# What says where or under which name, not what: the same cell of two ablations is one result.
+_NOT_METHOD = {"name"}
+_NOT_DATASET = {"path", "max_edits", "keep_unchanged"}  # what the last one chose is in the digest
+_OF_BAND = {"frequency_band", "frequency_source"}
+_NOT_BACKBONE = {"name", "memory_gib", "weights_gib", "edit_layer"}
+
+
+def canonical(value: Any) -> str:
+    """JSON with sorted keys and without spaces, equal for equal values.
+
+    Raises:
+        ValueError: If `value` holds NaN, an infinity, or anything that JSON has no form for.
+    """
+    return json.dumps(
+        _normal(value), sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
+    )
+
+
+def identity_fields(spec: TrialSpec, extra: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of `spec` and `extra` that decides the numbers.
+
+    With `backbone_fingerprint` in `extra` a backbone counts by that and its dtype, whatever its
+    name, address or recipe.
+    """
+    backbone = {key: value for key, value in spec.backbone.items() if key not in _NOT_BACKBONE}
+    if extra.get("backbone_fingerprint"):
+        backbone = {"dtype": spec.backbone.get("dtype")}
+    dataset = {key: value for key, value in spec.dataset.items() if key not in _NOT_DATASET}
+    if dataset.get("frequency_band") is None:  # drawn from all: as before there were bands
+        dataset = {key: value for key, value in dataset.items() if key not in _OF_BAND}
+    return {
+        "method": {key: value for key, value in spec.method.items() if key not in _NOT_METHOD},
+        "backbone": backbone,
+        "dataset": dataset,
+        "protocol": spec.protocol,
+        "seed": spec.seed,
+        "extra": dict(extra),
+    }
+
+
+def fingerprint(spec: TrialSpec, extra: Mapping[str, Any]) -> str:
+    """SHA-256 of the identity of a trial, 64 hex digits; the first 16 are shown to people.
+
+    Args:
+        spec: The trial.
+        extra: What the driver looks up before the start: `backbone_fingerprint`, `dataset_digest`,
+            `method_version` and other versions that a number depends on.
+
+    Raises:
+        ValueError: If a value is NaN, infinite or not JSON.
+    """
+    return hashlib.sha256(canonical(identity_fields(spec, extra)).encode()).hexdigest()
+
+
+def short(fingerprint: str) -> str:
+    """The first 16 digits, for people."""
+    return fingerprint[:16]
+
+
+def _normal(value: Any) -> Any:
+    """`value` with tuples as lists; what JSON has no form for is an error."""
+    if isinstance(value, Mapping):
+        if not all(isinstance(key, str) for key in value):
+            raise ValueError(f"keys must be strings: {sorted(map(repr, value))}")
+        return {key: _normal(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_normal(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{value} has no place in an identity")
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise ValueError(f"{type(value).__name__} is not JSON")

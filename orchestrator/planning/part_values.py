@@ -1,0 +1,117 @@
+"""Whether what is set for a backbone or a data set can be obeyed; pure but for a look at files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from orchestrator.errors import UsageError
+from orchestrator.planning.shapes import EMBEDDED, SHAPE
+from orchestrator.planning.trial_spec import Origin
+from orchestrator.settings.models import MOST_SEED
+
+_PARTS = ("all", "report", "tune")
+_OF_THE_MODEL = ("family", *SHAPE, "num_parameters")  # what a checkpoint says of itself
+_MAY_BE_NULL = frozenset(
+    {"revision", "memory_gib", "num_parameters", "data_path", "path", "max_edits", "frequency_band"}
+)
+_MOST_GIB = 1e6
+_OF_TRAINING = ("seed", "data_path")
+
+
+def check_backbone(backbone: Mapping[str, Any], origins: Mapping[str, Origin]) -> None:
+    """Nothing, when every value of the backbone is possible and has an effect.
+
+    Args:
+        backbone: The YAML with all that was set above it.
+        origins: Source of each value, by dotted key.
+
+    Raises:
+        UsageError: Otherwise, with key, value and what is allowed.
+    """
+    model = backbone.get("model")
+    if not isinstance(model, str) or not model:
+        raise UsageError(f"backbone.model={model}: must be a model id, or a folder")
+    is_embedded = model.startswith(EMBEDDED)
+    is_id = not is_embedded and not Path(model).expanduser().is_dir()
+    moved = {
+        key.removeprefix("backbone.")
+        for key, origin in origins.items()
+        if not origin.source.startswith("backbone ")
+    }
+    for key in (*_OF_THE_MODEL, "revision"):
+        is_set = key in moved and (backbone[key] is not None or key != "revision")
+        if is_set and not is_id:
+            why = "has no revisions" if key == "revision" else "says it itself"
+            raise UsageError(
+                f"backbone.{key}={backbone[key]}: {model} {why}; it is set for a model id alone"
+            )
+    for key in _OF_TRAINING:
+        if key in moved and not is_embedded and backbone[key] is not None:
+            raise UsageError(f"backbone.{key}={backbone[key]}: {model} is not trained here")
+    memory, count = backbone.get("memory_gib"), backbone.get("num_parameters")
+    if memory is not None and not (_is_number(memory) and 0 < memory <= _MOST_GIB):
+        raise UsageError(f"backbone.memory_gib={memory}: must be GiB above 0, or null")
+    if count is not None and not (_is_whole(count) and count >= 1):
+        raise UsageError(f"backbone.num_parameters={count}: must be a whole number of at least 1")
+    seed, data = backbone.get("seed"), backbone.get("data_path")
+    if seed is not None and not (_is_whole(seed) and 0 <= seed <= MOST_SEED):
+        raise UsageError(f"backbone.seed={seed}: must be a whole number in 0 to {MOST_SEED}")
+    if data is not None and not Path(str(data)).expanduser().is_file():
+        raise UsageError(f"backbone.data_path={data}: there is no such file")
+
+
+def check_dataset(dataset: Mapping[str, Any]) -> None:
+    """Nothing, when every value of the data set is possible and has an effect.
+
+    Raises:
+        UsageError: Otherwise, with key, value and what is allowed.
+    """
+    if dataset.get("path") is not None and dataset.get("source") != "file":
+        raise UsageError(
+            f"dataset.path={dataset['path']}: dataset={dataset['name']} is not read from a file"
+        )
+    band = dataset.get("frequency_band")
+    if band is not None and not isinstance(band, list):
+        raise UsageError(f"dataset.frequency_band={band}: must be two shares, [low, high], or null")
+    limits = dataset.get("max_edits")
+    for part, limit in (limits if isinstance(limits, dict) else {"": limits}).items():
+        if part and part not in _PARTS:
+            raise UsageError(f"dataset.max_edits.{part}={limit}: parts are {', '.join(_PARTS)}")
+        if limit is not None and not (_is_whole(limit) and limit >= 1):
+            dotted = f".{part}" if part else ""
+            raise UsageError(
+                f"dataset.max_edits{dotted}={limit}: must be a whole number of at least 1"
+            )
+
+
+def check_pair(backbone: Mapping[str, Any], dataset: Mapping[str, Any]) -> None:
+    """Nothing, unless the backbone is to be trained on a file that its data set does not need.
+
+    Raises:
+        UsageError: In that case.
+    """
+    if backbone.get("data_path") is not None and dataset.get("source") != "file":
+        raise UsageError(
+            f"backbone.data_path={backbone['data_path']}: backbone={backbone['name']} reads no "
+            f"file with dataset={dataset['name']}"
+        )
+
+
+def check_null(part: str, key: str, value: Any, default: Any) -> None:
+    """Nothing, unless a value is taken away that a trial needs.
+
+    Raises:
+        UsageError: In that case.
+    """
+    if value is None and default is not None and key not in _MAY_BE_NULL:
+        raise UsageError(f"{part}.{key}=null: must have a value, such as {default!r}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

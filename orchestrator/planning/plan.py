@@ -1,0 +1,338 @@
+"""Axes and named arms -> ordered trials; pure."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from orchestrator.errors import UsageError
+from orchestrator.planning.conditions import Condition
+from orchestrator.planning.distributions import Distribution, extremes, middle, read_space
+from orchestrator.planning.identity import canonical
+from orchestrator.planning.plan_keys import check_keys, partly_obeyed
+from orchestrator.planning.ranges import check_ranges
+from orchestrator.planning.resolving import Resolver
+from orchestrator.planning.trial_spec import Origin, Swept, TrialSpec
+from orchestrator.settings.models import PARTS, SweepConfig
+from orchestrator.settings.yaml_files import unknown
+
+__all__ = ["Distribution", "Origin", "Plan", "TrialSpec", "expand", "spec_for"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a sweep will run.
+
+    Attributes:
+        trials: Seed-major; the arms of one seed in a shuffle drawn from that seed, those of one
+            backbone and data set together. Empty for a search.
+        arms: Labels, in the order of the axes.
+        swept: Keys that differ between arms.
+        protected: Arms that the scheduler never stops.
+        excluded: Cells that `where` left out.
+        merged: Published cells that became equal to another one on this backbone.
+        notes: What somebody who typed it should know of the plan.
+        space: For `plan: search`, what to draw per key.
+        checked: Trials that can be checked beforehand, in place of those that a search will draw.
+    """
+
+    config: SweepConfig
+    trials: tuple[TrialSpec, ...]
+    arms: tuple[str, ...]
+    swept: tuple[str, ...]
+    protected: frozenset[str] = frozenset()
+    excluded: int = 0
+    merged: int = 0
+    notes: tuple[str, ...] = ()
+    space: dict[str, Distribution] = field(default_factory=dict)
+    checked: tuple[TrialSpec, ...] = ()
+
+    @property
+    def typical(self) -> tuple[TrialSpec, ...]:
+        """What a forecast counts: the trials, or the middle of a search's space that often."""
+        if not self.space:
+            return self.trials
+        return (spec_for(self.config, middle(self.space), 0),) * self.num_trials
+
+    @property
+    def knowable(self) -> tuple[TrialSpec, ...]:
+        """What can be checked before anything runs: all trials, or those at a search's ends."""
+        return self.trials or self.checked
+
+    def __len__(self) -> int:
+        return len(self.trials)
+
+    @property
+    def num_trials(self) -> int:
+        """Trials that will run in all, the reruns of a search included."""
+        if not self.space:
+            return len(self.trials)
+        rerun = self.config.rerun
+        return (self.config.num_trials or 0) * len(self.config.seeds) + (
+            rerun.best * len(rerun.seeds) if rerun else 0
+        )
+
+
+def expand(config: SweepConfig) -> Plan:
+    """Every trial of the sweep, checked.
+
+    Cells that depth, width or an axis without meaning for a method make equal become one, which
+    remembers all published values that it stands for.
+
+    Raises:
+        UsageError: For an axis, arm, condition or value that does not fit, or a plan without any
+        cell.
+    """
+    check_keys(config)
+    resolver = Resolver(config)
+    if config.plan == "search":
+        return _search(config, resolver)
+    conditions = [Condition(text) for text in config.where]
+    cells, excluded, merged = _cells(config, resolver, conditions)
+    _check_conditions(config, conditions, cells)
+    if not cells:
+        raise _emptied(config, conditions, excluded)
+    for cell in cells:
+        check_ranges(cell)
+    labelled = _labelled(config, cells)
+    return Plan(
+        config,
+        tuple(_ordered(labelled, config.seeds, config.scheduler.name != "fifo")),
+        tuple(cell.arm for cell in labelled),
+        _swept_keys(config),
+        _protected(config, labelled),
+        len(excluded),
+        merged,
+        tuple(partly_obeyed(config)),
+    )
+
+
+def spec_for(config: SweepConfig, values: Mapping[str, Any], seed: int) -> TrialSpec:
+    """The trial of a search in which `values` hold, in the backbone's own units.
+
+    `values` may hold keys beside those of the space, such as `dataset.part`; the arm is named after
+    those of the space.
+
+    Raises:
+        UsageError: For a key or value that does not fit.
+    """
+    spec = _point(Resolver(config), values, seed)
+    check_ranges(spec)
+    swept = {key: value for key, value in spec.swept.items() if key in config.axes}
+    return dataclasses.replace(spec, arm=_label(swept) or spec.method["name"], swept=swept)
+
+
+def _point(resolver: Resolver, values: Mapping[str, Any], seed: int) -> TrialSpec:
+    return resolver.trial(
+        {key: Swept(value, f"axis {key}", True) for key, value in values.items()}, seed, ""
+    )
+
+
+def _search(config: SweepConfig, resolver: Resolver) -> Plan:
+    if config.num_trials is None:
+        raise UsageError("num_trials is missing: a plan of kind search needs it")
+    if config.arms or not config.axes:
+        raise UsageError("plan=search draws from axes; it needs at least one, and takes no arms")
+    space = read_space(config, resolver)
+    checked = tuple(_extremes(config, resolver, space))
+    for spec in checked:
+        check_ranges(spec)
+    return Plan(config, (), (), tuple(space), space=space, checked=checked)
+
+
+def _extremes(
+    config: SweepConfig, resolver: Resolver, space: Mapping[str, Distribution]
+) -> Iterator[TrialSpec]:
+    """Trials with every end and choice of a search's axes, and what it runs again, on its part."""
+    for values in extremes(space):
+        yield _point(resolver, values, config.seeds[0])
+    for seed in config.seeds[1:]:  # each draws other edits
+        yield _point(resolver, middle(space), seed)
+    if config.rerun is None:
+        return
+    part = config.rerun.part
+    for seed in config.rerun.seeds:
+        try:
+            yield _point(resolver, {**middle(space), "dataset.part": part}, seed)
+        except UsageError as error:
+            raise UsageError(f"rerun.part={part}: {error}") from error
+
+
+def _cells(
+    config: SweepConfig, resolver: Resolver, conditions: list[Condition]
+) -> tuple[list[TrialSpec], list[list[Condition]], int]:
+    """One spec per distinct cell, what each cell left out failed, the number merged into others."""
+    kept: dict[str, TrialSpec] = {}
+    excluded: list[list[Condition]] = []
+    merged = 0
+    for arm, values in _combinations(config):
+        spec = resolver.trial(values, config.seeds[0], arm)
+        if arm:
+            spec.swept["arm"] = arm
+        failed = [condition for condition in conditions if not condition.holds(spec.value)]
+        if failed:
+            excluded.append(failed)
+            continue
+        identity = json.dumps(
+            [arm, spec.method, spec.backbone, spec.dataset, spec.protocol], sort_keys=True
+        )
+        if identity in kept:
+            merged += 1
+            _add_published(kept[identity], spec)
+        else:
+            kept[identity] = spec
+    return list(kept.values()), excluded, merged
+
+
+def _add_published(cell: TrialSpec, other: TrialSpec) -> None:
+    for key, values in other.published.items():
+        held = cell.published.setdefault(key, [])
+        held.extend(value for value in values if value not in held)
+
+
+def _combinations(config: SweepConfig) -> Iterator[tuple[str, dict[str, Swept]]]:
+    """Name of the arm, or '', and its values; first the defaults where axes move one at a time."""
+    axes = {
+        key: [Swept(value, f"axis {key}", key in config.own_units) for value in values]
+        for key, values in config.axes.items()
+    }
+    if config.plan == "one_at_a_time":
+        moved = [{key: value} for key, values in axes.items() for value in values]
+        points = [{}, *moved]
+    else:
+        points = [
+            dict(zip(axes, point, strict=True)) for point in itertools.product(*axes.values())
+        ]
+    for name, settings in (config.arms or {"": {}}).items():
+        fixed = {key: Swept(value, f"arm {name}") for key, value in settings.items()}
+        for point in points:
+            yield name, {**fixed, **point}
+
+
+def _emptied(
+    config: SweepConfig, conditions: list[Condition], excluded: list[list[Condition]]
+) -> UsageError:
+    """The error where no cell is left: which conditions took them, and how to take them all."""
+    counts = [
+        (sum(condition in failed for failed in excluded), condition.text)
+        for condition in conditions
+    ]
+    emptied = [(count, text) for count, text in counts if count == len(excluded)] or counts
+    blamed = "; ".join(f"{text!r} leaves out {count}" for count, text in emptied if count)
+    return UsageError(
+        f"ablation={config.ablation}: where leaves none of {len(excluded)} cells: {blamed}; "
+        "where=[] takes them all"
+    )
+
+
+def _check_conditions(
+    config: SweepConfig, conditions: list[Condition], cells: list[TrialSpec]
+) -> None:
+    known = {
+        f"{part}.{key}"
+        for cell in cells
+        for part in (*PARTS, "protocol")
+        for key in getattr(cell, part)
+    } | set(PARTS)
+    for condition in conditions:
+        for key in sorted(condition.keys - known) if cells else ():
+            raise unknown(f"where: {condition.text!r}: {key}", key, known)
+
+
+def _swept_keys(config: SweepConfig) -> tuple[str, ...]:
+    keys = ["arm"] if config.arms else []
+    keys += [key for settings in config.arms.values() for key in settings]
+    return tuple(dict.fromkeys([*keys, *config.axes]))
+
+
+def _labelled(config: SweepConfig, cells: list[TrialSpec]) -> list[TrialSpec]:
+    """The cells with readable, distinct arms, and every swept key that their method has."""
+    keys = _swept_keys(config)
+    short = [key for key in keys if len(config.axes.get(key, ())) > 1 or key in config.own_units]
+    labelled = []
+    for cell in cells:
+        moved = cell.swept
+        if config.plan == "one_at_a_time":
+            label = (
+                _label({key: value for key, value in moved.items() if key in config.axes})
+                or "default"
+            )
+        else:
+            label = _label({key: moved[key] for key in short if key in moved})
+            label = label or (cell.method["name"] if not cell.swept.get("arm") else "")
+        arm = " ".join(part for part in (str(moved.get("arm", "")), label) if part)
+        swept = {
+            key: moved["arm"] if key == "arm" else _value(cell, key)
+            for key in keys
+            if _has(cell, key)
+        }
+        labelled.append(dataclasses.replace(cell, arm=arm, swept=swept))
+    if len({cell.arm for cell in labelled}) < len(labelled):
+        raise UsageError(
+            f"ablation={config.ablation}: two arms would bear the same name; rename one"
+        )
+    return labelled
+
+
+def _label(values: Mapping[str, Any]) -> str:
+    parts = []
+    for key, value in values.items():
+        shown = "-".join(map(str, value)) if isinstance(value, list) else str(value)
+        if isinstance(value, float):
+            shown = f"{value:g}"
+        parts.append(shown if key in PARTS else f"{key.partition('.')[2]}={shown}")
+    return " ".join(parts)
+
+
+def _value(cell: TrialSpec, key: str) -> Any:
+    return cell.value(key)
+
+
+def _has(cell: TrialSpec, key: str) -> bool:
+    if key == "arm":
+        return "arm" in cell.swept
+    try:
+        cell.value(key)
+    except KeyError:
+        return False
+    return True
+
+
+def _ordered(cells: list[TrialSpec], seeds: tuple[int, ...], compares: bool) -> Iterator[TrialSpec]:
+    """Seed by seed; within each a shuffle, in which trials that share much follow one another.
+
+    A worker keeps one backbone, its data and the states below the edited layer, so trials of one
+    backbone and data set form a block. Where a scheduler `compares` arms each block stays as
+    shuffled, since early stopping depends on the order; elsewhere it is one layer after another.
+    """
+
+    def shared(spec: TrialSpec) -> list[tuple[str, ...]]:
+        layers = [spec.method.get("edit_layer"), spec.method.get("layers")]
+        parts = [spec.backbone, spec.dataset, *([] if compares else [layers])]
+        written = tuple(map(canonical, parts))
+        return [written[: depth + 1] for depth in range(len(parts))]
+
+    blocks = [shared(cell) for cell in cells]
+    for seed in seeds:
+        shuffled = list(range(len(cells)))
+        random.Random(seed).shuffle(shuffled)
+        first: dict[tuple[str, ...], int] = {}  # where a block, or a block in a block, begins
+        for place, number in enumerate(shuffled):
+            for block in blocks[number]:
+                first.setdefault(block, place)
+        for number in sorted(shuffled, key=lambda number: [first[each] for each in blocks[number]]):
+            yield dataclasses.replace(cells[number], seed=seed)
+
+
+def _protected(config: SweepConfig, cells: list[TrialSpec]) -> frozenset[str]:
+    names = {name for cell in cells for name in (cell.arm, cell.method["name"])}
+    for name in config.scheduler.protect:
+        if name not in names:
+            raise unknown(f"scheduler.protect={name}", name, names)
+    protect = set(config.scheduler.protect)
+    return frozenset(cell.arm for cell in cells if protect & {cell.arm, cell.method["name"]})

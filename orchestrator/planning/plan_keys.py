@@ -1,0 +1,172 @@
+"""Whether every key of a plan means something to the trials that it is meant for; pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable
+from typing import Any
+
+from orchestrator.errors import UsageError
+from orchestrator.planning.trial_spec import HEADER
+from orchestrator.settings.composition import own_choices
+from orchestrator.settings.models import COMMAND_LINE, PARTS, Protocol, SweepConfig
+from orchestrator.settings.yaml_files import unknown
+
+# What a file says of its own subject; another subject is another file.
+_DESCRIBED = {
+    "method": frozenset(HEADER),
+    "backbone": frozenset({"name", "edit_layer"}),
+    "dataset": frozenset({"name", "source", "version"}),
+}
+
+
+def check_keys(config: SweepConfig) -> None:
+    """Nothing, when every key of an axis, an arm, or set for a method exists where it is to act.
+
+    Raises:
+        UsageError: Otherwise, with the key as typed and the nearest one.
+    """
+    _check_values(config)
+    methods = methods_of(config)
+    fields = _fields(config, methods)
+    _check_layers(config, methods, fields)
+    fixed = {key for settings in config.arms.values() for key in settings}
+    for key in _typed(config):
+        if key in fixed:
+            arms = [name for name, settings in config.arms.items() if key in settings]
+            raise UsageError(
+                f"{key}: the arms of ablation={config.ablation} set it; it cannot be typed "
+                f"(arms: {', '.join(arms)})"
+            )
+    _check_arms(config, methods)
+    known = fields | {f"protocol.{key}" for key in Protocol.model_fields} | set(PARTS)
+    for part in ("backbone", "dataset"):
+        keys = config.spaces.load(part, config.choices[part]).keys() - _DESCRIBED[part]
+        known |= {f"{part}.{key}" for key in keys}
+    for kind, keys in (("axes", set(config.axes)), ("arms", fixed)):
+        for key in sorted(keys - known):
+            _check_described(key, f"{kind}.")
+            if key.startswith("method."):
+                raise unknown(f"{kind}.{key} (methods: {', '.join(methods)})", key, fields)
+            raise unknown(f"{kind}.{key}", key, known)
+    if overlap := sorted(fixed & set(config.axes)):
+        raise UsageError(
+            f"axes.{overlap[0]}: the arms of ablation={config.ablation} set it already"
+        )
+
+
+def _check_layers(config: SweepConfig, methods: Iterable[Any], fields: Collection[str]) -> None:
+    """Raises UsageError where a file or the command line sets what no method has."""
+    of_file = _fields(config, _methods_of_file(config))
+    for layer in config.layers:
+        is_typed = layer.source == COMMAND_LINE
+        for key in layer.values:
+            _check_described(key)
+            is_known = key in fields or (not is_typed and key in of_file)
+            if key.startswith("method.") and not is_known:
+                source = "" if is_typed else f"{layer.source}; "
+                raise unknown(f"{key} ({source}methods: {', '.join(methods)})", key, fields)
+
+
+def methods_of(config: SweepConfig) -> list[str]:
+    """Every method that the sweep may use."""
+    axis = config.axes.get("method")
+    if isinstance(axis, dict):
+        axis = axis.get("choices") or []
+    named = [settings["method"] for settings in config.arms.values() if "method" in settings]
+    if axis is not None:
+        return [*dict.fromkeys(axis)]
+    if named and len(named) == len(config.arms):
+        return [*dict.fromkeys(named)]
+    return [*dict.fromkeys([config.choices["method"], *named])]
+
+
+def _methods_of_file(config: SweepConfig) -> list[Any]:
+    """Methods of all arms of the ablation's file, where some name one: also those not chosen."""
+    content = config.spaces.load("ablation", config.ablation)
+    blocks = [content, *(content.get("scales") or {}).values()]
+    arms = [each for block in blocks for each in ((block or {}).get("arms") or {}).values()]
+    named = [settings["method"] for settings in arms if settings and "method" in settings]
+    return [*named, own_choices(config.spaces, config.ablation)["method"]] if named else []
+
+
+def partly_obeyed(config: SweepConfig) -> list[str]:
+    """Of each key typed for a method that some methods of the sweep lack: which obey it."""
+    methods = methods_of(config)
+    typed = [*_typed(config), *sorted(key for key in config.own_units if key in config.axes)]
+    said = []
+    for key in dict.fromkeys(typed):
+        without = [name for name in methods if key not in _fields(config, [name])]
+        if key.startswith("method.") and without:
+            obeying = [name for name in methods if name not in without]
+            verb = "has" if len(without) == 1 else "have"
+            said.append(
+                f"{key} holds for {', '.join(obeying)}; {', '.join(without)} {verb} no such setting"
+            )
+    return said
+
+
+def _check_values(config: SweepConfig) -> None:
+    """Raises UsageError for values that no axis or choice of a part can have."""
+    for key, values in config.axes.items():
+        if isinstance(values, dict) and config.plan != "search":
+            raise UsageError(
+                f"axes.{key}: a distribution needs plan=search; plan={config.plan} takes a list"
+            )
+        listed = values.get("choices", []) if isinstance(values, dict) else values
+        if not isinstance(listed, list):
+            continue  # `space` says so
+        written = [json.dumps(value, sort_keys=True, default=str) for value in listed]
+        for number, value in enumerate(written):
+            if value in written[:number]:
+                raise UsageError(f"axes.{key}: {value} stands there twice")
+        if key in PARTS and not all(isinstance(value, str) for value in listed):
+            raise UsageError(f"axes.{key}={listed}: must be names, axes.{key}=[NAME, ...]")
+    for arm, settings in config.arms.items():
+        for part in PARTS:
+            if part in settings and not isinstance(settings[part], str):
+                raise UsageError(f"arms.{arm}.{part}={settings[part]}: must be a name")
+
+
+def _typed(config: SweepConfig) -> list[str]:
+    return sorted(
+        key for layer in config.layers if layer.source == COMMAND_LINE for key in layer.values
+    )
+
+
+def _fields(config: SweepConfig, methods: Iterable[Any]) -> set[str]:
+    """Keys that may be set for one of the methods."""
+    loaded = (config.spaces.load("method", name) for name in methods)
+    return {f"method.{key}" for each in loaded for key in each if key not in HEADER}
+
+
+def _check_described(key: str, prefix: str = "") -> None:
+    """Raises UsageError for a key that says what a part is, and not how it is used."""
+    part, _, name = key.partition(".")
+    if name not in _DESCRIBED.get(part, ()):
+        return
+    if name == "name":
+        choice = f"axes.{part}=[NAME, ...]" if prefix == "axes." else f"{part}=NAME"
+        raise UsageError(f"{prefix}{key}: the name of a file; choose with {choice}")
+    instead = {"method.order": "protocol.order", "backbone.edit_layer": "method.edit_layer"}
+    hint = f"; did you mean {instead[key]!r}?" if key in instead else ""
+    raise UsageError(f"{prefix}{key}: it is set in the file of the {_WORDS[part]} alone{hint}")
+
+
+_WORDS = {"method": "method", "backbone": "backbone", "dataset": "data set"}
+
+
+def _check_arms(config: SweepConfig, methods: Collection[Any]) -> None:
+    """Raises UsageError if an arm sets what its method lacks: it would run as another arm."""
+    for arm, settings in config.arms.items():
+        own = [settings["method"]] if "method" in settings else _unnamed(config, methods)
+        for name in own:
+            fields = _fields(config, [name])
+            for key in settings:
+                if key.startswith("method.") and key not in fields:
+                    raise unknown(f"arms.{arm}.{key} (method: {name})", key, fields)
+
+
+def _unnamed(config: SweepConfig, methods: Collection[Any]) -> list[Any]:
+    """Methods of an arm that names none."""
+    return list(methods) if "method" in config.axes else [config.choices["method"]]

@@ -1,0 +1,74 @@
+"""Whether a value is of the right kind, and fits the backbone; pure."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+from orchestrator.errors import UsageError
+from orchestrator.planning.trial_spec import DEPTH_FIELDS, TrialSpec
+
+
+def check_ranges(spec: TrialSpec) -> None:
+    """Raises UsageError if a layer, rank or count of the method does not fit its backbone."""
+    method, backbone = spec.method, spec.backbone
+    depth, width = int(backbone["num_layers"]), int(backbone["hidden_size"])
+    layers = [("edit_layer", method.get("edit_layer"))]
+    layers += [("layers", layer) for layer in method.get("layers") or []]
+    for name, layer in layers:
+        if isinstance(layer, int) and not 0 <= layer < depth:
+            raise UsageError(
+                f"method.{name}={layer}: backbone {backbone['name']!r} has layers 0 to {depth - 1}"
+            )
+    for name, value in method.items():
+        if _is_count(name) and isinstance(value, int) and value < 1:
+            raise UsageError(f"method.{name}={value}: must be at least 1")
+    rank = method.get("lora_rank")
+    if isinstance(rank, int) and rank > width:
+        raise UsageError(
+            f"method.lora_rank={rank}: backbone {backbone['name']!r} is {width} wide; "
+            f"allowed: 1 to {width}"
+        )
+    top_k, experts = method.get("top_k"), method.get("num_experts")
+    if isinstance(top_k, int) and isinstance(experts, int) and top_k > experts:
+        raise UsageError(f"method.top_k={top_k}: must lie in 1 to method.num_experts={experts}")
+
+
+def of_kind(key: str, value: Any, default: Any) -> Any:
+    """`value`, if it is of the kind of `default`.
+
+    Raises:
+        UsageError: Otherwise.
+    """
+    name = key.rpartition(".")[2]
+    if value is None or default is None:
+        return value
+    if isinstance(default, bool):
+        kind, fits = "true or false", isinstance(value, bool)
+    elif isinstance(default, int | float):
+        whole = (
+            _is_count(name)
+            or name in DEPTH_FIELDS
+            or name in ("num_layers", "hidden_size", "ffn_size")
+        )
+        number = int if whole else int | float
+        kind = "a whole number" if whole else "a number"
+        fits = isinstance(value, number) and not isinstance(value, bool) and math.isfinite(value)
+    elif isinstance(default, list):
+        kind, fits = "a list, [...]", isinstance(value, list)
+        if fits and default and isinstance(default[0], int):
+            value = [of_kind(key, item, default[0]) for item in value]
+    elif isinstance(default, dict):
+        kind, fits = "a mapping, {...}", isinstance(value, dict)
+    else:
+        kind, fits = "a word", isinstance(value, str)
+    if not fits:
+        raise UsageError(
+            f"{key}={json.dumps(value, default=str)}: must be {kind}, as in {default!r}"
+        )
+    return value
+
+
+def _is_count(name: str) -> bool:
+    return name.startswith("num_") or name in ("top_k", "lora_rank", "experts_per_batch")

@@ -1,0 +1,390 @@
+"""One trial out of layers: which value holds, whence, and what it is on this backbone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from orchestrator.errors import UsageError
+from orchestrator.planning.counts import STREAMS, cut, limit_of, num_drawn, settled
+from orchestrator.planning.part_values import check_backbone, check_dataset, check_null, check_pair
+from orchestrator.planning.ranges import of_kind
+from orchestrator.planning.shapes import EMBEDDED, read_backbone
+from orchestrator.planning.trial_spec import (
+    DEPTH_FIELDS,
+    HEADER,
+    WIDTH_FIELDS,
+    Origin,
+    Swept,
+    TrialSpec,
+)
+from orchestrator.settings.models import COMMAND_LINE, Protocol, SweepConfig
+from orchestrator.settings.yaml_files import unknown
+
+
+class Resolver:
+    """Makes trials of one sweep; keeps what it has resolved, as a plan shares most of it."""
+
+    def __init__(self, config: SweepConfig) -> None:
+        self.config = config
+        self._parts: dict[str, tuple[dict[str, Any], dict[str, Origin]]] = {}
+        self._methods: dict[tuple[str, int], tuple[dict[str, Any], dict[str, Origin]]] = {}
+        self._protocols: dict[str, tuple[dict[str, Any], dict[str, Origin]]] = {}
+
+    def trial(self, values: Mapping[str, Swept], seed: int, arm: str) -> TrialSpec:
+        """The trial in which `values` hold above everything else.
+
+        Raises:
+            UsageError: For an unknown name or a value of the wrong kind.
+        """
+        backbone, origins = self._part("backbone", values)
+        dataset, dataset_origins = self._part("dataset", values)
+        check_pair(backbone, dataset)
+        method, method_origins, order = self._method(values, backbone)
+        origins = {**origins, **dataset_origins, **method_origins}
+        protocol, protocol_origins = self._cached_protocol(values, dataset, order)
+        origins.update(protocol_origins)
+        spec = TrialSpec(
+            self.config.ablation,
+            arm,
+            seed,
+            method,
+            backbone,
+            dataset,
+            protocol,
+            {},
+            {},
+            origins,
+            self._cost("method", values) | self._cost("dataset", values),
+        )
+        for key, swept in values.items():
+            try:
+                spec.swept[key] = spec.value(key)
+            except KeyError:
+                continue  # an axis of another arm's method
+            if not swept.own_units:
+                spec.published[key] = [_published(self.config.stands_for.get(key), swept.value)]
+        for key in ("protocol.num_edits", "protocol.edit_batch_size", "protocol.num_questions"):
+            if (cut := origins.get(key)) and cut.published is not None:
+                spec.published.setdefault(key, [cut.published])
+        return spec
+
+    def _cost(self, group: str, values: Mapping[str, Swept]) -> dict[str, Any]:
+        """What the chosen file says of its cost, for the forecast alone."""
+        return dict(self.config.spaces.load(group, self._choice(group, values)).get("cost") or {})
+
+    def _choice(self, group: str, values: Mapping[str, Swept]) -> str:
+        return str(values[group].value) if group in values else self.config.choices[group]
+
+    def _layered(
+        self, part: str, values: Mapping[str, Swept]
+    ) -> Iterator[tuple[str, str, Any, Swept | None]]:
+        """(source, field, value, axis) of `part` above its file, weakest first."""
+        prefix = f"{part}."
+        for layer in self.config.layers:
+            for key, value in layer.values.items():
+                if key.startswith(prefix):
+                    yield layer.source, key.removeprefix(prefix), value, None
+        for key, swept in values.items():
+            if key.startswith(prefix):
+                yield swept.source, key.removeprefix(prefix), swept.value, swept
+
+    def _part(
+        self, part: str, values: Mapping[str, Swept]
+    ) -> tuple[dict[str, Any], dict[str, Origin]]:
+        """The backbone or data set, with origins."""
+        name = self._choice(part, values)
+        swept = {key: value for key, value in values.items() if key.startswith(f"{part}.")}
+        key = f"{part} {name} {swept or ''}"
+        if key not in self._parts:
+            layered = list(self._layered(part, swept))
+            resolved = {"name": name, **self.config.spaces.load(part, name)}
+            resolved.pop("cost", None)
+            is_embedded = str(resolved.get("model")).startswith(EMBEDDED)
+            origins = {f"{part}.{field}": Origin(f"{part} {name}") for field in resolved}
+            for source, name_, value, _ in layered:
+                if name_ not in resolved:
+                    raise unknown(f"{part}.{name_}={value}", name_, resolved)
+                check_null(part, name_, value, resolved[name_])
+                if name_ != "max_edits":  # one number, or one per part
+                    value = of_kind(f"{part}.{name_}", value, resolved[name_])
+                resolved[name_] = value
+                origins[f"{part}.{name_}"] = Origin(source)
+            if part == "backbone":
+                check_backbone(resolved, origins)
+                origins.update(read_backbone(resolved, origins, is_embedded))
+            else:
+                check_dataset(resolved)
+                _check_dataset(resolved)
+                self._check_frequencies(resolved, origins, swept)
+            self._parts[key] = resolved, origins
+        return self._parts[key]
+
+    def _check_frequencies(
+        self, dataset: Mapping[str, Any], origins: Mapping[str, Origin], swept: Mapping[str, Swept]
+    ) -> None:
+        """Raises UsageError for a source of frequencies where nothing is drawn by frequency."""
+        key = "dataset.frequency_source"
+        named = key in swept or (key in origins and origins[key].source == COMMAND_LINE)
+        settings = (self.config.axes, *self.config.arms.values())
+        has_bands = any("dataset.frequency_band" in keys for keys in settings)
+        if named and dataset["frequency_band"] is None and not has_bands:
+            raise UsageError(
+                f"{key}={dataset['frequency_source']}: without dataset.frequency_band nothing is "
+                "drawn by frequency"
+            )
+
+    def _method(
+        self, values: Mapping[str, Swept], backbone: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], dict[str, Origin], str | None]:
+        """The method's name, module and fields on this backbone, their origins, its own order."""
+        name = self._choice("method", values)
+        loaded = self.config.spaces.load("method", name)
+        # id: the backbone is kept in `_parts`, so that no other one takes its place
+        if (name, id(backbone)) not in self._methods:
+            self._methods[name, id(backbone)] = self._unswept_method(name, loaded, backbone)
+        method, origins = (dict(part) for part in self._methods[name, id(backbone)])
+        for key, swept in values.items():
+            field_name = key.removeprefix("method.")
+            if not key.startswith("method.") or field_name not in loaded:
+                continue  # the field of another arm's method; `plan` checks that one of them has it
+            units = (
+                None if swept.own_units else self.config.published_on or loaded.get("published_on")
+            )
+            typed = of_kind(key, swept.value, loaded[field_name])
+            method[field_name] = self.scaled(field_name, typed, units, backbone)
+            changed = method[field_name] != typed
+            origins[key] = Origin(swept.source, typed if changed else None)
+        return method, origins, loaded.get("order")
+
+    def _unswept_method(
+        self, name: str, loaded: Mapping[str, Any], backbone: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], dict[str, Origin]]:
+        """The method as all layers below the axes make it, and its origins."""
+        home = loaded.get("published_on")
+        fields = {key: value for key, value in loaded.items() if key not in HEADER}
+        # field -> (value, source, backbone of the units, or None for this one)
+        held: dict[str, tuple[Any, str, str | None]] = {
+            key: (value, f"method {name}", home) for key, value in fields.items()
+        }
+        preset_source, preset = self._preset(loaded, backbone)
+        for key, value in preset.items():
+            if key not in fields:
+                raise unknown(f"presets of method {name}: {key}", key, fields)
+            held[key] = (value, preset_source, None)
+        for source, key, value, _ in self._layered("method", {}):
+            if key in fields:
+                units = None if source == COMMAND_LINE else self.config.published_on or home
+                held[key] = (of_kind(f"method.{key}", value, fields[key]), source, units)
+        method: dict[str, Any] = {"name": name, "module": loaded.get("module", name)}
+        origins = {"method.name": Origin(f"method {name}")}
+        for key, (value, source, units) in held.items():
+            scaled = self.scaled(key, value, units, backbone)
+            method[key] = scaled
+            origins[f"method.{key}"] = Origin(source, value if scaled != value else None)
+        return method, origins
+
+    def _preset(
+        self, loaded: Mapping[str, Any], backbone: Mapping[str, Any]
+    ) -> tuple[str, dict[str, Any]]:
+        """The preset for this backbone: of the table, else of its paper, else the default."""
+        presets = (loaded.get("presets") or {}).get(backbone["name"]) or {}
+        papers = [
+            paper.partition("_table")[0].partition("_figure")[0] for paper in self.config.paper
+        ]
+        for key in (*self.config.paper, *papers, "default"):
+            if presets.get(key):
+                return f"preset {backbone['name']}/{key}", presets[key]
+        return "", {}
+
+    def scaled(self, name: str, value: Any, units: str | None, backbone: Mapping[str, Any]) -> Any:
+        """`value`, written for the backbone named `units`, on `backbone`: by depth or width."""
+        if value is None or units is None or units == backbone["name"]:
+            return value
+        if name in DEPTH_FIELDS:
+            depth, published = int(backbone["num_layers"]), self._shape(units, "num_layers")
+            if isinstance(value, list):
+                # dict: two published layers may fall on one
+                return list(
+                    dict.fromkeys(_scaled_layer(layer, depth, published) for layer in value)
+                )
+            return _scaled_layer(value, depth, published)
+        if name in WIDTH_FIELDS:
+            return max(
+                1,
+                _nearest(value * int(backbone["hidden_size"]) / self._shape(units, "hidden_size")),
+            )
+        return value
+
+    def _shape(self, backbone: str, name: str) -> int:
+        return int(self.config.spaces.load("backbone", backbone)[name])
+
+    def _cached_protocol(
+        self, values: Mapping[str, Swept], dataset: Mapping[str, Any], order: str | None
+    ) -> tuple[dict[str, Any], dict[str, Origin]]:
+        swept = {key: value for key, value in values.items() if key.startswith("protocol.")}
+        key = f"{swept} {id(dataset)} {order}"
+        if key not in self._protocols:
+            self._protocols[key] = self._protocol(swept, dataset, order)
+        return self._protocols[key]
+
+    def _protocol(
+        self, values: Mapping[str, Swept], dataset: Mapping[str, Any], order: str | None
+    ) -> tuple[dict[str, Any], dict[str, Origin]]:
+        """The protocol with every default filled in, cut to what the data set can feed."""
+        protocol = self.config.protocol
+        origins = {f"protocol.{key}": Origin("config.yaml") for key in Protocol.model_fields}
+        changes: dict[str, Any] = {}
+        for source, key, value, axis in self._layered("protocol", values):
+            origins[f"protocol.{key}"] = Origin(source)
+            if axis is not None:
+                changes[key] = value
+        if changes:
+            try:
+                protocol = Protocol(**{**protocol.model_dump(), **changes})
+            except ValidationError as error:
+                first = error.errors()[0]
+                path = ".".join(str(part) for part in first["loc"])
+                raise UsageError(
+                    f"axis protocol.{path}={first['input']}: {first['msg']}"
+                ) from error
+        for key in ("edit_batch_size", "num_batches"):
+            if getattr(protocol, key) is None:
+                origins[f"protocol.{key}"] = Origin("default")
+        typed = {key for key in Protocol.model_fields if _is_typed(key, values, origins)}
+        _check_use(protocol, typed)
+        # The rounds of a serial stream leave a method's own order of all edits no room.
+        own = order if protocol.kind == "lifelong" else None
+        if protocol.order is None:
+            origins["protocol.order"] = Origin("the method's own" if own else "default")
+        resolved = settled(protocol)
+        resolved["order"] = protocol.order or own or "given"
+        is_one_order = "protocol.order" not in values  # of several some may obey
+        if is_one_order and "order_seed" in typed and protocol.order_seed is not None:
+            _check_order_seed(protocol.order_seed, resolved["order"])
+        if "num_edits" in typed and protocol.num_edits != resolved["num_edits"]:
+            raise UsageError(
+                f"protocol.num_edits={protocol.num_edits}: here it follows from other counts and "
+                f"is {resolved['num_edits']}; leave it out"
+            )
+        if protocol.num_edits != resolved["num_edits"]:
+            origins["protocol.num_edits"] = Origin("follows from other counts")
+        if "answers" in resolved:
+            origins["protocol.answers"] = Origin("the published answers are not public")
+        limit = limit_of(dataset)
+        if limit is not None and num_drawn(resolved) > limit:
+            resolved = _fed(resolved, limit, dataset, origins, typed)
+        return resolved, origins
+
+
+def _is_typed(key: str, values: Mapping[str, Swept], origins: Mapping[str, Origin]) -> bool:
+    """Whether a key of the protocol was given on the command line."""
+    axis = values.get(f"protocol.{key}")
+    return axis.own_units if axis else origins[f"protocol.{key}"].source == COMMAND_LINE
+
+
+def _check_order_seed(order_seed: int, order: str) -> None:
+    """Raises UsageError for the seed of an order that is drawn by none."""
+    if order in ("given", "hierarchical"):
+        raise UsageError(
+            f"protocol.order_seed={order_seed}: protocol.order={order} draws nothing; "
+            "it is for protocol.order=random or one of kmeans"
+        )
+
+
+def _check_use(protocol: Protocol, typed: set[str]) -> None:
+    """Raises UsageError for a key that does nothing in this kind of protocol."""
+    kind, is_stream = protocol.kind, protocol.kind in STREAMS
+    if not is_stream and protocol.order not in (None, "given"):
+        raise UsageError(
+            f"protocol.order={protocol.order}: protocol.kind={kind} rolls back "
+            "after every batch, so that no order matters; it is for protocol.kind=lifelong"
+        )
+    if not is_stream and protocol.curve:
+        raise UsageError(
+            f"protocol.curve=true: protocol.kind={kind} rolls back after every batch, so that "
+            "there is nothing to forget; it is for protocol.kind=lifelong or serial"
+        )
+    if not is_stream and "order_seed" in typed and protocol.order_seed is not None:
+        raise UsageError(
+            f"protocol.order_seed={protocol.order_seed}: protocol.kind={kind} rolls back after "
+            "every batch, so that no order matters; it is for protocol.kind=lifelong or serial"
+        )
+    for key in ("num_questions", "answers_per_question"):
+        if kind != "serial" and key in typed and getattr(protocol, key) is not None:
+            raise UsageError(
+                f"protocol.{key}={getattr(protocol, key)}: it is for protocol.kind=serial, "
+                f"not for protocol.kind={kind}"
+            )
+
+
+def _fed(
+    resolved: dict[str, Any],
+    limit: int,
+    dataset: Mapping[str, Any],
+    origins: dict[str, Origin],
+    typed: set[str],
+) -> dict[str, Any]:
+    """The protocol cut to `limit` records, with the origins of what changed."""
+    size = "num_questions" if resolved["kind"] == "serial" else "num_edits"
+    size = "group_sizes" if "group_sizes" in resolved else size
+    if resolved["kind"] == "batch" and "num_batches" in typed and "group_sizes" not in resolved:
+        size = "num_edits" if resolved["num_edits"] > limit else "num_batches"
+        raise UsageError(
+            f"protocol.{size}={resolved[size]}: data set {dataset['name']!r}, part "
+            f"{dataset.get('part')!r}, can feed {limit} edits at most, "
+            f"and {resolved['num_batches']} batches of {resolved['num_edits']} are drawn"
+        )
+    if size in typed or size == "group_sizes":
+        raise UsageError(
+            f"protocol.{size}={resolved[size]}: data set {dataset['name']!r}, part "
+            f"{dataset.get('part')!r}, can feed {limit} {_COUNTED.get(size, 'edits')} at most"
+        )
+    fed = {**resolved, **cut(resolved, limit)}
+    for key in ("num_edits", "edit_batch_size", "num_questions"):
+        if fed.get(key) != resolved.get(key):
+            source = f"all that {dataset['name']} can feed"
+            origins[f"protocol.{key}"] = Origin(source, resolved[key])
+    return fed
+
+
+_COUNTED = {"num_questions": "questions"}
+
+
+def _check_dataset(dataset: dict[str, Any]) -> None:
+    """Makes `path` absolute; a data set read from files must name some that are there."""
+    typed = dataset.get("path")
+    if typed is not None:
+        paths = [_data_file(each) for each in (typed if isinstance(typed, list) else [typed])]
+        if not paths or len(set(paths)) < len(paths):
+            raise UsageError(f"dataset.path={typed}: name at least one file, and each only once")
+        dataset["path"] = paths if len(paths) > 1 else paths[0]
+    elif dataset.get("source") == "file":
+        raise UsageError(f"dataset={dataset['name']} is read from a file: add dataset.path=FILE")
+    if dataset.get("part", "report") not in ("tune", "report", "all"):
+        raise UsageError(f"dataset.part={dataset['part']}: allowed: tune, report, all")
+
+
+def _data_file(typed: Any) -> str:
+    """The absolute path of a file that is there."""
+    path = Path(str(typed)).expanduser().absolute()
+    if not path.exists():
+        raise UsageError(f"dataset.path={typed}: there is no such file")
+    return str(path)
+
+
+def _published(stands_for: Mapping[Any, Any] | None, value: Any) -> Any:
+    """The published value that `value` takes the place of; lists are never replaced."""
+    return value if isinstance(value, list) else (stands_for or {}).get(value, value)
+
+
+def _nearest(value: float) -> int:
+    return math.floor(value + 0.5)  # round() takes halves to the even number: 1.5 and 2.5 both to 2
+
+
+def _scaled_layer(layer: int, depth: int, published: int) -> int:
+    return min(depth - 1, _nearest(layer * depth / published))

@@ -1,0 +1,94 @@
+"""From a plan to settled trials: a grid at once, a search and then the best of it again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import cuda, get_num_threads, set_num_threads
+
+from orchestrator.errors import StandstillError
+from orchestrator.forecast.calibration import keep_speed
+from orchestrator.forecast.placement import preflight
+from orchestrator.planning.plan import Plan, spec_for
+from orchestrator.precheck import cache_of, precheck
+from orchestrator.running.cluster import LOCAL, check_address, check_folder, check_niceness
+from orchestrator.running.driver import Sweep, resolved_cell
+from orchestrator.running.interruption import Interruption
+from orchestrator.store.rows import Cell, Options, Outcome
+from orchestrator.terminal.board import Building, announce
+from orchestrator.terminal.waiting import Waiting
+from orchestrator.threads import usable_cpus
+from trainables.trials.validation import Validator
+
+
+def run(plan: Plan, options: Options, waiting: Waiting) -> Outcome:
+    """Settle every trial of a plan; `waiting` says what goes on meanwhile.
+
+    Raises:
+        EditingError: If something cannot work, before anything runs.
+        LedgerError: If the store cannot be written or read.
+    """
+    interruption = Interruption()
+    sweep = None
+    try:
+        with interruption.listening():
+            sweep, cells = _prepared(plan, options, interruption, waiting)
+            with waiting.paused():
+                if plan.space:
+                    search(sweep, plan)
+                else:
+                    sweep.settle(cells)
+    except KeyboardInterrupt:
+        if sweep is None:
+            raise
+        sweep.outcome.was_interrupted = True
+    except StandstillError as error:
+        assert sweep is not None
+        sweep.outcome.standstill = str(error)
+    finally:
+        if sweep is not None:
+            sweep.close(waiting.now)
+    return sweep.outcome
+
+
+def _prepared(
+    plan: Plan, options: Options, interruption: Interruption, waiting: Waiting
+) -> tuple[Sweep, Sequence[Cell]]:
+    """An open sweep and its cells, after everything that can be known before Ray starts."""
+    check_niceness(plan.config.cluster, plan.config.niceness)
+    check_address(plan.config.cluster)
+    check_folder(plan.config.cluster)
+    cache = cache_of(plan.config)
+    set_num_threads(min(get_num_threads(), usable_cpus()))  # of a container's share, not of all
+    waiting.now("checking settings, backbone and data")
+    with Building(waiting) as building:
+        validator = Validator(cache, building.advance)
+        precheck(plan, validator.check_data)  # all of it, before a backbone is trained
+        cells = [resolved_cell(validator, spec) for spec in plan.trials or plan.typical[:1]]
+    if plan.config.cluster == LOCAL:
+        here = {"CPU": plan.config.workers or usable_cpus(), "GPU": cuda.device_count()}
+        for cell in cells:
+            preflight(cell.spec, here, plan.config.sharing)
+    keep_speed(cache)
+    announce([*plan.notes, *validator.warnings])
+    waiting.now("reading what the store holds")
+    sweep = Sweep(plan.config, options, cache, validator, interruption)
+    sweep.list_excluded()
+    return sweep, cells
+
+
+def search(sweep: Sweep, plan: Plan) -> None:
+    """Optuna's trials on one part of the data, then the best of them again on another."""
+    config = plan.config
+    assert config.num_trials is not None
+    for seed in config.seeds:
+        sweep.suggest(plan, seed, config.num_trials)
+    if config.rerun is None:
+        return
+    best = sorted(sweep.finished, key=lambda key: -sweep.values[key])[: config.rerun.best]
+    specs = [
+        spec_for(config, {**sweep.cells[key].spec.swept, "dataset.part": config.rerun.part}, seed)
+        for seed in config.rerun.seeds
+        for key in best
+    ]
+    sweep.settle([sweep.cell(spec) for spec in specs], scheduler="fifo")

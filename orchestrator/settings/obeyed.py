@@ -1,0 +1,75 @@
+"""Settings that would do nothing where they stand are refused; nobody reads what has no effect."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+from orchestrator.errors import UsageError
+from orchestrator.settings.yaml_files import unknown
+
+if TYPE_CHECKING:
+    from orchestrator.settings.models import SweepConfig
+
+# Keys of `scheduler` that a rule reads, beside its name.
+_READ = {
+    "fifo": frozenset({"protect"}),  # which holds of every arm
+    "asha": frozenset({"metric", "grace", "reduction_factor", "protect"}),
+    "median": frozenset({"metric", "grace", "protect"}),
+}
+
+
+def check_obeyed(config: SweepConfig, typed: Collection[str]) -> None:
+    """Nothing, when every key of the sweep has an effect.
+
+    Args:
+        config: The sweep; what its files say beside the point is left, as one of them may be meant
+            for another plan or scheduler.
+        typed: Keys of the command line.
+
+    Raises:
+        UsageError: For a key typed that changes nothing, or a name that does not exist.
+    """
+    _check_scheduler(config, typed)
+    is_search = config.plan == "search"
+    for key in sorted(typed):
+        if key.split(".")[0] in ("num_trials", "rerun") and not is_search:
+            raise UsageError(f"{key}: it is for plan=search; this is plan={config.plan}")
+    if is_search and config.where:
+        raise UsageError(
+            f"where={list(config.where)}: a search draws every combination of its axes; "
+            "choose axes that fit each other, with where=[]"
+        )
+    if config.published_on is not None:
+        known = config.spaces.names("backbone")
+        if config.published_on not in known:
+            raise unknown(f"published_on={config.published_on}", config.published_on, known)
+    if "paper" in typed:
+        _check_paper(config)
+    moved = {*config.axes, *(key for each in config.arms.values() for key in each)}
+    for key in sorted(config.stands_for):
+        if key not in moved:
+            raise unknown(f"stands_for.{key} (no axis, no key of an arm)", key, moved)
+
+
+def _check_scheduler(config: SweepConfig, typed: Collection[str]) -> None:
+    name, read = config.scheduler.name, _READ[config.scheduler.name]
+    if config.plan == "search":
+        read = read | {"metric"}  # what Optuna compares
+    for key in sorted(typed):
+        first, _, field = key.partition(".")
+        if first == "scheduler" and field and field not in read:
+            others = ", ".join(
+                f"scheduler={other}" for other, keys in _READ.items() if field in keys
+            )
+            raise UsageError(f"{key}: scheduler={name} does not read it; it is for {others}")
+
+
+def _check_paper(config: SweepConfig) -> None:
+    known = set[str]()
+    for ablation in config.spaces.names("ablation"):
+        answered = config.spaces.load("ablation", ablation).get("paper") or ()
+        known |= {answered} if isinstance(answered, str) else set(answered)
+    for paper in config.paper:
+        if paper not in known:
+            raise unknown(f"paper={paper}", paper, known)

@@ -1,0 +1,1 @@
+"""What a crash cannot take: ledger, leases, copies, and what stands in a row."""

@@ -1,0 +1,199 @@
+"""A trial's end as a row of the ledger, and under the names it bears in one ablation; pure.
+
+The ledger's row belongs to the trial, whichever ablation ran it; the tags belong to the ablation.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from orchestrator.planning.identity import fingerprint
+from orchestrator.planning.plan import TrialSpec
+from orchestrator.redaction import redacted
+from orchestrator.settings.models import SweepConfig
+
+Row = dict[str, Any]
+
+MAX_RETRIES = 2  # of a lost node or a killed actor; a defect would only repeat itself
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """What the driver found out about a specification before the start.
+
+    Attributes:
+        backbone_fingerprint: SHA-256 of weights, tokenizer and configuration.
+        dataset_digest: SHA-256 of the data and of what chose the records.
+        method_version: Raised with every change that moves the method's numbers.
+        generation_version: Of the rule for the length of free generation, where it matters.
+        counts: Numbers about the data that belong in the row.
+        tokenizer: Class and versions that shape the ids of a text beside the tokenizer's files.
+        method_data: Version and hash of what the method reads beside the data set, as NLTK's data;
+            empty where it reads nothing.
+    """
+
+    backbone_fingerprint: str
+    dataset_digest: str
+    method_version: int
+    counts: Mapping[str, float] = field(default_factory=dict)
+    generation_version: int | None = None
+    tokenizer: str = ""
+    method_data: str = ""
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The part that decides the trial's numbers."""
+        values = asdict(self)
+        del values["counts"]
+        if self.generation_version is None:  # as before there was one
+            del values["generation_version"]
+        if not self.method_data:
+            del values["method_data"]  # as before there was any
+        return values
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One trial of a sweep: its fingerprint and what it is."""
+
+    key: str
+    spec: TrialSpec
+    resolved: Resolved
+
+
+@dataclass(frozen=True)
+class Settled:
+    """What a search needs of a trial that is not to run again.
+
+    Attributes:
+        value: What is compared; None where the trial never came so far.
+        rungs: Its rows of an earlier driver, for the scheduler; none where that has seen the trial
+            itself.
+        stopped_at: Number of the rung behind which a scheduler stopped it; None: none did.
+    """
+
+    value: float | None
+    rungs: Sequence[Mapping[str, Any]] = ()
+    stopped_at: int | None = None
+
+
+@dataclass(frozen=True)
+class Options:
+    """What was typed beside the configuration."""
+
+    retry_failed: bool = False
+    complete_stopped: bool = False
+    fresh: bool = False
+
+
+@dataclass
+class Outcome:
+    """What a sweep came to."""
+
+    counts: dict[str, int] = field(default_factory=dict)
+    num_settled_before: int = 0
+    num_other_source: int = 0  # of those, results of other source code
+    failures: list[Row] = field(default_factory=list)
+    num_unsent: int = 0  # results that MLflow does not have yet
+    tracking_failures: list[str] = field(default_factory=list)
+    copies_failure: str = ""  # why the copies lack some of it
+    experiment_id: str = ""
+    was_interrupted: bool = False
+    standstill: str = ""  # what stood still, if that ended the sweep
+
+
+def end_row(
+    cell: Cell,
+    row: Mapping[str, Any],
+    *,
+    stop_reason: str | None,
+    checkpoints: Sequence[Mapping[str, Any]],
+    provenance: Mapping[str, str],
+) -> Row:
+    """The ledger's last row of a trial; MLflow can be rebuilt from it.
+
+    Args:
+        cell: The trial.
+        row: What it reported last; `status` is finished, failed, diverged or stopped.
+        stop_reason: Name of the rule that stopped it, if one did.
+        checkpoints: Rows of its rungs; points of its `curve` are put behind them.
+        provenance: Commit, versions and host of the driver.
+    """
+    status = str(row["status"])
+    reason = {"finished": "completed", "stopped": stop_reason or "stopped"}.get(status, status)
+    numbers = {k: v for k, v in row.items() if isinstance(v, int | float) and k != "done"}
+    return {
+        "event": "end",
+        "fingerprint": cell.key,
+        "row_id": uuid.uuid4().hex,
+        "time": time.time(),
+        "status": status,
+        "stop_reason": reason,
+        "error": _shown(row.get("error")),
+        "traceback": _shown(row.get("traceback")),
+        "seconds": row.get("seconds", 0.0),
+        "fidelity": row.get("progress", 0.0),
+        "records": row.get("records"),
+        "metrics": numbers | dict(cell.resolved.counts),
+        "checkpoints": [dict(point) for point in (*checkpoints, *row.get("curve", ()))],
+        "device": row.get("device", ""),
+        "micro_batch": _micro_batch(row),
+        "host": row.get("hostname", ""),
+        "gpu": row.get("gpu", ""),
+        "spec": cell.spec.to_dict(),
+        "resolved": cell.resolved.identity,
+        "provenance": dict(provenance),
+    }
+
+
+def _micro_batch(row: Mapping[str, Any]) -> str:
+    """Most rows at a time, `whole` where none were cut; empty if the trial told nothing at all."""
+    return str(row.get("micro_batch", "whole")) if "device" in row else ""
+
+
+def _shown(text: str | None) -> str | None:
+    return None if text is None else redacted(text)
+
+
+def labelled(end: Mapping[str, Any], spec: TrialSpec, config: SweepConfig) -> Row:
+    """An end row with its MLflow tags, swept parameters and run name in this sweep."""
+    tags = {
+        "ablation": config.ablation,
+        "arm": spec.arm,
+        # Seeds of one arm have a mean only when nothing but the seed differs.
+        "arm_fingerprint": fingerprint(replace(spec, seed=0), end["resolved"]),
+        "seed": spec.seed,
+        "method": spec.method["name"],
+        "module": spec.method["module"],
+        "method_config": spec.method,
+        "paper": ", ".join(config.paper),
+        "scale": config.scale,
+        "status": end["status"],
+        "stop_reason": end["stop_reason"],
+        "fidelity": f"{float(end['fidelity']):g}",
+        "error": end["error"] or "",
+        "protocol": spec.protocol,
+        "backbone": spec.backbone["name"],
+        "backbone_model": spec.backbone.get("model") or "",
+        "backbone_revision": spec.backbone.get("revision") or "",
+        "num_layers": spec.backbone["num_layers"],
+        "hidden_size": spec.backbone["hidden_size"],
+        "dtype": spec.backbone["dtype"],
+        "dataset": spec.dataset["name"],
+        "dataset_part": spec.dataset.get("part") or "",
+        "target_field": spec.dataset.get("target_field") or "",
+        "published": spec.published,
+        "swept": spec.swept,
+        "device": end["device"],
+        "micro_batch": end.get("micro_batch", ""),  # younger than the first results
+        "host": end["host"],
+        "gpu": end.get("gpu", ""),
+        **end["resolved"],
+        **end["provenance"],
+    }
+    name = f"{spec.arm} · seed {spec.seed}"
+    return {**end, "tags": tags, "swept": spec.swept, "run_name": name}

@@ -1,0 +1,1 @@
+"""All that is printed: listings, dry runs, progress and status."""

@@ -1,0 +1,55 @@
+"""What may be typed behind `sweep.py`."""
+
+from __future__ import annotations
+
+import argparse
+from typing import NoReturn
+
+from orchestrator.errors import UsageError
+from orchestrator.store.rows import Options
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, as for every other mistake."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of printing the usage and leaving."""
+        raise UsageError(f"{message}; see --help")
+
+
+def parser() -> Parser:
+    """Options and free key=value arguments."""
+    made = Parser(
+        prog="sweep.py",
+        description="Sweep an ablation; the same command again goes on where it stopped.",
+        epilog="keys: search_spaces/README.md; for example ablation=lemoe_lora seeds=[0,1]",
+    )
+    made.add_argument("overrides", nargs="*", metavar="key=value")
+    made.add_argument("--list", action="store_true", help="every ablation with its question")
+    made.add_argument("--dry-run", action="store_true", help="the plan and its forecast")
+    made.add_argument(
+        "--simulate-gpus",
+        type=gpu_counts,
+        default=(),
+        metavar="N[,N]",
+        help="with --dry-run: the plan's time on clusters of N GPUs",
+    )
+    made.add_argument("--status", action="store_true", help="how far the sweeps of a store are")
+    made.add_argument("--sync", action="store_true", help="write the ledger into MLflow again")
+    made.add_argument("--retry-failed", action="store_true", help="run failed trials again")
+    made.add_argument("--complete-stopped", action="store_true", help="run stopped ones to the end")
+    made.add_argument("--fresh", action="store_true", help="run finished trials anew, too")
+    return made
+
+
+def options(typed: argparse.Namespace) -> Options:
+    """Which settled trials are to run again."""
+    return Options(typed.retry_failed, typed.complete_stopped, typed.fresh)
+
+
+def gpu_counts(typed: str) -> tuple[int, ...]:
+    """Numbers of GPUs, separated by commas."""
+    words = typed.split(",")
+    if not all(word.isdecimal() and int(word) > 0 for word in words):
+        raise argparse.ArgumentTypeError(f"{typed}: give numbers from 1 up, such as 8,64,1024")
+    return tuple(int(word) for word in words)

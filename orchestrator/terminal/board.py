@@ -1,0 +1,244 @@
+"""Live leaderboard on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from statistics import fmean
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress import Progress, TaskID
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.terminal.running_trials import Running, duration
+from orchestrator.terminal.waiting import SAY_SECONDS, Waiting
+
+NUM_BEST = 8
+NUM_RUNNING = 8  # trials shown on a terminal
+NUM_IN_LINE = 4  # elsewhere
+LOOK_SECONDS = 2.0
+# Signs of a line on a terminal that are not the name's: what a trial does, columns, numbers.
+_BESIDE_RUNNING, _BESIDE_BEST, _SHORTEST = 51, 17, 12
+
+
+class Board:
+    """Shows what is done, what every running trial does, how long the rest takes, and who leads.
+
+    A thread of its own looks at the pulses of the trials, and elsewhere than on a terminal says
+    every ten seconds how things are, whether a trial has ended or not.
+    """
+
+    def __init__(
+        self,
+        total: int,
+        console: Console | None = None,
+        pulses: Path | None = None,
+        say_seconds: float = SAY_SECONDS,
+    ) -> None:
+        """Nothing is shown yet; `pulses` is the folder in which the trials say what they do."""
+        self._console = console or Console(stderr=True)
+        self._total = total
+        self._began = self._said = time.monotonic()
+        self._counts: dict[str, int] = {}
+        self._arms: dict[str, list[float]] = {}
+        self._live: Live | None = None
+        self._stage, self._stage_began = "", self._began
+        self._running = Running(pulses)
+        self._say_seconds = say_seconds
+        self._lock = threading.Lock()  # trials end in another thread than that which shows them
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="board", daemon=True)
+
+    def __enter__(self) -> Board:
+        if self._console.is_terminal:
+            self._live = Live(
+                get_renderable=self._picture,
+                console=self._console,
+                refresh_per_second=4,
+                redirect_stdout=False,  # it may be a file
+            )
+            self._live.start()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._is_over.set()
+        self._thread.join()
+        self._running.clear()
+        if self._live is not None:
+            self._live.stop()
+        elif self._done:
+            self._print(self._line())
+
+    def stage(self, stage: str) -> None:
+        """What the driver does while no trial runs; the next trial that ends takes it away."""
+        self._stage, self._stage_began = stage, time.monotonic()
+
+    def ended(self, row: Mapping[str, Any]) -> None:
+        """One trial settled."""
+        status = str(row["status"])
+        score = average(row["metrics"])
+        with self._lock:
+            self._stage = ""
+            self._counts[status] = self._counts.get(status, 0) + 1
+            if status == "finished" and score is not None:
+                self._arms.setdefault(str(row["tags"]["arm"]), []).append(score)
+            self._running.ended(str(row.get("fingerprint")))
+        if self._live is None and status in ("failed", "diverged"):
+            self._print(f"{status}: {row['run_name']}: {row.get('error')}")
+
+    def _watch(self) -> None:
+        """Look every now and then, also at what nobody tells: a trial that goes on."""
+        while not self._is_over.wait(min(LOOK_SECONDS, self._say_seconds)):
+            self._running.look()
+            if self._live is None and time.monotonic() - self._said >= self._say_seconds:
+                self._said = time.monotonic()
+                self._print(self._line())
+
+    def _print(self, line: str) -> None:
+        self._console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+    @property
+    def _done(self) -> int:
+        return sum(self._counts.values())
+
+    def _left(self) -> str:
+        if not self._done:
+            return "?"
+        elapsed = time.monotonic() - self._began
+        left = elapsed / self._done * (self._total - self._done)
+        return duration(left)
+
+    def _head(self) -> str:
+        counts = ", ".join(f"{count} {status}" for status, count in sorted(self._counts.items()))
+        done = f"{self._done}/{self._total} trials" + (f" ({counts})" if counts else "")
+        return f"{done}, {self._left()} left" if self._done else done
+
+    def _doing(self) -> str:
+        """The driver's own stage, where no trial has said anything yet."""
+        if not self._stage or self._running.trials:
+            return ""
+        return f"{self._stage}, {duration(time.monotonic() - self._stage_began)}"
+
+    def _line(self) -> str:
+        with self._lock:
+            parts = [self._head()]
+            best = max(self._arms.items(), key=lambda arm: fmean(arm[1]), default=None)
+            parts += [f"best {best[0]} {fmean(best[1]):.2f}"] if best else []
+            parts += [doing] if (doing := self._doing()) else []
+            shown = self._running.trials[:NUM_IN_LINE]
+            parts += [f"{trial.name}: {trial.doing}, {trial.time}" for trial in shown]
+            hidden = len(self._running.trials) - len(shown)
+            parts += [f"and {hidden} more"] if hidden else []
+        return "; ".join(parts)
+
+    def _picture(self) -> Group:
+        with self._lock:
+            shown: list[RenderableType] = [Text(self._head())]
+            shown.append(ProgressBar(total=max(self._total, 1), completed=self._done, width=60))
+            shown.append(Text(""))  # ends the line of the bar, which does not do so itself
+            shown += [Text(doing)] if (doing := self._doing()) else []
+            shown += [self._running_table()] if self._running.trials else []
+            shown += [self._best_table()] if self._arms else []
+        return Group(*shown)
+
+    def _running_table(self) -> Table:
+        table = Table(box=None, pad_edge=False)
+        table.add_column("running", no_wrap=True)
+        table.add_column("doing", no_wrap=True)
+        table.add_column("time", justify="right", no_wrap=True)
+        trials, room = self._running.trials, self._console.width - _BESIDE_RUNNING
+        for trial in trials[:NUM_RUNNING]:
+            table.add_row(Text(shortened(trial.name, room)), Text(trial.doing), trial.time)
+        if len(trials) > NUM_RUNNING:
+            table.add_row(f"and {len(trials) - NUM_RUNNING} more")
+        return table
+
+    def _best_table(self) -> Table:
+        table = Table(box=None, pad_edge=False)
+        table.add_column("best arms so far (one seed may be missing)", no_wrap=True)
+        table.add_column("average", justify="right", no_wrap=True)
+        table.add_column("seeds", justify="right", no_wrap=True)
+        ranked = sorted(self._arms.items(), key=lambda arm: -fmean(arm[1]))
+        room = self._console.width - _BESIDE_BEST
+        for arm, scores in ranked[:NUM_BEST]:
+            table.add_row(Text(shortened(arm, room)), f"{fmean(scores):.2f}", str(len(scores)))
+        return table
+
+
+def shortened(name: str, most: int) -> str:
+    """`name` in at most so many signs; what is left out lies in its middle: arms differ at the end.
+
+    It keeps some signs also where there is room for none.
+    """
+    most = max(most, _SHORTEST)
+    tail = most // 2
+    return name if len(name) <= most else f"{name[: most - tail - 1]}…{name[-tail:]}"
+
+
+def announce(lines: Iterable[str]) -> None:
+    """Say what should be known before the start."""
+    console = Console(stderr=True)
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+class Building:
+    """A progress bar for an embedded backbone that is trained on first use; silent otherwise."""
+
+    def __init__(self, waiting: Waiting | None = None, console: Console | None = None) -> None:
+        """Nothing is shown yet; `waiting` shows nothing while there is a bar."""
+        self._console = console or Console(stderr=True)
+        self._waiting, self._pause = waiting, ExitStack()
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+        self._said = 0.0
+
+    def __enter__(self) -> Building:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        self._pause.close()
+
+    def advance(self, step: int, num_steps: int, loss: float) -> None:
+        """One training step is done."""
+        if self._waiting is not None:
+            self._pause.enter_context(self._waiting.paused())
+            self._waiting = None
+        if not self._console.is_terminal:
+            if time.monotonic() - self._said > 10 or step == num_steps:
+                self._said = time.monotonic()
+                self._console.print(
+                    f"training the embedded backbone: step {step}/{num_steps}, loss {loss:.3f}",
+                    highlight=False,
+                )
+            return
+        if self._bar is None or self._task is None:
+            self._bar = Progress(console=self._console)
+            self._task = self._bar.add_task("training the embedded backbone", total=num_steps)
+            self._bar.start()
+        self._bar.update(self._task, completed=step)
+
+
+def average(metrics: Mapping[str, Any], measure: str = "token") -> float | None:
+    """Mean of reliability, generality and far locality at the end; None when one is missing."""
+    scores = ("reliability", "generality", "locality_far")
+    values = [metrics.get(f"{score}.{measure}.final") for score in scores]
+    if any(value is None for value in values):
+        return None
+    return fmean(float(value) for value in values if value is not None)

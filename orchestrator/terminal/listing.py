@@ -1,0 +1,238 @@
+"""What `--list` and `--dry-run` show, and what is said at the end of a sweep."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.errors import UsageError
+from orchestrator.forecast.estimate import Forecast
+from orchestrator.forecast.placement import placement_lines
+from orchestrator.forecast.simulate import Simulation
+from orchestrator.planning.plan import Plan, TrialSpec, expand
+from orchestrator.settings.models import PARTS, load_plain
+from orchestrator.settings.yaml_files import FOLDER, SearchSpaces
+from orchestrator.store.rows import Outcome
+
+MOST_ARMS = 40  # rows of a dry run; the grid itself says the rest
+
+
+def ablations(folder: Path = FOLDER) -> Table:
+    """Every ablation with its question, its published table, and its trials in each scale.
+
+    One that cannot be expanded says why, and the others are listed all the same.
+    """
+    spaces = SearchSpaces(folder)
+    scales = sorted(spaces.names("scale"), key=lambda name: (name != "quick", name))
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("ablation", "question", "table"):
+        table.add_column(heading, overflow="fold")
+    for scale in scales:
+        table.add_column(f"trials, {scale}", justify="right")
+    for name in spaces.names("ablation"):
+        counts, problem = list[str](), ""
+        paper = spaces.load("ablation", name).get("paper") or ""
+        for scale in scales:
+            try:
+                counts.append(
+                    str(expand(load_plain(spaces, {"ablation": name, "scale": scale})).num_trials)
+                )
+            except UsageError as error:
+                counts.append("-")
+                problem = str(error)
+        question = spaces.question(name) + (f"\n(cannot run: {problem})" if problem else "")
+        tables = paper if isinstance(paper, str) else ", ".join(paper)
+        table.add_row(name, Text(question), tables, *counts)
+    return table
+
+
+def dry_run(
+    plan: Plan,
+    forecast: Forecast | None,
+    simulations: Sequence[Simulation] = (),
+    warnings: Sequence[str] = (),
+) -> RenderableType:
+    """The plan as tables: its arms, every value with where it came from, and the forecast."""
+    parts: list[RenderableType] = [Text("\n".join([_headline(plan), *warnings]))]
+    if plan.space:
+        parts.append(_space(plan))
+    else:
+        parts += [_arms(plan), _values(plan)]
+    if forecast is not None:
+        parts.append(Text(_outlook(plan, forecast)))
+    if simulations:
+        parts.append(_schedules(simulations))
+    return Group(*parts)
+
+
+def _outlook(plan: Plan, forecast: Forecast) -> str:
+    """What is left, and the forecast of that."""
+    if plan.space:
+        return f"{forecast_line(forecast)}; trials settled before are counted too"
+    if forecast.num_trials == plan.num_trials:
+        return forecast_line(forecast)
+    settled = f"{plan.num_trials - forecast.num_trials} of {plan.num_trials} trials settled before"
+    return f"{settled}; {forecast_line(forecast) if forecast.num_trials else 'nothing left to do'}"
+
+
+def _schedules(simulations: Sequence[Simulation]) -> Table:
+    """One row per number of GPUs: the whole plan, if the scheduler stops no trial."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("GPUs", "makespan", "idle", "driver busy", "most results waiting"):
+        table.add_column(heading, justify="right")
+    for made in simulations:
+        table.add_row(
+            str(made.num_gpus),
+            _duration(made.makespan_seconds),
+            f"{made.idle_share:.0%}",
+            f"{made.driver_share:.0%}",
+            str(made.most_waiting),
+        )
+    return table
+
+
+def outcome_lines(outcome: Outcome) -> list[str]:
+    """What a sweep came to, its failures grouped by reason."""
+    done = sum(outcome.counts.values())
+    parts = [f"{count} {status}" for status, count in sorted(outcome.counts.items())]
+    lines = [
+        f"{done} trials run ({', '.join(parts) or 'nothing left to do'}), "
+        f"{outcome.num_settled_before} settled before"
+    ]
+    if outcome.num_other_source:
+        lines.append(
+            f"{outcome.num_other_source} of {outcome.num_settled_before} finished results come "
+            "from other source code; --fresh runs them anew"
+        )
+    reasons = Counter(str(row["error"]) for row in outcome.failures)
+    lines += [f"{count} x {reason}" for reason, count in reasons.most_common()]
+    return lines
+
+
+def unsent_lines(outcome: Outcome, sync: str) -> list[str]:
+    """What MLflow, or the copies, do not have yet, why, and the command that sends it."""
+    lines = []
+    if outcome.num_unsent:
+        why = next(iter(outcome.tracking_failures), "unknown")
+        lines.append(
+            f"MLflow still lacks {outcome.num_unsent} results ({why}); the ledger has them all. "
+            f"To send them: {sync}"
+        )
+    if outcome.copies_failure:
+        lines.append(
+            f"not all is copied ({outcome.copies_failure}); the store has it. To send it: {sync}"
+        )
+    return lines
+
+
+def forecast_line(forecast: Forecast) -> str:
+    """Time, memory and GPU-hours in one line; `rough` where no earlier trial stands behind it."""
+    if not forecast.is_rough:
+        basis = "from earlier trials"
+    elif forecast.num_measured:
+        basis = f"rough: {forecast.num_measured} of {forecast.num_trials} trials from earlier ones"
+    else:
+        basis = "rough: from the number of operations"
+    return (
+        f"forecast ({basis}): {_duration(forecast.wall_seconds)} of wall time, "
+        f"{_duration(forecast.cpu_seconds)} of CPU time, {forecast.gpu_hours:.2g} GPU-hours, "
+        f"{forecast.memory_gib:.2g} GiB of memory"
+    )
+
+
+def _headline(plan: Plan) -> str:
+    config = plan.config
+    lines = [f"{config.ablation} ({config.scale}): {config.question}"]
+    if plan.space:
+        lines.append(
+            f"{plan.num_trials} trials: a search of {config.num_trials}, then the best again"
+        )
+    else:
+        lines.append(f"{len(plan)} trials: {len(plan.arms)} arms x {len(config.seeds)} seeds")
+    if plan.excluded:
+        lines.append(f"{plan.excluded} cells left out by where: {'; '.join(config.where)}")
+    if plan.merged:
+        lines.append(
+            f"{plan.merged} published cells equal another one on this backbone, and share its trial"
+        )
+    if config.scheduler.name != "fifo":
+        spared = f"; never stopped: {', '.join(sorted(plan.protected))}" if plan.protected else ""
+        lines.append(f"scheduler {config.scheduler.name} on {config.scheduler.metric}{spared}")
+    lines += placement_lines(plan.typical, config.sharing)
+    return "\n".join(lines)
+
+
+def _arms(plan: Plan) -> Table:
+    """One row per arm with its swept values; in brackets the published ones that it stands for."""
+    first = {trial.arm: trial for trial in plan.trials}
+    seeds = Counter(trial.arm for trial in plan.trials)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    columns = [key for key in plan.swept if key != "arm"]
+    for heading in ("arm", *columns):
+        table.add_column(heading.partition(".")[2] or heading)
+    table.add_column("seeds", justify="right")
+    for arm in plan.arms[:MOST_ARMS]:
+        trial = first[arm]
+        table.add_row(arm, *(_cell(trial, key) for key in columns), str(seeds[arm]))
+    if len(plan.arms) > MOST_ARMS:
+        table.add_row(f"... {len(plan.arms) - MOST_ARMS} more arms")
+    return table
+
+
+def _cell(trial: TrialSpec, key: str) -> str:
+    if key not in trial.swept:
+        return "-"
+    value, published = trial.swept[key], trial.published.get(key, [])
+    stands_for = "" if published in ([], [value]) else f" ({', '.join(map(str, published))})"
+    return f"{value}{stands_for}"
+
+
+def _values(plan: Plan) -> Table:
+    """Every value that all arms share or that differs by method, with its source."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("key", "value", "from"):
+        table.add_column(heading, overflow="fold")
+    methods: dict[str, TrialSpec] = {}
+    for trial in plan.trials:
+        methods.setdefault(trial.method["name"], trial)
+    shown: set[tuple[str, str]] = set()
+    for name, trial in methods.items():
+        for key in trial.origins:
+            if key in plan.swept or key in PARTS:
+                continue
+            try:
+                value = trial.value(key)
+            except KeyError:
+                continue  # dropped with the model that it described
+            origin = trial.origins[key]
+            label = f"{key} ({name})" if key.startswith("method.") and len(methods) > 1 else key
+            if (label, str(value)) in shown:
+                continue
+            shown.add((label, str(value)))
+            scaled = f", there {origin.published}" if origin.published is not None else ""
+            table.add_row(label, str(value), f"{origin.source}{scaled}")
+    return table
+
+
+def _space(plan: Plan) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("key", "drawn from", "range"):
+        table.add_column(heading)
+    for key, drawn in plan.space.items():
+        values = (
+            ", ".join(map(str, drawn.choices)) if drawn.choices else f"{drawn.low} to {drawn.high}"
+        )
+        table.add_row(key, drawn.kind, values)
+    return table
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = seconds / 60
+    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"

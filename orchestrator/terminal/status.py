@@ -1,0 +1,103 @@
+"""What a store holds, also while sweeps run on it; read from ledger and leases alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.forecast.calibration import known_speed
+from orchestrator.forecast.estimate import Forecast, forecast
+from orchestrator.planning.plan import Plan
+from orchestrator.settings.addresses import LOCAL
+from orchestrator.store.leases import Holder, Leases
+from orchestrator.store.ledger import FOLDER, Ledger, Row
+from orchestrator.store.settled import ended, is_of, unsettled
+from orchestrator.terminal.listing import forecast_line
+from orchestrator.terminal.running_trials import RunningTrial, pulse_folder, running_trial
+from orchestrator.threads import usable_cpus
+from trainables.cache import default_cache
+from trainables.pulse import read_pulses
+
+
+@dataclass(frozen=True)
+class Status:
+    """How far sweeps have come.
+
+    Attributes:
+        counts: Trials that ended, by status.
+        reasons: Failed and diverged trials, by error.
+        stopped_by: Stopped trials, by rule.
+        held: Trials of any plan that a living driver runs now or next, by driver.
+        num_left: Planned trials that are not settled, held ones included; None without a plan.
+        forecast: Of what is left, on this machine; None without a plan.
+        running: What the trials of living drivers say that they are doing.
+    """
+
+    counts: Mapping[str, int]
+    reasons: Mapping[str, int]
+    stopped_by: Mapping[str, int]
+    held: Mapping[Holder, int]
+    num_left: int | None = None
+    forecast: Forecast | None = None
+    running: Sequence[RunningTrial] = ()
+
+
+def read_status(store: str, plan: Plan | None = None) -> Status:
+    """The status of a plan, or of everything in `store` where none is given.
+
+    Raises:
+        LedgerError: If a segment cannot be read.
+    """
+    history = Ledger.read(store)
+    settled = history.settled()
+    leases = Leases(Path(store) / FOLDER / "status.jsonl")
+    holders, running = leases.others(), _running(Path(store), leases.drivers())
+    held = {key: holder for key, holder in holders.items() if key not in settled}
+    if plan is None or plan.space:
+        ends = [
+            end for end in history.ends.values() if plan is None or is_of(end, plan.config.ablation)
+        ]
+        return Status(*_counted(ends), Counter(held.values()), running=running)
+    found = ended(plan.trials, history)
+    ends = [end for end in found if end is not None]
+    left = unsettled(plan.trials, found, settled)
+    expected = forecast(
+        left,
+        history.ends.values(),
+        workers=plan.config.workers or usable_cpus(),
+        sharing=plan.config.sharing,
+        cpu_flops=known_speed(default_cache()),
+        cpus=usable_cpus() if plan.config.cluster == LOCAL else None,
+    )
+    return Status(*_counted(ends), Counter(held.values()), len(left), expected, running)
+
+
+def _running(store: Path, drivers: Collection[str]) -> list[RunningTrial]:
+    """What the trials of some drivers say now; those of killed drivers left files behind."""
+    beats = [beat for driver in drivers for beat in read_pulses(pulse_folder(store, driver))]
+    return [running_trial(beat) for beat in sorted(beats, key=lambda beat: beat.name)]
+
+
+def status_lines(status: Status) -> list[str]:
+    """One line per kind of trial, the reasons below theirs."""
+    lines = [f"{count} {name}" for name, count in sorted(status.counts.items())] or ["none ended"]
+    lines += [f"  {count} x {reason}" for reason, count in status.reasons.items()]
+    lines += [f"  {count} stopped by {rule}" for rule, count in status.stopped_by.items()]
+    lines += [f"{count} held by {holder}" for holder, count in status.held.items()]
+    lines += [f"  {each.name}: {each.doing}, {each.time}" for each in status.running]
+    if status.forecast is not None:
+        lines.append(f"{status.num_left} left; {forecast_line(status.forecast)}")
+    return lines
+
+
+def _counted(
+    ends: Sequence[Row],
+) -> tuple[Mapping[str, int], Mapping[str, int], Mapping[str, int]]:
+    """Ends by status, errors, and rules that stopped a trial."""
+    return (
+        Counter(str(end["status"]) for end in ends),
+        Counter(str(end["error"]) for end in ends if end["status"] in ("failed", "diverged")),
+        Counter(str(end["stop_reason"]) for end in ends if end["status"] == "stopped"),
+    )

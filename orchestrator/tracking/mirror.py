@@ -1,0 +1,344 @@
+"""One ablation's runs in MLflow: an end row of the ledger becomes a flat run, and never two.
+
+MLflow is an SQLite file in the store, or a server that several machines reach. Of a server nothing
+is expected: its answers are waited for in seconds, and every write may be tried again.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from filelock import FileLock
+
+from orchestrator.store.provenance import kept_packages
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+_LOG = logging.getLogger(__name__)
+_DATABASE = "mlflow.db"
+LOOPBACK = "http://127.0.0.1:5000"
+# MLflow's own 120 seconds and seven retries would hold a sweep's end up for a quarter of an hour.
+# What it logs as an error it raises as well; its import would set the loggers' levels back.
+_ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_LOGGING_LEVEL": "CRITICAL",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # a line for every run on a server
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+}
+_LONGEST_TAG = 5000  # of an experiment
+_LOCK_SECONDS = 30.0  # another driver writes one row at a time
+_WHOLE = ("FINISHED", "FAILED")  # a run gets its status last
+_RUNS = """
+SELECT COALESCE(trial.value, ''), COALESCE(row.value, ''), runs.status
+FROM runs
+LEFT JOIN tags AS trial ON trial.run_uuid = runs.run_uuid AND trial.key = 'fingerprint'
+LEFT JOIN tags AS row ON row.run_uuid = runs.run_uuid AND row.key = 'ledger_row'
+WHERE runs.experiment_id = ? AND runs.lifecycle_stage = 'active'
+"""
+# Results of a row that are text or bookkeeping, not metrics.
+_NOT_METRICS = frozenset({"rung", "progress", "edits_seen", "done", "compared"})
+
+
+def tracking_uri(store: Path, server: str | None = None) -> str:
+    """MLflow's address of a sweep: the server, or the database in the store."""
+    if server:
+        return server
+    database = str((store / _DATABASE).resolve())
+    # Of an address SQLAlchemy unquotes the path; MLflow makes folders of it before that, and finds
+    # none to make where the slashes are quoted as well.
+    is_plain = "%" not in database and "?" not in database
+    return f"sqlite:///{database if is_plain else quote(database, safe='')}"
+
+
+def chart_link(experiment_id: str, server: str = LOOPBACK) -> str:
+    """The page of MLflow that shows the runs of an experiment as charts."""
+    query = "workflowType=machine_learning&compareRunsMode=CHART"
+    return f"{server}/#/experiments/{experiment_id}/runs?{query}"
+
+
+def connect(store: Path, server: str | None = None) -> MlflowClient:
+    """A client that gives up in seconds; a user's own variables of MLflow's win."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri(store, server))
+
+
+class Mirror:
+    """The experiment of one ablation; every call may raise whatever MLflow raises."""
+
+    def __init__(self, store: Path, ablation: str, question: str, server: str | None) -> None:
+        """Nothing is opened yet."""
+        self._store = store
+        self._ablation = ablation
+        self._question = question
+        self._server = server
+        self._lock = FileLock(store / "mlflow.lock", timeout=_LOCK_SECONDS)
+        self._notes = store / "mlflow" / f"{ablation}.json"
+        self._written: dict[str, str] = {}  # fingerprint -> ledger row of its one whole run
+        self._known: list[int] | None = None  # state of the database that `_written` is true of
+        self._packages: set[str] = set()  # digests whose list stands in the experiment
+        self.experiment_id = ""  # until it is opened or recalled
+
+    def recall(self) -> bool:
+        """True where the database is as a driver left it: then what stands there is known.
+
+        It spares a driver with nothing to write the seconds that the import of MLflow takes.
+        """
+        try:
+            kept = json.loads(self._notes.read_text())
+        except (OSError, ValueError):
+            return False
+        if not isinstance(kept, dict) or kept.get("database") != self._state():
+            return False
+        self.experiment_id, self._written = str(kept["experiment_id"]), dict(kept["written"])
+        return True
+
+    def remember(self) -> None:
+        """Note what stands in the database, and its state, for the next driver's `recall`.
+
+        It is read again: what somebody deleted since a row was written must not be noted as there.
+        """
+        kept: dict[str, Any] = {"database": self._state(), "experiment_id": self.experiment_id}
+        if kept["database"] is not None:
+            kept["written"] = self._read(self.experiment_id)
+            self._notes.parent.mkdir(exist_ok=True)
+            aside = self._notes.with_suffix(f".{os.getpid()}.tmp")
+            aside.write_text(json.dumps(kept))
+            aside.replace(self._notes)
+
+    def stands(self, row: Mapping[str, Any]) -> bool:
+        """True for a row that has its run, by what was read when the experiment was opened."""
+        return self._written.get(str(row["fingerprint"])) == str(row["row_id"])
+
+    def open(self) -> None:
+        """Open or create store and experiment, and read what stands there.
+
+        An experiment that was deleted keeps its name: it is restored.
+        """
+        self._client = connect(self._store, self._server)
+        found = self._client.get_experiment_by_name(self._ablation)
+        experiment_id = found.experiment_id if found else self._create()
+        if found and found.lifecycle_stage == "deleted":
+            self._restore(experiment_id)
+        self._known = self._state()  # before reading: what others write meanwhile is looked up
+        self._written = self._read(experiment_id)
+        self.experiment_id = experiment_id
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Make the run of an end row, unless it or that of a later row of the trial stands there.
+
+        Also what was begun and not ended, by a driver that was killed or whose server was, is
+        found by its fingerprint and written anew.
+        """
+        if self.stands(row):
+            return
+        fingerprint, row_id = str(row["fingerprint"]), str(row["row_id"])
+        with self._lock:  # other drivers of this store see the same rows
+            # To search for a run takes longer the more there are, and finds none for a new trial.
+            is_alone = self._known is not None and self._known == self._state()
+            is_new = is_alone and fingerprint not in self._written
+            self._name_packages(str(row.get("provenance", {}).get("packages", "")))
+            standing = [] if is_new else self._standing(fingerprint)
+            kept = next((run for run in standing if _is_kept(run, row)), None)
+            for run in standing:
+                if run is not kept:
+                    self._client.delete_run(run.info.run_id)
+            if kept is None:
+                self._create_run(row)
+            self._written[fingerprint] = row_id
+            if is_alone:
+                self._known = self._state()
+
+    def _state(self) -> list[int] | None:
+        """What changes whenever somebody writes into the database; None for a server."""
+        database = self._store / _DATABASE
+        if self._server or not database.is_file():
+            return None
+        status = database.stat()
+        return [status.st_ino, status.st_size, status.st_mtime_ns]
+
+    def _create(self) -> str:
+        """Create the experiment; a server puts artifacts where only it knows."""
+        folder = self._store / "mlartifacts" / self._ablation
+        return str(
+            self._client.create_experiment(
+                self._ablation,
+                artifact_location=None if self._server else folder.resolve().as_uri(),
+                tags={"mlflow.note.content": self._question} if self._question else {},
+            )
+        )
+
+    def _restore(self, experiment_id: str) -> None:
+        """Restore the experiment with all its runs, but for those that others took the place of."""
+        from mlflow.exceptions import MlflowException
+
+        with self._lock:
+            try:
+                self._client.restore_experiment(experiment_id)
+            except MlflowException:
+                # Another driver was faster.
+                if self._client.get_experiment(experiment_id).lifecycle_stage == "deleted":
+                    raise
+                return
+            newest: set[str] = set()
+            for run in sorted(self._runs(experiment_id), key=_age, reverse=True):
+                fingerprint = run.data.tags.get("fingerprint", "")
+                if fingerprint in newest:
+                    self._client.delete_run(run.info.run_id)
+                elif fingerprint:  # what others have put there is left
+                    newest.add(fingerprint)
+        _LOG.warning("MLflow: experiment %s had been deleted; it is restored", self._ablation)
+
+    def _read(self, experiment_id: str) -> dict[str, str]:
+        """Fingerprint -> ledger row of all whole runs; empty text for a trial that has several."""
+        rows = self._served(experiment_id) if self._server else self._stored(experiment_id)
+        written: dict[str, str] = {}
+        for fingerprint, ledger_row, status in rows:
+            is_only = fingerprint not in written and status in _WHOLE
+            written[fingerprint] = ledger_row if is_only else ""
+        return written
+
+    def _stored(self, experiment_id: str) -> Iterable[tuple[str, str, str]]:
+        """Fingerprint, ledger row and status of each run in the store's database.
+
+        By SQL: MLflow's client makes an object of every metric and tag, which takes most of a
+        minute for 10,000 runs.
+        """
+        address = f"{(self._store / _DATABASE).resolve().as_uri()}?mode=ro"
+        with closing(sqlite3.connect(address, timeout=_LOCK_SECONDS, uri=True)) as database:
+            return database.execute(_RUNS, (int(experiment_id),)).fetchall()
+
+    def _served(self, experiment_id: str) -> Iterator[tuple[str, str, str]]:
+        """As `_stored`, of a server's runs."""
+        for run in self._runs(experiment_id):
+            tags = run.data.tags
+            yield tags.get("fingerprint", ""), tags.get("ledger_row", ""), run.info.status
+
+    def _runs(self, experiment_id: str) -> Iterator[Run]:
+        """All runs that are not deleted, by MLflow's client."""
+        token: str | None = None
+        while True:
+            page = self._client.search_runs([experiment_id], max_results=1000, page_token=token)
+            yield from page
+            token = page.token
+            if not token:
+                return
+
+    def _standing(self, fingerprint: str) -> list[Run]:
+        """All runs of a trial, whole or not."""
+        query = f"tags.fingerprint = '{fingerprint}'"
+        return list(self._client.search_runs([self.experiment_id], filter_string=query))
+
+    def _name_packages(self, digest: str) -> None:
+        """Once per set of packages, not once per run, whose tag `packages` is the digest."""
+        if not digest or digest in self._packages:
+            return
+        for number, part in enumerate(_parts(kept_packages(self._store, digest)), start=1):
+            name = f"packages.{digest}" if number == 1 else f"packages.{digest}.{number}"
+            self._client.set_experiment_tag(self.experiment_id, name, part)
+        self._packages.add(digest)
+
+    def _create_run(self, row: Mapping[str, Any]) -> None:
+        from mlflow.entities import Metric, Param
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        end = _end_ms(row)
+        tags = {name: _text(value) for name, value in row["tags"].items()}
+        tags |= {"fingerprint": str(row["fingerprint"]), "ledger_row": str(row["row_id"])}
+        if row.get("records"):
+            tags["records"] = str(row["records"])
+        run = self._client.create_run(
+            self.experiment_id,
+            start_time=end - int(1000 * float(row.get("seconds") or 0)),
+            tags=tags,
+            run_name=str(row["run_name"]),
+        )
+        metrics = [Metric(name, value, when, step) for when, step, name, value in _metrics(row)]
+        params = [Param(name, _text(value)) for name, value in row["swept"].items()]
+        self._client.log_batch(run.info.run_id, metrics=metrics, params=params, tags=[])
+        # Its name alone: a row must not name a file elsewhere.
+        records = self._store / "records" / Path(str(row.get("records") or "none")).name
+        if records.is_file():
+            # The client would read the whole run again, only to learn where its artifacts go.
+            place, uri = run.info.artifact_uri, tracking_uri(self._store, self._server)
+            get_artifact_repository(place, tracking_uri=uri).log_artifact(str(records))
+        status = "FINISHED" if row["status"] in ("finished", "stopped") else "FAILED"
+        self._client.set_terminated(run.info.run_id, status, end_time=end)
+
+
+def is_refused(error: Exception) -> bool:
+    """True where MLflow has read what it was sent and says no; it would say so again."""
+    return getattr(error, "error_code", "") in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")
+
+
+def _is_kept(run: Run, row: Mapping[str, Any]) -> bool:
+    """True for a whole run of this row, or of a later one of the same trial."""
+    is_same = run.data.tags.get("ledger_row") == str(row["row_id"])
+    return run.info.status in _WHOLE and (is_same or run.info.end_time > _end_ms(row))
+
+
+def _age(run: Run) -> tuple[bool, int]:
+    """Sorts runs of one trial: what was never ended first, then by their end."""
+    return run.info.status in _WHOLE, run.info.end_time or 0
+
+
+def _parts(text: str) -> Iterator[str]:
+    """`text` in parts of whole lines that MLflow takes as a tag."""
+    part = ""
+    for line in text.splitlines(keepends=True):
+        if part and len(part) + len(line) > _LONGEST_TAG:
+            yield part
+            part = ""
+        part += line
+    if part:
+        yield part
+
+
+def _end_ms(row: Mapping[str, Any]) -> int:
+    return int(float(row["time"]) * 1000)
+
+
+def _metrics(row: Mapping[str, Any]) -> list[tuple[int, int, str, float]]:
+    """(milliseconds since 1970, edits seen, name, value) of every checkpoint and of the end.
+
+    Of two values with the same step and time MLflow takes the larger for the latest, and all rungs
+    of one batch have seen the same edits: each checkpoint bears a time of its own. Where a trial
+    began anew, what it says then stands in the place of what it had said.
+    """
+    points = [*row.get("checkpoints", []), row["metrics"]]
+    first = _end_ms(row) - len(points) + 1
+    series: dict[str, list[tuple[int, int, str, float]]] = {}
+    for when, point in enumerate(points, start=first):
+        step = int(point.get("edits_seen", 0))
+        for name, value in _numbers(point):
+            told = series.setdefault(name, [])
+            while told and told[-1][1] > step:
+                told.pop()
+            if not told or told[-1][1:] != (step, name, value):  # a last rung is an end as well
+                told.append((when, step, name, value))
+    return [metric for told in series.values() for metric in told]
+
+
+def _numbers(values: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    for name, value in values.items():
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if is_number and name not in _NOT_METRICS:
+            yield name, float(value)
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)

@@ -1,0 +1,1 @@
+"""Parts of moe/ put on a backbone, for two methods or more."""

@@ -1,0 +1,1 @@
+"""Which records a trial edits: sources, the draw, the stream, their frequency."""

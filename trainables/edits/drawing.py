@@ -1,0 +1,119 @@
+"""Which records a trial edits; the same for every arm of a seed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from trainables.datasets import serial, streams
+from trainables.datasets.frequency_band import in_band
+from trainables.datasets.groups import similarity_groups
+from trainables.edits.sources import Source
+from trainables.errors import ConfigError
+from trainables.records import EditRecord
+
+Spec = Mapping[str, Any]
+FREQUENCY_SOURCES = ("known", "gece")
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The records that a trial edits.
+
+    Attributes:
+        records: One per edit.
+        questions: For each record the number of its question; several answer the same one in a
+            serial stream alone.
+        counts: What the draw had to do, by name.
+    """
+
+    records: tuple[EditRecord, ...]
+    questions: tuple[int, ...]
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+
+def draw(spec: Spec, source: Source) -> Drawn:
+    """The records that a trial edits; the same for every arm of a seed.
+
+    `batch` needs `num_edits` for each of its `num_batches`, `serial` makes `answers_per_question`
+    records of each of its `num_questions`. With `group_sizes` so many edits come from each group
+    of similar records, in every batch.
+
+    Raises:
+        ConfigError: If the data offers too few records, answers, or members of a group.
+    """
+    protocol, seed = spec["protocol"], spec["seed"]
+    source, hint = banded(spec, source), _more(source)
+    if protocol["kind"] == "serial":
+        num_questions, key = protocol["num_questions"], "protocol.num_questions"
+        drawn = streams.draw(source.records, num_questions, seed, key, hint)
+        made = serial.serial_records(drawn, source.records, protocol["answers_per_question"], seed)
+        counts = {"answers_topped_up": made.num_topped_up}
+        return Drawn(made.records, made.questions, counts | _unchanged(made.records, source))
+    repeats = protocol.get("num_batches") or 1 if protocol["kind"] == "batch" else 1
+    if protocol.get("group_sizes"):
+        records = _from_groups(source, protocol["group_sizes"], repeats, seed)
+    else:
+        records = streams.draw(source.records, protocol["num_edits"] * repeats, seed, hint=hint)
+    return Drawn(records, tuple(range(len(records))), _unchanged(records, source))
+
+
+def _unchanged(records: Sequence[EditRecord], source: Source) -> dict[str, int]:
+    """How many of the drawn edits change nothing, where the data holds such edits."""
+    if not source.unchanged:
+        return {}
+    return {"unchanged_edits": sum(record.record_id in source.unchanged for record in records)}
+
+
+def _more(source: Source) -> str:
+    """Where a draw finds more records than in one part."""
+    if source.num_in_all_parts <= len({record.prompt for record in source.records}):
+        return ""
+    return (
+        f" in dataset.part={source.part}; dataset.part=all, which has no other part to train on, "
+        f"offers {source.num_in_all_parts}"
+    )
+
+
+def banded(spec: Mapping[str, Any], source: Source) -> Source:
+    """`source` with the records of `dataset.frequency_band` alone; unchanged without a band.
+
+    Before the backbone is loaded nothing is known of records that are ranked by GECE: all stay.
+
+    Raises:
+        ConfigError: If band or source of the frequencies do not fit; see `in_band`.
+    """
+    dataset = spec["dataset"]
+    band, by = dataset.get("frequency_band"), dataset.get("frequency_source", FREQUENCY_SOURCES[0])
+    if by not in FREQUENCY_SOURCES:
+        allowed = " or ".join(FREQUENCY_SOURCES)
+        raise ConfigError(f"dataset.frequency_source is {by!r}; it must be {allowed}")
+    if band is None:
+        return source
+    if by == "gece" and any(record.frequency is None for record in source.records):
+        return source
+    return replace(source, records=in_band(source.records, band))
+
+
+def _from_groups(
+    source: Source, sizes: Sequence[int], repeats: int, seed: int
+) -> tuple[EditRecord, ...]:
+    """`repeats` draws of so many records from each group, the groups of one draw side by side."""
+    labels = similarity_groups(source.records, len(sizes))
+    drawn: list[Sequence[EditRecord]] = []
+    for group, size in enumerate(sizes):
+        members = [r for r, label in zip(source.records, labels, strict=True) if label == group]
+        offered = len({record.prompt for record in members})
+        if size * repeats > offered:
+            raise ConfigError(
+                f"protocol.group_sizes is {list(sizes)}; group {group + 1} of the data holds "
+                f"{offered} different prompts, and {repeats} batches need {size * repeats}"
+            )
+        drawn.append(streams.draw(members, size * repeats, seed) if size else ())
+    return tuple(
+        record
+        for number in range(repeats)
+        for size, records in zip(sizes, drawn, strict=True)
+        for record in records[number * size : (number + 1) * size]
+    )

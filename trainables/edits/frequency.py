@@ -1,0 +1,54 @@
+"""How often a backbone saw each record of a data set, for draws by frequency."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from trainables.artefacts import Artefacts
+from trainables.assemblies.gece import GeceSettings, calibration, text_word_counts
+from trainables.backbones.split import Site, Split
+from trainables.edits.sources import Source
+from trainables.interfaces import Backbone
+from trainables.prompts import edit_batch
+
+# The defaults of the method whose paper ranks by GECE; see `gece` on why.
+_SETTINGS = GeceSettings(
+    gece_reference="true_answer",
+    gece_target="target_new",
+    gece_denominator="gradient",
+    gece_word_source="subject",
+    meteor_penalty=0.0,
+    meteor_synonyms="none",
+)
+
+
+def with_gece(source: Source, backbone: Backbone, artefacts: Artefacts) -> Source:
+    """`source` whose records bear minus their GECE as their frequency: the rarer, the smaller.
+
+    MEMoE v2 (Eq. 9), at the FFN of the backbone's middle layer, over all records at once.
+
+    Raises:
+        EditDiverged: If a GECE is not finite.
+    """
+    layer = backbone.num_layers // 2
+    cache = artefacts.prefix_cache
+    batch = edit_batch(
+        backbone.tokenizer,
+        [source.to_edit(record) for record in source.records],
+        end=True,
+        device=backbone.device,
+    )
+    found = calibration(
+        batch,
+        _SETTINGS,
+        Split(backbone, layer, cache),
+        Site(backbone, layer, backbone.down_path(layer), cache),
+        artefacts,
+        text_word_counts(backbone, source.training),
+    )
+    scores = found.gece.tolist()
+    records = (
+        replace(record, frequency=-score)
+        for record, score in zip(source.records, scores, strict=True)
+    )
+    return replace(source, records=tuple(records))

@@ -1,0 +1,320 @@
+"""Where a specification's backbone and records come from; checked in the driver before Ray starts.
+
+The only module that knows both the made-up world and the files that a user names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from trainables.datasets import (
+    counterfact,
+    facts,
+    hallucination,
+    streams,
+    wiki_counterfact,
+    zsre,
+)
+from trainables.datasets.groups import similarity_groups
+from trainables.datasets.loaded import Loaded, check_target_field
+from trainables.edits import embedded as world
+from trainables.errors import ConfigError, DataError
+from trainables.records import Edit, EditRecord
+
+EMBEDDED = "embedded:"
+PASSAGES = ("facts_passages", "hallucination")
+NUM_TRAINING_LOCALITY = 8  # prompts that an edit may be trained to leave alone
+MAX_TRAINING_LOCALITY = 200  # prompts that these are drawn from
+
+
+@dataclass(frozen=True)
+class Source:
+    """Records of one part of a data set, and what may be trained on.
+
+    Attributes:
+        records: What trials draw their edits from.
+        training: Edits of the `tune` part, for `prepare`; with `part: all` see `beside`.
+        training_locality: Unrelated prompts that no trial is scored on.
+        digest: SHA-256 of the data and the settings that chose the records.
+        num_excluded: Records left out, with their reasons in `excluded`.
+        num_subject_absent: Records whose subject does not occur in the prompt.
+        locality_known: Share of the locality questions that the backbone answers rightly, where
+            that was measured: of embedded backbones, when they were built.
+        has_passages: Targets are running text, whose perplexity is measured.
+        unchanged: Ids of records of the files whose edit changes nothing, left out or not.
+        num_repeated: Records of the second file on whose prompt stood in a file before.
+        num_in_all_parts: Different prompts of the whole data set, where it is read from files.
+        part: `tune`, `report` or `all`.
+        is_preview: The embedded backbone was not asked; it may leave questions out.
+    """
+
+    records: tuple[EditRecord, ...]
+    training: tuple[Edit, ...]
+    training_locality: tuple[str, ...]
+    digest: str
+    excluded: tuple[str, ...] = ()
+    num_subject_absent: int = 0
+    locality_known: float | None = None
+    has_passages: bool = False
+    unchanged: frozenset[str] = frozenset()
+    num_repeated: int = 0
+    num_in_all_parts: int = 0
+    part: str = ""
+    is_preview: bool = False
+
+    @cached_property
+    def group_of(self) -> dict[str, int]:
+        """Group of similar knowledge of each prompt."""
+        prompts = (record.prompt for record in self.records)
+        return dict(zip(prompts, similarity_groups(self.records), strict=True))
+
+    def beside(self, drawn: Sequence[EditRecord]) -> Source:
+        """As `self`, for a trial on `drawn`: with `part: all`, what it may train on is chosen now.
+
+        That is what is left: edits about other subjects than those drawn, and locality prompts
+        that are not asked of them; nothing, where all is drawn.
+        """
+        if self.part != "all":
+            return self
+        taken = {streams.topic(record) for record in drawn}
+        others = [record for record in self.records if streams.topic(record) not in taken]
+        few = self.training_locality[:NUM_TRAINING_LOCALITY]
+        return replace(
+            self,
+            training=tuple(streams.to_edit(record, few) for record in others),
+            training_locality=self.training_locality or _unscored_locality(others, drawn),
+        )
+
+    def to_edit(self, record: EditRecord) -> Edit:
+        """What a method may see of `record`, with a few unrelated prompts of its own.
+
+        They differ from edit to edit: eight prompts trained on over and over would be learned by
+        heart.
+        """
+
+        def rank(prompt: str) -> str:
+            return hashlib.sha256(f"{record.prompt}\0{prompt}".encode()).hexdigest()
+
+        drawn = sorted(self.training_locality, key=rank)[:NUM_TRAINING_LOCALITY]
+        return streams.to_edit(record, drawn)
+
+
+def backbone_folder(
+    spec: Mapping[str, Any],
+    cache: Path,
+    progress: Callable[[int, int, float], None] | None = None,
+) -> str:
+    """Folder or model id to load; an embedded backbone is trained on first use."""
+    model = str(spec["backbone"]["model"])
+    if not model.startswith(EMBEDDED):
+        return model
+    return str(
+        world.ensure_backbone(
+            model.removeprefix(EMBEDDED),
+            cache / "backbones",
+            seed=int(spec["backbone"].get("seed") or 0),
+            data_path=_paths({"path": spec["backbone"].get("data_path")})
+            or _paths(spec["dataset"]),
+            progress=progress,
+        )
+    )
+
+
+def open_source(spec: Mapping[str, Any], cache: Path) -> Source:
+    """The records of a specification; an embedded backbone is trained on first use.
+
+    Raises:
+        DataError: If the data is missing, broken, or does not fit the backbone.
+    """
+    if spec["dataset"]["name"] in world.MADE_UP:
+        _check_made_up(spec)
+        return _facts_source(spec, cache)
+    loaded, known, lines = _loaded(spec), None, None
+    if str(spec["backbone"]["model"]).startswith(EMBEDDED):
+        folder = Path(backbone_folder(spec, cache))
+        known, lines = world.locality_known(folder), world.trained_lines(folder)
+    return _file_source(spec, loaded, lines, known)
+
+
+def preview(spec: Mapping[str, Any]) -> Source:
+    """As `open_source`, without an embedded backbone: what it leaves out or asks is not known yet.
+
+    Raises:
+        DataError: As `open_source`.
+    """
+    dataset, model = spec["dataset"], str(spec["backbone"]["model"])
+    is_embedded = model.startswith(EMBEDDED)
+    if dataset["name"] in world.MADE_UP:
+        _check_made_up(spec)
+        if is_embedded:
+            records = facts.records(facts.build_world(), dataset["part"])
+        else:
+            records = world.facts_records(Path(model), dataset["part"])
+        if dataset["name"] in PASSAGES:
+            records = hallucination.made_up_passages(records)
+        return Source(records, (), (), digest="", part=dataset["part"], is_preview=True)
+    loaded, lines = _loaded(spec), None
+    if is_embedded:  # trained on what the file offers with the published target, whatever is edited
+        published = _FILES[dataset["name"]].TARGET_FIELDS[0]
+        is_published = dataset.get("target_field") in (None, published)
+        read = loaded if is_published else _load({**dataset, "target_field": published})
+        lines = frozenset(world.to_be_trained(read))
+    return replace(_file_source(spec, loaded, lines), is_preview=is_embedded)
+
+
+def _check_backbone(spec: Mapping[str, Any]) -> None:
+    """Make sure that the backbone fits the data set, as far as its name tells.
+
+    Raises:
+        DataError: If it does not.
+    """
+    model, dataset = str(spec["backbone"]["model"]), spec["dataset"]
+    if not model.startswith(EMBEDDED):
+        return
+    world.check_source(model.removeprefix(EMBEDDED), dataset["name"])
+    own = spec["backbone"].get("data_path")
+    if own and dataset["name"] not in world.MADE_UP and own != dataset.get("path"):
+        raise DataError(
+            f"backbone.data_path is {own} and dataset.path {dataset.get('path')}: a backbone that "
+            "was trained on one file has nothing to edit in another; leave backbone.data_path out"
+        )
+
+
+def _paths(dataset: Mapping[str, Any]) -> Path | tuple[Path, ...] | None:
+    """The file or files that a data set is read from."""
+    path = dataset.get("path")
+    if not path:
+        return None
+    return Path(path) if isinstance(path, str | Path) else tuple(Path(each) for each in path)
+
+
+def _file_source(
+    spec: Mapping[str, Any],
+    loaded: Loaded,
+    lines: frozenset[int] | None,
+    locality_known: float | None = None,
+) -> Source:
+    """The part of a file's records, those of `lines` alone where an embedded backbone read them."""
+    dataset = spec["dataset"]
+    if not dataset.get("keep_unchanged"):
+        loaded = loaded.without_unchanged()
+    records = tuple(
+        record
+        for record, line in zip(loaded.records, loaded.lines, strict=True)
+        # A backbone that never read a record's true answer has nothing to edit there.
+        if lines is None or line in lines
+    )
+    part = streams.split(records, dataset["part"])
+    if not part:
+        raise DataError(
+            f"dataset.part is {dataset['part']!r}; none of the {len(records)} records of "
+            f"dataset={dataset['name']} falls into it, as a subject is in one part alone: "
+            "dataset.part=all takes them all"
+        )
+    # Without a split whatever is trained on would be scored; see `Source.beside`.
+    tune = () if dataset["part"] == "all" else streams.split(records, "tune")
+    return Source(
+        records=part,
+        training=tuple(streams.to_edit(record) for record in tune),
+        training_locality=_unscored_locality(records, part),
+        digest=loaded.digest,
+        unchanged=frozenset(loaded.unchanged),
+        num_repeated=loaded.num_repeated,
+        num_in_all_parts=len({record.prompt for record in records}),
+        part=dataset["part"],
+        excluded=tuple(f"{e.file}:{e.line}: {e.reason}" for e in loaded.excluded),
+        num_subject_absent=loaded.num_subject_missing,
+        locality_known=locality_known,
+        has_passages=dataset["name"] in PASSAGES,
+    )
+
+
+_FILES = {
+    "zsre": zsre,
+    "counterfact": counterfact,
+    "wiki_counterfact": wiki_counterfact,
+    "hallucination": hallucination,
+}
+
+
+def _loaded(spec: Mapping[str, Any]) -> Loaded:
+    """The records of the files of `spec`, which fit its backbone."""
+    loaded = _load(spec["dataset"])
+    _check_backbone(spec)
+    return loaded
+
+
+def _load(dataset: Mapping[str, Any]) -> Loaded:
+    """The records of files, by the name of their data set."""
+    name, paths = dataset["name"], _paths(dataset)
+    if name not in _FILES:
+        raise DataError(f"dataset {name!r} is not known: {', '.join((*world.MADE_UP, *_FILES))}")
+    if paths is None:
+        raise DataError(f"dataset.path is not set; dataset={name} needs a file")
+    _check_version(dataset, _FILES[name].VERSION)
+    return _FILES[name].load(paths, dataset.get("target_field"))
+
+
+def _check_made_up(spec: Mapping[str, Any]) -> None:
+    """Raises an EditingError for a key or a backbone that does not fit the made-up world."""
+    dataset, name = spec["dataset"], spec["dataset"]["name"]
+    _check_backbone(spec)
+    if dataset.get("path"):
+        raise ConfigError(
+            f"dataset.path is {dataset['path']}; dataset={name} is made up and reads no file; "
+            f"data sets that do: {', '.join(_FILES)}"
+        )
+    typed = dataset.get("target_field") or facts.TARGET_FIELDS[0]
+    check_target_field(name, typed, facts.TARGET_FIELDS)
+    _check_version(dataset, facts.VERSION if name == "facts" else hallucination.VERSION)
+
+
+def _check_version(dataset: Mapping[str, Any], version: int) -> None:
+    if dataset.get("version") not in (None, version):
+        raise ConfigError(
+            f"dataset.version is {dataset['version']}; dataset={dataset['name']} is at version "
+            f"{version}, which cannot be chosen"
+        )
+
+
+def _unscored_locality(
+    records: Sequence[EditRecord], scored: Sequence[EditRecord]
+) -> tuple[str, ...]:
+    """Locality prompts of records outside `scored`, none of which is asked of those inside."""
+    own = {record.record_id for record in scored}
+    asked = {question.prompt for record in scored for question in record.locality}
+    other = [
+        question.prompt
+        for record in records
+        if record.record_id not in own
+        for question in record.locality
+        if question.prompt not in asked
+    ]
+    return tuple(dict.fromkeys(other))[:MAX_TRAINING_LOCALITY]
+
+
+def _facts_source(spec: Mapping[str, Any], cache: Path) -> Source:
+    folder = Path(backbone_folder(spec, cache))
+    made_up = facts.build_world()
+    prompts = facts.training_locality(made_up)
+    few = prompts[:NUM_TRAINING_LOCALITY]
+    name, part = spec["dataset"]["name"], spec["dataset"]["part"]
+    records, tune = (world.facts_records(folder, wanted) for wanted in (part, "tune"))
+    tune = () if part == "all" else tune  # see `Source.beside`
+    digest = facts.digest(made_up)
+    if name in PASSAGES:
+        records, tune = (hallucination.made_up_passages(edits) for edits in (records, tune))
+        digest = hashlib.sha256(f"{digest} {name} {hallucination.VERSION}".encode()).hexdigest()
+    return Source(
+        records=records,
+        training=tuple(streams.to_edit(record, few) for record in tune),
+        training_locality=prompts,
+        digest=digest,
+        has_passages=name in PASSAGES,
+        part=part,
+    )

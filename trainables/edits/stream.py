@@ -1,0 +1,158 @@
+"""In which order and in which batches a trial edits the records that were drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from trainables.datasets import streams
+from trainables.datasets.ordering import (
+    between_batch_similarity,
+    plan_batches,
+    within_batch_similarity,
+)
+from trainables.edits.drawing import Drawn
+from trainables.edits.sources import Source
+from trainables.errors import ConfigError
+from trainables.interfaces import Backbone
+from trainables.prompts import tokenise
+from trainables.records import EditRecord
+from trainables.seeding import derived_seed
+
+Spec = Mapping[str, Any]
+ROLLED_BACK = ("single", "batch")
+SERIAL_ORDERS = ("given", "random")
+
+
+@dataclass(frozen=True)
+class EditStream:
+    """Batches of record indices in the order of their editing, and what is known of them before.
+
+    Attributes:
+        batches: Every record in one batch.
+        questions: For each record the number of its question; None: each asks its own.
+        numbers: What belongs in the trial's row.
+        groups: Group of similar knowledge of each record, asked for where experts are compared.
+    """
+
+    batches: Sequence[Sequence[int]]
+    questions: Sequence[int] | None = None
+    numbers: Mapping[str, float] = field(default_factory=dict)
+    groups: Callable[[], Sequence[int]] | None = None
+
+    @property
+    def order(self) -> list[int]:
+        """Records in the order of their editing."""
+        return [index for batch in self.batches for index in batch]
+
+    def question(self, record: int) -> int:
+        """Number of the question that `record` answers."""
+        return record if self.questions is None else self.questions[record]
+
+    def latest(self, edits_seen: int) -> list[int]:
+        """The newest record of each question among the first edits: what holds after them."""
+        newest = {self.question(record): record for record in self.order[:edits_seen]}
+        return list(newest.values())
+
+    def outdated(self) -> list[int]:
+        """Records whose question is answered anew by a later one."""
+        order = self.order
+        newest = set(self.latest(len(order)))
+        return [record for record in order if record not in newest]
+
+
+def edit_stream(spec: Spec, backbone: Backbone, drawn: Drawn, source: Source) -> EditStream:
+    """The batches of a trial with the similarities of what they hold."""
+    batches = edit_batches(spec, backbone, drawn)
+    numbers = {f"count.{name}": float(count) for name, count in drawn.counts.items()}
+    if spec["protocol"]["kind"] not in ROLLED_BACK:
+        numbers |= _similarities(backbone, drawn.records, batches)
+
+    def groups() -> list[int]:
+        return [source.group_of[record.prompt] for record in drawn.records]
+
+    return EditStream(batches, drawn.questions, numbers, groups)
+
+
+def edit_batches(spec: Spec, backbone: Backbone, drawn: Drawn) -> list[list[int]]:
+    """Indices of the records in the order in which they are edited.
+
+    Clustering reads the mean input embedding of the prompt's tokens: what a router sees at
+    inference too. (LEMoE, Eq. 7 joins prompt and target for its similarities; at inference there
+    is no target.) Batches of a serial stream never reach from one round into the next.
+
+    Raises:
+        ConfigError: If the batch size or the order does not fit.
+    """
+    protocol = spec["protocol"]
+    kind, order = protocol["kind"], protocol.get("order") or "given"
+    num_edits = len(drawn.records) // _num_rounds(protocol)
+    size = {"single": 1, "batch": protocol["num_edits"]}.get(kind)
+    if size is None:
+        size = protocol.get("edit_batch_size") or 1
+    if size > num_edits:
+        raise ConfigError(f"protocol.edit_batch_size is {size}; it must lie in [1, {num_edits}]")
+    if kind in ROLLED_BACK:
+        order = "given"  # independent batches: their sequence changes nothing
+    own_seed = protocol.get("order_seed")
+    seed = derived_seed(spec["seed"] if own_seed is None else own_seed, "order") % 2**32
+    if kind == "serial":
+        return _rounds(num_edits, _num_rounds(protocol), size, order, seed)
+    embeddings = _mean_embeddings(backbone, [(record.prompt, "") for record in drawn.records])
+    planned = plan_batches(embeddings, order=order, seed=seed, edit_batch_size=size)
+    return [[int(index) for index in batch] for batch in planned]
+
+
+def _num_rounds(protocol: Mapping[str, Any]) -> int:
+    return int(protocol["answers_per_question"]) if protocol["kind"] == "serial" else 1
+
+
+def _rounds(
+    num_questions: int, num_rounds: int, size: int, order: str, seed: int
+) -> list[list[int]]:
+    """Batches of a serial stream; `random` shuffles every round anew."""
+    if order not in SERIAL_ORDERS:
+        allowed = " or ".join(SERIAL_ORDERS)
+        raise ConfigError(f"protocol.order is {order!r}; with protocol.kind=serial it is {allowed}")
+    generator = np.random.default_rng(seed)
+    planned: list[list[int]] = []
+    for number in range(num_rounds):
+        first = number * num_questions
+        questions = (
+            generator.permutation(num_questions) if order == "random" else range(num_questions)
+        )
+        records = [first + int(question) for question in questions]
+        planned += [list(batch) for batch in streams.batches(records, size)]
+    return planned
+
+
+def _similarities(
+    backbone: Backbone, records: Sequence[EditRecord], batches: Sequence[Sequence[int]]
+) -> dict[str, float]:
+    """WBS (mean over batches of several edits) and BBS of LEMoE, Eq. 7 and 8."""
+    embeddings = _mean_embeddings(
+        backbone, [(record.prompt, record.target_new) for record in records]
+    )
+    cut = [np.array(batch) for batch in batches]
+    numbers = {}
+    if any(len(batch) > 1 for batch in cut):
+        within = within_batch_similarity(embeddings, cut)
+        numbers["within_batch_similarity"] = float(np.nanmean(within))
+    if len(cut) > 1:
+        numbers["between_batch_similarity"] = between_batch_similarity(embeddings, cut)
+    return numbers
+
+
+def _mean_embeddings(backbone: Backbone, texts: Sequence[tuple[str, str]]) -> NDArray[np.float64]:
+    """Mean input embedding of the tokens of each prompt, or of prompt and target, (N, D)."""
+    table = backbone.embedding.weight.detach()
+    means = [
+        table[torch.tensor(tokenise(backbone.tokenizer, prompt, target).ids)].float().mean(0)
+        for prompt, target in texts
+    ]
+    return torch.stack(means).cpu().numpy().astype(np.float64)

@@ -1,0 +1,361 @@
+"""GRACE: a codebook of activations beside one FFN output projection; no weight changes.
+
+Source: Hartvigsen et al., "Aging with GRACE: Lifelong Model Editing with Discrete Key-Value
+Adaptors" (arXiv:2211.11031). LEMoE (arXiv:2406.20030v1), Appendix B.2, and both MEMoE papers run it
+with learning rate 1, 100 iterations, initial radius 1 and replacement of the last token only.
+
+A key is what enters the projection at the last prompt token; its value takes the place of what
+leaves the projection whenever a query lies within the key's radius. `moe/codebook.py` has the rule
+by which an edit adds, splits or expands an entry; then Adam trains the value of that entry on the
+edit's target tokens.
+
+Deviations, and choices where the paper is silent:
+- A new value starts uniform in [0, 1) (`cold`, published) or as the projection's output (`warm`).
+- `skip_correct` follows the paper, which edits only what the model gets wrong; an edit that is
+  already right, all target tokens under teacher forcing, costs no entry.
+- Edits of a batch are applied one after the other, as the rule needs. Those whose entries do not
+  meet are trained at the same time: Adam acts on each value alone and the loss is a sum, so the
+  result is that of a loop over edits. `num_steps` counts the steps of one edit.
+- While generating, the query is made at the end of the prompt and the value is placed there;
+  nothing is looked up while decoding. With a cache this equals replacing it at every step.
+- No early stop; the option is not implemented in the published code either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from trainables.artefacts import Artefacts
+from trainables.backbones.split import Split
+from trainables.backbones.surgery import get_module
+from trainables.errors import ConfigError
+from trainables.interfaces import (
+    Backbone,
+    DecodeState,
+    Edit,
+    EditBatch,
+    EditReport,
+    Generators,
+    PromptBatch,
+    State,
+)
+from trainables.methods.grace.codebook import Codebook, OnEqualKey
+from trainables.optimise import Optimisation, OptimiserSettings, target_loss
+from trainables.prompts import batch_from, batch_state, row_index
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of GRACE.
+
+    Attributes:
+        edit_layer: Decoder layer whose FFN output projection is watched, from 0.
+        edit_lr: Adam's learning rate.
+        num_steps: Steps that train the value of one edit.
+        deferral_radius: Radius of a new key, epsilon in the paper; in units of the activations.
+        replacement: Positions that receive the value: the last prompt token, or all before it.
+        value_init: Start of a new value; see the module's docstring.
+        skip_correct: Leave out edits that the model already answers rightly.
+        on_equal_key: What a prompt does that comes again with another target: split, as the rule
+            says and with the effect that neither target answers, or overwrite its entry.
+    """
+
+    edit_layer: int
+    edit_lr: float
+    num_steps: int
+    deferral_radius: float
+    replacement: Literal["replace_last", "replace_prompt"]
+    value_init: Literal["cold", "warm"]
+    skip_correct: bool
+    on_equal_key: OnEqualKey
+
+    def __post_init__(self) -> None:
+        if self.replacement not in ("replace_last", "replace_prompt"):
+            raise ConfigError(
+                f"method.replacement is {self.replacement!r}; allowed: replace_last, replace_prompt"
+            )
+        if self.value_init not in ("cold", "warm"):
+            raise ConfigError(f"method.value_init is {self.value_init!r}; allowed: cold, warm")
+        if self.on_equal_key not in ("literal", "overwrite"):
+            raise ConfigError(
+                f"method.on_equal_key is {self.on_equal_key!r}; allowed: literal, overwrite"
+            )
+        if self.num_steps < 1:
+            raise ConfigError(f"method.num_steps is {self.num_steps}; it must be at least 1")
+        for name, value in (("edit_lr", self.edit_lr), ("deferral_radius", self.deferral_radius)):
+            if not value > 0:
+                raise ConfigError(f"method.{name} is {value}; it must be above 0")
+
+
+@dataclass
+class _Run:
+    """A batch under way. `rows` train at the same time, each its own of `entries`."""
+
+    batch: EditBatch
+    hidden: Tensor  # (B, T, D) entering the edited layer
+    keys: Tensor  # (B, F)
+    outputs: Tensor  # (B, D) of the projection at the last prompt tokens
+    is_right: list[bool]  # answers of the backbone without codebook
+    next_row: int = 0
+    rows: list[int] = field(default_factory=list)
+    entries: list[int] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
+    num_trained: int = 0
+    num_steps: int = 0
+    total_loss: float = 0.0
+    values: nn.Parameter | None = None  # (len(rows), D)
+    optimisation: Optimisation | None = None
+
+
+class Grace:
+    """Replaces the output of one projection for prompts near an edited one."""
+
+    changes_in_finish = False
+
+    def __init__(
+        self, config: Config, backbone: Backbone, artefacts: Artefacts, generators: Generators
+    ) -> None:
+        self.first_layer = config.edit_layer
+        self.num_steps = config.num_steps
+        self._config = config
+        self._split = Split(backbone, config.edit_layer, artefacts.prefix_cache)
+        self._down = get_module(backbone.model, backbone.down_path(config.edit_layer))
+        self._generator = generators.init
+        self.codebook = Codebook(
+            backbone.ffn_size, backbone.hidden_size, backbone.device, config.on_equal_key
+        )
+        self._run: _Run | None = None
+
+    def prepare(self, training: Sequence[Edit]) -> None:
+        """Nothing to build."""
+
+    def begin(self, batch: EditBatch) -> None:
+        """Read the keys of the batch and make room for its first edits."""
+        self._run = self._read(batch)
+        self._start_wave(self._run)
+
+    def advance(self, max_steps: int) -> bool:
+        """Take at most `max_steps` Adam steps; True when every edit has its steps."""
+        run = self._run
+        assert run is not None
+        while run.optimisation is not None:
+            before = run.optimisation.steps_taken
+            is_done = run.optimisation.advance(max_steps)
+            max_steps -= run.optimisation.steps_taken - before
+            assert run.values is not None
+            self.codebook.values[run.entries] = run.values.detach()
+            if not is_done:
+                return False
+            run.num_trained += len(run.rows)
+            run.num_steps += run.optimisation.steps_taken
+            run.total_loss += run.optimisation.last_loss or 0.0
+            self._start_wave(run)
+        return True
+
+    def finish(self) -> EditReport:
+        """The entries are in the codebook already; says what they did to it."""
+        run = self._run
+        assert run is not None
+        self._run = None
+        return EditReport(
+            num_edits=len(run.batch),
+            num_steps=run.num_steps,
+            final_loss=run.total_loss / run.num_trained if run.num_trained else None,
+            counts=run.counts,
+        )
+
+    def logits(
+        self, prompts: PromptBatch, state: DecodeState | None = None
+    ) -> tuple[Tensor, DecodeState]:
+        """Logits (M, V) with the values in place; the entry is chosen once per prompt."""
+        if state is not None and state.route is not None:
+            return self._split.logits(prompts, state)
+        chosen = torch.full((len(prompts.input_ids),), -1, device=prompts.input_ids.device)
+        positions, ends = self._positions(prompts), prompts.prompt_ends
+
+        def answer(inputs: Tensor, output: Tensor) -> Tensor:
+            nonlocal chosen
+            chosen = self.codebook.lookup(_at(inputs, ends))
+            values = self.codebook.values[chosen.clamp_min(0)]
+            return _replaced(output, positions & (chosen >= 0)[:, None], values)
+
+        if not len(self.codebook):
+            logits, after = self._split.logits(prompts, state)
+        else:
+            with self._watched(answer):
+                logits, after = self._split.logits(prompts, state)
+        if state is not None:
+            after.route = chosen
+        return logits, after
+
+    def state(self) -> State:
+        """The codebook and the generator; the batch and its optimiser when one is under way."""
+        state = State(tensors={"generator": self._generator.get_state()})
+        state.nest("codebook", self.codebook.state())
+        run = self._run
+        if run is not None:
+            state.nest("batch", batch_state(run.batch))
+            state.values["run"] = {name: getattr(run, name) for name in _COUNTERS}
+            if run.optimisation is not None:
+                state.nest("optimisation", run.optimisation.state())
+        return state
+
+    def load(self, state: State) -> None:
+        """Continue from `state`."""
+        self._generator.set_state(state.tensors["generator"].cpu())
+        self.codebook.load(state.inner("codebook"))
+        self._run = None
+        if "batch" not in state.values:
+            return
+        run = self._read(batch_from(state.inner("batch"), self._split.backbone.device))
+        stored: Any = state.values["run"]
+        run.next_row, run.num_trained, run.num_steps = (
+            int(stored[name]) for name in ("next_row", "num_trained", "num_steps")
+        )
+        run.rows, run.entries = list(stored["rows"]), list(stored["entries"])
+        run.counts, run.total_loss = dict(stored["counts"]), float(stored["total_loss"])
+        if "optimisation" in state.values:
+            self._set_up(run)
+            assert run.optimisation is not None
+            run.optimisation.load(state.inner("optimisation"))
+        self._run = run
+
+    def remove(self) -> None:
+        """Forget all entries; the backbone itself was never changed."""
+        self.codebook.load(Codebook(*self._sizes(), self.codebook.keys.device).state())
+        self._run = None
+
+    def _sizes(self) -> tuple[int, int]:
+        return self.codebook.keys.shape[1], self.codebook.values.shape[1]
+
+    @torch.no_grad()
+    def _read(self, batch: EditBatch) -> _Run:
+        """One forward without the codebook: keys, outputs, and what is right already.
+
+        Keys do not depend on the codebook: it acts behind the place where they are read.
+        """
+        ends = batch.tokens.prompt_ends
+        seen: dict[str, Tensor] = {}
+
+        def note(inputs: Tensor, output: Tensor) -> Tensor:
+            seen["keys"], seen["outputs"] = _at(inputs, ends).float(), _at(output, ends).float()
+            return output
+
+        hidden = self._split.hidden(batch.tokens)
+        with self._watched(note):
+            logits, _ = self._split.logits(batch.tokens, hidden=hidden)
+        is_right = _all_right(logits, batch.labels, row_index(batch.tokens))
+        return _Run(batch, hidden, seen["keys"], seen["outputs"], is_right)
+
+    def _start_wave(self, run: _Run) -> None:
+        """Insert the next edits, up to the first that meets an entry still to be trained."""
+        radius = self._config.deferral_radius
+        run.rows, run.entries, run.values, run.optimisation = [], [], None, None
+        while run.next_row < len(run.batch):
+            row = run.next_row
+            key, label = run.keys[row], self._label(run.batch, row)
+            covering = int(self.codebook.lookup(key[None])[0])
+            change, nearest, _ = self.codebook.change_for(key, label, radius)
+            trains_again = nearest if change in ("expanded", "overwritten") else -1
+            if {covering, trains_again} & set(run.entries):
+                break
+            run.next_row += 1
+            if self._config.skip_correct and self._is_right(run, row, covering):
+                run.counts["already_right"] = run.counts.get("already_right", 0) + 1
+                continue
+            _, entry = self.codebook.insert(key, label, radius, partial(self._start, run, row))
+            run.counts[change] = run.counts.get(change, 0) + 1
+            run.rows.append(row)
+            run.entries.append(entry)
+        if run.rows:
+            self._set_up(run)
+
+    def _set_up(self, run: _Run) -> None:
+        """Adam on the values of this wave, starting from the codebook's."""
+        rows = torch.tensor(run.rows, device=run.hidden.device)
+        tokens, hidden = run.batch.tokens.rows(rows), run.hidden[rows]
+        labels = run.batch.labels[torch.isin(row_index(run.batch.tokens), rows)]
+        positions, scored_rows = self._positions(tokens), row_index(tokens)
+        values = nn.Parameter(self.codebook.values[run.entries].clone())
+
+        def loss() -> Tensor:
+            with self._watched(lambda _, output: _replaced(output, positions, values)):
+                logits, _ = self._split.logits(tokens, hidden=hidden)
+            # A sum: each value gets the gradient that it would get alone.
+            return target_loss(logits, labels, scored_rows) * len(rows)
+
+        settings = OptimiserSettings("adam", self._config.edit_lr, self._config.num_steps)
+        run.values, run.optimisation = values, Optimisation({"values": values}, loss, settings)
+
+    @torch.no_grad()
+    def _is_right(self, run: _Run, row: int, covering: int) -> bool:
+        """Whether the model, codebook included, already gives the target of `row`."""
+        if covering < 0:
+            return run.is_right[row]
+        index = torch.tensor([row], device=run.hidden.device)
+        tokens = run.batch.tokens.rows(index)
+        labels = run.batch.labels[row_index(run.batch.tokens) == row]
+        logits, _ = self.logits(tokens)
+        return _all_right(logits, labels, row_index(tokens))[0]
+
+    def _start(self, run: _Run, row: int) -> Tensor:
+        if self._config.value_init == "warm":
+            return run.outputs[row]
+        value = torch.rand(run.outputs.shape[1], generator=self._generator)
+        return value.to(run.outputs.device)
+
+    def _label(self, batch: EditBatch, row: int) -> tuple[int, ...]:
+        return tuple(batch.labels[row_index(batch.tokens) == row].tolist())
+
+    def _positions(self, prompts: PromptBatch) -> Tensor:
+        """Where a value goes, (B, T) bool."""
+        columns = torch.arange(prompts.input_ids.shape[1], device=prompts.input_ids.device)
+        ends = prompts.prompt_ends[:, None]
+        if self._config.replacement == "replace_last":
+            return columns == ends
+        return prompts.prompt_mask & (columns < ends)
+
+    @contextmanager
+    def _watched(self, change: Callable[[Tensor, Tensor], Tensor]) -> Iterator[None]:
+        """Within the block the projection returns `change(its input, its output)`."""
+
+        def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            return change(inputs[0], output)
+
+        # A hook for the length of one call leaves nothing in the backbone to restore.
+        handle = self._down.register_forward_hook(hook)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+
+_COUNTERS = ("next_row", "rows", "entries", "counts", "num_trained", "num_steps", "total_loss")
+
+
+def _at(states: Tensor, columns: Tensor) -> Tensor:
+    """One position of each row: (B, T, D) and (B,) -> (B, D)."""
+    return states[torch.arange(len(states), device=states.device), columns]
+
+
+def _replaced(output: Tensor, positions: Tensor, values: Tensor) -> Tensor:
+    """`output` (B, T, D) with row b's value (D,) at its `positions` (B, T)."""
+    return torch.where(positions[..., None], values[:, None].to(output.dtype), output)
+
+
+def _all_right(logits: Tensor, labels: Tensor, rows: Tensor) -> list[bool]:
+    """Whether every scored token of each row is the most likely one."""
+    wrong = (logits.argmax(-1) != labels).long()
+    misses = wrong.new_zeros(int(rows[-1]) + 1).index_add(0, rows, wrong)
+    return (misses == 0).tolist()
+
+
+CONFIG = Config
+METHOD = Grace

@@ -1,0 +1,1 @@
+"""MEMoE v2: see `method`."""

@@ -1,0 +1,173 @@
+"""The training loss of MEMoE v2 for one batch of edits: forward pass, router and Eq. 20 together.
+
+Source: MEMoE v2, "Enhancing Model Editing with Mixture of Experts Adaptors", Eq. 16-20.
+
+Eq. 18 holds the model where it was. On `prompt` that is at the prompt's positions that predict a
+prompt token; on `answer` at those that predict the target, where it works against the edit; on
+`locality` at all positions of unrelated prompts, of which edit i brings the i-th of its own (they
+are counted round), and which go where the router sends them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, pad
+
+from trainables.assemblies.bypass import Bypass
+from trainables.errors import ConfigError
+from trainables.interfaces import EditBatch, PromptBatch
+from trainables.methods.memoe_v2.division import Division
+from trainables.methods.memoe_v2.routing import UneditedRouting
+from trainables.methods.memoe_v2.terms import (
+    ConstraintSettings,
+    balancing_constraint_loss,
+    divergences,
+    row_means,
+)
+from trainables.prompts import Row, collate, pad_id, row_index, tokenise
+
+Positions = Literal["prompt", "answer", "locality"]
+
+
+@dataclass(frozen=True)
+class Held:
+    """Token rows of a training step, and where Eq. 18 holds the model.
+
+    Attributes:
+        batch: The edits.
+        tokens: The batch's rows, then those of unrelated prompts; scored where anything is read.
+        owner: Edit of each row, (R,).
+        is_answer: Which of the M scored positions predict a target token, (M,).
+        is_held: Which of them Eq. 18 looks at, (M,).
+        num_without: Edits without an unrelated prompt of their own, where one was asked for.
+    """
+
+    batch: EditBatch
+    tokens: PromptBatch
+    owner: Tensor
+    is_answer: Tensor
+    is_held: Tensor
+    num_without: int = 0
+
+
+def held_rows(batch: EditBatch, positions: Positions | None, tokenizer: Any) -> Held:
+    """The rows of `batch` with the positions that Eq. 18 looks at; None: nowhere.
+
+    Raises:
+        ConfigError: If `positions` is `locality` and no edit has an unrelated prompt.
+    """
+    tokens, num_without = batch.tokens, 0
+    owner = torch.arange(len(batch), device=tokens.input_ids.device)
+    answer, held = tokens.scored, torch.zeros_like(tokens.scored)
+    if positions == "answer":
+        held = answer
+    elif positions == "prompt":
+        columns = torch.arange(held.shape[1], device=held.device)
+        held = tokens.prompt_mask & (columns < tokens.prompt_ends[:, None])
+    elif positions == "locality":
+        tokens, owner = _with_locality(batch, tokenizer)
+        num_without = 2 * len(batch) - len(owner)
+        is_added = torch.arange(len(owner), device=owner.device) >= len(batch)
+        answer = tokens.scored
+        held = tokens.attention_mask.bool() & is_added[:, None]
+    scored = answer | held
+    rows = replace(tokens, scored=scored)
+    return Held(batch, rows, owner, answer[scored], held[scored], num_without)
+
+
+def _with_locality(batch: EditBatch, tokenizer: Any) -> tuple[PromptBatch, Tensor]:
+    real = batch.tokens.attention_mask.bool()
+    rows = [
+        Row(tuple(ids[mask].tolist()), length)
+        for ids, mask, length in zip(
+            batch.tokens.input_ids, real, batch.tokens.prompt_lengths.tolist(), strict=True
+        )
+    ]
+    owner = list(range(len(batch)))
+    for index, edit in enumerate(batch.edits):
+        if edit.training_locality:
+            prompt = edit.training_locality[index % len(edit.training_locality)]
+            rows.append(tokenise(tokenizer, prompt))
+            owner.append(index)
+    if len(owner) == len(batch):
+        raise ConfigError(
+            "method.balance_positions is 'locality' and no edit brings an unrelated prompt; "
+            "allowed with this data: prompt, answer"
+        )
+    device = batch.tokens.input_ids.device
+    tokens = collate(rows, pad_id=pad_id(tokenizer), device=device)
+    # A row without a target would be scored at its last token, which predicts nothing known.
+    is_edit = torch.arange(len(rows), device=device) < len(batch)
+    return replace(tokens, scored=tokens.scored & is_edit[:, None]), torch.tensor(
+        owner, device=device
+    )
+
+
+class ConstrainedLoss:
+    """Eq. 20 at the present experts and router; what does not change is computed once."""
+
+    def __init__(
+        self,
+        held: Held,
+        settings: ConstraintSettings,
+        division: Division,
+        bypass: Bypass,
+        routing: UneditedRouting,
+        *,
+        forces_labels: bool,
+    ) -> None:
+        """Read the unedited model.
+
+        Args:
+            held: The edits and their rows.
+            settings: Of the loss.
+            division: Who learns what, and the scores that weigh edits.
+            bypass: The experts, attached.
+            routing: Trained along.
+            forces_labels: The labelled expert is used whatever the router says.
+        """
+        self._held, self._settings, self._g = held, settings, division.g
+        self._bypass, self._routing = bypass, routing
+        labels, num_edits = division.labels, len(held.batch)
+        self._labels = labels if bool((labels >= 0).all()) else None
+        num_added = len(held.owner) - num_edits
+        self._forced = pad(labels, (0, num_added), value=-1) if forces_labels else None
+        self._rows = held.owner[row_index(held.tokens)]
+        self._read = routing.read(held.tokens)
+        self._x, self._output = bypass.frozen(held.tokens)
+        self._log_before = self._before() if settings.balance_term else None
+
+    def __call__(self) -> Tensor:
+        """Scalar loss."""
+        held, num_edits = self._held, len(self._held.batch)
+        scores = self._routing.scores(self._read)
+        logits = self._logits(self._routing.gates(scores, self._forced))
+        answers = logits[held.is_answer].float()
+        nll = cross_entropy(answers, held.batch.labels, reduction="none")
+        divergence = None
+        if self._log_before is not None:
+            moved = divergences(logits[held.is_held], self._log_before)
+            divergence = row_means(moved, self._rows[held.is_held], num_edits)
+        log_chances = None
+        if self._labels is not None:
+            own = scores[:num_edits].log_softmax(-1)
+            log_chances = own.gather(1, self._labels[:, None])[:, 0]
+        return balancing_constraint_loss(
+            self._settings,
+            nll=row_means(nll, self._rows[held.is_answer], num_edits),
+            divergence=divergence,
+            log_chances=log_chances,
+            g=self._g,
+        )
+
+    def _logits(self, gates: Tensor) -> Tensor:
+        return self._bypass.trained_logits(self._held.tokens, self._x, self._output, gates)
+
+    @torch.no_grad()
+    def _before(self) -> Tensor:
+        closed = torch.zeros_like(self._routing.scores(self._read))
+        return self._logits(closed)[self._held.is_held].float().log_softmax(-1)

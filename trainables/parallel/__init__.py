@@ -1,0 +1,1 @@
+"""One trial on several processes, or in pieces of its rows."""

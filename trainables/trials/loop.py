@@ -1,0 +1,372 @@
+"""Order -> edit -> evaluate, pausing at checkpoints; no Ray.
+
+One loop serves all protocols. `single` and `batch` roll the backbone back after each batch and
+average over batches; `lifelong` and `serial` roll nothing back. In a serial stream a question is
+edited several times, and what counts is its newest answer. Progress is the share of the work done:
+batches, and optimiser steps within the batch under way.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from statistics import mean
+from typing import Any
+
+import torch
+
+from trainables.edits.stream import EditStream
+from trainables.errors import ConfigError
+from trainables.interfaces import (
+    DecodeState,
+    Edit,
+    EditMethod,
+    EditRecord,
+    PromptBatch,
+    State,
+)
+from trainables.metrics.evaluator import Evaluator, ProbeScore, aggregate, with_perplexities
+from trainables.metrics.prompt_routes import Routed, TokenRouted, experts_of, route_rows
+from trainables.prompts import edit_batch
+from trainables.pulse import Moment, pulse
+from trainables.trials.measurements import CurvePoint, Tally, edit_bytes
+
+MetricRow = dict[str, float]
+AVERAGED = ("reliability", "generality", "locality_far")
+CHUNK_STEPS = 10  # optimiser steps between two chances to save
+
+
+def compared(row: MetricRow, rung_score: str, moment: str) -> float:
+    """The number of a row that a scheduler compares; `moment` is rung or final.
+
+    `average` is the mean of those of its three scores that the data set has questions for.
+
+    Raises:
+        ConfigError: If the data set has no question for any.
+    """
+    name, measure = rung_score.split(".")
+    wanted = AVERAGED if name == "average" else (name,)
+    found = [row.get(f"{score}.{measure}.{moment}") for score in wanted]
+    values = [value for value in found if value is not None]
+    if not values:
+        raise ConfigError(f"scheduler.metric is {rung_score}; the data set has no such questions")
+    return mean(values)
+
+
+@dataclass(frozen=True)
+class EditProtocol:
+    """How the edits are applied and scored.
+
+    Attributes:
+        is_rolled_back: True for single and batch editing.
+        target_ends_with_eos: The end token closes every target while editing.
+        generates: Also score free greedy generation at the final checkpoint.
+        has_curve: Also score the reliability of all edits so far after every batch.
+        has_passages: Targets are running text, whose perplexity is measured too.
+    """
+
+    is_rolled_back: bool
+    target_ends_with_eos: bool
+    generates: bool = False
+    has_curve: bool = False
+    has_passages: bool = False
+
+
+@dataclass(frozen=True)
+class Before:
+    """What the pristine backbone answers to every probe, by probe index."""
+
+    answers: dict[int, tuple[int, ...]]
+    texts: dict[int, str] | None = None
+    perplexities: dict[int, float] | None = None
+
+
+class EditLoop:
+    """One trial: applies the batches of `stream` with a method and scores them."""
+
+    def __init__(
+        self,
+        make_method: Callable[[], EditMethod],
+        tokenizer: Any,
+        evaluator: Evaluator,
+        stream: EditStream,
+        protocol: EditProtocol,
+        before: Before,
+        *,
+        device: torch.device | str = "cpu",
+        to_edit: Callable[[EditRecord], Edit],
+    ) -> None:
+        """Prepare a trial; nothing is edited yet.
+
+        Args:
+            make_method: Builds a prepared method on the pristine backbone.
+            tokenizer: Of the backbone.
+            evaluator: Of the records that the batches index.
+            stream: Record indices, in the order in which they are edited.
+            protocol: Roll-back, end token, generation.
+            before: What the pristine backbone answers.
+            device: Where token rows go.
+            to_edit: What a method may see of a record.
+        """
+        self._make_method = make_method
+        self._tokenizer = tokenizer
+        self._evaluator = evaluator
+        self._stream = stream
+        self._batches = [list(batch) for batch in stream.batches]
+        self._protocol = protocol
+        self._before = before
+        self._device = device
+        self._to_edit = to_edit
+        self.method = make_method()
+        self._batches_done = 0
+        self._steps_in_batch = 0
+        self._is_inside = False
+        self._tally = Tally()
+
+    @property
+    def progress(self) -> float:
+        """Share of the trial's work that is done, in [0, 1]."""
+        inside = self._steps_in_batch / max(self.method.num_steps, 1) if self._is_inside else 0.0
+        return (self._batches_done + min(inside, 1.0)) / len(self._batches)
+
+    @property
+    def num_batches(self) -> int:
+        """Batches of edits in this trial."""
+        return len(self._batches)
+
+    @property
+    def records(self) -> tuple[EditRecord, ...]:
+        """The records that the trial edits."""
+        return self._evaluator.records
+
+    @property
+    def edits_seen(self) -> int:
+        """Edits applied so far, those of the batch under way included."""
+        done = self._batches_done + (1 if self._is_inside else 0)
+        return sum(len(batch) for batch in self._batches[:done])
+
+    def run(
+        self,
+        until: float = 1.0,
+        rung_score: str | None = None,
+        after_chunk: Callable[[], None] = lambda: None,
+    ) -> MetricRow:
+        """Go on to `until` of the progress and return the row of that checkpoint.
+
+        Args:
+            until: In (0, 1]; at 1 everything is scored.
+            rung_score: Before the end only `<score>.<measure>` of this name is computed, because
+                a scheduler compares nothing else; `average.<measure>` stands for its three scores.
+            after_chunk: Called every few optimiser steps, when the state may be saved.
+        """
+        while self._batches_done < len(self._batches):
+            if until < 1.0 and self.progress >= until - 1e-9:
+                break
+            self._advance(until)
+            after_chunk()
+        if self._batches_done == len(self._batches):
+            return self._final_row()
+        return self._rung_row(rung_score)
+
+    def probe_scores(self) -> dict[str, list[ProbeScore]]:
+        """Every probe's score, by the moment it was taken.
+
+        A batch that is rolled back is scored once: its own end is the final moment.
+        """
+        if self._protocol.is_rolled_back:
+            return {"final": self._tally.immediate}
+        return {"immediate": self._tally.immediate, "final": self._tally.final}
+
+    def record_lines(self) -> Iterator[dict[str, Any]]:
+        """Every probe's score as JSON, and the curve; see `Tally.lines`."""
+        rolled_back = self._protocol.is_rolled_back
+        return self._tally.lines(self._stream, self.records, is_rolled_back=rolled_back)
+
+    def curve(self) -> list[MetricRow]:
+        """Reliability of all edits so far after every batch; empty unless asked for."""
+        return self._tally.curve_rows()
+
+    def state(self) -> State:
+        """Everything needed to go on in another process."""
+        state = State(
+            values={
+                "batches_done": self._batches_done,
+                "steps_in_batch": self._steps_in_batch,
+                "is_inside": self._is_inside,
+                "tally": self._tally.values(),
+            }
+        )
+        state.nest("method", self.method.state())
+        return state
+
+    def load(self, state: State) -> None:
+        """Continue from `state`, on a freshly built loop of the same trial."""
+        values: dict[str, Any] = dict(state.values)
+        self._batches_done = values["batches_done"]
+        self._steps_in_batch = values["steps_in_batch"]
+        self._is_inside = values["is_inside"]
+        self._tally = Tally.from_values(values["tally"])
+        self.method.load(state.inner("method"))
+
+    def close(self) -> None:
+        """Restore the backbone."""
+        self.method.remove()
+
+    def _advance(self, until: float) -> None:
+        begin = time.perf_counter()
+        self._tell_step()
+        if not self._is_inside:
+            edits = [self._to_edit(self._evaluator.records[i]) for i in self._current]
+            self.method.begin(
+                edit_batch(
+                    self._tokenizer,
+                    edits,
+                    end=self._protocol.target_ends_with_eos,
+                    device=self._device,
+                )
+            )
+            self._is_inside, self._steps_in_batch = True, 0
+        wanted = (until * len(self._batches) - self._batches_done) * self.method.num_steps
+        left = round(min(wanted, self.method.num_steps)) - self._steps_in_batch
+        steps = min(max(1, left), CHUNK_STEPS)
+        is_done = self.method.advance(steps)
+        self._steps_in_batch += steps
+        if is_done:
+            pulse().stage("finishing the batch")
+            self._tally.reports.append(self.method.finish())
+        self._tally.seconds["edit"] += time.perf_counter() - begin
+        if is_done:
+            self._close_batch()
+
+    def _tell_step(self) -> None:
+        number, steps = self._batches_done + 1, self._steps_in_batch if self._is_inside else 0
+        where = (number, len(self._batches), steps, self.method.num_steps)
+        pulse().say(Moment("editing", *where, loss=pulse().loss if steps else None))
+
+    @property
+    def _current(self) -> list[int]:
+        return self._batches[self._batches_done]
+
+    def _close_batch(self) -> None:
+        batch = self._current
+        generates = self._protocol.is_rolled_back
+        self._tally.immediate += self._scored(batch, generates=generates)
+        self._note_trained(batch)
+        if self._protocol.is_rolled_back:
+            self._measure_method(batch)
+            self.method.remove()
+        elif self._protocol.has_curve:
+            self._extend_curve()
+        self._batches_done += 1
+        self._is_inside, self._steps_in_batch = False, 0
+        is_last = self._batches_done == len(self._batches)
+        if self._protocol.is_rolled_back:
+            if not is_last:
+                self.method = self._make_method()
+        elif is_last:
+            self._measure_end()
+
+    def _measure_end(self) -> None:
+        """Scores what holds after the last edit of a stream, and what should no longer hold."""
+        newest = self._stream.latest(self.edits_seen)
+        if len(self._batches) == 1:
+            self._tally.final = list(self._tally.immediate)
+        else:
+            self._tally.final = self._scored(newest, generates=self._protocol.generates)
+        outdated = self._stream.outdated()
+        if outdated:
+            self._tally.outdated = self._scored(outdated, ["reliability"])
+        self._measure_method(newest)
+
+    def _scored(
+        self,
+        records: Sequence[int],
+        scores: Sequence[str] | None = None,
+        *,
+        generates: bool = False,
+    ) -> list[ProbeScore]:
+        begin = time.perf_counter()
+        pulse().stage("evaluating")
+        chosen = self._evaluator.select(records, scores)
+        answers = self._evaluator.answers(self._logits, chosen)
+        texts = texts_before = None
+        if self._protocol.generates and generates:
+            texts = self._evaluator.generations(self._logits, chosen)
+            texts_before = self._before.texts
+        found = self._evaluator.score(answers, self._before.answers, texts, texts_before)
+        if self._protocol.has_passages:
+            edits = self._evaluator.select(records, ["reliability"])
+            measured = self._evaluator.perplexities(self._logits, edits)
+            found = with_perplexities(found, list(answers), measured)
+        self._tally.seconds["evaluation"] += time.perf_counter() - begin
+        return found
+
+    def _logits(
+        self, prompts: PromptBatch, state: DecodeState | None
+    ) -> tuple[torch.Tensor, DecodeState]:
+        """The method's, each call a sign of life: a large evaluation takes many minutes."""
+        pulse().tick()
+        return self.method.logits(prompts, state)
+
+    def _note_trained(self, batch: Sequence[int]) -> None:
+        """Remembers which experts have learned the edits of a batch."""
+        if isinstance(self.method, TokenRouted):
+            chosen = self._evaluator.select(batch, ["reliability"])
+            owners = [self._evaluator.probes[index].record for index in chosen]
+            found = experts_of(self.method, self._evaluator, chosen)
+            self._tally.trained.update(zip(owners, found, strict=True))
+        elif isinstance(self.method, Routed):
+            newest = list(self.method.trained_routes())[-len(batch) :]
+            pairs = zip(batch, newest, strict=True)
+            self._tally.trained.update((record, (int(expert),)) for record, expert in pairs)
+
+    def _measure_method(self, records: Sequence[int]) -> None:
+        """Where the edits are sent, and how much the method keeps of them."""
+        begin = time.perf_counter()
+        part = self._batches_done if self._protocol.is_rolled_back else 0
+        self._tally.routes += route_rows(self.method, self._evaluator, records, part)
+        self._tally.state_bytes.append(edit_bytes(self.method))
+        self._tally.seconds["evaluation"] += time.perf_counter() - begin
+
+    def _extend_curve(self) -> None:
+        """Scores every batch so far on what of it still holds."""
+        newest = set(self._stream.latest(self.edits_seen))
+        scores = {score.record: score for score in self._scored(list(newest), ["reliability"])}
+        for number, batch in enumerate(self._batches[: self._batches_done + 1]):
+            held = [scores[record] for record in batch if record in newest]
+            if held:
+                token, exact = mean(s.token for s in held), mean(s.exact for s in held)
+                point = CurvePoint(self.edits_seen, number, len(held), token, exact)
+                self._tally.curve.append(point)
+
+    def _rung_row(self, rung_score: str | None) -> MetricRow:
+        row: MetricRow = {"progress": self.progress, "edits_seen": float(self.edits_seen)}
+        if rung_score is None:
+            return row
+        name, measure = rung_score.split(".")
+        wanted = AVERAGED if name == "average" else (name,)
+        if self._protocol.is_rolled_back:
+            done = [score for score in self._tally.immediate if score.score in wanted]
+            seen = self._current if self._is_inside else []
+        else:
+            done, seen = [], self._stream.latest(self.edits_seen)
+        done = done + self._scored(seen, wanted)
+        row.update({f"{k}.rung": v for k, v in aggregate(done, [measure]).items()})
+        return row
+
+    def _final_row(self) -> MetricRow:
+        """The row of the end."""
+        rolled_back = self._protocol.is_rolled_back
+        final = self._tally.immediate if rolled_back else self._tally.final
+        chosen = self._evaluator.select(sorted({score.record for score in final}))
+        before = self._evaluator.score(
+            {index: self._before.answers[index] for index in chosen}, self._before.answers
+        )
+        if self._before.perplexities is not None:
+            before = with_perplexities(before, chosen, self._before.perplexities)
+        row: MetricRow = {"progress": 1.0, "edits_seen": float(self.edits_seen)}
+        row |= {f"count.{name}": float(n) for name, n in self._evaluator.counts.items()}
+        if self._protocol.generates:
+            row["generation_limit"] = float(self._evaluator.generation_limit)
+        return row | self._tally.row(self._stream, before, is_rolled_back=rolled_back)

@@ -1,0 +1,113 @@
+"""One trial on a workbench, from rung to rung; what every process of a trial runs, no Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trainables.artefacts import read_state
+from trainables.parallel.ranks import TIMEOUT_SECONDS
+from trainables.trials.loop import EditLoop, compared
+from trainables.trials.workbench import Spec, Workbench
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What decides where a trial runs and is stored, never its numbers.
+
+    Attributes:
+        cache: Folder of embedded backbones and artefacts.
+        store: Folder of the sweep's results.
+        rungs: Shares of progress at which a row is reported; the last is 1.
+        rung_score: `<score>.<measure>` computed before the end; None: nothing is.
+        checkpoint_seconds: Least time between two saved states.
+        max_seconds: A trial that takes longer has failed; None: no limit.
+        max_trials: Trials after which an actor gives way to a new process.
+        is_sharded: Whether the backbone's layers lie on all GPUs of the process.
+        num_ranks: Processes that share one trial.
+        rank_timeout_seconds: A rank that is silent for so long is lost.
+        problems: What the node lacks that it is called on; None: nobody needs to ask.
+        pulses: Folder in which the trial says what it is doing; None: nobody wants to know.
+    """
+
+    cache: Path
+    store: Path
+    rungs: tuple[float, ...] = (1.0,)
+    rung_score: str | None = None
+    checkpoint_seconds: float = 120.0
+    max_seconds: float | None = None
+    max_trials: int = 500  # a process that lives for days is not to be trusted like a new one
+    is_sharded: bool = False
+    num_ranks: int = 1
+    rank_timeout_seconds: float = TIMEOUT_SECONDS
+    problems: Callable[[], Sequence[str]] | None = None
+    pulses: Path | None = None
+
+    def state_path(self, key: str) -> Path:
+        """Where the state of an unfinished trial is kept."""
+        return self.store / "states" / f"{key}.safetensors"
+
+
+class TrialRun:
+    """A trial under way; it begins, or goes on from its saved state, with the first row."""
+
+    def __init__(self, bench: Workbench, runtime: Runtime, key: str, spec: Spec) -> None:
+        """Nothing is loaded yet."""
+        self.key = key
+        self.loop: EditLoop | None = None
+        self.spec = spec
+        self._bench, self._runtime = bench, runtime
+        self._rung = 0
+
+    def next_row(self, after_chunk: Callable[[], None] = lambda: None) -> dict[str, Any]:
+        """Go on to the next rung and return its row.
+
+        Args:
+            after_chunk: Called every few optimiser steps, when the state may be saved.
+        """
+        if self.loop is None:
+            self.loop = self._begun()
+        rungs = self._runtime.rungs
+        if self.loop.method.changes_in_finish and self.loop.num_batches == 1:
+            self._rung = len(rungs) - 1  # a rung before the end would show the floor
+        while rungs[self._rung] <= self.loop.progress and self._rung < len(rungs) - 1:
+            self._rung += 1
+        row: dict[str, Any] = dict(
+            self.loop.run(rungs[self._rung], self._runtime.rung_score, after_chunk)
+        )
+        is_done = row["progress"] >= 1.0
+        # Tune compares whole numbers of its time attribute.
+        row.update(rung=self._rung + 1, status="finished" if is_done else "running", done=is_done)
+        device = self._bench.backbone(self.spec).device
+        row["device"] = str(device.type)
+        if device.type == "cuda":
+            row["gpu"] = torch.cuda.get_device_name(device)
+            devices = range(torch.cuda.device_count())  # of which the fullest counts
+            row["peak_gpu_gib"] = max(map(torch.cuda.max_memory_allocated, devices)) / 2**30
+        if self._bench.micro_batch is not None:
+            row["micro_batch"] = self._bench.micro_batch
+        if self._runtime.rung_score is not None:
+            moment = "final" if is_done else "rung"
+            row["compared"] = compared(row, self._runtime.rung_score, moment)
+        self._rung = min(self._rung + 1, len(rungs) - 1)
+        return row
+
+    def close(self) -> None:
+        """Take the method out of the backbone."""
+        if self.loop is not None:
+            self.loop.close()
+            self.loop = None
+
+    def _begun(self) -> EditLoop:
+        loop = self._bench.loop(self.spec)
+        state = read_state(self._runtime.state_path(self.key))
+        if state is not None:
+            loop.load(state)
+        if self._bench.ranks is not None:
+            # None may run ahead and save before all have read.
+            self._bench.ranks.wait()
+        return loop

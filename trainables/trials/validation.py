@@ -1,0 +1,160 @@
+"""What can be known of a trial before Ray starts: settings fit, backbone and data are there."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from trainables.backbones.checkpoint import Checkpoint, examine
+from trainables.backbones.hub import checkpoint_folder
+from trainables.edits.data_check import DataCheck
+from trainables.edits.drawing import draw
+from trainables.edits.sources import EMBEDDED, Source, backbone_folder
+from trainables.errors import BackboneError
+from trainables.methods import build_config, get_version, method_settings
+from trainables.metrics.evaluator import GENERATED_BEHIND, GENERATED_TOKENS
+from trainables.moe import nltk_data
+from trainables.moe.nltk_data import NltkData
+from trainables.trials.row_lengths import DriverLengths, check_lengths
+
+
+class Validator:
+    """Checks what can be known before Ray starts, and says what specifications mean.
+
+    Each backbone is built or found once, each data set read once, each draw tried once.
+    """
+
+    def __init__(
+        self, cache: Path, progress: Callable[[int, int, float], None] | None = None
+    ) -> None:
+        """Nothing is read yet; `progress` hears of an embedded backbone's training."""
+        self._cache, self._progress = cache, progress
+        self._checkpoints: dict[str, Checkpoint] = {}
+        self._nltk_data: dict[tuple[NltkData, ...], str] = {}
+        self._data = DataCheck(cache)
+        self._lengths: dict[str, DriverLengths] = {}
+        self._measured: set[str] = set()  # draws whose rows fit
+        self.warnings: list[str] = []  # what a reader of the table should know before the start
+
+    @property
+    def excluded(self) -> list[str]:
+        """Records left out, with file, line and reason."""
+        return self._data.excluded
+
+    def check_data(self, spec: Mapping[str, Any]) -> None:
+        """Read the data of a specification and try its draw; no backbone is trained for it.
+
+        Raises:
+            EditingError: Naming the first setting that cannot work.
+        """
+        self.warnings += self._data.check(spec)
+
+    def validate(self, spec: Mapping[str, Any]) -> dict[str, Any]:
+        """What the driver must know of one specification that can work.
+
+        Returns:
+            backbone_fingerprint, tokenizer, dataset_digest, method_version, generation_version
+            (None where it decides nothing), method_data (which data of NLTK its settings make the
+            method read), and counts of the data.
+
+        Raises:
+            EditingError: Naming the first setting that cannot work.
+        """
+        module = spec["method"]["module"]
+        method_data = self._method_data(build_config(module, method_settings(spec["method"])))
+        self.check_data(spec)  # before two minutes of training
+        backbone = repr(sorted(spec["backbone"].items(), key=str))
+        if backbone not in self._checkpoints:
+            self._checkpoints[backbone], folder = self._examined(spec)
+            self._lengths[backbone] = DriverLengths(folder)
+        whole = self._checkpoints[backbone]
+        _check_end_token(spec, whole)
+        self.warnings += self._data.check(spec, trains=True)
+        source = self._data.source(spec)
+        self._check_lengths(spec, source, self._lengths[backbone])
+        return {
+            "backbone_fingerprint": whole.fingerprint,
+            "tokenizer": whole.tokenizer,
+            "dataset_digest": _with_texts(source.digest, spec["method"]),
+            "method_version": get_version(module),
+            "generation_version": _generation_version(spec["protocol"], source),
+            "method_data": method_data,
+            "counts": {
+                "count.excluded": len(source.excluded),
+                "count.subject_absent_in_data": source.num_subject_absent,
+            },
+        }
+
+    def _examined(self, spec: Mapping[str, Any]) -> tuple[Checkpoint, Path]:
+        """The checkpoint of a specification, within the range of its dtype, and its folder."""
+        wanted = spec["backbone"]
+        model = backbone_folder(spec, self._cache, self._progress)
+        folder = checkpoint_folder(model, wanted.get("revision"))
+        try:
+            whole = examine(folder, self._cache)
+        except BackboneError as error:
+            if not str(wanted["model"]).startswith(EMBEDDED):
+                raise
+            raise BackboneError(f"{error}; without that folder it is trained anew") from error
+        whole.check_range(folder, wanted["dtype"])
+        if whole.adapter:
+            self.warnings.append(
+                f"backbone.model={wanted['model']}: {whole.adapter} beside the weights is not "
+                "applied; merge the adapter into the weights to edit what it makes of them"
+            )
+        return whole, folder
+
+    def _method_data(self, config: Any) -> str:
+        needed: tuple[NltkData, ...] = getattr(config, "nltk_data", ())
+        if needed not in self._nltk_data:
+            self._nltk_data[needed] = nltk_data.identity(needed, self._cache / nltk_data.FOLDER)
+        return self._nltk_data[needed]
+
+    def _check_lengths(self, spec: Mapping[str, Any], source: Source, own: DriverLengths) -> None:
+        parts = (spec["dataset"], spec["backbone"], spec["protocol"])
+        key = repr(([sorted(part.items(), key=str) for part in parts], spec["seed"]))
+        if key in self._measured:
+            return
+        records = draw(spec, source).records
+        check_lengths(own.surely_longest(records), own.max_positions, spec)
+        self._measured.add(key)
+
+
+def _generation_version(protocol: Mapping[str, Any], source: Source) -> int | None:
+    """Of the rule that says how much is generated, where a target may have come out cut before it.
+
+    A target of so many bytes has at most as many tokens, and 32 tokens were always generated.
+    """
+    if not protocol.get("generate"):
+        return None
+    targets = (record.target_new for record in source.records)
+    longest = max((len(target.encode()) for target in targets), default=0)
+    return 2 if longest > GENERATED_TOKENS - GENERATED_BEHIND else None
+
+
+def _check_end_token(spec: Mapping[str, Any], whole: Checkpoint) -> None:
+    """Raises BackboneError if what is asked for needs an end token that the tokenizer lacks."""
+    protocol = spec["protocol"]
+    wanted = [key for key in ("target_ends_with_eos", "generate") if protocol.get(key)]
+    if wanted and not whole.has_end_token:
+        raise BackboneError(
+            f"protocol.{wanted[0]}=true: the tokenizer of backbone.model="
+            f"{spec['backbone']['model']} has no end token (eos_token in tokenizer_config.json)"
+        )
+
+
+def _with_texts(digest: str, method: Mapping[str, Any]) -> str:
+    """`digest` of the data, together with the text files that a method's settings name.
+
+    A text counts by its content: the same path may hold another one tomorrow.
+    """
+    named = sorted(key for key in method if key.endswith("_text") and method[key])
+    if not named:
+        return digest
+    together = hashlib.sha256(digest.encode())
+    for key in named:
+        with Path(str(method[key])).open("rb") as file:
+            together.update(hashlib.file_digest(file, "sha256").digest())
+    return together.hexdigest()

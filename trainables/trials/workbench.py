@@ -1,0 +1,276 @@
+"""What a process keeps between trials: backbone, data, evaluators and artefacts; no Ray.
+
+`Workbench.loop(spec)` turns a trial's specification into an `EditLoop`; `check_restored` proves
+afterwards that the backbone is what it was. A specification is a plain mapping with the keys
+`method`, `backbone`, `dataset`, `protocol` and `seed`, as the orchestrator's plan writes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trainables.artefacts import Artefacts
+from trainables.backbones.loading import Device, load_backbone, usable_device
+from trainables.backbones.pristine import Pristine
+from trainables.backbones.split import Split
+from trainables.edits.drawing import draw
+from trainables.edits.frequency import with_gece
+from trainables.edits.sources import EMBEDDED, Source, backbone_folder, open_source
+from trainables.edits.stream import ROLLED_BACK, edit_stream
+from trainables.errors import MemoryExhaustedError
+from trainables.interfaces import Backbone, EditMethod, EditRecord, State
+from trainables.methods import build_config, get_method, method_settings
+from trainables.metrics.evaluator import BATCH_SIZE, Evaluator
+from trainables.parallel.ranks import Ranks
+from trainables.pulse import pulse
+from trainables.seeding import trial_generators
+from trainables.trials.loop import Before, EditLoop, EditProtocol
+from trainables.trials.row_lengths import check_lengths
+
+Spec = Mapping[str, Any]
+
+
+@dataclass
+class _Loaded:
+    """A backbone with the proof of its state."""
+
+    key: tuple[Any, ...]
+    backbone: Backbone
+    pristine: Pristine
+
+
+class Workbench:
+    """Runs trials one after another in one process."""
+
+    def __init__(
+        self,
+        cache: Path,
+        *,
+        artefact_gib: float = 10.0,
+        prefix_gib: float = 2.0,
+        is_sharded: bool = False,
+        device: Device | None = None,
+    ) -> None:
+        """Set up an empty bench.
+
+        Args:
+            cache: Folder of embedded backbones and artefacts, shared by processes.
+            artefact_gib: Budget of the artefacts on disk, 2**30 bytes.
+            prefix_gib: Budget of the hidden states held in memory, 2**30 bytes.
+            is_sharded: Whether a backbone's layers are spread over all GPUs of the process.
+            device: Where backbones lie; None: on the GPU when there is one.
+        """
+        self.device = device or usable_device()
+        self._is_sharded = is_sharded
+        self._cache = cache
+        self._artefacts = Artefacts(
+            cache / "artefacts", max_gib=artefact_gib, prefix_gib=prefix_gib
+        )
+        self._ranks: Ranks | None = None
+        self._loaded: _Loaded | None = None
+        self._sources: dict[str, Source] = {}
+        self._evaluators: dict[tuple[EditRecord, ...], Evaluator] = {}
+        self._before: dict[tuple[object, ...], Before] = {}
+
+    def backbone(self, spec: Spec) -> Backbone:
+        """The backbone of `spec`, loaded once; another one takes its place."""
+        wanted = spec["backbone"]
+        home = _edited_layers(spec) if self._is_sharded else None
+        key = (*_backbone_key(spec), home)
+        if self._loaded is None or self._loaded.key != key:
+            self._loaded = None  # frees the one before
+            pulse().stage("loading the backbone")
+            folder = backbone_folder(spec, self._cache)
+            backbone = load_backbone(
+                folder,
+                revision=wanted.get("revision"),
+                dtype=wanted["dtype"],
+                home_layers=home,
+                cache=self._cache,
+                device=self.device,
+            )
+            backbone.pieces.ranks = self._ranks
+            self._loaded = _Loaded(key, backbone, Pristine(backbone.model))
+            self._evaluators.clear()
+        return self._loaded.backbone
+
+    def source(self, spec: Spec) -> Source:
+        """The records of `spec`'s data set and part, read once."""
+        # An embedded backbone knows but some records, and GECE ranks them by its answers.
+        name = repr((sorted(spec["dataset"].items()), _backbone_key(spec)))
+        if name not in self._sources:
+            pulse().stage("reading the data")
+            source = open_source(spec, self._cache)
+            dataset = spec["dataset"]
+            if dataset.get("frequency_band") and dataset.get("frequency_source") == "gece":
+                source = with_gece(source, self.backbone(spec), self._artefacts)
+            self._sources[name] = source
+        return self._sources[name]
+
+    def loop(self, spec: Spec) -> EditLoop:
+        """A trial, ready to run."""
+        backbone, source, protocol = self.backbone(spec), self.source(spec), spec["protocol"]
+        pulse().stage("drawing the edits")
+        drawn = draw(spec, source)
+        evaluator = self._evaluator(backbone, drawn.records)
+        how = EditProtocol(
+            is_rolled_back=protocol["kind"] in ROLLED_BACK,
+            target_ends_with_eos=bool(protocol["target_ends_with_eos"]),
+            generates=bool(protocol.get("generate", False)),
+            has_curve=bool(protocol.get("curve", False)),
+            has_passages=source.has_passages,
+        )
+        lengths = evaluator.longest_rows(ends=how.target_ends_with_eos)
+        check_lengths(lengths, backbone.max_positions, spec)
+        allowed = source.beside(drawn.records)
+        return EditLoop(
+            self._maker(spec, backbone, allowed),
+            backbone.tokenizer,
+            evaluator,
+            edit_stream(spec, backbone, drawn, source),
+            how,
+            self._pristine_answers(backbone, evaluator, how),
+            device=backbone.device,
+            to_edit=allowed.to_edit,
+        )
+
+    @property
+    def ranks(self) -> Ranks | None:
+        """The processes among which rows are divided; None: there is this one."""
+        return self._ranks
+
+    @ranks.setter
+    def ranks(self, ranks: Ranks | None) -> None:
+        self._ranks = ranks
+        if self._loaded is not None:
+            self._loaded.backbone.pieces.ranks = ranks
+
+    @property
+    def micro_batch(self) -> int | None:
+        """Most rows that pass the backbone at a time; None: as many as there are."""
+        return None if self._loaded is None else self._loaded.backbone.pieces.limit
+
+    def take_micro_batch(self, spec: Spec, limit: int | None) -> None:
+        """Let through as many rows at a time as another process that runs `spec` does."""
+        pieces = self.backbone(spec).pieces
+        if pieces.limit != limit:
+            pieces.limit = limit
+            self._evaluators.clear()
+
+    def halve_micro_batch(self) -> int | None:
+        """Half as many rows at a time from now on, until another backbone is loaded.
+
+        Returns:
+            The new limit; None if no backbone is loaded, so that there is nothing to halve.
+
+        Raises:
+            MemoryExhaustedError: If it was one row already.
+        """
+        if self._loaded is None:
+            return None
+        halved = self._loaded.backbone.pieces.halve()
+        if not halved:
+            raise MemoryExhaustedError(
+                "out of memory with micro_batch=1: a single row does not fit beside the weights"
+            )
+        self._evaluators.clear()  # their batches are as large as the limit was
+        return halved
+
+    def check_restored(self) -> None:
+        """Compare the backbone with what it was when loaded.
+
+        Raises:
+            RestoreError: If it differs; the process must not run another trial.
+        """
+        if self._loaded is not None:
+            self._loaded.pristine.check()
+
+    def _maker(self, spec: Spec, backbone: Backbone, source: Source) -> Callable[[], EditMethod]:
+        module = spec["method"]["module"]
+        config = build_config(module, method_settings(spec["method"]))
+        _, method_class = get_method(module)
+
+        def make() -> EditMethod:
+            method: EditMethod = method_class(
+                config, backbone, self._artefacts, trial_generators(spec["seed"])
+            )
+            pulse().stage("preparing")
+            method.prepare(source.training)
+            return method
+
+        return make
+
+    def _evaluator(self, backbone: Backbone, records: Sequence[EditRecord]) -> Evaluator:
+        key = tuple(records)  # whole: two files may name different records alike
+        if key not in self._evaluators:
+            self._evaluators[key] = Evaluator(
+                backbone.tokenizer,
+                records,
+                batch_size=backbone.pieces.at_most(BATCH_SIZE),
+                max_positions=backbone.max_positions,
+                device=backbone.device,
+            )
+        return self._evaluators[key]
+
+    def _pristine_answers(
+        self, backbone: Backbone, evaluator: Evaluator, how: EditProtocol
+    ) -> Before:
+        """What the untouched backbone answers, once per backbone and set of prompts."""
+        generates = how.generates
+        limit = evaluator.generation_limit if generates else None
+        key = (backbone.memory_key, evaluator.digest, limit, how.has_passages)
+        if key not in self._before:
+            split = Split(backbone, backbone.num_layers - 1, self._artefacts.prefix_cache)
+            chosen = evaluator.select()
+            edits = evaluator.select(scores=["reliability"]) if how.has_passages else []
+
+            def build() -> State:
+                with backbone.pieces.alone():
+                    return answered()
+
+            def answered() -> State:
+                pulse().stage("asking the unedited backbone")
+                answers = evaluator.answers(split.logits, chosen)
+                texts = evaluator.generations(split.logits, chosen) if generates else {}
+                measured = evaluator.perplexities(split.logits, edits)
+                return State(
+                    values={
+                        "answers": [list(answers[index]) for index in chosen],
+                        "texts": [texts[index] for index in chosen] if generates else None,
+                        "perplexities": [measured[index] for index in edits],
+                    }
+                )
+
+            inputs = backbone.identity | {"probes": evaluator.digest, "generates": generates}
+            if limit is not None:
+                inputs["generation_limit"] = limit
+            if how.has_passages:
+                inputs["has_passages"] = True
+            values: dict[str, Any] = self._artefacts.get("answers", inputs, build).values
+            texts = values["texts"]
+            self._before[key] = Before(
+                {index: tuple(ids) for index, ids in zip(chosen, values["answers"], strict=True)},
+                None if texts is None else dict(zip(chosen, texts, strict=True)),
+                dict(zip(edits, values["perplexities"], strict=True)) if edits else None,
+            )
+        return self._before[key]
+
+
+def _backbone_key(spec: Spec) -> tuple[Any, ...]:
+    """What decides the weights in memory."""
+    wanted = spec["backbone"]
+    names = ("name", "model", "revision", "dtype", "seed", "data_path")
+    # An embedded backbone is trained on the data set's file where it names none itself.
+    is_embedded = str(wanted["model"]).startswith(EMBEDDED)
+    path = spec["dataset"].get("path") if is_embedded else None
+    return (*(wanted.get(name) for name in names), path)
+
+
+def _edited_layers(spec: Spec) -> tuple[int, ...]:
+    """Layers that a method reads or changes; its tensors stand beside them."""
+    method = spec["method"]
+    found = [method.get("edit_layer"), *(method.get("layers") or ())]
+    return tuple(sorted({int(layer) for layer in found if layer is not None}))
