@@ -158,7 +158,7 @@ class SweepConfig(_Model):
         mlflow: Address of an MLflow server; None: the database in the store.
         copies: Address on object storage where the store's results are copied to; see `copies`.
         niceness: Of the workers of a local Ray; Ray's own 15 starves them beside other work.
-        parallel, gpus_per_trial, gpu_gib: see `placement.Sharing`.
+        parallel, gpus_per_trial, gpu_gib: see `sharing.Sharing`.
         max_trial_seconds: A trial that takes longer has failed.
         max_silent_seconds: A sweep in which nothing moves for so long ends; None: never.
         max_trials_per_process: A worker process that has run so many gives way to a new one.
