@@ -18,7 +18,7 @@ from rich.console import Console
 
 from orchestrator.errors import UsageError
 from orchestrator.planning import plan
-from orchestrator.settings import models as config
+from orchestrator.settings import loading as config
 from orchestrator.store.provenance import ROOT  # `ray submit` copies this file elsewhere
 from orchestrator.terminal import listing
 from orchestrator.terminal.arguments import options, parser

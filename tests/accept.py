@@ -25,7 +25,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from orchestrator.errors import UsageError
 from orchestrator.planning import plan
-from orchestrator.settings import models as config
+from orchestrator.settings import loading as config
 from tests.acceptance import GECE_RARITY, Check, checks
 from trainables.artefacts import Artefacts
 from trainables.cache import default_cache

@@ -15,7 +15,8 @@ from orchestrator.forecast.estimate import Forecast
 from orchestrator.forecast.placement import placement_lines
 from orchestrator.forecast.simulate import Simulation
 from orchestrator.planning.plan import Plan, TrialSpec, expand
-from orchestrator.settings.models import PARTS, load_plain
+from orchestrator.settings.loading import load_plain
+from orchestrator.settings.models import PARTS
 from orchestrator.settings.yaml_files import FOLDER, SearchSpaces
 from orchestrator.store.rows import Outcome
 

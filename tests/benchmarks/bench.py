@@ -41,7 +41,7 @@ import torch
 sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from orchestrator.planning import plan
-from orchestrator.settings import models as config
+from orchestrator.settings import loading as config
 from orchestrator.store.ledger import Ledger
 from tests.benchmarks.forecasts import forecasts
 from tests.benchmarks.naive import NaiveTrial

@@ -25,7 +25,7 @@ from orchestrator.forecast.calibration import calibrated
 from orchestrator.forecast.costs import memory
 from orchestrator.forecast.estimate import once_seconds, rough_seconds
 from orchestrator.planning import plan
-from orchestrator.settings import models as config
+from orchestrator.settings import loading as config
 from orchestrator.settings.yaml_files import SearchSpaces
 
 ROOT = Path(__file__).resolve().parents[2]

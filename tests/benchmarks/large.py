@@ -14,7 +14,7 @@ import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from orchestrator.planning import plan
-from orchestrator.settings import models as config
+from orchestrator.settings import loading as config
 from trainables.artefacts import Artefacts
 from trainables.backbones.families import get_family
 from trainables.interfaces import Backbone, Edit

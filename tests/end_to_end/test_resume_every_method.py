@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.planning import plan
-from orchestrator.settings import models as config
+from orchestrator.settings import loading as config
 from trainables.artefacts import read_state, write_state
 from trainables.trials.loop import EditLoop, MetricRow
 from trainables.trials.workbench import Workbench

@@ -8,7 +8,7 @@ from typing import Any
 from orchestrator.planning import plan
 from orchestrator.planning.identity import fingerprint
 from orchestrator.planning.trial_spec import TrialSpec
-from orchestrator.settings import models as config
+from orchestrator.settings import loading as config
 from orchestrator.store.ledger import Ledger
 from orchestrator.store.rows import Cell, Resolved, end_row
 

@@ -23,7 +23,7 @@ from analysis.published.claim_checks import (
     together,
 )
 from orchestrator.planning import plan
-from orchestrator.settings import models as config
+from orchestrator.settings import loading as config
 
 ROOT = Path(__file__).resolve().parents[2]
 HEADER = "claim_id,ablation,where,first,second,score,second_score,relation,by\n"

@@ -13,7 +13,7 @@ from orchestrator.errors import UsageError
 from orchestrator.forecast.placement import attainable, preflight
 from orchestrator.planning.plan import expand
 from orchestrator.running.cluster import read_scaling
-from orchestrator.settings.models import load
+from orchestrator.settings.loading import load
 
 util = pytest.importorskip("ray.autoscaler._private.util", reason="Ray moved its schema check")
 ROOT = Path(__file__).parents[2]

@@ -8,7 +8,7 @@ import pytest
 
 from orchestrator.errors import UsageError
 from orchestrator.planning.plan import expand
-from orchestrator.settings import models as config
+from orchestrator.settings import loading as config
 from orchestrator.settings.composition import compose
 from orchestrator.settings.yaml_files import FOLDER, GROUPS, SearchSpaces
 from tests.unit.small_spaces import write_small_spaces

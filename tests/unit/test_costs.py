@@ -16,7 +16,7 @@ from orchestrator.forecast.training_costs import (
     training_of,
 )
 from orchestrator.planning.plan import TrialSpec, expand
-from orchestrator.settings import models as config
+from orchestrator.settings import loading as config
 from orchestrator.settings.yaml_files import SearchSpaces
 
 SMALL = {

@@ -12,7 +12,7 @@ from analysis import table_report as assemble
 from analysis.errors import StoreError
 from analysis.reading.runs import lacking, lacking_line, read_runs
 from orchestrator.planning import plan
-from orchestrator.settings import models as config
+from orchestrator.settings import loading as config
 from orchestrator.tracking.mirror import tracking_uri
 from orchestrator.tracking.tracker import Tracker, sync_plan
 from tests.unit.deletions import ABLATION, check_deleted_and_back, delete, write_ledger

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from orchestrator.errors import UsageError
 from orchestrator.planning import plan
-from orchestrator.settings import models as config
+from orchestrator.settings import loading as config
 from orchestrator.store.ledger import Ledger
 from orchestrator.store.rows import Options
 from orchestrator.terminal.dry_run import dry_run, left, simulated

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from orchestrator.planning.identity import canonical, fingerprint, identity_fields, short
 from orchestrator.planning.plan import TrialSpec, expand
-from orchestrator.settings import models as config
+from orchestrator.settings import loading as config
 from tests.unit.small_spaces import write_small_spaces
 
 EXTRA = {"backbone_fingerprint": "aa", "dataset_digest": "bb", "method_version": 1}

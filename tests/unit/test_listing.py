@@ -7,7 +7,7 @@ from rich.console import Console, RenderableType
 
 from orchestrator.forecast.estimate import Forecast
 from orchestrator.planning.plan import expand
-from orchestrator.settings import models as config
+from orchestrator.settings import loading as config
 from orchestrator.terminal import listing
 from tests.unit.small_spaces import write_small_spaces
 

@@ -13,7 +13,7 @@ from orchestrator.errors import UsageError
 from orchestrator.planning.identity import fingerprint
 from orchestrator.planning.plan import expand
 from orchestrator.running.cluster import check_niceness, set_environment
-from orchestrator.settings import models as config
+from orchestrator.settings import loading as config
 
 ROOT = Path(__file__).resolve().parents[2]
 _OF_A_WORKER = """

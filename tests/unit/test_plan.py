@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from orchestrator.errors import UsageError
 from orchestrator.planning.plan import Plan, expand
-from orchestrator.settings import models as config
+from orchestrator.settings import loading as config
 from tests.unit.small_spaces import write_small_spaces
 
 

@@ -12,7 +12,7 @@ import pytest
 from orchestrator.errors import UsageError
 from orchestrator.planning import plan
 from orchestrator.running import launch
-from orchestrator.settings import models as config
+from orchestrator.settings import loading as config
 from orchestrator.settings.yaml_files import REPOSITORY
 from orchestrator.store.rows import Options
 from orchestrator.terminal.dry_run import dry_run
@@ -75,7 +75,7 @@ def test_precheck_when_all_is_well_then_torch_is_not_imported_and_nothing_writte
     code = (
         "import sys\n"
         "from orchestrator.planning import plan\n"
-        "from orchestrator.settings import models as config\n"
+        "from orchestrator.settings import loading as config\n"
         "from orchestrator.terminal.dry_run import dry_run\n"
         "from orchestrator.store.rows import Options\n"
         "for typed in (['ablation=lemoe_lifelong'], ['ablation=smoke', 'backbone=facts_zsre',\n"

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from orchestrator.planning.identity import fingerprint
 from orchestrator.planning.plan import TrialSpec, expand
-from orchestrator.settings import models as config
+from orchestrator.settings import loading as config
 from orchestrator.store.rows import Cell, Resolved, end_row, labelled
 
 SPEC = TrialSpec(

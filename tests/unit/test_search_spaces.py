@@ -7,7 +7,7 @@ import pytest
 from analysis.layouts.layout import known_layouts
 from analysis.published.paper_numbers import load
 from orchestrator.planning.plan import Plan, TrialSpec, expand
-from orchestrator.settings import models as config
+from orchestrator.settings import loading as config
 from orchestrator.settings.yaml_files import SearchSpaces
 
 SPACES = SearchSpaces()

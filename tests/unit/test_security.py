@@ -14,7 +14,7 @@ import yaml
 from orchestrator.errors import UsageError
 from orchestrator.redaction import redacted
 from orchestrator.running.cluster import set_environment
-from orchestrator.settings import models as config
+from orchestrator.settings import loading as config
 from orchestrator.store.rows import end_row
 from trainables.backbones.loading import load_backbone
 from trainables.errors import EditingError

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import UsageError
-from orchestrator.settings import models as config
+from orchestrator.settings import loading as config
 from orchestrator.store.leases import Leases
 from orchestrator.store.ledger import Ledger
 from orchestrator.store.settled import ended
