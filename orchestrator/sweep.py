@@ -22,6 +22,7 @@ from orchestrator.settings import loading as config
 from orchestrator.store.provenance import ROOT  # `ray submit` copies this file elsewhere
 from orchestrator.terminal import listing
 from orchestrator.terminal.arguments import options, parser
+from orchestrator.terminal.lines import outcome_lines, unsent_lines
 from orchestrator.threads import wait_passively
 
 USAGE_ERROR, FAILED, INTERRUPTED = 2, 1, 130
@@ -113,7 +114,7 @@ def run(expanded: plan.Plan, typed: argparse.Namespace, arguments: Sequence[str]
         print(f"error: {error}", file=sys.stderr)
         return USAGE_ERROR
     again = shlex.join(["python", sys.argv[0], "--sync", *typed.overrides])
-    print("\n".join(listing.outcome_lines(outcome) + listing.unsent_lines(outcome, again)))
+    print("\n".join(outcome_lines(outcome) + unsent_lines(outcome, again)))
     if outcome.was_interrupted:
         return interrupted(arguments)
     if outcome.standstill:

@@ -1,4 +1,4 @@
-"""What `--list` and `--dry-run` show, and what is said at the end of a sweep."""
+"""What `--list` and `--dry-run` show."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from orchestrator.planning.plan import Plan, TrialSpec, expand
 from orchestrator.settings.loading import load_plain
 from orchestrator.settings.models import PARTS
 from orchestrator.settings.yaml_files import FOLDER, SearchSpaces
-from orchestrator.store.rows import Outcome
+from orchestrator.terminal.lines import brief, forecast_line
 
 MOST_ARMS = 40  # rows of a dry run; the grid itself says the rest
 
@@ -89,61 +89,12 @@ def _schedules(simulations: Sequence[Simulation]) -> Table:
     for made in simulations:
         table.add_row(
             str(made.num_gpus),
-            _duration(made.makespan_seconds),
+            brief(made.makespan_seconds),
             f"{made.idle_share:.0%}",
             f"{made.driver_share:.0%}",
             str(made.most_waiting),
         )
     return table
-
-
-def outcome_lines(outcome: Outcome) -> list[str]:
-    """What a sweep came to, its failures grouped by reason."""
-    done = sum(outcome.counts.values())
-    parts = [f"{count} {status}" for status, count in sorted(outcome.counts.items())]
-    lines = [
-        f"{done} trials run ({', '.join(parts) or 'nothing left to do'}), "
-        f"{outcome.num_settled_before} settled before"
-    ]
-    if outcome.num_other_source:
-        lines.append(
-            f"{outcome.num_other_source} of {outcome.num_settled_before} finished results come "
-            "from other source code; --fresh runs them anew"
-        )
-    reasons = Counter(str(row["error"]) for row in outcome.failures)
-    lines += [f"{count} x {reason}" for reason, count in reasons.most_common()]
-    return lines
-
-
-def unsent_lines(outcome: Outcome, sync: str) -> list[str]:
-    """What MLflow, or the copies, do not have yet, why, and the command that sends it."""
-    lines = []
-    if outcome.num_unsent:
-        why = next(iter(outcome.tracking_failures), "unknown")
-        lines.append(
-            f"MLflow still lacks {outcome.num_unsent} results ({why}); the ledger has them all. "
-            f"To send them: {sync}"
-        )
-    if outcome.copies_failure:
-        lines.append(
-            f"not all is copied ({outcome.copies_failure}); the store has it. To send it: {sync}"
-        )
-    return lines
-
-
-def forecast_line(forecast: Forecast) -> str:
-    """Time, memory and GPU-hours in one line; `rough` where no earlier trial stands behind it."""
-    if not forecast.is_rough:
-        basis = "from earlier trials"
-    elif forecast.num_measured:
-        basis = f"rough: {forecast.num_measured} of {forecast.num_trials} trials from earlier ones"
-    else:
-        basis = "rough: from the number of operations"
-    return (
-        f"forecast ({basis}): {_duration(forecast.wall_seconds)} of wall time, "
-        f"{_duration(forecast.cpu_seconds)} of CPU time, {forecast.gpu_hours:.2g} GPU-hours, "
-        f"{forecast.memory_gib:.2g} GiB of memory"
-    )
 
 
 def _headline(plan: Plan) -> str:
@@ -230,10 +181,3 @@ def _space(plan: Plan) -> Table:
         )
         table.add_row(key, drawn.kind, values)
     return table
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes = seconds / 60
-    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"

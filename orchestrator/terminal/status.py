@@ -14,7 +14,7 @@ from orchestrator.settings.addresses import LOCAL
 from orchestrator.store.leases import Holder, Leases
 from orchestrator.store.ledger import FOLDER, Ledger, Row
 from orchestrator.store.settled import ended, is_of, unsettled
-from orchestrator.terminal.listing import forecast_line
+from orchestrator.terminal.lines import forecast_line
 from orchestrator.terminal.running_trials import RunningTrial, pulse_folder, running_trial
 from orchestrator.threads import usable_cpus
 from trainables.cache import default_cache
