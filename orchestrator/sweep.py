@@ -81,7 +81,7 @@ def sync(expanded: plan.Plan) -> int:
     from orchestrator.terminal.waiting import Waiting
 
     with Waiting("writing the ledger into MLflow"):
-        from orchestrator.tracking.tracker import sync_plan  # heavy: mlflow
+        from orchestrator.tracking.sync import sync_plan  # heavy: mlflow
 
         synced = sync_plan(expanded)
     print(

@@ -13,19 +13,12 @@ import queue
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from filelock import Timeout
 
-from orchestrator.planning.plan import Plan
-from orchestrator.planning.trial_spec import TrialSpec
 from orchestrator.redaction import redacted
-from orchestrator.store.copies import Copies
-from orchestrator.store.ledger import Ledger
-from orchestrator.store.rows import labelled
-from orchestrator.store.settled import ended, is_of
 from orchestrator.tracking.mirror import Mirror, is_refused
 
 _LOG = logging.getLogger(__name__)
@@ -158,51 +151,6 @@ class Tracker:
             return False
         time.sleep(_LAST_RETRY_SECONDS)
         return True
-
-
-@dataclass(frozen=True)
-class Synced:
-    """What became of a plan's rows.
-
-    Attributes:
-        num_sent: Rows that stand in MLflow.
-        num_unsent: Rows that do not.
-        reasons: Why.
-        num_other: Trials of the ablation in the ledger that are not in the plan as it was typed.
-    """
-
-    num_sent: int
-    num_unsent: int
-    reasons: tuple[str, ...]
-    num_other: int = 0
-
-
-def sync_plan(plan: Plan) -> Synced:
-    """Write every ended trial of a plan into its experiment, also those that only copies hold.
-
-    Raises:
-        LedgerError: If the ledger cannot be read.
-        UsageError: If its copies cannot be read or written.
-    """
-    config = plan.config
-    if config.copies:
-        copies = Copies(Path(config.store).resolve(), config.copies)
-        copies.fetch()
-        copies.send()
-    history = Ledger.read(config.store)
-    pairs = list(zip(plan.trials, ended(plan.trials, history), strict=True))
-    if plan.space:
-        searched = [end for end in history.ends.values() if is_of(end, config.ablation)]
-        pairs = [(TrialSpec.from_dict(end["spec"]), end) for end in searched]
-    tracker = Tracker(Path(config.store).resolve(), config.ablation, config.question, config.mlflow)
-    rows = [labelled(end, spec, config) for spec, end in pairs if end is not None]
-    for row in rows:
-        tracker.log(row)
-    tracker.close(most_seconds=None)
-    reasons = tuple(dict.fromkeys(tracker.failures))
-    mine = {row["fingerprint"] for row in rows}
-    others = {key for key, end in history.ends.items() if is_of(end, config.ablation)} - mine
-    return Synced(len(rows) - tracker.num_unsent, tracker.num_unsent, reasons, len(others))
 
 
 def _reason(error: Exception) -> str:

@@ -11,7 +11,7 @@ from analysis.reading.runs import lacking, read_runs
 from orchestrator.store.ledger import Ledger
 from orchestrator.store.rows import end_row
 from orchestrator.tracking.mirror import tracking_uri
-from orchestrator.tracking.tracker import sync_plan
+from orchestrator.tracking.sync import sync_plan
 from tests.unit.ended_trials import cell, made_plan
 
 ABLATION = "smoke"

@@ -14,7 +14,8 @@ from analysis.reading.runs import lacking, lacking_line, read_runs
 from orchestrator.planning import plan
 from orchestrator.settings import loading as config
 from orchestrator.tracking.mirror import tracking_uri
-from orchestrator.tracking.tracker import Tracker, sync_plan
+from orchestrator.tracking.sync import sync_plan
+from orchestrator.tracking.tracker import Tracker
 from tests.unit.deletions import ABLATION, check_deleted_and_back, delete, write_ledger
 from tests.unit.ended_trials import made_plan
 from tests.unit.test_tracking import row
