@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import UsageError
+from orchestrator.planning.cell import Cell, Resolved, Settled
 from orchestrator.planning.identity import fingerprint
 from orchestrator.planning.plan import Plan, TrialSpec, spec_for
 from orchestrator.running.cluster import set_environment
@@ -24,17 +25,8 @@ from orchestrator.store.copies import Copies
 from orchestrator.store.leases import Leases, summary
 from orchestrator.store.ledger import Ledger, Others
 from orchestrator.store.provenance import ROOT, keep_packages, provenance, source_hash
-from orchestrator.store.rows import (
-    MAX_RETRIES,
-    Cell,
-    Options,
-    Outcome,
-    Resolved,
-    Row,
-    Settled,
-    end_row,
-    labelled,
-)
+from orchestrator.store.rows import MAX_RETRIES, Outcome, Row, end_row, labelled
+from orchestrator.store.settled import Options
 from orchestrator.terminal.board import Board, announce
 from orchestrator.terminal.running_trials import SCRATCH, pulse_folder
 from orchestrator.tracking.tracker import Tracker

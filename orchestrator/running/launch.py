@@ -9,12 +9,14 @@ from torch import cuda, get_num_threads, set_num_threads
 from orchestrator.errors import StandstillError
 from orchestrator.forecast.calibration import keep_speed
 from orchestrator.forecast.placement import preflight
+from orchestrator.planning.cell import Cell
 from orchestrator.planning.plan import Plan, spec_for
 from orchestrator.precheck import cache_of, precheck
 from orchestrator.running.cluster import LOCAL, check_address, check_folder, check_niceness
 from orchestrator.running.driver import Sweep, resolved_cell
 from orchestrator.running.interruption import Interruption
-from orchestrator.store.rows import Cell, Options, Outcome
+from orchestrator.store.rows import Outcome
+from orchestrator.store.settled import Options
 from orchestrator.terminal.board import Building, announce
 from orchestrator.terminal.waiting import Waiting
 from orchestrator.threads import usable_cpus

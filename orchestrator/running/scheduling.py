@@ -23,8 +23,8 @@ from ray.tune.schedulers import (
 )
 from ray.tune.search import Searcher
 
+from orchestrator.planning.cell import Settled
 from orchestrator.planning.distributions import Distribution
-from orchestrator.store.rows import Settled
 
 MEDIAN_RUNGS = (0.25, 0.5, 1.0)  # shares of progress
 TIME_ATTR = "rung"  # 1, 2, ...: number of the share of progress among the rungs

@@ -30,6 +30,7 @@ from orchestrator.forecast.placement import (
     preflight,
     widest,
 )
+from orchestrator.planning.cell import Cell, Settled
 from orchestrator.planning.distributions import Distribution
 from orchestrator.planning.plan import TrialSpec
 from orchestrator.running.cluster import LOCAL, running_ray, supply
@@ -43,7 +44,7 @@ from orchestrator.running.scheduling import (
 )
 from orchestrator.running.watchdog import PulseTaker, Watchdog
 from orchestrator.settings.models import SweepConfig
-from orchestrator.store.rows import MAX_RETRIES, Cell, Row, Settled
+from orchestrator.store.rows import MAX_RETRIES, Row
 from trainables.trials.ray_trial import EditTrial
 from trainables.trials.run import Runtime
 

@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
 from orchestrator.planning.identity import canonical, fingerprint
 from orchestrator.planning.trial_spec import TrialSpec
 from orchestrator.store.ledger import History, Row
+
+
+@dataclass(frozen=True)
+class Options:
+    """What was typed beside the configuration."""
+
+    retry_failed: bool = False
+    complete_stopped: bool = False
+    fresh: bool = False
 
 
 def ended(specs: Sequence[TrialSpec], history: History) -> list[Row | None]:

@@ -6,7 +6,7 @@ import argparse
 from typing import NoReturn
 
 from orchestrator.errors import UsageError
-from orchestrator.store.rows import Options
+from orchestrator.store.settled import Options
 
 
 class Parser(argparse.ArgumentParser):

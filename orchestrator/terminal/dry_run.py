@@ -16,8 +16,7 @@ from orchestrator.planning.trial_spec import TrialSpec
 from orchestrator.precheck import cache_of, precheck
 from orchestrator.settings.addresses import LOCAL
 from orchestrator.store.ledger import History, Ledger
-from orchestrator.store.rows import Options
-from orchestrator.store.settled import ended, unsettled
+from orchestrator.store.settled import Options, ended, unsettled
 from orchestrator.terminal import listing
 from orchestrator.threads import usable_cpus
 from trainables.cache import default_cache

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.planning import plan
+from orchestrator.planning.cell import Cell, Resolved
 from orchestrator.planning.identity import fingerprint
 from orchestrator.planning.trial_spec import TrialSpec
 from orchestrator.settings import loading as config
 from orchestrator.store.ledger import Ledger
-from orchestrator.store.rows import Cell, Resolved, end_row
+from orchestrator.store.rows import end_row
 
 
 def made_plan(store: Path) -> plan.Plan:

@@ -11,7 +11,7 @@ from orchestrator.errors import UsageError
 from orchestrator.planning import plan
 from orchestrator.settings import loading as config
 from orchestrator.store.ledger import Ledger
-from orchestrator.store.rows import Options
+from orchestrator.store.settled import Options
 from orchestrator.terminal.dry_run import dry_run, left, simulated
 from tests.unit.ended_trials import made_plan, written
 from tests.unit.small_spaces import write_small_spaces

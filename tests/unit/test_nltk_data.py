@@ -12,7 +12,7 @@ import nltk
 import pytest
 import yaml
 
-from orchestrator.store.rows import Resolved
+from orchestrator.planning.cell import Resolved
 from tests.unit.file_trials import spec, write, zsre_line
 from trainables.errors import ConfigError
 from trainables.methods import method_settings

@@ -14,7 +14,7 @@ from orchestrator.planning import plan
 from orchestrator.running import launch
 from orchestrator.settings import loading as config
 from orchestrator.settings.yaml_files import REPOSITORY
-from orchestrator.store.rows import Options
+from orchestrator.store.settled import Options
 from orchestrator.terminal.dry_run import dry_run
 from orchestrator.terminal.waiting import Waiting
 from tests.unit.file_trials import write, zsre_line
@@ -77,7 +77,7 @@ def test_precheck_when_all_is_well_then_torch_is_not_imported_and_nothing_writte
         "from orchestrator.planning import plan\n"
         "from orchestrator.settings import loading as config\n"
         "from orchestrator.terminal.dry_run import dry_run\n"
-        "from orchestrator.store.rows import Options\n"
+        "from orchestrator.store.settled import Options\n"
         "for typed in (['ablation=lemoe_lifelong'], ['ablation=smoke', 'backbone=facts_zsre',\n"
         "              'dataset=zsre', 'dataset.path=zsre.jsonl']):\n"
         "    dry_run(plan.expand(config.load(typed)), Options())\n"

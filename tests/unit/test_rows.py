@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from orchestrator.planning.cell import Cell, Resolved
 from orchestrator.planning.identity import fingerprint
 from orchestrator.planning.plan import TrialSpec, expand
 from orchestrator.settings import loading as config
-from orchestrator.store.rows import Cell, Resolved, end_row, labelled
+from orchestrator.store.rows import end_row, labelled
 
 SPEC = TrialSpec(
     ablation="a",

@@ -6,8 +6,8 @@ from ray import tune
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
+from orchestrator.planning.cell import Settled
 from orchestrator.running.scheduling import METRIC, TIME_ATTR, PlannedSearch, make_scheduler
-from orchestrator.store.rows import Settled
 
 
 class Trial:
