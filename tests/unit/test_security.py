@@ -48,7 +48,7 @@ def test_ablation_file_with_a_python_tag_then_nothing_is_called(tmp_path: Path) 
 
 
 def test_error_with_a_token_then_the_ledger_row_hides_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    from tests.unit.test_rows import SPEC, Cell, Resolved
+    from tests.unit.store.test_rows import SPEC, Cell, Resolved
 
     monkeypatch.setenv("MY_API_KEY", "not-for-your-eyes")
     row: dict[str, Any] = {

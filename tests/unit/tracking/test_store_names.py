@@ -10,7 +10,7 @@ import pytest
 
 from analysis.reading.runs import read_records, read_runs
 from orchestrator.tracking.tracker import Tracker
-from tests.unit.test_tracking import row
+from tests.unit.tracking.test_tracker import row
 
 NAMES = ("plain", "a%20b", "a?b", "a#b", "a b", "100%", "a&b=c;d", "ünï çødé", 'it\'s "it"', "b\\c")
 

@@ -16,7 +16,7 @@ from trainables.edits.sources import open_source
 from trainables.errors import ConfigError, DataError, EditingError
 from trainables.trials.validation import Validator
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 DATASETS = sorted(path.stem for path in (ROOT / "search_spaces" / "dataset").glob("*.yaml"))
 
 

@@ -22,7 +22,7 @@ from trainables.pulse import Moment, read_pulses
 from trainables.trials.ray_trial import ActorSpentError, EditTrial
 from trainables.trials.run import Runtime
 
-METHODS = Path(__file__).resolve().parents[2] / "search_spaces" / "method"
+METHODS = Path(__file__).resolve().parents[3] / "search_spaces" / "method"
 LAST_LAYER = 3  # of the tiny backbones; the edited one is below
 NUM_EDITS = 12
 TRIALS = ("first", "second")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.unit.test_side_editing import EDITS, SETTINGS
+from tests.unit.assemblies.test_side_editor import EDITS, SETTINGS
 from trainables.artefacts import Artefacts
 from trainables.assemblies.side_editor import SideEditor
 from trainables.backbones.down_site import DownScale, DownSite

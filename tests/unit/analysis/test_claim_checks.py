@@ -25,7 +25,7 @@ from analysis.published.claim_checks import (
 from orchestrator.planning import plan
 from orchestrator.settings import loading as config
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 HEADER = "claim_id,ablation,where,first,second,score,second_score,relation,by\n"
 
 

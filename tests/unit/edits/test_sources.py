@@ -16,7 +16,7 @@ from trainables.interfaces import EditRecord, Question
 from trainables.trials.validation import Validator
 from trainables.trials.workbench import Workbench
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def test_training_locality_of_a_file_is_never_scored(tmp_path: Path) -> None:

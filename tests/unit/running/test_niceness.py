@@ -15,7 +15,7 @@ from orchestrator.planning.plan import expand
 from orchestrator.running.cluster import check_niceness, set_environment
 from orchestrator.settings import loading as config
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 _OF_A_WORKER = """
 import os
 from orchestrator.running.cluster import running_ray, set_environment

@@ -19,7 +19,7 @@ from trainables.methods import method_settings
 from trainables.moe.nltk_data import _FILES, _PACKAGES, FOLDER, NltkData, check, fetch, identity
 from trainables.trials.validation import Validator
 
-METHODS = Path(__file__).parents[2] / "search_spaces" / "method"
+METHODS = Path(__file__).parents[3] / "search_spaces" / "method"
 
 
 @pytest.fixture(autouse=True)

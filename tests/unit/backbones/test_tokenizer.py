@@ -18,7 +18,7 @@ from tests.unit.damage import change
 from trainables.backbones.tokenizer import load_tokenizer, tokenizer_identity
 from trainables.errors import BackboneError
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 TEXTS = (
     "The capital of Fooland is",
     " Who  was born in 1998?\n",

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from orchestrator.terminal.board import NUM_IN_LINE, Board, Building, average
 from orchestrator.terminal.waiting import Waiting
-from tests.unit.test_running import write
+from tests.unit.terminal.test_running_trials import write
 from trainables.pulse import Moment
 
 

@@ -30,7 +30,7 @@ SECOND = (
     Edit("Who wrote The Long Bay?", "Ivo Marsh", "The Long Bay"),
     Edit("Ivo Marsh lives in", "Vesper", "Ivo Marsh"),
 )
-YAML = Path(__file__).parents[2] / "search_spaces" / "method" / "memoe_v2.yaml"
+YAML = Path(__file__).parents[3] / "search_spaces" / "method" / "memoe_v2.yaml"
 CONFIG = replace(
     Config(**method_settings(yaml.safe_load(YAML.read_text()))),
     edit_layer=2,

@@ -9,9 +9,9 @@ import pytest
 from analysis import table
 from analysis.layouts.layout import get_layout, known_layouts
 from analysis.reading import runs
+from tests.unit.analysis.test_table import line_of
 from tests.unit.analysis_store import Writer
 from tests.unit.published_store import FAIR, POOR, STREAM, published_store
-from tests.unit.test_table import line_of
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from orchestrator.running.cluster import read_scaling
 from orchestrator.settings.loading import load
 
 util = pytest.importorskip("ray.autoscaler._private.util", reason="Ray moved its schema check")
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 FILES = ("cluster.yaml", "cluster.on_prem.yaml")
 
 

@@ -18,7 +18,7 @@ from orchestrator.tracking.sync import sync_plan
 from orchestrator.tracking.tracker import Tracker
 from tests.unit.deletions import ABLATION, check_deleted_and_back, delete, write_ledger
 from tests.unit.ended_trials import made_plan
-from tests.unit.test_tracking import row
+from tests.unit.tracking.test_tracker import row
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ import pytest
 
 from analysis.aggregate import Section, sections
 from analysis.counts import _KINDS, count_lines, num_edits
-from tests.unit.test_aggregate import trial
+from tests.unit.analysis.test_aggregate import trial
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def section_of(*trials: pd.DataFrame) -> Section:

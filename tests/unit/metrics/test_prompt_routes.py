@@ -26,7 +26,7 @@ from trainables.metrics.prompt_routes import (
 from trainables.seeding import trial_generators
 from trainables.trials.loop import Before, EditLoop, EditProtocol
 
-METHODS = Path(__file__).parents[2] / "search_spaces" / "method"
+METHODS = Path(__file__).parents[3] / "search_spaces" / "method"
 TINY = {"edit_layer": 2, "num_experts": 2, "top_k": 1, "num_steps": 3, "projection_size": 8}
 
 RECORDS = tuple(

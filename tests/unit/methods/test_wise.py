@@ -18,7 +18,7 @@ from trainables.methods.wise import Config, Wise
 from trainables.prompts import collate, edit_batch, tokenise
 from trainables.seeding import trial_generators
 
-FOLDER = Path(__file__).parents[2] / "search_spaces" / "method"
+FOLDER = Path(__file__).parents[3] / "search_spaces" / "method"
 FAR = ("Who wrote The Long Tide?", "Is it so?", "Ivo Marsh works for", "Where is Oslo Bay?")
 EDITS = tuple(
     Edit(prompt, target, None, FAR)

@@ -14,7 +14,7 @@ from orchestrator.store.settled import ended
 from orchestrator.terminal.running_trials import pulse_folder
 from orchestrator.terminal.status import read_status, status_lines
 from tests.unit.ended_trials import cell, made_plan, written
-from tests.unit.test_running import write
+from tests.unit.terminal.test_running_trials import write
 
 
 def test_status_counts_what_ended_by_reason_and_what_is_left(tmp_path: Path) -> None:
