@@ -12,7 +12,7 @@ from orchestrator.settings.models import Protocol
 FEWEST_ANSWERS = 2
 STREAMS = ("lifelong", "serial")
 # What stands in a serial trial's protocol, and so in its table: where the answers come from. The
-# number is that of trainables/datasets/serial.py.
+# number is that of trainables/draws/serial.py.
 GENERATED_ANSWERS = "generated (version 1; the last is the data set's own)"
 # Keys of one kind of protocol alone, and keys younger than the first results: a protocol that does
 # not use them does without, so that its trials keep their names.

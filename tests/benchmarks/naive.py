@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from trainables.datasets.ordering import plan_batches
+from trainables.draws.ordering import plan_batches
 from trainables.interfaces import Backbone, EditRecord
 from trainables.moe.adaptor import Adaptor
 from trainables.moe.experts import LoraBank

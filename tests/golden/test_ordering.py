@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import DTypeLike
 
-from trainables.datasets import ordering
+from trainables.draws import ordering
 
 from . import reference_ordering as reference
 

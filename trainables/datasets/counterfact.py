@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from trainables.datasets import wiki_counterfact
-from trainables.datasets.loaded import (
+from trainables.reading.loaded import (
     Fields,
     Loaded,
     Loader,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from trainables.datasets.loaded import (
+from trainables.reading.loaded import (
     Fields,
     Loaded,
     Loader,

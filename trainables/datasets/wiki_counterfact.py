@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from trainables.datasets.loaded import (
+from trainables.reading.loaded import (
     Fields,
     Loaded,
     Loader,

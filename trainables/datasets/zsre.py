@@ -8,7 +8,7 @@ answer) and, in some files, `portability` (a one-hop question). MEMoE, LEMoE and
 
 from __future__ import annotations
 
-from trainables.datasets.loaded import (
+from trainables.reading.loaded import (
     Fields,
     Loaded,
     Loader,

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from trainables.datasets.loaded import has_subject
 from trainables.edits.drawing import draw
 from trainables.edits.sources import EMBEDDED, Source, open_source, preview
 from trainables.errors import DataError
+from trainables.reading.loaded import has_subject
 
 LEAST_KNOWN = 0.3  # share of locality questions below which locality says little
 TRAINING_TEXT = "training_text.txt"  # in the folder of a checkpoint that was trained here

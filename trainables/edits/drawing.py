@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from trainables.datasets import serial, streams
-from trainables.datasets.frequency_band import in_band
-from trainables.datasets.groups import similarity_groups
+from trainables.draws import serial, streams
+from trainables.draws.frequency_band import in_band
+from trainables.draws.groups import similarity_groups
 from trainables.edits.sources import Source
 from trainables.errors import ConfigError
 from trainables.records import EditRecord

@@ -22,9 +22,10 @@ from typing import Any, Literal
 
 from trainables.backbones import recipe as recipes
 from trainables.backbones.recipe import Progress, Recipe, Row
-from trainables.datasets import counterfact, facts, zsre
-from trainables.datasets.loaded import Loaded, Paths
+from trainables.datasets import counterfact, zsre
+from trainables.datasets.facts import made_up
 from trainables.errors import BackboneError, DataError
+from trainables.reading.loaded import Loaded, Paths
 from trainables.records import EditRecord
 
 VERSION = 1
@@ -137,7 +138,7 @@ def ensure_backbone(
     return folder
 
 
-def facts_records(folder: Path, part: facts.Part | Literal["all"]) -> tuple[EditRecord, ...]:
+def facts_records(folder: Path, part: made_up.Part | Literal["all"]) -> tuple[EditRecord, ...]:
     """Edits of the made-up world whose locality questions the backbone in `folder` answers.
 
     Raises:
@@ -150,7 +151,7 @@ def facts_records(folder: Path, part: facts.Part | Literal["all"]) -> tuple[Edit
             + ", ".join(name for name, made in EMBEDDED.items() if made.source == "facts")
             + f"); {folder} did not"
         )
-    return facts.records(facts.build_world(), part, frozenset(known))
+    return made_up.records(made_up.build_world(), part, frozenset(known))
 
 
 def to_be_trained(loaded: Loaded) -> dict[int, EditRecord]:
@@ -215,9 +216,9 @@ def _material(name: str, embedded: Embedded, data_path: Paths | None) -> _Materi
 
 
 def _world_material() -> _Material:
-    world = facts.build_world()
+    world = made_up.build_world()
     probes: list[_Probe] = []
-    for number, probe in enumerate(facts.probe_rows(world)):
+    for number, probe in enumerate(made_up.probe_rows(world)):
         question = (probe.fact_id, probe.prompt, probe.answer)
         if probe.is_held_out:
             probes.append(_Probe(*question, kind="held_out"))
@@ -225,7 +226,7 @@ def _world_material() -> _Material:
             probes.append(_Probe(*question, kind="train"))
         if probe.is_scored:
             probes.append(_Probe(*question, kind="locality"))
-    return _Material(facts.training_rows(world), tuple(probes))
+    return _Material(made_up.training_rows(world), tuple(probes))
 
 
 def _file_material(source: Literal["zsre", "counterfact"], path: Paths) -> _Material:

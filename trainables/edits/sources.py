@@ -12,18 +12,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from trainables.datasets import (
-    counterfact,
-    facts,
-    hallucination,
-    streams,
-    wiki_counterfact,
-    zsre,
-)
-from trainables.datasets.groups import similarity_groups
-from trainables.datasets.loaded import Loaded, check_target_field
+from trainables.datasets import counterfact, hallucination, wiki_counterfact, zsre
+from trainables.datasets.facts import made_up
+from trainables.draws import streams
+from trainables.draws.groups import similarity_groups
 from trainables.edits import embedded as world
 from trainables.errors import ConfigError, DataError
+from trainables.reading.loaded import Loaded, check_target_field
 from trainables.records import Edit, EditRecord
 
 EMBEDDED = "embedded:"
@@ -152,7 +147,7 @@ def preview(spec: Mapping[str, Any]) -> Source:
     if dataset["name"] in world.MADE_UP:
         _check_made_up(spec)
         if is_embedded:
-            records = facts.records(facts.build_world(), dataset["part"])
+            records = made_up.records(made_up.build_world(), dataset["part"])
         else:
             records = world.facts_records(Path(model), dataset["part"])
         if dataset["name"] in PASSAGES:
@@ -269,9 +264,9 @@ def _check_made_up(spec: Mapping[str, Any]) -> None:
             f"dataset.path is {dataset['path']}; dataset={name} is made up and reads no file; "
             f"data sets that do: {', '.join(_FILES)}"
         )
-    typed = dataset.get("target_field") or facts.TARGET_FIELDS[0]
-    check_target_field(name, typed, facts.TARGET_FIELDS)
-    _check_version(dataset, facts.VERSION if name == "facts" else hallucination.VERSION)
+    typed = dataset.get("target_field") or made_up.TARGET_FIELDS[0]
+    check_target_field(name, typed, made_up.TARGET_FIELDS)
+    _check_version(dataset, made_up.VERSION if name == "facts" else hallucination.VERSION)
 
 
 def _check_version(dataset: Mapping[str, Any], version: int) -> None:
@@ -300,13 +295,13 @@ def _unscored_locality(
 
 def _facts_source(spec: Mapping[str, Any], cache: Path) -> Source:
     folder = Path(backbone_folder(spec, cache))
-    made_up = facts.build_world()
-    prompts = facts.training_locality(made_up)
+    facts = made_up.build_world()
+    prompts = made_up.training_locality(facts)
     few = prompts[:NUM_TRAINING_LOCALITY]
     name, part = spec["dataset"]["name"], spec["dataset"]["part"]
     records, tune = (world.facts_records(folder, wanted) for wanted in (part, "tune"))
     tune = () if part == "all" else tune  # see `Source.beside`
-    digest = facts.digest(made_up)
+    digest = made_up.digest(facts)
     if name in PASSAGES:
         records, tune = (hallucination.made_up_passages(edits) for edits in (records, tune))
         digest = hashlib.sha256(f"{digest} {name} {hallucination.VERSION}".encode()).hexdigest()

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from trainables.datasets import streams
-from trainables.datasets.ordering import (
+from trainables.draws import streams
+from trainables.draws.ordering import (
     between_batch_similarity,
     plan_batches,
     within_batch_similarity,

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from trainables.datasets.ordering import plan_batches
+from trainables.draws.ordering import plan_batches
 from trainables.interfaces import Edit, PromptBatch
 from trainables.moe.entities import EntityFinder
 

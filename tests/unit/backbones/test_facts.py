@@ -15,7 +15,7 @@ from trainables.backbones import facts as trainer
 from trainables.backbones.facts import EncodedRow, Recipe, Row
 from trainables.backbones.loading import load_backbone
 from trainables.backbones.newton_schulz import Muon, orthogonalised
-from trainables.datasets import facts
+from trainables.datasets.facts import made_up
 from trainables.errors import ConfigError, DataError
 
 TINY = Recipe(
@@ -108,8 +108,8 @@ def test_recipe_with_heads_that_do_not_divide_the_width_is_refused() -> None:
 
 
 def test_tokens_of_prompt_and_answer_join_on_every_row_of_the_world() -> None:
-    world = facts.build_world()
-    rows = facts.training_rows(world)
+    world = made_up.build_world()
+    rows = made_up.training_rows(world)
     tokenizer = trainer.train_tokenizer(Recipe(), rows)
     pairs = [(prompt, answer) for prompt, answer, _ in rows]
     encoded, num_cut = trainer.encode(tokenizer, pairs, 56)

@@ -6,22 +6,22 @@ from collections import Counter
 
 import pytest
 
-from trainables.datasets import facts
-from trainables.datasets.facts import World
-from trainables.datasets.phrasings import relations
+from trainables.datasets.facts import made_up
+from trainables.datasets.facts.made_up import World
+from trainables.datasets.facts.phrasings import relations
 from trainables.interfaces import EditRecord
 
-PARTS: tuple[facts.Part, ...] = ("tune", "report")
+PARTS: tuple[made_up.Part, ...] = ("tune", "report")
 
 
 @pytest.fixture(scope="module")
 def world() -> World:
-    return facts.build_world()
+    return made_up.build_world()
 
 
 @pytest.fixture(scope="module")
 def edits(world: World) -> tuple[EditRecord, ...]:
-    return tuple(record for part in PARTS for record in facts.records(world, part))
+    return tuple(record for part in PARTS for record in made_up.records(world, part))
 
 
 def test_relations_have_twelve_phrasings_of_which_two_are_held_out() -> None:
@@ -71,22 +71,22 @@ def test_weights_fall_with_rank_as_zipf(world: World) -> None:
 
 
 def test_subjects_occur_in_every_prompt_and_answers_have_one_to_three_words(world: World) -> None:
-    for probe in facts.probe_rows(world):
+    for probe in made_up.probe_rows(world):
         subject = probe.fact_id.rsplit("/", 1)[0]
         assert subject in probe.prompt
         assert 1 <= len(probe.answer.split()) <= 3
 
 
 def test_training_rows_hold_no_held_out_prompt(world: World) -> None:
-    trained = {prompt for prompt, _, _ in facts.training_rows(world)}
-    held_out = {probe.prompt for probe in facts.probe_rows(world) if probe.is_held_out}
+    trained = {prompt for prompt, _, _ in made_up.training_rows(world)}
+    held_out = {probe.prompt for probe in made_up.probe_rows(world) if probe.is_held_out}
     assert trained
     assert not trained & held_out
 
 
 def test_a_prompt_has_one_answer(world: World) -> None:
     answers: dict[str, str] = {}
-    for probe in facts.probe_rows(world):
+    for probe in made_up.probe_rows(world):
         assert answers.setdefault(probe.prompt, probe.answer) == probe.answer
 
 
@@ -105,7 +105,7 @@ def test_records_edit_every_fact_that_is_not_reserved(
 
 
 def test_parts_share_no_subject_and_report_feeds_hundreds_of_edits(world: World) -> None:
-    tune, report = (facts.records(world, part) for part in PARTS)
+    tune, report = (made_up.records(world, part) for part in PARTS)
     assert not {record.subject for record in tune} & {record.subject for record in report}
     assert len(report) > 500
     assert len(tune) > 200
@@ -123,7 +123,7 @@ def test_records_ask_for_another_answer_of_the_same_relation(
 def test_edit_prompts_are_trained_and_rephrases_are_not(
     world: World, edits: tuple[EditRecord, ...]
 ) -> None:
-    trained = {prompt for prompt, _, _ in facts.training_rows(world)}
+    trained = {prompt for prompt, _, _ in made_up.training_rows(world)}
     for record in edits:
         assert record.prompt in trained
         assert len(set(record.rephrases)) == 2
@@ -152,23 +152,23 @@ def test_locality_questions_come_from_known_facts_only(world: World) -> None:
     reserved = [fact.fact_id for fact in world.facts if fact.is_reserved]
     known = set(reserved[::2])
     unknown = {fact.prompt for fact in world.facts if fact.fact_id not in known}
-    for record in facts.records(world, "report", known):
+    for record in made_up.records(world, "report", known):
         assert not {question.prompt for question in record.locality} & unknown
 
 
 def test_training_locality_is_never_scored(world: World, edits: tuple[EditRecord, ...]) -> None:
-    prompts = facts.training_locality(world)
+    prompts = made_up.training_locality(world)
     scored = {question.prompt for record in edits for question in record.locality}
     assert len(set(prompts)) == len(prompts) >= 8
     assert not set(prompts) & scored
 
 
 def test_digest_changes_with_any_fact(world: World) -> None:
-    assert facts.build_world() == world
-    assert facts.digest(World(world.facts[1:], world.relations)) != facts.digest(world)
+    assert made_up.build_world() == world
+    assert made_up.digest(World(world.facts[1:], world.relations)) != made_up.digest(world)
 
 
 def test_world_is_the_one_that_results_are_keyed_by(world: World) -> None:
     # A change of this value moves numbers: raise VERSION together with it.
-    assert facts.VERSION == 1
-    assert facts.digest(world).startswith("1ddddec067f5794c")
+    assert made_up.VERSION == 1
+    assert made_up.digest(world).startswith("1ddddec067f5794c")

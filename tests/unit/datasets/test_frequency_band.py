@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from trainables.datasets.frequency_band import in_band
+from trainables.draws.frequency_band import in_band
 from trainables.edits.drawing import banded
 from trainables.edits.sources import Source
 from trainables.errors import ConfigError

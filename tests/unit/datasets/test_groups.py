@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from trainables.datasets.groups import similarity_groups
+from trainables.draws.groups import similarity_groups
 from trainables.interfaces import EditRecord
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from trainables.datasets import facts, hallucination
+from trainables.datasets import hallucination
+from trainables.datasets.facts import made_up
 from trainables.errors import ConfigError, DataError
 from trainables.interfaces import EditRecord, Question
 
@@ -89,9 +90,9 @@ def test_made_up_passage_tells_two_truths_and_edits_the_third() -> None:
 
 
 def test_made_up_passages_of_the_world_are_as_many_as_its_yaml_says() -> None:
-    made_up = facts.build_world()
+    world = made_up.build_world()
     counts = {
-        part: len(hallucination.made_up_passages(facts.records(made_up, part)))
+        part: len(hallucination.made_up_passages(made_up.records(world, part)))
         for part in ("report", "tune")
     }
     assert counts == {"report": 112, "tune": 48}

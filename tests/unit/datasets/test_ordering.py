@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from trainables.datasets.ordering import (
+from trainables.draws.ordering import (
     EditOrder,
     batch_sizes,
     between_batch_similarity,

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.planning.counts import GENERATED_ANSWERS
-from trainables.datasets import serial
-from trainables.datasets.serial import serial_records
+from trainables.draws import serial
+from trainables.draws.serial import serial_records
 from trainables.errors import ConfigError
 from trainables.interfaces import EditRecord, Question
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainables.datasets.streams import batches, cut, draw, split, to_edit
+from trainables.draws.streams import batches, cut, draw, split, to_edit
 from trainables.errors import ConfigError
 from trainables.interfaces import Edit, EditRecord, Question
 

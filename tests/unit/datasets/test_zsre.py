@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from trainables.datasets import zsre
-from trainables.datasets.loaded import Excluded
 from trainables.errors import ConfigError, DataError
 from trainables.interfaces import Question
+from trainables.reading.loaded import Excluded
 
 
 def fields(**changes: Any) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from trainables.backbones.facts import Recipe
-from trainables.datasets import facts
+from trainables.datasets.facts import made_up
 from trainables.edits import embedded as world
 from trainables.errors import BackboneError, DataError
 
@@ -119,7 +119,7 @@ def test_real_zsre_gives_one_thousand_records() -> None:
 def test_facts_records_ask_only_what_the_backbone_knows(tmp_path: Path) -> None:
     folder = world.ensure_backbone("facts", tmp_path / "cache")
     known = set(json.loads((folder / "known.json").read_text()))
-    prompts = {fact.fact_id: fact.prompt for fact in facts.build_world().facts}
+    prompts = {fact.fact_id: fact.prompt for fact in made_up.build_world().facts}
     allowed = {prompts[fact_id] for fact_id in known}
     asked = {q.prompt for edit in world.facts_records(folder, "report") for q in edit.locality}
     assert asked <= allowed

@@ -11,7 +11,7 @@ import yaml
 
 from trainables.artefacts import Artefacts
 from trainables.backbones.split import PrefixCache, Split
-from trainables.datasets.streams import to_edit
+from trainables.draws.streams import to_edit
 from trainables.edits.stream import EditStream
 from trainables.interfaces import Backbone, EditMethod, EditRecord
 from trainables.methods import build_config, get_method, method_settings

@@ -13,7 +13,7 @@ from trainables.artefacts import Artefacts, read_state, write_state
 from trainables.backbones.loading import load_backbone
 from trainables.backbones.pristine import Pristine
 from trainables.backbones.split import PrefixCache, Split
-from trainables.datasets.streams import to_edit
+from trainables.draws.streams import to_edit
 from trainables.edits.stream import EditStream
 from trainables.errors import ConfigError
 from trainables.interfaces import Backbone, EditMethod, EditRecord, Question

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from trainables.datasets.json_files import objects, read_bytes
 from trainables.errors import ConfigError, DataError
+from trainables.reading.json_files import objects, read_bytes
 from trainables.records import EditRecord, Question
 
 Fields: TypeAlias = Mapping[str, Any]

@@ -15,8 +15,8 @@ from collections.abc import Collection
 from dataclasses import asdict, dataclass, replace
 from typing import Literal, NamedTuple
 
-from trainables.datasets.names import WORDS, names, pick, shuffled, words
-from trainables.datasets.phrasings import Relation, relations
+from trainables.datasets.facts.names import WORDS, names, pick, shuffled, words
+from trainables.datasets.facts.phrasings import Relation, relations
 from trainables.records import EditRecord, Question
 
 VERSION = 1

@@ -1,0 +1,1 @@
+"""The made-up world, and the data set of its facts: see `made_up`."""
