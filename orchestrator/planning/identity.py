@@ -40,6 +40,8 @@ def identity_fields(spec: TrialSpec, extra: Mapping[str, Any]) -> dict[str, Any]
     dataset = {key: value for key, value in spec.dataset.items() if key not in _NOT_DATASET}
     if dataset.get("frequency_band") is None:  # drawn from all: as before there were bands
         dataset = {key: value for key, value in dataset.items() if key not in _OF_BAND}
+    if dataset.get("module") == dataset.get("name"):  # as before modules were named
+        dataset.pop("module", None)
     return {
         "method": {key: value for key, value in spec.method.items() if key not in _NOT_METHOD},
         "backbone": backbone,

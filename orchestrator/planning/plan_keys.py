@@ -16,7 +16,7 @@ from orchestrator.settings.yaml_files import unknown
 _DESCRIBED = {
     "method": frozenset(HEADER),
     "backbone": frozenset({"name", "edit_layer"}),
-    "dataset": frozenset({"name", "source", "version"}),
+    "dataset": frozenset({"name", "module", "source", "version"}),
 }
 
 

@@ -104,6 +104,8 @@ class Resolver:
             layered = list(self._layered(part, swept))
             resolved = {"name": name, **self.config.spaces.load(part, name)}
             resolved.pop("cost", None)
+            if part == "dataset":
+                resolved.setdefault("module", name)
             is_embedded = str(resolved.get("model")).startswith(EMBEDDED)
             origins = {f"{part}.{field}": Origin(f"{part} {name}") for field in resolved}
             for source, name_, value, _ in layered:

@@ -6,8 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-NEW_TARGET = ("facts", "facts_passages", "counterfact")  # data sets that name their target so
-
 
 def zsre_line(number: int) -> dict[str, Any]:
     return {
@@ -34,7 +32,7 @@ def spec(folder: Path, dataset: str, path: Path | None, **protocol: Any) -> dict
             "name": dataset,
             "path": None if path is None else str(path),
             "part": "report",
-            "target_field": "target_new" if dataset in NEW_TARGET else "alt",
+            "target_field": None,  # as published
         },
         "protocol": {
             "kind": "lifelong",

@@ -35,6 +35,34 @@ from trainables.records import EditRecord, Question
 
 VERSION = 1
 TARGET_FIELDS = ("target_new",)
+HAS_PASSAGES = False
+_FLAT = {
+    "prompt": "The birthplace of person {n} is",
+    "target_new": "Town {n}",
+    "subject": "person {n}",
+    "ground_truth": "City {n}",
+    "rephrase_prompt": "Born was person {n} in",
+}
+EXAMPLES = (
+    {
+        **_FLAT,
+        "locality_prompt": "The birthplace of Ivo {n} is",
+        "locality_ground_truth": "City {n}",
+    },
+    {**_FLAT, "locality": [{"prompt": "The birthplace of Ivo {n} is", "ground_truth": "Orm"}]},
+    {
+        "requested_rewrite": {
+            "prompt": "The birthplace of {} is",
+            "subject": "person {n}",
+            "target_new": {"str": "Town {n}"},
+            "target_true": {"str": "City {n}"},
+            "relation_id": "P19",
+        },
+        "paraphrase_prompts": ["Born was person {n} in", "The first home of person {n} was"],
+        "neighborhood_prompts": ["The birthplace of Ivo {n} is"],
+    },
+    *wiki_counterfact.EXAMPLES,
+)
 
 
 def load(paths: Paths, target_field: str | None = None) -> Loaded:

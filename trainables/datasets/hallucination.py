@@ -7,8 +7,6 @@ Fields: `prompt` (the passage so far), `target_new` (its right next sentence), `
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from trainables.reading.loaded import (
     Fields,
     Loaded,
@@ -22,7 +20,16 @@ from trainables.records import EditRecord, Question
 
 VERSION = 1
 TARGET_FIELDS = ("alt",)
-MADE_UP_LEAD = 2  # sentences of a made-up passage before the one that is edited
+HAS_PASSAGES = True
+EXAMPLES = (
+    {
+        "prompt": "This is a passage about person {n}. He has lived in Orm since year {n}.",
+        "target_new": "He was born in town {n}.",
+        "subject": "person {n}",
+        "locality_prompt": "Maps of region {n}, cut in the mi",
+        "locality_ground_truth": "ddle of a word.",
+    },
+)
 
 
 def load(paths: Paths, target_field: str | None = None) -> Loaded:
@@ -41,40 +48,6 @@ def load(paths: Paths, target_field: str | None = None) -> Loaded:
     """
     loader = Loader("hallucination", VERSION, TARGET_FIELDS, _record, has_templates=False)
     return load_records(paths, loader, target_field)
-
-
-def made_up_passages(records: Iterable[EditRecord]) -> tuple[EditRecord, ...]:
-    """Passages about the subjects of the made-up world, for the embedded backbones.
-
-    One passage per subject with three edits or more: two of its sentences as they are true, then
-    the third with its edited answer as the target. The locality questions are the far ones of that
-    edit; records without any are left out.
-
-    Args:
-        records: Edits of the made-up world, in their order.
-    """
-    by_subject: dict[str, list[EditRecord]] = {}
-    for record in records:
-        if record.subject is not None and record.true_answer is not None:
-            by_subject.setdefault(record.subject, []).append(record)
-    passages = []
-    for subject, own in by_subject.items():
-        if len(own) <= MADE_UP_LEAD:
-            continue
-        lead, last = own[:MADE_UP_LEAD], own[MADE_UP_LEAD]
-        far = tuple(question for question in last.locality if question.kind == "locality_far")
-        if far:
-            sentences = [f"{record.prompt} {record.true_answer}." for record in lead]
-            passages.append(
-                EditRecord(
-                    record_id=f"passage/{last.record_id}",
-                    prompt=" ".join((f"This is a passage about {subject}.", *sentences)),
-                    target_new=f"{last.prompt} {last.target_new}.",
-                    subject=subject,
-                    locality=far,
-                )
-            )
-    return tuple(passages)
 
 
 def _record(fields: Fields, record_id: str, _: str) -> EditRecord:

@@ -27,6 +27,29 @@ from trainables.records import EditRecord, Question
 
 VERSION = 1
 TARGET_FIELDS = ("alt", "answers")  # the false completion, as published; the true one
+HAS_PASSAGES = False
+EXAMPLES = (
+    {
+        "subject": "person {n}",
+        "prompt": "The birthplace of person {n} is",
+        "target_new": "Town {n}",
+        "ground_truth": "City {n}",
+        "portability": {
+            "Subject_Aliasing": [
+                {"prompt": "The birthplace of number {n} is", "ground_truth": [["Town {n}"]]}
+            ],
+            "Reasoning": [{"prompt": "The ruler there is", "ground_truth": [["Ivo", "Ivo I"]]}],
+        },
+        "locality": {
+            "Relation_Specificity": [
+                {"prompt": "The work of person {n} is", "ground_truth": [["book {n}"]]}
+            ],
+            "Forgetfulness": [
+                {"prompt": "Once the home of person {n} was", "ground_truth": [["Orm"]]}
+            ],
+        },
+    },
+)
 REPHRASES = "Subject_Aliasing"
 LOCALITY = ("Relation_Specificity", "Forgetfulness")
 PORTABILITY = ("Reasoning",)

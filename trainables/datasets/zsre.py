@@ -23,6 +23,22 @@ from trainables.records import EditRecord, Question
 
 VERSION = 1
 TARGET_FIELDS = ("alt", "answers")  # as published; the first true answer
+HAS_PASSAGES = False
+EXAMPLES = (
+    {
+        "subject": "person {n}",
+        "src": "Where was person {n} born?",
+        "rephrase": "What is the birthplace of person {n}?",
+        "alt": "Town {n}",
+        "answers": ["City {n}"],
+        "loc": "nq question: who wrote book {n}",
+        "loc_ans": "Ada",
+        "portability": {
+            "New Question": "Who rules where person {n} was born?",
+            "New Answer": "Ivo",
+        },
+    },
+)
 LOCALITY_MARKER = "nq question: "
 
 

@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 from trainables.backbones import recipe as recipes
 from trainables.backbones.recipe import Progress, Recipe, Row
-from trainables.datasets import counterfact, zsre
+from trainables.datasets import FileDataSet, get_dataset
 from trainables.datasets.facts import made_up
 from trainables.errors import BackboneError, DataError
 from trainables.reading.loaded import Loaded, Paths
@@ -30,7 +30,7 @@ from trainables.records import EditRecord
 
 VERSION = 1
 NUM_FILE_RECORDS = 1000
-MADE_UP = ("facts", "facts_passages")  # data sets that need no file, but a backbone that read them
+WORLD = "facts"  # what a backbone has read that can be asked about the made-up world
 _PROBE_STRIDE = 4  # every fourth trained question of the made-up world: enough for its recall
 
 _KNOWN_FILE = "known.json"
@@ -39,10 +39,10 @@ _LINES_FILE = "lines.json"
 
 @dataclass(frozen=True)
 class Embedded:
-    """An embedded backbone: what it is and what it reads."""
+    """An embedded backbone: what it is, and what it reads: `WORLD` or files of a data set."""
 
     recipe: Recipe
-    source: Literal["facts", "zsre", "counterfact"] = "facts"
+    source: str = WORLD
 
 
 _WORLD = Recipe()
@@ -138,8 +138,8 @@ def ensure_backbone(
     return folder
 
 
-def facts_records(folder: Path, part: made_up.Part | Literal["all"]) -> tuple[EditRecord, ...]:
-    """Edits of the made-up world whose locality questions the backbone in `folder` answers.
+def known_facts(folder: Path) -> frozenset[str]:
+    """Ids of the facts of the made-up world that the backbone in `folder` answers rightly.
 
     Raises:
         DataError: If that backbone was not trained on the made-up world.
@@ -148,10 +148,10 @@ def facts_records(folder: Path, part: made_up.Part | Literal["all"]) -> tuple[Ed
     if known is None or trained_lines_or_none(folder) is not None:
         raise DataError(
             "dataset=facts needs a backbone that read the made-up world ("
-            + ", ".join(name for name, made in EMBEDDED.items() if made.source == "facts")
+            + ", ".join(name for name, made in EMBEDDED.items() if made.source == WORLD)
             + f"); {folder} did not"
         )
-    return made_up.records(made_up.build_world(), part, frozenset(known))
+    return frozenset(known)
 
 
 def to_be_trained(loaded: Loaded) -> dict[int, EditRecord]:
@@ -164,17 +164,21 @@ def to_be_trained(loaded: Loaded) -> dict[int, EditRecord]:
     return dict(islice(usable, NUM_FILE_RECORDS))
 
 
-def check_source(name: str, dataset: str) -> None:
-    """Make sure that the embedded backbone `name` has read files of the data set `dataset`.
+def check_source(name: str, dataset: str, wanted: str) -> None:
+    """Make sure that the embedded backbone `name` has read what is edited.
+
+    Args:
+        name: Of the backbone.
+        dataset: Name of the data set.
+        wanted: `WORLD`, or the module of the data set.
 
     Raises:
         DataError: If it has not: it would have nothing to edit.
     """
     source = EMBEDDED[name].source if name in EMBEDDED else None
-    wanted = "facts" if dataset in MADE_UP else dataset
     if source not in (None, wanted):
         fitting = [f"backbone={other}" for other, made in EMBEDDED.items() if made.source == wanted]
-        allowed = " or ".join([*fitting, *(["a real model"] if dataset not in MADE_UP else [])])
+        allowed = " or ".join([*fitting, *(["a real model"] if wanted != WORLD else [])])
         raise DataError(
             f"dataset={dataset} with backbone={name}: it was trained on {source}; use {allowed}"
         )
@@ -188,9 +192,9 @@ def trained_lines(folder: Path) -> frozenset[int]:
     """
     lines = trained_lines_or_none(folder)
     if lines is None:
+        made = ", ".join(f"backbone={name}" for name, e in EMBEDDED.items() if e.source != WORLD)
         raise DataError(
-            f"{folder} was not trained on a file: this data set needs backbone=facts_zsre, "
-            "backbone=facts_counterfact or a real model"
+            f"{folder} was not trained on a file: this data set needs {made} or a real model"
         )
     return lines
 
@@ -208,7 +212,7 @@ def locality_known(folder: Path) -> float | None:
 
 
 def _material(name: str, embedded: Embedded, data_path: Paths | None) -> _Material:
-    if embedded.source == "facts":
+    if embedded.source == WORLD:
         return _world_material()
     if data_path is None:
         raise BackboneError(f"dataset.path is not set; backbone={name} is trained on that file")
@@ -229,8 +233,10 @@ def _world_material() -> _Material:
     return _Material(made_up.training_rows(world), tuple(probes))
 
 
-def _file_material(source: Literal["zsre", "counterfact"], path: Paths) -> _Material:
-    loaded = (zsre if source == "zsre" else counterfact).load(path)
+def _file_material(source: str, path: Paths) -> _Material:
+    dataset = get_dataset(source)
+    assert isinstance(dataset, FileDataSet)
+    loaded = dataset.load(path)
     answers: dict[str, str] = {}
     probes: list[_Probe] = []
     chosen = to_be_trained(loaded)

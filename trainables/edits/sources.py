@@ -1,6 +1,7 @@
 """Where a specification's backbone and records come from; checked in the driver before Ray starts.
 
-The only module that knows both the made-up world and the files that a user names.
+The only module that knows both the made-up world and the files that a user names; of data sets
+it knows their two kinds alone.
 """
 
 from __future__ import annotations
@@ -12,17 +13,23 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from trainables.datasets import counterfact, hallucination, wiki_counterfact, zsre
+from trainables.datasets import (
+    DataSet,
+    FileDataSet,
+    MadeUpDataSet,
+    file_datasets,
+    get_dataset,
+    module_of,
+)
 from trainables.datasets.facts import made_up
 from trainables.draws import streams
 from trainables.draws.groups import similarity_groups
-from trainables.edits import embedded as world
+from trainables.edits import embedded
 from trainables.errors import ConfigError, DataError
 from trainables.reading.loaded import Loaded, check_target_field
 from trainables.records import Edit, EditRecord
 
 EMBEDDED = "embedded:"
-PASSAGES = ("facts_passages", "hallucination")
 NUM_TRAINING_LOCALITY = 8  # prompts that an edit may be trained to leave alone
 MAX_TRAINING_LOCALITY = 200  # prompts that these are drawn from
 
@@ -109,7 +116,7 @@ def backbone_folder(
     if not model.startswith(EMBEDDED):
         return model
     return str(
-        world.ensure_backbone(
+        embedded.ensure_backbone(
             model.removeprefix(EMBEDDED),
             cache / "backbones",
             seed=int(spec["backbone"].get("seed") or 0),
@@ -124,56 +131,62 @@ def open_source(spec: Mapping[str, Any], cache: Path) -> Source:
     """The records of a specification; an embedded backbone is trained on first use.
 
     Raises:
+        ConfigError: If there is no such data set, or if it cannot obey a key.
         DataError: If the data is missing, broken, or does not fit the backbone.
     """
-    if spec["dataset"]["name"] in world.MADE_UP:
-        _check_made_up(spec)
-        return _facts_source(spec, cache)
-    loaded, known, lines = _loaded(spec), None, None
+    dataset = get_dataset(module_of(spec["dataset"]))
+    if isinstance(dataset, MadeUpDataSet):
+        _check_made_up(spec, dataset)
+        return _made_up_source(spec, dataset, Path(backbone_folder(spec, cache)))
+    loaded, known, lines = _loaded(spec, dataset), None, None
     if str(spec["backbone"]["model"]).startswith(EMBEDDED):
         folder = Path(backbone_folder(spec, cache))
-        known, lines = world.locality_known(folder), world.trained_lines(folder)
-    return _file_source(spec, loaded, lines, known)
+        known, lines = embedded.locality_known(folder), embedded.trained_lines(folder)
+    return _file_source(spec, dataset, loaded, lines, known)
 
 
 def preview(spec: Mapping[str, Any]) -> Source:
     """As `open_source`, without an embedded backbone: what it leaves out or asks is not known yet.
 
     Raises:
-        DataError: As `open_source`.
+        EditingError: As `open_source`.
     """
-    dataset, model = spec["dataset"], str(spec["backbone"]["model"])
+    wanted, model = spec["dataset"], str(spec["backbone"]["model"])
     is_embedded = model.startswith(EMBEDDED)
-    if dataset["name"] in world.MADE_UP:
-        _check_made_up(spec)
-        if is_embedded:
-            records = made_up.records(made_up.build_world(), dataset["part"])
-        else:
-            records = world.facts_records(Path(model), dataset["part"])
-        if dataset["name"] in PASSAGES:
-            records = hallucination.made_up_passages(records)
-        return Source(records, (), (), digest="", part=dataset["part"], is_preview=True)
-    loaded, lines = _loaded(spec), None
+    dataset = get_dataset(module_of(wanted))
+    if isinstance(dataset, MadeUpDataSet):
+        _check_made_up(spec, dataset)
+        known = None if is_embedded else embedded.known_facts(Path(model))
+        return Source(
+            records=dataset.records(wanted["part"], known),
+            training=(),
+            training_locality=(),
+            digest="",
+            has_passages=dataset.HAS_PASSAGES,
+            part=wanted["part"],
+            is_preview=True,
+        )
+    loaded, lines = _loaded(spec, dataset), None
     if is_embedded:  # trained on what the file offers with the published target, whatever is edited
-        published = _FILES[dataset["name"]].TARGET_FIELDS[0]
-        is_published = dataset.get("target_field") in (None, published)
-        read = loaded if is_published else _load({**dataset, "target_field": published})
-        lines = frozenset(world.to_be_trained(read))
-    return replace(_file_source(spec, loaded, lines), is_preview=is_embedded)
+        published = dataset.TARGET_FIELDS[0]
+        is_published = wanted.get("target_field") in (None, published)
+        read = loaded if is_published else _load({**wanted, "target_field": published}, dataset)
+        lines = frozenset(embedded.to_be_trained(read))
+    return replace(_file_source(spec, dataset, loaded, lines), is_preview=is_embedded)
 
 
-def _check_backbone(spec: Mapping[str, Any]) -> None:
-    """Make sure that the backbone fits the data set, as far as its name tells.
+def _check_backbone(spec: Mapping[str, Any], wanted: str) -> None:
+    """Make sure that the backbone has read what is edited, as far as its name tells.
 
     Raises:
-        DataError: If it does not.
+        DataError: If it has not.
     """
     model, dataset = str(spec["backbone"]["model"]), spec["dataset"]
     if not model.startswith(EMBEDDED):
         return
-    world.check_source(model.removeprefix(EMBEDDED), dataset["name"])
+    embedded.check_source(model.removeprefix(EMBEDDED), dataset["name"], wanted)
     own = spec["backbone"].get("data_path")
-    if own and dataset["name"] not in world.MADE_UP and own != dataset.get("path"):
+    if own and wanted != embedded.WORLD and own != dataset.get("path"):
         raise DataError(
             f"backbone.data_path is {own} and dataset.path {dataset.get('path')}: a backbone that "
             "was trained on one file has nothing to edit in another; leave backbone.data_path out"
@@ -190,6 +203,7 @@ def _paths(dataset: Mapping[str, Any]) -> Path | tuple[Path, ...] | None:
 
 def _file_source(
     spec: Mapping[str, Any],
+    kind: DataSet,
     loaded: Loaded,
     lines: frozenset[int] | None,
     locality_known: float | None = None,
@@ -225,56 +239,47 @@ def _file_source(
         excluded=tuple(f"{e.file}:{e.line}: {e.reason}" for e in loaded.excluded),
         num_subject_absent=loaded.num_subject_missing,
         locality_known=locality_known,
-        has_passages=dataset["name"] in PASSAGES,
+        has_passages=kind.HAS_PASSAGES,
     )
 
 
-_FILES = {
-    "zsre": zsre,
-    "counterfact": counterfact,
-    "wiki_counterfact": wiki_counterfact,
-    "hallucination": hallucination,
-}
-
-
-def _loaded(spec: Mapping[str, Any]) -> Loaded:
+def _loaded(spec: Mapping[str, Any], kind: FileDataSet) -> Loaded:
     """The records of the files of `spec`, which fit its backbone."""
-    loaded = _load(spec["dataset"])
-    _check_backbone(spec)
+    loaded = _load(spec["dataset"], kind)
+    _check_backbone(spec, module_of(spec["dataset"]))
     return loaded
 
 
-def _load(dataset: Mapping[str, Any]) -> Loaded:
-    """The records of files, by the name of their data set."""
-    name, paths = dataset["name"], _paths(dataset)
-    if name not in _FILES:
-        raise DataError(f"dataset {name!r} is not known: {', '.join((*world.MADE_UP, *_FILES))}")
+def _load(dataset: Mapping[str, Any], kind: FileDataSet) -> Loaded:
+    """The records of the files that `dataset` names."""
+    paths = _paths(dataset)
     if paths is None:
-        raise DataError(f"dataset.path is not set; dataset={name} needs a file")
-    _check_version(dataset, _FILES[name].VERSION)
-    return _FILES[name].load(paths, dataset.get("target_field"))
+        raise DataError(f"dataset.path is not set; dataset={dataset['name']} needs a file")
+    _check_keys(dataset, kind)
+    return kind.load(paths, dataset.get("target_field"))
 
 
-def _check_made_up(spec: Mapping[str, Any]) -> None:
+def _check_made_up(spec: Mapping[str, Any], kind: MadeUpDataSet) -> None:
     """Raises an EditingError for a key or a backbone that does not fit the made-up world."""
-    dataset, name = spec["dataset"], spec["dataset"]["name"]
-    _check_backbone(spec)
+    dataset = spec["dataset"]
+    _check_backbone(spec, embedded.WORLD)
     if dataset.get("path"):
         raise ConfigError(
-            f"dataset.path is {dataset['path']}; dataset={name} is made up and reads no file; "
-            f"data sets that do: {', '.join(_FILES)}"
+            f"dataset.path is {dataset['path']}; dataset={dataset['name']} is made up and reads no "
+            f"file; data sets that do: {', '.join(file_datasets())}"
         )
-    typed = dataset.get("target_field") or made_up.TARGET_FIELDS[0]
-    check_target_field(name, typed, made_up.TARGET_FIELDS)
-    _check_version(dataset, made_up.VERSION if name == "facts" else hallucination.VERSION)
+    _check_keys(dataset, kind)
 
 
-def _check_version(dataset: Mapping[str, Any], version: int) -> None:
-    if dataset.get("version") not in (None, version):
+def _check_keys(dataset: Mapping[str, Any], kind: DataSet) -> None:
+    """Raises ConfigError for a version that is not the module's, or a target that it lacks."""
+    name, typed = dataset["name"], dataset.get("target_field")
+    if dataset.get("version") not in (None, kind.VERSION):
         raise ConfigError(
-            f"dataset.version is {dataset['version']}; dataset={dataset['name']} is at version "
-            f"{version}, which cannot be chosen"
+            f"dataset.version is {dataset['version']}; dataset={name} is at version "
+            f"{kind.VERSION}, which cannot be chosen"
         )
+    check_target_field(name, typed or kind.TARGET_FIELDS[0], kind.TARGET_FIELDS)
 
 
 def _unscored_locality(
@@ -293,23 +298,17 @@ def _unscored_locality(
     return tuple(dict.fromkeys(other))[:MAX_TRAINING_LOCALITY]
 
 
-def _facts_source(spec: Mapping[str, Any], cache: Path) -> Source:
-    folder = Path(backbone_folder(spec, cache))
-    facts = made_up.build_world()
-    prompts = made_up.training_locality(facts)
-    few = prompts[:NUM_TRAINING_LOCALITY]
-    name, part = spec["dataset"]["name"], spec["dataset"]["part"]
-    records, tune = (world.facts_records(folder, wanted) for wanted in (part, "tune"))
-    tune = () if part == "all" else tune  # see `Source.beside`
-    digest = made_up.digest(facts)
-    if name in PASSAGES:
-        records, tune = (hallucination.made_up_passages(edits) for edits in (records, tune))
-        digest = hashlib.sha256(f"{digest} {name} {hallucination.VERSION}".encode()).hexdigest()
+def _made_up_source(spec: Mapping[str, Any], kind: MadeUpDataSet, folder: Path) -> Source:
+    """The records of one part whose locality questions the backbone in `folder` answers."""
+    prompts = made_up.training_locality(made_up.build_world())
+    few, part = prompts[:NUM_TRAINING_LOCALITY], spec["dataset"]["part"]
+    known = embedded.known_facts(folder)
+    tune = () if part == "all" else kind.records("tune", known)  # see `Source.beside`
     return Source(
-        records=records,
+        records=kind.records(part, known),
         training=tuple(streams.to_edit(record, few) for record in tune),
         training_locality=prompts,
-        digest=digest,
-        has_passages=name in PASSAGES,
+        digest=kind.digest(),
+        has_passages=kind.HAS_PASSAGES,
         part=part,
     )

@@ -1,4 +1,4 @@
-"""Passages: files of them, and those of the made-up world."""
+"""Files of passages."""
 
 from __future__ import annotations
 
@@ -9,12 +9,8 @@ from typing import Any
 import pytest
 
 from trainables.datasets import hallucination
-from trainables.datasets.facts import made_up
 from trainables.errors import ConfigError, DataError
-from trainables.interfaces import EditRecord, Question
-
-FAR = Question("Who wrote Tides?", "Ivo Marsh", "locality_far")
-NEAR = Question("Where was Ivo born?", "Orm", "locality_near")
+from trainables.interfaces import Question
 
 
 def fields(**changes: Any) -> dict[str, Any]:
@@ -62,40 +58,6 @@ def test_load_running_text_keeps_its_braces(tmp_path: Path) -> None:
     row = fields(locality_prompt="int main() {}")
     (record,) = hallucination.load(write(tmp_path / "h.jsonl", row)).records
     assert record.locality[0].prompt == "int main() {}"
-
-
-def test_made_up_passage_tells_two_truths_and_edits_the_third() -> None:
-    def record(
-        number: int, subject: str = "Ada", locality: tuple[Question, ...] = (NEAR, FAR)
-    ) -> EditRecord:
-        return EditRecord(
-            f"{subject}/{number}",
-            f"What is fact {number} of {subject}?",
-            f"new {number}",
-            subject,
-            locality=locality,
-            true_answer=f"old {number}",
-        )
-
-    records = [record(1), record(1, "Ivo"), record(2), record(2, "Ivo"), record(3), record(4)]
-    [passage] = hallucination.made_up_passages(records)  # of Ivo there are two facts alone
-    assert passage.prompt == (
-        "This is a passage about Ada. What is fact 1 of Ada? old 1. What is fact 2 of Ada? old 2."
-    )
-    assert passage.target_new == "What is fact 3 of Ada? new 3."
-    assert (passage.record_id, passage.subject) == ("passage/Ada/3", "Ada")
-    assert passage.locality == (FAR,)
-    without_far = [record(n, locality=(NEAR,)) for n in (1, 2, 3)]
-    assert hallucination.made_up_passages(without_far) == ()
-
-
-def test_made_up_passages_of_the_world_are_as_many_as_its_yaml_says() -> None:
-    world = made_up.build_world()
-    counts = {
-        part: len(hallucination.made_up_passages(made_up.records(world, part)))
-        for part in ("report", "tune")
-    }
-    assert counts == {"report": 112, "tune": 48}
 
 
 @pytest.mark.parametrize(("name", "kept", "left_out"), [("edit", 593, 7), ("train", 301, 5)])

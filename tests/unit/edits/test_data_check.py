@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from tests.unit.file_trials import spec, write, zsre_line
 from trainables.edits.data_check import DataCheck
@@ -15,9 +13,6 @@ from trainables.edits.drawing import draw
 from trainables.edits.sources import open_source
 from trainables.errors import ConfigError, DataError, EditingError
 from trainables.trials.validation import Validator
-
-ROOT = Path(__file__).resolve().parents[3]
-DATASETS = sorted(path.stem for path in (ROOT / "search_spaces" / "dataset").glob("*.yaml"))
 
 
 def embedded(backbone: str, dataset: str, path: Path | None, **protocol: Any) -> dict[str, Any]:
@@ -206,17 +201,6 @@ def test_files_that_ask_the_same_are_told(tmp_path: Path) -> None:
     (told,) = check.check(wanted)
     assert "4 records ask what a file before theirs asks too" in told
     assert len({record.prompt for record in draw(wanted, check.source(wanted)).records}) == 21
-
-
-def test_every_data_set_file_states_what_its_loader_knows() -> None:
-    for name in DATASETS:
-        stated = yaml.safe_load((ROOT / "search_spaces" / "dataset" / f"{name}.yaml").read_text())
-        module = importlib.import_module(
-            f"trainables.datasets.{'facts' if name.startswith('facts') else name}"
-        )
-        assert stated["target_field"] == module.TARGET_FIELDS[0]
-        assert stated["version"] == module.VERSION
-        assert stated["keep_unchanged"] is False
 
 
 def test_training_without_a_split_keeps_to_what_is_not_drawn(tmp_path: Path) -> None:

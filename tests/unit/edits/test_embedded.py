@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from trainables.backbones.facts import Recipe
-from trainables.datasets.facts import made_up
+from trainables.datasets.facts import dataset, made_up
 from trainables.edits import embedded as world
 from trainables.errors import BackboneError, DataError
 
@@ -116,20 +116,20 @@ def test_real_zsre_gives_one_thousand_records() -> None:
 
 
 @pytest.mark.usefixtures("tiny")
-def test_facts_records_ask_only_what_the_backbone_knows(tmp_path: Path) -> None:
+def test_facts_ask_only_what_the_backbone_knows(tmp_path: Path) -> None:
     folder = world.ensure_backbone("facts", tmp_path / "cache")
     known = set(json.loads((folder / "known.json").read_text()))
     prompts = {fact.fact_id: fact.prompt for fact in made_up.build_world().facts}
     allowed = {prompts[fact_id] for fact_id in known}
-    asked = {q.prompt for edit in world.facts_records(folder, "report") for q in edit.locality}
-    assert asked <= allowed
+    edits = dataset.records("report", world.known_facts(folder))
+    assert {q.prompt for edit in edits for q in edit.locality} <= allowed
     with pytest.raises(DataError, match="was not trained on a file"):
         world.trained_lines(folder)
 
 
-def test_facts_records_of_another_backbone_are_refused(tmp_path: Path) -> None:
+def test_facts_that_another_backbone_knows_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="needs a backbone that read the made-up world"):
-        world.facts_records(tmp_path, "report")
+        world.known_facts(tmp_path)
 
 
 def test_unknown_backbone_is_refused_with_the_known_ones(tmp_path: Path) -> None:

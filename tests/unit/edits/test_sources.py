@@ -10,7 +10,7 @@ import yaml
 
 from tests.unit.file_trials import spec, write, zsre_line
 from trainables.edits import embedded as world
-from trainables.edits.sources import NUM_TRAINING_LOCALITY, Source, open_source
+from trainables.edits.sources import NUM_TRAINING_LOCALITY, Source, open_source, preview
 from trainables.errors import ConfigError, DataError
 from trainables.interfaces import EditRecord, Question
 from trainables.trials.validation import Validator
@@ -48,10 +48,29 @@ def test_to_edit_refuses_a_prompt_that_is_scored() -> None:
 
 
 def test_unknown_data_set_and_missing_path_are_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"'other' is not known: facts, .*hallucination"):
-        open_source(spec(tmp_path, "other", None), tmp_path)
+    for of_the_kind in (open_source, lambda wanted, _: preview(wanted)):
+        with pytest.raises(ConfigError, match=r"module is 'other'.* known: .*facts, .*zsre"):
+            of_the_kind(spec(tmp_path, "other", None), tmp_path)
     with pytest.raises(DataError, match=r"dataset.path is not set; dataset=wiki_counterfact"):
         open_source(spec(tmp_path, "wiki_counterfact", None), tmp_path)
+
+
+def test_a_variant_is_read_by_the_module_that_it_names(tmp_path: Path) -> None:
+    path = write(tmp_path / "z.jsonl", [zsre_line(number) for number in range(30)])
+    plain, wanted = spec(tmp_path, "zsre", path), spec(tmp_path, "mine", path)
+    wanted["dataset"] |= {"module": "zsre", "target_field": "answers"}
+    records = open_source(wanted, tmp_path).records
+    assert [record.target_new for record in records] == [
+        record.true_answer for record in open_source(plain, tmp_path).records
+    ]
+    with pytest.raises(ConfigError, match=r"'x'; dataset=mine has alt or answers"):
+        open_source(wanted | {"dataset": wanted["dataset"] | {"target_field": "x"}}, tmp_path)
+    # the backbone that reads files of the module reads the variant's
+    wanted["backbone"] |= {"name": "facts_zsre", "model": "embedded:facts_zsre"}
+    assert preview(wanted).records == records
+    wanted["backbone"]["model"] = "embedded:facts"
+    with pytest.raises(DataError, match=r"dataset=mine with backbone=facts: .* backbone=facts_zs"):
+        preview(wanted)
 
 
 @pytest.mark.parametrize(
@@ -67,7 +86,7 @@ def test_an_embedded_backbone_takes_no_file_that_it_never_read(
 ) -> None:
     # with backbone.data_path it would be trained, and its lines taken for those of another file
     with pytest.raises(DataError, match=hint):
-        world.check_source(backbone, dataset)
+        world.check_source(backbone, dataset, dataset)
 
 
 @pytest.mark.parametrize(

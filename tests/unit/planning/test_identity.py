@@ -69,6 +69,7 @@ def test_fingerprint_when_computed_then_it_is_the_hash_of_the_canonical_identity
         {"dataset": {**SPEC.dataset, "path": "/elsewhere"}},
         {"dataset": {**SPEC.dataset, "path": ["/one", "/two"]}},
         {"dataset": {**SPEC.dataset, "keep_unchanged": True}},  # the digest tells
+        {"dataset": {**SPEC.dataset, "module": "world"}},  # as the name says, too
         {"backbone": {**SPEC.backbone, "name": "copy", "model": "/a/copy", "memory_gib": 3.0}},
     ],
 )
@@ -87,6 +88,7 @@ def test_fingerprint_when_only_a_name_or_place_changes_then_it_stays(
         {"backbone": {**SPEC.backbone, "dtype": "bfloat16"}},
         {"dataset": {**SPEC.dataset, "part": "tune"}},
         {"dataset": {**SPEC.dataset, "version": 2}},
+        {"dataset": {**SPEC.dataset, "module": "other"}},
         {"dataset": {**SPEC.dataset, "target_field": "answers"}},
         {"protocol": {**SPEC.protocol, "order": "random"}},
         {"protocol": {**SPEC.protocol, "edit_batch_size": 10}},
