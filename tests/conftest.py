@@ -8,21 +8,18 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from filelock import FileLock
 from hypothesis import settings
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
-    BloomConfig,
-    GPT2Config,
-    LlamaConfig,
-    MistralConfig,
     PretrainedConfig,
     PreTrainedTokenizerFast,
-    Qwen2Config,
 )
 
-from trainables.backbones.families import get_family
+from trainables.backbones.families import FOLDER, known_families
 from trainables.backbones.loading import load_backbone
 from trainables.errors import ConfigError
 from trainables.interfaces import Backbone
@@ -32,7 +29,7 @@ from trainables.moe.entities import Chunker, nltk_chunker
 settings.load_profile("ci")
 
 VOCABULARY = 320
-FAMILIES = ("llama", "mistral", "qwen2", "gpt2", "bloom")
+FAMILIES = known_families()
 TEXTS = (
     "The capital of Fooland is Bar City.",
     "Where was Ada Quell born? Vesper",
@@ -68,35 +65,20 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
 def tiny_config(
     family: str, num_layers: int = 4, hidden_size: int = 32, **values: Any
 ) -> PretrainedConfig:
-    """A random model's configuration: a few layers, narrow, no dropout; `values` beside these."""
-    if family == "gpt2":
-        return GPT2Config(
-            vocab_size=VOCABULARY,
-            n_layer=num_layers,
-            n_embd=hidden_size,
-            n_head=4,
-            n_positions=64,
-            resid_pdrop=0.0,
-            embd_pdrop=0.0,
-            attn_pdrop=0.0,
-            **values,
-        )
-    if family == "bloom":
-        return BloomConfig(
-            vocab_size=VOCABULARY, n_layer=num_layers, hidden_size=hidden_size, n_head=4, **values
-        )
-    classes = {"llama": LlamaConfig, "mistral": MistralConfig, "qwen2": Qwen2Config}
-    return classes[family](
-        vocab_size=VOCABULARY,
-        num_hidden_layers=num_layers,
-        hidden_size=hidden_size,
-        intermediate_size=48,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=64,
-        tie_word_embeddings=True,
-        **values,
-    )
+    """A random model's configuration, by the family's own keys: a few layers, narrow.
+
+    `values` stand beside the family's `small` ones.
+    """
+    stated = yaml.safe_load((FOLDER / f"{family}.yaml").read_text("utf-8"))
+    sizes = {
+        "num_layers": num_layers,
+        "hidden_size": hidden_size,
+        "ffn_size": 48,
+        "max_positions": 64,
+    }
+    own = {keys[0]: sizes[name] for name, keys in stated["config"].items() if keys}
+    chosen = {"vocab_size": VOCABULARY, **own, **stated["small"], **values}
+    return AutoConfig.for_model(family, **chosen)
 
 
 def save_tiny(family: str, folder: Path, num_layers: int = 4, seed: int = 0, **values: Any) -> Path:
@@ -133,7 +115,6 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(params=FAMILIES)
 def backbone(request: pytest.FixtureRequest, checkpoints: dict[str, Path]) -> Backbone:
     """A freshly loaded tiny backbone, once for each family."""
-    assert get_family(request.param).name in ("llama", "mistral", "qwen2", "gpt2", "bloom")
     return load_backbone(checkpoints[request.param])
 
 

@@ -131,23 +131,31 @@ class State:
 
 @dataclass(frozen=True)
 class Family:
-    """Where one model family keeps its parts; a row of `backbones/families.py`.
+    """Where one model family keeps its parts; read from `search_spaces/family/<name>.yaml`.
 
-    Paths in the first group start at the model; those in the second at one decoder layer.
+    Paths in the first group start at the model; those in the second at one decoder layer. What the
+    FFN puts out is added to the residual stream, beside attention or behind it.
     """
 
-    name: str
+    name: str  # model_type of config.json
     decoder: str  # the module that maps embeddings to final hidden states
     layers: str
     embedding: str
     final_norm: str
+
     ffn: str
     up: str
     down: str
     activation: str
+    attention: tuple[str, ...]  # its modules that hold weights
+    norms: tuple[str, ...]
     gate: str | None = None  # gated FFNs only
+    norm_before_ffn: str | None = None  # if it reads the very stream that the FFN adds to
+    norm_after_ffn: str | None = None  # between the FFN's output and the stream
+
     is_transposed: bool = False  # True: linear weights are stored (in, out), as GPT-2's Conv1D
     input_only: tuple[str, ...] = ()  # modules of the decoder that act before layer 0
+    max_positions: tuple[str, ...] = ()  # keys of config.json, the first that is there
 
 
 @dataclass(frozen=True)

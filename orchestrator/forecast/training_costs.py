@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.errors import UsageError
+from orchestrator.planning.families import get_family
 from orchestrator.planning.trial_spec import TrialSpec
 
 GIB = 2**30  # bytes
 TOKENS_PER_ROW, TOKENS_PER_TARGET, PROMPTS_PER_EDIT = 15, 3, 8
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-_GATED = ("llama", "mistral", "qwen2")
 _VOCABULARY = 32_000  # where only a shape is known
 _ADAM_BYTES, _SGD_BYTES = 60, 30  # moved per trained number and step
 _OF_ADAM = 4  # float32 numbers beside a weight: its gradient, two moments, a step under way
@@ -50,7 +50,6 @@ class Shape:
     def of(cls, backbone: Mapping[str, Any]) -> Shape:
         """Of a backbone's YAML, or of what was read of its folder."""
         width, ffn = int(backbone["hidden_size"]), int(backbone["ffn_size"])
-        matrices = 3 if backbone.get("family") in _GATED else 2
         return cls(
             int(backbone["num_layers"]),
             width,
@@ -59,7 +58,7 @@ class Shape:
             layer_parameters(backbone),
             num_parameters(backbone),
             _BYTES[backbone.get("dtype") or "float32"],
-            8 * width + matrices * ffn,
+            8 * width + _num_ffn_matrices(backbone) * ffn,
         )
 
     @property
@@ -113,7 +112,7 @@ class Training:
 def layer_parameters(backbone: Mapping[str, Any]) -> int:
     """Parameters of one decoder layer: 4 attention matrices and 2, with a gate 3, of the FFN."""
     width, ffn = int(backbone["hidden_size"]), int(backbone["ffn_size"])
-    return 4 * width * width + (3 if backbone.get("family") in _GATED else 2) * width * ffn
+    return 4 * width * width + _num_ffn_matrices(backbone) * width * ffn
 
 
 def num_parameters(backbone: Mapping[str, Any]) -> int:
@@ -274,6 +273,12 @@ KINDS: Mapping[str, Callable[[TrialSpec, Shape], Training]] = {
     "vectors": _vectors,
     "values": _values,
 }
+
+
+def _num_ffn_matrices(backbone: Mapping[str, Any]) -> int:
+    """Up and down where the family is not stated."""
+    family = backbone.get("family")
+    return 2 if family is None else get_family(family).num_ffn_matrices
 
 
 def _edit_layer(spec: TrialSpec, shape: Shape) -> int:

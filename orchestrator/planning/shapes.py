@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import UsageError
+from orchestrator.planning.families import get_family, known_families
 
 EMBEDDED = "embedded:"  # prefix of a model that is trained here on first use
 DTYPES = ("float32", "bfloat16", "float16")
@@ -17,15 +18,6 @@ SHAPE = ("num_layers", "hidden_size", "ffn_size")
 # Kept when another folder takes the place of the YAML's model; all else describes that model.
 _KEPT = ("name", "model", "revision", "dtype")
 _MOST_HEADER_BYTES = 100 * 2**20  # safetensors' own limit
-# model_type -> names of depth, width and FFN width in its config.json, first that is there
-_KEYS = {
-    **dict.fromkeys(
-        ("llama", "mistral", "qwen2"),
-        (("num_hidden_layers",), ("hidden_size",), ("intermediate_size",)),
-    ),
-    "gpt2": (("n_layer", "num_hidden_layers"), ("n_embd", "hidden_size"), ("n_inner",)),
-    "bloom": (("n_layer", "num_hidden_layers"), ("hidden_size", "n_embed"), ()),
-}
 
 
 def read_backbone(
@@ -43,8 +35,7 @@ def read_backbone(
 
     Raises:
         UsageError: For a folder that is not a safe checkpoint, another model id without its
-        revision, or a
-            dtype that is not known.
+            revision, or a dtype or family that is not known.
     """
     if backbone.get("dtype", "float32") not in DTYPES:
         raise UsageError(f"backbone.dtype={backbone['dtype']}: allowed: {', '.join(DTYPES)}")
@@ -79,6 +70,7 @@ def read_backbone(
             raise UsageError(
                 f"backbone.model={typed}: add its backbone.revision=COMMIT, so that it is pinned"
             )
+    _check_family(backbone)
     for key in SHAPE:
         if not isinstance(backbone.get(key), int) or backbone[key] < 1:
             raise UsageError(
@@ -119,12 +111,14 @@ def read_shape(folder: Path, typed: str) -> dict[str, Any]:
             f"model.safetensors.index.json names; the folder holds {found}"
         )
     family = config.get("model_type") if isinstance(config, dict) else None
-    if family not in _KEYS:
+    if family not in known_families():
         raise UsageError(
-            f"{label}: model_type {family!r} is not known; known: {', '.join(sorted(_KEYS))}"
+            f"{label}: model_type {family!r} is not known; known: {', '.join(known_families())}"
         )
+    stated = get_family(family)
     depth, width, ffn = (
-        next((config[key] for key in keys if config.get(key)), None) for keys in _KEYS[family]
+        next((config[key] for key in keys if config.get(key)), None)
+        for keys in (stated.num_layers, stated.hidden_size, stated.ffn_size)
     )
     if not (isinstance(depth, int) and isinstance(width, int)):
         raise UsageError(f"{label}: config.json does not state depth and width of a {family} model")
@@ -156,6 +150,14 @@ def count_weights(files: Sequence[Path]) -> int | None:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error):
         return None
     return total
+
+
+def _check_family(backbone: Mapping[str, Any]) -> None:
+    family = backbone.get("family")
+    if family is not None and family not in known_families():
+        raise UsageError(
+            f"backbone.family={family}: is not known; known: {', '.join(known_families())}"
+        )
 
 
 def _weights(folder: Path) -> list[Path]:

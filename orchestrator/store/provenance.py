@@ -35,10 +35,12 @@ def provenance(root: Path = ROOT) -> dict[str, str]:
 
 
 def source_hash(folder: Path) -> str:
-    """SHA-256 over names and contents of a folder's Python files."""
+    """SHA-256 over names and contents of a package's Python files, and of the families it reads."""
     digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*.py")):
-        digest.update(str(path.relative_to(folder)).encode())
+    root = folder.parent
+    families = (root / "search_spaces" / "family").glob("*.yaml")
+    for path in [*sorted(folder.rglob("*.py")), *sorted(families)]:
+        digest.update(str(path.relative_to(root)).encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 

@@ -47,7 +47,8 @@ def one_tensor_gone(folder: Path) -> list[str]:
 
 def final_norm_gone(folder: Path) -> list[str]:
     held = tensors(folder)
-    names = [name for name in held if "ln_f" in name or name == "model.norm.weight"]
+    norm = get_family(json.loads((folder / "config.json").read_text())["model_type"]).final_norm
+    names = [name for name in held if name.startswith(f"{norm}.")]
     for name in names:
         del held[name]
     store(folder, held)

@@ -18,7 +18,7 @@ def plan(*typed: str) -> Plan:
     return expand(config.load(typed))
 
 
-@pytest.mark.parametrize("group", ["method", "backbone", "dataset", "scheduler"])
+@pytest.mark.parametrize("group", ["method", "backbone", "dataset", "scheduler", "family"])
 def test_every_file_when_read_then_it_bears_its_own_name(group: str) -> None:
     for name in SPACES.names(group):
         assert SPACES.load(group, name)["name"] == name

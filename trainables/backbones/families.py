@@ -1,66 +1,54 @@
-"""Family -> where its parts are; the only place that names a model family."""
+"""Family -> where its parts are, from `search_spaces/family/<name>.yaml`; no code names a family.
+
+The orchestrator reads the same files for what it plans with (`orchestrator/planning/families.py`).
+Neither package may import the other, so each has a small reader of its own: one file, no list kept
+twice. The folder is found beside the package, also from a notebook.
+"""
 
 from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
 
 from trainables.errors import BackboneError
 from trainables.interfaces import Family
 
-
-def _llama_like(name: str) -> Family:
-    return Family(
-        name=name,
-        decoder="model",
-        layers="model.layers",
-        embedding="model.embed_tokens",
-        final_norm="model.norm",
-        ffn="mlp",
-        up="mlp.up_proj",
-        gate="mlp.gate_proj",
-        down="mlp.down_proj",
-        activation="mlp.act_fn",
-    )
+FOLDER = Path(__file__).resolve().parents[2] / "search_spaces" / "family"
 
 
-_FAMILIES = {
-    "llama": _llama_like("llama"),
-    "mistral": _llama_like("mistral"),
-    "qwen2": _llama_like("qwen2"),
-    "gpt2": Family(
-        name="gpt2",
-        decoder="transformer",
-        layers="transformer.h",
-        embedding="transformer.wte",
-        final_norm="transformer.ln_f",
-        ffn="mlp",
-        up="mlp.c_fc",
-        down="mlp.c_proj",
-        activation="mlp.act",
-        is_transposed=True,
-        input_only=("wpe",),
-    ),
-    "bloom": Family(
-        name="bloom",
-        decoder="transformer",
-        layers="transformer.h",
-        embedding="transformer.word_embeddings",
-        final_norm="transformer.ln_f",
-        ffn="mlp",
-        up="mlp.dense_h_to_4h",
-        down="mlp.dense_4h_to_h",
-        activation="mlp.gelu_impl",
-        input_only=("word_embeddings_layernorm",),
-    ),
-}
+def known_families() -> tuple[str, ...]:
+    """Names of all families that have a file, sorted."""
+    return tuple(sorted(path.stem for path in FOLDER.glob("*.yaml")))
 
 
 def get_family(model_type: str) -> Family:
-    """The row of `model_type`, the name in a checkpoint's config.json.
+    """The family of `model_type`, the name in a checkpoint's config.json.
 
     Raises:
-        BackboneError: If the family is not in the table.
+        BackboneError: If the family has no file, or its file is not one of a family.
     """
+    known = known_families()
+    if not known:
+        raise BackboneError(f"{FOLDER} holds no family; install from the source tree: pip -e")
+    if model_type not in known:  # before a path is made of it: it was read from a checkpoint
+        raise BackboneError(f"model family {model_type!r} is not known; known: {', '.join(known)}")
+    path = FOLDER / f"{model_type}.yaml"
     try:
-        return _FAMILIES[model_type]
-    except KeyError:
-        known = ", ".join(sorted(_FAMILIES))
-        raise BackboneError(f"model family {model_type!r} is not known; known: {known}") from None
+        values: dict[str, Any] = yaml.safe_load(path.read_text("utf-8"))
+        values.pop("small", None)  # of the tests' checkpoint
+        values["max_positions"] = values.pop("config")["max_positions"]
+        return Family(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    except (yaml.YAMLError, TypeError, KeyError, AttributeError) as error:
+        raise BackboneError(f"{path} does not describe a family: {error}") from error
+
+
+def family_of(folder: Path) -> Family:
+    """The family that a checkpoint's config.json names.
+
+    Raises:
+        BackboneError: As `get_family` does.
+    """
+    return get_family(json.loads((folder / "config.json").read_text("utf-8"))["model_type"])

@@ -76,8 +76,9 @@ def load_backbone(
         hidden_size=loaded.get_parameter(f"{family.embedding}.weight").shape[1],
         ffn_size=up.shape[1] if family.is_transposed else up.shape[0],
         folder=folder,
-        # GPT-2 calls it n_positions, which its configuration maps; Bloom has none
-        max_positions=getattr(config, "max_position_embeddings", None),
+        max_positions=next(
+            (found for key in family.max_positions if (found := getattr(config, key, None))), None
+        ),
     )
 
 

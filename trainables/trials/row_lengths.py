@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from trainables.backbones.families import family_of
 from trainables.errors import DataError
 from trainables.interfaces import EditRecord
 from trainables.metrics.evaluator import probes_of
 
 _MOST_NAMED = 5
-_POSITIONS = ("max_position_embeddings", "n_positions")  # of a config.json; the second is GPT-2's
 
 
 def check_lengths(
@@ -50,7 +50,8 @@ class DriverLengths:
     def __init__(self, folder: Path) -> None:
         """Reads how many positions there are: the configuration alone."""
         values = json.loads((folder / "config.json").read_text("utf-8"))
-        found = [values[key] for key in _POSITIONS if values.get(key)]
+        keys = family_of(folder).max_positions
+        found = [values[key] for key in keys if values.get(key)]
         self.max_positions: int | None = int(found[0]) if found else None
         self._path = folder / "tokenizer.json"
         self._tokenizer: Any = None

@@ -12,12 +12,13 @@ from trainables.prompts import collate, tokenise
 
 LAYER = 2
 PROMPTS = ("The capital of Fooland is", "Who wrote The Long Tide?", "Ada Quell works")
-NORMS = {"gpt2": "ln_2"}  # what reads the residual stream before the FFN, by family
 
 
 @torch.no_grad()
 def test_scale_then_the_medians_of_what_the_whole_model_shows(backbone: Backbone) -> None:
-    name = NORMS.get(backbone.family.name, "post_attention_layernorm")
+    name = backbone.family.norm_before_ffn
+    if name is None:
+        pytest.skip("no norm of this family reads what the FFN's output is added to")
     norm = backbone.model.get_submodule(f"{backbone.layer_path(LAYER)}.{name}")
     down = backbone.model.get_submodule(backbone.down_path(LAYER))
     residuals, powers, ends = [], [], []

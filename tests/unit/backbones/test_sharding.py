@@ -47,7 +47,8 @@ def test_device_map_places_every_weight_once_and_whole_layers_only(family: str) 
     for name, _ in model.named_parameters():
         assert sum(name.startswith(f"{part}.") for part in placed) == 1, name
     assert set(placed.values()) == {0, 1, 2}
-    at_home = [f"{parts.layers}.5", parts.embedding, parts.final_norm, "lm_head"]
+    (head,) = [n for n, m in model.named_modules() if m is model.get_output_embeddings()]
+    at_home = [f"{parts.layers}.5", parts.embedding, parts.final_norm, head]
     assert {placed[name] for name in at_home} == {0}
     away = [placed[f"{parts.layers}.{i}"] for i in range(12) if placed[f"{parts.layers}.{i}"]]
     assert away == sorted(away)  # runs of layers: states change device twice, not at each layer

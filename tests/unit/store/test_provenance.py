@@ -54,6 +54,17 @@ def test_source_hash_depends_on_names_and_contents(tmp_path: Path) -> None:
     assert source_hash(tmp_path) == renamed
 
 
+def test_source_hash_depends_on_the_families_that_the_package_reads(tmp_path: Path) -> None:
+    family = tmp_path / "search_spaces" / "family" / "llama.yaml"
+    family.parent.mkdir(parents=True)
+    (tmp_path / "trainables").mkdir()
+    first = source_hash(tmp_path / "trainables")
+    family.write_text("down: mlp.down_proj")
+    second = source_hash(tmp_path / "trainables")
+    family.write_text("down: mlp.up_proj")
+    assert len({first, second, source_hash(tmp_path / "trainables")}) == 3
+
+
 def test_installed_packages_names_versions() -> None:
     assert any(line.startswith("torch==2") for line in installed_packages().splitlines())
 

@@ -11,7 +11,6 @@ from trainables.artefacts import Artefacts
 from trainables.backbones.loading import load_backbone
 from trainables.backbones.split import Split
 from trainables.errors import BackboneError, DataError
-from trainables.interfaces import Backbone
 from trainables.prompts import collate, tokenise
 from trainables.trials.validation import Validator
 from trainables.trials.workbench import Workbench
@@ -21,11 +20,6 @@ def records_of(folder: Path, **changes: Any) -> Path:
     """Forty records, of which every other has `changes`."""
     lines = [zsre_line(n) | (changes if n % 2 else {}) for n in range(40)]
     return write(folder / "z.jsonl", lines)
-
-
-def test_max_positions_of_every_family(backbone: Backbone) -> None:
-    is_bloom = backbone.family.name == "bloom"  # its attention knows distances alone
-    assert backbone.max_positions == (None if is_bloom else 64)
 
 
 @pytest.mark.parametrize("key", ["alt", "loc", "rephrase"])

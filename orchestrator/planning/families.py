@@ -1,0 +1,56 @@
+"""What a plan must know of a model family, from `search_spaces/family/<name>.yaml`.
+
+`trainables/backbones/families.py` reads the same files for the paths of modules. Neither package
+may import the other, so each has a small reader of its own: one file, no list kept twice.
+
+They are read from the project's own folder, whatever folder of search spaces a plan is made from:
+a family says how the code reaches into a model, which no experiment chooses.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+from orchestrator.errors import UsageError
+from orchestrator.settings.yaml_files import SearchSpaces
+
+_GROUP = "family"
+
+
+@dataclass(frozen=True)
+class Family:
+    """What config.json of a family says where, and what its FFN is made of.
+
+    Attributes:
+        num_layers: Keys of config.json, of which the first that is there holds.
+        hidden_size: As `num_layers`.
+        ffn_size: As `num_layers`; without any the FFN is four times as wide as the stream.
+        num_ffn_matrices: Of hidden_size x ffn_size each: up and down, and a gate.
+    """
+
+    num_layers: tuple[str, ...]
+    hidden_size: tuple[str, ...]
+    ffn_size: tuple[str, ...]
+    num_ffn_matrices: int
+
+
+@cache
+def known_families() -> tuple[str, ...]:
+    """Names of all families that have a file, sorted."""
+    return SearchSpaces().names(_GROUP)
+
+
+@cache
+def get_family(name: str) -> Family:
+    """The family with a file of that name.
+
+    Raises:
+        UsageError: If there is none, or its `config` lacks a key.
+    """
+    values = SearchSpaces().load(_GROUP, name)
+    try:
+        keys = [values["config"][key] for key in ("num_layers", "hidden_size", "ffn_size")]
+    except (KeyError, TypeError) as error:
+        raise UsageError(f"family/{name}.yaml: config.{error.args[0]} is missing") from error
+    return Family(*map(tuple, keys), num_ffn_matrices=3 if values.get("gate") else 2)
