@@ -18,8 +18,9 @@ from trainables.artefacts import Artefacts, read_state, write_state
 from trainables.backbones.loading import load_backbone
 from trainables.backbones.pristine import Pristine
 from trainables.backbones.split import PrefixCache, Split
+from trainables.errors import BackboneError
 from trainables.interfaces import Backbone, DecodeState, Edit, EditMethod
-from trainables.methods import build_config, get_method, method_settings
+from trainables.methods import build_config, check_family, get_method, method_settings
 from trainables.metrics.prompt_routes import Routed
 from trainables.moe.entities import Chunker
 from trainables.optimise import target_loss
@@ -80,6 +81,10 @@ def make(name: str, backbone: Backbone, artefacts: Artefacts, seed: int = 0) -> 
     settings.update({key: value for key, value in TINY.items() if key in settings})
     settings.update(TINY_OF.get(name, {}))
     module = values.get("module", name)
+    try:
+        check_family(module, backbone.family)
+    except BackboneError as error:  # said before the start of a trial, too
+        pytest.skip(str(error))
     method = get_method(module)[1](
         build_config(module, settings), backbone, artefacts, trial_generators(seed)
     )

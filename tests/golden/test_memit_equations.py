@@ -131,7 +131,7 @@ def test_finish_then_each_weight_as_the_reference_spreads_the_residual(
         path = f"{mirror.down_path(layer)}.weight"
         weight, written = (b.model.get_parameter(path).detach() for b in (mirror, backbone))
         with torch.no_grad():
-            oriented = change.T if family == "gpt2" else change
+            oriented = change.T if mirror.family.is_transposed else change
             weight.copy_(weight.double() + torch.from_numpy(oriented))
         # float32 keys and states; the update itself is of order 1e-2
         torch.testing.assert_close(written, weight, atol=2e-5, rtol=1e-4)

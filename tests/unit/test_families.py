@@ -12,10 +12,13 @@ from orchestrator.errors import UsageError
 from orchestrator.planning import families as planned
 from orchestrator.planning.plan import expand
 from orchestrator.settings import models as config
-from orchestrator.settings.yaml_files import GROUPS
+from orchestrator.settings.yaml_files import GROUPS, SearchSpaces
+from tests.unit.file_trials import spec, write, zsre_line
 from tests.unit.small_spaces import write_small_spaces
 from trainables.backbones import families
 from trainables.errors import BackboneError
+from trainables.methods import method_settings
+from trainables.trials.validation import Validator
 
 
 @pytest.mark.parametrize("name", ["t5", "../backbone/facts", ""])
@@ -65,3 +68,19 @@ def test_backbone_family_when_it_has_no_file_then_refused_before_the_start(tmp_p
     file.write_text(file.read_text().replace("family: llama", "family: lama"))
     with pytest.raises(UsageError, match=r"backbone\.family=lama: .* known: bloom, gpt2, llama"):
         expand(config.load(["ablation=ranks", "backbone=big"], spaces))
+
+
+def test_memit_when_a_norm_stands_behind_the_ffn_then_refused_before_the_start(
+    tmp_path: Path, checkpoints: dict[str, Path]
+) -> None:
+    path = write(tmp_path / "zsre.jsonl", [zsre_line(number) for number in range(40)])
+    memit = method_settings(SearchSpaces().load("method", "memit"))
+
+    def validate(family: str) -> None:
+        wanted = spec(checkpoints[family], "zsre", path)
+        wanted["method"] = {"name": "memit", "module": "memit", **memit}
+        Validator(tmp_path).validate(wanted)
+
+    validate("llama")
+    with pytest.raises(BackboneError, match=r"memit .* 'olmo2' .*post_feedforward_layernorm"):
+        validate("olmo2")

@@ -33,7 +33,7 @@ class DownRead:
         tokens: The rows.
         inputs: a_t, what enters the projection, (B, T, F).
         outputs: What leaves it, (B, T, D).
-        layer: What leaves the layer, (B, T, D).
+        layer: What leaves the layer, (B, T, D); where a norm stands behind the FFN, as `outputs`.
         counted: Prompt tokens that count in a mean, (B, T) bool; see token_statistics.py.
     """
 
@@ -50,7 +50,8 @@ class DownScale:
 
     Attributes:
         residual_norm: r, median over prompts of the token-mean norm of the residual stream that
-            enters the FFN, before its norm; attention sinks left out.
+            enters the FFN, before its norm; attention sinks left out. Where a norm stands behind
+            the FFN, the norm of the FFN's own output, beside which a change of it counts.
         input_power: A, median over prompts of the token-mean |a_t|^2; attention sinks left out.
         centre: Mean of a_t at the last prompt token, (F,).
         spread: Root mean square of what is left of it after centring, over prompts and entries.
@@ -93,7 +94,7 @@ class DownSite:
         return DownRead(prompts, inputs, self._down(inputs), layer, counted)
 
     def logits(self, prompts: PromptBatch, output: Tensor) -> Tensor:
-        """Next-token logits (M, V) at the scored positions, from what leaves the layer."""
+        """Next-token logits (M, V) at the scored positions, from `DownRead.layer` and more."""
         return self._site.logits(prompts, output)
 
     def answer(
@@ -113,8 +114,9 @@ class DownSite:
             some = rows[start : start + _PROMPTS_PER_FORWARD]
             read = self.read(collate(some, pad_id=pad_id(tokenizer), device=device))
             # The residual stream before the FFN is what leaves the layer without the FFN's share.
-            residual = (read.layer - read.outputs).float().norm(dim=-1)
-            norms.append(token_mean(residual, read.counted))
+            is_normed = self.backbone.family.norm_after_ffn is not None
+            residual = read.outputs if is_normed else read.layer - read.outputs
+            norms.append(token_mean(residual.float().norm(dim=-1), read.counted))
             powers.append(token_mean(read.inputs.float().square().sum(-1), read.counted))
             last = torch.arange(len(some), device=device), read.tokens.prompt_ends
             ends.append(read.inputs[last].float())

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trainables.backbones.surgery import replace_module
 from trainables.errors import BackboneError
 from trainables.interfaces import Backbone, DecodeState, PromptBatch
 
@@ -172,37 +173,55 @@ class Site:
     What a bypass adds there can be added to the layer's output instead, so a training loop runs
     neither the layer's attention nor its frozen FFN again. In floating point the sum differs from
     that of a forward pass by rounding.
+
+    Where a family puts a norm between its FFN and the stream that does not hold: there the module's
+    own output is what things are added to, and the layer is run again with the sum in its place.
     """
 
     def __init__(self, backbone: Backbone, layer: int, path: str, cache: PrefixCache) -> None:
         """Name the module by its dotted path; what stands there may be replaced later."""
         self._model, self._path = backbone.model, path
+        self._is_normed = backbone.family.norm_after_ffn is not None
         self._split = Split(backbone, layer, cache)
         self._layer = _decoder_part(backbone, layer, layer + 1, has_norm=False)
         self._above = Split(backbone, layer + 1, cache, has_batch_state=False)
 
     @torch.no_grad()
     def frozen(self, prompts: PromptBatch) -> tuple[Tensor, Tensor]:
-        """Input of the module and output of its layer as they now are, (B, T, ...) and (B, T, D).
+        """Input of the module as it now is, (B, T, ...), and what `logits` goes on from, (B, T, D).
 
+        The second is the output of its layer; with a norm behind the FFN, of the module itself.
         Both are of no meaning on padding.
         """
         seen: list[Tensor] = []
 
-        def keep(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            seen.append(inputs[0])
+        def keep(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            seen.extend((inputs[0], output))
 
-        hook = self._model.get_submodule(self._path).register_forward_pre_hook(keep)
+        hook = self._model.get_submodule(self._path).register_forward_hook(keep)
         try:
-            hidden = self._split.hidden(prompts)
-            output = _run(self._layer, hidden, prompts.attention_mask, prompts.position_ids)
+            output = self._run_layer(prompts)
         finally:
             hook.remove()
-        return seen[0].to(output.device), output
+        inputs, own = (tensor.to(output.device) for tensor in seen)
+        return inputs, own if self._is_normed else output
 
     def logits(self, prompts: PromptBatch, output: Tensor) -> Tensor:
-        """Next-token logits (M, V) at the scored positions, from a layer's output (B, T, D)."""
+        """Next-token logits (M, V) at the scored positions, from what `frozen` gave and more.
+
+        With a norm behind the FFN whatever stands at the path is passed over.
+        """
+        if self._is_normed:
+            before = replace_module(self._model, self._path, _Given(output))
+            try:
+                output = self._run_layer(prompts)
+            finally:
+                replace_module(self._model, self._path, before)
         return self._above.logits(prompts, hidden=output)[0]
+
+    def _run_layer(self, prompts: PromptBatch) -> Tensor:
+        hidden = self._split.hidden(prompts)
+        return _run(self._layer, hidden, prompts.attention_mask, prompts.position_ids)
 
 
 def _run(part: nn.Module, states: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
@@ -272,6 +291,17 @@ class _Nothing(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x
+
+
+class _Given(nn.Module):
+    """Stands for a module whose output (B, T, D) is known."""
+
+    def __init__(self, output: Tensor) -> None:
+        super().__init__()
+        self._output = output
+
+    def forward(self, x: Tensor, *args: object, **kwargs: object) -> Tensor:
+        return self._output.to(x.device)
 
 
 class _NoPosition(nn.Module):

@@ -10,11 +10,14 @@ import importlib
 import pkgutil
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from trainables.errors import ConfigError, UnknownMethodError
 from trainables.field_kinds import misfit
 from trainables.partial_import import PartialImport
+
+if TYPE_CHECKING:
+    from trainables.interfaces import Family  # and torch: not for --list
 
 # Keys of a method's YAML that are not settings of the method itself.
 NOT_SETTINGS = frozenset({"name", "module", "order", "published_on", "presets", "cost"})
@@ -59,6 +62,17 @@ def get_version(name: str) -> int:
     """The module's VERSION (1 where it has none); raised with a change that moves a number."""
     module = importlib.import_module(module_of(name))
     return int(getattr(module, "VERSION", 1))
+
+
+def check_family(name: str, family: Family) -> None:
+    """Asks the module's own `check_family`, where it has one, whether it can edit such a backbone.
+
+    Raises:
+        BackboneError: If it cannot.
+    """
+    check = getattr(importlib.import_module(module_of(name)), "check_family", None)
+    if check is not None:
+        check(family)
 
 
 def build_config(name: str, values: Mapping[str, Any]) -> Any:

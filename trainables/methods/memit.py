@@ -22,6 +22,7 @@ Deviations, and choices where the paper is silent:
 - `accumulate_keys` adds K K^T of earlier batches to the system; published: they are forgotten.
 - Of a backbone in float16 or bfloat16 the weights are summed up in float32 and written rounded.
 - The last decoder layer is refused: nothing behind it carries the subject's state to the answer.
+- So is a family with a norm behind its FFN: R would have to be solved for through that norm.
 """
 
 from __future__ import annotations
@@ -48,13 +49,14 @@ from trainables.backbones.subject_vectors import (
     subject_rows,
 )
 from trainables.backbones.surgery import KeptWeights
-from trainables.errors import ConfigError, DataError, EditDiverged
+from trainables.errors import BackboneError, ConfigError, DataError, EditDiverged
 from trainables.interfaces import (
     Backbone,
     DecodeState,
     Edit,
     EditBatch,
     EditReport,
+    Family,
     Generators,
     PromptBatch,
     State,
@@ -120,6 +122,19 @@ class Config:
             )
 
 
+def check_family(family: Family) -> None:
+    """Nothing, where what the FFN puts out reaches the residual stream as it is.
+
+    Raises:
+        BackboneError: Otherwise.
+    """
+    if family.norm_after_ffn is not None:
+        raise BackboneError(
+            "memit writes what an FFN is to add to the residual stream; in family "
+            f"{family.name!r} a norm, {family.norm_after_ffn}, stands between the two"
+        )
+
+
 @dataclass
 class _Run:
     """A batch under way."""
@@ -137,6 +152,7 @@ class Memit:
     def __init__(
         self, config: Config, backbone: Backbone, artefacts: Artefacts, generators: Generators
     ) -> None:
+        check_family(backbone.family)
         self._layers = sorted(config.layers)
         if self._layers[-1] > backbone.num_layers - 2:
             raise ConfigError(

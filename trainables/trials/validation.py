@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from trainables.backbones.checkpoint import Checkpoint, examine
+from trainables.backbones.families import family_of
 from trainables.backbones.hub import checkpoint_folder
 from trainables.edits.data_check import DataCheck
 from trainables.edits.drawing import draw
 from trainables.edits.sources import EMBEDDED, Source, backbone_folder
 from trainables.errors import BackboneError
-from trainables.methods import build_config, get_version, method_settings
+from trainables.interfaces import Family
+from trainables.methods import build_config, check_family, get_version, method_settings
 from trainables.metrics.evaluator import GENERATED_BEHIND, GENERATED_TOKENS
 from trainables.moe import nltk_data
 from trainables.moe.nltk_data import NltkData
@@ -34,6 +36,7 @@ class Validator:
         self._checkpoints: dict[str, Checkpoint] = {}
         self._nltk_data: dict[tuple[NltkData, ...], str] = {}
         self._data = DataCheck(cache)
+        self._families: dict[str, Family] = {}
         self._lengths: dict[str, DriverLengths] = {}
         self._measured: set[str] = set()  # draws whose rows fit
         self.warnings: list[str] = []  # what a reader of the table should know before the start
@@ -69,7 +72,9 @@ class Validator:
         if backbone not in self._checkpoints:
             self._checkpoints[backbone], folder = self._examined(spec)
             self._lengths[backbone] = DriverLengths(folder)
+            self._families[backbone] = family_of(folder)
         whole = self._checkpoints[backbone]
+        check_family(module, self._families[backbone])
         _check_end_token(spec, whole)
         self.warnings += self._data.check(spec, trains=True)
         source = self._data.source(spec)
