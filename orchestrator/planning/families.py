@@ -50,7 +50,9 @@ def get_family(name: str) -> Family:
     """
     values = SearchSpaces().load(_GROUP, name)
     try:
-        keys = [values["config"][key] for key in ("num_layers", "hidden_size", "ffn_size")]
+        depth, width, ffn = (
+            tuple(values["config"][key]) for key in ("num_layers", "hidden_size", "ffn_size")
+        )
     except (KeyError, TypeError) as error:
         raise UsageError(f"family/{name}.yaml: config.{error.args[0]} is missing") from error
-    return Family(*map(tuple, keys), num_ffn_matrices=3 if values.get("gate") else 2)
+    return Family(depth, width, ffn, num_ffn_matrices=3 if values.get("gate") else 2)

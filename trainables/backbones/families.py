@@ -32,7 +32,9 @@ def get_family(model_type: str) -> Family:
     """
     known = known_families()
     if not known:
-        raise BackboneError(f"{FOLDER} holds no family; install from the source tree: pip -e")
+        raise BackboneError(
+            f"{FOLDER} holds no family; install from the source tree, by pip install -e"
+        )
     if model_type not in known:  # before a path is made of it: it was read from a checkpoint
         raise BackboneError(f"model family {model_type!r} is not known; known: {', '.join(known)}")
     path = FOLDER / f"{model_type}.yaml"
@@ -40,7 +42,10 @@ def get_family(model_type: str) -> Family:
         values: dict[str, Any] = yaml.safe_load(path.read_text("utf-8"))
         values.pop("small", None)  # of the tests' checkpoint
         values["max_positions"] = values.pop("config")["max_positions"]
-        return Family(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        parts: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
+        }
+        return Family(**parts)
     except (yaml.YAMLError, TypeError, KeyError, AttributeError) as error:
         raise BackboneError(f"{path} does not describe a family: {error}") from error
 

@@ -16,7 +16,8 @@ PROMPTS = ("The capital of Fooland is", "Who wrote The Long Tide?", "Ada Quell w
 
 @torch.no_grad()
 def test_scale_then_the_medians_of_what_the_whole_model_shows(backbone: Backbone) -> None:
-    name = backbone.family.norm_before_ffn
+    family = backbone.family
+    name = family.norm_after_ffn or family.norm_before_ffn  # it reads what a change stands beside
     if name is None:
         pytest.skip("no norm of this family reads what the FFN's output is added to")
     norm = backbone.model.get_submodule(f"{backbone.layer_path(LAYER)}.{name}")

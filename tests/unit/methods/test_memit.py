@@ -88,6 +88,8 @@ def test_least_squares_update_when_old_vanishes_interpolates_and_when_huge_does_
 def test_finish_when_cov_weight_is_tiny_then_subjects_reach_their_vectors(
     layers: tuple[int, ...], backbone: Backbone, tmp_path: Path
 ) -> None:
+    if backbone.family.norm_after_ffn is not None:
+        pytest.skip("memit refuses a family with a norm behind its FFN")
     method = make(backbone, tmp_path, layers=layers, cov_weight=1e-9)
     batch = edit_batch(backbone.tokenizer, EDITS, end=True)
     rows = subject_rows(backbone, batch, (), with_kl=False)
