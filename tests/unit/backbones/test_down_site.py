@@ -24,17 +24,19 @@ def test_scale_then_the_medians_of_what_the_whole_model_shows(backbone: Backbone
     down = backbone.model.get_submodule(backbone.down_path(LAYER))
     residuals, powers, ends = [], [], []
     for prompt in PROMPTS:
-        seen: list[torch.Tensor] = []
+        seen: dict[torch.nn.Module, torch.Tensor] = {}
         hooks = [
-            module.register_forward_pre_hook(lambda _, inputs, seen=seen: seen.append(inputs[0][0]))
+            module.register_forward_pre_hook(
+                lambda module, inputs, seen=seen: seen.update({module: inputs[0][0]})
+            )
             for module in (norm, down)
         ]
         backbone.model(torch.tensor([tokenise(backbone.tokenizer, prompt).ids]))
         for hook in hooks:
             hook.remove()
-        residuals.append(seen[0].norm(dim=-1).mean())
-        powers.append(seen[1].square().sum(-1).mean())
-        ends.append(seen[1][-1])
+        residuals.append(seen[norm].norm(dim=-1).mean())
+        powers.append(seen[down].square().sum(-1).mean())
+        ends.append(seen[down][-1])
     scale = DownSite(backbone, LAYER, PrefixCache()).scale(PROMPTS)
     assert scale.residual_norm == pytest.approx(float(sorted(residuals)[1]), rel=1e-4)
     assert scale.input_power == pytest.approx(float(sorted(powers)[1]), rel=1e-4)
