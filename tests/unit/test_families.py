@@ -11,7 +11,7 @@ import yaml
 from orchestrator.errors import UsageError
 from orchestrator.planning import families as planned
 from orchestrator.planning.plan import expand
-from orchestrator.settings import models as config
+from orchestrator.settings import loading as config
 from orchestrator.settings.yaml_files import GROUPS, SearchSpaces
 from tests.unit.file_trials import spec, write, zsre_line
 from tests.unit.small_spaces import write_small_spaces
