@@ -71,4 +71,4 @@ def of_kind(key: str, value: Any, default: Any) -> Any:
 
 
 def _is_count(name: str) -> bool:
-    return name.startswith("num_") or name in ("top_k", "lora_rank", "experts_per_batch")
+    return name.startswith("num_") or name in ("top_k", "lora_rank")
