@@ -7,18 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from trainables.artefacts import Artefacts, read_state, write_state
+from trainables.bases import read_method, read_presets
 from trainables.cache import default_cache
+from trainables.edits.embedded import embedded_name
 from trainables.errors import DataError
 from trainables.interfaces import Backbone, Edit, EditMethod, EditReport
 from trainables.methods import build_config, get_method, method_settings
 from trainables.metrics.evaluator import GENERATED_TOKENS, greedy
 from trainables.prompts import edit_batch, tokenise
 from trainables.seeding import trial_generators
-
-METHODS = Path(__file__).resolve().parents[1] / "search_spaces" / "method"
 
 
 class Editor:
@@ -38,21 +37,22 @@ class Editor:
         Args:
             name: A file of search_spaces/method.
             backbone: Changed by edits until `remove`.
-            settings: Fields of the method's Config that differ from its YAML; layers and ranks are
-                the backbone's own.
+            settings: Fields of the method's Config that differ from its YAML, and from the presets
+                of an embedded backbone; layers and ranks are the backbone's own.
             seed: Of everything random.
             training: Edits that the method may prepare on.
 
         Raises:
             ConfigError: If a setting is unknown or out of range.
         """
-        values = yaml.safe_load((METHODS / f"{name}.yaml").read_text())
-        preset = (values.get("presets") or {}).get(_embedded_name(backbone), {}).get("default", {})
-        chosen = {**method_settings(values), **preset, **(settings or {})}
+        values = read_method(name)
+        embedded = embedded_name(backbone.folder) if backbone.folder else None
+        preset = read_presets(embedded, name) if embedded else {}
+        self.settings = {**method_settings(values), **preset, **(settings or {})}  # that hold
         module = values.get("module", name)
         self._backbone = backbone
         self.method: EditMethod = get_method(module)[1](
-            build_config(module, chosen),
+            build_config(module, self.settings),
             backbone,
             Artefacts(default_cache() / "artefacts"),
             trial_generators(seed),
@@ -93,8 +93,3 @@ class Editor:
     def remove(self) -> None:
         """Restore the backbone bit for bit."""
         self.method.remove()
-
-
-def _embedded_name(backbone: Backbone) -> str:
-    """Name of an embedded backbone; its folder is called <name>-<hash>."""
-    return backbone.folder.name.rpartition("-")[0] if backbone.folder else ""

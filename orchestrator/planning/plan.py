@@ -108,7 +108,7 @@ def expand(config: SweepConfig) -> Plan:
         _protected(config, labelled),
         len(excluded),
         merged,
-        tuple(partly_obeyed(config)),
+        (*partly_obeyed(config), *resolver.presets.notes(labelled)),
     )
 
 
@@ -142,7 +142,8 @@ def _search(config: SweepConfig, resolver: Resolver) -> Plan:
     checked = tuple(_extremes(config, resolver, space))
     for spec in checked:
         check_ranges(spec)
-    return Plan(config, (), (), tuple(space), space=space, checked=checked)
+    notes = tuple(resolver.presets.notes(checked))
+    return Plan(config, (), (), tuple(space), notes=notes, space=space, checked=checked)
 
 
 def _extremes(

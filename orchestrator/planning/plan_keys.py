@@ -7,6 +7,8 @@ from collections.abc import Collection, Iterable
 from typing import Any
 
 from orchestrator.errors import UsageError
+from orchestrator.planning.presets import check_typed_presets, fields_of
+from orchestrator.planning.ranges import of_kind
 from orchestrator.planning.trial_spec import HEADER
 from orchestrator.settings.composition import own_choices
 from orchestrator.settings.models import COMMAND_LINE, PARTS, Protocol, SweepConfig
@@ -14,9 +16,9 @@ from orchestrator.settings.yaml_files import unknown
 
 # What a file says of its own subject; another subject is another file.
 _DESCRIBED = {
-    "method": frozenset(HEADER),
-    "backbone": frozenset({"name", "edit_layer"}),
-    "dataset": frozenset({"name", "module", "source", "version"}),
+    "method": frozenset({*HEADER, "base"}),
+    "backbone": frozenset({"name", "base", "presets", "presets_from"}),
+    "dataset": frozenset({"name", "base", "module", "source", "version"}),
 }
 
 
@@ -39,6 +41,8 @@ def check_keys(config: SweepConfig) -> None:
                 f"(arms: {', '.join(arms)})"
             )
     _check_arms(config, methods)
+    _check_arm_values(config, methods)
+    check_typed_presets(config)
     known = fields | {f"protocol.{key}" for key in Protocol.model_fields} | set(PARTS)
     for part in ("backbone", "dataset"):
         keys = config.spaces.load(part, config.choices[part]).keys() - _DESCRIBED[part]
@@ -137,34 +141,83 @@ def _typed(config: SweepConfig) -> list[str]:
 def _fields(config: SweepConfig, methods: Iterable[Any]) -> set[str]:
     """Keys that may be set for one of the methods."""
     loaded = (config.spaces.load("method", name) for name in methods)
-    return {f"method.{key}" for each in loaded for key in each if key not in HEADER}
+    return {f"method.{key}" for each in loaded for key in fields_of(each)}
 
 
 def _check_described(key: str, prefix: str = "") -> None:
     """Raises UsageError for a key that says what a part is, and not how it is used."""
     part, _, name = key.partition(".")
+    hint = f"; did you mean {_MEANT[key]!r}?" if key in _MEANT else ""
     if name not in _DESCRIBED.get(part, ()):
+        if hint:
+            raise UsageError(f"{prefix}{key}: no such name{hint}")
         return
     if name == "name":
         choice = f"axes.{part}=[NAME, ...]" if prefix == "axes." else f"{part}=NAME"
         raise UsageError(f"{prefix}{key}: the name of a file; choose with {choice}")
-    instead = {"method.order": "protocol.order", "backbone.edit_layer": "method.edit_layer"}
-    hint = f"; did you mean {instead[key]!r}?" if key in instead else ""
     raise UsageError(f"{prefix}{key}: it is set in the file of the {_WORDS[part]} alone{hint}")
 
 
+_MEANT = {
+    "method.order": "protocol.order",
+    "backbone.presets": "presets",
+    "backbone.edit_layer": "method.edit_layer",
+}
 _WORDS = {"method": "method", "backbone": "backbone", "dataset": "data set"}
 
 
 def _check_arms(config: SweepConfig, methods: Collection[Any]) -> None:
     """Raises UsageError if an arm sets what its method lacks: it would run as another arm."""
     for arm, settings in config.arms.items():
-        own = [settings["method"]] if "method" in settings else _unnamed(config, methods)
-        for name in own:
+        for name in _methods_of_arm(config, arm, methods):
             fields = _fields(config, [name])
             for key in settings:
                 if key.startswith("method.") and key not in fields:
                     raise unknown(f"arms.{arm}.{key} (method: {name})", key, fields)
+
+
+def _check_arm_values(config: SweepConfig, methods: Collection[Any]) -> None:
+    """Raises UsageError for `method.<arm>.<key>` that no arm could obey, or that one sets itself.
+
+    An arm is one of the ablation's, or a method that it compares.
+    """
+    for arm, values in config.arm_values.items():
+        if arm not in config.arms and arm not in methods:
+            typed = f"method.{arm}.{next(iter(values))}"
+            raise unknown(typed, arm, {*config.arms, *methods})
+        for key, value in values.items():
+            _check_arm_value(config, methods, arm, key, value)
+
+
+def _check_arm_value(
+    config: SweepConfig, methods: Collection[Any], arm: str, key: str, value: Any
+) -> None:
+    typed, plain = f"method.{arm}.{key}", f"method.{key}"
+    own = _methods_of_arm(config, arm, methods) if arm in config.arms else [arm]
+    fields = _fields(config, own)
+    if plain not in fields:
+        raise unknown(f"{typed} (methods: {', '.join(own)})", plain, fields)
+    meant = [
+        name
+        for name in config.arms
+        if name == arm or (arm not in config.arms and arm in _methods_of_arm(config, name, methods))
+    ]
+    if setting := [name for name in meant if plain in config.arms[name]]:
+        raise UsageError(
+            f"{typed}: the arms of ablation={config.ablation} set it; it cannot be typed "
+            f"(arms: {', '.join(setting)})"
+        )
+    if plain in config.axes:
+        raise UsageError(
+            f"{typed}: axes.{plain} moves it in every arm; axes.{plain}=null drops that axis"
+        )
+    for name in own:
+        of_kind(typed, value, config.spaces.load("method", name).get(key))
+
+
+def _methods_of_arm(config: SweepConfig, arm: str, methods: Collection[Any]) -> list[Any]:
+    settings = config.arms[arm]
+    return [settings["method"]] if "method" in settings else _unnamed(config, methods)
 
 
 def _unnamed(config: SweepConfig, methods: Collection[Any]) -> list[Any]:

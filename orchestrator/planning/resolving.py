@@ -12,11 +12,11 @@ from pydantic import ValidationError
 from orchestrator.errors import UsageError
 from orchestrator.planning.counts import STREAMS, cut, limit_of, num_drawn, settled
 from orchestrator.planning.part_values import check_backbone, check_dataset, check_null, check_pair
+from orchestrator.planning.presets import Presets, fields_of
 from orchestrator.planning.ranges import of_kind
 from orchestrator.planning.shapes import EMBEDDED, read_backbone
 from orchestrator.planning.trial_spec import (
     DEPTH_FIELDS,
-    HEADER,
     WIDTH_FIELDS,
     Origin,
     Swept,
@@ -25,13 +25,17 @@ from orchestrator.planning.trial_spec import (
 from orchestrator.settings.models import COMMAND_LINE, Protocol, SweepConfig
 from orchestrator.settings.yaml_files import unknown
 
+_DESCRIBED_BY = "described_by"  # while a backbone is read: the file that describes its model
+
 
 class Resolver:
     """Makes trials of one sweep; keeps what it has resolved, as a plan shares most of it."""
 
     def __init__(self, config: SweepConfig) -> None:
         self.config = config
+        self.presets = Presets(config)
         self._parts: dict[str, tuple[dict[str, Any], dict[str, Origin]]] = {}
+        self._described_by: dict[int, str] = {}  # file that describes a backbone, by its id
         self._methods: dict[tuple[str, int], tuple[dict[str, Any], dict[str, Origin]]] = {}
         self._protocols: dict[str, tuple[dict[str, Any], dict[str, Origin]]] = {}
 
@@ -44,7 +48,7 @@ class Resolver:
         backbone, origins = self._part("backbone", values)
         dataset, dataset_origins = self._part("dataset", values)
         check_pair(backbone, dataset)
-        method, method_origins, order = self._method(values, backbone)
+        method, method_origins, order = self._method(values, backbone, arm)
         origins = {**origins, **dataset_origins, **method_origins}
         protocol, protocol_origins = self._cached_protocol(values, dataset, order)
         origins.update(protocol_origins)
@@ -107,7 +111,10 @@ class Resolver:
             if part == "dataset":
                 resolved.setdefault("module", name)
             is_embedded = str(resolved.get("model")).startswith(EMBEDDED)
-            origins = {f"{part}.{field}": Origin(f"{part} {name}") for field in resolved}
+            source_of = self.config.spaces.source
+            origins = {
+                f"{part}.{field}": Origin(source_of(part, name, field)) for field in resolved
+            }
             for source, name_, value, _ in layered:
                 if name_ not in resolved:
                     raise unknown(f"{part}.{name_}={value}", name_, resolved)
@@ -118,7 +125,10 @@ class Resolver:
                 origins[f"{part}.{name_}"] = Origin(source)
             if part == "backbone":
                 check_backbone(resolved, origins)
+                resolved[_DESCRIBED_BY] = name  # goes where another model takes the place
                 origins.update(read_backbone(resolved, origins, is_embedded))
+                if (file := resolved.pop(_DESCRIBED_BY, None)) is not None:
+                    self._described_by[id(resolved)] = file
             else:
                 check_dataset(resolved)
                 _check_dataset(resolved)
@@ -141,7 +151,7 @@ class Resolver:
             )
 
     def _method(
-        self, values: Mapping[str, Swept], backbone: Mapping[str, Any]
+        self, values: Mapping[str, Swept], backbone: Mapping[str, Any], arm: str
     ) -> tuple[dict[str, Any], dict[str, Origin], str | None]:
         """The method's name, module and fields on this backbone, their origins, its own order."""
         name = self._choice("method", values)
@@ -150,6 +160,10 @@ class Resolver:
         if (name, id(backbone)) not in self._methods:
             self._methods[name, id(backbone)] = self._unswept_method(name, loaded, backbone)
         method, origins = (dict(part) for part in self._methods[name, id(backbone)])
+        for field_name, value in self._typed_for(arm, name).items():
+            if field_name in loaded:
+                method[field_name] = value
+                origins[f"method.{field_name}"] = Origin(COMMAND_LINE)
         for key, swept in values.items():
             field_name = key.removeprefix("method.")
             if not key.startswith("method.") or field_name not in loaded:
@@ -167,17 +181,15 @@ class Resolver:
         self, name: str, loaded: Mapping[str, Any], backbone: Mapping[str, Any]
     ) -> tuple[dict[str, Any], dict[str, Origin]]:
         """The method as all layers below the axes make it, and its origins."""
-        home = loaded.get("published_on")
-        fields = {key: value for key, value in loaded.items() if key not in HEADER}
+        home, source_of = loaded.get("published_on"), self.config.spaces.source
+        fields = fields_of(loaded)
         # field -> (value, source, backbone of the units, or None for this one)
         held: dict[str, tuple[Any, str, str | None]] = {
-            key: (value, f"method {name}", home) for key, value in fields.items()
+            key: (value, source_of("method", name, key), home) for key, value in fields.items()
         }
-        preset_source, preset = self._preset(loaded, backbone)
-        for key, value in preset.items():
-            if key not in fields:
-                raise unknown(f"presets of method {name}: {key}", key, fields)
-            held[key] = (value, preset_source, None)
+        described_by = self._described_by.get(id(backbone))
+        for source, key, value in self.presets.found(name, described_by, backbone["name"]):
+            held[key] = (value, source, None)
         for source, key, value, _ in self._layered("method", {}):
             if key in fields:
                 units = None if source == COMMAND_LINE else self.config.published_on or home
@@ -190,25 +202,19 @@ class Resolver:
             origins[f"method.{key}"] = Origin(source, value if scaled != value else None)
         return method, origins
 
-    def _preset(
-        self, loaded: Mapping[str, Any], backbone: Mapping[str, Any]
-    ) -> tuple[str, dict[str, Any]]:
-        """The preset for this backbone: of the table, else of its paper, else the default."""
-        presets = (loaded.get("presets") or {}).get(backbone["name"]) or {}
-        papers = [
-            paper.partition("_table")[0].partition("_figure")[0] for paper in self.config.paper
-        ]
-        for key in (*self.config.paper, *papers, "default"):
-            if presets.get(key):
-                return f"preset {backbone['name']}/{key}", presets[key]
-        return "", {}
+    def _typed_for(self, arm: str, method: str) -> Mapping[str, Any]:
+        """What is typed for this arm above what is typed for its method; an arm's name is its."""
+        of_method = {} if method in self.config.arms else self.config.arm_values.get(method, {})
+        return {**of_method, **(self.config.arm_values.get(arm, {}) if arm else {})}
 
     def scaled(self, name: str, value: Any, units: str | None, backbone: Mapping[str, Any]) -> Any:
         """`value`, written for the backbone named `units`, on `backbone`: by depth or width."""
-        if value is None or units is None or units == backbone["name"]:
+        if value is None or units is None:
             return value
         if name in DEPTH_FIELDS:
             depth, published = int(backbone["num_layers"]), self._shape(units, "num_layers")
+            if depth == published:
+                return value
             if isinstance(value, list):
                 # dict: two published layers may fall on one
                 return list(
@@ -216,10 +222,8 @@ class Resolver:
                 )
             return _scaled_layer(value, depth, published)
         if name in WIDTH_FIELDS:
-            return max(
-                1,
-                _nearest(value * int(backbone["hidden_size"]) / self._shape(units, "hidden_size")),
-            )
+            width, published = int(backbone["hidden_size"]), self._shape(units, "hidden_size")
+            return value if width == published else max(1, _nearest(value * width / published))
         return value
 
     def _shape(self, backbone: str, name: str) -> int:

@@ -47,8 +47,7 @@ def read_backbone(
         folder = Path(str(typed)).expanduser().absolute()
         shape = read_shape(folder, str(typed))
         if is_embedded or any(backbone.get(key) != shape[key] for key in ("family", *SHAPE)):
-            # another model than the YAML's: neither its name, by which presets are found, nor its
-            # memory need
+            # another model than the YAML's: neither its name nor its memory need, and no preset
             for key in set(backbone) - set(_KEPT):
                 del backbone[key]
             backbone["name"] = folder.name

@@ -1,4 +1,4 @@
-"""Which of an ablation's arms a choice on the command line leaves."""
+"""Which of an ablation's arms a choice on the command line leaves, and what is typed for one."""
 
 from __future__ import annotations
 
@@ -39,3 +39,17 @@ def selected(
             f"{listed}"
         )
     return kept
+
+
+def of_arms(typed: Mapping[str, Any]) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    """What is typed as `method.<arm>.<key>=value`, by arm and key, and all else that is typed."""
+    by_arm: dict[str, dict[str, Any]] = {}
+    others: dict[str, Any] = {}
+    for name, value in typed.items():
+        part, _, rest = name.partition(".")
+        arm, dot, key = rest.partition(".")
+        if part == "method" and dot:
+            by_arm.setdefault(arm, {})[key] = value
+        else:
+            others[name] = value
+    return by_arm, others

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from orchestrator.errors import UsageError
 from orchestrator.settings.ablation_file import check_ablation
-from orchestrator.settings.arms import selected
+from orchestrator.settings.arms import of_arms, selected
 from orchestrator.settings.complaints import complaint
 from orchestrator.settings.composition import compose, merge, own_choices
 from orchestrator.settings.models import (
@@ -27,11 +27,14 @@ from orchestrator.settings.models import (
     SweepConfig,
 )
 from orchestrator.settings.obeyed import check_obeyed
+from orchestrator.settings.presets import read_presets
 from orchestrator.settings.typed import Known, parse, split
 from orchestrator.settings.yaml_files import FOLDER, GROUPS, SearchSpaces
 
 # Fields that are no keys.
-_NOT_TYPED = frozenset({"choices", "layers", "own_units", "spaces", "arms", "question"})
+_NOT_TYPED = frozenset(
+    {"choices", "layers", "own_units", "spaces", "arms", "arm_values", "preset_values", "question"}
+)
 
 
 def load(overrides: Sequence[str], folder: Path = FOLDER) -> SweepConfig:
@@ -124,6 +127,7 @@ def _build(
 ) -> SweepConfig:
     """Lays scale block and command line over the composed `values` and checks the whole."""
     ablation = choices["ablation"]
+    arm_values, typed = of_arms(typed)
     layers = (
         Layer("config.yaml", _dotted(spaces.root())),
         Layer(f"scale {choices['scale']}", _dotted(spaces.load("scale", choices["scale"]))),
@@ -154,6 +158,8 @@ def _build(
             **values,
             axes=axes,
             choices=choices,
+            arm_values=arm_values,
+            preset_values=read_presets(values.get("presets")),
             layers=layers,
             own_units=frozenset(own_units),
             spaces=spaces,

@@ -137,6 +137,9 @@ class SweepConfig(_Model):
             first.
         axes: Values, or one distribution for a search, per dotted key.
         arms: Named settings, crossed with the axes.
+        arm_values: Settings typed for one arm, or one method, of several.
+        presets: File of values for methods, above the backbone's own presets.
+        preset_values: What that file holds, by method.
         own_units: Axes typed on the command line: their values are not scaled to the backbone.
         paper: Ids of the published tables and figures that the ablation answers.
         published_on: Backbone whose depth and width the ablation's layers and ranks refer to.
@@ -155,6 +158,7 @@ class SweepConfig(_Model):
     question: str = ""
     paper: tuple[str, ...] = ()
     published_on: str | None = None
+    presets: Annotated[str, Field(min_length=1)] | None = None
     plan: Literal["grid", "one_at_a_time", "search"] = "grid"
     axes: dict[str, list[Any] | dict[str, Any]] = {}
     arms: dict[str, dict[str, Any]] = {}
@@ -178,6 +182,8 @@ class SweepConfig(_Model):
     max_silent_seconds: Amount | None = 900.0
     max_trials_per_process: Count = 500
     choices: dict[str, str]
+    arm_values: dict[str, dict[str, Any]] = {}
+    preset_values: dict[str, dict[str, Any]] = {}
     layers: tuple[Layer, ...]
     own_units: frozenset[str]
     spaces: SearchSpaces = Field(exclude=True, repr=False)

@@ -11,11 +11,15 @@ from typing import Any
 import yaml
 
 from orchestrator.errors import UsageError
+from trainables.bases import presets_of, with_base
+from trainables.errors import ConfigError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FOLDER = REPOSITORY / "search_spaces"
 _MOST_NAMES = 30  # of an error message
 GROUPS = ("ablation", "backbone", "dataset", "method", "scale", "scheduler")
+_WITH_BASE = ("backbone", "dataset", "method")
+_OF_PRESETS = ("presets", "presets_from")  # of a backbone; see `SearchSpaces.presets`
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
@@ -66,6 +70,8 @@ class SearchSpaces:
             raise UsageError(f"{folder} holds no config.yaml; it is not a folder of search spaces")
         self.folder = folder
         self._loaded: dict[tuple[str, object], Mapping[str, Any]] = {}
+        self._files: dict[tuple[str, str], Mapping[str, Any]] = {}
+        self._stands_in: dict[tuple[str, object], Mapping[str, str]] = {}
         self._names: dict[str, tuple[str, ...]] = {}
 
     def names(self, group: str) -> tuple[str, ...]:
@@ -76,18 +82,55 @@ class SearchSpaces:
         return self._names[group]
 
     def load(self, group: str, name: object) -> Mapping[str, Any]:
-        """`<group>/<name>.yaml`; shared by all callers, who leave it as it is."""
+        """`<group>/<name>.yaml`, its base below it; shared by all callers, who leave it as it is.
+
+        A backbone comes without its presets, which `presets` gives.
+        """
         if (group, name) not in self._loaded:
             names = self.names(group)
             if not isinstance(name, str) or name not in names:
                 raise unknown(f"{group}={name}", str(name), names)
-            self._loaded[group, name] = self._read(self.folder / group / f"{name}.yaml")
+            self._loaded[group, name] = self._standing(group, name)
         return self._loaded[group, name]
+
+    def source(self, group: str, name: str, key: str) -> str:
+        """Where a key of a file stands: `method arm`, or of its base `method mine (base arm)`."""
+        self.load(group, name)
+        file = self._stands_in.get((group, name), {}).get(key, name)
+        return f"{group} {name}" + ("" if file == name else f" (base {file})")
+
+    def presets(self, backbone: str) -> dict[str, dict[str, tuple[Any, str]]]:
+        """Of a backbone: method -> key -> (value, file in which it stands)."""
+        try:
+            return presets_of(backbone, lambda file: self._file("backbone", file, backbone))
+        except ConfigError as error:
+            raise UsageError(str(error)) from error
+
+    def _standing(self, group: str, name: str) -> Mapping[str, Any]:
+        if group not in _WITH_BASE:
+            return self._file(group, name, name)
+        try:
+            values, self._stands_in[group, name] = with_base(
+                name, lambda file: self._file(group, file, name), has_module=group == "method"
+            )
+        except ConfigError as error:
+            raise UsageError(f"{group} {error}") from error
+        if group == "backbone":
+            values = {key: value for key, value in values.items() if key not in _OF_PRESETS}
+        return values
+
+    def _file(self, group: str, file: str, asked: str) -> Mapping[str, Any]:
+        """One file as it is written; `asked` is the one that stands on it."""
+        if (group, file) not in self._files:
+            if file not in self.names(group):
+                raise unknown(f"{group} {asked} stands on {file}", file, self.names(group))
+            self._files[group, file] = self.read(self.folder / group / f"{file}.yaml")
+        return self._files[group, file]
 
     def root(self) -> Mapping[str, Any]:
         """`config.yaml`."""
         if ("", "config") not in self._loaded:
-            self._loaded["", "config"] = self._read(self.folder / "config.yaml")
+            self._loaded["", "config"] = self.read(self.folder / "config.yaml")
         return self._loaded["", "config"]
 
     def question(self, ablation: str) -> str:
@@ -104,7 +147,8 @@ class SearchSpaces:
         return (self.folder / group / f"{name}.yaml").read_text("utf-8").splitlines()
 
     @staticmethod
-    def _read(path: Path) -> Mapping[str, Any]:
+    def read(path: Path) -> Mapping[str, Any]:
+        """The mapping in a YAML file, wherever it lies."""
         try:
             content = yaml.load(path.read_text("utf-8"), Loader=_Loader)
         except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 
 from trainables.artefacts import Artefacts, read_state, write_state
 from trainables.backbones.loading import load_backbone
 from trainables.backbones.pristine import Pristine
 from trainables.backbones.split import PrefixCache, Split
+from trainables.bases import read_method
 from trainables.errors import BackboneError
 from trainables.interfaces import Backbone, DecodeState, Edit, EditMethod
 from trainables.methods import build_config, check_family, get_method, method_settings
@@ -76,7 +76,7 @@ def with_chunker(folder: Path, chunker: Chunker) -> Artefacts:
 
 
 def make(name: str, backbone: Backbone, artefacts: Artefacts, seed: int = 0) -> EditMethod:
-    values = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
+    values = read_method(name)
     settings = method_settings(values)
     settings.update({key: value for key, value in TINY.items() if key in settings})
     settings.update(TINY_OF.get(name, {}))

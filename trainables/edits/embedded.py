@@ -205,6 +205,24 @@ def trained_lines_or_none(folder: Path) -> frozenset[int] | None:
     return None if lines is None else frozenset(lines)
 
 
+def embedded_name(folder: Path) -> str | None:
+    """Name of the embedded backbone whose recipe lies in `folder`, whatever that is called.
+
+    Of several made by one recipe from different files it is the first; None for another model.
+    """
+    try:
+        made = _stored(folder, "recipe.json")
+    except ValueError:  # another program's
+        return None
+    seed = made.get("seed") if isinstance(made, dict) else None
+    is_of_world = trained_lines_or_none(folder) is None
+    for name, embedded in EMBEDDED.items():
+        is_same = made == {**asdict(embedded.recipe), "seed": seed}
+        if is_same and is_of_world == (embedded.source == "facts"):
+            return name
+    return None
+
+
 def locality_known(folder: Path) -> float | None:
     """Share of the locality questions that the backbone answered rightly when it was built."""
     share = _stored(folder, "report.json")["locality_exact"]

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 
 from trainables.artefacts import Artefacts
+from trainables.bases import read_method, read_presets
 from trainables.errors import ConfigError
 from trainables.interfaces import Backbone, Edit, EditReport
 from trainables.methods import build_config, method_settings
@@ -18,7 +18,6 @@ from trainables.methods.wise import Config, Wise
 from trainables.prompts import collate, edit_batch, tokenise
 from trainables.seeding import trial_generators
 
-FOLDER = Path(__file__).parents[3] / "search_spaces" / "method"
 FAR = ("Who wrote The Long Tide?", "Is it so?", "Ivo Marsh works for", "Where is Oslo Bay?")
 EDITS = tuple(
     Edit(prompt, target, None, FAR)
@@ -198,12 +197,13 @@ def test_norm_bound_then_no_entry_leaves_the_box(llama: Backbone, tmp_path: Path
 
 @pytest.mark.parametrize("name", ["wise_merge", "wise_retrieval"])
 def test_yaml_then_paper_and_public_code_differ_in_six_settings(name: str) -> None:
-    values = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
-    settings, presets = method_settings(values), values["presets"]
-    reference = presets["llama2_7b"]["reference"]
-    for preset in (reference, *(some["default"] for some in presets.values() if "default" in some)):
-        build_config("wise", settings | preset)
+    values = read_method(name)
+    settings = method_settings(values)
+    reference = values["presets"]["llama2_7b"]["reference"]
+    for preset in (reference, read_presets("facts", name), read_presets("facts_zsre", name)):
+        assert preset
         assert set(preset) <= set(settings)
+        build_config("wise", settings | preset)
     assert sorted(key for key in reference if reference[key] != settings[key]) == [
         "activation",
         "hinge_mean",

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 
 from trainables.artefacts import Artefacts
 from trainables.backbones.split import PrefixCache, Split
+from trainables.bases import read_method
 from trainables.draws.streams import to_edit
 from trainables.edits.stream import EditStream
 from trainables.interfaces import Backbone, EditMethod, EditRecord
@@ -26,7 +26,6 @@ from trainables.metrics.prompt_routes import (
 from trainables.seeding import trial_generators
 from trainables.trials.loop import Before, EditLoop, EditProtocol
 
-METHODS = Path(__file__).parents[3] / "search_spaces" / "method"
 TINY = {"edit_layer": 2, "num_experts": 2, "top_k": 1, "num_steps": 3, "projection_size": 8}
 
 RECORDS = tuple(
@@ -97,7 +96,7 @@ def test_same_expert_rate_compares_with_the_edit_of_the_question_before() -> Non
 def run(
     name: str, backbone: Backbone, folder: Path, **how: bool
 ) -> tuple[EditLoop, dict[str, Any]]:
-    values = yaml.safe_load((METHODS / f"{name}.yaml").read_text())
+    values = read_method(name)
     settings = method_settings(values)
     settings.update({key: value for key, value in TINY.items() if key in settings})
     module, artefacts = values.get("module", name), Artefacts(folder)

@@ -10,16 +10,14 @@ from typing import Any, get_args
 
 import nltk
 import pytest
-import yaml
 
 from orchestrator.planning.cell import Resolved
 from tests.unit.file_trials import spec, write, zsre_line
+from trainables.bases import read_method
 from trainables.errors import ConfigError
 from trainables.methods import method_settings
 from trainables.moe.nltk_data import _FILES, _PACKAGES, FOLDER, NltkData, check, fetch, identity
 from trainables.trials.validation import Validator
-
-METHODS = Path(__file__).parents[3] / "search_spaces" / "method"
 
 
 @pytest.fixture(autouse=True)
@@ -93,7 +91,7 @@ def test_identity_when_one_file_is_missing_then_setting_and_remedies_are_named(
 
 
 def trial(module: str, folder: Path, path: Path | None = None, **changes: Any) -> dict[str, Any]:
-    values = yaml.safe_load((METHODS / f"{module}.yaml").read_text())
+    values = read_method(module)
     found = spec(folder, "zsre", path)
     found["method"] = {"name": module, "module": module, **method_settings(values), **changes}
     return found

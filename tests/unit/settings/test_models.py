@@ -10,6 +10,7 @@ from orchestrator.errors import UsageError
 from orchestrator.planning.plan import expand
 from orchestrator.settings import loading as config
 from orchestrator.settings.composition import compose
+from orchestrator.settings.models import PARTS
 from orchestrator.settings.yaml_files import FOLDER, GROUPS, SearchSpaces
 from tests.unit.small_spaces import write_small_spaces
 
@@ -141,6 +142,10 @@ def test_compose_when_compared_with_hydra_then_it_gives_the_same(ablation: str, 
         keys = [str(key) for key in theirs if key != "hydra"]
         plain = OmegaConf.to_container(OmegaConf.masked_copy(theirs, keys), resolve=True)
     assert choices == {group: made[group] for group in GROUPS}
+    for part in PARTS:  # hydra knows nothing of a file's base, nor of its presets
+        own, theirs_own = ours.pop(part), plain.pop(part)
+        lines = theirs_own.keys() - {"base", "presets", "presets_from"}
+        assert {key: own[key] for key in lines} == {key: theirs_own[key] for key in lines}
     assert ours == plain
 
 

@@ -203,10 +203,10 @@ def test_arms_when_a_typed_word_fits_none_then_they_are_listed(
 
 
 def test_notes_when_only_some_methods_have_a_typed_key_then_they_are_named(folder: Path) -> None:
-    (note,) = plan(folder, METHODS, "method.clamp=1.0").notes
+    note, _ = plan(folder, METHODS, "method.clamp=1.0").notes  # the other: no preset for multi
     assert note == "method.clamp holds for multi; none, moe have no such setting"
     assert plan(folder, RANKS, "method.edit_lr=1e-3").notes == ()
-    (note,) = plan(folder, METHODS, "axes.method.clamp=[1.0,2.0]", "axes.method=[moe,multi]").notes
+    note, _ = plan(folder, METHODS, "axes.method.clamp=[1.0,2.0]", "axes.method=[moe,multi]").notes
     assert note == "method.clamp holds for multi; moe has no such setting"
 
 

@@ -10,19 +10,18 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from tests.end_to_end.commands import own_file_system
 from tests.end_to_end.test_full_disk import fill
 from tests.unit.file_trials import spec, write, zsre_line
 from trainables.artefacts import read_state
+from trainables.bases import read_method
 from trainables.methods import method_settings
 from trainables.pulse import Moment, read_pulses
 from trainables.trials.ray_trial import ActorSpentError, EditTrial
 from trainables.trials.run import Runtime
 
-METHODS = Path(__file__).resolve().parents[3] / "search_spaces" / "method"
 LAST_LAYER = 3  # of the tiny backbones; the edited one is below
 NUM_EDITS = 12
 TRIALS = ("first", "second")
@@ -32,7 +31,7 @@ TRIALS = ("first", "second")
 def trial(tmp_path: Path, checkpoints: dict[str, Path]) -> EditTrial:
     """FT-M on two batches of six edits, twice in one actor."""
     path = write(tmp_path / "z.jsonl", [zsre_line(number) for number in range(60)])
-    settings = method_settings(yaml.safe_load((METHODS / "ft_m.yaml").read_text()))
+    settings = method_settings(read_method("ft_m"))
     wanted = spec(checkpoints["llama"], "zsre", path, num_edits=NUM_EDITS, edit_batch_size=6)
     wanted["method"] = settings | {
         "name": "ft_m",

@@ -1,0 +1,118 @@
+"""What holds for a method on one backbone: its published presets, the backbone's, a file's; pure.
+
+What a paper prints for its method on a public model stands in the method's file, by backbone and
+paper. What was chosen for a backbone stands in the backbone's. Of both and `presets=FILE` the later
+wins, key by key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from orchestrator.planning.ranges import of_kind
+from orchestrator.planning.trial_spec import HEADER, TrialSpec
+from orchestrator.settings.models import SweepConfig
+from orchestrator.settings.yaml_files import SearchSpaces, unknown
+
+Found = tuple[str, str, Any]  # source, key, value
+
+
+class Presets:
+    """Of one sweep; remembers which methods found none."""
+
+    def __init__(self, config: SweepConfig) -> None:
+        """Nothing is read before it is asked for."""
+        self._config = config
+        self._of_backbones: dict[str, dict[str, dict[str, tuple[Any, str]]]] = {}
+        self._without: set[tuple[str, str]] = set()
+
+    def found(self, method: str, backbone: str | None, shown: str) -> list[Found]:
+        """All that is preset, weakest first.
+
+        Args:
+            method: Name of its file.
+            backbone: Name of the file that describes the model that runs; None for a folder that
+                none describes: what it is called says nothing of it.
+            shown: The name of that model.
+
+        Raises:
+            UsageError: For a key that the method does not have, or a value of another kind.
+        """
+        loaded = self._config.spaces.load("method", method)
+        found = [*self._published(loaded, backbone), *self._of_backbone(method, backbone)]
+        typed = self._config.preset_values.get(method, {})
+        found += [(f"presets {self._config.presets}", key, value) for key, value in typed.items()]
+        fields = fields_of(loaded)
+        if fields and not found and backbone != loaded.get("published_on"):
+            self._without.add((method, shown))
+        return found
+
+    def notes(self, trials: Iterable[TrialSpec]) -> list[str]:
+        """One line for each backbone on which some of the trials run without any preset."""
+        run = dict.fromkeys((trial.backbone["name"], trial.method["name"]) for trial in trials)
+        methods: dict[str, list[str]] = {}
+        for backbone, method in run:
+            if (method, backbone) in self._without:
+                methods.setdefault(backbone, []).append(method)
+        return [
+            f"no preset for {backbone}: {', '.join(names)} "
+            f"{'runs' if len(names) == 1 else 'run'} with the values of the method's own file; "
+            "presets=FILE gives others"
+            for backbone, names in methods.items()
+        ]
+
+    def _published(self, loaded: Mapping[str, Any], backbone: str | None) -> Iterator[Found]:
+        """Of the method's file: those of the table, else of its paper, else the default ones."""
+        of_backbone = (loaded.get("presets") or {}).get(backbone) or {}
+        papers = [
+            paper.partition("_table")[0].partition("_figure")[0] for paper in self._config.paper
+        ]
+        for paper in (*self._config.paper, *papers, "default"):
+            if preset := of_backbone.get(paper):
+                label = f"presets of method {loaded['name']}"
+                for key, value in preset.items():
+                    _check_key(label, key, loaded)
+                    yield f"preset {backbone}/{paper}", key, value
+                return
+
+    def _of_backbone(self, method: str, backbone: str | None) -> Iterator[Found]:
+        if backbone is None:
+            return
+        if backbone not in self._of_backbones:
+            made = self._config.spaces.presets(backbone)
+            _check_methods(f"backbone {backbone}: presets", made, self._config.spaces)
+            self._of_backbones[backbone] = made
+        loaded = self._config.spaces.load("method", method)
+        for key, (value, file) in self._of_backbones[backbone].get(method, {}).items():
+            label = f"backbone {file}: presets.{method}"
+            _check_key(label, key, loaded)
+            value = of_kind(f"{label}.{key}", value, loaded[key])
+            yield f"preset {file}", key, value
+
+
+def check_typed_presets(config: SweepConfig) -> None:
+    """Raises UsageError unless every method and key of `presets=FILE` exists, and fits its kind."""
+    label = f"presets={config.presets}"
+    _check_methods(label, config.preset_values, config.spaces)
+    for method, values in config.preset_values.items():
+        loaded = config.spaces.load("method", method)
+        for key, value in values.items():
+            _check_key(f"{label}: {method}", key, loaded)
+            of_kind(f"{label}: {method}.{key}", value, loaded[key])
+
+
+def fields_of(method: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings in a method's file, without what it says of itself."""
+    return {key: value for key, value in method.items() if key not in HEADER}
+
+
+def _check_methods(label: str, presets: Iterable[str], spaces: SearchSpaces) -> None:
+    for method in presets:
+        if method not in spaces.names("method"):
+            raise unknown(f"{label}: {method}", str(method), spaces.names("method"))
+
+
+def _check_key(label: str, key: str, loaded: Mapping[str, Any]) -> None:
+    if key not in fields_of(loaded):
+        raise unknown(f"{label}: {key}", str(key), fields_of(loaded))

@@ -1,0 +1,30 @@
+"""The file that `presets=FILE` names: values for methods, in units of the backbone that runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from orchestrator.errors import UsageError
+from orchestrator.settings.yaml_files import SearchSpaces
+from trainables.bases import check_presets
+from trainables.errors import ConfigError
+
+
+def read_presets(typed: Any) -> dict[str, dict[str, Any]]:
+    """Method -> key -> value, as under `presets` of a backbone; nothing where no file is named.
+
+    Raises:
+        UsageError: If there is no such file, or it holds anything but a mapping of mappings.
+    """
+    if not isinstance(typed, str) or not typed:
+        return {}  # null; or no word, which the configuration refuses
+    path = Path(typed).expanduser()
+    if not path.is_file():
+        raise UsageError(f"presets={typed}: there is no such file")
+    try:
+        presets = SearchSpaces.read(path)
+        check_presets(presets, f"presets={typed}")
+    except (UsageError, ConfigError) as error:
+        raise UsageError(str(error)) from error
+    return {method: dict(values) for method, values in presets.items()}
