@@ -19,8 +19,6 @@ from analysis.reading.ledger_ends import ledger_ends
 from analysis.reading.logged import LoggedRun
 from analysis.reading.server import Server, fetch
 
-RECORDS = "records.jsonl"  # the artifact of a run without a tag `records`
-
 TAGS = (
     *("fingerprint", "arm_fingerprint", "ablation", "arm", "seed", "method", "module", "paper"),
     *("scale", "status", "stop_reason", "fidelity", "error", "protocol", "published", "swept"),
@@ -30,7 +28,6 @@ TAGS = (
     "packages",
 )
 _JSON_TAGS = ("protocol", "published", "swept")
-_SCORE_OF_KIND = {"edit": "reliability", "rephrase": "generality"}  # others bear the same name
 # A server hands artifacts out itself; this is where.
 _PROXIED, _PROXY = "mlflow-artifacts:", "/api/2.0/mlflow-artifacts/artifacts"
 
@@ -59,7 +56,7 @@ def read_runs(store: Path, experiment: str, server: str | None = None) -> pd.Dat
 
     Returns:
         Columns `run_id`, `started` (ms since 1970), `records` (where the per-record results would
-        lie: the artifact named by the run's tag `records`, or else records.jsonl), every name of
+        lie: the artifact named by the run's tag `records`, or "" without one), every name of
         `TAGS` as text ("" where a run lacks it; `seed` is an integer; JSON tags in canonical
         form), `metric` and `value`, the last value logged. A trial without any metric has one row
         with `metric` "" and a NaN.
@@ -152,8 +149,6 @@ def read_records(address: str, when: str = "final") -> pd.DataFrame | None:
         return None
     with path.open() as file:  # pandas' own reader of JSON lines takes four times as long
         records = pd.DataFrame([json.loads(line) for line in file])
-    if "score" not in records and "kind" in records:
-        records["score"] = records["kind"].replace(_SCORE_OF_KIND)
     if not {"record_id", "score"} <= set(records.columns):
         return None
     subject = records["subject"] if "subject" in records else records["record_id"]
@@ -191,11 +186,11 @@ def _tidy(runs: Iterable[LoggedRun], store: Path, server: str | None) -> pd.Data
 def _of_trial(run: LoggedRun, store: Path, server: str | None) -> dict[str, Any]:
     """What all rows of one trial share."""
     tags = run.tags
-    artifact = Path(tags.get("records", RECORDS)).name  # never a file elsewhere
+    artifact = Path(tags.get("records", "")).name  # never a file elsewhere
     return {
         "run_id": run.run_id,
         "started": run.started,
-        "records": _records(f"{run.artifact_uri}/{artifact}", store, server),
+        "records": _records(f"{run.artifact_uri}/{artifact}", store, server) if artifact else "",
         **{name: tags.get(name, "") for name in TAGS},
         **{name: _canonical(run.run_id, name, tags.get(name)) for name in _JSON_TAGS},
         "seed": int(tags.get("seed", 0)),

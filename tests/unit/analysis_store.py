@@ -58,6 +58,8 @@ class Writer:
             self._experiments[ablation] = found
         self._clock += 1_000
         values = _tags(ablation, arm, seed) | tags
+        if records is not None:
+            values["records"] = "records.jsonl"
         run = self.client.create_run(
             self._experiments[ablation],
             start_time=self._clock,
@@ -147,9 +149,9 @@ def _fill_lora(write: Writer) -> None:
         write.trial(lora, "middle", seed, (reliability, 0.5, 1.0), **middle)
     # One seed with per-record results of two subjects; stands for ranks 16 (printed) and 32, 64.
     records = [
-        {"record_id": str(i), "subject": f"s{i % 2}", "kind": kind, "token": i % 2, "exact": 0}
+        {"record_id": str(i), "subject": f"s{i % 2}", "score": score, "token": i % 2, "exact": 0}
         for i in range(4)
-        for kind in ("edit", "rephrase", "locality_far")
+        for score in ("reliability", "generality", "locality_far")
     ]
     small = cell(30, 15, [16, 32, 64], 2)
     write.trial(lora, "small", 0, (0.5, 0.5, 0.5), records, **small)

@@ -22,7 +22,13 @@ def test_a_store_of_any_name_holds_its_runs_and_records_and_a_table_reads_them(
     store = tmp_path / name
     (store / "records").mkdir(parents=True)
     shutil.copy(empty_database, store / "mlflow.db")
-    line = {"record_id": "a", "subject": "s", "kind": "edit", "token": 0.25, "when": "final"}
+    line = {
+        "record_id": "a",
+        "subject": "s",
+        "score": "reliability",
+        "token": 0.25,
+        "when": "final",
+    }
     (store / "records" / "abc.jsonl").write_text(json.dumps(line) + "\n")
     tracker = Tracker(store, "named")
     tracker.log(row("f1", records="abc.jsonl"))

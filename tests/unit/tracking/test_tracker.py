@@ -257,7 +257,13 @@ def test_a_server_that_does_not_answer_is_given_up_in_time_and_gets_all_when_it_
     assert server.address.rpartition(":")[2] in in_vain.failures[0]
 
     (store / "records").mkdir(exist_ok=True)
-    line = {"record_id": "a", "subject": "s", "kind": "edit", "token": 0.25, "when": "final"}
+    line = {
+        "record_id": "a",
+        "subject": "s",
+        "score": "reliability",
+        "token": 0.25,
+        "when": "final",
+    }
     (store / "records" / "served.jsonl").write_text(json.dumps(line) + "\n")
     waiting = Tracker(store, "served", server=server.address)  # asks before the server is there
     for name in ("f1", "f2"):
