@@ -20,8 +20,6 @@ SCORES = {
     "average": "Avg.",
 }
 NOT_PRINTED, NOT_IN_PAPER, NOT_RUN = "not printed", "not in the paper", "not run"
-# Files here that serve several tables or none.
-_SHARED = ("__init__", "layout", "grid", "directions", "matrix", "catalogue", "curves")
 _MEGABYTE = 1e6
 
 
@@ -73,15 +71,18 @@ def known_layouts() -> tuple[str, ...]:
     """Ids of the published tables and figures that have a layout."""
     from analysis.layouts.catalogue import LAYOUTS
 
-    files = {path.stem for path in Path(__file__).parent.glob("*.py")}
-    return tuple(sorted((files - {*_SHARED, "generic"}) | set(LAYOUTS)))
+    files = {path.stem for path in Path(__file__).with_name("special").glob("*.py")}
+    return tuple(sorted((files - {"__init__"}) | set(LAYOUTS)))
 
 
 def get_layout(name: str) -> Layout:
     """The layout of one published table, or `generic`; `name` is one of `known_layouts`."""
+    from analysis.layouts import generic
     from analysis.layouts.catalogue import LAYOUTS
 
-    layout = LAYOUTS.get(name) or importlib.import_module(f"analysis.layouts.{name}").LAYOUT
+    if name == "generic":
+        return generic.LAYOUT
+    layout = LAYOUTS.get(name) or importlib.import_module(f"analysis.layouts.special.{name}").LAYOUT
     assert isinstance(layout, Layout)
     return layout
 
