@@ -17,8 +17,8 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import pandas as pd
 
-MEASURES = ("token", "exact", "generated", "token_no_blank")
-AVERAGED = ("reliability", "generality", "locality_far")  # `average` is the mean of these
+from analysis.metrics import AVERAGED, metric
+
 CONTEXT = (
     *("backbone", "backbone_fingerprint"),
     *("dataset", "dataset_digest", "dataset_part", "target_field"),
@@ -28,12 +28,6 @@ _WITH = {
     "backbone": ("backbone", "backbone_fingerprint"),
     "dataset": ("dataset", "dataset_digest", "dataset_part", "target_field"),
 }
-# Metrics of a row that are no scores of questions: known by their beginning, kept by full name.
-NUMBERS = (
-    *("routing_", "largest_load", "own_expert_rate", "same_expert_rate", "stale_rate"),
-    *("edit_state_bytes", "number.", "within_batch_similarity", "between_batch_similarity"),
-    "generation_limit",
-)
 PROVENANCE = (
     *("scale", "device", "dtype", "micro_batch", "commit", "is_dirty", "source_hash"),
     "packages",  # digest of all versions installed: scikit-learn's clusters, NLTK's stems, sums
@@ -73,7 +67,7 @@ class Arm:
         published: Swept keys to the published values that this arm stands for.
         state: "" when all seeds ended, else such as `failed 1/3`; then `scores` is empty.
         scores: Final scores in the table's measure, `average` included; those right after each
-            batch as `<score>.immediate`; metrics that begin as one of `NUMBERS`, by their name.
+            batch as `<score>.immediate`; metrics that are no scores of questions, by their name.
         before: The final scores' values before the first edit.
         errors: Reasons of failed trials, one line each.
         context: Backbone and data set of the arm, by name of `CONTEXT`.
@@ -108,7 +102,7 @@ class Section:
         protocol: The protocol keys that all arms share.
         provenance: Every value that occurs, by name of `PROVENANCE`.
         num_superseded: Trials left out because newer ones of the same arm and seed exist.
-        measure: The one of `MEASURES` that the scores are in.
+        measure: The one of `metrics.MEASURES` that the scores are in.
     """
 
     context: Mapping[str, str]
@@ -129,7 +123,7 @@ def sections(
 
     Args:
         rows: Tidy rows of `runs.read_runs`.
-        measure: One of `MEASURES`.
+        measure: One of `metrics.MEASURES`.
         varying: Protocol keys that may differ between the arms of one section; `backbone` and
             `dataset` too.
         records: `runs.read_records`, for the bootstrap of arms with fewer than
@@ -299,15 +293,22 @@ def _scores(table: pd.DataFrame, measure: str, when: str) -> pd.DataFrame:
 
 def _numbers(table: pd.DataFrame, measure: str) -> pd.DataFrame:
     """What else of each run a table may show, (runs, names)."""
+    names = {name: _number_name(str(name), measure) for name in table.columns}
+    return table[[name for name, shown in names.items() if shown]].rename(columns=names)
+
+
+def _number_name(logged: str, measure: str) -> str:
+    """How an arm calls what MLflow calls `logged`; "" for what is no number of an arm."""
     at_once = f".{measure}.immediate"
-    names = {name: str(name) for name in table.columns if str(name).startswith(NUMBERS)}
-    names |= {
-        name: str(name).removesuffix(at_once) + ".immediate"
-        for name in table.columns
-        if str(name).endswith(at_once)
-    }
-    scored = [name for name in names if str(name).endswith(f".{measure}.final")]
-    return table[[name for name in names if name not in scored]].rename(columns=names)
+    if logged.endswith(at_once):
+        return f"{logged.removesuffix(at_once)}.immediate"
+    name, _, when = logged.rpartition(".")
+    at_checkpoint = metric(name)
+    if at_checkpoint is not None and at_checkpoint.per == "checkpoint":
+        return {"final": name, "immediate": logged}.get(when, "")
+    declared = metric(logged)
+    is_number = declared is not None and declared.per == "trial"
+    return logged if is_number and not logged.startswith(_COUNT) else ""
 
 
 def _state(trials: pd.DataFrame) -> str:

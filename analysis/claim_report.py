@@ -14,7 +14,8 @@ import pandas as pd
 from analysis import aggregate
 from analysis.aggregate import Section
 from analysis.errors import AnalysisError
-from analysis.layouts.layout import get_layout, known_layouts
+from analysis.layouts.catalogue import get_layout, known_layouts
+from analysis.metrics import digits
 from analysis.published.claim_checks import (
     VERDICTS,
     Check,
@@ -31,7 +32,7 @@ from analysis.render import estimate_text
 
 Context: TypeAlias = tuple[str, str]  # backbone, data set
 
-_DIGITS = 3
+_FURTHER_DIGITS = 1  # of a difference, beside those of the score in a table
 _NOTES = (
     "difference: first less second, mean over seeds (their number); ± 95% interval over seeds "
     "(Student's t), or [low, high] 95% bootstrap over subjects where there are fewer than 3",
@@ -211,7 +212,9 @@ def _difference(finding: Finding) -> str:
         return finding.why
     pairs = f", {finding.num_pairs} pairs of arms" if finding.num_pairs > 1 else ""
     bare = ", no interval" if finding.difference.low is None else ""
-    return estimate_text(finding.difference, _DIGITS) + pairs + bare
+    score = finding.check.score
+    shown = digits([score])[score] + _FURTHER_DIGITS
+    return estimate_text(finding.difference, shown) + pairs + bare
 
 
 def _lines(

@@ -16,10 +16,7 @@ if __name__ == "__main__":
 
 from analysis.arguments import parse_options
 
-CHOICES = {
-    "measure": ("token", "exact", "generated", "token_no_blank"),
-    "format": ("markdown", "csv"),
-}
+CHOICES = {"format": ("markdown", "csv")}
 DEFAULTS = {"store": "results", "mlflow": "", "measure": "token", "format": "markdown"}
 
 EPILOG = """\
@@ -49,7 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     # pandas and mlflow take seconds to import; --help and wrong options should not wait for them.
     try:
-        asked, options = parse_options(given.words, DEFAULTS, CHOICES)
+        from analysis.metrics import MEASURES
+
+        choices = {"measure": MEASURES, **CHOICES}
+        asked, options = parse_options(given.words, DEFAULTS, choices)
         from analysis.claim_report import Options, report
 
         chosen = Options(Path(options["store"]), options["measure"], options["mlflow"] or None)

@@ -9,7 +9,8 @@ from typing import TypeAlias
 
 import pandas as pd
 
-from analysis.aggregate import AVERAGED, Arm, estimate
+from analysis.aggregate import Arm, estimate
+from analysis.metrics import AVERAGED
 from analysis.reading.runs import read_records
 
 # Per-record results of one trial -> number of the part of each line, NaN for none.

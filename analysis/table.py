@@ -17,7 +17,6 @@ if __name__ == "__main__":
 from analysis.arguments import parse_options
 
 CHOICES = {
-    "measure": ("token", "exact", "generated", "token_no_blank"),
     "filter": ("none", "published"),
     "format": ("markdown", "csv", "latex"),
 }
@@ -71,7 +70,9 @@ def parse(words: Sequence[str], needs_table: bool = True) -> tuple[str, dict[str
     Raises:
         ValueError: If a key or value is unknown, or there is not exactly one table.
     """
-    names, options = parse_options(words, DEFAULTS, CHOICES)
+    from analysis.metrics import MEASURES
+
+    names, options = parse_options(words, DEFAULTS, {"measure": MEASURES, **CHOICES})
     if needs_table and len(names) != 1:
         asked = f"{len(names)} tables were named" if names else "no table was named"
         raise ValueError(f"{asked}; name one, such as lemoe_table9 (--list shows them)")
@@ -96,7 +97,7 @@ def _print_tables(name: str, options: dict[str, str]) -> int:
 
 
 def _print_list() -> int:
-    from analysis.layouts.layout import get_layout, known_layouts
+    from analysis.layouts.catalogue import get_layout, known_layouts
 
     for name in known_layouts():
         print(f"{name:20} {get_layout(name).question}")

@@ -12,10 +12,12 @@ from typing import Any
 import pandas as pd
 
 from analysis import aggregate
-from analysis.aggregate import AVERAGED, Section
+from analysis.aggregate import Section
 from analysis.counts import count_lines
 from analysis.errors import AnalysisError, StoreError
-from analysis.layouts.layout import Body, Layout, get_layout, known_layouts
+from analysis.layouts.catalogue import get_layout, known_layouts
+from analysis.layouts.layout import Body, Layout
+from analysis.metrics import AVERAGED, MAIN
 from analysis.published import compare, paper_numbers
 from analysis.reading import runs
 from analysis.render import Table
@@ -271,7 +273,7 @@ def _floor_line(section: Section) -> list[str]:
     lines = []
     for edits, found in by_edits.items():
         means = []
-        for name in (*AVERAGED, "average"):
+        for name in MAIN:
             values = [before[name] for before in found if name in before]
             means += [f"{name} {sum(values) / len(values):.2f}"] if values else []
         where = f" ({edits} edits)" if len(by_edits) > 1 else ""

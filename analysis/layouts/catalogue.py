@@ -1,10 +1,17 @@
-"""The published tables that need no code of their own: what stands in their rows and columns."""
+"""Every published table by its id, and what stands in rows and columns of most of them.
+
+A table that needs code of its own is a file of `special`, which bears its id and holds a `LAYOUT`.
+"""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cache
+from pathlib import Path
 
+from analysis.layouts import generic
 from analysis.layouts.curves import forgetting
 from analysis.layouts.directions import (
     BY_BATCH,
@@ -20,21 +27,18 @@ from analysis.layouts.directions import (
     by_variant,
 )
 from analysis.layouts.grid import grid_layout
-from analysis.layouts.layout import SCORES, Layout
+from analysis.layouts.layout import Layout
 from analysis.layouts.matrix import Matrix, only
+from analysis.metrics import AVERAGED, headings
 from analysis.published.paper_numbers import PaperRow
 
 _SIZES = ("num_edits", "edit_batch_size", "num_batches", "num_questions", "answers_per_question")
 _ANY_KIND = ("kind", "order", "answers", *_SIZES)
 _STREAM = ("order", "edit_batch_size", "num_batches")  # each method its own, in one stream
 
-_METRICS = {name: head for name, head in SCORES.items() if name != "average"}
-_ROUTING = {
-    "routing_consistency": "Consist.",
-    "routing_purity": "Purity",
-    "largest_load": "Largest load",
-}
-_SERIAL = {"stale_rate": "Stale", "own_expert_rate": "Own expert", "edit_state_bytes": "MB"}
+_METRICS = headings(AVERAGED)
+_ROUTING = headings(["routing_consistency", "routing_purity", "largest_load"])
+_SERIAL = headings(["stale_rate", "own_expert_rate", "edit_state_bytes"])
 _ROUTED = _METRICS | {"own_expert_rate": "Route Acc."}
 
 _MEMOE_V1 = by_method({"memoe_v1": "MEMoE"})
@@ -62,13 +66,11 @@ _MEMOE_TABLES: Mapping[str, Layout] = {
     "memoe_v1_table3": Matrix(
         by_variant("Edits per group", shows_method=False),
         scores={
-            "routing_consistency_similar": "Similar",
+            **headings(["routing_consistency_similar"]),
             "routing_consistency": "Same",
-            "generality": "Gen.",
-            "reliability": "Rel.",
-            "locality_far": "Loc.",
+            **headings(["generality", "reliability", "locality_far"]),
         },
-        extras={"routing_purity": "Purity", "largest_load": "Largest load"},
+        extras=headings(["routing_purity", "largest_load"]),
         notes=(
             "similar: share of a group's edits routed where most of the group goes; same: share of "
             "a rephrase's tokens routed where most of its edit goes",
@@ -163,7 +165,7 @@ _ARM_TABLES: Mapping[str, Layout] = {
     "arm_table4": Matrix(
         by_variant("Selection"),
         scores=_ROUTED,
-        extras={"stale_rate": "Stale", **_ROUTING},
+        extras=headings(["stale_rate"]) | _ROUTING,
         notes=("route acc.: share of edits routed to the expert that learnt them last", _STALE),
     ).layout("ARM Table 4: which expert learns an edit"),
     "arm_table5": Matrix(
@@ -183,12 +185,12 @@ _ARM_TABLES: Mapping[str, Layout] = {
     "arm_figure4a": Matrix(
         by_key("method.num_experts", "K", lambda row: row.num_experts, shows_ours=False),
         by_key("method.mask_ratio", "rho", lambda _: None, prefix="rho="),
-        scores={"reliability": "Rel.", "average": "Avg."},
+        scores=headings(["reliability", "average"]),
     ).layout("ARM Figure 4a: number of experts and mask ratio", has_paper=False),
     "arm_figure4b": Matrix(
         replace(by_variant("Method"), ours=None),  # one method, merged and not: two rows
         _QUESTIONS,
-        scores={"edit_state_bytes": "MB", "average": "Avg."},
+        scores=headings(["edit_state_bytes", "average"]),
         notes=(_MB,),
     ).layout(
         "ARM Figure 4b: memory of the edits, by method and number of questions",
@@ -198,3 +200,22 @@ _ARM_TABLES: Mapping[str, Layout] = {
 }
 
 LAYOUTS: Mapping[str, Layout] = {**_MEMOE_TABLES, **_LEMOE_TABLES, **_ARM_TABLES}
+SPECIAL = Path(__file__).with_name("special")
+
+
+@cache
+def known_layouts() -> tuple[str, ...]:
+    """Ids of the published tables and figures that have a layout."""
+    files = {path.stem for path in SPECIAL.glob("*.py")} - {"__init__"}
+    return tuple(sorted(files | set(LAYOUTS)))
+
+
+def get_layout(name: str) -> Layout:
+    """The layout of one published table, or `generic`; `name` is one of `known_layouts`."""
+    if name == "generic":
+        return generic.LAYOUT
+    if name in LAYOUTS:
+        return LAYOUTS[name]
+    layout = importlib.import_module(f"analysis.layouts.special.{name}").LAYOUT
+    assert isinstance(layout, Layout)
+    return layout

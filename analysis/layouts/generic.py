@@ -6,27 +6,19 @@ from collections.abc import Sequence
 
 from analysis.aggregate import Section
 from analysis.layouts.layout import SCORES, Body, Layout, ours
+from analysis.metrics import METRICS, digits, headings
 from analysis.published.paper_numbers import PaperRow
 from analysis.render import Entry, Row
-
-_FURTHER = {
-    "locality_near": "Loc. near",
-    "locality_same": "Loc. same",
-    "retention": "Retention",
-    "portability": "Portability",
-    "routing_consistency": "Consist.",
-    "own_expert_rate": "Own expert",
-    "stale_rate": "Stale",
-}
 
 
 def arrange(section: Section, paper: Sequence[PaperRow], is_filtered: bool) -> Body:
     """Rows by arm, in alphabetical order; there is nothing to compare with and no filter."""
     measured = {name for arm in section.arms for name in arm.scores}
-    scores = SCORES | {name: head for name, head in _FURTHER.items() if name in measured}
+    further = [m.name for m in METRICS.values() if m.has_column and m.name in measured]
+    scores = SCORES | headings(further)
     arms = sorted(section.arms, key=lambda arm: (arm.ablation, arm.name))
     rows = (Row((arm.name,), tuple(Entry(ours(arm, name)) for name in scores)) for arm in arms)
-    return Body(labels=("Arm",), scores=scores, rows=tuple(rows))
+    return Body(labels=("Arm",), scores=scores, rows=tuple(rows), digits=digits(scores))
 
 
 LAYOUT = Layout(

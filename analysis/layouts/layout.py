@@ -1,24 +1,18 @@
-"""What every layout provides, how it is found by its name, and how single cells are made."""
+"""What every layout provides, and how single cells are made."""
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TypeAlias
 
 from analysis.aggregate import Arm, Estimate, Section
+from analysis.metrics import MAIN, headings, metric
 from analysis.published.compare import Correlation
 from analysis.published.paper_numbers import PaperRow
 from analysis.render import Entry, Row
 
-SCORES = {
-    "reliability": "Rel.",
-    "generality": "Gen.",
-    "locality_far": "Loc.",
-    "average": "Avg.",
-}
+SCORES = headings(MAIN)
 NOT_PRINTED, NOT_IN_PAPER, NOT_RUN = "not printed", "not in the paper", "not run"
 _MEGABYTE = 1e6
 
@@ -67,26 +61,6 @@ class Layout:
     has_filter: bool = False
 
 
-def known_layouts() -> tuple[str, ...]:
-    """Ids of the published tables and figures that have a layout."""
-    from analysis.layouts.catalogue import LAYOUTS
-
-    files = {path.stem for path in Path(__file__).with_name("special").glob("*.py")}
-    return tuple(sorted((files - {"__init__"}) | set(LAYOUTS)))
-
-
-def get_layout(name: str) -> Layout:
-    """The layout of one published table, or `generic`; `name` is one of `known_layouts`."""
-    from analysis.layouts import generic
-    from analysis.layouts.catalogue import LAYOUTS
-
-    if name == "generic":
-        return generic.LAYOUT
-    layout = LAYOUTS.get(name) or importlib.import_module(f"analysis.layouts.special.{name}").LAYOUT
-    assert isinstance(layout, Layout)
-    return layout
-
-
 def entries(arm: Arm | None, row: PaperRow | None, absent: str) -> tuple[Entry, ...]:
     """The four cells of one line; `absent` stands for the paper where it has no such row."""
     return tuple(Entry(ours(arm, name), theirs(row, name, absent)) for name in SCORES)
@@ -97,7 +71,8 @@ def ours(arm: Arm | None, name: str) -> Estimate | str:
     if arm is None:
         return NOT_RUN
     found = arm.state or arm.scores.get(name, "not measured")
-    if name.endswith("_bytes") and isinstance(found, Estimate):
+    declared = metric(name)
+    if declared is not None and declared.kind == "bytes" and isinstance(found, Estimate):
         return _divided(found, _MEGABYTE)
     return found
 

@@ -19,6 +19,7 @@ from analysis.layouts.layout import (
     score_pairs,
     theirs,
 )
+from analysis.metrics import digits
 from analysis.published.compare import plain, same_name, spearman
 from analysis.published.paper_numbers import PaperRow
 from analysis.render import Entry, Row
@@ -47,7 +48,6 @@ class Matrix:
         methods: The methods whose arms belong here; empty: all.
         is_one_block: Whether only the paper's rows of one model and one data set stand beside ours.
         notes: Lines that always stand above the table.
-        digits: Decimals of scores that need other than two.
     """
 
     rows: Place
@@ -57,7 +57,6 @@ class Matrix:
     methods: frozenset[str] = frozenset()
     is_one_block: bool = True
     notes: tuple[str, ...] = ()
-    digits: Mapping[str, int] = field(default_factory=dict)
 
     def layout(
         self,
@@ -78,13 +77,13 @@ class Matrix:
         measured = {name for arm in arms for name in arm.scores}
         scores = {n: head for n, head in self.extras.items() if n in measured}
         scores = {**self.scores, **{n: h for n, h in scores.items() if n not in self.scores}}
-        heads, digits = dict[str, str](), dict[str, int]()
+        heads, shown = dict[str, str](), dict[str, int]()
+        declared = digits(scores)
         for column in cells.columns:
             for name, head in scores.items():
                 key = f"{name}_{plain(column.label)}" if column.label else name
                 heads[key] = f"{column.label} {head}".strip()
-                if name in self.digits:
-                    digits[key] = self.digits[name]
+                shown[key] = declared[name]
         elsewhere = len(section.arms) - len(arms)
         others = (f"left out: {elsewhere} arms of methods that are not in this table",)
         return Body(
@@ -94,7 +93,7 @@ class Matrix:
             paper=tuple(paper),
             notes=(*self.notes, *cells.sizes()),
             footer=(*cells.ranks(), *(others if elsewhere else ())),
-            digits=digits,
+            digits=shown,
         )
 
 

@@ -24,6 +24,7 @@ from analysis.aggregate import (
     intervals_over_subjects,
 )
 from analysis.errors import PaperNumbersError
+from analysis.metrics import score_error
 from analysis.published.paper_numbers import FOLDER, read
 
 Selector: TypeAlias = Mapping[str, str]  # key of an arm -> value as text
@@ -99,8 +100,8 @@ def load_checks(folder: Any = FOLDER) -> tuple[Check, ...]:
     """All comparisons of `paper_tables/claim_checks.csv`; alternatives `a|b` are one each.
 
     Raises:
-        PaperNumbersError: If a selector is not `key=value`, a relation is unknown, or `by` is no
-            number; the message names the row.
+        PaperNumbersError: If a selector is not `key=value`, a relation or score is unknown, or `by`
+            is no number; the message names the row.
     """
     checks: list[Check] = []
     for number, row in enumerate(read("claim_checks", (*_COLUMNS, "relation", "by"), folder), 2):
@@ -113,10 +114,14 @@ def load_checks(folder: Any = FOLDER) -> tuple[Check, ...]:
             by = float(row["by"])
         except ValueError:
             raise PaperNumbersError(f"{place}: by is {row['by']!r}, not a number") from None
+        scores = row["score"].split("|")
+        for name in (*scores, *filter(None, [row["second_score"]])):
+            if wrong := score_error(name):
+                raise PaperNumbersError(f"{place}: {wrong}")
         first = _selectors(place, row["first"])
         second = _selectors(place, row["second"]) if row["second"] else None
         (where,) = _selectors(place, row["where"]) if row["where"] else ({},)
-        for score, one in itertools.product(row["score"].split("|"), first):
+        for score, one in itertools.product(scores, first):
             for other in second or [one]:
                 checks.append(
                     Check(

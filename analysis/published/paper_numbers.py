@@ -10,18 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from analysis.errors import PaperNumbersError
+from analysis.metrics import AVERAGED, METRICS, Metric
 
 FOLDER = Path(__file__).resolve().parents[1] / "paper_tables"
 
-_SCORES = ("reliability", "generality", "locality", "average", "routing_accuracy")
-_ROUTING = ("consistency_similar", "consistency_same")  # MEMoE v1, Table 3, alone
 _COUNTS = (
     *("num_edits", "batch_size", "num_concepts", "layer", "num_experts", "top_k", "lora_rank"),
 )
 _WORDS = ("setting", "dataset", "model", "method", "method_printed", "variant", "note")
 _REQUIRED = (
     *("paper", "table", "row", "setting", "dataset", "model", "method", "scale"),
-    *("reliability", "generality", "locality"),
+    *(str(METRICS[name].printed_as) for name in AVERAGED),
 )
 _GROUPS = tuple(f"n_group{number}" for number in range(1, 6))  # of the same table: edits by group
 _DIVISOR = {"percent": 100.0, "fraction": 1.0}
@@ -31,7 +30,10 @@ _AVERAGE_TOLERANCE = {"percent": 0.0002, "fraction": 0.0101}
 
 @dataclass(frozen=True)
 class PaperRow:
-    """One line of a published table; scores in [0, 1], None where the paper prints nothing."""
+    """One line of a published table.
+
+    `scores` holds what the paper prints, by our name of the metric; shares are in [0, 1].
+    """
 
     table: str  # id of the table, such as lemoe_table9
     row: int  # line in the published table, from 1
@@ -49,26 +51,11 @@ class PaperRow:
     num_experts: int | None
     top_k: int | None
     lora_rank: int | None
-    reliability: float | None
-    generality: float | None
-    locality: float | None
-    average: float | None
-    routing_accuracy: float | None
-    consistency_similar: float | None
-    consistency_same: float | None
+    scores: Mapping[str, float]
 
     def score(self, name: str) -> float | None:
         """The published value of what our rows call `name`; None also for what no paper prints."""
-        printed: Mapping[str, float | None] = {
-            "reliability": self.reliability,
-            "generality": self.generality,
-            "locality_far": self.locality,
-            "average": self.average,
-            "own_expert_rate": self.routing_accuracy,
-            "routing_consistency_similar": self.consistency_similar,
-            "routing_consistency": self.consistency_same,
-        }
-        return printed.get(name)
+        return self.scores.get(name)
 
 
 def load(table: str, folder: Path = FOLDER) -> tuple[PaperRow, ...]:
@@ -126,15 +113,16 @@ def _row(table: str, cells: Mapping[str, str]) -> PaperRow:
         sizes = [cells[group] for group in _GROUPS if cells[group]]
         fields["variant"] = "-".join(sizes) or cells["evaluation"]
     fields |= {name: _count(place, name, cells.get(name, "")) for name in _COUNTS}
-    scores = (*_SCORES, *_ROUTING)
-    fields |= {name: _fraction(place, name, cells.get(name, ""), scale) for name in scores}
-    row = PaperRow(**fields)
-    metrics = [row.reliability, row.generality, row.locality]
-    known = [value for value in metrics if value is not None]
-    is_checked = cells.get("average_consistent") == "yes" and len(known) == 3
-    if is_checked and row.average is not None:
-        _check_average(place, math.fsum(known) / 3, row.average, _AVERAGE_TOLERANCE[scale])
-    return row
+    scores = {
+        metric.name: _score(place, metric, cell, scale)
+        for metric in METRICS.values()
+        if metric.printed_as and (cell := cells.get(metric.printed_as, ""))
+    }
+    is_checked = cells.get("average_consistent") == "yes" and {*AVERAGED, "average"} <= set(scores)
+    if is_checked:
+        computed = math.fsum(scores[name] for name in AVERAGED) / len(AVERAGED)
+        _check_average(place, computed, scores["average"], _AVERAGE_TOLERANCE[scale])
+    return PaperRow(**fields, scores=scores)
 
 
 def _check_average(place: str, computed: float, printed: float, tolerance: float) -> None:
@@ -151,13 +139,16 @@ def _count(place: str, column: str, cell: str) -> int | None:
         raise PaperNumbersError(f"{place}: {column} is {cell!r}, not a whole number") from None
 
 
-def _fraction(place: str, column: str, cell: str, scale: str) -> float | None:
-    if not cell:
-        return None
+def _score(place: str, metric: Metric, cell: str, scale: str) -> float:
+    """A printed cell; a share as a fraction, anything else as it stands there."""
+    column = metric.printed_as
     try:
-        value = float(cell) / _DIVISOR[scale]
+        value = float(cell)
     except ValueError:
         raise PaperNumbersError(f"{place}: {column} is {cell!r}, not a number") from None
+    if metric.kind != "share":
+        return value
+    value /= _DIVISOR[scale]
     if not 0 <= value <= 1:
         raise PaperNumbersError(f"{place}: {column} is {cell!r}, outside [0, 1] as {scale}")
     return value

@@ -83,6 +83,7 @@ class Sweep:
         self._tuning: Tuning | None = None
         self._board: Board | None = None
         self._mine: set[str] = set()  # trials that this driver has ended
+        self._compared = config.scheduler.compared
         self._is_grid = True
         self._times_lost: Counter[str] = Counter()
         self._to_repeat: set[str] = set()
@@ -120,7 +121,7 @@ class Sweep:
         if self._options.complete_stopped:
             name = "fifo"
         is_told = False
-        with Board(len(todo), pulses=self._pulses) as self._board:
+        with Board(len(todo), pulses=self._pulses, compared=self._compared) as self._board:
             while todo:
                 keys = self._leases.claim(todo, MOST_AT_A_TIME, self._ended_elsewhere)
                 for key in self._ended_elsewhere() & todo.keys():
@@ -159,7 +160,7 @@ class Sweep:
         self._is_grid = False
         self._leases.claim((), 0, set)  # other drivers see that this one lives
         typical = self.cell(plan.typical[0])
-        with Board(num_trials, pulses=self._pulses) as self._board:
+        with Board(num_trials, pulses=self._pulses, compared=self._compared) as self._board:
             self._started().search(plan.space, seed, num_trials, to_config, typical)
 
     def _what_came_of(self, key: str, rungs: Sequence[Row] = ()) -> Settled:

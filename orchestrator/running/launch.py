@@ -87,7 +87,9 @@ def search(sweep: Sweep, plan: Plan) -> None:
         sweep.suggest(plan, seed, config.num_trials)
     if config.rerun is None:
         return
-    best = sorted(sweep.finished, key=lambda key: -sweep.values[key])[: config.rerun.best]
+    sign = config.scheduler.compared.sign
+    ranked = sorted(sweep.finished, key=lambda key: -sign * sweep.values[key])
+    best = ranked[: config.rerun.best]
     specs = [
         spec_for(config, {**sweep.cells[key].spec.swept, "dataset.part": config.rerun.part}, seed)
         for seed in config.rerun.seeds

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from ray import tune
 from ray.tune.result import TRAINING_ITERATION
@@ -127,6 +127,7 @@ def make_scheduler(
     protected: Collection[str] = (),
     grace: float = 0.25,
     reduction_factor: int = 2,
+    mode: Literal["max", "min"] = "max",
     past: Sequence[Mapping[str, Any]] = (),
 ) -> tuple[TrialScheduler, tuple[float, ...]]:
     """A scheduler and the shares of progress at which trials report to it.
@@ -136,6 +137,7 @@ def make_scheduler(
         protected: Keys of trials that are never stopped.
         grace: Least progress at which a trial may be stopped, in (0, 1].
         reduction_factor: ASHA goes on with the best 1 / reduction_factor of a rung.
+        mode: Whether the largest or the smallest value is the best.
         past: Rows of earlier drivers (trial_key, progress, compared): a resumed sweep compares
             with what was there before, as if it had never stopped.
     """
@@ -148,25 +150,28 @@ def make_scheduler(
         inner = AsyncHyperBandScheduler(
             time_attr=TIME_ATTR,
             metric=METRIC,
-            mode="max",
+            mode=mode,
             max_t=times[-1],
             grace_period=times[0],
             reduction_factor=reduction_factor,
         )
         bracket: Any = inner._brackets[0]  # Tune has no public way to put results back
+        sign = 1 if mode == "max" else -1
 
         def remember(row: Mapping[str, Any]) -> None:
             reached = [time for time, rung in zip(times, rungs, strict=True) if _is_at(row, rung)]
             if reached and _is_comparable(row):
                 key = str(row["trial_key"])
-                bracket.on_result(_Past(key), reached[-1], _untied(row[METRIC], key))
+                # A bracket takes the largest for the best; Tune turns a value round before.
+                value = sign * _untied(row[METRIC], key)
+                bracket.on_result(_Past(key), reached[-1], value)
 
         made = Protecting(inner, "asha", protected, times, remember)
         made.recall(past)
         return made, rungs
     first = next(number for number, rung in enumerate(MEDIAN_RUNGS, 1) if rung >= grace)
     median = MedianStoppingRule(
-        time_attr=TIME_ATTR, metric=METRIC, mode="max", grace_period=first, min_samples_required=3
+        time_attr=TIME_ATTR, metric=METRIC, mode=mode, grace_period=first, min_samples_required=3
     )
     numbers = range(1, len(MEDIAN_RUNGS) + 1)
     return Protecting(median, "median", protected, numbers), MEDIAN_RUNGS
@@ -233,6 +238,7 @@ class PlannedSearch(Searcher):
         to_config: Callable[[Mapping[str, Any]], dict[str, Any] | Settled],
         recall: Callable[[Sequence[Mapping[str, Any]]], None],
         was_stopped: Callable[[str], bool],
+        mode: Literal["max", "min"] = "max",
     ) -> None:
         """Set up the search.
 
@@ -246,14 +252,15 @@ class PlannedSearch(Searcher):
             to_config: Values -> the trial's config, or what there is of one that is settled.
             recall: Told the rungs of each settled trial, as the sampler comes to it.
             was_stopped: Whether the scheduler stopped the trial of this key.
+            mode: Whether the largest or the smallest value is the best.
         """
         import optuna
         from ray.tune.search.optuna import OptunaSearch
 
-        super().__init__(metric=METRIC, mode="max")
+        super().__init__(metric=METRIC, mode=mode)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         drawn = OptunaSearch.convert_search_space(dict(space))
-        self._inner = OptunaSearch(drawn, metric=METRIC, mode="max", seed=seed)
+        self._inner = OptunaSearch(drawn, metric=METRIC, mode=mode, seed=seed)
         self._left = num_trials
         self._running: dict[str, tuple[str, str]] = {}  # Tune's trial id -> Optuna's name, key
         self.keys: list[str] = []  # of all trials that are to run

@@ -45,6 +45,7 @@ from orchestrator.running.scheduling import (
 from orchestrator.running.watchdog import PulseTaker, Watchdog
 from orchestrator.settings.models import SweepConfig
 from orchestrator.store.rows import MAX_RETRIES, Row
+from trainables.trials.compared import Compares
 from trainables.trials.ray_trial import EditTrial
 from trainables.trials.run import Runtime
 
@@ -120,7 +121,13 @@ class Tuning:
         """
         drawn = {key: tune_distribution(each) for key, each in space.items()}
         searcher = PlannedSearch(
-            drawn, seed, num_trials, to_config, self._recall, self._was_stopped
+            drawn,
+            seed,
+            num_trials,
+            to_config,
+            self._recall,
+            self._was_stopped,
+            self._config.scheduler.compared.mode,
         )
         self._fit([typical], self._config.scheduler.name, (), search_alg=searcher)
 
@@ -195,6 +202,7 @@ class Tuning:
             protected=[cell.key for cell in cells if _is_protected(cell.spec, chosen.protect)],
             grace=chosen.grace,
             reduction_factor=chosen.reduction_factor,
+            mode=chosen.compared.mode,
             past=past,
         )
         self._scheduler = scheduler
@@ -204,7 +212,7 @@ class Tuning:
             cache=self._cache,
             store=self._store,
             rungs=rungs,
-            rung_score=chosen.metric if is_compared else None,
+            compares=Compares(chosen.metric, chosen.compared.numbers) if is_compared else None,
             max_seconds=self._config.max_trial_seconds,
             max_trials=self._config.max_trials_per_process,
             is_sharded=need.parallel == "shard",

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 from orchestrator.settings.addresses import LOCAL, cluster_address, mlflow_server, object_storage
+from orchestrator.settings.metrics import Compared, compared
 from orchestrator.settings.sharing import GPU_GIB, Parallel, Sharing
 from orchestrator.settings.yaml_files import SearchSpaces
 
@@ -34,24 +35,12 @@ def _differ(seeds: tuple[int, ...]) -> tuple[int, ...]:
 
 
 Seeds = Annotated[tuple[Seed, ...], AfterValidator(_differ)]
-_SCORES = (
-    *("average", "reliability", "generality"),
-    *("locality_far", "locality_near", "locality_same"),
-)
-_MEASURES = ("token", "exact")
 
 
-def _compared(metric: str) -> str:
-    score, _, measure = metric.partition(".")
-    if score not in _SCORES or measure not in _MEASURES:
-        raise ValueError(
-            f"write SCORE.MEASURE, SCORE one of {', '.join(_SCORES)}, "
-            f"MEASURE one of {', '.join(_MEASURES)}"
-        )
-    return metric
+def _comparable(metric: str) -> str:
+    return compared(metric).name
 
 
-Compared = Annotated[str, AfterValidator(_compared)]
 PARTS = ("method", "backbone", "dataset")  # groups of which a trial takes one choice each
 COMMAND_LINE = "command line"
 
@@ -99,17 +88,22 @@ class Scheduler(_Model):
 
     Attributes:
         name: `fifo` stops none.
-        metric: `<score>.<measure>` compared at a rung; `average` is the mean of its three scores.
+        metric: What is compared at a rung; `settings.metrics` says what may be.
         grace: Progress in (0, 1] before which nothing is stopped.
         reduction_factor: One in so many trials passes a rung.
         protect: Arms, or methods, that are never stopped.
     """
 
     name: Literal["fifo", "asha", "median"] = "fifo"
-    metric: Compared = "average.token"
+    metric: Annotated[str, AfterValidator(_comparable)] = "average.token"
     grace: Annotated[float, Field(gt=0, le=1, strict=True)] = 0.25
     reduction_factor: Annotated[int, Field(ge=2, strict=True)] = 2
     protect: tuple[str, ...] = ()
+
+    @property
+    def compared(self) -> Compared:
+        """The numbers behind `metric`, and which end of them is the best."""
+        return compared(self.metric)
 
 
 class Rerun(_Model):

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import UsageError
+from orchestrator.settings.metrics import at_rungs
 from orchestrator.settings.yaml_files import unknown
 
 if TYPE_CHECKING:
@@ -63,6 +64,11 @@ def _check_scheduler(config: SweepConfig, typed: Collection[str]) -> None:
                 f"scheduler={other}" for other, keys in _READ.items() if field in keys
             )
             raise UsageError(f"{key}: scheduler={name} does not read it; it is for {others}")
+    if name != "fifo" and not config.scheduler.compared.has_rungs:
+        raise UsageError(
+            f"scheduler.metric={config.scheduler.metric}: it is measured at the end alone, and "
+            f"scheduler={name} compares before; choose one of {', '.join(at_rungs())}"
+        )
 
 
 def _check_paper(config: SweepConfig) -> None:

@@ -133,6 +133,12 @@ class SearchSpaces:
             self._loaded["", "config"] = self.read(self.folder / "config.yaml")
         return self._loaded["", "config"]
 
+    def metrics(self) -> Mapping[str, Any]:
+        """`metrics.yaml`: what a trial measures."""
+        if ("", "metrics") not in self._loaded:
+            self._loaded["", "metrics"] = self._read(self.folder / "metrics.yaml")
+        return self._loaded["", "metrics"]
+
     def question(self, ablation: str) -> str:
         """The question that an ablation answers: the comment on the second line of its file."""
         lines = self._lines("ablation", ablation)

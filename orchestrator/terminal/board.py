@@ -18,6 +18,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.settings.metrics import Compared
+from orchestrator.settings.metrics import compared as named
 from orchestrator.terminal.running_trials import Running, duration
 from orchestrator.terminal.waiting import SAY_SECONDS, Waiting
 
@@ -42,10 +44,20 @@ class Board:
         console: Console | None = None,
         pulses: Path | None = None,
         say_seconds: float = SAY_SECONDS,
+        compared: Compared | None = None,
     ) -> None:
-        """Nothing is shown yet; `pulses` is the folder in which the trials say what they do."""
+        """Nothing is shown yet.
+
+        Args:
+            total: Trials to end.
+            console: Where to show it; standard error by default.
+            pulses: Folder in which the trials say what they do.
+            say_seconds: Between two lines, elsewhere than on a terminal.
+            compared: What arms are ranked by; `average.token` by default.
+        """
         self._console = console or Console(stderr=True)
         self._total = total
+        self._compared = compared or named("average.token")
         self._began = self._said = time.monotonic()
         self._counts: dict[str, int] = {}
         self._arms: dict[str, list[float]] = {}
@@ -90,7 +102,7 @@ class Board:
     def ended(self, row: Mapping[str, Any]) -> None:
         """One trial settled."""
         status = str(row["status"])
-        score = average(row["metrics"])
+        score = at_the_end(row["metrics"], self._compared)
         with self._lock:
             self._stage = ""
             self._counts[status] = self._counts.get(status, 0) + 1
@@ -136,7 +148,7 @@ class Board:
     def _line(self) -> str:
         with self._lock:
             parts = [self._head()]
-            best = max(self._arms.items(), key=lambda arm: fmean(arm[1]), default=None)
+            best = next(iter(self._ranked()), None)
             parts += [f"best {best[0]} {fmean(best[1]):.2f}"] if best else []
             parts += [doing] if (doing := self._doing()) else []
             shown = self._running.trials[:NUM_IN_LINE]
@@ -155,6 +167,11 @@ class Board:
             shown += [self._best_table()] if self._arms else []
         return Group(*shown)
 
+    def _ranked(self) -> list[tuple[str, list[float]]]:
+        """Arms and the values of their seeds, the best first."""
+        sign = self._compared.sign
+        return sorted(self._arms.items(), key=lambda arm: -sign * fmean(arm[1]))
+
     def _running_table(self) -> Table:
         table = Table(box=None, pad_edge=False)
         table.add_column("running", no_wrap=True)
@@ -170,11 +187,12 @@ class Board:
     def _best_table(self) -> Table:
         table = Table(box=None, pad_edge=False)
         table.add_column("best arms so far (one seed may be missing)", no_wrap=True)
-        table.add_column("average", justify="right", no_wrap=True)
+        # `token` is what a table is in, too, where no measure is named.
+        heading = self._compared.name.removesuffix(".token")
+        table.add_column(heading, justify="right", no_wrap=True)
         table.add_column("seeds", justify="right", no_wrap=True)
-        ranked = sorted(self._arms.items(), key=lambda arm: -fmean(arm[1]))
         room = self._console.width - _BESIDE_BEST
-        for arm, scores in ranked[:NUM_BEST]:
+        for arm, scores in self._ranked()[:NUM_BEST]:
             table.add_row(Text(shortened(arm, room)), f"{fmean(scores):.2f}", str(len(scores)))
         return table
 
@@ -235,10 +253,9 @@ class Building:
         self._bar.update(self._task, completed=step)
 
 
-def average(metrics: Mapping[str, Any], measure: str = "token") -> float | None:
-    """Mean of reliability, generality and far locality at the end; None when one is missing."""
-    scores = ("reliability", "generality", "locality_far")
-    values = [metrics.get(f"{score}.{measure}.final") for score in scores]
+def at_the_end(metrics: Mapping[str, Any], compared: Compared) -> float | None:
+    """Mean of the numbers that are compared, of the last row; None when one is missing."""
+    values = [metrics.get(f"{name}.final", metrics.get(name)) for name in compared.numbers]
     if any(value is None for value in values):
         return None
     return fmean(float(value) for value in values if value is not None)

@@ -61,7 +61,7 @@ def test_token_accuracy_and_exact_match_equal_equations_4_and_5(
     assert scores.exact_match(*arguments).tolist() == exact
 
 
-def test_agreement_equals_equation_6(
+def test_token_accuracy_against_pristine_answers_equals_equation_6(
     lengths: tuple[int, ...], vocabulary: int, dtype: torch.dtype
 ) -> None:
     case = make_case(lengths, vocabulary, dtype)
@@ -69,7 +69,7 @@ def test_agreement_equals_equation_6(
     arguments = (case.after.argmax(-1), case.before.argmax(-1), case.rows)
     tokens = [reference.unaltered_tokens(*pair) for pair in pairs]
     whole = [reference.unaltered(*pair) for pair in pairs]
-    assert scores.agreement(*arguments).tolist() == pytest.approx(tokens, abs=1e-15)
+    assert scores.token_accuracy(*arguments).tolist() == pytest.approx(tokens, abs=1e-15)
     assert scores.exact_match(*arguments).tolist() == whole
 
 

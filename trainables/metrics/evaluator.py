@@ -40,6 +40,7 @@ Logits = Callable[[PromptBatch, DecodeState | None], tuple[Tensor, DecodeState]]
 BATCH_SIZE = 128  # prompts read at a time, where memory allows
 GENERATED_TOKENS = 32  # at least so many are generated: where an answer ends is seen then
 GENERATED_BEHIND = 8  # and so many more than the longest target has, for another spelling of it
+MEASURES = ("token", "exact", "generated", "token_no_blank")  # fields of `ProbeScore` to average
 MAX_PERPLEXITY = 1e30  # a ruined model's is infinite, and a mean must stay a number
 
 

@@ -42,11 +42,13 @@ def token_accuracy(
 ) -> Tensor:
     """Share of right tokens of each row, (B,) float64: 2 of 3 right gives 2/3.
 
-    The token form of LEMoE, arXiv:2406.20030v1, Eq. 4 (edit prompts) and Eq. 5 (rephrases).
+    The token form of LEMoE, arXiv:2406.20030v1, Eq. 4 (edit prompts), Eq. 5 (rephrases) and Eq. 6
+    (locality, where the pristine backbone's answer is the label and the right one plays no part).
 
     Args:
         predicted: Argmax token at each scored position, teacher-forced, (M,).
-        labels: The target token there, (M,).
+        labels: The target token there, (M,); for locality the argmax token of the pristine
+            backbone, never of one that was edited before.
         rows: Row of each position, (M,), in any order.
         num_rows: B; by default one more than the largest of `rows`.
 
@@ -68,23 +70,6 @@ def exact_match(
     errors as for `token_accuracy`.
     """
     return (token_accuracy(predicted, labels, rows, num_rows) == 1.0).double()
-
-
-def agreement(after: Tensor, before: Tensor, rows: Tensor, num_rows: int | None = None) -> Tensor:
-    """Locality: share of each row's tokens that editing left as they were, (B,) float64.
-
-    The token form of LEMoE, arXiv:2406.20030v1, Eq. 6. The right answer plays no part.
-
-    Args:
-        after: Argmax token of the edited backbone at each position of the answer, (M,).
-        before: The same of the pristine backbone, never of one that was edited before, (M,).
-        rows: Row of each position, (M,).
-        num_rows: B; by default one more than the largest of `rows`.
-
-    Raises:
-        ValueError: If the shapes differ, or a row has no scored position.
-    """
-    return token_accuracy(after, before, rows, num_rows)
 
 
 def retention(reliability: Tensor, batches: Tensor) -> float | None:

@@ -17,7 +17,6 @@ from typing import Any
 import torch
 
 from trainables.edits.stream import EditStream
-from trainables.errors import ConfigError
 from trainables.interfaces import (
     DecodeState,
     Edit,
@@ -26,32 +25,22 @@ from trainables.interfaces import (
     PromptBatch,
     State,
 )
-from trainables.metrics.evaluator import Evaluator, ProbeScore, aggregate, with_perplexities
+from trainables.metrics.evaluator import (
+    MEASURES,
+    Evaluator,
+    ProbeScore,
+    aggregate,
+    aggregate_perplexity,
+    with_perplexities,
+)
 from trainables.metrics.prompt_routes import Routed, TokenRouted, experts_of, route_rows
 from trainables.prompts import edit_batch
 from trainables.pulse import Moment, pulse
+from trainables.trials.compared import Compares
 from trainables.trials.measurements import CurvePoint, Tally, edit_bytes
 
 MetricRow = dict[str, float]
-AVERAGED = ("reliability", "generality", "locality_far")
 CHUNK_STEPS = 10  # optimiser steps between two chances to save
-
-
-def compared(row: MetricRow, rung_score: str, moment: str) -> float:
-    """The number of a row that a scheduler compares; `moment` is rung or final.
-
-    `average` is the mean of those of its three scores that the data set has questions for.
-
-    Raises:
-        ConfigError: If the data set has no question for any.
-    """
-    name, measure = rung_score.split(".")
-    wanted = AVERAGED if name == "average" else (name,)
-    found = [row.get(f"{score}.{measure}.{moment}") for score in wanted]
-    values = [value for value in found if value is not None]
-    if not values:
-        raise ConfigError(f"scheduler.metric is {rung_score}; the data set has no such questions")
-    return mean(values)
 
 
 @dataclass(frozen=True)
@@ -149,15 +138,14 @@ class EditLoop:
     def run(
         self,
         until: float = 1.0,
-        rung_score: str | None = None,
+        compares: Compares | None = None,
         after_chunk: Callable[[], None] = lambda: None,
     ) -> MetricRow:
         """Go on to `until` of the progress and return the row of that checkpoint.
 
         Args:
             until: In (0, 1]; at 1 everything is scored.
-            rung_score: Before the end only `<score>.<measure>` of this name is computed, because
-                a scheduler compares nothing else; `average.<measure>` stands for its three scores.
+            compares: Before the end nothing else is computed; None: nothing at all.
             after_chunk: Called every few optimiser steps, when the state may be saved.
         """
         while self._batches_done < len(self._batches):
@@ -167,7 +155,7 @@ class EditLoop:
             after_chunk()
         if self._batches_done == len(self._batches):
             return self._final_row()
-        return self._rung_row(rung_score)
+        return self._rung_row(compares)
 
     def probe_scores(self) -> dict[str, list[ProbeScore]]:
         """Every probe's score, by the moment it was taken.
@@ -340,20 +328,19 @@ class EditLoop:
                 point = CurvePoint(self.edits_seen, number, len(held), token, exact)
                 self._tally.curve.append(point)
 
-    def _rung_row(self, rung_score: str | None) -> MetricRow:
+    def _rung_row(self, compares: Compares | None) -> MetricRow:
         row: MetricRow = {"progress": self.progress, "edits_seen": float(self.edits_seen)}
-        if rung_score is None:
+        if compares is None:
             return row
-        name, measure = rung_score.split(".")
-        wanted = AVERAGED if name == "average" else (name,)
+        wanted = compares.scores
         if self._protocol.is_rolled_back:
             done = [score for score in self._tally.immediate if score.score in wanted]
             seen = self._current if self._is_inside else []
         else:
             done, seen = [], self._stream.latest(self.edits_seen)
         done = done + self._scored(seen, wanted)
-        row.update({f"{k}.rung": v for k, v in aggregate(done, [measure]).items()})
-        return row
+        found = aggregate(done, MEASURES) | aggregate_perplexity(done)
+        return row | {f"{k}.rung": v for k, v in found.items() if k in compares.numbers}
 
     def _final_row(self) -> MetricRow:
         """The row of the end."""

@@ -7,9 +7,11 @@ from dataclasses import asdict, dataclass, field
 from statistics import mean
 from typing import Any, Protocol, runtime_checkable
 
+import torch
+
 from trainables.edits.stream import EditStream
 from trainables.interfaces import EditMethod, EditRecord, EditReport, Json, State
-from trainables.metrics.evaluator import ProbeScore, aggregate, aggregate_perplexity
+from trainables.metrics.evaluator import MEASURES, ProbeScore, aggregate, aggregate_perplexity
 from trainables.metrics.prompt_routes import (
     Experts,
     RouteRow,
@@ -18,9 +20,7 @@ from trainables.metrics.prompt_routes import (
     routing_matrices,
     same_expert_rate,
 )
-from trainables.metrics.scores import stale_rate
-
-MEASURES = ("token", "exact", "generated", "token_no_blank")
+from trainables.metrics.scores import retention, stale_rate
 
 
 @dataclass(frozen=True)
@@ -109,10 +109,7 @@ class Tally:
             found = aggregate(scores, MEASURES) | aggregate_perplexity(scores)
             row.update({f"{name}.{moment}": value for name, value in found.items()})
         if not is_rolled_back and len(stream.batches) > 1:
-            last = set(stream.batches[-1])
-            older = [s for s in final if s.score == "reliability" and s.record not in last]
-            for name, value in aggregate(older, MEASURES).items():
-                row[f"{name.replace('reliability', 'retention')}.final"] = value
+            row |= _retention(stream, final)
         if self.outdated:
             row["stale_rate"] = self._stale_rate(stream)
         row |= self._routing(stream)
@@ -218,6 +215,22 @@ def edit_state_bytes(state: State) -> int:
         for name, tensor in state.tensors.items()
         if not name.rpartition("/")[2].startswith("generator")
     )
+
+
+def _retention(stream: EditStream, final: Sequence[ProbeScore]) -> dict[str, float]:
+    """`retention.<measure>.final`, of the edits that are older than the last batch."""
+    edits = [score for score in final if score.score == "reliability"]
+    batch_of = {record: n for n, batch in enumerate(stream.batches) for record in batch}
+    batches = torch.tensor([batch_of[score.record] for score in edits])
+    found = {}
+    for measure in MEASURES:
+        values = [getattr(score, measure) for score in edits]
+        if None in values:
+            continue  # nothing was generated
+        kept = retention(torch.tensor(values, dtype=torch.float64), batches)
+        if kept is not None:
+            found[f"retention.{measure}.final"] = kept
+    return found
 
 
 def _line(score: ProbeScore, record: EditRecord, route: RouteRow | None) -> dict[str, Any]:

@@ -11,7 +11,8 @@ import torch
 
 from trainables.artefacts import read_state
 from trainables.parallel.ranks import TIMEOUT_SECONDS
-from trainables.trials.loop import EditLoop, compared
+from trainables.trials.compared import Compares, compared
+from trainables.trials.loop import EditLoop
 from trainables.trials.workbench import Spec, Workbench
 
 
@@ -23,7 +24,7 @@ class Runtime:
         cache: Folder of embedded backbones and artefacts.
         store: Folder of the sweep's results.
         rungs: Shares of progress at which a row is reported; the last is 1.
-        rung_score: `<score>.<measure>` computed before the end; None: nothing is.
+        compares: What is computed before the end, and compared there; None: nothing is.
         checkpoint_seconds: Least time between two saved states.
         max_seconds: A trial that takes longer has failed; None: no limit.
         max_trials: Trials after which an actor gives way to a new process.
@@ -37,7 +38,7 @@ class Runtime:
     cache: Path
     store: Path
     rungs: tuple[float, ...] = (1.0,)
-    rung_score: str | None = None
+    compares: Compares | None = None
     checkpoint_seconds: float = 120.0
     max_seconds: float | None = None
     max_trials: int = 500  # a process that lives for days is not to be trusted like a new one
@@ -77,7 +78,7 @@ class TrialRun:
         while rungs[self._rung] <= self.loop.progress and self._rung < len(rungs) - 1:
             self._rung += 1
         row: dict[str, Any] = dict(
-            self.loop.run(rungs[self._rung], self._runtime.rung_score, after_chunk)
+            self.loop.run(rungs[self._rung], self._runtime.compares, after_chunk)
         )
         is_done = row["progress"] >= 1.0
         # Tune compares whole numbers of its time attribute.
@@ -90,9 +91,9 @@ class TrialRun:
             row["peak_gpu_gib"] = max(map(torch.cuda.max_memory_allocated, devices)) / 2**30
         if self._bench.micro_batch is not None:
             row["micro_batch"] = self._bench.micro_batch
-        if self._runtime.rung_score is not None:
+        if self._runtime.compares is not None:
             moment = "final" if is_done else "rung"
-            row["compared"] = compared(row, self._runtime.rung_score, moment)
+            row["compared"] = compared(row, self._runtime.compares, moment)
         self._rung = min(self._rung + 1, len(rungs) - 1)
         return row
 

@@ -10,6 +10,7 @@ from analysis.aggregate import Arm, Section
 from analysis.layouts.directions import EDITS, by_count
 from analysis.layouts.layout import Body, Layout, correlations
 from analysis.layouts.matrix import Matrix
+from analysis.metrics import headings
 from analysis.published.compare import spearman
 from analysis.published.paper_numbers import PaperRow
 
@@ -18,8 +19,7 @@ WITHIN, BETWEEN = "within_batch_similarity", "between_batch_similarity"
 _MATRIX = Matrix(
     by_count(ORDER, "order", lambda _: None, head="Shuffle"),
     by_count(EDITS, "T", lambda _: None),
-    scores={"reliability": "Rel.", WITHIN: "WBS", BETWEEN: "BBS"},
-    digits={WITHIN: 4, BETWEEN: 4},
+    scores=headings(["reliability", WITHIN, BETWEEN]),
     notes=(
         "WBS, BBS: mean cosine similarity within and between batches (Eq. 7 and 8)",
         "paper (no numbers): over 100 shuffles Rel. moves by more than 20 points with 1,000 edits, "

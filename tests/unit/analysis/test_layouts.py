@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from analysis import table
-from analysis.layouts.layout import get_layout, known_layouts
 from analysis.reading import runs
 from tests.unit.analysis.test_table import line_of
 from tests.unit.analysis_store import Writer
@@ -118,12 +117,6 @@ def test_table_when_a_small_store_then_the_published_row_beside_ours(
     cells: list[str],
 ) -> None:
     assert line_of(printed(store, capsys, name), *labels)[: len(cells)] == cells
-
-
-def test_layouts_when_listed_then_each_has_a_line_here_or_a_test_of_its_own() -> None:
-    elsewhere = {"lemoe_table1", "lemoe_table4", "lemoe_table8", "lemoe_table9", "memoe_v2_table4"}
-    assert {name for name, _, _ in LINES} | elsewhere == set(known_layouts())
-    assert all(get_layout(name).question for name in known_layouts())
 
 
 def test_memoe_v1_table1_when_routed_then_our_routing_stands_behind_the_scores(

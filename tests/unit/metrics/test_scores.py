@@ -36,14 +36,14 @@ def test_token_accuracy_row_without_target_is_refused_rather_than_zero() -> None
         scores.token_accuracy(tensor([1, 2]), one, tensor([0]))
 
 
-def test_agreement_identical_outputs_are_one_even_if_wrong() -> None:
+def test_token_accuracy_identical_outputs_are_one_even_if_wrong() -> None:
     answers = tensor([3, 3, 8])
-    assert scores.agreement(answers, answers.clone(), tensor([0, 0, 1])).tolist() == [1.0, 1.0]
+    assert scores.token_accuracy(answers, answers.clone(), tensor([0, 0, 1])).tolist() == [1.0, 1.0]
 
 
-def test_agreement_one_of_four_tokens_changed_is_three_quarters() -> None:
+def test_token_accuracy_one_of_four_tokens_changed_is_three_quarters() -> None:
     after, before = tensor([1, 2, 3, 9]), tensor([1, 2, 3, 4])
-    assert scores.agreement(after, before, tensor([0, 0, 0, 0])).tolist() == [0.75]
+    assert scores.token_accuracy(after, before, tensor([0, 0, 0, 0])).tolist() == [0.75]
 
 
 def test_mean_over_records_weighs_records_not_rephrases_or_tokens() -> None:

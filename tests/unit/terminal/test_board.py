@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from orchestrator.terminal.board import NUM_IN_LINE, Board, Building, average
+from orchestrator.settings.metrics import compared
+from orchestrator.terminal.board import NUM_IN_LINE, Board, Building, at_the_end
 from orchestrator.terminal.waiting import Waiting
 from tests.unit.terminal.test_running_trials import write
 from trainables.pulse import Moment
@@ -52,9 +53,24 @@ def test_board_on_a_terminal_ranks_the_arms() -> None:
 
 
 def test_average_when_a_score_is_missing_then_none() -> None:
-    assert average({"reliability.token.final": 1.0, "generality.token.final": 1.0}) is None
+    average = compared("average.token")
+    two = {"reliability.token.final": 1.0, "generality.token.final": 1.0}
+    assert at_the_end(two, average) is None
     three = ended("a", 0.0)["metrics"] | {"reliability.token.final": 0.9}
-    assert average(three) == pytest.approx(0.3)
+    assert at_the_end(three, average) == pytest.approx(0.3)
+
+
+def test_board_when_the_smallest_is_best_then_it_leads_under_its_own_name() -> None:
+    console = Console(file=StringIO(), force_terminal=True, width=100)
+    with Board(2, console, compared=compared("perplexity.mean")) as board:
+        for arm, value in (("poor", 90.0), ("good", 7.5)):
+            row = ended(arm, 0.5)
+            row["metrics"]["perplexity.mean.final"] = value
+            board.ended(row)
+    assert isinstance(console.file, StringIO)
+    last = console.file.getvalue().rsplit("best arms so far", 1)[1]
+    assert "perplexity.mean" in last
+    assert last.index("good") < last.index("poor")
 
 
 def test_building_without_a_terminal_says_when_it_is_done() -> None:

@@ -20,8 +20,10 @@ from trainables.interfaces import Backbone, EditMethod, EditRecord, Question
 from trainables.methods.ft import Config, FineTuning
 from trainables.metrics.evaluator import Evaluator
 from trainables.seeding import trial_generators
-from trainables.trials.loop import Before, EditLoop, EditProtocol, compared
+from trainables.trials.compared import Compares, compared
+from trainables.trials.loop import Before, EditLoop, EditProtocol
 
+RELIABILITY = Compares("reliability.token", ("reliability.token",))
 RECORDS = tuple(
     EditRecord(
         record_id=f"r{number}",
@@ -139,11 +141,11 @@ def test_run_in_quarters_gives_the_same_end_as_run_at_once(llama: Backbone, tmp_
     straight = make_loop(llama, tmp_path, [[0, 1], [2, 3]], is_rolled_back=True)
     whole = straight.run()
     loop = make_loop(llama, tmp_path, [[0, 1], [2, 3]], is_rolled_back=True)
-    first = loop.run(0.25, "reliability.token")
+    first = loop.run(0.25, RELIABILITY)
     # half of the first of two batches: 10 of its 20 steps
     assert first["progress"] == pytest.approx(0.25)
     assert set(first) == {"progress", "edits_seen", "reliability.token.rung"}
-    assert loop.run(0.5, "reliability.token")["progress"] == pytest.approx(0.5)
+    assert loop.run(0.5, RELIABILITY)["progress"] == pytest.approx(0.5)
     assert numbers(loop.run(1.0)) == numbers(whole)
 
 
@@ -257,7 +259,7 @@ def test_serial_stale_rate_counts_questions_that_answer_as_before(
 
 def test_serial_rung_compares_the_newest_answers_so_far(llama: Backbone, tmp_path: Path) -> None:
     loop = serial_loop(llama, tmp_path)
-    row = loop.run(0.75, "reliability.token")  # after the third of four edits: records 2 and 1 hold
+    row = loop.run(0.75, RELIABILITY)  # after the third of four edits: records 2 and 1 hold
     assert row["edits_seen"] == 3
     chosen = loop._evaluator.select([1, 2], ["reliability"])
     answers = loop._evaluator.answers(loop.method.logits, chosen)
@@ -355,6 +357,10 @@ def test_edit_state_bytes_are_those_of_the_tensors_kept(llama: Backbone, tmp_pat
 
 def test_compared_average_leaves_out_scores_without_questions() -> None:
     row = {"reliability.token.final": 0.9, "locality_far.token.final": 0.5}
-    assert compared(row, "average.token", "final") == pytest.approx(0.7)  # no rephrases
-    with pytest.raises(ConfigError, match=r"scheduler.metric is generality.token"):
-        compared(row, "generality.token", "final")
+    three = ("reliability.token", "generality.token", "locality_far.token")
+    # no rephrases
+    assert compared(row, Compares("average.token", three), "final") == pytest.approx(0.7)
+    with pytest.raises(ConfigError, match=r"scheduler.metric is generality.token; the data set"):
+        compared(row, Compares("generality.token", ("generality.token",)), "final")
+    with pytest.raises(ConfigError, match=r"scheduler.metric is stale_rate; the trial has no such"):
+        compared(row, Compares("stale_rate", ("stale_rate",)), "final")

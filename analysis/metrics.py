@@ -1,0 +1,111 @@
+"""What a trial measures, as `search_spaces/metrics.yaml` declares it: names, headings, digits.
+
+The declarations are data, because no package may import another: `orchestrator.settings.metrics`
+reads the same file, and the trainables are told what to compare. So a new metric is the function
+that computes it and one line there.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import yaml
+
+from analysis.errors import AnalysisError
+
+FILE = Path(__file__).resolve().parents[1] / "search_spaces" / "metrics.yaml"
+
+Kind: TypeAlias = Literal[
+    "share", "ratio", "cosine", "perplexity", "count", "seconds", "bytes", "gib"
+]
+Per: TypeAlias = Literal["prompts", "checkpoint", "trial"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One declared metric.
+
+    Attributes:
+        heading: Of its column.
+        per: `prompts`: in each measure, of the prompts of one kind, `<name>.<measure>.<moment>` in
+            MLflow; `checkpoint`: `<name>.<moment>`; `trial`: `<name>`, once, at the end.
+        moments: When it is measured: before, immediate, rung, final, curve.
+        better: higher or lower; None where neither is.
+        digits: Decimals in a table.
+        has_column: Whether every ablation's table shows it where it was measured.
+        mean_of: The metrics that it is the mean of; none for one that is logged itself.
+        printed_as: Column of it in the files of published numbers; None: no paper prints it.
+    """
+
+    name: str
+    heading: str
+    kind: Kind
+    per: Per
+    moments: tuple[str, ...] = ()
+    better: Literal["higher", "lower"] | None = None
+    digits: int = 2
+    has_column: bool = True
+    mean_of: tuple[str, ...] = ()
+    printed_as: str | None = None
+
+
+def read_metrics(path: Path = FILE) -> tuple[tuple[str, ...], dict[str, Metric]]:
+    """The measures, and the metrics by name, in the order of the file.
+
+    Raises:
+        AnalysisError: If the file is not there, is no YAML, or a metric lacks a key or has one
+            too many.
+    """
+    try:
+        content = yaml.safe_load(path.read_text("utf-8"))
+        return tuple(content["measures"]), {
+            name: _metric(name, values) for name, values in content["metrics"].items()
+        }
+    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())
+        raise AnalysisError(
+            f"{path.name} does not declare metrics as it should: {reason}"
+        ) from error
+
+
+def _metric(name: str, values: Mapping[str, Any]) -> Metric:
+    known = [field.name for field in fields(Metric)]
+    if unknown := [key for key in values if key not in known]:
+        raise TypeError(f"metrics.{name}.{unknown[0]} is none of {', '.join(known)}")
+    lists = {key: tuple(values[key]) for key in ("moments", "mean_of") if key in values}
+    return Metric(name, **{**values, **lists})
+
+
+MEASURES, METRICS = read_metrics()
+AVERAGED = METRICS["average"].mean_of
+MAIN = (*AVERAGED, "average")  # the columns of every table, in this order
+
+
+def metric(name: str) -> Metric | None:
+    """The declaration of `name`; one that ends in `.*` holds for all names that begin so."""
+    return METRICS.get(name) or METRICS.get(f"{name.partition('.')[0]}.*")
+
+
+def headings(names: Iterable[str]) -> dict[str, str]:
+    """Name -> heading, for a layout's columns."""
+    return {name: METRICS[name].heading for name in names}
+
+
+def digits(names: Iterable[str]) -> dict[str, int]:
+    """Decimals of each score; what holds at once has those of what holds at the end."""
+    found = {name: metric(name.removesuffix(".immediate")) for name in names}
+    return {name: declared.digits for name, declared in found.items() if declared is not None}
+
+
+def score_error(name: str) -> str:
+    """Why no arm can have a score `name`; "" where one can."""
+    known = [*METRICS, *(f"{each.name}.immediate" for each in METRICS.values() if each.moments)]
+    if name in known or metric(name) is not None:
+        return ""
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"{name!r} is no metric; {hint}known: {', '.join(METRICS)}"
