@@ -129,6 +129,28 @@ def test_asha_when_it_is_told_of_a_trial_later_then_only_those_behind_it_are_com
     assert report(resumed, "b", 1, 0.2) == TrialScheduler.STOP
 
 
+def test_asha_when_the_smallest_is_best_then_the_larger_half_stops_earlier_drivers_counted() -> (
+    None
+):
+    scheduler = started("asha", "ab", mode="min")
+    assert report(scheduler, "a", 1, 20.0) == TrialScheduler.CONTINUE
+    assert report(scheduler, "b", 1, 90.0) == TrialScheduler.STOP
+    past = [{"trial_key": "old", "progress": 0.3, METRIC: 20.0}]
+    resumed = started("asha", "nm", mode="min", past=past)
+    assert report(resumed, "n", 1, 90.0) == TrialScheduler.STOP
+    assert report(resumed, "m", 1, 7.5) == TrialScheduler.CONTINUE
+
+
+def test_search_when_the_smallest_is_best_then_optuna_is_told_so() -> None:
+    def to_config(values: Mapping[str, Any]) -> dict[str, Any] | Settled:
+        return Settled(values["x"])
+
+    space = {"x": tune.uniform(0, 1)}
+    search = PlannedSearch(space, 0, 8, to_config, lambda past: None, never, "min")
+    assert search.suggest("t1") == Searcher.FINISHED
+    assert search.study.best_value == min(trial.value for trial in search.study.trials)
+
+
 def test_search_when_trials_are_settled_then_their_rungs_are_told_in_the_samplers_order() -> None:
     told: list[Any] = []
     asked: list[float] = []
