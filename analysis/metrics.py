@@ -11,7 +11,7 @@ import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import yaml
 
@@ -23,6 +23,8 @@ Kind: TypeAlias = Literal[
     "share", "ratio", "cosine", "perplexity", "count", "seconds", "bytes", "gib"
 ]
 Per: TypeAlias = Literal["prompts", "checkpoint", "trial"]
+Better: TypeAlias = Literal["higher", "lower"]
+_CHOICES = {"kind": get_args(Kind), "per": get_args(Per), "better": get_args(Better)}
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Metric:
     kind: Kind
     per: Per
     moments: tuple[str, ...] = ()
-    better: Literal["higher", "lower"] | None = None
+    better: Better | None = None
     digits: int = 2
     has_column: bool = True
     mean_of: tuple[str, ...] = ()
@@ -57,8 +59,8 @@ def read_metrics(path: Path = FILE) -> tuple[tuple[str, ...], dict[str, Metric]]
     """The measures, and the metrics by name, in the order of the file.
 
     Raises:
-        AnalysisError: If the file is not there, is no YAML, or a metric lacks a key or has one
-            too many.
+        AnalysisError: If the file is not there or no YAML, or a metric lacks a key, has one too
+            many, or one with a value that is none of those allowed.
     """
     try:
         content = yaml.safe_load(path.read_text("utf-8"))
@@ -76,6 +78,11 @@ def _metric(name: str, values: Mapping[str, Any]) -> Metric:
     known = [field.name for field in fields(Metric)]
     if unknown := [key for key in values if key not in known]:
         raise TypeError(f"metrics.{name}.{unknown[0]} is none of {', '.join(known)}")
+    for key, allowed in _CHOICES.items():
+        if key in values and values[key] not in allowed:
+            raise TypeError(
+                f"metrics.{name}.{key} is {values[key]!r}, none of {', '.join(allowed)}"
+            )
     lists = {key: tuple(values[key]) for key in ("moments", "mean_of") if key in values}
     return Metric(name, **{**values, **lists})
 
@@ -103,7 +110,8 @@ def digits(names: Iterable[str]) -> dict[str, int]:
 
 def score_error(name: str) -> str:
     """Why no arm can have a score `name`; "" where one can."""
-    known = [*METRICS, *(f"{each.name}.immediate" for each in METRICS.values() if each.moments)]
+    at_once = [each.name for each in METRICS.values() if "immediate" in each.moments]
+    known = [*METRICS, *(f"{each}.immediate" for each in at_once)]
     if name in known or metric(name) is not None:
         return ""
     near = difflib.get_close_matches(name, known, n=1)

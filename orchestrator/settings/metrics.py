@@ -10,9 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
+from orchestrator.errors import UsageError
 from orchestrator.settings.yaml_files import SearchSpaces
+
+Mode: TypeAlias = Literal["max", "min"]
+_MODES: Mapping[str, Mode] = {"higher": "max", "lower": "min"}
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,7 @@ class Compared:
 
     name: str
     numbers: tuple[str, ...]
-    mode: Literal["max", "min"]
+    mode: Mode
     has_rungs: bool
 
     @property
@@ -71,12 +75,17 @@ def _known() -> Mapping[str, Compared]:
             continue
         parts = values.get("mean_of", [name])
         is_score = values["per"] == "prompts"
+        if values["better"] not in _MODES:
+            raise UsageError(
+                f"metrics.yaml: metrics.{name}.better is {values['better']!r}; it must be "
+                f"{' or '.join(_MODES)}"
+            )
         for measure in declared["measures_at_rungs"] if is_score else [""]:
             suffix = f".{measure}" if measure else ""
             found[name + suffix] = Compared(
                 name + suffix,
                 numbers=tuple(part + suffix for part in parts),
-                mode="max" if values["better"] == "higher" else "min",
+                mode=_MODES[values["better"]],
                 has_rungs=all("rung" in metrics[part].get("moments", ()) for part in parts),
             )
     return found

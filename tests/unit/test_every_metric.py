@@ -234,10 +234,18 @@ def test_metric_when_measured_at_the_end_alone_then_no_scheduler_with_rungs_take
         load(["ablation=lemoe_search", "scheduler=asha", "scheduler.metric=stale_rate"])
 
 
-def test_read_metrics_when_a_key_is_unknown_then_the_error_names_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("{heading: Toy, pre: trial}", "metrics.toy.pre is none of name, heading"),
+        ("{heading: Toy, kind: share, per: trail}", "metrics.toy.per is 'trail', none of prompts"),
+        ("{heading: Toy, per: trial}", "missing .* 'kind'"),
+    ],
+)
+def test_read_metrics_when_a_line_is_broken_then_the_error_names_it(
+    tmp_path: Path, line: str, said: str
+) -> None:
     file = tmp_path / "metrics.yaml"
-    file.write_text("measures: [token]\nmetrics:\n  toy: {heading: Toy, kind: share, pre: trial}\n")
-    with pytest.raises(
-        AnalysisError, match=r"metrics.yaml .* metrics.toy.pre is none of name, hea"
-    ):
+    file.write_text(f"measures: [token]\nmetrics:\n  toy: {line}\n")
+    with pytest.raises(AnalysisError, match=f"metrics.yaml does not declare metrics: .*{said}"):
         metrics.read_metrics(file)

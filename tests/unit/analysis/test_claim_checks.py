@@ -207,6 +207,11 @@ def test_load_checks_when_there_are_alternatives_then_each_is_a_comparison(tmp_p
         ("x,a,,arm=b,arm=c,reliability,,over,0", "line 2: relation is 'over'"),
         ("x,a,,arm=b,arm=c,reliability,,above,much", "by is 'much', not a number"),
         ("x,a,,arm,arm=c,reliability,,above,0", "'arm' is not key=value"),
+        (
+            "x,a,,arm=b,arm=c,reliabilty,,above,0",
+            "'reliabilty' is no metric; did you mean 'reliability'",
+        ),
+        ("x,a,,arm=b,arm=c,stale_rate,retention.immediate,above,0", "'retention.immediate' is no"),
     ],
 )
 def test_load_checks_when_a_line_is_broken_then_the_error_names_it(
