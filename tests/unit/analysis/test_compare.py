@@ -8,7 +8,7 @@ import pytest
 
 from analysis.aggregate import Arm, Estimate, Section
 from analysis.errors import ProtocolMismatchError
-from analysis.layouts import lemoe_table9
+from analysis.layouts.special import lemoe_table9
 from analysis.published import compare
 from analysis.published.compare import Agreement, Correlation
 from analysis.published.paper_numbers import load
