@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
-from typing import Any
+from typing import Any, Protocol
 
 from orchestrator.forecast.costs import Work, work, work_once
 from orchestrator.forecast.placement import memory_gib, placement, resources
@@ -32,6 +32,30 @@ START_SECONDS = 15.0  # of an actor: process, imports, backbone
 _ALIKE = 1.1  # rough forecasts within this factor count as equally near
 
 Kin = tuple[object, ...]
+
+
+class PastTrial(Protocol):
+    """What the end of an earlier trial tells; a row of the ledger does."""
+
+    @property
+    def status(self) -> str:
+        """Only a trial that `finished` tells how long one takes."""
+
+    @property
+    def seconds(self) -> float:
+        """Wall time."""
+
+    @property
+    def gpu(self) -> str:
+        """Its name; empty on a CPU."""
+
+    @property
+    def metrics(self) -> Mapping[str, Any]:
+        """Numbers that it reported."""
+
+    @property
+    def spec(self) -> Mapping[str, Any]:
+        """`TrialSpec.to_dict()`."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +96,7 @@ class TrialForecast:
 
 def forecast(
     specs: Sequence[TrialSpec],
-    ends: Iterable[Mapping[str, Any]],
+    ends: Iterable[PastTrial],
     *,
     workers: int,
     cpu_flops: float = CPU_FLOPS,
@@ -108,7 +132,7 @@ def forecast(
 
 def forecast_trials(
     specs: Sequence[TrialSpec],
-    ends: Iterable[Mapping[str, Any]],
+    ends: Iterable[PastTrial],
     *,
     cpu_flops: float = CPU_FLOPS,
     gpu_flops: float = GPU_FLOPS,
@@ -162,7 +186,7 @@ def _seconds(needed: Work, cpu_flops: float, gpu_flops: float, *, is_gpu: bool) 
 
 
 def _past(
-    ends: Iterable[Mapping[str, Any]],
+    ends: Iterable[PastTrial],
     specs: Sequence[TrialSpec],
     cpu_flops: float,
     gpu_flops: float,
@@ -174,9 +198,9 @@ def _past(
     costs = {_kin(spec): spec.cost for spec in specs}
     past: dict[Kin, list[tuple[float, float]]] = defaultdict(list)
     for row in ends:
-        if row.get("status") != "finished" or not row.get("spec") or not row.get("seconds"):
+        if row.status != "finished" or not row.spec or not row.seconds:
             continue
-        spec = TrialSpec.from_dict(row["spec"])
+        spec = TrialSpec.from_dict(row.spec)
         if (kin := _kin(spec)) not in costs:
             continue
         spec = replace(spec, cost=costs[kin])
@@ -186,15 +210,14 @@ def _past(
     return past
 
 
-def _own_seconds(row: Mapping[str, Any]) -> float:
+def _own_seconds(row: PastTrial) -> float:
     """Seconds of a trial's own: CPU-seconds, on a GPU wall time.
 
     A CPU that a trial shares with others makes its wall time longer, not its work. What its process
     did once (imports, backbone, pre-edit answers) is left out in proportion.
     """
-    metrics = row.get("metrics") or {}
-    wall = float(row["seconds"])
-    taken = wall if row.get("gpu") else float(metrics.get("cpu_seconds") or wall)
+    metrics, wall = row.metrics, row.seconds
+    taken = wall if row.gpu else float(metrics.get("cpu_seconds") or wall)
     if "edit_seconds" not in metrics or "evaluation_seconds" not in metrics:
         return taken
     own = float(metrics["edit_seconds"]) + float(metrics["evaluation_seconds"])

@@ -24,6 +24,7 @@ from orchestrator.settings.models import SweepConfig
 from orchestrator.store.copies import Copies
 from orchestrator.store.leases import Leases, summary
 from orchestrator.store.ledger import Ledger, Others
+from orchestrator.store.ledger_rows import CheckpointRow, EndRow
 from orchestrator.store.provenance import ROOT, keep_packages, provenance, source_hash
 from orchestrator.store.rows import MAX_RETRIES, Outcome, Row, end_row, labelled
 from orchestrator.store.settled import Options
@@ -76,7 +77,7 @@ class Sweep:
         if self._copies is not None:
             self._copies.fetch()
         self._history = Ledger.read(self._store)  # of others, as of when it was last looked at
-        self._rows_before = {key: str(end["row_id"]) for key, end in self._history.ends.items()}
+        self._rows_before = {key: end.row_id for key, end in self._history.ends.items()}
         self._ledger = Ledger.open(self._store, self._history.last_time)
         self._others = Others(self._store, self._ledger.path)
         self._leases = Leases(self._ledger.path)
@@ -196,8 +197,8 @@ class Sweep:
     def _count_settled(self, cell: Cell) -> None:
         end = self._history.ends[cell.key]
         self.outcome.num_settled_before += 1
-        self.outcome.num_other_source += end["provenance"]["source_hash"] != self._source_hash
-        if end["status"] in ("failed", "diverged"):
+        self.outcome.num_other_source += end.provenance.get("source_hash") != self._source_hash
+        if end.status in ("failed", "diverged"):
             self.outcome.failures.append(end)
         self._note_value(end)
         self._tracker.log(labelled(end, cell.spec, self._config))
@@ -208,20 +209,20 @@ class Sweep:
         return {
             key
             for key in self._history.settled() - self._mine
-            if self._rows_before.get(key) != str(self._history.ends[key]["row_id"])
+            if self._rows_before.get(key) != self._history.ends[key].row_id
         }
 
-    def _note_value(self, end: Row) -> None:
+    def _note_value(self, end: EndRow) -> None:
         """What a search compares, if the trial came so far and it can be compared."""
-        key, value = str(end["fingerprint"]), end["metrics"].get("compared")
+        key, value = end.fingerprint, end.metrics.get("compared")
         if value is None or not math.isfinite(value):
             return
         self.values[key] = float(value)
-        if end["status"] == "finished":
+        if end.status == "finished":
             self.finished.append(key)
             self._stopped_at.pop(key, None)
-        elif end["status"] == "stopped":
-            self._stopped_at[key] = int(end["metrics"]["rung"])
+        elif end.status == "stopped":
+            self._stopped_at[key] = int(end.metrics["rung"])
 
     @cached_property
     def _settled_keys(self) -> frozenset[str]:
@@ -269,10 +270,10 @@ class Sweep:
     def _past_rungs(self, keys: Iterable[str]) -> list[Row]:
         """Rungs of other drivers, for a scheduler that compares with them."""
         return [
-            {"trial_key": key, **row}
+            {"trial_key": key, **row.values}
             for key in keys
             for row in self._history.checkpoints.get(key, [])
-            if "compared" in row
+            if "compared" in row.values
         ]
 
     def on_stage(self, stage: str) -> None:
@@ -296,7 +297,7 @@ class Sweep:
             self._end(key, row)
             return
         self._checkpoints.setdefault(key, []).append(row)
-        self._ledger.append({"event": "checkpoint", "fingerprint": key, "time": time.time(), **row})
+        self._ledger.append(CheckpointRow(key, row, time.time()))
         if "compared" in row:
             rung = {name: row[name] for name in ("progress", "compared")}
             self._rungs.append({"trial_key": key, **rung})
@@ -348,12 +349,12 @@ class Sweep:
         )
         self._ledger.append(end)
         self._mine.add(key)
-        status = end["status"]
+        status = end.status
         self._note_value(end)
         self.outcome.counts[status] = self.outcome.counts.get(status, 0) + 1
         tracked = labelled(end, cell.spec, self._config)
         if status in ("failed", "diverged"):
-            self.outcome.failures.append(tracked)
+            self.outcome.failures.append(end)
         self._tracker.log(tracked)
         if self._board is not None:
             self._board.ended(tracked)

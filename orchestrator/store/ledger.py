@@ -13,18 +13,24 @@ import re
 import secrets
 import socket
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
 from orchestrator.errors import LedgerError
+from orchestrator.store.ledger_rows import (
+    SCHEMA,
+    STATUSES,
+    CheckpointRow,
+    EndRow,
+    LedgerRow,
+    NewerSchemaError,
+    read_row,
+)
 
-Row = dict[str, Any]
 FOLDER = "ledger"
-EVENTS = ("checkpoint", "end")
-STATUSES = ("finished", "failed", "diverged", "stopped")
 
 
 @dataclass(frozen=True)
@@ -38,8 +44,8 @@ class History:
         last_time: Of all rows, seconds since 1970; 0 where there is none.
     """
 
-    ends: dict[str, Row] = field(default_factory=dict)
-    checkpoints: dict[str, list[Row]] = field(default_factory=dict)
+    ends: dict[str, EndRow] = field(default_factory=dict)
+    checkpoints: dict[str, list[CheckpointRow]] = field(default_factory=dict)
     damaged: tuple[str, ...] = ()
     last_time: float = 0.0
 
@@ -55,7 +61,7 @@ class History:
         return {
             fingerprint
             for fingerprint, row in self.ends.items()
-            if row["status"] not in reopened and row.get("stop_reason") != "interrupted"
+            if row.status not in reopened and row.stop_reason != "interrupted"
         }
 
 
@@ -91,23 +97,20 @@ class Ledger:
         except OSError as error:
             raise LedgerError(f"store={store}: cannot write {path}: {error.strerror}") from error
 
-    def append(self, row: Mapping[str, Any]) -> None:
+    def append(self, row: LedgerRow) -> None:
         """Adds one row and waits until the disk has it; NaN and infinities become null.
+
+        A row without a time of its own bears the present one.
 
         Raises:
             LedgerError: If the disk is full or the folder can no longer be written.
-            ValueError: If the row has no fingerprint, an unknown event or status, or a value
-            outside JSON.
+            ValueError: If an end has an unknown status, or the row a value outside JSON.
         """
-        if row.get("event") not in EVENTS or not isinstance(row.get("fingerprint"), str):
-            raise ValueError(f"a row needs a fingerprint and an event of {EVENTS}: {dict(row)}")
-        if row["event"] == "end" and row.get("status") not in STATUSES:
-            raise ValueError(
-                f"status of an end is {row.get('status')!r}; it must be one of {STATUSES}"
-            )
-        now = float(row.get("time") or datetime.now(UTC).timestamp())
+        if isinstance(row, EndRow) and row.status not in STATUSES:
+            raise ValueError(f"status of an end is {row.status!r}; it must be one of {STATUSES}")
+        now = row.time or datetime.now(UTC).timestamp()
         self._last_time = max(now, math.nextafter(self._last_time, math.inf))
-        stamped = {**row, "time": self._last_time}
+        stamped = replace(row, time=self._last_time).to_json()
         line = json.dumps(_finite(stamped), allow_nan=False, separators=(",", ":"))
         before = "\n" if self._is_torn else ""
         data = memoryview(f"{before}{line}\n".encode())
@@ -148,25 +151,28 @@ class Ledger:
         Raises:
             LedgerError: If a segment cannot be read.
         """
-        rows: list[Row] = []
+        rows: list[LedgerRow] = []
         damaged: list[str] = []
         for path in _segments(store, without):
             try:
-                content = path.read_bytes()
+                good, bad = _parse(path.read_bytes().split(b"\n"))
             except OSError as error:
                 raise LedgerError(f"store={store}: cannot read {path}: {error.strerror}") from error
-            good, bad = _parse(content.split(b"\n"))
+            except NewerSchemaError as error:
+                raise LedgerError(
+                    f"store={store}: {path} holds rows of schema {error.schema}, this version reads"
+                    f" up to {SCHEMA}: a newer one wrote them and reads them; nothing was changed"
+                ) from error
             rows += good
             damaged += [f"{path.name}:{line}" for line in bad]
-        rows.sort(key=lambda row: row["time"])  # stable: rows of one instant keep their order
-        last_time = float(rows[-1]["time"]) if rows else 0.0
+        rows.sort(key=lambda row: row.time)  # stable: rows of one instant keep their order
+        last_time = float(rows[-1].time) if rows else 0.0
         history = History(damaged=tuple(damaged), last_time=last_time)
         for row in rows:
-            fingerprint = row["fingerprint"]
-            if row["event"] == "end":
-                history.ends[fingerprint] = row
+            if isinstance(row, EndRow):
+                history.ends[row.fingerprint] = row
             else:
-                history.checkpoints.setdefault(fingerprint, []).append(row)
+                history.checkpoints.setdefault(row.fingerprint, []).append(row)
         return history
 
 
@@ -209,31 +215,23 @@ def _size(path: Path) -> int:
         return 0
 
 
-def _parse(lines: Iterable[bytes]) -> tuple[list[Row], list[int]]:
+def _parse(lines: Iterable[bytes]) -> tuple[list[LedgerRow], list[int]]:
     """Rows, and numbers of the lines that are none; a torn last line is left out."""
     *whole, _torn = lines
-    rows: list[Row] = []
+    rows: list[LedgerRow] = []
     bad: list[int] = []
     for number, line in enumerate(whole, start=1):
         try:
-            row = json.loads(line)
+            row = read_row(json.loads(line))
+        except NewerSchemaError:
+            raise
         except ValueError:
             row = None
-        if _is_row(row):
+        if row is not None:
             rows.append(row)
         elif line.strip():
             bad.append(number)
     return rows, bad
-
-
-def _is_row(row: Any) -> bool:
-    return (
-        isinstance(row, dict)
-        and isinstance(row.get("fingerprint"), str)
-        and isinstance(row.get("time"), int | float)
-        and row.get("event") in EVENTS
-        and (row["event"] != "end" or row.get("status") in STATUSES)
-    )
 
 
 def _finite(value: Any) -> Any:

@@ -16,8 +16,9 @@ from orchestrator.planning.identity import fingerprint
 from orchestrator.planning.trial_spec import TrialSpec
 from orchestrator.redaction import redacted
 from orchestrator.settings.models import SweepConfig
+from orchestrator.store.ledger_rows import EndRow
 
-Row = dict[str, Any]
+Row = dict[str, Any]  # what a trial reports
 
 MAX_RETRIES = 2  # of a lost node or a killed actor; a defect would only repeat itself
 
@@ -29,13 +30,30 @@ class Outcome:
     counts: dict[str, int] = field(default_factory=dict)
     num_settled_before: int = 0
     num_other_source: int = 0  # of those, results of other source code
-    failures: list[Row] = field(default_factory=list)
+    failures: list[EndRow] = field(default_factory=list)
     num_unsent: int = 0  # results that MLflow does not have yet
     tracking_failures: list[str] = field(default_factory=list)
     copies_failure: str = ""  # why the copies lack some of it
     experiment_id: str = ""
     was_interrupted: bool = False
     standstill: str = ""  # what stood still, if that ended the sweep
+
+
+@dataclass(frozen=True)
+class LabelledRow:
+    """An end with the names that it bears in one ablation.
+
+    Attributes:
+        end: The ledger's row.
+        tags: Of the run in MLflow.
+        swept: Its parameters there.
+        run_name: For people.
+    """
+
+    end: EndRow
+    tags: Mapping[str, Any]
+    swept: Mapping[str, Any]
+    run_name: str
 
 
 def end_row(
@@ -45,8 +63,8 @@ def end_row(
     stop_reason: str | None,
     checkpoints: Sequence[Mapping[str, Any]],
     provenance: Mapping[str, str],
-) -> Row:
-    """The ledger's last row of a trial; MLflow can be rebuilt from it.
+) -> EndRow:
+    """The ledger's last row of a trial.
 
     Args:
         cell: The trial.
@@ -58,28 +76,27 @@ def end_row(
     status = str(row["status"])
     reason = {"finished": "completed", "stopped": stop_reason or "stopped"}.get(status, status)
     numbers = {k: v for k, v in row.items() if isinstance(v, int | float) and k != "done"}
-    return {
-        "event": "end",
-        "fingerprint": cell.key,
-        "row_id": uuid.uuid4().hex,
-        "time": time.time(),
-        "status": status,
-        "stop_reason": reason,
-        "error": _shown(row.get("error")),
-        "traceback": _shown(row.get("traceback")),
-        "seconds": row.get("seconds", 0.0),
-        "fidelity": row.get("progress", 0.0),
-        "records": row.get("records"),
-        "metrics": numbers | dict(cell.resolved.counts),
-        "checkpoints": [dict(point) for point in (*checkpoints, *row.get("curve", ()))],
-        "device": row.get("device", ""),
-        "micro_batch": _micro_batch(row),
-        "host": row.get("hostname", ""),
-        "gpu": row.get("gpu", ""),
-        "spec": cell.spec.to_dict(),
-        "resolved": cell.resolved.identity,
-        "provenance": dict(provenance),
-    }
+    return EndRow(
+        fingerprint=cell.key,
+        status=status,
+        row_id=uuid.uuid4().hex,
+        time=time.time(),
+        stop_reason=reason,
+        error=_shown(row.get("error")),
+        traceback=_shown(row.get("traceback")),
+        seconds=row.get("seconds", 0.0),
+        fidelity=row.get("progress", 0.0),
+        records=row.get("records"),
+        metrics=numbers | dict(cell.resolved.counts),
+        checkpoints=[dict(point) for point in (*checkpoints, *row.get("curve", ()))],
+        device=row.get("device", ""),
+        micro_batch=_micro_batch(row),
+        host=row.get("hostname", ""),
+        gpu=row.get("gpu", ""),
+        spec=cell.spec.to_dict(),
+        resolved=cell.resolved.identity,
+        provenance=dict(provenance),
+    )
 
 
 def _micro_batch(row: Mapping[str, Any]) -> str:
@@ -91,23 +108,23 @@ def _shown(text: str | None) -> str | None:
     return None if text is None else redacted(text)
 
 
-def labelled(end: Mapping[str, Any], spec: TrialSpec, config: SweepConfig) -> Row:
+def labelled(end: EndRow, spec: TrialSpec, config: SweepConfig) -> LabelledRow:
     """An end row with its MLflow tags, swept parameters and run name in this sweep."""
     tags = {
         "ablation": config.ablation,
         "arm": spec.arm,
         # Seeds of one arm have a mean only when nothing but the seed differs.
-        "arm_fingerprint": fingerprint(replace(spec, seed=0), end["resolved"]),
+        "arm_fingerprint": fingerprint(replace(spec, seed=0), end.resolved),
         "seed": spec.seed,
         "method": spec.method["name"],
         "module": spec.method["module"],
         "method_config": spec.method,
         "paper": ", ".join(config.paper),
         "scale": config.scale,
-        "status": end["status"],
-        "stop_reason": end["stop_reason"],
-        "fidelity": f"{float(end['fidelity']):g}",
-        "error": end["error"] or "",
+        "status": end.status,
+        "stop_reason": end.stop_reason,
+        "fidelity": f"{end.fidelity:g}",
+        "error": end.error or "",
         "protocol": spec.protocol,
         "backbone": spec.backbone["name"],
         "backbone_model": spec.backbone.get("model") or "",
@@ -120,12 +137,11 @@ def labelled(end: Mapping[str, Any], spec: TrialSpec, config: SweepConfig) -> Ro
         "target_field": spec.dataset.get("target_field") or "",
         "published": spec.published,
         "swept": spec.swept,
-        "device": end["device"],
-        "micro_batch": end.get("micro_batch", ""),  # younger than the first results
-        "host": end["host"],
-        "gpu": end.get("gpu", ""),
-        **end["resolved"],
-        **end["provenance"],
+        "device": end.device,
+        "micro_batch": end.micro_batch,
+        "host": end.host,
+        "gpu": end.gpu,
+        **end.resolved,
+        **end.provenance,
     }
-    name = f"{spec.arm} · seed {spec.seed}"
-    return {**end, "tags": tags, "swept": spec.swept, "run_name": name}
+    return LabelledRow(end, tags, spec.swept, f"{spec.arm} · seed {spec.seed}")

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from orchestrator.planning.identity import canonical, fingerprint
 from orchestrator.planning.trial_spec import TrialSpec
-from orchestrator.store.ledger import History, Row
+from orchestrator.store.ledger import History
+from orchestrator.store.ledger_rows import EndRow
 
 
 @dataclass(frozen=True)
@@ -19,29 +20,29 @@ class Options:
     fresh: bool = False
 
 
-def ended(specs: Sequence[TrialSpec], history: History) -> list[Row | None]:
+def ended(specs: Sequence[TrialSpec], history: History) -> list[EndRow | None]:
     """The end row of each specification, None for one that no driver has ended.
 
     What a fingerprint holds beside the specification (weights, data, versions) is taken from the
     rows themselves, so that nothing has to be loaded.
     """
-    known = {canonical(end["resolved"]): end["resolved"] for end in history.ends.values()}
-    found: list[Row | None] = []
+    known = {canonical(end.resolved): end.resolved for end in history.ends.values()}
+    found: list[EndRow | None] = []
     for spec in specs:
         keys = [fingerprint(spec, resolved) for resolved in known.values()]
         ends = [history.ends[key] for key in keys if key in history.ends]
-        found.append(max(ends, key=lambda end: float(end["time"]), default=None))
+        found.append(max(ends, key=lambda end: end.time, default=None))
     return found
 
 
 def unsettled(
-    specs: Sequence[TrialSpec], found: Sequence[Row | None], settled: Collection[str]
+    specs: Sequence[TrialSpec], found: Sequence[EndRow | None], settled: Collection[str]
 ) -> tuple[TrialSpec, ...]:
     """Specifications without an end (`ended`), or with one that is not settled."""
     pairs = zip(specs, found, strict=True)
-    return tuple(spec for spec, end in pairs if end is None or end["fingerprint"] not in settled)
+    return tuple(spec for spec, end in pairs if end is None or end.fingerprint not in settled)
 
 
-def is_of(end: Row, ablation: str) -> bool:
+def is_of(end: EndRow, ablation: str) -> bool:
     """True for a row that a sweep of this ablation has written."""
-    return bool(end["spec"]["ablation"] == ablation)
+    return end.ablation == ablation

@@ -20,6 +20,7 @@ from rich.text import Text
 
 from orchestrator.settings.metrics import Compared
 from orchestrator.settings.metrics import compared as named
+from orchestrator.store.rows import LabelledRow
 from orchestrator.terminal.running_trials import Running, duration
 from orchestrator.terminal.waiting import SAY_SECONDS, Waiting
 
@@ -99,18 +100,18 @@ class Board:
         """What the driver does while no trial runs; the next trial that ends takes it away."""
         self._stage, self._stage_began = stage, time.monotonic()
 
-    def ended(self, row: Mapping[str, Any]) -> None:
+    def ended(self, row: LabelledRow) -> None:
         """One trial settled."""
-        status = str(row["status"])
-        score = at_the_end(row["metrics"], self._compared)
+        status = row.end.status
+        score = at_the_end(row.end.metrics, self._compared)
         with self._lock:
             self._stage = ""
             self._counts[status] = self._counts.get(status, 0) + 1
             if status == "finished" and score is not None:
-                self._arms.setdefault(str(row["tags"]["arm"]), []).append(score)
-            self._running.ended(str(row.get("fingerprint")))
+                self._arms.setdefault(str(row.tags["arm"]), []).append(score)
+            self._running.ended(row.end.fingerprint)
         if self._live is None and status in ("failed", "diverged"):
-            self._print(f"{status}: {row['run_name']}: {row.get('error')}")
+            self._print(f"{status}: {row.run_name}: {row.end.error}")
 
     def _watch(self) -> None:
         """Look every now and then, also at what nobody tells: a trial that goes on."""

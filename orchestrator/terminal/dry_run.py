@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from rich.console import RenderableType
 
 from orchestrator.errors import UsageError
 from orchestrator.forecast.calibration import known_speed
-from orchestrator.forecast.estimate import DRIVER_SECONDS, START_SECONDS, forecast, forecast_trials
+from orchestrator.forecast.estimate import (
+    DRIVER_SECONDS,
+    START_SECONDS,
+    PastTrial,
+    forecast,
+    forecast_trials,
+)
 from orchestrator.forecast.simulate import Job, Simulation, simulate
 from orchestrator.planning.plan import Plan
 from orchestrator.planning.trial_spec import TrialSpec
@@ -59,9 +64,7 @@ def left(plan: Plan, history: History, options: Options) -> tuple[TrialSpec, ...
     return unsettled(plan.trials, ended(plan.trials, history), settled)
 
 
-def simulated(
-    plan: Plan, ends: Iterable[Mapping[str, Any]], gpu_counts: Sequence[int]
-) -> list[Simulation]:
+def simulated(plan: Plan, ends: Iterable[PastTrial], gpu_counts: Sequence[int]) -> list[Simulation]:
     """The whole plan on clusters of so many GPUs; a trial that needs none takes a whole one.
 
     Args:

@@ -21,7 +21,7 @@ def outcome_lines(outcome: Outcome) -> list[str]:
             f"{outcome.num_other_source} of {outcome.num_settled_before} finished results come "
             "from other source code; --fresh runs them anew"
         )
-    reasons = Counter(str(row["error"]) for row in outcome.failures)
+    reasons = Counter(str(row.error) for row in outcome.failures)
     lines += [f"{count} x {reason}" for reason, count in reasons.most_common()]
     return lines
 

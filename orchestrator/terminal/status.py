@@ -12,7 +12,8 @@ from orchestrator.forecast.estimate import Forecast, forecast
 from orchestrator.planning.plan import Plan
 from orchestrator.settings.addresses import LOCAL
 from orchestrator.store.leases import Holder, Leases
-from orchestrator.store.ledger import FOLDER, Ledger, Row
+from orchestrator.store.ledger import FOLDER, Ledger
+from orchestrator.store.ledger_rows import EndRow
 from orchestrator.store.settled import ended, is_of, unsettled
 from orchestrator.terminal.lines import forecast_line
 from orchestrator.terminal.running_trials import RunningTrial, pulse_folder, running_trial
@@ -93,11 +94,11 @@ def status_lines(status: Status) -> list[str]:
 
 
 def _counted(
-    ends: Sequence[Row],
+    ends: Sequence[EndRow],
 ) -> tuple[Mapping[str, int], Mapping[str, int], Mapping[str, int]]:
     """Ends by status, errors, and rules that stopped a trial."""
     return (
-        Counter(str(end["status"]) for end in ends),
-        Counter(str(end["error"]) for end in ends if end["status"] in ("failed", "diverged")),
-        Counter(str(end["stop_reason"]) for end in ends if end["status"] == "stopped"),
+        Counter(end.status for end in ends),
+        Counter(str(end.error) for end in ends if end.status in ("failed", "diverged")),
+        Counter(str(end.stop_reason) for end in ends if end.status == "stopped"),
     )

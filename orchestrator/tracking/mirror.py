@@ -18,7 +18,9 @@ from urllib.parse import quote
 
 from filelock import FileLock
 
+from orchestrator.store.ledger_rows import EndRow
 from orchestrator.store.provenance import kept_packages
+from orchestrator.store.rows import LabelledRow
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -120,9 +122,9 @@ class Mirror:
             aside.write_text(json.dumps(kept))
             aside.replace(self._notes)
 
-    def stands(self, row: Mapping[str, Any]) -> bool:
+    def stands(self, row: LabelledRow) -> bool:
         """True for a row that has its run, by what was read when the experiment was opened."""
-        return self._written.get(str(row["fingerprint"])) == str(row["row_id"])
+        return self._written.get(row.end.fingerprint) == row.end.row_id
 
     def open(self) -> None:
         """Open or create store and experiment, and read what stands there.
@@ -138,7 +140,7 @@ class Mirror:
         self._written = self._read(experiment_id)
         self.experiment_id = experiment_id
 
-    def write(self, row: Mapping[str, Any]) -> None:
+    def write(self, row: LabelledRow) -> None:
         """Make the run of an end row, unless it or that of a later row of the trial stands there.
 
         Also what was begun and not ended, by a driver that was killed or whose server was, is
@@ -146,14 +148,14 @@ class Mirror:
         """
         if self.stands(row):
             return
-        fingerprint, row_id = str(row["fingerprint"]), str(row["row_id"])
+        fingerprint, row_id = row.end.fingerprint, row.end.row_id
         with self._lock:  # other drivers of this store see the same rows
             # To search for a run takes longer the more there are, and finds none for a new trial.
             is_alone = self._known is not None and self._known == self._state()
             is_new = is_alone and fingerprint not in self._written
-            self._name_packages(str(row.get("provenance", {}).get("packages", "")))
+            self._name_packages(str(row.end.provenance.get("packages", "")))
             standing = [] if is_new else self._standing(fingerprint)
-            kept = next((run for run in standing if _is_kept(run, row)), None)
+            kept = next((run for run in standing if _is_kept(run, row.end)), None)
             for run in standing:
                 if run is not kept:
                     self._client.delete_run(run.info.run_id)
@@ -252,32 +254,32 @@ class Mirror:
             self._client.set_experiment_tag(self.experiment_id, name, part)
         self._packages.add(digest)
 
-    def _create_run(self, row: Mapping[str, Any]) -> None:
+    def _create_run(self, row: LabelledRow) -> None:
         from mlflow.entities import Metric, Param
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-        end = _end_ms(row)
-        tags = {name: _text(value) for name, value in row["tags"].items()}
-        tags |= {"fingerprint": str(row["fingerprint"]), "ledger_row": str(row["row_id"])}
-        if row.get("records"):
-            tags["records"] = str(row["records"])
+        end, ended_ms = row.end, _end_ms(row.end)
+        tags = {name: _text(value) for name, value in row.tags.items()}
+        tags |= {"fingerprint": end.fingerprint, "ledger_row": end.row_id}
+        if end.records:
+            tags["records"] = end.records
         run = self._client.create_run(
             self.experiment_id,
-            start_time=end - int(1000 * float(row.get("seconds") or 0)),
+            start_time=ended_ms - int(1000 * (end.seconds or 0)),
             tags=tags,
-            run_name=str(row["run_name"]),
+            run_name=row.run_name,
         )
-        metrics = [Metric(name, value, when, step) for when, step, name, value in _metrics(row)]
-        params = [Param(name, _text(value)) for name, value in row["swept"].items()]
+        metrics = [Metric(name, value, when, step) for when, step, name, value in _metrics(end)]
+        params = [Param(name, _text(value)) for name, value in row.swept.items()]
         self._client.log_batch(run.info.run_id, metrics=metrics, params=params, tags=[])
         # Its name alone: a row must not name a file elsewhere.
-        records = self._store / "records" / Path(str(row.get("records") or "none")).name
+        records = self._store / "records" / Path(end.records or "none").name
         if records.is_file():
             # The client would read the whole run again, only to learn where its artifacts go.
             place, uri = run.info.artifact_uri, tracking_uri(self._store, self._server)
             get_artifact_repository(place, tracking_uri=uri).log_artifact(str(records))
-        status = "FINISHED" if row["status"] in ("finished", "stopped") else "FAILED"
-        self._client.set_terminated(run.info.run_id, status, end_time=end)
+        status = "FINISHED" if end.status in ("finished", "stopped") else "FAILED"
+        self._client.set_terminated(run.info.run_id, status, end_time=ended_ms)
 
 
 def is_refused(error: Exception) -> bool:
@@ -285,10 +287,10 @@ def is_refused(error: Exception) -> bool:
     return getattr(error, "error_code", "") in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")
 
 
-def _is_kept(run: Run, row: Mapping[str, Any]) -> bool:
+def _is_kept(run: Run, end: EndRow) -> bool:
     """True for a whole run of this row, or of a later one of the same trial."""
-    is_same = run.data.tags.get("ledger_row") == str(row["row_id"])
-    return run.info.status in _WHOLE and (is_same or run.info.end_time > _end_ms(row))
+    is_same = run.data.tags.get("ledger_row") == end.row_id
+    return run.info.status in _WHOLE and (is_same or run.info.end_time > _end_ms(end))
 
 
 def _age(run: Run) -> tuple[bool, int]:
@@ -308,19 +310,19 @@ def _parts(text: str) -> Iterator[str]:
         yield part
 
 
-def _end_ms(row: Mapping[str, Any]) -> int:
-    return int(float(row["time"]) * 1000)
+def _end_ms(end: EndRow) -> int:
+    return int(end.time * 1000)
 
 
-def _metrics(row: Mapping[str, Any]) -> list[tuple[int, int, str, float]]:
+def _metrics(end: EndRow) -> list[tuple[int, int, str, float]]:
     """(milliseconds since 1970, edits seen, name, value) of every checkpoint and of the end.
 
     Of two values with the same step and time MLflow takes the larger for the latest, and all rungs
     of one batch have seen the same edits: each checkpoint bears a time of its own. Where a trial
     began anew, what it says then stands in the place of what it had said.
     """
-    points = [*row.get("checkpoints", []), row["metrics"]]
-    first = _end_ms(row) - len(points) + 1
+    points = [*end.checkpoints, end.metrics]
+    first = _end_ms(end) - len(points) + 1
     series: dict[str, list[tuple[int, int, str, float]]] = {}
     for when, point in enumerate(points, start=first):
         step = int(point.get("edits_seen", 0))

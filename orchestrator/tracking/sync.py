@@ -47,13 +47,13 @@ def sync_plan(plan: Plan) -> Synced:
     pairs = list(zip(plan.trials, ended(plan.trials, history), strict=True))
     if plan.space:
         searched = [end for end in history.ends.values() if is_of(end, config.ablation)]
-        pairs = [(TrialSpec.from_dict(end["spec"]), end) for end in searched]
+        pairs = [(TrialSpec.from_dict(end.spec), end) for end in searched]
     tracker = Tracker(Path(config.store).resolve(), config.ablation, config.question, config.mlflow)
     rows = [labelled(end, spec, config) for spec, end in pairs if end is not None]
     for row in rows:
         tracker.log(row)
     tracker.close(most_seconds=None)
     reasons = tuple(dict.fromkeys(tracker.failures))
-    mine = {row["fingerprint"] for row in rows}
+    mine = {row.end.fingerprint for row in rows}
     others = {key for key, end in history.ends.items() if is_of(end, config.ablation)} - mine
     return Synced(len(rows) - tracker.num_unsent, tracker.num_unsent, reasons, len(others))

@@ -12,13 +12,14 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from filelock import Timeout
 
 from orchestrator.redaction import redacted
+from orchestrator.store.rows import LabelledRow
 from orchestrator.tracking.mirror import Mirror, is_refused
 
 _LOG = logging.getLogger(__name__)
@@ -69,7 +70,7 @@ class Tracker:
         """Rows that do not stand in MLflow yet; all of them once `close` has come back."""
         return self._num_logged - self._num_sent
 
-    def log(self, row: Mapping[str, Any]) -> None:
+    def log(self, row: LabelledRow) -> None:
         """Queue one end row of the ledger; returns at once. A row that stands there is left."""
         self._num_logged += 1
         self._queue.put(row)
@@ -115,7 +116,7 @@ class Tracker:
         self._is_open, self._outage, self._answered_at = True, "", time.monotonic()
         return True
 
-    def _deals_with(self, row: Mapping[str, Any]) -> bool:
+    def _deals_with(self, row: LabelledRow) -> bool:
         """True when a row is written or refused; False when nobody answers."""
         if self._mirror.stands(row):
             self._num_sent += 1

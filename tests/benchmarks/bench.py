@@ -304,7 +304,7 @@ def _sweep_cost(num_trials: int) -> tuple[float, float]:
         end = time.time()
         ends = Ledger.read(store).ends.values()
         assert len(ends) == num_trials
-        return end - min(row["time"] for row in ends), _children_seconds() - before
+        return end - min(row.time for row in ends), _children_seconds() - before
 
 
 def _children_seconds() -> float:

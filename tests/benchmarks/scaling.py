@@ -15,7 +15,7 @@ from statistics import median
 import psutil
 
 from orchestrator.store.ledger import Ledger
-from orchestrator.store.rows import Row
+from orchestrator.store.ledger_rows import EndRow
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -46,9 +46,9 @@ def many_trials() -> None:
                     samples.append(_sample(psutil.Process(driver.pid)))
                 time.sleep(POLL_SECONDS)
         begin = time.perf_counter()
-        rows = sorted(Ledger.read(store).ends.values(), key=lambda row: float(row["time"]))
+        rows = sorted(Ledger.read(store).ends.values(), key=lambda row: row.time)
         replay = time.perf_counter() - begin
-        ends = [float(row["time"]) for row in rows]
+        ends = [row.time for row in rows]
         assert len(ends) == NUM_TRIALS, f"{len(ends)} of {NUM_TRIALS} trials ended"
         windows = [slice(-1 - WINDOW, None), slice(WARM_UP, WARM_UP + WINDOW + 1)]  # last, first
         last, first = ((ends[each][-1] - ends[each][0]) / WINDOW for each in windows)
@@ -85,10 +85,10 @@ def two_workers() -> None:
             typed = [*WORKERS.split(), f"seeds=[{seeds}]", f"workers={workers}"]
             with _sweeping(store, typed) as driver:
                 assert driver.wait() == 0
-            rows = sorted(Ledger.read(store).ends.values(), key=lambda row: float(row["time"]))
+            rows = sorted(Ledger.read(store).ends.values(), key=lambda row: row.time)
         # Each worker's first trial pays for what all share.
-        seconds = median(float(row["seconds"]) for row in rows)
-        spent = float(rows[-1]["time"]) - float(rows[workers - 1]["time"])
+        seconds = median(row.seconds for row in rows)
+        spent = rows[-1].time - rows[workers - 1].time
         passed[workers] += spent
         counted[workers] += len(rows) - workers
         rate = 60 * (len(rows) - workers) / spent
@@ -115,8 +115,8 @@ def _sweeping(store: str, typed: Sequence[str]) -> Iterator[subprocess.Popen[byt
         driver.wait()
 
 
-def _own_seconds(rows: Sequence[Row]) -> list[float]:
-    return [float(row["metrics"]["cpu_seconds"]) for row in rows]
+def _own_seconds(rows: Sequence[EndRow]) -> list[float]:
+    return [float(row.metrics["cpu_seconds"]) for row in rows]
 
 
 @dataclass(frozen=True)

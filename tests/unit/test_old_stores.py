@@ -73,10 +73,10 @@ def test_old_store_when_its_trials_are_named_as_a_driver_does_then_by_the_same_f
         trials = planned(store, typed).trials
         for spec, end in zip(trials, ended(trials, history), strict=True):
             assert end is not None
-            resolved = Resolved(**end["resolved"])
-            assert resolved.identity == end["resolved"]
-            assert fingerprint(spec, resolved.identity) == end["fingerprint"]
-            named.add(end["fingerprint"])
+            resolved = Resolved(**end.resolved)
+            assert resolved.identity == end.resolved
+            assert fingerprint(spec, resolved.identity) == end.fingerprint
+            named.add(end.fingerprint)
     assert named == history.settled() == set(history.ends)
 
 

@@ -58,8 +58,8 @@ def test_error_with_a_token_then_the_ledger_row_hides_it(monkeypatch: pytest.Mon
     }
     cell = Cell("key", SPEC, Resolved("aa", "bb", 1, {}))
     end = end_row(cell, row, stop_reason=None, checkpoints=[], provenance={})
-    assert end["error"] == "OSError: 401 for ***"
-    assert end["traceback"] == "key=*** at https://***@host/x"
+    assert end.error == "OSError: 401 for ***"
+    assert end.traceback == "key=*** at https://***@host/x"
 
 
 @pytest.mark.parametrize("user", ["me:pass", "me:p@ss:word", "a-token", ":pass"])

@@ -13,6 +13,7 @@ from orchestrator.forecast.estimate import (
     rough_seconds,
 )
 from orchestrator.planning.plan import TrialSpec
+from orchestrator.store.ledger_rows import EndRow
 
 TINY = {
     "name": "tiny",
@@ -32,8 +33,8 @@ def spec(num_edits: int = 10, module: str = "moe", **more: Any) -> TrialSpec:
     return TrialSpec("a", "b", 0, dataset={}, swept={}, **values)
 
 
-def end(seconds: float, trial: TrialSpec, status: str = "finished") -> dict[str, Any]:
-    return {"status": status, "seconds": seconds, "spec": trial.to_dict()}
+def end(seconds: float, trial: TrialSpec, status: str = "finished", **more: Any) -> EndRow:
+    return EndRow("any", status, seconds=seconds, spec=trial.to_dict(), **more)
 
 
 def test_forecast_when_earlier_trials_ended_then_their_median_counts() -> None:
@@ -79,7 +80,7 @@ def test_forecast_when_nothing_is_known_then_operations_are_counted_and_it_is_ro
 
 
 def test_forecast_when_a_row_tells_its_own_work_then_the_start_of_its_process_is_left_out() -> None:
-    row = end(9.0, spec()) | {"metrics": {"edit_seconds": 2.0, "evaluation_seconds": 1.0}}
+    row = end(9.0, spec(), metrics={"edit_seconds": 2.0, "evaluation_seconds": 1.0})
     assert forecast([spec()], [row], workers=1).cpu_seconds == pytest.approx(
         3.0 + SECONDS_PER_TRIAL
     )
@@ -111,18 +112,18 @@ def test_forecast_when_a_curve_is_measured_then_plain_trials_say_nothing_of_it()
 def test_forecast_when_a_trial_shared_its_cpu_then_its_cpu_seconds_count_not_its_wall_time() -> (
     None
 ):
-    row = end(280.0, spec()) | {"metrics": {"cpu_seconds": 28.0}}
+    row = end(280.0, spec(), metrics={"cpu_seconds": 28.0})
     assert forecast([spec()], [row], workers=1).cpu_seconds == pytest.approx(28.0)
     # half of the trial was the start of its process, by the wall and so by the CPU
     own = {"edit_seconds": 100.0, "evaluation_seconds": 40.0}
-    row["metrics"] |= own
+    row = replace(row, metrics={**row.metrics, **own})
     assert forecast([spec()], [row], workers=1).cpu_seconds == pytest.approx(
         14.0 + SECONDS_PER_TRIAL
     )
 
 
 def test_forecast_when_a_row_comes_from_a_gpu_then_its_wall_time_counts() -> None:
-    row = end(100.0, spec()) | {"metrics": {"cpu_seconds": 250.0}, "gpu": "a card"}
+    row = end(100.0, spec(), metrics={"cpu_seconds": 250.0}, gpu="a card")
     assert forecast([spec()], [row], workers=1).cpu_seconds == pytest.approx(100.0)
 
 

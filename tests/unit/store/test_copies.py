@@ -13,6 +13,7 @@ from orchestrator.settings.addresses import object_storage
 from orchestrator.store.copies import Copies
 from orchestrator.store.leases import Leases
 from orchestrator.store.ledger import Ledger
+from orchestrator.store.ledger_rows import EndRow
 
 RECORD = b'{"record_id": "r0"}\n'
 PACKAGES = b"torch==2\n"
@@ -26,7 +27,7 @@ def filled(store: Path, *fingerprints: str) -> Path:
     """A store whose driver has ended trials, and is gone; returns its segment."""
     with Ledger.open(store) as ledger:
         for fingerprint in fingerprints:
-            ledger.append({"event": "end", "status": "finished", "fingerprint": fingerprint})
+            ledger.append(EndRow(fingerprint, "finished"))
     (store / "records").mkdir(exist_ok=True)
     (store / "records" / record_name()).write_bytes(RECORD)
     (store / "packages").mkdir(exist_ok=True)
@@ -99,7 +100,7 @@ def test_segment_is_sent_while_its_driver_goes_on(
     with Ledger.open(tmp_path) as ledger:
         sender = copies(tmp_path, bucket)
         sender.begin(ledger.path)
-        ledger.append({"event": "end", "status": "finished", "fingerprint": "one"})
+        ledger.append(EndRow("one", "finished"))
         there = bucket / "ledger" / ledger.path.name
         deadline = time.monotonic() + 60
         while not there.exists() or there.read_bytes() != ledger.path.read_bytes():

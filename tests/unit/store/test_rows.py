@@ -28,9 +28,9 @@ def test_end_row_puts_the_curve_behind_the_rungs_and_not_among_the_numbers() -> 
     point = {"edits_seen": 2, "reliability.token.curve": 1.0}
     row = {"status": "finished", "progress": 1.0, "curve": [point], "stale_rate": 0.25}
     end = end_row(cell, row, stop_reason=None, checkpoints=[rung], provenance={})
-    assert end["checkpoints"] == [rung, point]
-    assert end["metrics"] == {"progress": 1.0, "stale_rate": 0.25, "count.excluded": 2.0}
-    assert end["stop_reason"] == "completed"
+    assert end.checkpoints == [rung, point]
+    assert end.metrics == {"progress": 1.0, "stale_rate": 0.25, "count.excluded": 2.0}
+    assert end.stop_reason == "completed"
 
 
 def test_run_of_a_trial_names_all_that_made_it() -> None:
@@ -42,7 +42,7 @@ def test_run_of_a_trial_names_all_that_made_it() -> None:
     end = end_row(
         cell, row, stop_reason=None, checkpoints=[], provenance={**made, "packages": "abcd"}
     )
-    tags = labelled(end, cell.spec, sweep)["tags"]
+    tags = labelled(end, cell.spec, sweep).tags
     assert backbone["revision"]
     expected = {
         **made,
@@ -65,7 +65,7 @@ def test_row_tells_the_micro_batch_that_a_trial_ended_with() -> None:
     for row in ({"micro_batch": 16, "device": "cuda"}, {"device": "cpu"}, {}):
         ended = {"status": "finished", "progress": 1.0, **row}
         end = end_row(cell, ended, stop_reason=None, checkpoints=[], provenance={})
-        found.append((end["micro_batch"], end["metrics"].get("micro_batch")))
+        found.append((end.micro_batch, end.metrics.get("micro_batch")))
     assert found == [("16", 16), ("whole", None), ("", None)]
 
 

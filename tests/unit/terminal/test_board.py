@@ -1,29 +1,28 @@
 import re
 import threading
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
-from typing import Any
 
 import pytest
 from rich.console import Console
 
 from orchestrator.settings.metrics import compared
+from orchestrator.store.ledger_rows import EndRow
+from orchestrator.store.rows import LabelledRow
 from orchestrator.terminal.board import NUM_IN_LINE, Board, Building, at_the_end
 from orchestrator.terminal.waiting import Waiting
 from tests.unit.terminal.test_running_trials import write
 from trainables.pulse import Moment
 
 
-def ended(arm: str, value: float, status: str = "finished") -> dict[str, Any]:
+def ended(arm: str, value: float, status: str = "finished") -> LabelledRow:
     metrics = {f"{score}.token.final": value for score in ("reliability", "generality")}
     metrics["locality_far.token.final"] = value
-    return {
-        "status": status,
-        "metrics": metrics if status == "finished" else {},
-        "tags": {"arm": arm},
-        "run_name": arm,
-        "error": "loss is nan",
-    }
+    told = metrics if status == "finished" else {}
+    return LabelledRow(
+        EndRow(arm, status, metrics=told, error="loss is nan"), {"arm": arm}, {}, arm
+    )
 
 
 def said(is_terminal: bool) -> str:
@@ -56,7 +55,7 @@ def test_average_when_a_score_is_missing_then_none() -> None:
     average = compared("average.token")
     two = {"reliability.token.final": 1.0, "generality.token.final": 1.0}
     assert at_the_end(two, average) is None
-    three = ended("a", 0.0)["metrics"] | {"reliability.token.final": 0.9}
+    three = {**ended("a", 0.0).end.metrics, "reliability.token.final": 0.9}
     assert at_the_end(three, average) == pytest.approx(0.3)
 
 
@@ -65,8 +64,8 @@ def test_board_when_the_smallest_is_best_then_it_leads_under_its_own_name() -> N
     with Board(2, console, compared=compared("perplexity.mean")) as board:
         for arm, value in (("poor", 90.0), ("good", 7.5)):
             row = ended(arm, 0.5)
-            row["metrics"]["perplexity.mean.final"] = value
-            board.ended(row)
+            end = replace(row.end, metrics={**row.end.metrics, "perplexity.mean.final": value})
+            board.ended(replace(row, end=end))
     assert isinstance(console.file, StringIO)
     last = console.file.getvalue().rsplit("best arms so far", 1)[1]
     assert "perplexity.mean" in last

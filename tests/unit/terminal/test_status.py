@@ -60,7 +60,7 @@ def test_ended_finds_a_trial_by_what_its_row_says_of_weights_and_data(tmp_path: 
     made = made_plan(tmp_path)
     own = written(tmp_path, made.trials[1], "finished")
     found = ended(made.trials, Ledger.read(tmp_path))
-    assert [end and end["fingerprint"] for end in found] == [None, own.key, None, None]
+    assert [end and end.fingerprint for end in found] == [None, own.key, None, None]
 
 
 def test_status_of_an_empty_store_says_so(tmp_path: Path) -> None:

@@ -6,8 +6,9 @@ import json
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -15,6 +16,8 @@ from filelock import FileLock
 from mlflow import MlflowClient
 
 from analysis.reading.runs import read_records, read_runs
+from orchestrator.store.ledger_rows import EndRow
+from orchestrator.store.rows import LabelledRow
 from orchestrator.tracking import mirror
 from orchestrator.tracking import tracker as tracking
 from orchestrator.tracking.mirror import chart_link, tracking_uri
@@ -23,21 +26,24 @@ from tests.mlflow_server import MlflowServer, stopped_server
 from tests.unit.deletions import check_deleted_and_back, write_ledger
 
 
-def row(fingerprint: str, row_id: str = "r1", value: float = 0.5, **changes: Any) -> dict[str, Any]:
+def row(
+    fingerprint: str,
+    row_id: str = "r1",
+    value: float = 0.5,
+    swept: Mapping[str, Any] = MappingProxyType({"method.top_k": 1}),
+    **changes: Any,
+) -> LabelledRow:
     made = {
-        "fingerprint": fingerprint,
         "row_id": row_id,
         "time": 1_700_000_000.0,
         "seconds": 2.0,
         "status": "finished",
-        "records": None,
-        "run_name": f"arm {fingerprint} · seed 0",
-        "tags": {"arm": f"arm {fingerprint}", "seed": 0, "swept": {"method.top_k": 1}},
-        "swept": {"method.top_k": 1},
         "metrics": {"reliability.token.final": value, "edits_seen": 8, "progress": 1.0},
         "checkpoints": [{"reliability.token.rung": 0.25, "edits_seen": 4, "device": "cpu"}],
     }
-    return {**made, **changes}
+    tags = {"arm": f"arm {fingerprint}", "seed": 0, "swept": {"method.top_k": 1}}
+    end = EndRow(fingerprint, **{**made, **changes})
+    return LabelledRow(end, tags, swept, f"arm {fingerprint} · seed 0")
 
 
 @pytest.fixture(scope="module")
