@@ -6,9 +6,8 @@ A dry run and a sweep ask the same questions here, so that the one accepts what 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from orchestrator.errors import UsageError
 from orchestrator.planning.plan import Plan
@@ -18,32 +17,33 @@ from orchestrator.settings.models import COMMAND_LINE, SweepConfig
 from trainables.cache import default_cache
 from trainables.errors import EditingError
 from trainables.settings_check import SettingsCheck
+from trainables.spec import TrialSpec as ToldSpec
 
 _KEY = re.compile(r"method\.\w+")
 
 
-def precheck(plan: Plan, check_data: Callable[[Mapping[str, Any]], object]) -> None:
+def precheck(plan: Plan, check_data: Callable[[ToldSpec], object]) -> None:
     """Nothing, when each trial's method takes its settings and its data can feed it.
 
     Of a search these are trials at the ends and choices of its axes.
 
     Args:
         plan: What will run.
-        check_data: Called with each specification; raises EditingError.
+        check_data: Called with each specification as a trial is told it; raises EditingError.
 
     Raises:
         UsageError: For the first that cannot work; all settings are looked at before any data.
     """
     settings = SettingsCheck(cache_of(plan.config))
-    specs = [(spec, spec.to_dict()) for spec in plan.knowable]
     try:
-        for spec, values in specs:
+        specs = [(spec, ToldSpec.parse(spec.to_dict())) for spec in plan.knowable]
+        for spec, told in specs:
             try:
-                settings.check(values)
+                settings.check(told)
             except EditingError as error:
                 raise UsageError(f"{error}{_whence(spec, str(error))}") from error
-        for _, values in specs:
-            check_data(values)
+        for _, told in specs:
+            check_data(told)
     except EditingError as error:
         raise UsageError(str(error)) from error
 

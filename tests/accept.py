@@ -32,6 +32,7 @@ from trainables.cache import default_cache
 from trainables.edits.embedded import ensure_backbone
 from trainables.edits.frequency import with_gece
 from trainables.errors import EditingError
+from trainables.spec import TrialSpec
 from trainables.trials.loop import MetricRow
 from trainables.trials.workbench import Workbench
 
@@ -79,7 +80,8 @@ class Measurer:
     def _gece_rarity(self, typed: str, seed: int) -> float:
         """Rank correlation of GECE with minus the known frequency, on the backbone of that seed."""
         overrides = ["ablation=smoke", *typed.split(), f"backbone.seed={seed}", "seeds=[0]"]
-        spec = plan.expand(config.load(overrides)).trials[0].to_dict()
+        planned = plan.expand(config.load(overrides)).trials[0]
+        spec = TrialSpec.parse(planned.to_dict())
         known = self._bench.source(spec)
         ranked = with_gece(known, self._bench.backbone(spec), Artefacts(self._cache / "artefacts"))
         pairs = [
@@ -98,7 +100,7 @@ class Measurer:
         return self._rows[typed]
 
     def _trial(self, spec: plan.TrialSpec) -> MetricRow:
-        loop = self._bench.loop(spec.to_dict())
+        loop = self._bench.loop(TrialSpec.parse(spec.to_dict()))
         try:
             row = loop.run()
         finally:

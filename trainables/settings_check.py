@@ -5,13 +5,12 @@ The other half, whether its data can feed it, is `data_check`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from trainables.methods import Settings, method_settings
+from trainables.methods import Settings
 from trainables.moe import nltk_data
 from trainables.partial_import import PartialImport
+from trainables.spec import TrialSpec
 
 
 class SettingsCheck:
@@ -24,17 +23,17 @@ class SettingsCheck:
         self._settings: dict[str, Settings] = {}
         self._built: set[str] = set()
 
-    def check(self, spec: Mapping[str, Any]) -> None:
-        """Nothing, when `spec["method"]` makes a Config and NLTK's data for it are there.
+    def check(self, spec: TrialSpec) -> None:
+        """Nothing, when `spec.method` makes a Config and NLTK's data for it are there.
 
         Raises:
             ConfigError: As the trial itself would.
         """
-        method, module = spec["method"], spec["method"]["module"]
+        method, module = spec.method, spec.method.module
         if module not in self._settings:
             self._settings[module] = Settings.without_import(module, self._parts)
         key = repr(method)
         if key not in self._built:
-            config = self._settings[module].build(method_settings(method))
+            config = self._settings[module].build(method.settings)
             nltk_data.check(getattr(config, "nltk_data", ()), self._nltk_data)
             self._built.add(key)

@@ -31,6 +31,7 @@ from orchestrator.store.settled import Options
 from orchestrator.terminal.board import Board, announce
 from orchestrator.terminal.running_trials import SCRATCH, pulse_folder
 from orchestrator.tracking.tracker import Tracker
+from trainables.spec import TrialSpec as ToldSpec
 from trainables.trials.validation import Validator
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def resolved_cell(validator: Validator, spec: TrialSpec) -> Cell:
     Raises:
         EditingError: If it cannot work.
     """
-    resolved = Resolved(**validator.validate(spec.to_dict()))
+    resolved = Resolved(**validator.validate(ToldSpec.parse(spec.to_dict())))
     return Cell(fingerprint(spec, resolved.identity), spec, resolved)
 
 

@@ -54,6 +54,7 @@ from trainables.edits.sources import backbone_folder, open_source
 from trainables.interfaces import Edit
 from trainables.metrics.evaluator import Evaluator
 from trainables.prompts import edit_batch
+from trainables.spec import TrialSpec
 from trainables.trials.loop import EditLoop
 from trainables.trials.workbench import Workbench
 
@@ -147,7 +148,7 @@ def edits() -> None:
         spec = _spec(f"ablation=smoke backbone=facts_wd5 {typed}")
         seconds: list[float] = []
         for _ in range(REPETITIONS):
-            loop = bench.loop(spec.to_dict())
+            loop = bench.loop(TrialSpec.parse(spec.to_dict()))
             try:
                 seconds.append(_edit_seconds(bench, loop, spec) / len(loop.records))
                 prompts = _prompt_milliseconds(bench, loop, spec)
@@ -199,7 +200,7 @@ def gpu() -> None:
     from tests.benchmarks.large import edit_large, published_settings  # seven billion weights
 
     values = _spec(f"ablation=smoke method=no_edit backbone=facts protocol.num_edits={GPU_BATCH}")
-    spec, cache = values.to_dict(), default_cache()
+    spec, cache = TrialSpec.parse(values.to_dict()), default_cache()
     source = open_source(spec, cache)
     given = [Edit(r.prompt, r.target_new, r.subject) for r in draw(spec, source).records]
     settings = published_settings(GPU_LAYER, GPU_EXPERTS)
@@ -233,7 +234,7 @@ def _spec(typed: str) -> plan.TrialSpec:
 
 
 def _run(bench: Workbench, spec: plan.TrialSpec) -> dict[str, float]:
-    loop = bench.loop(spec.to_dict())
+    loop = bench.loop(TrialSpec.parse(spec.to_dict()))
     try:
         row = loop.run()
     finally:
@@ -244,11 +245,11 @@ def _run(bench: Workbench, spec: plan.TrialSpec) -> dict[str, float]:
 
 def _run_naive(bench: Workbench, spec: plan.TrialSpec) -> dict[str, float]:
     """The same trial on the model and the records that are loaded already."""
-    values = spec.to_dict()
-    source = bench.source(values)
+    told = TrialSpec.parse(spec.to_dict())
+    source = bench.source(told)
     prompts = [edit.prompt for edit in source.training[:1000]]
-    return NaiveTrial(bench.backbone(values), spec.method, prompts).run(
-        draw(values, source).records, spec.seed
+    return NaiveTrial(bench.backbone(told), spec.method, prompts).run(
+        draw(told, source).records, spec.seed
     )
 
 

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from orchestrator.forecast.estimate import once_seconds, rough_seconds
 from orchestrator.planning import plan
 from orchestrator.settings import loading as config
 from orchestrator.settings.yaml_files import SearchSpaces
+from trainables.spec import TrialSpec
 
 ROOT = Path(__file__).resolve().parents[2]
 MOST_FACTOR = 2.0
@@ -55,7 +57,9 @@ def forecasts() -> None:
     )
     misses = 0
     with tempfile.TemporaryDirectory() as folder:
-        facts = Path(backbone_folder(_spec("no_edit", "facts").to_dict(), default_cache()))
+        facts = Path(
+            backbone_folder(TrialSpec.parse(_spec("no_edit", "facts").to_dict()), default_cache())
+        )
         wide = _wide(facts, Path(folder) / "wide")
         for backbone in _EDITS:
             for method in SearchSpaces().names("method"):
@@ -161,8 +165,8 @@ def _warm_up() -> dict[str, Any]:
     return {**_spec("ft_m", "facts").method, "num_steps": 1, "edit_layer": 1}
 
 
-def _trial(bench: Any, spec: dict[str, Any]) -> None:
-    loop = bench.loop(spec)
+def _trial(bench: Any, spec: Mapping[str, Any]) -> None:
+    loop = bench.loop(TrialSpec.parse(spec))
     try:
         loop.run()
     finally:

@@ -22,6 +22,7 @@ from trainables.assemblies.side_editor import SideRun
 from trainables.interfaces import Backbone, EditBatch, PromptBatch
 from trainables.metrics.evaluator import Evaluator
 from trainables.prompts import edit_batch
+from trainables.spec import TrialSpec
 from trainables.trials.workbench import Workbench
 
 
@@ -37,11 +38,11 @@ class Cost:
 
 def method_cost(bench: Workbench, spec: plan.TrialSpec, repetitions: int) -> Cost:
     """Costs of one method on the records of one trial, all prefix states being kept already."""
-    values = spec.to_dict()
-    backbone, source = bench.backbone(values), bench.source(values)
+    told = TrialSpec.parse(spec.to_dict())
+    backbone, source = bench.backbone(told), bench.source(told)
     steps, plain_steps, prompts, plain_prompts = [], [], [], []
     for repetition in range(repetitions + 1):
-        loop = bench.loop(values)
+        loop = bench.loop(told)
         try:
             size = spec.protocol["edit_batch_size"]
             edits = [source.to_edit(record) for record in loop.records[:size]]

@@ -13,6 +13,7 @@ import pytest
 from orchestrator.planning import plan
 from orchestrator.settings import loading as config
 from trainables.artefacts import read_state, write_state
+from trainables.spec import TrialSpec
 from trainables.trials.loop import EditLoop, MetricRow
 from trainables.trials.workbench import Workbench
 
@@ -36,7 +37,7 @@ def loop_of(method: str, cache: Path) -> EditLoop:
         "seeds=[0]",
     ]
     (spec,) = plan.expand(config.load(overrides)).trials
-    return Workbench(cache).loop(spec.to_dict())
+    return Workbench(cache).loop(TrialSpec.parse(spec.to_dict()))
 
 
 def killed_midway(method: str, cache: Path, state: Path) -> None:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from trainables.edits.drawing import draw
-from trainables.edits.sources import EMBEDDED, Source, open_source, preview
+from trainables.edits.sources import Source, open_source, preview
 from trainables.errors import DataError
 from trainables.reading.loaded import has_subject
+from trainables.spec import TrialSpec
 
 LEAST_KNOWN = 0.3  # share of locality questions below which locality says little
 TRAINING_TEXT = "training_text.txt"  # in the folder of a checkpoint that was trained here
 NEED_SUBJECTS = ("memit",)  # modules whose method is nothing without the subject's place
-
-Spec = Mapping[str, Any]
 
 
 class DataCheck:
@@ -34,11 +31,11 @@ class DataCheck:
         """Records that were left out so far, with file, line and reason."""
         return list(self._excluded)
 
-    def check(self, spec: Spec, *, trains: bool = False) -> list[str]:
+    def check(self, spec: TrialSpec, *, trains: bool = False) -> list[str]:
         """What a reader of the table should know of the data before the start; each said once.
 
         Args:
-            spec: A trial's specification, with `backbone`, `dataset`, `protocol` and `seed`.
+            spec: A trial's specification.
             trains: Whether an embedded backbone is asked too, for which it is trained on first
                 use. Without it all is checked that needs none: the file can be read, its part
                 holds records, and they suffice.
@@ -48,7 +45,7 @@ class DataCheck:
         """
         source = self.source(spec, trains=trains)
         _check_subjects(source, spec)
-        key = repr((self._key(spec), source.is_preview, _items(spec["protocol"]), spec["seed"]))
+        key = repr((self._key(spec), source.is_preview, spec.protocol, spec.seed))
         if key not in self._drawn:
             self._drawn[key] = bool(source.beside(draw(spec, source).records).training)
         _check_text(spec, self._drawn[key])
@@ -57,7 +54,7 @@ class DataCheck:
         self._excluded.update(dict.fromkeys(source.excluded))
         return new
 
-    def source(self, spec: Spec, *, trains: bool = False) -> Source:
+    def source(self, spec: TrialSpec, *, trains: bool = False) -> Source:
         """The records of `spec`; a preview until they are asked for with `trains`.
 
         Raises:
@@ -69,37 +66,32 @@ class DataCheck:
         return self._sources[key]
 
     @staticmethod
-    def _key(spec: Spec) -> str:
-        return repr((_items(spec["dataset"]), _items(spec["backbone"])))
+    def _key(spec: TrialSpec) -> str:
+        return repr((spec.dataset, spec.backbone))
 
 
-def _items(part: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    return sorted(part.items(), key=str)
-
-
-def _check_subjects(source: Source, spec: Spec) -> None:
+def _check_subjects(source: Source, spec: TrialSpec) -> None:
     """Raises DataError where a method that writes at subjects would find none."""
-    module = spec["method"]["module"]
-    if module in NEED_SUBJECTS and not any(map(has_subject, source.records)):
+    if spec.method.module in NEED_SUBJECTS and not any(map(has_subject, source.records)):
         raise DataError(
-            f"method={spec['method']['name']} writes where the subject stands, and the prompts of "
-            f"all {len(source.records)} records of dataset={spec['dataset']['name']} lack theirs"
+            f"method={spec.method.name} writes where the subject stands, and the prompts of "
+            f"all {len(source.records)} records of dataset={spec.dataset.name} lack theirs"
         )
 
 
-def _check_text(spec: Spec, has_training: bool) -> None:
+def _check_text(spec: TrialSpec, has_training: bool) -> None:
     """Raises DataError where a method takes second moments of a text and there is none."""
-    model, method = str(spec["backbone"]["model"]), spec["method"]
-    has_own = model.startswith(EMBEDDED) or (Path(model) / TRAINING_TEXT).is_file()
-    if method.get("covariance_text", "") is None and not has_own and not has_training:
+    backbone, method = spec.backbone, spec.method
+    has_own = backbone.is_embedded or (Path(backbone.model) / TRAINING_TEXT).is_file()
+    if method.settings.get("covariance_text", "") is None and not has_own and not has_training:
         raise DataError(
-            f"method.covariance_text is not set: method={method['name']} reads a text, and with "
-            f"dataset.part={spec['dataset']['part']} no edit is left to take one from"
+            f"method.covariance_text is not set: method={method.name} reads a text, and with "
+            f"dataset.part={spec.dataset.part} no edit is left to take one from"
         )
 
 
-def _warnings(source: Source, spec: Spec) -> list[str]:
-    name, found = spec["dataset"]["name"], []
+def _warnings(source: Source, spec: TrialSpec) -> list[str]:
+    name, found = spec.dataset.name, []
     if not any(map(has_subject, source.records)):
         num = len(source.records)
         found.append(
@@ -111,7 +103,7 @@ def _warnings(source: Source, spec: Spec) -> list[str]:
         found.append(
             f"dataset={name}: {kept} edits of dataset.part={source.part} change nothing, as their "
             "target was true before"
-            if spec["dataset"].get("keep_unchanged")
+            if spec.dataset.keep_unchanged
             else f"dataset={name}: {len(source.unchanged)} edits that would change nothing are "
             "left out; dataset.keep_unchanged=true keeps them"
         )
@@ -125,7 +117,7 @@ def _warnings(source: Source, spec: Spec) -> list[str]:
     known = source.locality_known
     if known is not None and known < LEAST_KNOWN:
         found.append(
-            f"backbone={spec['backbone']['name']} answers {known:.0%} of the locality "
+            f"backbone={spec.backbone.name} answers {known:.0%} of the locality "
             f"questions of dataset={name}: below {LEAST_KNOWN:.0%}, locality compares guesses"
         )
     return found

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from trainables.draws import serial, streams
 from trainables.draws.frequency_band import in_band
@@ -12,8 +11,8 @@ from trainables.draws.groups import similarity_groups
 from trainables.edits.sources import Source
 from trainables.errors import ConfigError
 from trainables.records import EditRecord
+from trainables.spec import DatasetSpec, TrialSpec
 
-Spec = Mapping[str, Any]
 FREQUENCY_SOURCES = ("known", "gece")
 
 
@@ -33,7 +32,7 @@ class Drawn:
     counts: Mapping[str, int] = field(default_factory=dict)
 
 
-def draw(spec: Spec, source: Source) -> Drawn:
+def draw(spec: TrialSpec, source: Source) -> Drawn:
     """The records that a trial edits; the same for every arm of a seed.
 
     `batch` needs `num_edits` for each of its `num_batches`, `serial` makes `answers_per_question`
@@ -43,19 +42,19 @@ def draw(spec: Spec, source: Source) -> Drawn:
     Raises:
         ConfigError: If the data offers too few records, answers, or members of a group.
     """
-    protocol, seed = spec["protocol"], spec["seed"]
-    source, hint = banded(spec, source), _more(source)
-    if protocol["kind"] == "serial":
-        num_questions, key = protocol["num_questions"], "protocol.num_questions"
+    protocol, seed = spec.protocol, spec.seed
+    source, hint = banded(spec.dataset, source), _more(source)
+    if protocol.kind == "serial":
+        num_questions, key = protocol.num_questions or 0, "protocol.num_questions"
         drawn = streams.draw(source.records, num_questions, seed, key, hint)
-        made = serial.serial_records(drawn, source.records, protocol["answers_per_question"], seed)
+        made = serial.serial_records(drawn, source.records, protocol.num_rounds, seed)
         counts = {"answers_topped_up": made.num_topped_up}
         return Drawn(made.records, made.questions, counts | _unchanged(made.records, source))
-    repeats = protocol.get("num_batches") or 1 if protocol["kind"] == "batch" else 1
-    if protocol.get("group_sizes"):
-        records = _from_groups(source, protocol["group_sizes"], repeats, seed)
+    repeats = protocol.num_repeats
+    if protocol.group_sizes:
+        records = _from_groups(source, protocol.group_sizes, repeats, seed)
     else:
-        records = streams.draw(source.records, protocol["num_edits"] * repeats, seed, hint=hint)
+        records = streams.draw(source.records, protocol.num_edits * repeats, seed, hint=hint)
     return Drawn(records, tuple(range(len(records))), _unchanged(records, source))
 
 
@@ -76,7 +75,7 @@ def _more(source: Source) -> str:
     )
 
 
-def banded(spec: Mapping[str, Any], source: Source) -> Source:
+def banded(dataset: DatasetSpec, source: Source) -> Source:
     """`source` with the records of `dataset.frequency_band` alone; unchanged without a band.
 
     Before the backbone is loaded nothing is known of records that are ranked by GECE: all stay.
@@ -84,8 +83,7 @@ def banded(spec: Mapping[str, Any], source: Source) -> Source:
     Raises:
         ConfigError: If band or source of the frequencies do not fit; see `in_band`.
     """
-    dataset = spec["dataset"]
-    band, by = dataset.get("frequency_band"), dataset.get("frequency_source", FREQUENCY_SOURCES[0])
+    band, by = dataset.frequency_band, dataset.frequency_source
     if by not in FREQUENCY_SOURCES:
         allowed = " or ".join(FREQUENCY_SOURCES)
         raise ConfigError(f"dataset.frequency_source is {by!r}; it must be {allowed}")

@@ -7,11 +7,10 @@ it knows their two kinds alone.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from trainables.datasets import (
     DataSet,
@@ -19,7 +18,6 @@ from trainables.datasets import (
     MadeUpDataSet,
     file_datasets,
     get_dataset,
-    module_of,
 )
 from trainables.datasets.facts import made_up
 from trainables.draws import streams
@@ -28,8 +26,8 @@ from trainables.edits import embedded
 from trainables.errors import ConfigError, DataError
 from trainables.reading.loaded import Loaded, check_target_field
 from trainables.records import Edit, EditRecord
+from trainables.spec import DatasetSpec, TrialSpec
 
-EMBEDDED = "embedded:"
 NUM_TRAINING_LOCALITY = 8  # prompts that an edit may be trained to leave alone
 MAX_TRAINING_LOCALITY = 200  # prompts that these are drawn from
 
@@ -107,110 +105,107 @@ class Source:
 
 
 def backbone_folder(
-    spec: Mapping[str, Any],
+    spec: TrialSpec,
     cache: Path,
     progress: Callable[[int, int, float], None] | None = None,
 ) -> str:
     """Folder or model id to load; an embedded backbone is trained on first use."""
-    model = str(spec["backbone"]["model"])
-    if not model.startswith(EMBEDDED):
-        return model
+    backbone = spec.backbone
+    if not backbone.is_embedded:
+        return str(backbone.model)
     return str(
         embedded.ensure_backbone(
-            model.removeprefix(EMBEDDED),
+            backbone.embedded_name,
             cache / "backbones",
-            seed=int(spec["backbone"].get("seed") or 0),
-            data_path=_paths({"path": spec["backbone"].get("data_path")})
-            or _paths(spec["dataset"]),
+            seed=int(backbone.seed or 0),
+            data_path=_paths(backbone.data_path) or _paths(spec.dataset.path),
             progress=progress,
         )
     )
 
 
-def open_source(spec: Mapping[str, Any], cache: Path) -> Source:
+def open_source(spec: TrialSpec, cache: Path) -> Source:
     """The records of a specification; an embedded backbone is trained on first use.
 
     Raises:
         ConfigError: If there is no such data set, or if it cannot obey a key.
         DataError: If the data is missing, broken, or does not fit the backbone.
     """
-    dataset = get_dataset(module_of(spec["dataset"]))
+    dataset = get_dataset(spec.dataset.module_name)
     if isinstance(dataset, MadeUpDataSet):
         _check_made_up(spec, dataset)
         return _made_up_source(spec, dataset, Path(backbone_folder(spec, cache)))
     loaded, known, lines = _loaded(spec, dataset), None, None
-    if str(spec["backbone"]["model"]).startswith(EMBEDDED):
+    if spec.backbone.is_embedded:
         folder = Path(backbone_folder(spec, cache))
         known, lines = embedded.locality_known(folder), embedded.trained_lines(folder)
     return _file_source(spec, dataset, loaded, lines, known)
 
 
-def preview(spec: Mapping[str, Any]) -> Source:
+def preview(spec: TrialSpec) -> Source:
     """As `open_source`, without an embedded backbone: what it leaves out or asks is not known yet.
 
     Raises:
         EditingError: As `open_source`.
     """
-    wanted, model = spec["dataset"], str(spec["backbone"]["model"])
-    is_embedded = model.startswith(EMBEDDED)
-    dataset = get_dataset(module_of(wanted))
+    wanted, is_embedded = spec.dataset, spec.backbone.is_embedded
+    dataset = get_dataset(wanted.module_name)
     if isinstance(dataset, MadeUpDataSet):
         _check_made_up(spec, dataset)
-        known = None if is_embedded else embedded.known_facts(Path(model))
+        known = None if is_embedded else embedded.known_facts(Path(spec.backbone.model))
         return Source(
-            records=dataset.records(wanted["part"], known),
+            records=dataset.records(wanted.part, known),
             training=(),
             training_locality=(),
             digest="",
             has_passages=dataset.HAS_PASSAGES,
-            part=wanted["part"],
+            part=wanted.part,
             is_preview=True,
         )
     loaded, lines = _loaded(spec, dataset), None
     if is_embedded:  # trained on what the file offers with the published target, whatever is edited
         published = dataset.TARGET_FIELDS[0]
-        is_published = wanted.get("target_field") in (None, published)
-        read = loaded if is_published else _load({**wanted, "target_field": published}, dataset)
+        is_published = wanted.target_field in (None, published)
+        read = loaded if is_published else _load(replace(wanted, target_field=published), dataset)
         lines = frozenset(embedded.to_be_trained(read))
     return replace(_file_source(spec, dataset, loaded, lines), is_preview=is_embedded)
 
 
-def _check_backbone(spec: Mapping[str, Any], wanted: str) -> None:
+def _check_backbone(spec: TrialSpec, wanted: str) -> None:
     """Make sure that the backbone has read what is edited, as far as its name tells.
 
     Raises:
         DataError: If it has not.
     """
-    model, dataset = str(spec["backbone"]["model"]), spec["dataset"]
-    if not model.startswith(EMBEDDED):
+    backbone, dataset = spec.backbone, spec.dataset
+    if not backbone.is_embedded:
         return
-    embedded.check_source(model.removeprefix(EMBEDDED), dataset["name"], wanted)
-    own = spec["backbone"].get("data_path")
-    if own and wanted != embedded.WORLD and own != dataset.get("path"):
+    embedded.check_source(backbone.embedded_name, dataset.name, wanted)
+    own = backbone.data_path
+    if own and wanted != embedded.WORLD and own != dataset.path:
         raise DataError(
-            f"backbone.data_path is {own} and dataset.path {dataset.get('path')}: a backbone that "
+            f"backbone.data_path is {own} and dataset.path {dataset.path}: a backbone that "
             "was trained on one file has nothing to edit in another; leave backbone.data_path out"
         )
 
 
-def _paths(dataset: Mapping[str, Any]) -> Path | tuple[Path, ...] | None:
+def _paths(path: str | Sequence[str] | None) -> Path | tuple[Path, ...] | None:
     """The file or files that a data set is read from."""
-    path = dataset.get("path")
     if not path:
         return None
-    return Path(path) if isinstance(path, str | Path) else tuple(Path(each) for each in path)
+    return Path(path) if isinstance(path, str) else tuple(Path(each) for each in path)
 
 
 def _file_source(
-    spec: Mapping[str, Any],
+    spec: TrialSpec,
     kind: DataSet,
     loaded: Loaded,
     lines: frozenset[int] | None,
     locality_known: float | None = None,
 ) -> Source:
     """The part of a file's records, those of `lines` alone where an embedded backbone read them."""
-    dataset = spec["dataset"]
-    if not dataset.get("keep_unchanged"):
+    dataset = spec.dataset
+    if not dataset.keep_unchanged:
         loaded = loaded.without_unchanged()
     records = tuple(
         record
@@ -218,15 +213,15 @@ def _file_source(
         # A backbone that never read a record's true answer has nothing to edit there.
         if lines is None or line in lines
     )
-    part = streams.split(records, dataset["part"])
+    part = streams.split(records, dataset.part)
     if not part:
         raise DataError(
-            f"dataset.part is {dataset['part']!r}; none of the {len(records)} records of "
-            f"dataset={dataset['name']} falls into it, as a subject is in one part alone: "
+            f"dataset.part is {dataset.part!r}; none of the {len(records)} records of "
+            f"dataset={dataset.name} falls into it, as a subject is in one part alone: "
             "dataset.part=all takes them all"
         )
     # Without a split whatever is trained on would be scored; see `Source.beside`.
-    tune = () if dataset["part"] == "all" else streams.split(records, "tune")
+    tune = () if dataset.part == "all" else streams.split(records, "tune")
     return Source(
         records=part,
         training=tuple(streams.to_edit(record) for record in tune),
@@ -235,7 +230,7 @@ def _file_source(
         unchanged=frozenset(loaded.unchanged),
         num_repeated=loaded.num_repeated,
         num_in_all_parts=len({record.prompt for record in records}),
-        part=dataset["part"],
+        part=dataset.part,
         excluded=tuple(f"{e.file}:{e.line}: {e.reason}" for e in loaded.excluded),
         num_subject_absent=loaded.num_subject_missing,
         locality_known=locality_known,
@@ -243,40 +238,40 @@ def _file_source(
     )
 
 
-def _loaded(spec: Mapping[str, Any], kind: FileDataSet) -> Loaded:
+def _loaded(spec: TrialSpec, kind: FileDataSet) -> Loaded:
     """The records of the files of `spec`, which fit its backbone."""
-    loaded = _load(spec["dataset"], kind)
-    _check_backbone(spec, module_of(spec["dataset"]))
+    loaded = _load(spec.dataset, kind)
+    _check_backbone(spec, spec.dataset.module_name)
     return loaded
 
 
-def _load(dataset: Mapping[str, Any], kind: FileDataSet) -> Loaded:
+def _load(dataset: DatasetSpec, kind: FileDataSet) -> Loaded:
     """The records of the files that `dataset` names."""
-    paths = _paths(dataset)
+    paths = _paths(dataset.path)
     if paths is None:
-        raise DataError(f"dataset.path is not set; dataset={dataset['name']} needs a file")
+        raise DataError(f"dataset.path is not set; dataset={dataset.name} needs a file")
     _check_keys(dataset, kind)
-    return kind.load(paths, dataset.get("target_field"))
+    return kind.load(paths, dataset.target_field)
 
 
-def _check_made_up(spec: Mapping[str, Any], kind: MadeUpDataSet) -> None:
+def _check_made_up(spec: TrialSpec, kind: MadeUpDataSet) -> None:
     """Raises an EditingError for a key or a backbone that does not fit the made-up world."""
-    dataset = spec["dataset"]
+    dataset = spec.dataset
     _check_backbone(spec, embedded.WORLD)
-    if dataset.get("path"):
+    if dataset.path:
         raise ConfigError(
-            f"dataset.path is {dataset['path']}; dataset={dataset['name']} is made up and reads no "
+            f"dataset.path is {dataset.path}; dataset={dataset.name} is made up and reads no "
             f"file; data sets that do: {', '.join(file_datasets())}"
         )
     _check_keys(dataset, kind)
 
 
-def _check_keys(dataset: Mapping[str, Any], kind: DataSet) -> None:
+def _check_keys(dataset: DatasetSpec, kind: DataSet) -> None:
     """Raises ConfigError for a version that is not the module's, or a target that it lacks."""
-    name, typed = dataset["name"], dataset.get("target_field")
-    if dataset.get("version") not in (None, kind.VERSION):
+    name, typed = dataset.name, dataset.target_field
+    if dataset.version not in (None, kind.VERSION):
         raise ConfigError(
-            f"dataset.version is {dataset['version']}; dataset={name} is at version "
+            f"dataset.version is {dataset.version}; dataset={name} is at version "
             f"{kind.VERSION}, which cannot be chosen"
         )
     check_target_field(name, typed or kind.TARGET_FIELDS[0], kind.TARGET_FIELDS)
@@ -298,10 +293,10 @@ def _unscored_locality(
     return tuple(dict.fromkeys(other))[:MAX_TRAINING_LOCALITY]
 
 
-def _made_up_source(spec: Mapping[str, Any], kind: MadeUpDataSet, folder: Path) -> Source:
+def _made_up_source(spec: TrialSpec, kind: MadeUpDataSet, folder: Path) -> Source:
     """The records of one part whose locality questions the backbone in `folder` answers."""
     prompts = made_up.training_locality(made_up.build_world())
-    few, part = prompts[:NUM_TRAINING_LOCALITY], spec["dataset"]["part"]
+    few, part = prompts[:NUM_TRAINING_LOCALITY], spec.dataset.part
     known = embedded.known_facts(folder)
     tune = () if part == "all" else kind.records("tune", known)  # see `Source.beside`
     return Source(

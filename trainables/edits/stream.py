@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,9 +22,8 @@ from trainables.interfaces import Backbone
 from trainables.prompts import tokenise
 from trainables.records import EditRecord
 from trainables.seeding import derived_seed
+from trainables.spec import ProtocolSpec, TrialSpec
 
-Spec = Mapping[str, Any]
-ROLLED_BACK = ("single", "batch")
 SERIAL_ORDERS = ("given", "random")
 
 
@@ -66,11 +64,11 @@ class EditStream:
         return [record for record in order if record not in newest]
 
 
-def edit_stream(spec: Spec, backbone: Backbone, drawn: Drawn, source: Source) -> EditStream:
+def edit_stream(spec: TrialSpec, backbone: Backbone, drawn: Drawn, source: Source) -> EditStream:
     """The batches of a trial with the similarities of what they hold."""
     batches = edit_batches(spec, backbone, drawn)
     numbers = {f"count.{name}": float(count) for name, count in drawn.counts.items()}
-    if spec["protocol"]["kind"] not in ROLLED_BACK:
+    if not spec.protocol.is_rolled_back:
         numbers |= _similarities(backbone, drawn.records, batches)
 
     def groups() -> list[int]:
@@ -79,7 +77,7 @@ def edit_stream(spec: Spec, backbone: Backbone, drawn: Drawn, source: Source) ->
     return EditStream(batches, drawn.questions, numbers, groups)
 
 
-def edit_batches(spec: Spec, backbone: Backbone, drawn: Drawn) -> list[list[int]]:
+def edit_batches(spec: TrialSpec, backbone: Backbone, drawn: Drawn) -> list[list[int]]:
     """Indices of the records in the order in which they are edited.
 
     Clustering reads the mean input embedding of the prompt's tokens: what a router sees at
@@ -89,27 +87,25 @@ def edit_batches(spec: Spec, backbone: Backbone, drawn: Drawn) -> list[list[int]
     Raises:
         ConfigError: If the batch size or the order does not fit.
     """
-    protocol = spec["protocol"]
-    kind, order = protocol["kind"], protocol.get("order") or "given"
-    num_edits = len(drawn.records) // _num_rounds(protocol)
-    size = {"single": 1, "batch": protocol["num_edits"]}.get(kind)
-    if size is None:
-        size = protocol.get("edit_batch_size") or 1
+    protocol, order = spec.protocol, spec.protocol.order or "given"
+    num_edits, size = len(drawn.records) // protocol.num_rounds, _batch_size(protocol)
     if size > num_edits:
         raise ConfigError(f"protocol.edit_batch_size is {size}; it must lie in [1, {num_edits}]")
-    if kind in ROLLED_BACK:
+    if protocol.is_rolled_back:
         order = "given"  # independent batches: their sequence changes nothing
-    own_seed = protocol.get("order_seed")
-    seed = derived_seed(spec["seed"] if own_seed is None else own_seed, "order") % 2**32
-    if kind == "serial":
-        return _rounds(num_edits, _num_rounds(protocol), size, order, seed)
+    own_seed = spec.seed if protocol.order_seed is None else protocol.order_seed
+    seed = derived_seed(own_seed, "order") % 2**32
+    if protocol.kind == "serial":
+        return _rounds(num_edits, protocol.num_rounds, size, order, seed)
     embeddings = _mean_embeddings(backbone, [(record.prompt, "") for record in drawn.records])
     planned = plan_batches(embeddings, order=order, seed=seed, edit_batch_size=size)
     return [[int(index) for index in batch] for batch in planned]
 
 
-def _num_rounds(protocol: Mapping[str, Any]) -> int:
-    return int(protocol["answers_per_question"]) if protocol["kind"] == "serial" else 1
+def _batch_size(protocol: ProtocolSpec) -> int:
+    if protocol.is_rolled_back:
+        return 1 if protocol.kind == "single" else protocol.num_edits
+    return protocol.edit_batch_size or 1
 
 
 def _rounds(

@@ -21,8 +21,9 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from trainables.backbones.loading import Device, assigned_device
 from trainables.errors import EditDiverged, NodeUnfitError, RankLostError, RestoreError
 from trainables.parallel.ranks import Ranks, meeting_place
+from trainables.spec import TrialSpec
 from trainables.trials.run import Runtime, TrialRun
-from trainables.trials.workbench import Spec, Workbench
+from trainables.trials.workbench import Workbench
 
 _REASON_SECONDS = 10.0  # in which a rank that another one left has noticed it
 _OWN_TO_A_RANK = ("seconds", "peak_gpu_gib")  # numbers that differ from rank to rank
@@ -139,7 +140,7 @@ class _RankActor:
         size, is_on_gpu = self._runtime.num_ranks, self._bench.device != "cpu"
         self._bench.ranks = Ranks(rank, size, place, timeout, is_on_gpu=is_on_gpu)
 
-    def next_row(self, key: str, spec: Spec, micro_batch: int | None) -> dict[str, Any]:
+    def next_row(self, key: str, spec: TrialSpec, micro_batch: int | None) -> dict[str, Any]:
         """The same row as rank 0's."""
         if self._run is None or self._run.key != key:
             self._close()

@@ -24,6 +24,7 @@ from ray.exceptions import RayActorError
 from trainables.artefacts import write_state, write_whole
 from trainables.errors import EditDiverged, NodeUnfitError, RankLostError, RestoreError
 from trainables.pulse import Pulse
+from trainables.spec import TrialSpec
 from trainables.trials.ray_ranks import (
     Team,
     check_node,
@@ -159,9 +160,9 @@ class EditTrial(tune.Trainable):
     def _start(self, config: Mapping[str, Any]) -> None:
         self._key = str(config["trial_key"])
         # A searcher makes up specifications as it goes; those of a grid lie in the plan.
-        spec = config.get("spec") or self._plan[self._key]
+        spec = TrialSpec.parse(config.get("spec") or self._plan[self._key])
         self._run = TrialRun(self._bench, self._runtime, self._key, spec)
-        self._pulse.begin(self._key, f"{spec.get('arm', self._key)} · seed {spec['seed']}")
+        self._pulse.begin(self._key, f"{spec.arm or self._key} · seed {spec.seed}")
         self._num_trials += 1
         self._seconds = self._cpu_seconds = 0.0
         self._saved_at = time.monotonic()

@@ -15,13 +15,12 @@ from trainables.backbones.families import family_of
 from trainables.errors import DataError
 from trainables.interfaces import EditRecord
 from trainables.metrics.evaluator import probes_of
+from trainables.spec import TrialSpec
 
 _MOST_NAMED = 5
 
 
-def check_lengths(
-    lengths: Mapping[str, int], max_positions: int | None, spec: Mapping[str, Any]
-) -> None:
+def check_lengths(lengths: Mapping[str, int], max_positions: int | None, spec: TrialSpec) -> None:
     """Refuse records with a row of more than `max_positions` tokens; None: no limit.
 
     Args:
@@ -38,8 +37,8 @@ def check_lengths(
     named = [f"{name} ({length} tokens)" for name, length in list(long.items())[:_MOST_NAMED]]
     more = f" and {len(long) - _MOST_NAMED} more" if len(long) > _MOST_NAMED else ""
     raise DataError(
-        f"dataset={spec['dataset']['name']}: a prompt with its answer is longer than the "
-        f"{max_positions} positions of backbone={spec['backbone']['name']} in {', '.join(named)}"
+        f"dataset={spec.dataset.name}: a prompt with its answer is longer than the "
+        f"{max_positions} positions of backbone={spec.backbone.name} in {', '.join(named)}"
         f"{more}; shorten or leave out these records"
     )
 

@@ -11,9 +11,10 @@ import torch
 
 from trainables.artefacts import read_state
 from trainables.parallel.ranks import TIMEOUT_SECONDS
+from trainables.spec import TrialSpec
 from trainables.trials.compared import Compares, compared
 from trainables.trials.loop import EditLoop
-from trainables.trials.workbench import Spec, Workbench
+from trainables.trials.workbench import Workbench
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Runtime:
 class TrialRun:
     """A trial under way; it begins, or goes on from its saved state, with the first row."""
 
-    def __init__(self, bench: Workbench, runtime: Runtime, key: str, spec: Spec) -> None:
+    def __init__(self, bench: Workbench, runtime: Runtime, key: str, spec: TrialSpec) -> None:
         """Nothing is loaded yet."""
         self.key = key
         self.loop: EditLoop | None = None

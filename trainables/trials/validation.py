@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,14 @@ from trainables.backbones.families import family_of
 from trainables.backbones.hub import checkpoint_folder
 from trainables.edits.data_check import DataCheck
 from trainables.edits.drawing import draw
-from trainables.edits.sources import EMBEDDED, Source, backbone_folder
+from trainables.edits.sources import Source, backbone_folder
 from trainables.errors import BackboneError
 from trainables.interfaces import Family
-from trainables.methods import build_config, check_family, get_version, method_settings
+from trainables.methods import build_config, check_family, get_version
 from trainables.metrics.evaluator import GENERATED_BEHIND, GENERATED_TOKENS
 from trainables.moe import nltk_data
 from trainables.moe.nltk_data import NltkData
+from trainables.spec import MethodSpec, ProtocolSpec, TrialSpec
 from trainables.trials.row_lengths import DriverLengths, check_lengths
 
 
@@ -46,7 +47,7 @@ class Validator:
         """Records left out, with file, line and reason."""
         return self._data.excluded
 
-    def check_data(self, spec: Mapping[str, Any]) -> None:
+    def check_data(self, spec: TrialSpec) -> None:
         """Read the data of a specification and try its draw; no backbone is trained for it.
 
         Raises:
@@ -54,7 +55,7 @@ class Validator:
         """
         self.warnings += self._data.check(spec)
 
-    def validate(self, spec: Mapping[str, Any]) -> dict[str, Any]:
+    def validate(self, spec: TrialSpec) -> dict[str, Any]:
         """What the driver must know of one specification that can work.
 
         Returns:
@@ -65,10 +66,10 @@ class Validator:
         Raises:
             EditingError: Naming the first setting that cannot work.
         """
-        module = spec["method"]["module"]
-        method_data = self._method_data(build_config(module, method_settings(spec["method"])))
+        module = spec.method.module
+        method_data = self._method_data(build_config(module, spec.method.settings))
         self.check_data(spec)  # before two minutes of training
-        backbone = repr(sorted(spec["backbone"].items(), key=str))
+        backbone = repr(spec.backbone)
         if backbone not in self._checkpoints:
             self._checkpoints[backbone], folder = self._examined(spec)
             self._lengths[backbone] = DriverLengths(folder)
@@ -82,9 +83,9 @@ class Validator:
         return {
             "backbone_fingerprint": whole.fingerprint,
             "tokenizer": whole.tokenizer,
-            "dataset_digest": _with_texts(source.digest, spec["method"]),
+            "dataset_digest": _with_texts(source.digest, spec.method),
             "method_version": get_version(module),
-            "generation_version": _generation_version(spec["protocol"], source),
+            "generation_version": _generation_version(spec.protocol, source),
             "method_data": method_data,
             "counts": {
                 "count.excluded": len(source.excluded),
@@ -92,21 +93,21 @@ class Validator:
             },
         }
 
-    def _examined(self, spec: Mapping[str, Any]) -> tuple[Checkpoint, Path]:
+    def _examined(self, spec: TrialSpec) -> tuple[Checkpoint, Path]:
         """The checkpoint of a specification, within the range of its dtype, and its folder."""
-        wanted = spec["backbone"]
+        wanted = spec.backbone
         model = backbone_folder(spec, self._cache, self._progress)
-        folder = checkpoint_folder(model, wanted.get("revision"))
+        folder = checkpoint_folder(model, wanted.revision)
         try:
             whole = examine(folder, self._cache)
         except BackboneError as error:
-            if not str(wanted["model"]).startswith(EMBEDDED):
+            if not wanted.is_embedded:
                 raise
             raise BackboneError(f"{error}; without that folder it is trained anew") from error
-        whole.check_range(folder, wanted["dtype"])
+        whole.check_range(folder, wanted.dtype)
         if whole.adapter:
             self.warnings.append(
-                f"backbone.model={wanted['model']}: {whole.adapter} beside the weights is not "
+                f"backbone.model={wanted.model}: {whole.adapter} beside the weights is not "
                 "applied; merge the adapter into the weights to edit what it makes of them"
             )
         return whole, folder
@@ -117,9 +118,8 @@ class Validator:
             self._nltk_data[needed] = nltk_data.identity(needed, self._cache / nltk_data.FOLDER)
         return self._nltk_data[needed]
 
-    def _check_lengths(self, spec: Mapping[str, Any], source: Source, own: DriverLengths) -> None:
-        parts = (spec["dataset"], spec["backbone"], spec["protocol"])
-        key = repr(([sorted(part.items(), key=str) for part in parts], spec["seed"]))
+    def _check_lengths(self, spec: TrialSpec, source: Source, own: DriverLengths) -> None:
+        key = repr((spec.dataset, spec.backbone, spec.protocol, spec.seed))
         if key in self._measured:
             return
         records = draw(spec, source).records
@@ -127,39 +127,42 @@ class Validator:
         self._measured.add(key)
 
 
-def _generation_version(protocol: Mapping[str, Any], source: Source) -> int | None:
+def _generation_version(protocol: ProtocolSpec, source: Source) -> int | None:
     """Of the rule that says how much is generated, where a target may have come out cut before it.
 
     A target of so many bytes has at most as many tokens, and 32 tokens were always generated.
     """
-    if not protocol.get("generate"):
+    if not protocol.generate:
         return None
     targets = (record.target_new for record in source.records)
     longest = max((len(target.encode()) for target in targets), default=0)
     return 2 if longest > GENERATED_TOKENS - GENERATED_BEHIND else None
 
 
-def _check_end_token(spec: Mapping[str, Any], whole: Checkpoint) -> None:
+def _check_end_token(spec: TrialSpec, whole: Checkpoint) -> None:
     """Raises BackboneError if what is asked for needs an end token that the tokenizer lacks."""
-    protocol = spec["protocol"]
-    wanted = [key for key in ("target_ends_with_eos", "generate") if protocol.get(key)]
+    asked = {
+        "target_ends_with_eos": spec.protocol.target_ends_with_eos,
+        "generate": spec.protocol.generate,
+    }
+    wanted = [key for key, is_asked in asked.items() if is_asked]
     if wanted and not whole.has_end_token:
         raise BackboneError(
             f"protocol.{wanted[0]}=true: the tokenizer of backbone.model="
-            f"{spec['backbone']['model']} has no end token (eos_token in tokenizer_config.json)"
+            f"{spec.backbone.model} has no end token (eos_token in tokenizer_config.json)"
         )
 
 
-def _with_texts(digest: str, method: Mapping[str, Any]) -> str:
+def _with_texts(digest: str, method: MethodSpec) -> str:
     """`digest` of the data, together with the text files that a method's settings name.
 
     A text counts by its content: the same path may hold another one tomorrow.
     """
-    named = sorted(key for key in method if key.endswith("_text") and method[key])
+    named = sorted(key for key, text in method.settings.items() if key.endswith("_text") and text)
     if not named:
         return digest
     together = hashlib.sha256(digest.encode())
     for key in named:
-        with Path(str(method[key])).open("rb") as file:
+        with Path(str(method.settings[key])).open("rb") as file:
             together.update(hashlib.file_digest(file, "sha256").digest())
     return together.hexdigest()

@@ -1,13 +1,12 @@
 """What a process keeps between trials: backbone, data, evaluators and artefacts; no Ray.
 
 `Workbench.loop(spec)` turns a trial's specification into an `EditLoop`; `check_restored` proves
-afterwards that the backbone is what it was. A specification is a plain mapping with the keys
-`method`, `backbone`, `dataset`, `protocol` and `seed`, as the orchestrator's plan writes it.
+afterwards that the backbone is what it was.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,19 +17,18 @@ from trainables.backbones.pristine import Pristine
 from trainables.backbones.split import Split
 from trainables.edits.drawing import draw
 from trainables.edits.frequency import with_gece
-from trainables.edits.sources import EMBEDDED, Source, backbone_folder, open_source
-from trainables.edits.stream import ROLLED_BACK, edit_stream
+from trainables.edits.sources import Source, backbone_folder, open_source
+from trainables.edits.stream import edit_stream
 from trainables.errors import MemoryExhaustedError
 from trainables.interfaces import Backbone, EditMethod, EditRecord, State
-from trainables.methods import build_config, get_method, method_settings
+from trainables.methods import build_config, get_method
 from trainables.metrics.evaluator import BATCH_SIZE, Evaluator
 from trainables.parallel.ranks import Ranks
 from trainables.pulse import pulse
 from trainables.seeding import trial_generators
+from trainables.spec import TrialSpec
 from trainables.trials.loop import Before, EditLoop, EditProtocol
 from trainables.trials.row_lengths import check_lengths
-
-Spec = Mapping[str, Any]
 
 
 @dataclass
@@ -75,9 +73,9 @@ class Workbench:
         self._evaluators: dict[tuple[EditRecord, ...], Evaluator] = {}
         self._before: dict[tuple[object, ...], Before] = {}
 
-    def backbone(self, spec: Spec) -> Backbone:
+    def backbone(self, spec: TrialSpec) -> Backbone:
         """The backbone of `spec`, loaded once; another one takes its place."""
-        wanted = spec["backbone"]
+        wanted = spec.backbone
         home = _edited_layers(spec) if self._is_sharded else None
         key = (*_backbone_key(spec), home)
         if self._loaded is None or self._loaded.key != key:
@@ -86,8 +84,8 @@ class Workbench:
             folder = backbone_folder(spec, self._cache)
             backbone = load_backbone(
                 folder,
-                revision=wanted.get("revision"),
-                dtype=wanted["dtype"],
+                revision=wanted.revision,
+                dtype=wanted.dtype,
                 home_layers=home,
                 cache=self._cache,
                 device=self.device,
@@ -97,30 +95,29 @@ class Workbench:
             self._evaluators.clear()
         return self._loaded.backbone
 
-    def source(self, spec: Spec) -> Source:
+    def source(self, spec: TrialSpec) -> Source:
         """The records of `spec`'s data set and part, read once."""
         # An embedded backbone knows but some records, and GECE ranks them by its answers.
-        name = repr((sorted(spec["dataset"].items()), _backbone_key(spec)))
+        name = repr((spec.dataset, _backbone_key(spec)))
         if name not in self._sources:
             pulse().stage("reading the data")
             source = open_source(spec, self._cache)
-            dataset = spec["dataset"]
-            if dataset.get("frequency_band") and dataset.get("frequency_source") == "gece":
+            if spec.dataset.frequency_band and spec.dataset.frequency_source == "gece":
                 source = with_gece(source, self.backbone(spec), self._artefacts)
             self._sources[name] = source
         return self._sources[name]
 
-    def loop(self, spec: Spec) -> EditLoop:
+    def loop(self, spec: TrialSpec) -> EditLoop:
         """A trial, ready to run."""
-        backbone, source, protocol = self.backbone(spec), self.source(spec), spec["protocol"]
+        backbone, source, protocol = self.backbone(spec), self.source(spec), spec.protocol
         pulse().stage("drawing the edits")
         drawn = draw(spec, source)
         evaluator = self._evaluator(backbone, drawn.records)
         how = EditProtocol(
-            is_rolled_back=protocol["kind"] in ROLLED_BACK,
-            target_ends_with_eos=bool(protocol["target_ends_with_eos"]),
-            generates=bool(protocol.get("generate", False)),
-            has_curve=bool(protocol.get("curve", False)),
+            is_rolled_back=protocol.is_rolled_back,
+            target_ends_with_eos=protocol.target_ends_with_eos,
+            generates=protocol.generate,
+            has_curve=protocol.curve,
             has_passages=source.has_passages,
         )
         lengths = evaluator.longest_rows(ends=how.target_ends_with_eos)
@@ -153,7 +150,7 @@ class Workbench:
         """Most rows that pass the backbone at a time; None: as many as there are."""
         return None if self._loaded is None else self._loaded.backbone.pieces.limit
 
-    def take_micro_batch(self, spec: Spec, limit: int | None) -> None:
+    def take_micro_batch(self, spec: TrialSpec, limit: int | None) -> None:
         """Let through as many rows at a time as another process that runs `spec` does."""
         pieces = self.backbone(spec).pieces
         if pieces.limit != limit:
@@ -188,14 +185,15 @@ class Workbench:
         if self._loaded is not None:
             self._loaded.pristine.check()
 
-    def _maker(self, spec: Spec, backbone: Backbone, source: Source) -> Callable[[], EditMethod]:
-        module = spec["method"]["module"]
-        config = build_config(module, method_settings(spec["method"]))
-        _, method_class = get_method(module)
+    def _maker(
+        self, spec: TrialSpec, backbone: Backbone, source: Source
+    ) -> Callable[[], EditMethod]:
+        config = build_config(spec.method.module, spec.method.settings)
+        _, method_class = get_method(spec.method.module)
 
         def make() -> EditMethod:
             method: EditMethod = method_class(
-                config, backbone, self._artefacts, trial_generators(spec["seed"])
+                config, backbone, self._artefacts, trial_generators(spec.seed)
             )
             pulse().stage("preparing")
             method.prepare(source.training)
@@ -259,18 +257,14 @@ class Workbench:
         return self._before[key]
 
 
-def _backbone_key(spec: Spec) -> tuple[Any, ...]:
+def _backbone_key(spec: TrialSpec) -> tuple[Any, ...]:
     """What decides the weights in memory."""
-    wanted = spec["backbone"]
-    names = ("name", "model", "revision", "dtype", "seed", "data_path")
     # An embedded backbone is trained on the data set's file where it names none itself.
-    is_embedded = str(wanted["model"]).startswith(EMBEDDED)
-    path = spec["dataset"].get("path") if is_embedded else None
-    return (*(wanted.get(name) for name in names), path)
+    return (spec.backbone, spec.dataset.path if spec.backbone.is_embedded else None)
 
 
-def _edited_layers(spec: Spec) -> tuple[int, ...]:
+def _edited_layers(spec: TrialSpec) -> tuple[int, ...]:
     """Layers that a method reads or changes; its tensors stand beside them."""
-    method = spec["method"]
-    found = [method.get("edit_layer"), *(method.get("layers") or ())]
+    settings = spec.method.settings
+    found = [settings.get("edit_layer"), *(settings.get("layers") or ())]
     return tuple(sorted({int(layer) for layer in found if layer is not None}))

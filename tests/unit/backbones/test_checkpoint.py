@@ -18,6 +18,7 @@ from trainables.backbones.checkpoint import examine, fingerprint
 from trainables.backbones.loading import load_backbone
 from trainables.edits import embedded as world
 from trainables.errors import BackboneError
+from trainables.spec import TrialSpec
 from trainables.trials.validation import Validator
 
 
@@ -59,7 +60,7 @@ def rewrite(file: Path, old: bytes, new: bytes) -> None:
 def validated(folder: Path, tmp_path: Path, **protocol: bool) -> Validator:
     data = write(tmp_path / "z.jsonl", [zsre_line(number) for number in range(40)])
     validator = Validator(tmp_path / "cache")
-    validator.validate(spec(folder, "zsre", data, **protocol))
+    validator.validate(TrialSpec.parse(spec(folder, "zsre", data, **protocol)))
     return validator
 
 
@@ -175,7 +176,7 @@ def test_dtype_when_a_weight_is_beyond_its_range_then_refused(
     wanted = spec(llama_folder, "zsre", data)
     wanted["backbone"]["dtype"] = "float16"
     for refuse in (
-        lambda: Validator(tmp_path).validate(wanted),
+        lambda: Validator(tmp_path).validate(TrialSpec.parse(wanted)),
         lambda: load_backbone(llama_folder, dtype="float16"),
     ):
         with pytest.raises(BackboneError, match=r"dtype=float16: .*down_proj.* holds 70000"):
@@ -229,7 +230,9 @@ def test_embedded_backbone_that_is_damaged_then_the_remedy_is_named(
     cut(llama_folder)
     shutil.copytree(llama_folder, tmp_path / "backbones" / f"facts_tiny-{key}")
     with pytest.raises(BackboneError, match=r"cut short.*without that folder it is trained anew"):
-        Validator(tmp_path).validate(spec(Path("embedded:facts_tiny"), "facts", None))
+        Validator(tmp_path).validate(
+            TrialSpec.parse(spec(Path("embedded:facts_tiny"), "facts", None))
+        )
 
 
 def test_larger_embedding_than_tokenizer_is_no_fault(llama_folder: Path) -> None:

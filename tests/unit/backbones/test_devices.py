@@ -10,6 +10,7 @@ import torch
 
 from tests.unit.file_trials import spec, write, zsre_line
 from trainables.backbones.loading import assigned_device, load_backbone
+from trainables.spec import TrialSpec
 from trainables.trials.run import Runtime, TrialRun
 from trainables.trials.workbench import Workbench
 
@@ -63,7 +64,7 @@ def test_trial_planned_for_the_cpu_stays_there(
     wanted = spec(checkpoints["llama"], "zsre", path, num_edits=2)
     runtime = Runtime(cache=tmp_path / "cache", store=tmp_path / "store")
     bench = Workbench(runtime.cache, device=assigned_device(0))
-    row = TrialRun(bench, runtime, "key", wanted).next_row()
+    row = TrialRun(bench, runtime, "key", TrialSpec.parse(wanted)).next_row()
     assert (row["status"], row["device"]) == ("finished", "cpu")
     assert moves == []
     assert not {"gpu", "peak_gpu_gib"} & row.keys()

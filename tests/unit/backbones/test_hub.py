@@ -16,6 +16,7 @@ from trainables.backbones.checkpoint import fingerprint
 from trainables.backbones.hub import checkpoint_folder
 from trainables.backbones.loading import load_backbone
 from trainables.errors import BackboneError
+from trainables.spec import TrialSpec
 from trainables.trials.validation import Validator
 
 MODEL, COMMIT = "someone/tiny", "0123456789abcdef0123456789abcdef01234567"
@@ -58,7 +59,7 @@ def test_id_in_the_cache_is_its_folder_and_the_same_as_a_copy_of_it(
     data = write(tmp_path / "z.jsonl", [zsre_line(number) for number in range(40)])
     wanted = spec(Path(MODEL), "zsre", data)
     wanted["backbone"]["revision"] = COMMIT
-    found = Validator(tmp_path / "cache").validate(wanted)
+    found = Validator(tmp_path / "cache").validate(TrialSpec.parse(wanted))
     assert found["backbone_fingerprint"] == fingerprint(checkpoints["llama"])
     loaded, copy = load_backbone(MODEL, revision=COMMIT), load_backbone(checkpoints["llama"])
     assert loaded.fingerprint == copy.fingerprint

@@ -12,6 +12,7 @@ from trainables.edits.data_check import DataCheck
 from trainables.edits.drawing import draw
 from trainables.edits.sources import open_source
 from trainables.errors import ConfigError, DataError, EditingError
+from trainables.spec import TrialSpec
 from trainables.trials.validation import Validator
 
 
@@ -38,13 +39,13 @@ def test_data_that_cannot_be_used_is_refused_before_an_embedded_backbone_is_trai
     path.write_bytes(content)
     for asked in (DataCheck(tmp_path).check, Validator(tmp_path).validate):
         with pytest.raises(DataError, match=message):
-            asked(embedded("facts_zsre", "zsre", path))
+            asked(TrialSpec.parse(embedded("facts_zsre", "zsre", path)))
     assert not (tmp_path / "backbones").exists()
 
 
 def test_a_folder_as_a_data_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"dataset.path is .*: Is a directory"):
-        DataCheck(tmp_path).check(embedded("facts_zsre", "zsre", tmp_path))
+        DataCheck(tmp_path).check(TrialSpec.parse(embedded("facts_zsre", "zsre", tmp_path)))
 
 
 def test_too_few_records_for_the_draw_are_refused_before_an_embedded_backbone_is_trained(
@@ -53,7 +54,7 @@ def test_too_few_records_for_the_draw_are_refused_before_an_embedded_backbone_is
     path = write(tmp_path / "z.jsonl", [zsre_line(number) for number in range(20)])
     for asked in (DataCheck(tmp_path).check, Validator(tmp_path).validate):
         with pytest.raises(EditingError, match=r"protocol\.num_edits is 21"):
-            asked(embedded("facts_zsre", "zsre", path, num_edits=21))
+            asked(TrialSpec.parse(embedded("facts_zsre", "zsre", path, num_edits=21)))
     assert not (tmp_path / "backbones").exists()
 
 
@@ -64,8 +65,8 @@ def test_data_of_an_untrained_backbone_are_those_that_it_will_have_read(tmp_path
     path = write(tmp_path / "z.jsonl", lines)
     check = DataCheck(tmp_path)
     wanted = embedded("facts_zsre", "zsre", path)
-    assert check.check(wanted) == []
-    source = check.source(wanted)
+    assert check.check(TrialSpec.parse(wanted)) == []
+    source = check.source(TrialSpec.parse(wanted))
     assert source.is_preview
     assert {int(record.record_id.removeprefix("zsre-")) for record in source.records} <= set(
         range(6, 21)
@@ -75,9 +76,9 @@ def test_data_of_an_untrained_backbone_are_those_that_it_will_have_read(tmp_path
 def test_made_up_data_need_a_backbone_that_read_them(tmp_path: Path) -> None:
     path = write(tmp_path / "z.jsonl", [zsre_line(number) for number in range(20)])
     with pytest.raises(DataError, match=r"dataset=facts with backbone=facts_zsre.*backbone=facts "):
-        DataCheck(tmp_path).check(embedded("facts_zsre", "facts", path))
+        DataCheck(tmp_path).check(TrialSpec.parse(embedded("facts_zsre", "facts", path)))
     with pytest.raises(DataError, match=r"dataset=facts needs a backbone that read the made-up"):
-        DataCheck(tmp_path).check(spec(tmp_path, "facts", None))
+        DataCheck(tmp_path).check(TrialSpec.parse(spec(tmp_path, "facts", None)))
 
 
 @pytest.mark.parametrize(
@@ -102,7 +103,7 @@ def test_a_key_that_the_data_set_cannot_obey_is_refused(
     wanted = embedded("facts", dataset, None) if made_up else spec(tmp_path, dataset, path)
     wanted["dataset"] |= changes
     with pytest.raises(ConfigError, match=message):
-        DataCheck(tmp_path).check(wanted)
+        DataCheck(tmp_path).check(TrialSpec.parse(wanted))
 
 
 def test_edits_that_change_nothing_are_left_out_or_counted_in_every_draw(tmp_path: Path) -> None:
@@ -112,18 +113,22 @@ def test_edits_that_change_nothing_are_left_out_or_counted_in_every_draw(tmp_pat
     path = write(tmp_path / "z.jsonl", lines)
     wanted, check = spec(tmp_path, "zsre", path), DataCheck(tmp_path)
     wanted["dataset"]["part"] = "all"
-    (left_out, told) = check.check(wanted)
+    (left_out, told) = check.check(TrialSpec.parse(wanted))
     assert "6 edits that would change nothing are left out" in left_out
     assert "6 records are left out in every arm" in told
     assert len(check.excluded) == 6
     wanted["protocol"]["num_edits"] = 14
-    assert dict(draw(wanted, check.source(wanted)).counts) == {"unchanged_edits": 0}
+    assert dict(draw(TrialSpec.parse(wanted), check.source(TrialSpec.parse(wanted))).counts) == {
+        "unchanged_edits": 0
+    }
     wanted["dataset"]["keep_unchanged"] = True
     wanted["protocol"]["num_edits"] = 20
-    assert check.check(wanted) == [
+    assert check.check(TrialSpec.parse(wanted)) == [
         "dataset=zsre: 6 edits of dataset.part=all change nothing, as their target was true before"
     ]
-    assert dict(draw(wanted, check.source(wanted)).counts) == {"unchanged_edits": 6}
+    assert dict(draw(TrialSpec.parse(wanted), check.source(TrialSpec.parse(wanted))).counts) == {
+        "unchanged_edits": 6
+    }
 
 
 def test_an_embedded_backbone_reads_the_edits_that_change_nothing_too(tmp_path: Path) -> None:
@@ -133,7 +138,9 @@ def test_an_embedded_backbone_reads_the_edits_that_change_nothing_too(tmp_path: 
     path = write(tmp_path / "z.jsonl", lines)
     wanted = embedded("facts_zsre", "zsre", path)
     wanted["dataset"]["part"] = "all"
-    found = {record.record_id for record in DataCheck(tmp_path).source(wanted).records}
+    found = {
+        record.record_id for record in DataCheck(tmp_path).source(TrialSpec.parse(wanted)).records
+    }
     assert found == {f"zsre-{line}" for line in range(31, 1001)}  # the first 1,000, less the 30
 
 
@@ -145,19 +152,19 @@ def test_a_part_that_is_empty_or_too_small_offers_all_parts(tmp_path: Path) -> N
         wanted = spec(tmp_path, "zsre", one, num_edits=1)
         wanted["dataset"]["part"] = part
         try:
-            parts[part] = DataCheck(tmp_path).check(wanted)
+            parts[part] = DataCheck(tmp_path).check(TrialSpec.parse(wanted))
         except DataError as error:
             parts[part] = str(error)
     (message,) = [answer for answer in parts.values() if answer]
     assert "none of the 1 records of dataset=zsre falls into it" in message
     assert "dataset.part=all takes them all" in message
     wanted["dataset"]["part"] = "all"
-    assert DataCheck(tmp_path).check(wanted) == []
+    assert DataCheck(tmp_path).check(TrialSpec.parse(wanted)) == []
     wanted = spec(tmp_path, "zsre", write(tmp_path / "few.jsonl", few), num_edits=20)
     with pytest.raises(
         EditingError, match=r"dataset\.part=report; dataset\.part=all, .* offers 20"
     ):
-        DataCheck(tmp_path).check(wanted)
+        DataCheck(tmp_path).check(TrialSpec.parse(wanted))
 
 
 def test_subjects_that_no_prompt_holds_are_told_and_refused_where_they_are_needed(
@@ -165,15 +172,15 @@ def test_subjects_that_no_prompt_holds_are_told_and_refused_where_they_are_neede
 ) -> None:
     lines = [zsre_line(number) | {"subject": f"Person {number}"} for number in range(20)]
     wanted = spec(tmp_path, "zsre", write(tmp_path / "z.jsonl", lines))
-    (told,) = DataCheck(tmp_path).check(wanted)
+    (told,) = DataCheck(tmp_path).check(TrialSpec.parse(wanted))
     assert "records lack their subject" in told
     wanted["method"] = {"name": "memit", "module": "memit"}
     with pytest.raises(DataError, match=r"method=memit writes where the subject stands"):
-        DataCheck(tmp_path).check(wanted)
+        DataCheck(tmp_path).check(TrialSpec.parse(wanted))
     lines[3]["subject"] = "person 3"
     wanted["dataset"]["path"] = str(write(tmp_path / "y.jsonl", lines))
     wanted["dataset"]["part"] = "all"
-    assert DataCheck(tmp_path).check(wanted) == []
+    assert DataCheck(tmp_path).check(TrialSpec.parse(wanted)) == []
 
 
 def test_a_method_that_reads_a_text_is_refused_where_no_edit_is_left_for_one(
@@ -184,9 +191,9 @@ def test_a_method_that_reads_a_text_is_refused_where_no_edit_is_left_for_one(
     wanted["dataset"]["part"] = "all"
     wanted["method"] = {"name": "memit", "module": "memit", "covariance_text": None}
     with pytest.raises(DataError, match=r"method\.covariance_text is not set: .*part=all no edit"):
-        DataCheck(tmp_path).check(wanted)
+        DataCheck(tmp_path).check(TrialSpec.parse(wanted))
     wanted["protocol"]["num_edits"] = 3
-    assert DataCheck(tmp_path).check(wanted) == []
+    assert DataCheck(tmp_path).check(TrialSpec.parse(wanted)) == []
 
 
 def test_files_that_ask_the_same_are_told(tmp_path: Path) -> None:
@@ -198,9 +205,19 @@ def test_files_that_ask_the_same_are_told(tmp_path: Path) -> None:
     wanted = spec(tmp_path, "zsre", None, num_edits=21)
     wanted["dataset"] |= {"path": paths, "part": "all"}
     check = DataCheck(tmp_path)
-    (told,) = check.check(wanted)
+    (told,) = check.check(TrialSpec.parse(wanted))
     assert "4 records ask what a file before theirs asks too" in told
-    assert len({record.prompt for record in draw(wanted, check.source(wanted)).records}) == 21
+    assert (
+        len(
+            {
+                record.prompt
+                for record in draw(
+                    TrialSpec.parse(wanted), check.source(TrialSpec.parse(wanted))
+                ).records
+            }
+        )
+        == 21
+    )
 
 
 def test_training_without_a_split_keeps_to_what_is_not_drawn(tmp_path: Path) -> None:
@@ -209,9 +226,9 @@ def test_training_without_a_split_keeps_to_what_is_not_drawn(tmp_path: Path) -> 
     wanted = spec(tmp_path, "zsre", write(tmp_path / "z.jsonl", lines), num_edits=5)
     wanted["dataset"]["part"] = "all"
     for wanted["seed"] in range(8):
-        source = open_source(wanted, tmp_path)
+        source = open_source(TrialSpec.parse(wanted), tmp_path)
         assert source.training == source.training_locality == ()
-        drawn = draw(wanted, source).records
+        drawn = draw(TrialSpec.parse(wanted), source).records
         allowed = source.beside(drawn)
         topics = {record.subject for record in drawn}
         assert 15 <= len(allowed.training) <= 16

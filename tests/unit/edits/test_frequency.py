@@ -11,6 +11,7 @@ from trainables.edits.drawing import banded
 from trainables.edits.frequency import with_gece
 from trainables.edits.sources import Source
 from trainables.interfaces import Backbone, EditRecord
+from trainables.spec import DatasetSpec
 
 
 def test_with_gece_when_banded_then_the_least_gece_stands_for_the_most_frequent(
@@ -26,9 +27,9 @@ def test_with_gece_when_banded_then_the_least_gece_stands_for_the_most_frequent(
     scores = torch.tensor([record.frequency for record in ranked.records], dtype=torch.float64)
     assert torch.isfinite(scores).all()
     assert len(set(scores.tolist())) > 1
-    spec = {"dataset": {"frequency_band": [0.0, 0.5], "frequency_source": "gece"}}
+    half = DatasetSpec("any", "report", frequency_band=[0.0, 0.5], frequency_source="gece")
     # A frequency is minus a GECE: the three largest are the half with the least GECE.
-    kept = {record.record_id for record in banded(spec, ranked).records}
+    kept = {record.record_id for record in banded(half, ranked).records}
     best = {str(int(n)) for n in scores.topk(3).indices}
     assert kept == best
 

@@ -13,6 +13,8 @@ from trainables.edits import embedded as world
 from trainables.edits.sources import NUM_TRAINING_LOCALITY, Source, open_source, preview
 from trainables.errors import ConfigError, DataError
 from trainables.interfaces import EditRecord, Question
+from trainables.methods import method_settings
+from trainables.spec import TrialSpec
 from trainables.trials.validation import Validator
 from trainables.trials.workbench import Workbench
 
@@ -21,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 def test_training_locality_of_a_file_is_never_scored(tmp_path: Path) -> None:
     path = write(tmp_path / "z.jsonl", [zsre_line(number) for number in range(60)])
-    source = open_source(spec(tmp_path, "zsre", path), tmp_path)
+    source = open_source(TrialSpec.parse(spec(tmp_path, "zsre", path)), tmp_path)
     scored = {question.prompt for record in source.records for question in record.locality}
     assert source.training_locality  # books asked about in the tune part alone
     assert not scored & set(source.training_locality)
@@ -50,27 +52,28 @@ def test_to_edit_refuses_a_prompt_that_is_scored() -> None:
 def test_unknown_data_set_and_missing_path_are_named(tmp_path: Path) -> None:
     for of_the_kind in (open_source, lambda wanted, _: preview(wanted)):
         with pytest.raises(ConfigError, match=r"module is 'other'.* known: .*facts, .*zsre"):
-            of_the_kind(spec(tmp_path, "other", None), tmp_path)
+            of_the_kind(TrialSpec.parse(spec(tmp_path, "other", None)), tmp_path)
     with pytest.raises(DataError, match=r"dataset.path is not set; dataset=wiki_counterfact"):
-        open_source(spec(tmp_path, "wiki_counterfact", None), tmp_path)
+        open_source(TrialSpec.parse(spec(tmp_path, "wiki_counterfact", None)), tmp_path)
 
 
 def test_a_variant_is_read_by_the_module_that_it_names(tmp_path: Path) -> None:
     path = write(tmp_path / "z.jsonl", [zsre_line(number) for number in range(30)])
     plain, wanted = spec(tmp_path, "zsre", path), spec(tmp_path, "mine", path)
     wanted["dataset"] |= {"module": "zsre", "target_field": "answers"}
-    records = open_source(wanted, tmp_path).records
+    records = open_source(TrialSpec.parse(wanted), tmp_path).records
     assert [record.target_new for record in records] == [
-        record.true_answer for record in open_source(plain, tmp_path).records
+        record.true_answer for record in open_source(TrialSpec.parse(plain), tmp_path).records
     ]
     with pytest.raises(ConfigError, match=r"'x'; dataset=mine has alt or answers"):
-        open_source(wanted | {"dataset": wanted["dataset"] | {"target_field": "x"}}, tmp_path)
+        lacking = wanted | {"dataset": wanted["dataset"] | {"target_field": "x"}}
+        open_source(TrialSpec.parse(lacking), tmp_path)
     # the backbone that reads files of the module reads the variant's
     wanted["backbone"] |= {"name": "facts_zsre", "model": "embedded:facts_zsre"}
-    assert preview(wanted).records == records
+    assert preview(TrialSpec.parse(wanted)).records == records
     wanted["backbone"]["model"] = "embedded:facts"
     with pytest.raises(DataError, match=r"dataset=mine with backbone=facts: .* backbone=facts_zs"):
-        preview(wanted)
+        preview(TrialSpec.parse(wanted))
 
 
 @pytest.mark.parametrize(
@@ -103,7 +106,7 @@ def test_a_serial_stream_that_the_data_cannot_feed_is_refused_before_the_start(
     path = write(tmp_path / "z.jsonl", [zsre_line(number) for number in range(40)])
     wanted = spec(checkpoints["llama"], "zsre", path, kind="serial", **protocol)
     with pytest.raises(ConfigError, match=message):
-        Validator(tmp_path).validate(wanted)
+        Validator(tmp_path).validate(TrialSpec.parse(wanted))
 
 
 def test_a_text_file_of_a_method_counts_by_its_content(
@@ -111,15 +114,18 @@ def test_a_text_file_of_a_method_counts_by_its_content(
 ) -> None:
     path = write(tmp_path / "z.jsonl", [zsre_line(number) for number in range(40)])
     wanted = spec(checkpoints["llama"], "zsre", path)
-    settings = yaml.safe_load((ROOT / "search_spaces" / "method" / "memit.yaml").read_text())
+    memit = yaml.safe_load((ROOT / "search_spaces" / "method" / "memit.yaml").read_text())
     text = tmp_path / "text.txt"
-    wanted["method"] = settings | {"module": "memit", "covariance_text": str(text), "layers": [1]}
+    own = {"name": "memit", "module": "memit", "covariance_text": str(text), "layers": [1]}
+    wanted["method"] = method_settings(memit) | own
     found = []
     for content in ("One passage.", "Another passage.", "One passage."):
         text.write_text(content)
-        found.append(Validator(tmp_path).validate(wanted)["dataset_digest"])
+        found.append(Validator(tmp_path).validate(TrialSpec.parse(wanted))["dataset_digest"])
     assert found[0] == found[2] != found[1]
-    plain = Validator(tmp_path).validate(wanted | {"method": {"name": "x", "module": "no_edit"}})
+    plain = Validator(tmp_path).validate(
+        TrialSpec.parse(wanted | {"method": {"name": "x", "module": "no_edit"}})
+    )
     assert plain["dataset_digest"] not in found
 
 
@@ -130,7 +136,7 @@ def test_serial_trial_on_a_file_tells_what_its_answers_are(
     counts = {"num_questions": 4, "answers_per_question": 3, "num_edits": 12}
     wanted = spec(checkpoints["llama"], "zsre", path, kind="serial", **counts)
     bench = Workbench(tmp_path / "cache")
-    row = bench.loop(wanted).run()
+    row = bench.loop(TrialSpec.parse(wanted)).run()
     bench.check_restored()
     assert row["edits_seen"] == 12
     assert row["count.answers_topped_up"] == 0  # all ask "Where was ... born?"
@@ -153,7 +159,7 @@ def test_passages_of_a_file_are_scored_by_perplexity_and_locality(
     ]
     path = write(tmp_path / "h.jsonl", lines)
     bench = Workbench(tmp_path / "cache")
-    row = bench.loop(spec(checkpoints["llama"], "hallucination", path)).run()
+    row = bench.loop(TrialSpec.parse(spec(checkpoints["llama"], "hallucination", path))).run()
     assert row["perplexity.mean.final"] == pytest.approx(row["perplexity.mean.before"])
     assert row["perplexity.median.final"] > 1.0
     assert row["locality_far.token.final"] == 1.0

@@ -14,6 +14,7 @@ from trainables.edits.stream import EditStream, edit_batches, edit_stream
 from trainables.errors import ConfigError
 from trainables.interfaces import Backbone, EditRecord
 from trainables.prompts import tokenise
+from trainables.spec import BackboneSpec, DatasetSpec, MethodSpec, ProtocolSpec, TrialSpec
 
 TOPICS = ("Where was {} born?", "Which river feeds {}", "{} was written by")
 RECORDS = tuple(
@@ -23,15 +24,18 @@ RECORDS = tuple(
 SOURCE = Source(records=RECORDS, training=(), training_locality=(), digest="d")
 
 
-def spec(seed: int = 0, **protocol: Any) -> dict[str, Any]:
-    return {
-        "protocol": {"num_edits": 4, "order": "given", **protocol},
-        "dataset": {"name": "any"},
-        "seed": seed,
-    }
+def spec(seed: int = 0, **protocol: Any) -> TrialSpec:
+    values = {"num_edits": 4, "order": "given", "target_ends_with_eos": True, **protocol}
+    return TrialSpec(
+        MethodSpec("any", "any"),
+        BackboneSpec("any", "any", "float32"),
+        DatasetSpec("any", "report"),
+        ProtocolSpec(**{"kind": "lifelong", **values}),
+        seed,
+    )
 
 
-def serial(**changes: Any) -> dict[str, Any]:
+def serial(**changes: Any) -> TrialSpec:
     counts = {"num_questions": 3, "answers_per_question": 2, "edit_batch_size": 1}
     return spec(kind="serial", **{**counts, **changes})
 

@@ -17,6 +17,7 @@ from trainables.bases import read_method
 from trainables.errors import ConfigError
 from trainables.methods import method_settings
 from trainables.moe.nltk_data import _FILES, _PACKAGES, FOLDER, NltkData, check, fetch, identity
+from trainables.spec import TrialSpec
 from trainables.trials.validation import Validator
 
 
@@ -118,7 +119,7 @@ def test_validator_when_data_of_nltk_are_missing_then_what_reads_them_is_refused
     wanted = trial(module, tmp_path / "no_model", **changes)
     # Without a model and data the others fail later: what is missing of NLTK is said before.
     with pytest.raises(Exception, match=is_read or "no_model|dataset.path"):
-        Validator(tmp_path).validate(wanted)
+        Validator(tmp_path).validate(TrialSpec.parse(wanted))
 
 
 def test_validator_when_the_data_are_other_ones_then_so_is_the_trial(
@@ -130,9 +131,11 @@ def test_validator_when_the_data_are_other_ones_then_so_is_the_trial(
     for text in ("x", "y"):
         monkeypatch.setattr(nltk.data, "path", [])
         made_up(tmp_path / FOLDER, "chunker", text)
-        found.append(Resolved(**Validator(tmp_path).validate(wanted)).identity)
+        found.append(Resolved(**Validator(tmp_path).validate(TrialSpec.parse(wanted))).identity)
     assert found[0]["method_data"] != found[1]["method_data"]
-    plain = Resolved(**Validator(tmp_path).validate(spec(checkpoints["llama"], "zsre", path)))
+    plain = Resolved(
+        **Validator(tmp_path).validate(TrialSpec.parse(spec(checkpoints["llama"], "zsre", path)))
+    )
     assert "method_data" not in plain.identity  # the name of every other result stays
 
 

@@ -12,6 +12,7 @@ from trainables.backbones.loading import load_backbone
 from trainables.backbones.split import Split
 from trainables.errors import BackboneError, DataError
 from trainables.prompts import collate, tokenise
+from trainables.spec import TrialSpec
 from trainables.trials.validation import Validator
 from trainables.trials.workbench import Workbench
 
@@ -31,7 +32,7 @@ def test_a_record_that_is_surely_too_long_is_refused_before_the_start(
     wanted = spec(checkpoints[family], "zsre", path, num_edits=10)
     message = r"dataset=zsre: .* 64 positions of backbone=tiny in \S+ \(\d+ tokens\)"
     with pytest.raises(DataError, match=message):
-        Validator(tmp_path).validate(wanted)
+        Validator(tmp_path).validate(TrialSpec.parse(wanted))
 
 
 def test_a_record_that_is_too_long_by_its_end_token_is_refused_by_the_trial(
@@ -45,11 +46,11 @@ def test_a_record_that_is_too_long_by_its_end_token_is_refused_by_the_trial(
     path = write(tmp_path / "z.jsonl", lines)
     wanted = spec(checkpoints["llama"], "zsre", path, num_edits=10)
     wanted["protocol"]["target_ends_with_eos"] = False
-    Validator(tmp_path).validate(wanted)
-    first = Workbench(tmp_path / "cache").loop(wanted).records[0].record_id
+    Validator(tmp_path).validate(TrialSpec.parse(wanted))
+    first = Workbench(tmp_path / "cache").loop(TrialSpec.parse(wanted)).records[0].record_id
     wanted["protocol"]["target_ends_with_eos"] = True
     with pytest.raises(DataError, match=rf"in {first} \(65 tokens\)"):
-        Workbench(tmp_path / "cache").loop(wanted)
+        Workbench(tmp_path / "cache").loop(TrialSpec.parse(wanted))
 
 
 def test_a_family_without_positions_takes_rows_of_any_length(
@@ -57,8 +58,8 @@ def test_a_family_without_positions_takes_rows_of_any_length(
 ) -> None:
     path = records_of(tmp_path, alt="Zebra " * 20)
     wanted = spec(checkpoints["bloom"], "zsre", path, num_edits=10)
-    Validator(tmp_path).validate(wanted)
-    assert Workbench(tmp_path / "cache").loop(wanted).num_batches == 10
+    Validator(tmp_path).validate(TrialSpec.parse(wanted))
+    assert Workbench(tmp_path / "cache").loop(TrialSpec.parse(wanted)).num_batches == 10
 
 
 def test_many_records_too_long_are_counted_beside_the_first_five(
@@ -67,7 +68,7 @@ def test_many_records_too_long_are_counted_beside_the_first_five(
     lines = [zsre_line(n) | {"alt": "Zebra " * 20} for n in range(40)]
     wanted = spec(checkpoints["llama"], "zsre", write(tmp_path / "z.jsonl", lines), num_edits=7)
     with pytest.raises(DataError, match=r"and 2 more; shorten or leave out") as error:
-        Validator(tmp_path).validate(wanted)
+        Validator(tmp_path).validate(TrialSpec.parse(wanted))
     assert str(error.value).count(" tokens)") == 5
 
 
@@ -82,7 +83,9 @@ def test_split_when_a_method_makes_a_row_too_long_then_it_says_so(
 
 def generation(folder: Path, path: Path, **protocol: Any) -> int | None:
     wanted = spec(folder, "zsre", path, **protocol)
-    found: int | None = Validator(folder.parent).validate(wanted)["generation_version"]
+    found: int | None = Validator(folder.parent).validate(TrialSpec.parse(wanted))[
+        "generation_version"
+    ]
     return found
 
 
@@ -100,11 +103,19 @@ def test_generation_version_is_identity_where_a_target_may_have_been_cut_alone(
 def test_pristine_generations_are_kept_by_their_length(tmp_path: Path) -> None:
     folder = save_tiny("bloom", tmp_path / "model")
     path = write(tmp_path / "z.jsonl", [zsre_line(n) for n in range(40)])
-    row = Workbench(tmp_path / "cache").loop(spec(folder, "zsre", path, generate=True)).run()
+    row = (
+        Workbench(tmp_path / "cache")
+        .loop(TrialSpec.parse(spec(folder, "zsre", path, generate=True)))
+        .run()
+    )
     assert row["generation_limit"] == 32
     assert row["count.blank_first_tokens"] == 3  # "Town": this tokenizer knows no such word
     assert row["count.joins_retokenised"] == 0
     assert 0 <= row["reliability.token_no_blank.final"] <= 1
     longer = records_of(tmp_path, alt="7" * 40)
-    row = Workbench(tmp_path / "cache").loop(spec(folder, "zsre", longer, generate=True)).run()
+    row = (
+        Workbench(tmp_path / "cache")
+        .loop(TrialSpec.parse(spec(folder, "zsre", longer, generate=True)))
+        .run()
+    )
     assert row["generation_limit"] > 32

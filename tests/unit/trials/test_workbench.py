@@ -11,6 +11,7 @@ import pytest
 from tests.unit.file_trials import spec, write, zsre_line
 from trainables.backbones.loading import Dtype
 from trainables.interfaces import Backbone
+from trainables.spec import TrialSpec
 from trainables.trials.workbench import Workbench
 
 
@@ -21,7 +22,7 @@ def wanted(checkpoints: dict[str, Path], tmp_path: Path) -> dict[str, Any]:
 
 
 def row_of(bench: Workbench, wanted: dict[str, Any]) -> dict[str, float]:
-    loop = bench.loop(wanted)
+    loop = bench.loop(TrialSpec.parse(wanted))
     row = dict(loop.run())
     loop.close()
     bench.check_restored()
@@ -63,6 +64,8 @@ def test_source_when_another_file_bears_the_same_ids_then_its_own_records_are_as
     asked = wanted | {"dataset": wanted["dataset"] | {"path": str(path)}}
     shared = Workbench(tmp_path / "cache")
     row_of(shared, wanted)
-    asked_now = [text for record in shared.loop(asked).records for text in record.rephrases]
+    asked_now = [
+        text for record in shared.loop(TrialSpec.parse(asked)).records for text in record.rephrases
+    ]
     assert len(asked_now) == 3
     assert all(text.startswith("Say") for text in asked_now)
