@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from orchestrator.planning import plan
-from orchestrator.settings import models as config
+from orchestrator.settings import loading as config
 from orchestrator.settings.yaml_files import SearchSpaces
 from tests.unit.file_trials import spec
 from trainables.errors import ConfigError

@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import LedgerError
+from orchestrator.planning.cell import Cell, Resolved
 from orchestrator.planning.identity import fingerprint
-from orchestrator.settings import models as config
+from orchestrator.settings import loading as config
 from orchestrator.store.ledger import Ledger
 from orchestrator.store.ledger_rows import SCHEMA, CheckpointRow, EndRow, read_row
-from orchestrator.store.rows import Cell, Options, Resolved, end_row
+from orchestrator.store.rows import end_row
+from orchestrator.store.settled import Options
 from orchestrator.terminal.dry_run import dry_run
 from tests.unit.ended_trials import made_plan
 from tests.unit.file_trials import spec, write, zsre_line
@@ -21,7 +23,7 @@ from trainables.spec import TrialSpec
 from trainables.trials.run import Runtime, TrialRun
 from trainables.trials.workbench import Workbench
 
-FIXTURE = Path(__file__).resolve().parents[1] / "fixtures" / "store_without_schema" / "store"
+FIXTURE = Path(__file__).resolve().parents[2] / "fixtures" / "store_without_schema" / "store"
 
 
 def test_report_of_a_real_trial_comes_out_of_the_ledger_as_it_went_in(

@@ -10,16 +10,16 @@ from rich.console import Console
 
 from analysis import table
 from orchestrator.planning import plan
+from orchestrator.planning.cell import Resolved
 from orchestrator.planning.identity import fingerprint
-from orchestrator.settings import models as config
+from orchestrator.settings import loading as config
 from orchestrator.store.ledger import Ledger
-from orchestrator.store.rows import Options, Resolved
-from orchestrator.store.settled import ended
+from orchestrator.store.settled import Options, ended
 from orchestrator.terminal.dry_run import dry_run, left
 from orchestrator.terminal.status import read_status, status_lines
-from orchestrator.tracking.tracker import sync_plan
+from orchestrator.tracking.sync import sync_plan
 
-FIXTURE = Path(__file__).resolve().parents[1] / "fixtures" / "store_without_schema"
+FIXTURE = Path(__file__).resolve().parents[2] / "fixtures" / "store_without_schema"
 SMOKE = ("ablation=smoke", "backbone=facts_tiny", "protocol.num_edits=4", "workers=1")
 SHORT = (*SMOKE, "method=ft_m", "method.num_steps=8", "method.stop_loss=0", "seeds=[0]")
 # The commands of the fixture's README.
