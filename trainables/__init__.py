@@ -11,5 +11,6 @@ Rooms, each of which imports only those below it:
 - `reading`: objects out of files, and records of them, for several data sets.
 - `parallel`: one trial on several processes, or in pieces of its rows.
 
-Beside them stand what all share: `interfaces`, `records`, `prompts`, `optimise`, `artefacts`.
+Beside them stand what all share: `spec` (what a trial is told), `interfaces`, `records`, `prompts`,
+`optimise`, `artefacts`.
 """

@@ -266,7 +266,7 @@ def _check_agreement(row: dict[str, float], naive: dict[str, float]) -> None:
 
 def _edit_seconds(bench: Workbench, loop: EditLoop, spec: plan.TrialSpec) -> float:
     """CPU seconds of editing all records of `loop`, in batches of the protocol's size."""
-    tokenizer = bench.backbone(spec.to_dict()).tokenizer
+    tokenizer = bench.backbone(TrialSpec.parse(spec.to_dict())).tokenizer
     given = [Edit(record.prompt, record.target_new, record.subject) for record in loop.records]
     size = spec.protocol["edit_batch_size"]
     method, begin = loop.method, time.process_time()
@@ -282,7 +282,7 @@ def _prompt_milliseconds(
     bench: Workbench, loop: EditLoop, spec: plan.TrialSpec
 ) -> tuple[float, float]:
     """CPU milliseconds per prompt, tokenisation included, then again with all that is kept."""
-    backbone = bench.backbone(spec.to_dict())
+    backbone = bench.backbone(TrialSpec.parse(spec.to_dict()))
     taken = []
     begin = time.process_time()
     evaluator = Evaluator(backbone.tokenizer, loop.records)
