@@ -65,8 +65,8 @@ def test_a_variant_is_read_by_the_module_that_it_names(tmp_path: Path) -> None:
     assert [record.target_new for record in records] == [
         record.true_answer for record in open_source(TrialSpec.parse(plain), tmp_path).records
     ]
+    lacking = wanted | {"dataset": wanted["dataset"] | {"target_field": "x"}}
     with pytest.raises(ConfigError, match=r"'x'; dataset=mine has alt or answers"):
-        lacking = wanted | {"dataset": wanted["dataset"] | {"target_field": "x"}}
         open_source(TrialSpec.parse(lacking), tmp_path)
     # the backbone that reads files of the module reads the variant's
     wanted["backbone"] |= {"name": "facts_zsre", "model": "embedded:facts_zsre"}
