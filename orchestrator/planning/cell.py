@@ -54,7 +54,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Settled:
+class Remembered:
     """What a search needs of a trial that is not to run again.
 
     Attributes:

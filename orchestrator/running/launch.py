@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from torch import cuda, get_num_threads, set_num_threads
 
@@ -13,8 +14,9 @@ from orchestrator.planning.cell import Cell
 from orchestrator.planning.plan import Plan, spec_for
 from orchestrator.precheck import cache_of, precheck
 from orchestrator.running.cluster import LOCAL, check_address, check_folder, check_niceness
-from orchestrator.running.driver import Sweep, resolved_cell
+from orchestrator.running.driver import Sweep
 from orchestrator.running.interruption import Interruption
+from orchestrator.running.opening import open_sweep, resolved_cell
 from orchestrator.store.rows import Outcome
 from orchestrator.store.settled import Options
 from orchestrator.terminal.board import Building, announce
@@ -22,38 +24,10 @@ from orchestrator.terminal.waiting import Waiting
 from orchestrator.threads import usable_cpus
 from trainables.trials.validation import Validator
 
-
-def run(plan: Plan, options: Options, waiting: Waiting) -> Outcome:
-    """Settle every trial of a plan; `waiting` says what goes on meanwhile.
-
-    Raises:
-        EditingError: If something cannot work, before anything runs.
-        LedgerError: If the store cannot be written or read.
-    """
-    interruption = Interruption()
-    sweep = None
-    try:
-        with interruption.listening():
-            sweep, cells = _prepared(plan, options, interruption, waiting)
-            with waiting.paused():
-                if plan.space:
-                    search(sweep, plan)
-                else:
-                    sweep.settle(cells)
-    except KeyboardInterrupt:
-        if sweep is None:
-            raise
-        sweep.outcome.was_interrupted = True
-    except StandstillError as error:
-        assert sweep is not None
-        sweep.outcome.standstill = str(error)
-    finally:
-        if sweep is not None:
-            sweep.close(waiting.now)
-    return sweep.outcome
+Prepare = Callable[[Plan, Options, Interruption, Waiting], tuple[Sweep, Sequence[Cell]]]
 
 
-def _prepared(
+def prepared(
     plan: Plan, options: Options, interruption: Interruption, waiting: Waiting
 ) -> tuple[Sweep, Sequence[Cell]]:
     """An open sweep and its cells, after everything that can be known before Ray starts."""
@@ -74,9 +48,49 @@ def _prepared(
     keep_speed(cache)
     announce([*plan.notes, *validator.warnings])
     waiting.now("reading what the store holds")
-    sweep = Sweep(plan.config, options, cache, validator, interruption)
-    sweep.list_excluded()
+    sweep = open_sweep(plan.config, options, cache, validator, interruption)
+    _list_excluded(validator.excluded, Path(plan.config.store).resolve())
     return sweep, cells
+
+
+def _list_excluded(excluded: Sequence[str], store: Path) -> None:
+    """Write which records of the user's files are left out, and why, into the store."""
+    if excluded:
+        listed = store / "excluded.txt"
+        listed.write_text("\n".join(excluded) + "\n")
+        announce([f"they are listed in {listed}"])
+
+
+def run(plan: Plan, options: Options, waiting: Waiting, prepare: Prepare = prepared) -> Outcome:
+    """Settle every trial of a plan; `waiting` says what goes on meanwhile.
+
+    `prepare` opens the sweep and names its cells, once all is known to be well.
+
+    Raises:
+        EditingError: If something cannot work, before anything runs.
+        LedgerError: If the store cannot be written or read.
+    """
+    interruption = Interruption()
+    sweep = None
+    try:
+        with interruption.listening():
+            sweep, cells = prepare(plan, options, interruption, waiting)
+            with waiting.paused():
+                if plan.space:
+                    search(sweep, plan)
+                else:
+                    sweep.settle(cells)
+    except KeyboardInterrupt:
+        if sweep is None:
+            raise
+        sweep.outcome.was_interrupted = True
+    except StandstillError as error:
+        assert sweep is not None
+        sweep.outcome.standstill = str(error)
+    finally:
+        if sweep is not None:
+            sweep.close(waiting.now)
+    return sweep.outcome
 
 
 def search(sweep: Sweep, plan: Plan) -> None:
@@ -87,12 +101,10 @@ def search(sweep: Sweep, plan: Plan) -> None:
         sweep.suggest(plan, seed, config.num_trials)
     if config.rerun is None:
         return
-    sign = config.scheduler.compared.sign
-    ranked = sorted(sweep.finished, key=lambda key: -sign * sweep.values[key])
-    best = ranked[: config.rerun.best]
+    known = sweep.results
     specs = [
-        spec_for(config, {**sweep.cells[key].spec.swept, "dataset.part": config.rerun.part}, seed)
+        spec_for(config, {**known.cells[key].spec.swept, "dataset.part": config.rerun.part}, seed)
         for seed in config.rerun.seeds
-        for key in best
+        for key in known.scores.best(config.rerun.best)
     ]
     sweep.settle([sweep.cell(spec) for spec in specs], scheduler="fifo")

@@ -11,7 +11,8 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
 from ray import tune
 from ray.tune.result import TRAINING_ITERATION
@@ -23,7 +24,7 @@ from ray.tune.schedulers import (
 )
 from ray.tune.search import Searcher
 
-from orchestrator.planning.cell import Settled
+from orchestrator.planning.cell import Remembered
 from orchestrator.planning.distributions import Distribution
 
 MEDIAN_RUNGS = (0.25, 0.5, 1.0)  # shares of progress
@@ -114,11 +115,11 @@ class Protecting(FIFOScheduler):
         return {**result, TIME_ATTR: self._times[result[TIME_ATTR] - 1], METRIC: value}
 
 
+@dataclass(frozen=True)
 class _Past:
     """A trial of an earlier driver, as far as a scheduler looks at it."""
 
-    def __init__(self, trial_id: str) -> None:
-        self.trial_id = trial_id
+    trial_id: str
 
 
 def make_scheduler(
@@ -143,38 +144,49 @@ def make_scheduler(
     """
     if name == "fifo":
         return FIFOScheduler(), (1.0,)
-    if name == "asha":
-        rungs = asha_rungs(grace, reduction_factor)
-        # Tune decides where its time has grown by the reduction factor.
-        times = [reduction_factor**index for index in range(len(rungs))]
-        inner = AsyncHyperBandScheduler(
-            time_attr=TIME_ATTR,
-            metric=METRIC,
-            mode=mode,
-            max_t=times[-1],
-            grace_period=times[0],
-            reduction_factor=reduction_factor,
-        )
-        bracket: Any = inner._brackets[0]  # Tune has no public way to put results back
-        sign = 1 if mode == "max" else -1
+    if name == "median":
+        return _median(grace, protected)
+    made, rungs = _asha(grace, reduction_factor, protected)
+    made.recall(past)
+    return made, rungs
 
-        def remember(row: Mapping[str, Any]) -> None:
-            reached = [time for time, rung in zip(times, rungs, strict=True) if _is_at(row, rung)]
-            if reached and _is_comparable(row):
-                key = str(row["trial_key"])
-                # A bracket takes the largest for the best; Tune turns a value round before.
-                value = sign * _untied(row[METRIC], key)
-                bracket.on_result(_Past(key), reached[-1], value)
 
-        made = Protecting(inner, "asha", protected, times, remember)
-        made.recall(past)
-        return made, rungs
+def _median(grace: float, protected: Collection[str]) -> tuple[Protecting, tuple[float, ...]]:
+    """Tune's median rule; it compares with no earlier driver."""
     first = next(number for number, rung in enumerate(MEDIAN_RUNGS, 1) if rung >= grace)
-    median = MedianStoppingRule(
-        time_attr=TIME_ATTR, metric=METRIC, mode=mode, grace_period=first, min_samples_required=3
+    inner = MedianStoppingRule(
+        time_attr=TIME_ATTR, metric=METRIC, mode="max", grace_period=first, min_samples_required=3
     )
     numbers = range(1, len(MEDIAN_RUNGS) + 1)
-    return Protecting(median, "median", protected, numbers), MEDIAN_RUNGS
+    return Protecting(inner, "median", protected, numbers), MEDIAN_RUNGS
+
+
+def _asha(
+    grace: float, reduction_factor: int, protected: Collection[str]
+) -> tuple[Protecting, tuple[float, ...]]:
+    """Tune's successive halving, with its one bracket."""
+    rungs = asha_rungs(grace, reduction_factor)
+    # Tune decides where its time has grown by the reduction factor.
+    times = [reduction_factor**index for index in range(len(rungs))]
+    inner = AsyncHyperBandScheduler(
+        time_attr=TIME_ATTR,
+        metric=METRIC,
+        mode="max",
+        max_t=times[-1],
+        grace_period=times[0],
+        reduction_factor=reduction_factor,
+    )
+
+    def remember(row: Mapping[str, Any]) -> None:
+        reached = [time for time, rung in zip(times, rungs, strict=True) if _is_at(row, rung)]
+        if reached and _is_comparable(row):
+            past = _Past(str(row["trial_key"]))
+            score = _untied(row[METRIC], past.trial_id)
+            # As of a trial that came there and ended: Tune keeps its score at that rung.
+            inner.on_trial_add(None, past)
+            inner.on_trial_complete(None, past, {TIME_ATTR: reached[-1], METRIC: score})
+
+    return Protecting(inner, "asha", protected, times, remember), rungs
 
 
 def asha_rungs(grace: float, reduction_factor: int) -> tuple[float, ...]:
@@ -235,7 +247,7 @@ class PlannedSearch(Searcher):
         space: Mapping[str, Any],
         seed: int,
         num_trials: int,
-        to_config: Callable[[Mapping[str, Any]], dict[str, Any] | Settled],
+        to_config: Callable[[Mapping[str, Any]], dict[str, Any] | Remembered],
         recall: Callable[[Sequence[Mapping[str, Any]]], None],
         was_stopped: Callable[[str], bool],
         mode: Literal["max", "min"] = "max",

@@ -6,22 +6,19 @@ reads its environment when it is imported (`cluster.set_environment`).
 
 from __future__ import annotations
 
-import json
 import shutil
 import uuid
-from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from pyarrow.fs import LocalFileSystem
 from ray import tune
 from ray.tune.schedulers import TrialScheduler
 
-from orchestrator.errors import LedgerError, UsageError
 from orchestrator.forecast.placement import (
     Placement,
     Supply,
@@ -30,12 +27,13 @@ from orchestrator.forecast.placement import (
     preflight,
     widest,
 )
-from orchestrator.planning.cell import Cell, Settled
+from orchestrator.planning.cell import Cell, Remembered
 from orchestrator.planning.distributions import Distribution
 from orchestrator.planning.plan import TrialSpec
 from orchestrator.running.cluster import LOCAL, running_ray, supply
+from orchestrator.running.events import Events, Listener, Stop
 from orchestrator.running.interruption import Interruption
-from orchestrator.running.nodes import MOST_UNFIT, Demands, Nodes
+from orchestrator.running.nodes import Demands, Nodes
 from orchestrator.running.scheduling import (
     PlannedSearch,
     Protecting,
@@ -44,32 +42,9 @@ from orchestrator.running.scheduling import (
 )
 from orchestrator.running.watchdog import PulseTaker, Watchdog
 from orchestrator.settings.models import SweepConfig
-from orchestrator.store.rows import MAX_RETRIES, Row
-from trainables.trials.compared import Compares
+from orchestrator.store.rows import MAX_RETRIES
 from trainables.trials.ray_trial import EditTrial
 from trainables.trials.run import Runtime
-
-
-class Listener(Protocol):
-    """Who is told what becomes of the trials; `key` is a trial's fingerprint."""
-
-    def on_stage(self, stage: str) -> None:
-        """What goes on while no trial runs."""
-
-    def on_result(self, key: str, row: Row) -> None:
-        """One row of a trial: a rung, or its end."""
-
-    def on_stopped(self, key: str, reason: str) -> None:
-        """The scheduler ended a trial behind its last rung."""
-
-    def on_lost(self, key: str, error: str) -> None:
-        """A trial that was lost before it began, and that Tune does not try again."""
-
-    def on_misplaced(self, key: str, problem: str) -> None:
-        """A trial that was given to a node that cannot work on the sweep; it has not ended."""
-
-    def on_error(self, key: str, error: str) -> None:
-        """A trial whose actor was lost more often than it is retried."""
 
 
 class Tuning:
@@ -105,14 +80,15 @@ class Tuning:
         """
         grid = {"trial_key": tune.grid_search([cell.key for cell in cells])}
         specs = {cell.key: cell.spec.to_dict() for cell in cells}
-        self._fit(cells, scheduler, past, specs=specs, param_space=grid)
+        heard = self._fit(cells, scheduler, past, specs, param_space=grid)
+        self._tell_lost((cell.key for cell in cells), heard)
 
     def search(
         self,
         space: Mapping[str, Distribution],
         seed: int,
         num_trials: int,
-        to_config: Callable[[Mapping[str, Any]], dict[str, Any] | Settled],
+        to_config: Callable[[Mapping[str, Any]], dict[str, Any] | Remembered],
         typical: Cell,
     ) -> None:
         """Run what Optuna suggests; see `PlannedSearch`, whose arguments these are.
@@ -129,7 +105,9 @@ class Tuning:
             self._was_stopped,
             self._config.scheduler.compared.mode,
         )
-        self._fit([typical], self._config.scheduler.name, (), search_alg=searcher)
+        heard = self._fit([typical], self._config.scheduler.name, (), {}, search_alg=searcher)
+        searcher.tell_lost()
+        self._tell_lost(searcher.keys, heard)
 
     def close(self) -> None:
         """Stop Ray, if it was started."""
@@ -191,46 +169,29 @@ class Tuning:
         cells: Sequence[Cell],
         scheduler_name: str,
         past: Sequence[Mapping[str, Any]],
+        specs: Mapping[str, Mapping[str, Any]],
         *,
-        specs: Mapping[str, Mapping[str, Any]] | None = None,
         param_space: dict[str, Any] | None = None,
         search_alg: PlannedSearch | None = None,
-    ) -> None:
-        chosen = self._config.scheduler
-        scheduler, rungs = make_scheduler(
-            scheduler_name,
-            protected=[cell.key for cell in cells if _is_protected(cell.spec, chosen.protect)],
-            grace=chosen.grace,
-            reduction_factor=chosen.reduction_factor,
-            mode=chosen.compared.mode,
-            past=past,
-        )
-        self._scheduler = scheduler
+    ) -> Collection[str]:
+        """Run one Tuner to its end; comes back with the trials that the listener has heard of.
+
+        Args:
+            cells: All trials of a grid, or one that stands for those of a search.
+            scheduler_name: fifo, asha or median.
+            past: Rungs of earlier drivers.
+            specs: Of a grid's trials; those of a search bring their own.
+            param_space: The grid.
+            search_alg: What suggests trials instead.
+        """
+        scheduler, rungs = self._scheduled(scheduler_name, cells, past)
         is_compared = len(rungs) > 1 or search_alg is not None
         nodes, need = self._nodes, self._need(cells)
-        runtime = Runtime(
-            cache=self._cache,
-            store=self._store,
-            rungs=rungs,
-            compares=Compares(chosen.metric, chosen.compared.numbers) if is_compared else None,
-            max_seconds=self._config.max_trial_seconds,
-            max_trials=self._config.max_trials_per_process,
-            is_sharded=need.parallel == "shard",
-            num_ranks=need.num_bundles,
-            problems=nodes.demands.problems if nodes.demands is not None else None,
-            pulses=self._scratch / "pulses",
-        )
-        events = _Events(self._listener, scheduler, self._interruption, nodes)
-        pulses = PulseTaker(runtime.pulses, self._config.max_silent_seconds)
-        watchdog = Watchdog(
-            self._interruption,
-            self._config.max_silent_seconds,
-            lambda: (events.num_moves, pulses.latest()),
-            events.due,
-        )
+        runtime = self._runtime(need, rungs, is_compared)
+        events = Events(self._listener, scheduler, self._interruption, nodes)
         # Tune's own record of its trials; the ledger has all of it that counts.
         scratch = self._scratch / uuid.uuid4().hex[:8]
-        trainable = tune.with_parameters(EditTrial, plan=specs or {}, runtime=runtime)
+        trainable = tune.with_parameters(EditTrial, plan=specs, runtime=runtime)
         tuner = tune.Tuner(
             tune.with_resources(trainable, _bundles(need, nodes.unfit)),
             param_space=param_space,
@@ -243,25 +204,68 @@ class Tuning:
                 reuse_actors=True,
                 trial_dirname_creator=lambda trial: trial.trial_id,
             ),
-            run_config=tune.RunConfig(
-                name="sweep",
-                storage_path=str(scratch),
-                storage_filesystem=LocalFileSystem(),  # or a `?` in the path would end it
-                callbacks=[events],
-                stop=_Stop(self._interruption),
-                failure_config=tune.FailureConfig(max_failures=MAX_RETRIES),
-                verbose=0,
-            ),
+            run_config=self._recorded_in(scratch, events),
         )
         try:
-            with self._interruption.deferred(), watchdog:
+            with self._interruption.deferred(), self._watchdog(events, runtime.pulses):
                 tuner.fit()
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
-        if search_alg is not None:
-            search_alg.tell_lost()
-        for key in [cell.key for cell in cells] if search_alg is None else search_alg.keys:
-            if key not in events.heard:
+        return events.heard
+
+    def _scheduled(
+        self, name: str, cells: Sequence[Cell], past: Sequence[Mapping[str, Any]]
+    ) -> tuple[TrialScheduler, tuple[float, ...]]:
+        """The scheduler of the next Tuner, and its rungs."""
+        chosen = self._config.scheduler
+        self._scheduler, rungs = make_scheduler(
+            name,
+            protected=[cell.key for cell in cells if _is_protected(cell.spec, chosen.protect)],
+            grace=chosen.grace,
+            reduction_factor=chosen.reduction_factor,
+            past=past,
+        )
+        return self._scheduler, rungs
+
+    def _runtime(self, need: Placement, rungs: tuple[float, ...], is_compared: bool) -> Runtime:
+        """What every trial is told beside its specification."""
+        demands = self._nodes.demands
+        return Runtime(
+            cache=self._cache,
+            store=self._store,
+            rungs=rungs,
+            rung_score=self._config.scheduler.metric if is_compared else None,
+            max_seconds=self._config.max_trial_seconds,
+            max_trials=self._config.max_trials_per_process,
+            is_sharded=need.parallel == "shard",
+            num_ranks=need.num_bundles,
+            problems=demands.problems if demands is not None else None,
+            pulses=self._scratch / "pulses",
+        )
+
+    def _recorded_in(self, scratch: Path, events: Events) -> tune.RunConfig:
+        """How Tune runs: quietly, its files in `scratch`, a lost actor tried again."""
+        return tune.RunConfig(
+            name="sweep",
+            storage_path=str(scratch),
+            storage_filesystem=LocalFileSystem(),  # or a `?` in the path would end it
+            callbacks=[events],
+            stop=Stop(self._interruption),
+            failure_config=tune.FailureConfig(max_failures=MAX_RETRIES),
+            verbose=0,
+        )
+
+    def _watchdog(self, events: Events, pulses: Path | None) -> Watchdog:
+        """Who looks on while Tune runs."""
+        silent = self._config.max_silent_seconds
+        taker = PulseTaker(pulses, silent)
+        return Watchdog(
+            self._interruption, silent, lambda: (events.num_moves, taker.latest()), events.due
+        )
+
+    def _tell_lost(self, keys: Iterable[str], heard: Collection[str]) -> None:
+        for key in keys:
+            if key not in heard:
                 self._listener.on_lost(key, "Ray lost it without a word")
 
 
@@ -276,100 +280,6 @@ def _bundles(need: Placement, without: Collection[str] = ()) -> tune.PlacementGr
         return tune.PlacementGroupFactory(bundles)
     elsewhere = {"ray.io/node-id": f"!in({','.join(sorted(without))})"}
     return tune.PlacementGroupFactory(bundles, bundle_label_selector=[elsewhere] * len(bundles))
-
-
-class _Stop(tune.Stopper):
-    """Ends Tune's loop when the sweep is interrupted; no trial is stopped for its own result."""
-
-    def __init__(self, interruption: Interruption) -> None:
-        self._interruption = interruption
-
-    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        return False
-
-    def stop_all(self) -> bool:
-        return self._interruption.is_over
-
-
-class _Events(tune.Callback):
-    """Tune's events, handed on; a ledger that cannot be written ends the sweep."""
-
-    def __init__(
-        self, listener: Listener, scheduler: Any, interruption: Interruption, nodes: Nodes
-    ) -> None:
-        self._listener = listener
-        self._stopped: Mapping[str, str] = getattr(scheduler, "stopped", {})
-        self._interruption = interruption
-        self._nodes = nodes
-        self._left_out = frozenset(nodes.unfit)  # from the beginning of this Tuner on
-        self._trials: Sequence[Any] = ()  # all that Tune knows
-        self.num_moves = 0  # of trials: another number whenever one began, reported or ended
-        self.heard: set[str] = set()  # trials of which the listener knows what became of them
-
-    def __getstate__(self) -> dict[str, Any]:
-        # Tune pickles its callbacks for a restore that this project never asks of it.
-        return {}
-
-    def due(self) -> str:
-        """How many trials are waited for, in words."""
-        states = Counter(trial.status.lower() for trial in tuple(self._trials))
-        return f"trials: {', '.join(f'{count} {state}' for state, count in sorted(states.items()))}"
-
-    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        self._trials = trials
-
-    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self.num_moves += 1
-
-    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self.num_moves += 1
-
-    def on_trial_result(
-        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
-    ) -> None:
-        self.num_moves += 1
-        key, row = trial.config["trial_key"], json.loads(result["row"])
-        if row["done"]:
-            self.heard.add(key)
-        if row["status"] == "unfit":
-            self._nodes.leave_out(row["node"], row["error"])
-            self._tell_misplaced(key)
-        elif row["status"] == "unstored":
-            self._interruption.fail(LedgerError(f"a trial cannot write: {row['error']}"))
-        else:
-            self._tell(self._listener.on_result, key, row)
-
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        key = trial.config["trial_key"]
-        self.num_moves += 1
-        if key in self._stopped:
-            self.heard.add(key)
-            self._tell(self._listener.on_stopped, key, self._stopped[key])
-
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self.num_moves += 1
-        self.heard.add(trial.config["trial_key"])
-        self._nodes.look()  # one without the code shows it here alone
-        if self._nodes.unfit.keys() - self._left_out:
-            self._tell_misplaced(trial.config["trial_key"])
-            return
-        lines = str(trial.error_file and Path(trial.error_file).read_text()).strip().splitlines()
-        reason = lines[-1] if lines else "the worker process died"
-        # Tune repeats a trial that runs, but not one whose kept actor dies while it takes it over.
-        is_tried_out = trial.num_failures > MAX_RETRIES
-        event = self._listener.on_error if is_tried_out else self._listener.on_lost
-        self._tell(event, trial.config["trial_key"], reason)
-
-    def _tell_misplaced(self, key: str) -> None:
-        problems = [self._nodes.unfit[node] for node in self._nodes.unfit.keys() - self._left_out]
-        self._tell(self._listener.on_misplaced, key, "; ".join(sorted(problems)))
-        self._tell(self._nodes.raise_if_more_than, MOST_UNFIT)
-
-    def _tell(self, event: Callable[..., None], *what: Any) -> None:
-        try:
-            event(*what)
-        except UsageError as error:
-            self._interruption.fail(error)
 
 
 def _is_protected(spec: TrialSpec, protect: Collection[str]) -> bool:

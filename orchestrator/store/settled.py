@@ -1,14 +1,13 @@
-"""Which trials of a plan have ended, by what the ledger holds; nothing has to be loaded for it."""
+"""Which trials need not run, by what the ledger holds; nothing has to be loaded for it."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from orchestrator.planning.identity import canonical, fingerprint
 from orchestrator.planning.trial_spec import TrialSpec
-from orchestrator.store.ledger import History
-from orchestrator.store.ledger_rows import EndRow
+from orchestrator.store.ledger import History, Others, Row
 
 
 @dataclass(frozen=True)
@@ -45,4 +44,70 @@ def unsettled(
 
 def is_of(end: EndRow, ablation: str) -> bool:
     """True for a row that a sweep of this ablation has written."""
-    return end.ablation == ablation
+    return bool(end["spec"]["ablation"] == ablation)
+
+
+class Settled:
+    """Trials that one driver need not run, because this or another driver of the store ended them.
+
+    What stood in the store at the start may be opened again, by `Options`. What ends while the
+    driver runs never is: it was run for the same reasons.
+    """
+
+    def __init__(self, history: History, others: Others, options: Options) -> None:
+        """Nothing is read.
+
+        Args:
+            history: What the store held at the start.
+            others: What other drivers have written, as of when it is read.
+            options: Which of the trials that had ended then run again.
+        """
+        self._others = others
+        self._history = history  # of others, as of when it was last looked at
+        self._rows_before = {key: str(end["row_id"]) for key, end in history.ends.items()}
+        self._mine: set[str] = set()
+        self._before: frozenset[str] = frozenset()
+        if not options.fresh:
+            self._before = frozenset(
+                history.settled(
+                    retry_failed=options.retry_failed, complete_stopped=options.complete_stopped
+                )
+            )
+
+    def was(self, key: str) -> bool:
+        """True for a trial that had ended at the start, and is not opened again."""
+        return key in self._before
+
+    def is_mine(self, key: str) -> bool:
+        """True for a trial that this driver has ended."""
+        return key in self._mine
+
+    def add(self, key: str) -> None:
+        """This driver has ended a trial."""
+        self._mine.add(key)
+
+    def elsewhere(self) -> set[str]:
+        """Trials that other drivers have ended since the start.
+
+        Raises:
+            LedgerError: If what they wrote cannot be read.
+        """
+        self._history = self._others.read()
+        return {
+            key
+            for key in self._history.settled() - self._mine
+            if self._rows_before.get(key) != str(self._history.ends[key]["row_id"])
+        }
+
+    def end(self, key: str) -> Row:
+        """The end row of a trial that another driver has ended."""
+        return self._history.ends[key]
+
+    def rungs(self, keys: Iterable[str]) -> list[Row]:
+        """What other drivers' trials had reached, for a scheduler that compares with it."""
+        return [
+            {"trial_key": key, **row}
+            for key in keys
+            for row in self._history.checkpoints.get(key, [])
+            if "compared" in row
+        ]

@@ -6,7 +6,7 @@ from ray import tune
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
-from orchestrator.planning.cell import Settled
+from orchestrator.planning.cell import Remembered
 from orchestrator.running.scheduling import METRIC, TIME_ATTR, PlannedSearch, make_scheduler
 
 
@@ -155,10 +155,10 @@ def test_search_when_trials_are_settled_then_their_rungs_are_told_in_the_sampler
     told: list[Any] = []
     asked: list[float] = []
 
-    def to_config(values: Mapping[str, Any]) -> dict[str, Any] | Settled:
+    def to_config(values: Mapping[str, Any]) -> dict[str, Any] | Remembered:
         asked.append(values["x"])
         if len(asked) in (1, 3):
-            return Settled(0.5, [{"trial_key": f"old-{len(asked)}"}])
+            return Remembered(0.5, [{"trial_key": f"old-{len(asked)}"}])
         return {"trial_key": f"new-{len(asked)}"}
 
     search = PlannedSearch({"x": tune.uniform(0, 1)}, 0, 4, to_config, told.extend, never)
@@ -219,12 +219,13 @@ def result(value: float | None, rung: int = 3, done: bool = True) -> dict[str, A
 
 
 def test_search_when_it_is_over_then_optuna_believes_of_no_trial_that_it_runs() -> None:
-    settled = [Settled(None), Settled(0.5), Settled(0.25, stopped_at=1), Settled(float("nan"))]
+    settled = [Remembered(None), Remembered(0.5), Remembered(0.25, stopped_at=1)]
+    settled += [Remembered(float("nan"))]
     outcomes = iter([*settled, *(f"trial-{number}" for number in range(7))])
 
-    def to_config(values: Mapping[str, Any]) -> dict[str, Any] | Settled:
+    def to_config(values: Mapping[str, Any]) -> dict[str, Any] | Remembered:
         outcome = next(outcomes)
-        return outcome if isinstance(outcome, Settled) else {"trial_key": outcome}
+        return outcome if isinstance(outcome, Remembered) else {"trial_key": outcome}
 
     stopped = {"trial-4"}
     space = {"x": tune.uniform(0, 1)}
@@ -264,11 +265,11 @@ def test_search_when_trials_were_stopped_then_a_driver_that_goes_on_asks_the_sam
 
         def to_config(
             values: Mapping[str, Any], is_resumed: bool = is_resumed
-        ) -> dict[str, Any] | Settled:
+        ) -> dict[str, Any] | Remembered:
             number, value = len(asked[is_resumed]), score(values)
             asked[is_resumed].append(values["x"])
             if is_resumed:
-                return Settled(value, stopped_at=1 if number % 3 == 0 else None)
+                return Remembered(value, stopped_at=1 if number % 3 == 0 else None)
             return {"trial_key": str(number), "value": value}
 
         space = {"x": tune.uniform(0, 1)}

@@ -1,0 +1,143 @@
+"""Tune's events, told to a listener in the sweep's own words: what became of which trial."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from ray import tune
+
+from orchestrator.errors import LedgerError, UsageError
+from orchestrator.running.interruption import Interruption
+from orchestrator.running.nodes import MOST_UNFIT, Nodes
+from orchestrator.store.rows import MAX_RETRIES, Row
+
+
+class Listener(Protocol):
+    """Who is told what becomes of the trials; `key` is a trial's fingerprint."""
+
+    def on_stage(self, stage: str) -> None:
+        """What goes on while no trial runs."""
+
+    def on_result(self, key: str, row: Row) -> None:
+        """One row of a trial: a rung, or its end."""
+
+    def on_stopped(self, key: str, reason: str) -> None:
+        """The scheduler ended a trial behind its last rung."""
+
+    def on_lost(self, key: str, error: str) -> None:
+        """A trial that was lost before it began, and that Tune does not try again."""
+
+    def on_misplaced(self, key: str, problem: str) -> None:
+        """A trial that was given to a node that cannot work on the sweep; it has not ended."""
+
+    def on_error(self, key: str, error: str) -> None:
+        """A trial whose actor was lost more often than it is retried."""
+
+
+class Stop(tune.Stopper):
+    """Ends Tune's loop when the sweep is interrupted; no trial is stopped for its own result."""
+
+    def __init__(self, interruption: Interruption) -> None:
+        """Nothing has ended."""
+        self._interruption = interruption
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """False: a trial ends by itself, or by its scheduler."""
+        return False
+
+    def stop_all(self) -> bool:
+        """True from the interruption on."""
+        return self._interruption.is_over
+
+
+class Events(tune.Callback):
+    """Tune's events, handed on; a ledger that cannot be written ends the sweep."""
+
+    def __init__(
+        self, listener: Listener, scheduler: Any, interruption: Interruption, nodes: Nodes
+    ) -> None:
+        """Nothing has happened; what `nodes` leave out now gets no trial of this Tuner."""
+        self._listener = listener
+        self._stopped: Mapping[str, str] = getattr(scheduler, "stopped", {})
+        self._interruption = interruption
+        self._nodes = nodes
+        self._left_out = frozenset(nodes.unfit)  # from the beginning of this Tuner on
+        self._trials: Sequence[Any] = ()  # all that Tune knows
+        self.num_moves = 0  # of trials: another number whenever one began, reported or ended
+        self.heard: set[str] = set()  # trials of which the listener knows what became of them
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Tune pickles its callbacks for a restore that this project never asks of it.
+        return {}
+
+    def due(self) -> str:
+        """How many trials are waited for, in words."""
+        states = Counter(trial.status.lower() for trial in tuple(self._trials))
+        return f"trials: {', '.join(f'{count} {state}' for state, count in sorted(states.items()))}"
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Tune looks around."""
+        self._trials = trials
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial began."""
+        self.num_moves += 1
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial is tried again."""
+        self.num_moves += 1
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        """A trial came to a rung or to its end, or gave back what its node cannot run."""
+        self.num_moves += 1
+        key, row = trial.config["trial_key"], json.loads(result["row"])
+        if row["done"]:
+            self.heard.add(key)
+        if row["status"] == "unfit":
+            self._nodes.leave_out(row["node"], row["error"])
+            self._tell_misplaced(key)
+        elif row["status"] == "unstored":
+            self._interruption.fail(LedgerError(f"a trial cannot write: {row['error']}"))
+        else:
+            self._tell(self._listener.on_result, key, row)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial has ended; news only where the scheduler ended it."""
+        key = trial.config["trial_key"]
+        self.num_moves += 1
+        if key in self._stopped:
+            self.heard.add(key)
+            self._tell(self._listener.on_stopped, key, self._stopped[key])
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial lost its actor for good."""
+        self.num_moves += 1
+        key = trial.config["trial_key"]
+        self.heard.add(key)
+        self._nodes.look()  # one without the code shows it here alone
+        if self._nodes.unfit.keys() - self._left_out:
+            self._tell_misplaced(key)
+            return
+        lines = str(trial.error_file and Path(trial.error_file).read_text()).strip().splitlines()
+        reason = lines[-1] if lines else "the worker process died"
+        # Tune repeats a trial that runs, but not one whose kept actor dies while it takes it over.
+        is_tried_out = trial.num_failures > MAX_RETRIES
+        event = self._listener.on_error if is_tried_out else self._listener.on_lost
+        self._tell(event, key, reason)
+
+    def _tell_misplaced(self, key: str) -> None:
+        problems = [self._nodes.unfit[node] for node in self._nodes.unfit.keys() - self._left_out]
+        self._tell(self._listener.on_misplaced, key, "; ".join(sorted(problems)))
+        self._tell(self._nodes.raise_if_more_than, MOST_UNFIT)
+
+    def _tell(self, event: Callable[..., None], *what: Any) -> None:
+        try:
+            event(*what)
+        except UsageError as error:
+            self._interruption.fail(error)

@@ -1,0 +1,235 @@
+"""What becomes of a result: it goes to the ledger first, then to MLflow, then to the board.
+
+The ledger is the truth. What it cannot take ends the sweep; what the others miss is told again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol
+
+from orchestrator.errors import UsageError
+from orchestrator.planning.cell import Cell
+from orchestrator.running.scores import Scores
+from orchestrator.settings.models import SweepConfig
+from orchestrator.store.copies import Copies
+from orchestrator.store.rows import MAX_RETRIES, Outcome, Row, end_row, labelled
+from orchestrator.store.settled import Settled
+from orchestrator.terminal.board import announce
+
+
+class Segment(Protocol):
+    """The ledger, as far as a driver writes it; see `ledger.Ledger`."""
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Add one row and wait until the disk has it."""
+
+    def close(self) -> None:
+        """Nothing is written any more."""
+
+
+class Tracking(Protocol):
+    """MLflow, as far as a driver writes it; see `tracker.Tracker`."""
+
+    failures: list[str]
+
+    @property
+    def experiment_id(self) -> str:
+        """Known after `close`."""
+
+    @property
+    def num_unsent(self) -> int:
+        """Rows that do not stand there yet."""
+
+    def log(self, row: Mapping[str, Any]) -> None:
+        """Take one end row; returns at once."""
+
+    def close(self) -> None:
+        """Wait until all is written, or given up."""
+
+
+class Shown(Protocol):
+    """The board, as far as a driver writes on it; see `board.Board`."""
+
+    def stage(self, stage: str) -> None:
+        """What the driver does while no trial runs."""
+
+    def ended(self, row: Mapping[str, Any]) -> None:
+        """One trial settled."""
+
+
+class Results:
+    """Hears what becomes of one driver's trials, as the `events.Listener` of Ray's side.
+
+    The first end of a trial stands: Ray may lose an actor that has already told its end.
+
+    Attributes:
+        cells: Every trial that this driver was asked for, by fingerprint.
+        rungs: Reached by trials that this driver runs, for a scheduler to compare with.
+        scores: What a search compares.
+        outcome: What the sweep came to so far.
+        board: Where it is shown; None while nothing runs.
+        may_repeat: A lost trial runs again. In a search none does, which cannot ask for it again.
+    """
+
+    def __init__(
+        self,
+        config: SweepConfig,
+        settled: Settled,
+        ledger: Segment,
+        tracker: Tracking,
+        provenance: Callable[[], Mapping[str, str]],
+        source_hash: str,
+        copies: Copies | None = None,
+        say: Callable[[Iterable[str]], None] = announce,
+    ) -> None:
+        """Nothing has happened yet.
+
+        Args:
+            config: The sweep.
+            settled: Told of every trial that ends here.
+            ledger: Takes every row first.
+            tracker: Takes every end behind the ledger.
+            provenance: Of what this driver runs; asked when the first trial ends.
+            source_hash: Of the trainables; results of other source are counted.
+            copies: Get what the ledger holds when it is closed.
+            say: Shows lines to the user.
+        """
+        self._config = config
+        self._settled = settled
+        self._ledger = ledger
+        self._tracker = tracker
+        self._provenance = provenance
+        self._source_hash = source_hash
+        self._copies = copies
+        self._say = say
+        self._told: set[str] = set()  # what is said once, however often it happens
+        self._checkpoints: dict[str, list[Row]] = {}  # of trials that run
+        self._times_lost: Counter[str] = Counter()
+        self._to_repeat: list[str] = []
+        self.cells: dict[str, Cell] = {}
+        self.rungs: list[Row] = []
+        self.scores = Scores()
+        self.outcome = Outcome()
+        self.board: Shown | None = None
+        self.may_repeat = True
+
+    def known(self, cell: Cell) -> None:
+        """A trial needs not run: another driver has ended it, or an earlier one."""
+        end = self._settled.end(cell.key)
+        self.outcome.num_settled_before += 1
+        self.outcome.num_other_source += end["provenance"]["source_hash"] != self._source_hash
+        if end["status"] in ("failed", "diverged"):
+            self.outcome.failures.append(end)
+        self.scores.note(end)
+        self._tracker.log(labelled(end, cell.spec, self._config))
+
+    def take_repeated(self) -> dict[str, Cell]:
+        """Trials that are to run again; from now on nothing is waiting for that."""
+        taken = {key: self.cells[key] for key in self._to_repeat}
+        self._to_repeat.clear()
+        return taken
+
+    def close(self, say: Callable[[str | Callable[[], str]], None]) -> None:
+        """Wait for MLflow, close the ledger and copy it; `say` hears of each."""
+        say(lambda: f"writing results into MLflow, {self._tracker.num_unsent} left")
+        self._tracker.close()
+        self.outcome.experiment_id = self._tracker.experiment_id
+        self.outcome.num_unsent = self._tracker.num_unsent
+        self.outcome.tracking_failures = self._tracker.failures
+        self._ledger.close()
+        if self._copies is not None:
+            say("sending copies")
+            self.outcome.copies_failure = self._copies.close()
+
+    def on_stage(self, stage: str) -> None:
+        """What goes on while no trial runs."""
+        if self.board is not None:
+            self.board.stage(stage)
+
+    def on_result(self, key: str, row: Row) -> None:
+        """One row of a trial: a rung, or its end."""
+        if what := row.get("unrestored"):
+            self._tell_once(
+                f"method={self.cells[key].spec.method['name']} did not restore the backbone "
+                f"({what}); what follows runs in a new process"
+            )
+        if row.get("gpus_unused"):
+            self._tell_once(
+                f"node {row['hostname']}: Ray gave trials a GPU that torch cannot use there "
+                "(a CPU build of torch, or no driver): they run on the CPU"
+            )
+        if row.get("status") != "running":
+            self._end(key, row)
+            return
+        self._checkpoints.setdefault(key, []).append(row)
+        self._ledger.append({"event": "checkpoint", "fingerprint": key, "time": time.time(), **row})
+        if "compared" in row:
+            rung = {name: row[name] for name in ("progress", "compared")}
+            self.rungs.append({"trial_key": key, **rung})
+
+    def on_stopped(self, key: str, reason: str) -> None:
+        """The scheduler ended a trial; its last rung is its result."""
+        if key in self._checkpoints:
+            self._end(key, {**self._checkpoints[key][-1], "status": "stopped"}, reason)
+
+    def on_lost(self, key: str, error: str) -> None:
+        """A trial that did not begin because its actor was lost; repeated as often as others are.
+
+        A search goes on with other trials: it cannot ask for the same one again.
+        """
+        self._times_lost[key] += 1
+        if self._times_lost[key] > MAX_RETRIES or not self.may_repeat:
+            self.on_error(key, error)
+        else:
+            self._repeat(key)
+
+    def on_misplaced(self, key: str, problem: str) -> None:
+        """A trial that was given to a node that cannot work on the sweep; it runs elsewhere.
+
+        Raises:
+            UsageError: In a search, which cannot ask for the same trial again.
+        """
+        if not self.may_repeat:
+            raise UsageError(f"the cluster cannot run this search: {problem}")
+        self._tell_once(f"{problem}; what it was given runs elsewhere")
+        self._repeat(key)
+
+    def on_error(self, key: str, error: str) -> None:
+        """A trial whose actor was lost more often than it is retried."""
+        self._end(key, {"status": "failed", "error": error})
+
+    def _repeat(self, key: str) -> None:
+        if not self._settled.is_mine(key):
+            self._to_repeat.append(key)
+
+    def _tell_once(self, line: str) -> None:
+        if line not in self._told:
+            self._say([line])
+            self._told.add(line)
+
+    def _end(self, key: str, row: Row, stop_reason: str | None = None) -> None:
+        """Settle a trial, unless it is settled."""
+        if self._settled.is_mine(key):
+            return
+        cell = self.cells[key]
+        end = end_row(
+            cell,
+            row,
+            stop_reason=stop_reason,
+            checkpoints=self._checkpoints.pop(key, []),
+            provenance=self._provenance(),
+        )
+        self._ledger.append(end)
+        self._settled.add(key)
+        self.scores.note(end)
+        status = end["status"]
+        self.outcome.counts[status] = self.outcome.counts.get(status, 0) + 1
+        tracked = labelled(end, cell.spec, self._config)
+        if status in ("failed", "diverged"):
+            self.outcome.failures.append(tracked)
+        self._tracker.log(tracked)
+        if self.board is not None:
+            self.board.ended(tracked)

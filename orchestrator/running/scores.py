@@ -1,0 +1,40 @@
+"""What a search compares of its trials: the score of each at its end, or where it was stopped."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from orchestrator.planning.cell import Remembered
+from orchestrator.store.rows import Row
+
+
+class Scores:
+    """Scores of ended trials, by fingerprint."""
+
+    def __init__(self) -> None:
+        """No trial has ended."""
+        self._values: dict[str, float] = {}
+        self._finished: dict[str, None] = {}  # in the order of their ends
+        self._stopped_at: dict[str, int] = {}  # rungs behind which a scheduler ended trials
+
+    def note(self, end: Mapping[str, Any]) -> None:
+        """Remember an end row, if the trial came so far and its score can be compared."""
+        key, value = str(end["fingerprint"]), end["metrics"].get("compared")
+        if value is None or not math.isfinite(value):
+            return
+        self._values[key] = float(value)
+        if end["status"] == "finished":
+            self._finished[key] = None
+            self._stopped_at.pop(key, None)
+        elif end["status"] == "stopped":
+            self._stopped_at[key] = int(end["metrics"]["rung"])
+
+    def of(self, key: str, rungs: Sequence[Row] = ()) -> Remembered:
+        """What a search needs of a trial that has run, or runs; `rungs` are for the scheduler."""
+        return Remembered(self._values.get(key), rungs, self._stopped_at.get(key))
+
+    def best(self, num_trials: int) -> list[str]:
+        """The best of those that ran to their end, the first in front where they are equal."""
+        return sorted(self._finished, key=lambda key: -self._values[key])[:num_trials]
