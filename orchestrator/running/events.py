@@ -124,7 +124,8 @@ class Events(tune.Callback):
         if self._nodes.unfit.keys() - self._left_out:
             self._tell_misplaced(key)
             return
-        lines = str(trial.error_file and Path(trial.error_file).read_text()).strip().splitlines()
+        written = Path(trial.error_file).read_text() if trial.error_file else ""
+        lines = written.strip().splitlines()
         reason = lines[-1] if lines else "the worker process died"
         # Tune repeats a trial that runs, but not one whose kept actor dies while it takes it over.
         is_tried_out = trial.num_failures > MAX_RETRIES

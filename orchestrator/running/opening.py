@@ -14,6 +14,7 @@ from orchestrator.planning.trial_spec import TrialSpec
 from orchestrator.running.cluster import set_environment
 from orchestrator.running.driver import Sweep
 from orchestrator.running.interruption import Interruption
+from orchestrator.running.machines import Machines
 from orchestrator.running.results import Results
 from orchestrator.settings.models import SweepConfig
 from orchestrator.store.copies import Copies
@@ -80,7 +81,8 @@ def open_sweep(
         from orchestrator.running.tuning import Tuning  # heavy: ray
 
         scratch = _fresh_scratch(store, leases, ledger.path.stem)
-        return Tuning(config, cache, store, scratch, interruption, listener)
+        machines = Machines(config, store, scratch, listener.on_stage)
+        return Tuning(config, cache, store, scratch, machines, interruption, listener)
 
     return Sweep(
         results,

@@ -9,31 +9,20 @@ from __future__ import annotations
 import shutil
 import uuid
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import ExitStack
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from pyarrow.fs import LocalFileSystem
 from ray import tune
 from ray.tune.schedulers import TrialScheduler
 
-from orchestrator.forecast.placement import (
-    Placement,
-    Supply,
-    at_a_time,
-    placement,
-    preflight,
-    widest,
-)
+from orchestrator.forecast.placement import Placement, at_a_time
 from orchestrator.planning.cell import Cell, Remembered
 from orchestrator.planning.distributions import Distribution
 from orchestrator.planning.plan import TrialSpec
-from orchestrator.running.cluster import LOCAL, running_ray, supply
 from orchestrator.running.events import Events, Listener, Stop
 from orchestrator.running.interruption import Interruption
-from orchestrator.running.nodes import Demands, Nodes
+from orchestrator.running.machines import Machines
 from orchestrator.running.scheduling import (
     PlannedSearch,
     Protecting,
@@ -48,7 +37,7 @@ from trainables.trials.run import Runtime
 
 
 class Tuning:
-    """Runs trials of one sweep; Ray starts with the first and ends with `close`."""
+    """Runs trials of one sweep, one Tuner after another."""
 
     def __init__(
         self,
@@ -56,18 +45,31 @@ class Tuning:
         cache: Path,
         store: Path,
         scratch: Path,
+        machines: Machines,
         interruption: Interruption,
         listener: Listener,
+        tuner: Callable[..., Any] = tune.Tuner,
     ) -> None:
-        """Nothing is started; `scratch` is a folder of this driver's own in the store."""
+        """Nothing is started.
+
+        Args:
+            config: The sweep.
+            cache: Folder of embedded backbones and artefacts.
+            store: The sweep's folder.
+            scratch: A folder of this driver's own in the store.
+            machines: What the trials run on; closed with this.
+            interruption: Ends a Tuner.
+            listener: Told what becomes of the trials.
+            tuner: Ray's own, or what takes its place.
+        """
         self._scratch = scratch
         self._config = config
         self._cache = cache
         self._store = store
+        self._machines = machines
         self._interruption = interruption
         self._listener = listener
-        self._ray = ExitStack()
-        self._supplies: dict[frozenset[str], Supply] = {}  # by the nodes that are left out
+        self._tuner = tuner
         self._scheduler: TrialScheduler | None = None  # of the Tuner that runs now
 
     def run(self, cells: Sequence[Cell], scheduler: str, past: Sequence[Mapping[str, Any]]) -> None:
@@ -111,7 +113,7 @@ class Tuning:
 
     def close(self) -> None:
         """Stop Ray, if it was started."""
-        self._ray.close()
+        self._machines.close()
         shutil.rmtree(self._scratch, ignore_errors=True)
 
     def _recall(self, past: Sequence[Mapping[str, Any]]) -> None:
@@ -122,47 +124,6 @@ class Tuning:
     def _was_stopped(self, key: str) -> bool:
         """Whether the scheduler that runs now stopped a trial."""
         return isinstance(self._scheduler, Protecting) and key in self._scheduler.stopped
-
-    @cached_property
-    def _nodes(self) -> Nodes:
-        """What this sweep works on; Ray starts here, and runs until `close`.
-
-        Raises:
-            UsageError: If there is no such cluster, or one of its nodes cannot work on the sweep.
-        """
-        cluster = self._config.cluster
-        self._ray.enter_context(
-            running_ray(cluster, self._config.workers, torch.cuda.device_count())
-        )
-        self._listener.on_stage("starting the first trials")
-        if cluster == LOCAL:
-            return Nodes(None)
-        nodes = Nodes(Demands.of_this_process(self._store, self._scratch))
-        nodes.look()
-        nodes.raise_if_more_than(0)
-        return nodes
-
-    @property
-    def _supply(self) -> Supply:
-        """What Ray had, or might get, at the start or when a node was first left out.
-
-        It is not counted again each time: a node that is lost may come back.
-        """
-        left_out = frozenset(self._nodes.unfit)
-        if left_out not in self._supplies:
-            self._supplies[left_out] = supply(self._config.cluster, left_out)
-        return self._supplies[left_out]
-
-    def _need(self, cells: Sequence[Cell]) -> Placement:
-        """What is enough for every trial.
-
-        Raises:
-            UsageError: If the cluster can never give it.
-        """
-        there, sharing = self._supply, self._config.sharing
-        for cell in cells:
-            preflight(cell.spec, there.total, sharing, there.nodes)
-        return widest(placement(cell.spec, there.total, sharing) for cell in cells)
 
     def _fit(
         self,
@@ -186,13 +147,13 @@ class Tuning:
         """
         scheduler, rungs = self._scheduled(scheduler_name, cells, past)
         is_compared = len(rungs) > 1 or search_alg is not None
-        nodes, need = self._nodes, self._need(cells)
+        nodes, need = self._machines.nodes, self._machines.need(cells)
         runtime = self._runtime(need, rungs, is_compared)
         events = Events(self._listener, scheduler, self._interruption, nodes)
         # Tune's own record of its trials; the ledger has all of it that counts.
         scratch = self._scratch / uuid.uuid4().hex[:8]
         trainable = tune.with_parameters(EditTrial, plan=specs, runtime=runtime)
-        tuner = tune.Tuner(
+        tuner = self._tuner(
             tune.with_resources(trainable, _bundles(need, nodes.unfit)),
             param_space=param_space,
             tune_config=tune.TuneConfig(
@@ -200,7 +161,7 @@ class Tuning:
                 num_samples=1 if search_alg is None else -1,
                 scheduler=scheduler,
                 max_concurrent_trials=self._config.workers
-                or at_a_time(need, (cell.spec for cell in cells), self._supply.total),
+                or at_a_time(need, (cell.spec for cell in cells), self._machines.supply.total),
                 reuse_actors=True,
                 trial_dirname_creator=lambda trial: trial.trial_id,
             ),
@@ -229,7 +190,7 @@ class Tuning:
 
     def _runtime(self, need: Placement, rungs: tuple[float, ...], is_compared: bool) -> Runtime:
         """What every trial is told beside its specification."""
-        demands = self._nodes.demands
+        demands = self._machines.nodes.demands
         return Runtime(
             cache=self._cache,
             store=self._store,

@@ -95,7 +95,7 @@ class Settled:
         self._history = self._others.read()
         return {
             key
-            for key in self._history.settled() - self._mine
+            for key in self._history.settled()
             if self._rows_before.get(key) != str(self._history.ends[key]["row_id"])
         }
 

@@ -63,7 +63,7 @@ class FakeTuning:
     def __init__(
         self, listener: Results, fates: Mapping[str, Fate], between: Callable[[], None]
     ) -> None:
-        self._listener, self._fates, self._between = listener, fates, between
+        self._listener, self._fates, self.between = listener, fates, between
         self._tries: dict[str, int] = {}
         self.started: list[str] = []  # one entry for each try
         self.schedulers: list[str] = []
@@ -98,16 +98,16 @@ class FakeTuning:
 
     def _heard(self, key: str) -> bool:
         """One try of a trial; False where nothing is heard of its end."""
-        self._between()
+        self.between()
         self.started.append(key)
         fate, number = self._fates.get(key, Fate()), self._tries.get(key, 0)
         self._tries[key] = number + 1
         if number < len(fate.setbacks):
             return self._set_back(key, fate.setbacks[number])
         for rung in range(1, fate.num_rungs + 1):
-            self._between()
+            self.between()
             self._listener.on_result(key, row("running", rung, fate.score))
-        self._between()
+        self.between()
         if fate.end == "stopped":
             self._listener.on_stopped(key, "asha")
         elif fate.end == "error":

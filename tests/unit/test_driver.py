@@ -274,6 +274,18 @@ def test_scheduler_is_told_what_killed_drivers_and_this_one_have_reached(tmp_pat
     assert told == [(one.key, 0.25), (two.key, 0.75), (one.key, 0.5)]
 
 
+def test_trials_that_have_run_are_held_no_longer_though_the_driver_goes_on(tmp_path: Path) -> None:
+    driver, other = Driver(tmp_path), Driver(tmp_path)
+    held: list[set[str]] = []
+    driver.tuning.between = lambda: held.append(set(other.leases.others()))
+    keys = [each.key for each in cells()[:2]]
+    driver.sweep.settle(cells()[:2])
+    held.append(set(other.leases.others()))
+    assert held == [set(keys)] * (len(held) - 1) + [set()]
+    driver.close()
+    other.close()
+
+
 def test_ledger_that_cannot_be_written_then_neither_mlflow_nor_the_board_has_the_trial(
     tmp_path: Path,
 ) -> None:
