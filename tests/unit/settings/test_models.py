@@ -119,6 +119,23 @@ def test_load_when_a_file_is_broken_then_it_is_named(
         expand(config.load(["ablation=ranks"], folder))
 
 
+@pytest.mark.parametrize(
+    ("line", "part"),
+    [
+        ("layers: []", "layers: no such name"),
+        ("own_units: [a]", "own_units: no such name"),
+        ("sedes: [1]", "did you mean 'seeds'"),
+        ("1: 2", "keys should be strings"),
+    ],
+)
+def test_load_when_a_scale_sets_what_is_no_key_then_it_is_named(
+    folder: Path, line: str, part: str
+) -> None:
+    (folder / "scale/quick.yaml").write_text(f"# @package _global_\n{line}\n")
+    with pytest.raises(UsageError, match=part):
+        config.load(["ablation=ranks"], folder)
+
+
 def test_yaml_when_a_float_has_no_dot_then_it_is_a_number(folder: Path) -> None:
     (folder / "method/none.yaml").write_text("{name: none, edit_lr: 1e-4, other: 1.5e+3}")
     loaded = SearchSpaces(folder).load("method", "none")
