@@ -19,7 +19,7 @@ from orchestrator.running.nodes import Nodes
 from orchestrator.running.tuning import Tuning
 from orchestrator.settings import loading as config
 from tests.unit.fake_sweep import cells, grid
-from tests.unit.test_events import Heard, report
+from tests.unit.running.test_events import Heard, report
 
 LOST = "Ray lost it without a word"
 
