@@ -53,6 +53,7 @@ class Sweep:
         start: Callable[[Results], Runner],
         board: Callable[[int], AbstractContextManager[Shown]],
         scheduler: str = "fifo",
+        at_a_time: int = MOST_AT_A_TIME,
         wait: Callable[[], None] = lambda: time.sleep(POLL_SECONDS),
     ) -> None:
         """Nothing runs yet.
@@ -65,6 +66,7 @@ class Sweep:
             start: Makes the runner, once there is something to run.
             board: Opens one for so many trials.
             scheduler: fifo, asha or median, for the trials of a grid.
+            at_a_time: Most trials that are claimed, and run, together.
             wait: Called between two looks at what other drivers have done.
         """
         self.results = results
@@ -74,6 +76,7 @@ class Sweep:
         self._start = start
         self._board = board
         self._scheduler = scheduler
+        self._at_a_time = at_a_time
         self._wait = wait
         self._runner: Runner | None = None
 
@@ -150,7 +153,7 @@ class Sweep:
             ended.update(self._settled.elsewhere())
             return ended
 
-        keys = self._leases.claim(todo, MOST_AT_A_TIME, look)
+        keys = self._leases.claim(todo, self._at_a_time, look)
         for key in ended & todo.keys():
             self.results.known(todo.pop(key))
         return [todo.pop(key) for key in keys]

@@ -188,6 +188,7 @@ class Driver:
         wait: Callable[[], None] | None = None,
         source_hash: str = "source",
         ledger: Ledger | None = None,
+        at_a_time: int = MOST_TRIALS,
     ) -> None:
         history = Ledger.read(store)
         self.ledger = ledger or Ledger.open(store, history.last_time)
@@ -213,6 +214,7 @@ class Driver:
             resolved=cell,
             start=self._started,
             board=self.witness.board,
+            at_a_time=at_a_time,
             wait=wait or _nobody_else,
         )
 

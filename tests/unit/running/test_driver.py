@@ -6,6 +6,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,7 @@ from tests.unit.fake_sweep import (
 
 STATUS = {"error": "failed"}  # of the ends that have another name
 NUM_TRIALS = st.integers(1, MOST_TRIALS)
+TURNS = st.lists(st.integers(0, 2), max_size=60)  # which of the drivers goes on
 FEW = settings(max_examples=40, deadline=None)  # each writes a store
 
 
@@ -73,11 +75,13 @@ def expected(fate: Fate) -> tuple[str, int]:
 
 
 @FEW
-@given(fates())
-def test_every_trial_ends_once_after_as_many_tries_as_it_has(drawn: list[Fate]) -> None:
+@given(fates(), NUM_TRIALS)
+def test_every_trial_ends_once_after_as_many_tries_as_it_has(
+    drawn: list[Fate], at_a_time: int
+) -> None:
     chosen, by_key = asked(drawn)
     with new_store() as store:
-        driver = Driver(store, by_key)
+        driver = Driver(store, by_key, at_a_time=at_a_time)
         driver.settle(chosen)
         ends = end_rows(store)
 
@@ -103,15 +107,16 @@ def test_every_trial_ends_once_after_as_many_tries_as_it_has(drawn: list[Fate]) 
     st.lists(
         st.tuples(st.integers(1, 12), st.sampled_from([Killed, KeyboardInterrupt])), max_size=4
     ),
+    NUM_TRIALS,
 )
 def test_driver_cut_off_anywhere_then_the_next_runs_the_rest_and_nothing_twice(
-    drawn: list[Fate], cuts: list[tuple[int, type[BaseException]]]
+    drawn: list[Fate], cuts: list[tuple[int, type[BaseException]]], at_a_time: int
 ) -> None:
     chosen, by_key = asked(drawn)
     with new_store() as store:
         for num_events, how in [*cuts, (10**6, Killed)]:
             before = Ledger.read(store)
-            driver = Driver(store, by_key, between=after(num_events, how))
+            driver = Driver(store, by_key, between=after(num_events, how), at_a_time=at_a_time)
             with suppress(how):
                 driver.sweep.settle(chosen)
             driver.die() if how is Killed else driver.close()
@@ -140,22 +145,23 @@ def after(num_events: int, error: type[BaseException]) -> Callable[[], None]:
 
 
 @FEW
-@given(fates(()), st.lists(st.integers(0, 2), max_size=60), st.integers(2, 3))
+@given(fates(), TURNS, st.integers(2, 3), NUM_TRIALS)
 def test_drivers_at_the_same_time_share_the_trials_and_each_knows_all_of_them(
-    drawn: list[Fate], draws: list[int], num_drivers: int
+    drawn: list[Fate], draws: list[int], num_drivers: int, at_a_time: int
 ) -> None:
     chosen, by_key = asked(drawn)
     turns = Turns(draws)
     with new_store() as store:
         drivers = [
-            Driver(store, by_key, between=turn, wait=turn)
-            for turn in (partial_pass(turns, number) for number in range(num_drivers))
+            Driver(store, by_key, between=turn, wait=turn, at_a_time=at_a_time)
+            for turn in (partial(turns.pass_on, number) for number in range(num_drivers))
         ]
         turns.run([lambda driver=driver: driver.settle(chosen) for driver in drivers])
         ends = end_rows(store)
 
     assert Counter(end["fingerprint"] for end in ends) == dict.fromkeys(by_key, 1)
-    assert sum(len(driver.tuning.started) for driver in drivers) == len(chosen)
+    if not any(fate.setbacks for fate in drawn):
+        assert sum(len(driver.tuning.started) for driver in drivers) == len(chosen)
     for driver in drivers:
         outcome = driver.results.outcome
         assert sum(outcome.counts.values()) + outcome.num_settled_before == len(chosen)
@@ -163,26 +169,23 @@ def test_drivers_at_the_same_time_share_the_trials_and_each_knows_all_of_them(
         assert len(driver.witness.logged) == len(ends)
 
 
-def partial_pass(turns: Turns, number: int) -> Callable[[], None]:
-    return lambda: turns.pass_on(number)
-
-
 @FEW
-@given(fates(()), NUM_TRIALS, st.lists(st.integers(0, 1), max_size=40))
+@given(fates(), st.integers(1, 12), TURNS, NUM_TRIALS)
 def test_driver_killed_beside_another_then_that_one_runs_the_rest(
-    drawn: list[Fate], num_events: int, draws: list[int]
+    drawn: list[Fate], num_events: int, draws: list[int], at_a_time: int
 ) -> None:
     chosen, by_key = asked(drawn)
     turns = Turns(draws)
     with new_store() as store:
+        first_turn, second_turn = (partial(turns.pass_on, number) for number in range(2))
         count = after(num_events, Killed)
 
         def turn_and_count() -> None:
-            turns.pass_on(0)
+            first_turn()
             count()
 
-        first = Driver(store, by_key, between=turn_and_count, wait=partial_pass(turns, 0))
-        second = Driver(store, by_key, between=partial_pass(turns, 1), wait=partial_pass(turns, 1))
+        first = Driver(store, by_key, between=turn_and_count, wait=first_turn, at_a_time=at_a_time)
+        second = Driver(store, by_key, between=second_turn, wait=second_turn, at_a_time=at_a_time)
 
         def until_killed() -> None:
             with suppress(Killed):
@@ -244,8 +247,7 @@ def test_first_end_of_a_trial_stands_whatever_ray_says_afterwards(tmp_path: Path
     assert len(driver.tuning.started) == len(chosen)
 
 
-def test_trial_that_no_rung_was_heard_of_is_not_stopped_but_runs_on(tmp_path: Path) -> None:
-    """Tune tells of a stop only behind a rung; without one there is no result to write."""
+def test_stop_of_a_trial_without_a_rung_has_no_result_to_write(tmp_path: Path) -> None:
     (only,) = cells()[:1]
     driver = Driver(tmp_path)
     driver.results.cells[only.key] = only
