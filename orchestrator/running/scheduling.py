@@ -168,7 +168,7 @@ def _asha(
     rungs = asha_rungs(grace, reduction_factor)
     # Tune decides where its time has grown by the reduction factor.
     times = [reduction_factor**index for index in range(len(rungs))]
-    inner = AsyncHyperBandScheduler(
+    inner: Any = AsyncHyperBandScheduler(  # its types know of Tune's own trials alone
         time_attr=TIME_ATTR,
         metric=METRIC,
         mode="max",
