@@ -127,6 +127,7 @@ def test_rerun_when_it_is_on_the_part_of_the_search_then_no_trial_ends_twice(
         **{("tune", rate, 0): 1 for rate in RATES},
         **{("tune", rate, 1): 1 for rate in RATES[:2]},
     }
+    assert len(new.tuning.started) == 5  # nor does one run for nothing
 
 
 @pytest.mark.parametrize(
