@@ -138,9 +138,9 @@ class Sweep:
 
     def _is_settled(self, cell: Cell) -> bool:
         """True for a trial that some driver has ended; one of another driver is counted."""
-        if self._settled.is_mine(cell.key):
+        if self._settled.ended_here(cell.key):
             return True
-        if not self._settled.was(cell.key):
+        if not self._settled.ended_before(cell.key):
             return False
         self.results.known(cell)
         return True
@@ -150,7 +150,7 @@ class Sweep:
         ended: set[str] = set()
 
         def look() -> set[str]:
-            ended.update(self._settled.elsewhere())
+            ended.update(self._settled.ended_elsewhere())
             return ended
 
         keys = self._leases.claim(todo, self._at_a_time, look)

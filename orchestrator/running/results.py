@@ -202,7 +202,7 @@ class Results:
         self._end(key, {"status": "failed", "error": error})
 
     def _repeat(self, key: str) -> None:
-        if not self._settled.is_mine(key):
+        if not self._settled.ended_here(key):
             self._to_repeat.append(key)
 
     def _tell_once(self, line: str) -> None:
@@ -212,7 +212,7 @@ class Results:
 
     def _end(self, key: str, row: Row, stop_reason: str | None = None) -> None:
         """Settle a trial, unless it is settled."""
-        if self._settled.is_mine(key):
+        if self._settled.ended_here(key):
             return
         cell = self.cells[key]
         end = end_row(

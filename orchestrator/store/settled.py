@@ -74,11 +74,11 @@ class Settled:
                 )
             )
 
-    def was(self, key: str) -> bool:
+    def ended_before(self, key: str) -> bool:
         """True for a trial that had ended at the start, and is not opened again."""
         return key in self._before
 
-    def is_mine(self, key: str) -> bool:
+    def ended_here(self, key: str) -> bool:
         """True for a trial that this driver has ended."""
         return key in self._mine
 
@@ -86,7 +86,7 @@ class Settled:
         """This driver has ended a trial."""
         self._mine.add(key)
 
-    def elsewhere(self) -> set[str]:
+    def ended_elsewhere(self) -> set[str]:
         """Trials that other drivers have ended since the start.
 
         Raises:
