@@ -25,6 +25,7 @@ from orchestrator.store.settled import Options, Settled
 from orchestrator.terminal.board import Board
 from orchestrator.terminal.running_trials import SCRATCH, pulse_folder
 from orchestrator.tracking.tracker import Tracker
+from trainables.spec import TrialSpec as ToldSpec
 from trainables.trials.validation import Validator
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def resolved_cell(validator: Validator, spec: TrialSpec) -> Cell:
     Raises:
         EditingError: If it cannot work.
     """
-    resolved = Resolved(**validator.validate(spec.to_dict()))
+    resolved = Resolved(**validator.validate(ToldSpec.parse(spec.to_dict())))
     return Cell(fingerprint(spec, resolved.identity), spec, resolved)
 
 
@@ -90,7 +91,9 @@ def open_sweep(
         leases,
         resolved=partial(resolved_cell, validator),
         start=start,
-        board=partial(Board, pulses=pulse_folder(store, ledger.path.stem)),
+        board=partial(
+            Board, pulses=pulse_folder(store, ledger.path.stem), compared=config.scheduler.compared
+        ),
         scheduler="fifo" if options.complete_stopped else config.scheduler.name,
     )
 

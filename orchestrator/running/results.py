@@ -8,14 +8,22 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 from orchestrator.errors import UsageError
 from orchestrator.planning.cell import Cell
 from orchestrator.running.scores import Scores
 from orchestrator.settings.models import SweepConfig
 from orchestrator.store.copies import Copies
-from orchestrator.store.rows import MAX_RETRIES, Outcome, Row, end_row, labelled
+from orchestrator.store.ledger_rows import CheckpointRow, EndRow
+from orchestrator.store.rows import (
+    MAX_RETRIES,
+    LabelledRow,
+    Outcome,
+    Row,
+    end_row,
+    labelled,
+)
 from orchestrator.store.settled import Settled
 from orchestrator.terminal.board import announce
 
@@ -23,7 +31,7 @@ from orchestrator.terminal.board import announce
 class Segment(Protocol):
     """The ledger, as far as a driver writes it; see `ledger.Ledger`."""
 
-    def append(self, row: Mapping[str, Any]) -> None:
+    def append(self, row: EndRow | CheckpointRow) -> None:
         """Add one row and wait until the disk has it."""
 
     def close(self) -> None:
@@ -43,7 +51,7 @@ class Tracking(Protocol):
     def num_unsent(self) -> int:
         """Rows that do not stand there yet."""
 
-    def log(self, row: Mapping[str, Any]) -> None:
+    def log(self, row: LabelledRow) -> None:
         """Take one end row; returns at once."""
 
     def close(self) -> None:
@@ -56,7 +64,7 @@ class Shown(Protocol):
     def stage(self, stage: str) -> None:
         """What the driver does while no trial runs."""
 
-    def ended(self, row: Mapping[str, Any]) -> None:
+    def ended(self, row: LabelledRow) -> None:
         """One trial settled."""
 
 
@@ -111,7 +119,7 @@ class Results:
         self._to_repeat: list[str] = []
         self.cells: dict[str, Cell] = {}
         self.rungs: list[Row] = []
-        self.scores = Scores()
+        self.scores = Scores(config.scheduler.compared.sign)
         self.outcome = Outcome()
         self.board: Shown | None = None
         self.may_repeat = True
@@ -120,8 +128,8 @@ class Results:
         """A trial needs not run: another driver has ended it, or an earlier one."""
         end = self._settled.end(cell.key)
         self.outcome.num_settled_before += 1
-        self.outcome.num_other_source += end["provenance"]["source_hash"] != self._source_hash
-        if end["status"] in ("failed", "diverged"):
+        self.outcome.num_other_source += end.provenance.get("source_hash") != self._source_hash
+        if end.status in ("failed", "diverged"):
             self.outcome.failures.append(end)
         self.scores.note(end)
         self._tracker.log(labelled(end, cell.spec, self._config))
@@ -165,7 +173,7 @@ class Results:
             self._end(key, row)
             return
         self._checkpoints.setdefault(key, []).append(row)
-        self._ledger.append({"event": "checkpoint", "fingerprint": key, "time": time.time(), **row})
+        self._ledger.append(CheckpointRow(key, row, time.time()))
         if "compared" in row:
             rung = {name: row[name] for name in ("progress", "compared")}
             self.rungs.append({"trial_key": key, **rung})
@@ -225,11 +233,11 @@ class Results:
         self._ledger.append(end)
         self._settled.add(key)
         self.scores.note(end)
-        status = end["status"]
+        status = end.status
         self.outcome.counts[status] = self.outcome.counts.get(status, 0) + 1
         tracked = labelled(end, cell.spec, self._config)
         if status in ("failed", "diverged"):
-            self.outcome.failures.append(tracked)
+            self.outcome.failures.append(end)
         self._tracker.log(tracked)
         if self.board is not None:
             self.board.ended(tracked)

@@ -128,7 +128,7 @@ def make_scheduler(
     protected: Collection[str] = (),
     grace: float = 0.25,
     reduction_factor: int = 2,
-    mode: Literal["max", "min"] = "max",
+    mode: Literal[max, min] = "max",
     past: Sequence[Mapping[str, Any]] = (),
 ) -> tuple[TrialScheduler, tuple[float, ...]]:
     """A scheduler and the shares of progress at which trials report to it.
@@ -145,24 +145,26 @@ def make_scheduler(
     if name == "fifo":
         return FIFOScheduler(), (1.0,)
     if name == "median":
-        return _median(grace, protected)
-    made, rungs = _asha(grace, reduction_factor, protected)
+        return _median(grace, protected, mode)
+    made, rungs = _asha(grace, reduction_factor, protected, mode)
     made.recall(past)
     return made, rungs
 
 
-def _median(grace: float, protected: Collection[str]) -> tuple[Protecting, tuple[float, ...]]:
+def _median(
+    grace: float, protected: Collection[str], mode: Literal[max, min]
+) -> tuple[Protecting, tuple[float, ...]]:
     """Tune's median rule; it compares with no earlier driver."""
     first = next(number for number, rung in enumerate(MEDIAN_RUNGS, 1) if rung >= grace)
     inner = MedianStoppingRule(
-        time_attr=TIME_ATTR, metric=METRIC, mode="max", grace_period=first, min_samples_required=3
+        time_attr=TIME_ATTR, metric=METRIC, mode=mode, grace_period=first, min_samples_required=3
     )
     numbers = range(1, len(MEDIAN_RUNGS) + 1)
     return Protecting(inner, "median", protected, numbers), MEDIAN_RUNGS
 
 
 def _asha(
-    grace: float, reduction_factor: int, protected: Collection[str]
+    grace: float, reduction_factor: int, protected: Collection[str], mode: Literal[max, min]
 ) -> tuple[Protecting, tuple[float, ...]]:
     """Tune's successive halving, with its one bracket."""
     rungs = asha_rungs(grace, reduction_factor)
@@ -171,7 +173,7 @@ def _asha(
     inner: Any = AsyncHyperBandScheduler(  # its types know of Tune's own trials alone
         time_attr=TIME_ATTR,
         metric=METRIC,
-        mode="max",
+        mode=mode,
         max_t=times[-1],
         grace_period=times[0],
         reduction_factor=reduction_factor,
@@ -250,7 +252,7 @@ class PlannedSearch(Searcher):
         to_config: Callable[[Mapping[str, Any]], dict[str, Any] | Remembered],
         recall: Callable[[Sequence[Mapping[str, Any]]], None],
         was_stopped: Callable[[str], bool],
-        mode: Literal["max", "min"] = "max",
+        mode: Literal[max, min] = "max",
     ) -> None:
         """Set up the search.
 

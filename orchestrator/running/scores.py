@@ -3,33 +3,34 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from orchestrator.planning.cell import Remembered
+from orchestrator.store.ledger_rows import EndRow
 from orchestrator.store.rows import Row
 
 
 class Scores:
     """Scores of ended trials, by fingerprint."""
 
-    def __init__(self) -> None:
-        """No trial has ended."""
+    def __init__(self, sign: int = 1) -> None:
+        """No trial has ended; with `sign` -1 the smallest score is the best."""
+        self._sign = sign
         self._values: dict[str, float] = {}
         self._finished: dict[str, None] = {}  # in the order of their ends
         self._stopped_at: dict[str, int] = {}  # rungs behind which a scheduler ended trials
 
-    def note(self, end: Mapping[str, Any]) -> None:
+    def note(self, end: EndRow) -> None:
         """Remember an end row, if the trial came so far and its score can be compared."""
-        key, value = str(end["fingerprint"]), end["metrics"].get("compared")
+        key, value = end.fingerprint, end.metrics.get("compared")
         if value is None or not math.isfinite(value):
             return
         self._values[key] = float(value)
-        if end["status"] == "finished":
+        if end.status == "finished":
             self._finished[key] = None
             self._stopped_at.pop(key, None)
-        elif end["status"] == "stopped":
-            self._stopped_at[key] = int(end["metrics"]["rung"])
+        elif end.status == "stopped":
+            self._stopped_at[key] = int(end.metrics["rung"])
 
     def of(self, key: str, rungs: Sequence[Row] = ()) -> Remembered:
         """What a search needs of a trial that has run, or runs; `rungs` are for the scheduler."""
@@ -37,4 +38,4 @@ class Scores:
 
     def best(self, num_trials: int) -> list[str]:
         """The best of those that ran to their end, the first in front where they are equal."""
-        return sorted(self._finished, key=lambda key: -self._values[key])[:num_trials]
+        return sorted(self._finished, key=lambda key: -self._sign * self._values[key])[:num_trials]

@@ -32,6 +32,7 @@ from orchestrator.running.scheduling import (
 from orchestrator.running.watchdog import PulseTaker, Watchdog
 from orchestrator.settings.models import SweepConfig
 from orchestrator.store.rows import MAX_RETRIES
+from trainables.trials.compared import Compares
 from trainables.trials.ray_trial import EditTrial
 from trainables.trials.run import Runtime
 
@@ -184,6 +185,7 @@ class Tuning:
             protected=[cell.key for cell in cells if _is_protected(cell.spec, chosen.protect)],
             grace=chosen.grace,
             reduction_factor=chosen.reduction_factor,
+            mode=chosen.compared.mode,
             past=past,
         )
         return self._scheduler, rungs
@@ -195,7 +197,7 @@ class Tuning:
             cache=self._cache,
             store=self._store,
             rungs=rungs,
-            rung_score=self._config.scheduler.metric if is_compared else None,
+            compares=Compares(chosen.metric, chosen.compared.numbers) if is_compared else None,
             max_seconds=self._config.max_trial_seconds,
             max_trials=self._config.max_trials_per_process,
             is_sharded=need.parallel == "shard",

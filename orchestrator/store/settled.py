@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 from orchestrator.planning.identity import canonical, fingerprint
 from orchestrator.planning.trial_spec import TrialSpec
-from orchestrator.store.ledger import History, Others, Row
+from orchestrator.store.ledger import History, Others
+from orchestrator.store.ledger_rows import EndRow
+from orchestrator.store.rows import Row
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ def unsettled(
 
 def is_of(end: EndRow, ablation: str) -> bool:
     """True for a row that a sweep of this ablation has written."""
-    return bool(end["spec"]["ablation"] == ablation)
+    return end.ablation == ablation
 
 
 class Settled:
@@ -64,7 +66,7 @@ class Settled:
         """
         self._others = others
         self._history = history  # of others, as of when it was last looked at
-        self._rows_before = {key: str(end["row_id"]) for key, end in history.ends.items()}
+        self._rows_before = {key: end.row_id for key, end in history.ends.items()}
         self._mine: set[str] = set()
         self._before: frozenset[str] = frozenset()
         if not options.fresh:
@@ -96,18 +98,18 @@ class Settled:
         return {
             key
             for key in self._history.settled()
-            if self._rows_before.get(key) != str(self._history.ends[key]["row_id"])
+            if self._rows_before.get(key) != self._history.ends[key].row_id
         }
 
-    def end(self, key: str) -> Row:
+    def end(self, key: str) -> EndRow:
         """The end row of a trial that another driver has ended."""
         return self._history.ends[key]
 
     def rungs(self, keys: Iterable[str]) -> list[Row]:
         """What other drivers' trials had reached, for a scheduler that compares with it."""
         return [
-            {"trial_key": key, **row}
+            {"trial_key": key, **row.values}
             for key in keys
             for row in self._history.checkpoints.get(key, [])
-            if "compared" in row
+            if "compared" in row.values
         ]

@@ -17,7 +17,8 @@ from orchestrator.running.driver import Sweep
 from orchestrator.running.results import Results
 from orchestrator.settings import loading as config
 from orchestrator.store.leases import Leases
-from orchestrator.store.ledger import Ledger, Others, Row
+from orchestrator.store.ledger import Ledger, Others
+from orchestrator.store.rows import LabelledRow, Row
 from orchestrator.store.settled import Options, Settled
 from tests.unit.ended_trials import cell
 
@@ -156,9 +157,9 @@ class Witness:
     stages: list[str] = field(default_factory=list)
     is_closed: bool = False
 
-    def log(self, end: Mapping[str, Any]) -> None:
-        assert Ledger.read(self.store).ends[end["fingerprint"]]["row_id"] == end["row_id"]
-        self.logged.append(end["row_id"])
+    def log(self, row: LabelledRow) -> None:
+        assert Ledger.read(self.store).ends[row.end.fingerprint].row_id == row.end.row_id
+        self.logged.append(row.end.row_id)
 
     def close(self) -> None:
         self.is_closed = True
@@ -171,9 +172,9 @@ class Witness:
     def stage(self, stage: str) -> None:
         self.stages.append(stage)
 
-    def ended(self, end: Mapping[str, Any]) -> None:
-        assert self.logged[-1] == end["row_id"]
-        self.shown.append(end["row_id"])
+    def ended(self, row: LabelledRow) -> None:
+        assert self.logged[-1] == row.end.row_id
+        self.shown.append(row.end.row_id)
 
 
 class Driver:

@@ -93,7 +93,7 @@ def test_every_trial_ends_once_after_as_many_tries_as_it_has(
         assert driver.results.outcome.counts == Counter(end["status"] for end in ends)
         assert driver.witness.totals == [len(chosen)]
         failed = {end["row_id"] for end in ends if end["status"] in ("failed", "diverged")}
-        assert {end["row_id"] for end in driver.results.outcome.failures} == failed
+        assert {end.row_id for end in driver.results.outcome.failures} == failed
         num_started = {key: expected(fate)[1] for key, fate in by_key.items()}
         assert Counter(driver.tuning.started) == num_started
         assert len([line for line in driver.said if "too old" in line]) <= 1  # one node, one line
