@@ -21,6 +21,7 @@ from types import ModuleType
 from typing import Any
 
 _PACKAGE = __name__.partition(".")[0]
+_LIGHT = frozenset({"annotated_types", "pydantic"})  # other packages that need no second
 _ANNOTATIONS = annotations.compiler_flag  # that of the line at the top of all files
 
 
@@ -68,10 +69,10 @@ class PartialImport:
                 setattr(part.module, own, self._taken(statement.module, alias.name))
 
     def _is_light(self, module: str) -> bool:
-        """Whether all that a module of the package imports is Python's own, or light too."""
+        """Whether all that a module of the package imports is light too."""
         if module not in self._are_light:
             self._are_light[module] = all(
-                self._is_light(name) if _is_own(name) else _is_pythons(name)
+                self._is_light(name) if _is_own(name) else _is_at_hand(name)
                 for name in self._part(module).imported()
             )
         return self._are_light[module]
@@ -195,13 +196,13 @@ def _referred(statement: ast.stmt) -> list[str]:
 
 
 def _refuse_foreign(statement: ast.Import | ast.ImportFrom) -> None:
-    """Raises _NeedsImportError where other modules are imported than Python's own."""
+    """Raises _NeedsImportError where heavy modules are imported."""
     names = (
         [statement.module or ""]
         if isinstance(statement, ast.ImportFrom)
         else [alias.name for alias in statement.names]
     )
-    if not all(map(_is_pythons, names)):
+    if not all(map(_is_at_hand, names)):
         raise _NeedsImportError
 
 
@@ -209,5 +210,6 @@ def _is_own(module: str | None) -> bool:
     return module is not None and module.partition(".")[0] == _PACKAGE
 
 
-def _is_pythons(module: str) -> bool:
-    return module.partition(".")[0] in sys.stdlib_module_names
+def _is_at_hand(module: str) -> bool:
+    """True of Python's own modules and of packages that any command imports."""
+    return module.partition(".")[0] in sys.stdlib_module_names | _LIGHT

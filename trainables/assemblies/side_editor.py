@@ -24,7 +24,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -88,25 +88,8 @@ class SideSettings:
 
     @classmethod
     def of(cls, config: object) -> SideSettings:
-        """The shared fields of a method's Config, checked.
-
-        Raises:
-            ConfigError: If one is out of range.
-        """
-        values = {name: vars(config)[name] for name in cls.__dataclass_fields__}
-        check_choices(
-            values, activation=Activation, margin_unit=MarginUnit, augmentation=Augmentation
-        )
-        check_numbers(values, "in (0, 1]", "mask_ratio")
-        check_numbers(
-            values,
-            "at least 0",
-            *("margin_far", "margin_edit", "margin_gap", "margin_weight"),
-            *("num_prefixes", "num_locality_rows"),
-        )
-        check_numbers(values, "at least 1", "num_steps")
-        check_numbers(values, "above 0", "edit_lr")
-        return cls(**values)
+        """The shared fields of a method's Config."""
+        return cls(**{name: vars(config)[name] for name in cls.__dataclass_fields__})
 
     @property
     def margins(self) -> Margins:
@@ -338,36 +321,3 @@ class SideEditor:
                 self.site.split, len(_OPENINGS), length, _PREFIX_SEED, _OPENINGS
             )
         return State(values={"texts": texts})
-
-
-def check_choices(values: dict[str, Any], **choices: Any) -> None:
-    """Nothing, when each named value is one of its Literal's words.
-
-    Raises:
-        ConfigError: If one is not.
-    """
-    for key, allowed in choices.items():
-        if values[key] not in get_args(allowed):
-            raise ConfigError(
-                f"method.{key} is {values[key]!r}; allowed: {', '.join(get_args(allowed))}"
-            )
-
-
-_RANGES: dict[str, Callable[[float], bool]] = {
-    "at least 0": lambda value: value >= 0,
-    "at least 1": lambda value: value >= 1,
-    "above 0": lambda value: value > 0,
-    "in [0, 1]": lambda value: 0 <= value <= 1,
-    "in (0, 1]": lambda value: 0 < value <= 1,
-}
-
-
-def check_numbers(values: dict[str, Any], allowed: str, *keys: str) -> None:
-    """Nothing, when each named value is None or lies where `allowed` says.
-
-    Raises:
-        ConfigError: If one does not.
-    """
-    for key in keys:
-        if values[key] is not None and not _RANGES[allowed](values[key]):
-            raise ConfigError(f"method.{key} is {values[key]:g}; it must be {allowed}")

@@ -10,10 +10,9 @@ import importlib
 import pkgutil
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, Any
 
 from trainables.errors import ConfigError, UnknownMethodError
-from trainables.field_kinds import misfit
 from trainables.partial_import import PartialImport
 
 if TYPE_CHECKING:
@@ -76,7 +75,7 @@ def check_family(name: str, family: Family) -> None:
 
 
 def build_config(name: str, values: Mapping[str, Any]) -> Any:
-    """The method's frozen Config from plain values; checks names and kinds, then its own ranges.
+    """The method's frozen Config from plain values.
 
     Raises:
         ConfigError: If a key is unknown or missing, or a value out of range.
@@ -90,8 +89,7 @@ class Settings:
     def __init__(self, name: str, config_class: type[Any]) -> None:
         """`name` is that of the method's module."""
         self._name, self._config_class = name, config_class
-        hints = get_type_hints(config_class)
-        self._kinds = {field.name: hints[field.name] for field in fields(config_class)}
+        self._keys = [field.name for field in fields(config_class)]
 
     @classmethod
     def without_import(cls, name: str, parts: PartialImport) -> Settings:
@@ -109,15 +107,11 @@ class Settings:
             ConfigError: If a key is unknown or missing, or a value out of range.
         """
         for key in values:
-            if key not in self._kinds:
-                close = difflib.get_close_matches(key, self._kinds, n=1)
+            if key not in self._keys:
+                close = difflib.get_close_matches(key, self._keys, n=1)
                 hint = f"; did you mean method.{close[0]}?" if close else ""
                 raise ConfigError(f"method.{key} is not a setting of {self._name}{hint}")
-        missing = sorted(self._kinds.keys() - values.keys())
+        missing = sorted({*self._keys} - values.keys())
         if missing:
             raise ConfigError(f"method.{missing[0]} has no value for {self._name}")
-        for key, kind in self._kinds.items():
-            if allowed := misfit(values[key], kind):
-                raise ConfigError(f"method.{key} is {values[key]!r}; {allowed}")
-        listed = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        return self._config_class(**listed)
+        return self._config_class(**values)

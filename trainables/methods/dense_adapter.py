@@ -19,15 +19,14 @@ Choices where the paper is silent:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from trainables.artefacts import Artefacts
 from trainables.assemblies.bypass import Bypass
-from trainables.errors import ConfigError
+from trainables.field_kinds import Count, Positive, PositiveOrZero, checked
 from trainables.interfaces import (
     Backbone,
     DecodeState,
@@ -45,7 +44,7 @@ from trainables.prompts import batch_from, batch_state, row_index
 Combination = Literal["sum", "mean"]
 
 
-@dataclass(frozen=True)
+@checked
 class Config:
     """Settings of the dense adapter.
 
@@ -64,30 +63,14 @@ class Config:
 
     edit_layer: int
     expert: ExpertShape
-    num_experts: int
+    num_experts: Count
     combination: Combination
-    init_noise: float
-    bypass_weight: float
-    edit_lr: float
-    num_steps: int
+    init_noise: PositiveOrZero
+    bypass_weight: PositiveOrZero
+    edit_lr: Positive
+    num_steps: Count
     stop_loss: float | None
-    weight_decay: float
-
-    def __post_init__(self) -> None:
-        for key, allowed in {"expert": ExpertShape, "combination": Combination}.items():
-            value = vars(self)[key]
-            if value not in get_args(allowed):
-                raise ConfigError(
-                    f"method.{key} is {value!r}; allowed: {', '.join(get_args(allowed))}"
-                )
-        for key in ("num_experts", "num_steps"):
-            if vars(self)[key] < 1:
-                raise ConfigError(f"method.{key} is {vars(self)[key]}; it must be at least 1")
-        if not self.edit_lr > 0:
-            raise ConfigError(f"method.edit_lr is {self.edit_lr}; it must be above 0")
-        for key in ("init_noise", "bypass_weight", "weight_decay"):
-            if not vars(self)[key] >= 0:
-                raise ConfigError(f"method.{key} is {vars(self)[key]}; it must be at least 0")
+    weight_decay: PositiveOrZero
 
 
 class DenseAdapter:

@@ -22,7 +22,6 @@ Deviations, and choices where the papers are silent:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -32,7 +31,7 @@ from trainables.artefacts import Artefacts
 from trainables.backbones.master_weight import MasterWeight
 from trainables.backbones.split import Split
 from trainables.backbones.surgery import KeptWeights
-from trainables.errors import ConfigError
+from trainables.field_kinds import Count, Positive, checked
 from trainables.interfaces import (
     Backbone,
     DecodeState,
@@ -47,7 +46,7 @@ from trainables.optimise import Optimisation, OptimiserSettings, target_loss
 from trainables.prompts import batch_from, batch_state, row_index
 
 
-@dataclass(frozen=True)
+@checked
 class Config:
     """Settings of FT-L and FT-M.
 
@@ -62,20 +61,10 @@ class Config:
 
     edit_layer: int
     loss: Literal["prompt_last", "target_new"]
-    edit_lr: float
-    num_steps: int
+    edit_lr: Positive
+    num_steps: Count
     stop_loss: float
-    norm_bound: float | None
-
-    def __post_init__(self) -> None:
-        if self.loss not in ("prompt_last", "target_new"):
-            raise ConfigError(f"method.loss is {self.loss!r}; allowed: prompt_last, target_new")
-        if self.num_steps < 1:
-            raise ConfigError(f"method.num_steps is {self.num_steps}; it must be at least 1")
-        if not self.edit_lr > 0:
-            raise ConfigError(f"method.edit_lr is {self.edit_lr}; it must be above 0")
-        if self.norm_bound is not None and not self.norm_bound > 0:
-            raise ConfigError(f"method.norm_bound is {self.norm_bound}; it must be above 0 or null")
+    norm_bound: Positive | None
 
 
 class FineTuning:

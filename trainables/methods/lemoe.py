@@ -33,7 +33,7 @@ Choices where the paper is silent:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -41,10 +41,10 @@ from torch import Tensor
 
 from trainables.artefacts import Artefacts
 from trainables.assemblies.anchor_finder import anchor_finder
-from trainables.assemblies.side_editor import check_choices, check_numbers
 from trainables.backbones.split import Site, Split
 from trainables.backbones.surgery import get_module, replace_module
 from trainables.errors import ConfigError
+from trainables.field_kinds import Count, Positive, PositiveOrZero, checked
 from trainables.interfaces import (
     Backbone,
     DecodeState,
@@ -76,7 +76,7 @@ Embedding = Literal["instance", "token", "entity"]
 VERSION = 2  # all bytes of an entity's last letter belong to it
 
 
-@dataclass(frozen=True)
+@checked
 class Config:
     """Settings of LEMoE.
 
@@ -103,36 +103,29 @@ class Config:
 
     edit_layer: int
     expert: Expert
-    lora_rank: int
-    lora_alpha: float | None
-    num_experts: int
+    lora_rank: Count
+    lora_alpha: Positive | None
+    num_experts: Count
     top_k: int
     routing: Routing
     anchor: Anchor
     embedding: Embedding
     anchor_source: AnchorSource
     anchor_words: AnchorWords
-    projection_size: int | None
-    router_temperature: float
-    bypass_weight: float
-    edit_lr: float
-    num_steps: int
+    projection_size: Count | None
+    router_temperature: Positive
+    bypass_weight: PositiveOrZero
+    edit_lr: Positive
+    num_steps: Count
     stop_loss: float | None
-    weight_decay: float
+    weight_decay: PositiveOrZero
 
     def __post_init__(self) -> None:
-        values = vars(self)
-        check_choices(values, expert=Expert, routing=Routing, anchor=Anchor, embedding=Embedding)
-        check_choices(values, anchor_source=AnchorSource, anchor_words=AnchorWords)
-        whole = ("lora_rank", "num_experts", "num_steps", "projection_size")
-        check_numbers(values, "at least 1", *whole)
         if not 1 <= self.top_k <= self.num_experts:
             raise ConfigError(
                 f"method.top_k is {self.top_k}; it must lie in "
                 f"[1, method.num_experts={self.num_experts}]"
             )
-        check_numbers(values, "above 0", "edit_lr", "router_temperature", "lora_alpha")
-        check_numbers(values, "at least 0", "bypass_weight", "weight_decay")
 
     @property
     def uses_entities(self) -> bool:

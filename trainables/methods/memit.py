@@ -50,6 +50,7 @@ from trainables.backbones.subject_vectors import (
 )
 from trainables.backbones.surgery import KeptWeights
 from trainables.errors import BackboneError, ConfigError, DataError, EditDiverged
+from trainables.field_kinds import Count, CountOrZero, Positive, PositiveOrZero, checked
 from trainables.interfaces import (
     Backbone,
     DecodeState,
@@ -68,7 +69,7 @@ _CONTEXT_SEED = 0
 _RIDGE = 1e-8
 
 
-@dataclass(frozen=True)
+@checked
 class Config:
     """Settings of MEMIT.
 
@@ -89,16 +90,16 @@ class Config:
     """
 
     layers: tuple[int, ...]
-    v_lr: float
-    v_num_steps: int
-    v_weight_decay: float
-    stop_loss: float
-    clamp: float
-    kl_weight: float
-    cov_weight: float
-    contexts: int
-    context_length: int
-    covariance_tokens_per_dim: int
+    v_lr: Positive
+    v_num_steps: Count
+    v_weight_decay: PositiveOrZero
+    stop_loss: PositiveOrZero
+    clamp: Positive
+    kl_weight: PositiveOrZero
+    cov_weight: Positive
+    contexts: CountOrZero
+    context_length: Count
+    covariance_tokens_per_dim: Count
     covariance_text: str | None
     accumulate_keys: bool
 
@@ -107,15 +108,6 @@ class Config:
             raise ConfigError(f"method.layers is {list(self.layers)}; name at least one, from 0")
         if len(set(self.layers)) < len(self.layers):
             raise ConfigError(f"method.layers is {list(self.layers)}; a layer stands there twice")
-        for name in ("v_lr", "clamp", "cov_weight"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"method.{name} is {getattr(self, name)}; it must be above 0")
-        for name in ("v_weight_decay", "stop_loss", "kl_weight", "contexts"):
-            if not getattr(self, name) >= 0:
-                raise ConfigError(f"method.{name} is {getattr(self, name)}; it must be at least 0")
-        for name in ("v_num_steps", "context_length", "covariance_tokens_per_dim"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"method.{name} is {getattr(self, name)}; it must be at least 1")
         if self.covariance_text is not None and not Path(self.covariance_text).is_file():
             raise ConfigError(
                 f"method.covariance_text is {self.covariance_text!r}; there is no such file"

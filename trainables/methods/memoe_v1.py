@@ -43,9 +43,9 @@ Choices where the paper is silent:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -54,6 +54,7 @@ from trainables.artefacts import Artefacts
 from trainables.assemblies.anchor_finder import anchor_finder
 from trainables.assemblies.bypass import Bypass
 from trainables.errors import ConfigError
+from trainables.field_kinds import Count, Positive, PositiveOrZero, checked
 from trainables.interfaces import (
     Backbone,
     DecodeState,
@@ -89,7 +90,7 @@ _READS = {
 VERSION = 2  # all bytes of an entity's last letter belong to it
 
 
-@dataclass(frozen=True)
+@checked
 class Config:
     """Settings of MEMoE v1.
 
@@ -115,7 +116,7 @@ class Config:
 
     edit_layer: int
     expert: ExpertShape
-    num_experts: int
+    num_experts: Count
     top_k: int
     merging: Merging
     renormalises_gates: bool
@@ -123,42 +124,20 @@ class Config:
     anchor_source: AnchorSource
     anchor_words: AnchorWords
     anchor_scale: AnchorScale
-    router_noise: float
-    balance_weight: float
-    bypass_weight: float
-    edit_lr: float
-    num_steps: int
+    router_noise: PositiveOrZero
+    balance_weight: PositiveOrZero
+    bypass_weight: PositiveOrZero
+    edit_lr: Positive
+    num_steps: Count
     stop_loss: float | None
-    weight_decay: float
+    weight_decay: PositiveOrZero
 
     def __post_init__(self) -> None:
-        choices = {
-            "expert": ExpertShape,
-            "merging": Merging,
-            "routing_input": RoutingInput,
-            "anchor_source": AnchorSource,
-            "anchor_words": AnchorWords,
-            "anchor_scale": AnchorScale,
-        }
-        for key, allowed in choices.items():
-            value = vars(self)[key]
-            if value not in get_args(allowed):
-                raise ConfigError(
-                    f"method.{key} is {value!r}; allowed: {', '.join(get_args(allowed))}"
-                )
-        for key in ("num_experts", "num_steps"):
-            if vars(self)[key] < 1:
-                raise ConfigError(f"method.{key} is {vars(self)[key]}; it must be at least 1")
         if not 1 <= self.top_k <= self.num_experts:
             raise ConfigError(
                 f"method.top_k is {self.top_k}; it must lie in "
                 f"[1, method.num_experts={self.num_experts}]"
             )
-        if not self.edit_lr > 0:
-            raise ConfigError(f"method.edit_lr is {self.edit_lr}; it must be above 0")
-        for key in ("router_noise", "balance_weight", "bypass_weight", "weight_decay"):
-            if not vars(self)[key] >= 0:
-                raise ConfigError(f"method.{key} is {vars(self)[key]}; it must be at least 0")
 
     @property
     def num_selected(self) -> int:

@@ -7,12 +7,12 @@ edited and whatever it loses in locality was lost by editing.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from torch import Tensor
 
 from trainables.artefacts import Artefacts
 from trainables.backbones.split import Split
+from trainables.field_kinds import checked
 from trainables.interfaces import (
     Backbone,
     DecodeState,
@@ -25,7 +25,7 @@ from trainables.interfaces import (
 )
 
 
-@dataclass(frozen=True)
+@checked
 class Config:
     """Nothing to set."""
 

@@ -37,7 +37,6 @@ Deviations, and choices where both are silent:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -48,9 +47,16 @@ from trainables.assemblies.side_editor import (
     SideEditor,
     SideRun,
     SideSettings,
-    check_choices,
-    check_numbers,
     stored_batch,
+)
+from trainables.field_kinds import (
+    Count,
+    CountOrZero,
+    Positive,
+    PositiveOrZero,
+    PositiveShare,
+    Share,
+    checked,
 )
 from trainables.interfaces import (
     Backbone,
@@ -73,7 +79,7 @@ Merge = Literal["none", "ties", "linear", "slerp", "dare_ties", "sign"]
 DecayOn = Literal["all", "masked"]
 
 
-@dataclass(frozen=True)
+@checked
 class Config:
     """Settings of WISE.
 
@@ -107,40 +113,29 @@ class Config:
 
     edit_layer: int
     inference: Inference
-    num_memories: int
-    edits_per_memory: int
-    mask_ratio: float
+    num_memories: Count
+    edits_per_memory: Count
+    mask_ratio: PositiveShare
     merge: Merge
-    merge_density: float
-    merged_share: float | None
+    merge_density: PositiveShare
+    merged_share: Share | None
     activation: Activation
     margin_unit: MarginUnit
-    margin_far: float
-    margin_edit: float
-    margin_gap: float
-    margin_weight: float
+    margin_far: PositiveOrZero
+    margin_edit: PositiveOrZero
+    margin_gap: PositiveOrZero
+    margin_weight: PositiveOrZero
     hinge_mean: HingeMean
-    threshold_ratio: float
+    threshold_ratio: PositiveOrZero
     augmentation: Augmentation
-    num_prefixes: int
-    num_locality_rows: int
-    edit_lr: float
-    num_steps: int
+    num_prefixes: CountOrZero
+    num_locality_rows: CountOrZero
+    edit_lr: Positive
+    num_steps: Count
     stop_loss: float | None
-    weight_decay: float
+    weight_decay: PositiveOrZero
     decay_on: DecayOn
-    norm_bound: float | None
-
-    def __post_init__(self) -> None:
-        SideSettings.of(self)
-        check_choices(
-            vars(self), inference=Inference, merge=Merge, hinge_mean=HingeMean, decay_on=DecayOn
-        )
-        check_numbers(vars(self), "at least 1", "num_memories", "edits_per_memory")
-        check_numbers(vars(self), "in (0, 1]", "merge_density")
-        check_numbers(vars(self), "in [0, 1]", "merged_share")
-        check_numbers(vars(self), "at least 0", "threshold_ratio", "weight_decay")
-        check_numbers(vars(self), "above 0", "norm_bound")
+    norm_bound: Positive | None
 
 
 class Wise:

@@ -228,14 +228,14 @@ def test_options_then_an_edit_still_raises_its_target(
     ("changes", "words"),
     [
         ({"num_experts": 0}, "method.num_experts is 0; it must be at least 1"),
-        ({"mask_ratio": 0.0}, r"method.mask_ratio is 0; it must be in \(0, 1\]"),
+        ({"mask_ratio": 0.0}, r"method.mask_ratio is 0.0; it must lie in \(0, 1\]"),
         ({"mask_ratio": 0.4, "masks": "disjoint"}, "method.mask_ratio is 0.4; with"),
         ({"selection_threshold": 1.2}, r"method.selection_threshold is 1.2; .* in \[0, 1\]"),
         ({"activation": "inner"}, "method.activation is 'inner'; allowed: linear"),
         ({"merging": "mean"}, "method.merging is 'mean'; allowed: none, emr"),
         ({"expert_selection": "best"}, "method.expert_selection is 'best'"),
         ({"num_locality_rows": -1}, "method.num_locality_rows is -1"),
-        ({"router_lr": 0.0}, "method.router_lr is 0; it must be above 0"),
+        ({"router_lr": 0.0}, "method.router_lr is 0.0; it must be above 0"),
         ({"merge_density": 0.0}, "method.merge_density is 0"),
     ],
 )

@@ -86,9 +86,9 @@ def answers(method: Lemoe, prompts: PromptBatch) -> Tensor:
         ({"embedding": "word"}, "method.embedding is 'word'"),
         ({"num_experts": 0}, "method.num_experts is 0; it must be at least 1"),
         ({"projection_size": 0}, "method.projection_size is 0; it must be at least 1"),
-        ({"router_temperature": 0.0}, "method.router_temperature is 0; it must be above 0"),
-        ({"lora_alpha": -1.0}, "method.lora_alpha is -1; it must be above 0"),
-        ({"bypass_weight": -1.0}, "method.bypass_weight is -1; it must be at least 0"),
+        ({"router_temperature": 0.0}, "method.router_temperature is 0.0; it must be above 0"),
+        ({"lora_alpha": -1.0}, "method.lora_alpha is -1.0; it must be above 0 or null"),
+        ({"bypass_weight": -1.0}, "method.bypass_weight is -1.0; it must be at least 0"),
     ],
 )
 def test_config_when_a_value_is_out_of_range_then_names_key_and_range(

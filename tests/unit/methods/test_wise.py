@@ -220,11 +220,11 @@ def test_yaml_then_paper_and_public_code_differ_in_six_settings(name: str) -> No
         ({"inference": "both"}, "method.inference is 'both'; allowed: merge, retrieval"),
         ({"num_memories": 0}, "method.num_memories is 0; it must be at least 1"),
         ({"edits_per_memory": 0}, "method.edits_per_memory is 0; it must be at least 1"),
-        ({"mask_ratio": 1.5}, r"method.mask_ratio is 1.5; it must be in \(0, 1\]"),
+        ({"mask_ratio": 1.5}, r"method.mask_ratio is 1.5; it must lie in \(0, 1\]"),
         ({"margin_unit": "norm"}, "method.margin_unit is 'norm'; allowed: absolute, residual"),
-        ({"merged_share": 1.5}, r"method.merged_share is 1.5; it must be in \[0, 1\]"),
-        ({"norm_bound": 0.0}, "method.norm_bound is 0; it must be above 0"),
-        ({"edit_lr": 0.0}, "method.edit_lr is 0; it must be above 0"),
+        ({"merged_share": 1.5}, r"method.merged_share is 1.5; it must lie in \[0, 1\]"),
+        ({"norm_bound": 0.0}, "method.norm_bound is 0.0; it must be above 0"),
+        ({"edit_lr": 0.0}, "method.edit_lr is 0.0; it must be above 0"),
     ],
 )
 def test_config_when_a_value_is_bad_then_names_it(changes: dict[str, Any], words: str) -> None:

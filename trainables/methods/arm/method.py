@@ -27,7 +27,6 @@ Deviations, and choices where the paper is silent or contradicts itself:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -38,11 +37,18 @@ from trainables.assemblies.side_editor import (
     SideEditor,
     SideRun,
     SideSettings,
-    check_choices,
-    check_numbers,
     stored_batch,
 )
 from trainables.errors import ConfigError
+from trainables.field_kinds import (
+    Count,
+    CountOrZero,
+    Positive,
+    PositiveOrZero,
+    PositiveShare,
+    Share,
+    checked,
+)
 from trainables.interfaces import (
     Backbone,
     DecodeState,
@@ -72,7 +78,7 @@ RouterInput = Literal["down_input", "embedding"]
 Masks = Literal["random", "disjoint"]
 
 
-@dataclass(frozen=True)
+@checked
 class Config:
     """Settings of ARM.
 
@@ -108,49 +114,35 @@ class Config:
     """
 
     edit_layer: int
-    num_experts: int
-    mask_ratio: float
+    num_experts: Count
+    mask_ratio: PositiveShare
     masks: Masks
     expert_selection: Selection
-    selection_threshold: float
+    selection_threshold: Share
     activation: Activation
     margin_unit: MarginUnit
-    margin_far: float
-    margin_edit: float
-    margin_gap: float
-    margin_weight: float
+    margin_far: PositiveOrZero
+    margin_edit: PositiveOrZero
+    margin_gap: PositiveOrZero
+    margin_weight: PositiveOrZero
     margin_term: bool
     memory_term: bool
-    memory_size: int
+    memory_size: Count
     augmentation: Augmentation
-    num_prefixes: int
-    num_locality_rows: int
-    edit_lr: float
-    num_steps: int
+    num_prefixes: CountOrZero
+    num_locality_rows: CountOrZero
+    edit_lr: Positive
+    num_steps: Count
     stop_loss: float | None
-    router_lr: float
+    router_lr: Positive
     router_input: RouterInput
     inference_routing: Routing
-    abstain_threshold: float | None
-    abstain_ratio: float
+    abstain_threshold: PositiveOrZero | None
+    abstain_ratio: PositiveOrZero
     merging: Compression
-    merge_density: float
+    merge_density: PositiveShare
 
     def __post_init__(self) -> None:
-        SideSettings.of(self)
-        check_choices(
-            vars(self),
-            masks=Masks,
-            expert_selection=Selection,
-            router_input=RouterInput,
-            inference_routing=Routing,
-            merging=Compression,
-        )
-        check_numbers(vars(self), "at least 1", "num_experts", "memory_size")
-        check_numbers(vars(self), "in [0, 1]", "selection_threshold")
-        check_numbers(vars(self), "above 0", "router_lr")
-        check_numbers(vars(self), "at least 0", "abstain_threshold", "abstain_ratio")
-        check_numbers(vars(self), "in (0, 1]", "merge_density")
         if self.masks == "disjoint" and self.num_experts * self.mask_ratio > 1 + 1e-9:
             raise ConfigError(
                 f"method.mask_ratio is {self.mask_ratio:g}; with method.masks=disjoint it must be "

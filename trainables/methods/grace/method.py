@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from trainables.artefacts import Artefacts
 from trainables.backbones.split import Split
 from trainables.backbones.surgery import get_module
-from trainables.errors import ConfigError
+from trainables.field_kinds import Count, Positive, checked
 from trainables.interfaces import (
     Backbone,
     DecodeState,
@@ -51,7 +51,7 @@ from trainables.optimise import Optimisation, OptimiserSettings, target_loss
 from trainables.prompts import batch_from, batch_state, row_index
 
 
-@dataclass(frozen=True)
+@checked
 class Config:
     """Settings of GRACE.
 
@@ -68,30 +68,13 @@ class Config:
     """
 
     edit_layer: int
-    edit_lr: float
-    num_steps: int
-    deferral_radius: float
+    edit_lr: Positive
+    num_steps: Count
+    deferral_radius: Positive
     replacement: Literal["replace_last", "replace_prompt"]
     value_init: Literal["cold", "warm"]
     skip_correct: bool
     on_equal_key: OnEqualKey
-
-    def __post_init__(self) -> None:
-        if self.replacement not in ("replace_last", "replace_prompt"):
-            raise ConfigError(
-                f"method.replacement is {self.replacement!r}; allowed: replace_last, replace_prompt"
-            )
-        if self.value_init not in ("cold", "warm"):
-            raise ConfigError(f"method.value_init is {self.value_init!r}; allowed: cold, warm")
-        if self.on_equal_key not in ("literal", "overwrite"):
-            raise ConfigError(
-                f"method.on_equal_key is {self.on_equal_key!r}; allowed: literal, overwrite"
-            )
-        if self.num_steps < 1:
-            raise ConfigError(f"method.num_steps is {self.num_steps}; it must be at least 1")
-        for name, value in (("edit_lr", self.edit_lr), ("deferral_radius", self.deferral_radius)):
-            if not value > 0:
-                raise ConfigError(f"method.{name} is {value}; it must be above 0")
 
 
 @dataclass

@@ -33,10 +33,11 @@ Choices where the paper is silent or contradicts itself:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, get_args, get_type_hints
+from dataclasses import fields, replace
+from typing import Annotated, Any, Literal
 
 import torch
+from annotated_types import Interval
 from torch import Tensor
 
 from trainables.artefacts import Artefacts
@@ -51,6 +52,14 @@ from trainables.assemblies.gece import (
 )
 from trainables.backbones.split import Site, Split
 from trainables.errors import ConfigError
+from trainables.field_kinds import (
+    Count,
+    CountOrZero,
+    Positive,
+    PositiveOrZero,
+    Share,
+    checked,
+)
 from trainables.interfaces import (
     Backbone,
     DecodeState,
@@ -77,7 +86,7 @@ Forcing = Literal["label", "argmax"]
 _BETAS = (0.9, 0.95)  # of AdamW, Appendix C.3
 
 
-@dataclass(frozen=True)
+@checked
 class Config:
     """Settings of MEMoE v2; the paper's symbols and equations in brackets.
 
@@ -119,23 +128,23 @@ class Config:
         weight_decay: AdamW's.
     """
 
-    edit_layer: int
-    num_experts: int
+    edit_layer: CountOrZero
+    num_experts: Count
     top_k: int
-    bypass_weight: float
+    bypass_weight: PositiveOrZero
     division: DivisionBy
-    head_share: float
-    cluster_balance_weight: float
+    head_share: Share
+    cluster_balance_weight: PositiveOrZero
     cluster_scale: Scale
     gece_reference: Answer
     gece_target: Answer
     gece_denominator: Denominator
     gece_word_source: WordSource
-    meteor_penalty: float
+    meteor_penalty: Share
     meteor_synonyms: Synonyms
     router: Reading
-    router_chunks: int
-    projection_size: int | None
+    router_chunks: Count
+    projection_size: Count | None
     gate: Gate
     router_forcing: Forcing
     frequency_weighting: bool
@@ -144,41 +153,23 @@ class Config:
     balance_positions: Positions
     router_term: bool
     frequency_threshold: float
-    frequency_slope: float
-    balance_slope: float
-    focal_power: float
-    balance_weight: float
-    router_weight: float
-    edit_lr: float
+    frequency_slope: PositiveOrZero
+    balance_slope: PositiveOrZero
+    focal_power: PositiveOrZero
+    balance_weight: PositiveOrZero
+    router_weight: PositiveOrZero
+    edit_lr: Positive
     schedule: Schedule
-    warmup_share: float
-    num_steps: int
-    weight_decay: float
+    warmup_share: Annotated[float, Interval(ge=0, lt=1)]
+    num_steps: Count
+    weight_decay: PositiveOrZero
 
     def __post_init__(self) -> None:
-        for key, hint in get_type_hints(Config).items():
-            allowed, value = get_args(hint), vars(self)[key]
-            if allowed and isinstance(allowed[0], str) and value not in allowed:
-                raise ConfigError(f"method.{key} is {value!r}; allowed: {', '.join(allowed)}")
-        for key in ("num_experts", "router_chunks", "projection_size", "num_steps"):
-            if vars(self)[key] is not None and vars(self)[key] < 1:
-                raise ConfigError(f"method.{key} is {vars(self)[key]}; it must be at least 1")
         if not 1 <= self.top_k <= self.num_experts:
             raise ConfigError(
                 f"method.top_k is {self.top_k}; it must lie in "
                 f"[1, method.num_experts={self.num_experts}]"
             )
-        for key in ("head_share", "meteor_penalty"):
-            if not 0 <= vars(self)[key] <= 1:
-                raise ConfigError(f"method.{key} is {vars(self)[key]}; it must lie in [0, 1]")
-        if not 0 <= self.warmup_share < 1:
-            raise ConfigError(f"method.warmup_share is {self.warmup_share}; it must lie in [0, 1)")
-        if not self.edit_lr > 0:
-            raise ConfigError(f"method.edit_lr is {self.edit_lr}; it must be above 0")
-        for key, value in vars(self).items():
-            is_number = isinstance(value, int | float) and key != "frequency_threshold"
-            if is_number and not value >= 0:
-                raise ConfigError(f"method.{key} is {value}; it must be at least 0")
         if self.gece_denominator == "printed" and self.cluster_scale == "log":
             raise ConfigError(
                 "method.cluster_scale is 'log'; with method.gece_denominator=printed GECE may be "
