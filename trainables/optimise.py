@@ -1,4 +1,4 @@
-"""The one resumable optimisation loop of all gradient methods.
+"""The one resumable optimisation loop of all gradient methods, and the batch that it works on.
 
 Between any two `advance` calls the loop can be saved with its optimiser and continued elsewhere.
 """
@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
 
 from trainables.errors import EditDiverged
-from trainables.interfaces import State
+from trainables.interfaces import EditBatch, EditReport, State
+from trainables.prompts import batch_from, batch_state
 from trainables.pulse import pulse
 
 OptimiserName = Literal["adam", "adamw", "sgd"]
 Schedule = Literal["constant", "cosine"]
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -154,6 +156,67 @@ class Optimisation:
             moments.setdefault(index[name], {})[moment] = value.clone()
         groups = self._optimiser.state_dict()["param_groups"]
         self._optimiser.load_state_dict({"state": moments, "param_groups": groups})
+
+
+@dataclass
+class BatchRun:
+    """A batch of edits under way, from `begin` to `finish`.
+
+    Attributes:
+        batch: Its edits.
+        optimisation: What they are learned by.
+        counts: Fall-backs that it took, by name, for the report.
+    """
+
+    batch: EditBatch
+    optimisation: Optimisation
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def advance(self, max_steps: int) -> bool:
+        """Take at most `max_steps` steps; True when the batch is done.
+
+        Raises:
+            EditDiverged: If the loss is not finite.
+        """
+        return self.optimisation.advance(max_steps)
+
+    def report(self) -> EditReport:
+        """What it took so far."""
+        return EditReport(
+            num_edits=len(self.batch),
+            num_steps=self.optimisation.steps_taken,
+            final_loss=self.optimisation.last_loss,
+            counts=self.counts,
+        )
+
+    def store(self, state: State) -> None:
+        """Add to a method's state what this batch needs to go on."""
+        state.nest("batch", batch_state(self.batch))
+        state.nest("optimisation", self.optimisation.state())
+        if self.counts:
+            state.values["counts"] = dict(self.counts)
+
+    def resume(self, state: State) -> None:
+        """Go on with what `store` wrote; the batch was given already, by `stored_batch`."""
+        self.optimisation.load(state.inner("optimisation"))
+        counts: Any = state.values.get("counts", self.counts)
+        self.counts = dict(counts)
+
+
+def stored_batch(state: State, device: torch.device) -> EditBatch | None:
+    """The batch that `BatchRun.store` wrote; None when none was under way."""
+    return batch_from(state.inner("batch"), device) if "batch" in state.values else None
+
+
+def begun(what: _T | None) -> _T:
+    """`what`, which a method's `begin` has set.
+
+    Raises:
+        RuntimeError: If it has not.
+    """
+    if what is None:
+        raise RuntimeError("no batch is under way: begin() comes first")
+    return what
 
 
 def target_loss(logits: Tensor, labels: Tensor, rows: Tensor) -> Tensor:

@@ -5,7 +5,15 @@ import torch
 from torch import Tensor, nn
 
 from trainables.errors import EditDiverged
-from trainables.optimise import Optimisation, OptimiserSettings, target_loss
+from trainables.interfaces import Edit, EditBatch, PromptBatch, State
+from trainables.optimise import (
+    BatchRun,
+    Optimisation,
+    OptimiserSettings,
+    begun,
+    stored_batch,
+    target_loss,
+)
 
 
 def bowl(x: nn.Parameter) -> Tensor:
@@ -86,6 +94,53 @@ def test_state_when_loaded_into_a_new_loop_then_goes_on_exactly(name: str, stop:
     resumed.load(loop.state())
     assert resumed.advance(10)
     assert torch.equal(second, straight)
+
+
+def run_on(x: nn.Parameter, **more: dict[str, int]) -> BatchRun:
+    """One edit, by four steps that halve `x`."""
+    ids = torch.tensor([[5, 6]])
+    scored = torch.tensor([[True, False]])
+    tokens = PromptBatch(ids, torch.ones_like(ids), torch.tensor([1]), scored)
+    batch = EditBatch((Edit("a", "b"),), tokens, torch.tensor([6]))
+    return BatchRun(batch, Optimisation({"x": x}, lambda: bowl(x), sgd(4)), **more)
+
+
+def test_run_when_stored_and_resumed_then_it_reports_as_if_never_stopped() -> None:
+    x = nn.Parameter(torch.tensor([8.0]))
+    run = run_on(x, counts={"without_subject": 1})
+    assert not run.advance(3)
+    state = State()
+    run.store(state)
+    assert sorted(state.values) == ["batch", "counts", "optimisation"]
+    batch = stored_batch(state, torch.device("cpu"))
+    assert batch is not None
+    assert (batch.edits, batch.labels.tolist()) == (run.batch.edits, [6])
+    resumed = run_on(x)
+    resumed.resume(state)
+    assert resumed.advance(9)
+    report = resumed.report()
+    assert (report.num_edits, report.num_steps) == (1, 4)  # 3 before, 1 of the 9
+    assert report.final_loss == 1.0  # of x = 1, after 8, 4, 2
+    assert report.counts == {"without_subject": 1}
+
+
+def test_run_when_nothing_was_counted_then_its_state_says_nothing_and_what_begin_counts_stays() -> (
+    None
+):
+    x = nn.Parameter(torch.tensor([8.0]))
+    state = State()
+    run_on(x).store(state)
+    assert "counts" not in state.values
+    resumed = run_on(x, counts={"from_begin": 2})
+    resumed.resume(state)
+    assert resumed.counts == {"from_begin": 2}
+
+
+def test_no_batch_under_way_then_none_is_stored_and_asking_for_it_says_so() -> None:
+    assert stored_batch(State(), torch.device("cpu")) is None
+    assert begun(0) == 0  # whatever it is, it is there
+    with pytest.raises(RuntimeError, match=r"begin\(\) comes first"):
+        begun(None)
 
 
 def test_target_loss_counts_rows_alike_whatever_their_length() -> None:

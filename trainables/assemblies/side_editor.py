@@ -22,8 +22,8 @@ Choices where the papers are silent:
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -40,6 +40,7 @@ from trainables.interfaces import (
     DecodeState,
     Edit,
     EditBatch,
+    EditReport,
     Json,
     PromptBatch,
     State,
@@ -55,8 +56,7 @@ from trainables.moe.side_memory import (
 )
 from trainables.moe.side_plan import Plan, count
 from trainables.moe.side_training import EditRows, LossTerms, SideTraining
-from trainables.optimise import Optimisation, OptimiserSettings
-from trainables.prompts import batch_from, batch_state
+from trainables.optimise import BatchRun, Optimisation, OptimiserSettings
 
 _OPENINGS = ("I", "You", "Because", "Yes", "Q:")
 _PREFIX_LENGTHS = (5, 10)
@@ -99,32 +99,27 @@ class SideSettings:
 
 @dataclass
 class SideRun:
-    """A batch under way."""
+    """A batch under way, and what was drawn for it."""
 
-    batch: EditBatch
+    work: BatchRun
     plan: Plan
     rows: EditRows
     training: SideTraining
-    optimisation: Optimisation
 
     def store(self, state: State) -> None:
         """Add to a method's state what this batch needs to go on."""
         state.values["plan"] = self.plan.to_json()
-        state.nest("batch", batch_state(self.batch))
+        self.work.store(state)
         state.nest("training", self.training.state())
-        state.nest("optimisation", self.optimisation.state())
 
     def resume(self, state: State) -> None:
         """Go on with what `store` wrote; the batch and its plan were given already."""
         self.training.load(state.inner("training"))
-        self.optimisation.load(state.inner("optimisation"))
+        self.work.resume(state)
 
-
-def stored_batch(state: State, device: torch.device) -> tuple[EditBatch, Plan] | None:
-    """Batch and plan that `SideRun.store` wrote; None when no batch was under way."""
-    if "plan" not in state.values:
-        return None
-    return batch_from(state.inner("batch"), device), Plan.from_json(state.values["plan"])
+    def report(self, numbers: Mapping[str, float]) -> EditReport:
+        """What it took; `numbers` beside."""
+        return replace(self.work.report(), counts=self.plan.counts, numbers=numbers)
 
 
 class SideEditor:

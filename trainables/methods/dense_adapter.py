@@ -19,7 +19,7 @@ Choices where the paper is silent:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -38,8 +38,15 @@ from trainables.interfaces import (
     State,
 )
 from trainables.moe.experts import Bank, ExpertShape, FfnBank, FrozenFfn, bank_of
-from trainables.optimise import Optimisation, OptimiserSettings, target_loss
-from trainables.prompts import batch_from, batch_state, row_index
+from trainables.optimise import (
+    BatchRun,
+    Optimisation,
+    OptimiserSettings,
+    begun,
+    stored_batch,
+    target_loss,
+)
+from trainables.prompts import row_index
 
 Combination = Literal["sum", "mean"]
 
@@ -94,8 +101,7 @@ class DenseAdapter:
         self._config = config
         self._device = backbone.device
         self._generator = generators.init
-        self._batch: EditBatch | None = None
-        self._optimisation: Optimisation | None = None
+        self._run: BatchRun | None = None
 
     def prepare(self, training: Sequence[Edit]) -> None:
         """Nothing is learned from other edits."""
@@ -108,20 +114,13 @@ class DenseAdapter:
 
     def advance(self, max_steps: int) -> bool:
         """Take at most `max_steps` AdamW steps; True when the batch is done."""
-        assert self._optimisation is not None
-        return self._optimisation.advance(max_steps)
+        return begun(self._run).advance(max_steps)
 
     def finish(self) -> EditReport:
         """Freeze the experts until the next batch."""
-        assert self._optimisation is not None
-        assert self._batch is not None
+        report = begun(self._run).report()
         self._bypass.freeze()
-        report = EditReport(
-            num_edits=len(self._batch),
-            num_steps=self._optimisation.steps_taken,
-            final_loss=self._optimisation.last_loss,
-        )
-        self._optimisation, self._batch = None, None
+        self._run = None
         return report
 
     def logits(
@@ -134,27 +133,24 @@ class DenseAdapter:
         """The experts; the optimisation too when a batch is under way."""
         state = State({"generator": self._generator.get_state()})
         state.nest("experts", self._bypass.state())
-        if self._optimisation is not None and self._batch is not None:
-            state.nest("batch", batch_state(self._batch))
-            state.nest("optimisation", self._optimisation.state())
+        if self._run is not None:
+            self._run.store(state)
         return state
 
     def load(self, state: State) -> None:
         """Continue from `state`."""
         self.remove()
-        values: dict[str, Any] = dict(state.values)
         self._bypass.load(state.inner("experts"))
-        if "batch" in values:
-            self._start(batch_from(state.inner("batch"), self._device))
-            assert self._optimisation is not None
-            self._optimisation.load(state.inner("optimisation"))
+        batch = stored_batch(state, self._device)
+        if batch is not None:
+            self._start(batch).resume(state)
         # Last: building the experts above drew from it.
         self._generator.set_state(state.tensors["generator"].cpu())
 
     def remove(self) -> None:
         """Put the FFN back in its place and forget all edits."""
         self._bypass.remove()
-        self._optimisation, self._batch = None, None
+        self._run = None
 
     def _bank(self, num_experts: int, frozen: FrozenFfn) -> Bank:
         bank = bank_of(self._config.expert, num_experts, frozen)
@@ -170,7 +166,7 @@ class DenseAdapter:
         value = 1.0 if self._config.combination == "sum" else 1.0 / num_experts
         return torch.full((num_rows, num_experts), value, device=self._device)
 
-    def _start(self, batch: EditBatch) -> None:
+    def _start(self, batch: EditBatch) -> BatchRun:
         """Set up the optimisation of all experts."""
         tokens, rows = batch.tokens, row_index(batch.tokens)
         parameters = self._bypass.thaw()
@@ -185,8 +181,8 @@ class DenseAdapter:
         settings = OptimiserSettings(
             "adamw", config.edit_lr, config.num_steps, config.stop_loss, config.weight_decay
         )
-        self._optimisation = Optimisation(parameters, loss, settings)
-        self._batch = batch
+        self._run = BatchRun(batch, Optimisation(parameters, loss, settings))
+        return self._run
 
 
 CONFIG = Config

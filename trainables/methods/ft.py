@@ -42,8 +42,15 @@ from trainables.interfaces import (
     PromptBatch,
     State,
 )
-from trainables.optimise import Optimisation, OptimiserSettings, target_loss
-from trainables.prompts import batch_from, batch_state, row_index
+from trainables.optimise import (
+    BatchRun,
+    Optimisation,
+    OptimiserSettings,
+    begun,
+    stored_batch,
+    target_loss,
+)
+from trainables.prompts import row_index
 
 
 @checked
@@ -82,8 +89,7 @@ class FineTuning:
         self._kept = KeptWeights(backbone.model, [self._path])
         self._master = MasterWeight(self._kept.parameter(self._path))
         self._split = Split(backbone, config.edit_layer, artefacts.prefix_cache)
-        self._optimisation: Optimisation | None = None
-        self._batch: EditBatch | None = None
+        self._run: BatchRun | None = None
 
     def prepare(self, training: Sequence[Edit]) -> None:
         """Nothing to build."""
@@ -104,27 +110,20 @@ class FineTuning:
         settings = OptimiserSettings(
             "adam", self._config.edit_lr, self._config.num_steps, self._config.stop_loss
         )
-        self._optimisation = Optimisation(
+        optimisation = Optimisation(
             {"weight": self._master.thaw()}, loss, settings, after_step=self._project
         )
-        self._batch = batch
+        self._run = BatchRun(batch, optimisation)
 
     def advance(self, max_steps: int) -> bool:
         """Take at most `max_steps` Adam steps; True when the batch is done."""
-        assert self._optimisation is not None
-        return self._optimisation.advance(max_steps)
+        return begun(self._run).advance(max_steps)
 
     def finish(self) -> EditReport:
         """Freeze the weight again."""
-        assert self._optimisation is not None
-        assert self._batch is not None
+        report = begun(self._run).report()
         self._master.freeze()
-        report = EditReport(
-            num_edits=len(self._batch),
-            num_steps=self._optimisation.steps_taken,
-            final_loss=self._optimisation.last_loss,
-        )
-        self._optimisation, self._batch = None, None
+        self._run = None
         return report
 
     def logits(
@@ -136,24 +135,23 @@ class FineTuning:
     def state(self) -> State:
         """The weight, and the optimisation when a batch is under way."""
         state = State(tensors={"weight": self._master.value.detach().clone()})
-        if self._optimisation is not None and self._batch is not None:
-            state.nest("batch", batch_state(self._batch))
-            state.nest("optimisation", self._optimisation.state())
+        if self._run is not None:
+            self._run.store(state)
         return state
 
     def load(self, state: State) -> None:
         """Continue from `state`."""
         self._master.set(state.tensors["weight"])
-        if "batch" in state.values:
-            self.begin(batch_from(state.inner("batch"), self._split.backbone.device))
-            assert self._optimisation is not None
-            self._optimisation.load(state.inner("optimisation"))
+        batch = stored_batch(state, self._split.backbone.device)
+        if batch is not None:
+            self.begin(batch)
+            begun(self._run).resume(state)
 
     def remove(self) -> None:
         """Put the pristine weight back, bit for bit."""
         self._kept.restore()
         self._master.reread()
-        self._optimisation, self._batch = None, None
+        self._run = None
 
     def inference_bytes(self) -> int:
         """The weight as the backbone holds it."""

@@ -33,7 +33,7 @@ Choices where the paper is silent:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -62,8 +62,15 @@ from trainables.moe.experts import Bank, FfnBank, FrozenFfn, LoraBank
 from trainables.moe.nltk_data import NltkData
 from trainables.moe.routers import FrozenAnchors, HiddenRouter, LearnedKeys, Router
 from trainables.moe.routing import PromptRouting, Reads
-from trainables.optimise import Optimisation, OptimiserSettings, target_loss
-from trainables.prompts import batch_from, batch_state, collate, pad_id, row_index, tokenise
+from trainables.optimise import (
+    BatchRun,
+    Optimisation,
+    OptimiserSettings,
+    begun,
+    stored_batch,
+    target_loss,
+)
+from trainables.prompts import collate, pad_id, row_index, tokenise
 
 _MAX_CENTRE_EDITS = 1000  # the mean has settled long before; entities cost a millisecond per prompt
 
@@ -71,9 +78,6 @@ Expert = Literal["ffn", "lora"]
 Routing = Literal["kv_anchor", "conventional", "knowledge_anchor"]
 Anchor = Literal["frozen", "learned"]
 Embedding = Literal["instance", "token", "entity"]
-
-
-VERSION = 2  # all bytes of an entity's last letter belong to it
 
 
 @checked
@@ -139,6 +143,19 @@ class Config:
         return ("chunker",) if self.uses_entities and self.anchor_source == "entity" else ()
 
 
+@dataclass(frozen=True)
+class _Bypass:
+    """What stands beside the FFN from the first batch on."""
+
+    adaptor: Adaptor
+    routing: PromptRouting
+
+    @property
+    def newest(self) -> int:
+        """Number of the first expert of the newest bank."""
+        return self.adaptor.num_experts - self.adaptor.banks[-1].num_experts
+
+
 class Lemoe:
     """Adds experts batch by batch; all earlier ones and the backbone stay frozen."""
 
@@ -164,13 +181,9 @@ class Lemoe:
         self._forget()
 
     def _forget(self) -> None:
-        self._adaptor: Adaptor | None = None
-        self._routing: PromptRouting | None = None
+        self._bypass: _Bypass | None = None
         self._owners: list[int] = []
-        self._batch: EditBatch | None = None
-        self._counts: dict[str, int] = {}
-        self._first_expert = 0
-        self._optimisation: Optimisation | None = None
+        self._run: BatchRun | None = None
 
     def prepare(self, training: Sequence[Edit]) -> None:
         """Take the centre of the anchors from `training`, none of which is edited."""
@@ -187,56 +200,44 @@ class Lemoe:
     def begin(self, batch: EditBatch) -> None:
         """Add the batch's experts with their keys, and set up AdamW on them."""
         self._embedder.add_subjects(batch.edits)
-        if self._adaptor is None or self._routing is None:
-            self._attach()
-        assert self._adaptor is not None
-        assert self._routing is not None
+        bypass = self._bypass or self._attach()
         embeddings = self._embedder.instance(batch.tokens)
         means = group_means(embeddings, self._config.num_experts, self._generator)
-        self._first_expert = self._adaptor.add_bank(self._bank(len(means)))
-        self._routing.router.add(means, self._generator)
-        self._counts = self._embedder.fall_backs(batch.tokens)
+        bypass.adaptor.add_bank(self._bank(len(means)))
+        bypass.routing.router.add(means, self._generator)
+        counts = self._embedder.fall_backs(batch.tokens)
         if self._config.routing == "kv_anchor" and not self._has_own_centre:
-            self._counts["centre_from_table"] = 1
+            counts["centre_from_table"] = 1
         if len(means) < self._config.num_experts:
-            self._counts["experts_not_added"] = self._config.num_experts - len(means)
-        self._start(batch)
+            counts["experts_not_added"] = self._config.num_experts - len(means)
+        self._start(bypass, batch, counts)
 
     def advance(self, max_steps: int) -> bool:
         """Take at most `max_steps` AdamW steps; True when the batch is done."""
-        assert self._optimisation is not None
-        return self._optimisation.advance(max_steps)
+        return begun(self._run).advance(max_steps)
 
     def finish(self) -> EditReport:
         """Freeze the batch's experts and keys."""
-        assert self._adaptor is not None
-        assert self._routing is not None
-        assert self._optimisation is not None
-        assert self._batch is not None
-        self._adaptor.freeze_banks()
-        self._routing.router.freeze()
-        own = self._shares(self._batch.tokens)[:, self._first_expert :]
-        self._owners += (own.argmax(1) + self._first_expert).tolist()
-        report = EditReport(
-            num_edits=len(self._batch),
-            num_steps=self._optimisation.steps_taken,
-            final_loss=self._optimisation.last_loss,
-            counts=self._counts,
-        )
-        self._optimisation, self._batch = None, None
-        return report
+        run, bypass = begun(self._run), begun(self._bypass)
+        bypass.adaptor.freeze_banks()
+        bypass.routing.router.freeze()
+        own = self._shares(run.batch.tokens)[:, bypass.newest :]
+        self._owners += (own.argmax(1) + bypass.newest).tolist()
+        self._run = None
+        return run.report()
 
     def logits(
         self, prompts: PromptBatch, state: DecodeState | None = None
     ) -> tuple[Tensor, DecodeState]:
         """Logits (M, V); a route per prompt is taken from its tokens once and kept in `state`."""
-        if self._adaptor is None or self._routing is None:
+        if self._bypass is None:
             return self._split.logits(prompts, state)
+        routing = self._bypass.routing
         kept = state.route if state is not None else None
-        features = self._routing.features(prompts) if kept is None else kept
+        features = routing.features(prompts) if kept is None else kept
         if state is not None:
-            state = replace(state, route=self._routing.kept(features))
-        with self._adaptor.routed(self._routing.route(features)):
+            state = replace(state, route=routing.kept(features))
+        with self._bypass.adaptor.routed(routing.route(features)):
             return self._split.logits(prompts, state)
 
     def routes(self, prompts: PromptBatch) -> Tensor:
@@ -245,7 +246,7 @@ class Lemoe:
         Experts are numbered from 0 in the order of their making. Where tokens are routed one by
         one, the expert with the largest share of the prompt's tokens.
         """
-        if self._adaptor is None:
+        if self._bypass is None:
             return torch.full_like(prompts.prompt_lengths, -1)
         return self._shares(prompts).argmax(1)
 
@@ -265,13 +266,11 @@ class Lemoe:
         )
         if self._embedder.finder is not None:
             state.values["subjects"] = list(self._embedder.finder.subjects)
-        if self._adaptor is not None and self._routing is not None:
-            state.nest("adaptor", self._adaptor.state())
-            state.nest("router", self._routing.router.state())
-        if self._optimisation is not None and self._batch is not None:
-            state.values |= {"first_expert": self._first_expert, "counts": dict(self._counts)}
-            state.nest("batch", batch_state(self._batch))
-            state.nest("optimisation", self._optimisation.state())
+        if self._bypass is not None:
+            state.nest("adaptor", self._bypass.adaptor.state())
+            state.nest("router", self._bypass.routing.router.state())
+        if self._run is not None:
+            self._run.store(state)
         return state
 
     def load(self, state: State) -> None:
@@ -283,33 +282,30 @@ class Lemoe:
         if self._embedder.finder is not None:
             self._embedder.finder.add_subjects(values["subjects"])
         if "adaptor" in values:
-            self._attach()
-            assert self._adaptor is not None
-            assert self._routing is not None
-            self._adaptor.load(state.inner("adaptor"), self._bank)
-            self._routing.router.load(state.inner("router"))
-            if "batch" in values:
-                self._first_expert = int(values["first_expert"])
-                self._counts = dict(values["counts"])
-                self._start(batch_from(state.inner("batch"), self._backbone.device))
-                assert self._optimisation is not None
-                self._optimisation.load(state.inner("optimisation"))
+            bypass = self._attach()
+            bypass.adaptor.load(state.inner("adaptor"), self._bank)
+            bypass.routing.router.load(state.inner("router"))
+            batch = stored_batch(state, self._backbone.device)
+            if batch is None:
+                bypass.adaptor.freeze_banks()
             else:
-                self._adaptor.freeze_banks()
+                self._start(bypass, batch, {}).resume(state)
         # Last: building banks and router above drew from it.
         self._generator.set_state(state.tensors["generator"].cpu())
 
     def remove(self) -> None:
         """Put the FFN back in its place and forget all edits."""
-        if self._adaptor is not None:
-            replace_module(self._backbone.model, self._path, self._adaptor.frozen)
+        if self._bypass is not None:
+            replace_module(self._backbone.model, self._path, self._bypass.adaptor.frozen)
         self._forget()
 
-    def _attach(self) -> None:
+    def _attach(self) -> _Bypass:
         model = self._backbone.model
-        self._adaptor = Adaptor(get_module(model, self._path), self._config.bypass_weight)
-        replace_module(model, self._path, self._adaptor)
-        self._routing = PromptRouting(self._build_router(), self._embedder, _reads(self._config))
+        adaptor = Adaptor(get_module(model, self._path), self._config.bypass_weight)
+        replace_module(model, self._path, adaptor)
+        routing = PromptRouting(self._build_router(), self._embedder, _reads(self._config))
+        self._bypass = _Bypass(adaptor, routing)
+        return self._bypass
 
     def _build_router(self) -> Router:
         config, centre = self._config, self._centre
@@ -334,11 +330,9 @@ class Lemoe:
             like=self._frozen.up,
         )
 
-    def _start(self, batch: EditBatch) -> None:
+    def _start(self, bypass: _Bypass, batch: EditBatch, counts: dict[str, int]) -> BatchRun:
         """Set up the optimisation of the newest bank and of what the router trains."""
-        assert self._adaptor is not None
-        assert self._routing is not None
-        adaptor, routing, first = self._adaptor, self._routing, self._first_expert
+        adaptor, routing, first = bypass.adaptor, bypass.routing, bypass.newest
         tokens, rows = batch.tokens, row_index(batch.tokens)
         with adaptor.routed(adaptor.closed(len(batch))):
             x, frozen = self._site.frozen(tokens)
@@ -357,14 +351,13 @@ class Lemoe:
             "adamw", config.edit_lr, config.num_steps, config.stop_loss, config.weight_decay
         )
         parameters = {**dict(adaptor.banks[-1].named_parameters()), **routing.router.trainable()}
-        self._optimisation = Optimisation(parameters, loss, settings)
-        self._batch = batch
+        self._run = BatchRun(batch, Optimisation(parameters, loss, settings), counts)
+        return self._run
 
     def _shares(self, prompts: PromptBatch) -> Tensor:
         """How much of each prompt the router would send to each expert, (B, E)."""
-        assert self._adaptor is not None
-        assert self._routing is not None
-        return self._routing.shares(prompts, self._adaptor, self._split.logits)
+        bypass = begun(self._bypass)
+        return bypass.routing.shares(prompts, bypass.adaptor, self._split.logits)
 
 
 def _reads(config: Config) -> Reads:
@@ -388,6 +381,8 @@ def _check_fit(config: Config, backbone: Backbone) -> None:
         )
 
 
-VERSION = 2  # question words are no entities; no subject stands in for NLTK's
+# Question words are no entities, no subject stands in for NLTK's, and all bytes of an entity's last
+# letter belong to it.
+VERSION = 2
 CONFIG = Config
 METHOD = Lemoe

@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -62,8 +62,7 @@ from trainables.interfaces import (
     PromptBatch,
     State,
 )
-from trainables.optimise import Optimisation, OptimiserSettings
-from trainables.prompts import batch_from, batch_state
+from trainables.optimise import BatchRun, Optimisation, OptimiserSettings, begun, stored_batch
 
 _CONTEXT_SEED = 0
 _RIDGE = 1e-8
@@ -129,11 +128,10 @@ def check_family(family: Family) -> None:
 
 @dataclass
 class _Run:
-    """A batch under way."""
+    """A batch under way, and the vectors that it trains."""
 
-    batch: EditBatch
+    work: BatchRun
     vectors: SubjectVectors
-    optimisation: Optimisation
 
 
 class Memit:
@@ -196,18 +194,16 @@ class Memit:
             OptimiserSettings("adam", config.v_lr, config.v_num_steps, config.stop_loss),
             after_step=vectors.project,
         )
-        self._run = _Run(batch, vectors, optimisation)
+        self._run = _Run(BatchRun(batch, optimisation), vectors)
 
     def advance(self, max_steps: int) -> bool:
         """Take at most `max_steps` updates of the vectors; True when they are found."""
-        assert self._run is not None
-        return self._run.optimisation.advance(max_steps)
+        return begun(self._run).work.advance(max_steps)
 
     @torch.no_grad()
     def finish(self) -> EditReport:
         """Write the weights, layer by layer."""
-        run = self._run
-        assert run is not None
+        run = begun(self._run)
         vectors = run.vectors
         wanted = vectors.base + vectors.delta.detach()
         for index, layer in enumerate(self._layers):
@@ -215,9 +211,8 @@ class Memit:
             residuals = (wanted - states).double() / (len(self._layers) - index)
             self._write(layer, keys.double().T, residuals.T)
         self._run = None
-        return EditReport(
-            num_edits=len(run.batch),
-            num_steps=run.optimisation.steps_taken,
+        return replace(
+            run.work.report(),
             final_loss=float(vectors.losses.mean()),
             counts={
                 "subject_absent": vectors.rows.num_absent,
@@ -239,9 +234,8 @@ class Memit:
         for layer, products in self._earlier.items():
             state.tensors[f"earlier/{layer}"] = products.clone()
         if self._run is not None:
-            state.nest("batch", batch_state(self._run.batch))
+            self._run.work.store(state)
             state.nest("vectors", self._run.vectors.state())
-            state.nest("optimisation", self._run.optimisation.state())
         return state
 
     def load(self, state: State) -> None:
@@ -256,11 +250,12 @@ class Memit:
             if products is not None
         }
         self._run = None
-        if "batch" in state.values:
-            self.begin(batch_from(state.inner("batch"), device))
-            run: Any = self._run
+        batch = stored_batch(state, device)
+        if batch is not None:
+            self.begin(batch)
+            run = begun(self._run)
             run.vectors.load(state.inner("vectors"))
-            run.optimisation.load(state.inner("optimisation"))
+            run.work.resume(state)
 
     def remove(self) -> None:
         """Put the pristine weights back, bit for bit."""

@@ -72,8 +72,15 @@ from trainables.moe.losses import balance_loss
 from trainables.moe.nltk_data import NltkData
 from trainables.moe.routers import HiddenRouter
 from trainables.moe.routing import PromptRouting, Reads
-from trainables.optimise import Optimisation, OptimiserSettings, target_loss
-from trainables.prompts import batch_from, batch_state, row_index
+from trainables.optimise import (
+    BatchRun,
+    Optimisation,
+    OptimiserSettings,
+    begun,
+    stored_batch,
+    target_loss,
+)
+from trainables.prompts import row_index
 
 Merging = Literal["top_k", "soft", "soft_outputs"]
 RoutingInput = Literal["token", "sentence", "anchor", "anchor_only"]
@@ -85,9 +92,6 @@ _READS = {
     "anchor": Reads.HIDDEN_AND_ANCHOR,
     "anchor_only": Reads.INSTANCE,
 }
-
-
-VERSION = 2  # all bytes of an entity's last letter belong to it
 
 
 @checked
@@ -192,9 +196,7 @@ class MemoeV1:
             rescales=self._config.anchor_scale == "rescaled",
         )
         self._owners: list[int] = []
-        self._counts: dict[str, int] = {}
-        self._batch: EditBatch | None = None
-        self._optimisation: Optimisation | None = None
+        self._run: BatchRun | None = None
 
     def prepare(self, training: Sequence[Edit]) -> None:
         """Nothing is learned from other edits."""
@@ -207,31 +209,23 @@ class MemoeV1:
             self._bypass.attach()
             rows = torch.zeros(config.num_experts, self._backbone.hidden_size)
             self._router.add(rows, self._generators.init)
-        self._counts = self._embedder.fall_backs(batch.tokens)
+        counts = self._embedder.fall_backs(batch.tokens)
         if len(batch) < config.num_experts:
-            self._counts["experts_beyond_edits"] = config.num_experts - len(batch)
-        self._start(batch)
+            counts["experts_beyond_edits"] = config.num_experts - len(batch)
+        self._start(batch, counts)
 
     def advance(self, max_steps: int) -> bool:
         """Take at most `max_steps` AdamW steps; True when the batch is done."""
-        assert self._optimisation is not None
-        return self._optimisation.advance(max_steps)
+        return begun(self._run).advance(max_steps)
 
     def finish(self) -> EditReport:
         """Freeze experts and router until the next batch; note where each edit is sent."""
-        assert self._optimisation is not None
-        assert self._batch is not None
+        run = begun(self._run)
         self._bypass.freeze()
         self._router.freeze()
-        self._owners += self.routes(self._batch.tokens).tolist()
-        report = EditReport(
-            num_edits=len(self._batch),
-            num_steps=self._optimisation.steps_taken,
-            final_loss=self._optimisation.last_loss,
-            counts=self._counts,
-        )
-        self._optimisation, self._batch = None, None
-        return report
+        self._owners += self.routes(run.batch.tokens).tolist()
+        self._run = None
+        return run.report()
 
     def logits(
         self, prompts: PromptBatch, state: DecodeState | None = None
@@ -286,10 +280,8 @@ class MemoeV1:
             state.values["subjects"] = list(self._embedder.finder.subjects)
         state.nest("experts", self._bypass.state())
         state.nest("router", self._router.state())
-        if self._optimisation is not None and self._batch is not None:
-            state.values["counts"] = dict(self._counts)
-            state.nest("batch", batch_state(self._batch))
-            state.nest("optimisation", self._optimisation.state())
+        if self._run is not None:
+            self._run.store(state)
         return state
 
     def load(self, state: State) -> None:
@@ -301,11 +293,9 @@ class MemoeV1:
             self._embedder.finder.add_subjects(values["subjects"])
         self._bypass.load(state.inner("experts"))
         self._router.load(state.inner("router"))
-        if "batch" in values:
-            self._counts = dict(values["counts"])
-            self._start(batch_from(state.inner("batch"), self._backbone.device))
-            assert self._optimisation is not None
-            self._optimisation.load(state.inner("optimisation"))
+        batch = stored_batch(state, self._backbone.device)
+        if batch is not None:
+            self._start(batch, {}).resume(state)
         for key, generator in (("init", self._generators.init), ("noise", self._generators.noise)):
             generator.set_state(state.tensors[f"generator_{key}"].cpu())
 
@@ -325,7 +315,7 @@ class MemoeV1:
             renormalises=config.renormalises_gates,
         )
 
-    def _start(self, batch: EditBatch) -> None:
+    def _start(self, batch: EditBatch, counts: dict[str, int]) -> BatchRun:
         """Set up the optimisation of all experts and the router."""
         tokens, rows = batch.tokens, row_index(batch.tokens)
         experts = self._bypass.thaw()
@@ -345,8 +335,9 @@ class MemoeV1:
         settings = OptimiserSettings(
             "adamw", config.edit_lr, config.num_steps, config.stop_loss, config.weight_decay
         )
-        self._optimisation = Optimisation({**experts, **self._router.trainable()}, loss, settings)
-        self._batch = batch
+        optimisation = Optimisation({**experts, **self._router.trainable()}, loss, settings)
+        self._run = BatchRun(batch, optimisation, counts)
+        return self._run
 
     def _noisy(self, scores: Tensor) -> Tensor:
         """Router logits with the noise of Eq. 9, drawn on the CPU."""
@@ -364,6 +355,8 @@ class MemoeV1:
         return self._config.balance_weight * loss
 
 
-VERSION = 2  # question words are no anchors; no subject stands in for NLTK's entities
+# Question words are no anchors, no subject stands in for NLTK's entities, and all bytes of an
+# entity's last letter belong to it.
+VERSION = 2
 CONFIG = Config
 METHOD = MemoeV1

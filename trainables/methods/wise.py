@@ -43,12 +43,7 @@ import torch
 from torch import Tensor
 
 from trainables.artefacts import Artefacts
-from trainables.assemblies.side_editor import (
-    SideEditor,
-    SideRun,
-    SideSettings,
-    stored_batch,
-)
+from trainables.assemblies.side_editor import SideEditor, SideRun, SideSettings
 from trainables.field_kinds import (
     Count,
     CountOrZero,
@@ -73,6 +68,7 @@ from trainables.moe.merging import Merging, merged
 from trainables.moe.side_memory import Activation, HingeMean, MarginUnit, random_masks
 from trainables.moe.side_plan import Plan
 from trainables.moe.side_training import LossTerms
+from trainables.optimise import BatchRun, begun, stored_batch
 
 Inference = Literal["merge", "retrieval"]
 Merge = Literal["none", "ties", "linear", "slerp", "dare_ties", "sign"]
@@ -178,34 +174,28 @@ class Wise:
 
     def advance(self, max_steps: int) -> bool:
         """Take at most `max_steps` SGD steps; True when the batch is done."""
-        assert self._run is not None
-        return self._run.optimisation.advance(max_steps)
+        return begun(self._run).work.advance(max_steps)
 
     @torch.no_grad()
     def finish(self) -> EditReport:
         """Write the memory and its threshold; close it, and merge, when they are full."""
-        run = self._run
-        assert run is not None
+        run = begun(self._run)
         run.training.commit()
         own, far = run.rows.activations(self._editor.memories)
         self._least[-1] = min(self._least[-1], float(own[:, -1].min()))
         self._owners += run.plan.owners
-        self._edits_in_current += len(run.batch)
+        self._edits_in_current += len(run.work.batch)
         if self._edits_in_current >= self._config.edits_per_memory:
             self._edits_in_current = 0
             self._merge_when_full()
         self._run = None
-        return EditReport(
-            num_edits=len(run.batch),
-            num_steps=run.optimisation.steps_taken,
-            final_loss=run.optimisation.last_loss,
-            counts=run.plan.counts,
-            numbers=self._editor.numbers()
+        return run.report(
+            self._editor.numbers()
             | {
                 "edit_activation": float(own[:, -1].mean()),
                 "far_activation": float(far[:, -1].mean()),
                 "abstain_threshold": min(self._thresholds()),
-            },
+            }
         )
 
     def logits(
@@ -255,9 +245,9 @@ class Wise:
         self._least = [float("inf") if value is None else value for value in values["least"]]
         self._num_merged = int(values["num_merged"])
         self._edits_in_current = int(values["edits_in_current"])
-        stored = stored_batch(state, self._backbone.device)
-        if stored is not None:
-            self._start(*stored).resume(state)
+        batch = stored_batch(state, self._backbone.device)
+        if batch is not None:
+            self._start(batch, Plan.from_json(values["plan"])).resume(state)
         self._generator.set_state(state.tensors["generator_init"].cpu())
 
     def remove(self) -> None:
@@ -281,8 +271,8 @@ class Wise:
             if config.norm_bound is not None:
                 delta.clamp_(-config.norm_bound, config.norm_bound)
 
-        optimisation = editor.optimisation(training, constrain)
-        self._run = SideRun(batch, plan, rows, training, optimisation)
+        work = BatchRun(batch, editor.optimisation(training, constrain))
+        self._run = SideRun(work, plan, rows, training)
         return self._run
 
     def _merge_when_full(self) -> None:

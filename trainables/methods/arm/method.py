@@ -33,12 +33,7 @@ import torch
 from torch import Tensor
 
 from trainables.artefacts import Artefacts
-from trainables.assemblies.side_editor import (
-    SideEditor,
-    SideRun,
-    SideSettings,
-    stored_batch,
-)
+from trainables.assemblies.side_editor import SideEditor, SideRun, SideSettings
 from trainables.errors import ConfigError
 from trainables.field_kinds import (
     Count,
@@ -73,6 +68,7 @@ from trainables.moe.side_memory import (
 )
 from trainables.moe.side_plan import Plan, Remembered, Selection, select_experts
 from trainables.moe.side_training import EditRows, LossTerms, at_ends
+from trainables.optimise import BatchRun, begun, stored_batch
 
 RouterInput = Literal["down_input", "embedding"]
 Masks = Literal["random", "disjoint"]
@@ -211,34 +207,28 @@ class Arm:
 
     def advance(self, max_steps: int) -> bool:
         """Take at most `max_steps` steps of experts and router; True when the batch is done."""
-        assert self._run is not None
-        return self._run.optimisation.advance(max_steps)
+        return begun(self._run).work.advance(max_steps)
 
     @torch.no_grad()
     def finish(self) -> EditReport:
         """Write the trained experts, remember the edits, and merge anew for inference."""
-        run = self._run
-        assert run is not None
+        run = begun(self._run)
         run.training.commit()
         self._owners += run.plan.owners
-        for edit, owner in zip(run.batch.edits, run.plan.owners, strict=True):
+        for edit, owner in zip(run.work.batch.edits, run.plan.owners, strict=True):
             self._memory.add(edit.prompt, owner)
         self._merge_seed = int(torch.randint(2**31 - 1, (1,), generator=self._generator))
         own, far = run.rows.activations(self._serve())
         self._least_activation = min(self._least_activation, float(own.amax(1).min()))
         self._run = None
-        return EditReport(
-            num_edits=len(run.batch),
-            num_steps=run.optimisation.steps_taken,
-            final_loss=run.optimisation.last_loss,
-            counts=run.plan.counts,
-            numbers=self._editor.numbers()
+        return run.report(
+            self._editor.numbers()
             | run.plan.numbers
             | {
                 "edit_activation": float(own.amax(1).mean()),
                 "far_activation": float(far.amax(1).mean()),
                 "abstain_threshold": self._abstain_below,
-            },
+            }
         )
 
     def logits(
@@ -296,9 +286,9 @@ class Arm:
             self._router.load(state.inner("router"))
         if self._owners:
             self._serve()
-        stored = stored_batch(state, self._backbone.device)
-        if stored is not None:
-            batch, plan = stored
+        batch = stored_batch(state, self._backbone.device)
+        if batch is not None:
+            plan = Plan.from_json(values["plan"])
             self._start(batch, plan, self._editor.rows(batch, plan)).resume(state)
         self._generator.set_state(state.tensors["generator_init"].cpu())
 
@@ -326,8 +316,7 @@ class Arm:
         return ProjectionRouter(size, config.num_experts, config.router_lr, backbone.device)
 
     def _start(self, batch: EditBatch, plan: Plan, rows: EditRows) -> SideRun:
-        editor, config, router = self._editor, self._config, self._router
-        assert router is not None
+        editor, config, router = self._editor, self._config, begun(self._router)
         terms = LossTerms(editor.settings.margins, config.margin_weight, config.margin_term)
         training = editor.training(rows, plan, terms)
         features = self._features(rows.edited.inputs, rows.edited.tokens)
@@ -335,8 +324,8 @@ class Arm:
         def teach_router() -> None:
             router.step(features, training.row_owners)
 
-        optimisation = editor.optimisation(training, teach_router)
-        self._run = SideRun(batch, plan, rows, training, optimisation)
+        work = BatchRun(batch, editor.optimisation(training, teach_router))
+        self._run = SideRun(work, plan, rows, training)
         return self._run
 
     @property
@@ -351,14 +340,13 @@ class Arm:
     def _serve(self) -> SideMemories:
         """What inference uses from now on: the experts, or what merging makes of them."""
         config, memories = self._config, self._editor.memories
-        assert self._router is not None
         # Drawn anew from a kept seed, so that a state that is loaded serves the same weights.
         generator = torch.Generator().manual_seed(self._merge_seed)
         self._serving = SideMemories(memories.measure)
         self._serving.deltas, num_bytes = compressed(
             memories.deltas, config.merging, density=config.merge_density, generator=generator
         )
-        self._bytes = num_bytes + self._router.num_bytes
+        self._bytes = num_bytes + begun(self._router).num_bytes
         return self._serving
 
     @torch.no_grad()
@@ -366,11 +354,9 @@ class Arm:
         self, inputs: Tensor, outputs: Tensor, prompts: PromptBatch, counted: Tensor
     ) -> Tensor:
         """Expert of each prompt or -1, (B,), from prompt tokens alone."""
-        assert self._serving is not None
-        assert self._router is not None
         return expert_route(
-            self._serving.activations(inputs, outputs, counted),
-            self._router.scores(self._features(inputs, prompts)),
+            begun(self._serving).activations(inputs, outputs, counted),
+            begun(self._router).scores(self._features(inputs, prompts)),
             self._config.inference_routing,
             self._abstain_below,
         )

@@ -47,8 +47,14 @@ from trainables.interfaces import (
     State,
 )
 from trainables.methods.grace.codebook import Codebook, OnEqualKey
-from trainables.optimise import Optimisation, OptimiserSettings, target_loss
-from trainables.prompts import batch_from, batch_state, row_index
+from trainables.optimise import (
+    Optimisation,
+    OptimiserSettings,
+    begun,
+    stored_batch,
+    target_loss,
+)
+from trainables.prompts import batch_state, row_index
 
 
 @checked
@@ -77,6 +83,14 @@ class Config:
     on_equal_key: OnEqualKey
 
 
+@dataclass(frozen=True)
+class _Wave:
+    """The edits that train now: the values (len(rows), D) of their entries."""
+
+    values: nn.Parameter
+    optimisation: Optimisation
+
+
 @dataclass
 class _Run:
     """A batch under way. `rows` train at the same time, each its own of `entries`."""
@@ -93,8 +107,7 @@ class _Run:
     num_trained: int = 0
     num_steps: int = 0
     total_loss: float = 0.0
-    values: nn.Parameter | None = None  # (len(rows), D)
-    optimisation: Optimisation | None = None
+    wave: _Wave | None = None
 
 
 class Grace:
@@ -126,26 +139,24 @@ class Grace:
 
     def advance(self, max_steps: int) -> bool:
         """Take at most `max_steps` Adam steps; True when every edit has its steps."""
-        run = self._run
-        assert run is not None
-        while run.optimisation is not None:
-            before = run.optimisation.steps_taken
-            is_done = run.optimisation.advance(max_steps)
-            max_steps -= run.optimisation.steps_taken - before
-            assert run.values is not None
-            self.codebook.values[run.entries] = run.values.detach()
+        run = begun(self._run)
+        while run.wave is not None:
+            optimisation = run.wave.optimisation
+            before = optimisation.steps_taken
+            is_done = optimisation.advance(max_steps)
+            max_steps -= optimisation.steps_taken - before
+            self.codebook.values[run.entries] = run.wave.values.detach()
             if not is_done:
                 return False
             run.num_trained += len(run.rows)
-            run.num_steps += run.optimisation.steps_taken
-            run.total_loss += run.optimisation.last_loss or 0.0
+            run.num_steps += optimisation.steps_taken
+            run.total_loss += optimisation.last_loss or 0.0
             self._start_wave(run)
         return True
 
     def finish(self) -> EditReport:
         """The entries are in the codebook already; says what they did to it."""
-        run = self._run
-        assert run is not None
+        run = begun(self._run)
         self._run = None
         return EditReport(
             num_edits=len(run.batch),
@@ -186,8 +197,8 @@ class Grace:
         if run is not None:
             state.nest("batch", batch_state(run.batch))
             state.values["run"] = {name: getattr(run, name) for name in _COUNTERS}
-            if run.optimisation is not None:
-                state.nest("optimisation", run.optimisation.state())
+            if run.wave is not None:
+                state.nest("optimisation", run.wave.optimisation.state())
         return state
 
     def load(self, state: State) -> None:
@@ -195,9 +206,10 @@ class Grace:
         self._generator.set_state(state.tensors["generator"].cpu())
         self.codebook.load(state.inner("codebook"))
         self._run = None
-        if "batch" not in state.values:
+        batch = stored_batch(state, self._split.backbone.device)
+        if batch is None:
             return
-        run = self._read(batch_from(state.inner("batch"), self._split.backbone.device))
+        run = self._read(batch)
         stored: Any = state.values["run"]
         run.next_row, run.num_trained, run.num_steps = (
             int(stored[name]) for name in ("next_row", "num_trained", "num_steps")
@@ -205,9 +217,8 @@ class Grace:
         run.rows, run.entries = list(stored["rows"]), list(stored["entries"])
         run.counts, run.total_loss = dict(stored["counts"]), float(stored["total_loss"])
         if "optimisation" in state.values:
-            self._set_up(run)
-            assert run.optimisation is not None
-            run.optimisation.load(state.inner("optimisation"))
+            run.wave = self._wave(run)
+            run.wave.optimisation.load(state.inner("optimisation"))
         self._run = run
 
     def remove(self) -> None:
@@ -240,7 +251,7 @@ class Grace:
     def _start_wave(self, run: _Run) -> None:
         """Insert the next edits, up to the first that meets an entry still to be trained."""
         radius = self._config.deferral_radius
-        run.rows, run.entries, run.values, run.optimisation = [], [], None, None
+        run.rows, run.entries = [], []
         while run.next_row < len(run.batch):
             row = run.next_row
             key, label = run.keys[row], self._label(run.batch, row)
@@ -257,10 +268,9 @@ class Grace:
             run.counts[change] = run.counts.get(change, 0) + 1
             run.rows.append(row)
             run.entries.append(entry)
-        if run.rows:
-            self._set_up(run)
+        run.wave = self._wave(run) if run.rows else None
 
-    def _set_up(self, run: _Run) -> None:
+    def _wave(self, run: _Run) -> _Wave:
         """Adam on the values of this wave, starting from the codebook's."""
         rows = torch.tensor(run.rows, device=run.hidden.device)
         tokens, hidden = run.batch.tokens.rows(rows), run.hidden[rows]
@@ -275,7 +285,7 @@ class Grace:
             return target_loss(logits, labels, scored_rows) * len(rows)
 
         settings = OptimiserSettings("adam", self._config.edit_lr, self._config.num_steps)
-        run.values, run.optimisation = values, Optimisation({"values": values}, loss, settings)
+        return _Wave(values, Optimisation({"values": values}, loss, settings))
 
     @torch.no_grad()
     def _is_right(self, run: _Run, row: int, covering: int) -> bool:

@@ -33,7 +33,7 @@ Choices where the paper is silent or contradicts itself:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, Literal
 
 import torch
@@ -78,8 +78,14 @@ from trainables.methods.memoe_v2.terms import ConstraintSettings, Sign
 from trainables.moe.experts import FfnBank
 from trainables.moe.frequency import Denominator, Scale, Synonyms
 from trainables.moe.nltk_data import NltkData
-from trainables.optimise import Optimisation, OptimiserSettings, Schedule
-from trainables.prompts import batch_from, batch_state
+from trainables.optimise import (
+    BatchRun,
+    Optimisation,
+    OptimiserSettings,
+    Schedule,
+    begun,
+    stored_batch,
+)
 
 Forcing = Literal["label", "argmax"]
 
@@ -193,6 +199,14 @@ class Config:
         return {field.name: vars(self)[field.name] for field in fields(settings)}
 
 
+@dataclass
+class _Run:
+    """A batch under way, and who learns which of its edits."""
+
+    work: BatchRun
+    division: Division
+
+
 class MemoeV2:
     """Trains a fixed set of experts and their router; the backbone stays frozen."""
 
@@ -225,9 +239,7 @@ class MemoeV2:
 
     def _forget(self) -> None:
         self._owners: list[int] = []
-        self._batch: EditBatch | None = None
-        self._division: Division | None = None
-        self._optimisation: Optimisation | None = None
+        self._run: _Run | None = None
 
     def prepare(self, training: Sequence[Edit]) -> None:
         """Count the words that alpha of Eq. 9 is taken from."""
@@ -251,28 +263,23 @@ class MemoeV2:
 
     def advance(self, max_steps: int) -> bool:
         """Take at most `max_steps` AdamW steps; True when the batch is done."""
-        assert self._optimisation is not None
-        return self._optimisation.advance(max_steps)
+        return begun(self._run).work.advance(max_steps)
 
     def finish(self) -> EditReport:
         """Freeze experts and router until the next batch."""
-        assert self._optimisation is not None
-        assert self._batch is not None
-        assert self._division is not None
+        run = begun(self._run)
+        division = run.division
         self._bypass.freeze()
         self._routing.freeze()
-        routes: list[int] = self.routes(self._batch.tokens).tolist()
+        routes: list[int] = self.routes(run.work.batch.tokens).tolist()
         is_forced = self._config.router_forcing == "label" and self._config.division != "none"
-        self._owners += self._division.labels.tolist() if is_forced else routes
-        report = EditReport(
-            num_edits=len(self._batch),
-            num_steps=self._optimisation.steps_taken,
-            final_loss=self._optimisation.last_loss,
-            counts=self._division.counts,
-            numbers=self._division.numbers | self._division.by_expert(routes),
+        self._owners += division.labels.tolist() if is_forced else routes
+        self._run = None
+        return replace(
+            run.work.report(),
+            counts=division.counts,
+            numbers=division.numbers | division.by_expert(routes),
         )
-        self._batch, self._division, self._optimisation = None, None, None
-        return report
 
     def logits(
         self, prompts: PromptBatch, state: DecodeState | None = None
@@ -314,14 +321,9 @@ class MemoeV2:
         )
         state.nest("experts", self._bypass.state())
         state.nest("router", self._routing.state())
-        if (
-            self._batch is not None
-            and self._division is not None
-            and self._optimisation is not None
-        ):
-            state.nest("batch", batch_state(self._batch))
-            state.nest("division", self._division.state())
-            state.nest("optimisation", self._optimisation.state())
+        if self._run is not None:
+            self._run.work.store(state)
+            state.nest("division", self._run.division.state())
         return state
 
     def load(self, state: State) -> None:
@@ -331,12 +333,10 @@ class MemoeV2:
         self._bypass.load(state.inner("experts"))
         self._routing.load(state.inner("router"))
         self._owners = list(values["owners"])
-        if "batch" in values:
-            device = self._backbone.device
-            division = Division.of(state.inner("division"), device)
-            self._start(batch_from(state.inner("batch"), device), division)
-            assert self._optimisation is not None
-            self._optimisation.load(state.inner("optimisation"))
+        device = self._backbone.device
+        batch = stored_batch(state, device)
+        if batch is not None:
+            self._start(batch, Division.of(state.inner("division"), device)).resume(state)
         self._generators.init.set_state(state.tensors["init"].cpu())
         self._generators.noise.set_state(state.tensors["noise"].cpu())
 
@@ -353,7 +353,7 @@ class MemoeV2:
                 batch, settings, self._split, self._down, self._artefacts, self._word_counts
             )
 
-    def _start(self, batch: EditBatch, division: Division) -> None:
+    def _start(self, batch: EditBatch, division: Division) -> BatchRun:
         """Set up the optimisation of all experts and the router."""
         config = self._config
         positions = config.balance_positions if config.balance_term else None
@@ -378,8 +378,9 @@ class MemoeV2:
             schedule=config.schedule,
             warmup_share=config.warmup_share,
         )
-        self._optimisation = Optimisation(parameters, loss, settings)
-        self._batch, self._division = batch, division
+        work = BatchRun(batch, Optimisation(parameters, loss, settings))
+        self._run = _Run(work, division)
+        return work
 
 
 CONFIG = Config
