@@ -53,7 +53,7 @@ def checked(declared: _C) -> _C:
         ConfigError: When one is made; for the first field, in their order, that does not fit.
     """
     kinds = get_type_hints(declared, include_extras=True)
-    made = dataclass(declared, frozen=True, kw_only=True, config=_STRICT)
+    made: Any = dataclass(declared, frozen=True, kw_only=True, config=_STRICT)
     fill = made.__init__
 
     def fill_checked(self: Any, **values: Any) -> None:
@@ -71,7 +71,7 @@ def checked(declared: _C) -> _C:
             out = first["type"] in _OUT_OF_RANGE
             raise _complaint(key, values[key], kinds[key], is_out_of_range=out) from None
 
-    made.__init__ = fill_checked  # type: ignore[misc]
+    made.__init__ = fill_checked
     return made
 
 

@@ -253,7 +253,7 @@ class Memit:
         batch = stored_batch(state, device)
         if batch is not None:
             self.begin(batch)
-            run = begun(self._run)
+            run: _Run = begun(self._run)
             run.vectors.load(state.inner("vectors"))
             run.work.resume(state)
 
