@@ -1,4 +1,4 @@
-"""What the README shows of Python can be imported; what it names of files is there."""
+"""What the README shows of Python can be imported."""
 
 from __future__ import annotations
 
@@ -19,11 +19,3 @@ def test_names_that_the_notebook_imports_are_there() -> None:
         module = importlib.import_module(str(node.module))
         for alias in node.names:
             assert hasattr(module, alias.name), f"{node.module}.{alias.name}"
-
-
-def test_files_that_are_named_are_there() -> None:
-    named = set(
-        re.findall(r"`((?:trainables|orchestrator|analysis|search_spaces)/[\w/.]+)`", README)
-    )
-    assert "trainables/methods/ft.py" in named
-    assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
