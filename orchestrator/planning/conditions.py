@@ -31,7 +31,7 @@ class Condition:
 
     Raises:
         UsageError: From the constructor, for anything but comparisons of keys, numbers and quoted
-            words, joined by + - * / and, or; from `holds`, if the values cannot be compared.
+            words, joined by + - * / and, or; from `is_met`, if the values cannot be compared.
     """
 
     def __init__(self, text: str) -> None:
@@ -46,7 +46,7 @@ class Condition:
             raise UsageError(f"where: {text!r} compares nothing; write 'a <op> b'")
         self.keys: frozenset[str] = frozenset(self._names(self._tree))
 
-    def holds(self, lookup: Callable[[str], Any]) -> bool:
+    def is_met(self, lookup: Callable[[str], Any]) -> bool:
         """Whether the condition holds; true also where a key is absent (KeyError) or null."""
         try:
             values = {key: lookup(key) for key in self.keys}

@@ -175,7 +175,7 @@ def _cells(
         spec = resolver.trial(values, config.seeds[0], arm)
         if arm:
             spec.swept["arm"] = arm
-        failed = [condition for condition in conditions if not condition.holds(spec.value)]
+        failed = [condition for condition in conditions if not condition.is_met(spec.value)]
         if failed:
             excluded.append(failed)
             continue

@@ -140,10 +140,10 @@ class Leases:
         """The leases of other drivers that live."""
         for path in sorted(self._path.parent.glob(f"*{_SUFFIX}")):
             lease = _read(path)
-            if path != self._path and lease is not None and self._lives(path.name, lease):
+            if path != self._path and lease is not None and self._is_alive(path.name, lease):
                 yield path, lease
 
-    def _lives(self, name: str, lease: Mapping[str, Any]) -> bool:
+    def _is_alive(self, name: str, lease: Mapping[str, Any]) -> bool:
         if lease["processes"] == _process_table():
             try:
                 # A process number is used again one day; the time of its start is not.

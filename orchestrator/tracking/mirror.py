@@ -122,7 +122,7 @@ class Mirror:
             aside.write_text(json.dumps(kept))
             aside.replace(self._notes)
 
-    def stands(self, row: LabelledRow) -> bool:
+    def has_row(self, row: LabelledRow) -> bool:
         """True for a row that has its run, by what was read when the experiment was opened."""
         return self._written.get(row.end.fingerprint) == row.end.row_id
 
@@ -146,7 +146,7 @@ class Mirror:
         Also what was begun and not ended, by a driver that was killed or whose server was, is
         found by its fingerprint and written anew.
         """
-        if self.stands(row):
+        if self.has_row(row):
             return
         fingerprint, row_id = row.end.fingerprint, row.end.row_id
         with self._lock:  # other drivers of this store see the same rows

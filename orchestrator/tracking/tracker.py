@@ -91,9 +91,9 @@ class Tracker:
     def _work(self) -> None:
         with _quiet():
             if not self._mirror.recall():
-                self._opens()
+                self._try_to_open()
             while (row := self._queue.get()) is not _DONE:
-                while not self._deals_with(row):
+                while not self._try_to_write(row):
                     if not self._may_try_again():
                         self.failures.append(self._outage)
                         return
@@ -101,7 +101,7 @@ class Tracker:
                 with contextlib.suppress(OSError):  # the next driver looks for itself
                     self._mirror.remember()
 
-    def _opens(self) -> bool:
+    def _try_to_open(self) -> bool:
         """True when the store is open; otherwise why not is kept."""
         if self._is_open:
             return True
@@ -116,14 +116,14 @@ class Tracker:
         self._is_open, self._outage, self._answered_at = True, "", time.monotonic()
         return True
 
-    def _deals_with(self, row: LabelledRow) -> bool:
+    def _try_to_write(self, row: LabelledRow) -> bool:
         """True when a row is written or refused; False when nobody answers."""
-        if self._mirror.stands(row):
+        if self._mirror.has_row(row):
             self._num_sent += 1
             return True
         reason = ""
         for _ in range(_MOST_ATTEMPTS):
-            if not self._opens():
+            if not self._try_to_open():
                 return False
             try:
                 self._mirror.write(row)

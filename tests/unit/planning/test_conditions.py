@@ -27,7 +27,7 @@ VALUES: dict[str, Any] = {"method.a": 4, "method.b": 10, "method.none": None, "m
     ],
 )
 def test_condition_when_read_then_it_holds_as_arithmetic_says(text: str, holds: bool) -> None:
-    assert Condition(text).holds(VALUES.__getitem__) is holds
+    assert Condition(text).is_met(VALUES.__getitem__) is holds
 
 
 def test_condition_when_read_then_it_knows_its_keys() -> None:
@@ -61,4 +61,4 @@ def test_condition_when_it_is_more_than_a_comparison_then_it_is_refused(
 @pytest.mark.parametrize("text", ["method.a < method", "method.a / 0 > 1"])
 def test_condition_when_values_cannot_be_compared_then_it_says_so(text: str) -> None:
     with pytest.raises(UsageError, match="fails for"):
-        Condition(text).holds(VALUES.__getitem__)
+        Condition(text).is_met(VALUES.__getitem__)

@@ -359,8 +359,8 @@ def test_a_database_that_nobody_touched_is_not_opened_again(store: Path) -> None
     again = mirror.Mirror(store, "untouched", "", None)
     assert again.recall()
     assert again.experiment_id == tracker.experiment_id
-    assert again.stands(row("g1"))
-    assert not again.stands(row("g1", "r2"))
+    assert again.has_row(row("g1"))
+    assert not again.has_row(row("g1", "r2"))
     assert not mirror.Mirror(store, "untouched", "", "http://127.0.0.1:9").recall()
 
 
