@@ -4,6 +4,7 @@ A recipe is a section `## Add a ...`. Its code blocks say behind the language wh
 
 - a path: the file to write, or with `>>` in front the file to add lines to,
 - `step`: a command to run,
+- `patch`: a change of files that are there, as a diff,
 - `look`: a command that knows what was added and did not know it before,
 - `proof`: the tests that hold what was added to its promises.
 """
@@ -24,7 +25,7 @@ class Recipe:
     """What a section asks for.
 
     Attributes:
-        steps: Blocks in their order: a path or `step`, and what stands in the block.
+        steps: Blocks in their order: a path, `step` or `patch`, and what stands in the block.
         look: Command that shows what was added.
         proof: Command that tests it.
     """
@@ -36,8 +37,8 @@ class Recipe:
     def follow(self, house: Path) -> None:
         """Do what the recipe says, in a copy of the repository."""
         for what, text in self.steps:
-            if what == "step":
-                done = run_in(house, text)
+            if what in ("step", "patch"):
+                done = run_in(house, text if what == "step" else f"git apply <<'EOF'\n{text}EOF")
                 assert done.returncode == 0, done.stdout
                 continue
             path = house / what.removeprefix(">>")
