@@ -118,7 +118,7 @@ class Pulse:
 
     @property
     def loss(self) -> float | None:
-        """Of the last step, in the present stage."""
+        """Loss of the last step in the present stage; None before the first."""
         return self._moment.loss
 
     def tick(self) -> None:

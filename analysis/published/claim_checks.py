@@ -189,7 +189,7 @@ def judge(difference: Estimate, relation: str, by: float) -> Verdict:
 
 
 def together(verdicts: Sequence[Verdict]) -> Verdict:
-    """Of a claim, from those of its comparisons: one refuted is enough, confirmed must be all."""
+    """Verdict on a claim: refuted if one comparison is, confirmed only if all of them are."""
     if "refuted" in verdicts:
         return "refuted"
     if set(verdicts) <= {"not run"}:

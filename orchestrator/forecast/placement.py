@@ -117,7 +117,7 @@ def attainable(nodes: Sequence[Mapping[str, float]], scaling: Mapping[str, Any])
 
 
 def _max_workers(node_type: Mapping[str, Any], scaling: Mapping[str, Any]) -> int:
-    """Of one type; Ray takes the cluster's own limit where the type states none."""
+    """Most nodes of one type; without a limit of its own it has the whole cluster's, as in Ray."""
     stated = node_type.get("max_workers")
     return int(scaling.get("max_workers") or 0) if stated is None else int(stated)
 

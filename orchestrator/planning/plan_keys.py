@@ -95,7 +95,7 @@ def _methods_of_file(config: SweepConfig) -> list[Any]:
 
 
 def partly_obeyed(config: SweepConfig) -> list[str]:
-    """Of each key typed for a method that some methods of the sweep lack: which obey it."""
+    """A line for each key typed for `method` that some methods lack: which ones obey it."""
     methods = methods_of(config)
     typed = [*_typed(config), *sorted(key for key in config.own_units if key in config.axes)]
     said = []

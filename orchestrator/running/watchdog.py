@@ -37,7 +37,7 @@ class PulseTaker:
         self._felt_at = -math.inf
 
     def latest(self) -> float | None:
-        """As `latest_pulse`, as of when it was looked for."""
+        """What `latest_pulse` found when it last looked; it looks again only now and then."""
         now = self._monotonic()
         if self._folder is not None and now - self._felt_at >= self._between:
             self._felt, self._felt_at = latest_pulse(self._folder), now

@@ -160,7 +160,7 @@ def _stamps(folder: Path) -> list[list[Any]]:
 
 
 def _key(folder: Path, stamps: list[list[Any]]) -> str:
-    """Of one state of one folder; two nodes that hold a copy each do not displace each other."""
+    """Name under which the state of a folder is kept; copies on two nodes have two names."""
     versions = [VERSION, version("transformers"), version("tokenizers")]
     content = json.dumps([str(folder.resolve()), stamps, versions])
     return hashlib.sha256(content.encode()).hexdigest()[:32]

@@ -67,7 +67,7 @@ class MasterWeight:
 
     @property
     def num_bytes(self) -> int:
-        """Of the weight as the backbone holds it."""
+        """Size of the weight in the backbone's own dtype."""
         return self._parameter.nbytes
 
     def _take_gradient(self, parameter: Tensor) -> None:

@@ -191,7 +191,7 @@ def same_expert_rate(trained: Sequence[tuple[int, Experts]]) -> float | None:
 
 
 def _consistencies(rows: Sequence[RouteRow], edits: Sequence[RouteRow]) -> list[float | None]:
-    """Of each record that has rephrases."""
+    """Mean routing consistency of the rephrases of each record that has some."""
     own = {(row.part, row.record): torch.tensor(row.experts) for row in edits}
     shares: dict[tuple[int, int], list[float]] = {}
     for row in rows:
