@@ -115,6 +115,6 @@ def _laid(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(below)
     for key, value in above.items():
         inner = merged.get(key)
-        both = isinstance(inner, Mapping) and isinstance(value, Mapping)
-        merged[key] = _laid(inner, value) if both else value
+        is_inner = isinstance(inner, Mapping) and isinstance(value, Mapping)
+        merged[key] = _laid(inner or {}, value) if is_inner else value
     return merged

@@ -26,6 +26,7 @@ from ray.tune.search import Searcher
 
 from orchestrator.planning.cell import Remembered
 from orchestrator.planning.distributions import Distribution
+from orchestrator.settings.metrics import Mode
 
 MEDIAN_RUNGS = (0.25, 0.5, 1.0)  # shares of progress
 TIME_ATTR = "rung"  # 1, 2, ...: number of the share of progress among the rungs
@@ -128,7 +129,7 @@ def make_scheduler(
     protected: Collection[str] = (),
     grace: float = 0.25,
     reduction_factor: int = 2,
-    mode: Literal[max, min] = "max",
+    mode: Mode = "max",
     past: Sequence[Mapping[str, Any]] = (),
 ) -> tuple[TrialScheduler, tuple[float, ...]]:
     """A scheduler and the shares of progress at which trials report to it.
@@ -152,7 +153,7 @@ def make_scheduler(
 
 
 def _median(
-    grace: float, protected: Collection[str], mode: Literal[max, min]
+    grace: float, protected: Collection[str], mode: Mode
 ) -> tuple[Protecting, tuple[float, ...]]:
     """Tune's median rule; it compares with no earlier driver."""
     first = next(number for number, rung in enumerate(MEDIAN_RUNGS, 1) if rung >= grace)
@@ -164,7 +165,7 @@ def _median(
 
 
 def _asha(
-    grace: float, reduction_factor: int, protected: Collection[str], mode: Literal[max, min]
+    grace: float, reduction_factor: int, protected: Collection[str], mode: Mode
 ) -> tuple[Protecting, tuple[float, ...]]:
     """Tune's successive halving, with its one bracket."""
     rungs = asha_rungs(grace, reduction_factor)
@@ -252,7 +253,7 @@ class PlannedSearch(Searcher):
         to_config: Callable[[Mapping[str, Any]], dict[str, Any] | Remembered],
         recall: Callable[[Sequence[Mapping[str, Any]]], None],
         was_stopped: Callable[[str], bool],
-        mode: Literal[max, min] = "max",
+        mode: Mode = "max",
     ) -> None:
         """Set up the search.
 

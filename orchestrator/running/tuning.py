@@ -193,11 +193,12 @@ class Tuning:
     def _runtime(self, need: Placement, rungs: tuple[float, ...], is_compared: bool) -> Runtime:
         """What every trial is told beside its specification."""
         demands = self._machines.nodes.demands
+        compared = self._config.scheduler.compared
         return Runtime(
             cache=self._cache,
             store=self._store,
             rungs=rungs,
-            compares=Compares(chosen.metric, chosen.compared.numbers) if is_compared else None,
+            compares=Compares(compared.name, compared.numbers) if is_compared else None,
             max_seconds=self._config.max_trial_seconds,
             max_trials=self._config.max_trials_per_process,
             is_sharded=need.parallel == "shard",

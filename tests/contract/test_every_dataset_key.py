@@ -6,6 +6,7 @@ What is typed goes the whole way from the command line to the records.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,13 @@ def with_texts(value: Any, texts: Mapping[str, str]) -> Any:
     if isinstance(value, list):
         return [with_texts(item, texts) for item in value]
     return texts.get(value, value) if isinstance(value, str) else value
+
+
+@cache
+def made_up_digest(name: str) -> str:
+    found = MODULES[name]
+    assert isinstance(found, MadeUpDataSet)
+    return found.digest()
 
 
 class Typed:
@@ -85,11 +93,10 @@ class Typed:
 
     def fingerprint(self, *more: str) -> str:
         """Of the trial's result, on some backbone."""
-        found, spec = MODULES[self.name], self.spec(*more)
-        is_made_up = isinstance(found, MadeUpDataSet)
-        digest = found.digest() if is_made_up else self.source(*more).digest
+        is_made_up = self.name in MADE_UP
+        digest = made_up_digest(self.name) if is_made_up else self.source(*more).digest
         extra = {"dataset_digest": digest, "backbone_fingerprint": "of some backbone"}
-        return fingerprint(spec, extra)
+        return fingerprint(self.spec(*more), extra)
 
 
 @pytest.fixture

@@ -247,5 +247,7 @@ def test_read_metrics_when_a_line_is_broken_then_the_error_names_it(
 ) -> None:
     file = tmp_path / "metrics.yaml"
     file.write_text(f"measures: [token]\nmetrics:\n  toy: {line}\n")
-    with pytest.raises(AnalysisError, match=f"metrics.yaml does not declare metrics: .*{said}"):
+    with pytest.raises(
+        AnalysisError, match=f"metrics.yaml does not declare metrics as it should: .*{said}"
+    ):
         metrics.read_metrics(file)

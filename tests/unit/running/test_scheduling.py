@@ -142,8 +142,8 @@ def test_asha_when_the_smallest_is_best_then_the_larger_half_stops_earlier_drive
 
 
 def test_search_when_the_smallest_is_best_then_optuna_is_told_so() -> None:
-    def to_config(values: Mapping[str, Any]) -> dict[str, Any] | Settled:
-        return Settled(values["x"])
+    def to_config(values: Mapping[str, Any]) -> dict[str, Any] | Remembered:
+        return Remembered(values["x"])
 
     space = {"x": tune.uniform(0, 1)}
     search = PlannedSearch(space, 0, 8, to_config, lambda past: None, never, "min")
