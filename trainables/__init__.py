@@ -14,7 +14,8 @@ Rooms, each of which imports only those below it:
 - `prompts`, `seeding`: text to token rows, random generators. `reading`: objects out of files, and
   records of them, for several data sets.
 - `interfaces`: what passes between the rooms, and the protocol of an edit method.
-- `spec`: what a trial is told. `parallel`: one trial on several processes, or in pieces of its rows.
+- `spec`: what a trial is told.
+- `parallel`: one trial on several processes, or in pieces of its rows.
 - `records`, `pulse`: what a data set is made of; what a running trial says of itself.
 - `partial_import`, `field_kinds`: a method's settings out of its file, and whether values fit them.
 - `bases`: a YAML that stands on another.

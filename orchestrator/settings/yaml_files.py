@@ -136,7 +136,7 @@ class SearchSpaces:
     def metrics(self) -> Mapping[str, Any]:
         """`metrics.yaml`: what a trial measures."""
         if ("", "metrics") not in self._loaded:
-            self._loaded["", "metrics"] = self._read(self.folder / "metrics.yaml")
+            self._loaded["", "metrics"] = self.read(self.folder / "metrics.yaml")
         return self._loaded["", "metrics"]
 
     def question(self, ablation: str) -> str:
