@@ -29,7 +29,7 @@ from orchestrator.settings.models import (
 from orchestrator.settings.obeyed import check_obeyed
 from orchestrator.settings.presets import read_presets
 from orchestrator.settings.typed import Known, parse, split
-from orchestrator.settings.yaml_files import FOLDER, GROUPS, SearchSpaces
+from orchestrator.settings.yaml_files import FOLDER, GROUPS, SearchSpaces, unknown
 
 # Fields that are no keys.
 _NOT_TYPED = frozenset(
@@ -85,7 +85,7 @@ def _load(spaces: SearchSpaces, chosen: Mapping[str, str], typed: Mapping[str, A
         raise UsageError(f"ablation=NAME is missing; known: {names or 'none'}")
     ablation = spaces.load("ablation", chosen["ablation"])
     check_ablation(spaces, chosen["ablation"], known_words())
-    scale = compose(spaces, chosen)[1]["scale"]
+    scale = (own_choices(spaces, chosen["ablation"]) | dict(chosen))["scale"]
     block = (ablation.get("scales") or {}).get(scale) or {}
     named = {
         group: name for group, name in block.items() if group in GROUPS and isinstance(name, str)
@@ -126,50 +126,80 @@ def _build(
     typed: Mapping[str, Any],
 ) -> SweepConfig:
     """Lays scale block and command line over the composed `values` and checks the whole."""
-    ablation = choices["ablation"]
     arm_values, typed = of_arms(typed)
-    layers = (
-        Layer("config.yaml", _dotted(spaces.root())),
-        Layer(f"scale {choices['scale']}", _dotted(spaces.load("scale", choices["scale"]))),
-        Layer(f"ablation {ablation}", _dotted(spaces.load("ablation", ablation))),
-        Layer(f"ablation {ablation}, {choices['scale']}", _dotted(block)),
-        Layer(COMMAND_LINE, {key: value for key, value in typed.items() if _is_part(key)}),
-    )
     for part in PARTS:
         values.pop(part, None)  # a trial takes these by layers: the choice may be swept
     values.pop("scales", None)
     merge(values, {key: value for key, value in block.items() if key not in PARTS})
     axes, own_units = _axes(values.pop("axes", None) or {}, typed)
-    for key, value in {**chosen, **typed}.items():
+    _pin(axes, own_units, {**chosen, **typed})
+    _lay_over(values, typed)
+    ablation = choices["ablation"]
+    values.update(ablation=ablation, question=values.get("question") or spaces.question(ablation))
+    made = _checked(
+        values,
+        axes=axes,
+        choices=choices,
+        arm_values=arm_values,
+        preset_values=read_presets(values.get("presets")),
+        layers=_layers(spaces, choices, block, typed),
+        own_units=frozenset(own_units),
+        spaces=spaces,
+    )
+    check_obeyed(made, typed)
+    return made
+
+
+def _layers(
+    spaces: SearchSpaces,
+    choices: Mapping[str, str],
+    block: Mapping[str, Any],
+    typed: Mapping[str, Any],
+) -> tuple[Layer, ...]:
+    """What each source says of a trial's parts, the weakest first."""
+    ablation, scale = choices["ablation"], choices["scale"]
+    return (
+        Layer("config.yaml", _dotted(spaces.root())),
+        Layer(f"scale {scale}", _dotted(spaces.load("scale", scale))),
+        Layer(f"ablation {ablation}", _dotted(spaces.load("ablation", ablation))),
+        Layer(f"ablation {ablation}, {scale}", _dotted(block)),
+        Layer(COMMAND_LINE, {key: value for key, value in typed.items() if _is_part(key)}),
+    )
+
+
+def _pin(axes: dict[str, Any], own_units: set[str], said: Mapping[str, Any]) -> None:
+    """Leaves the one value of `said` to an axis that it names."""
+    for key, value in said.items():
         if key in axes and not isinstance(axes[key], dict):
             axes[key] = [value]  # typed: the axis is pinned, and still named in the arm
             own_units.add(key)
         elif isinstance(axes.get(key), dict):
             del axes[key]  # a search over it is off
+
+
+def _lay_over(values: dict[str, Any], typed: Mapping[str, Any]) -> None:
+    """Sets what was typed, other than axes and the parts of a trial."""
     for key, value in typed.items():
         first, _, rest = key.partition(".")
         if first == "stands_for" and rest:
             values["stands_for"] = {**(values.get("stands_for") or {}), rest: value}
         elif first != "axes" and first not in PARTS:
             _set(values, key, value)
-    values.update(ablation=ablation, question=values.get("question") or spaces.question(ablation))
+
+
+def _checked(values: Mapping[str, Any], **ours: Any) -> SweepConfig:
+    """The sweep that the files and the command line make, with what is found out here.
+
+    Raises:
+        UsageError: For the first key that is unknown, that nobody may set, or of a wrong value.
+    """
+    for key in ours:
+        if key in values:
+            raise unknown(key, key, known_words())
     try:
-        made = SweepConfig(
-            **values,
-            axes=axes,
-            choices=choices,
-            arm_values=arm_values,
-            preset_values=read_presets(values.get("presets")),
-            layers=layers,
-            own_units=frozenset(own_units),
-            spaces=spaces,
-        )
+        return SweepConfig.model_validate({**values, **ours})
     except ValidationError as error:
         raise complaint(error, SweepConfig, {*PARTS, "scale"}, _NOT_TYPED) from error
-    except TypeError as error:  # a key of ours, typed: "choices=...", "layers=..."
-        raise UsageError(f"{', '.join(typed)}: {error}") from error
-    check_obeyed(made, typed)
-    return made
 
 
 def _axes(axes: dict[str, Any], typed: Mapping[str, Any]) -> tuple[dict[str, Any], set[str]]:
