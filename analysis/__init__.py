@@ -10,6 +10,7 @@ Rooms, each of which imports only those below it:
 - `published`: the papers' numbers, when ours may stand beside them, and their claims.
 - `render`, `counts`: cells and tables as text, and the fall-backs counted below them.
 - `aggregate`: tidy rows to one mean and interval per arm.
+- `metrics`: what may be measured, and how a table shows it.
 - `arguments`, `errors`: the commands' options, and errors for the user.
 
 The published numbers themselves are the CSV files of paper_tables/.

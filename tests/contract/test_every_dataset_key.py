@@ -16,7 +16,7 @@ from orchestrator.errors import UsageError
 from orchestrator.planning.identity import fingerprint
 from orchestrator.planning.plan import TrialSpec, expand
 from orchestrator.precheck import precheck
-from orchestrator.settings.models import load
+from orchestrator.settings.loading import load
 from tests.contract.dataset_files import (
     FROM_FILES,
     MADE_UP,
@@ -33,6 +33,7 @@ from trainables.draws.streams import topic
 from trainables.edits.data_check import DataCheck
 from trainables.edits.drawing import draw
 from trainables.edits.sources import Source, open_source
+from trainables.spec import TrialSpec as ToldSpec
 
 OF_THE_FILE = ("name", "module", "source", "version")  # what a YAML says of itself
 
@@ -79,7 +80,7 @@ class Typed:
 
     def source(self, *more: str) -> Source:
         """Its records; of the made-up world as of a backbone that knows all."""
-        spec = self.spec(*more).to_dict()
+        spec = ToldSpec.parse(self.spec(*more).to_dict())
         if self.name in MADE_UP:
             return DataCheck(self.folder).source(spec)
         return open_source(spec, self.folder)
@@ -175,7 +176,7 @@ def check_frequency_band(typed: Typed) -> None:
     if any(record.frequency is None for record in records):
         assert "do not say how often" in typed.refused(*typed_band)
     else:
-        drawn = draw(typed.spec(*typed_band).to_dict(), typed.source()).records
+        drawn = draw(ToldSpec.parse(typed.spec(*typed_band).to_dict()), typed.source()).records
         frequencies = sorted((record.frequency or 0.0 for record in records), reverse=True)
         least = frequencies[len(records) // 2 - 1]
         assert all(record.frequency is not None and record.frequency >= least for record in drawn)

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from analysis import aggregate, metrics
 from analysis.errors import AnalysisError
@@ -33,6 +32,7 @@ from orchestrator.tracking.tracker import Tracker
 from tests.unit.file_trials import spec, write, zsre_line
 from tests.unit.trials.test_loop import RECORDS, make_loop
 from trainables.backbones.loading import load_backbone
+from trainables.bases import read_method
 from trainables.interfaces import Question
 from trainables.methods import method_settings
 from trainables.metrics import evaluator
@@ -40,7 +40,6 @@ from trainables.trials.compared import Compares, compared
 from trainables.trials.ray_trial import EditTrial
 from trainables.trials.run import Runtime
 
-METHODS = Path(metrics.FILE).parent / "method"
 TINY = {"edit_layer": 2, "num_experts": 2, "top_k": 1, "num_steps": 2}
 # Measured where a test of every machine cannot go; test_trial has the second.
 ELSEWHERE = {"peak_gpu_gib": "needs a GPU", "micro_batch": "memory has to run out"}
@@ -79,7 +78,7 @@ def trial_row(folder: Path, method: str, backbone: Path, **protocol: Any) -> dic
     wanted = spec(
         backbone, "zsre", write(folder / "z.jsonl", [zsre_line(n) for n in range(60)]), **protocol
     )
-    values = yaml.safe_load((METHODS / f"{method}.yaml").read_text())
+    values = read_method(method)
     settings = method_settings(values)
     settings |= {key: value for key, value in TINY.items() if key in settings}
     wanted["method"] = settings | {"name": values["name"], "module": values.get("module", method)}

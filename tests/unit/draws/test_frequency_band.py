@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,7 @@ from trainables.edits.drawing import banded
 from trainables.edits.sources import Source
 from trainables.errors import ConfigError
 from trainables.interfaces import EditRecord
+from trainables.spec import DatasetSpec
 
 # frequencies 0 to 9, in an order of their own
 ORDER = (3, 9, 0, 7, 1, 8, 2, 5, 6, 4)
@@ -62,8 +64,8 @@ def source(*records: EditRecord) -> Source:
     return Source(records, (), (), "digest")
 
 
-def spec(**dataset: object) -> dict[str, object]:
-    return {"dataset": dataset}
+def spec(**dataset: Any) -> DatasetSpec:
+    return DatasetSpec("zsre", "all", **dataset)
 
 
 def test_banded_when_there_is_no_band_then_the_very_source() -> None:

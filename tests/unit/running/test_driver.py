@@ -217,7 +217,7 @@ def test_settled_trial_runs_again_only_where_an_option_opens_it(
     again = {key for key, status in before.items() if fresh or status in opened}
     outcome = second.results.outcome
     assert Counter(second.tuning.started) == dict.fromkeys(again, 1)
-    assert {after[key]["status"] for key in again} <= {"finished"}
+    assert {after[key].status for key in again} <= {"finished"}
     assert outcome.num_settled_before == len(chosen) - len(again)
     assert outcome.num_other_source == (outcome.num_settled_before if source == "other" else 0)
     assert second.num_starts == (1 if again else 0)  # Ray takes seconds

@@ -20,6 +20,7 @@ from orchestrator.terminal.dry_run import dry_run
 from tests.unit.ended_trials import made_plan
 from tests.unit.file_trials import spec, write, zsre_line
 from trainables.spec import TrialSpec
+from trainables.trials.compared import Compares
 from trainables.trials.run import Runtime, TrialRun
 from trainables.trials.workbench import Workbench
 
@@ -32,7 +33,8 @@ def test_report_of_a_real_trial_comes_out_of_the_ledger_as_it_went_in(
     """Both ends of the channel: trainables -> driver -> ledger -> reader."""
     path = write(tmp_path / "z.jsonl", [zsre_line(number) for number in range(60)])
     wanted = spec(checkpoints["llama"], "zsre", path, curve=True)
-    runtime = Runtime(tmp_path, tmp_path, rungs=(0.5, 1.0), rung_score="average.token")
+    compared = Compares("reliability.token", ("reliability.token",))
+    runtime = Runtime(tmp_path, tmp_path, rungs=(0.5, 1.0), compares=compared)
     run = TrialRun(Workbench(tmp_path / "cache"), runtime, "key", TrialSpec.parse(wanted))
     rung, last = (json.loads(json.dumps(run.next_row())) for _ in range(2))
     assert run.loop is not None

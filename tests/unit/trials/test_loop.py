@@ -75,7 +75,14 @@ def make_loop(
     edits = evaluator.select(scores=["reliability"])
     measured = evaluator.perplexities(pristine.logits, edits) if "has_passages" in how else None
     before = Before(evaluator.answers(pristine.logits, chosen), texts, measured)
-    config = Config(2, "target_new", 0.02, num_steps, 0.0, None)
+    config = Config(
+        edit_layer=2,
+        loss="target_new",
+        edit_lr=0.02,
+        num_steps=num_steps,
+        stop_loss=0.0,
+        norm_bound=None,
+    )
 
     def make() -> EditMethod:
         return FineTuning(config, backbone, artefacts, trial_generators(0))
