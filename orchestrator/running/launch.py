@@ -46,9 +46,9 @@ def prepared(
         for cell in cells:
             preflight(cell.spec, here, plan.config.sharing)
     keep_speed(cache)
-    announce([*plan.notes, *validator.warnings])
     waiting.now("reading what the store holds")
     sweep = open_sweep(plan.config, options, cache, validator, interruption)
+    announce([*plan.notes, *validator.warnings])
     _list_excluded(validator.excluded, Path(plan.config.store).resolve())
     return sweep, cells
 

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.settings.yaml_files import SearchSpaces
-from trainables.datasets import FileDataSet, get_dataset, module_of
+from trainables.datasets import FileDataSet, get_dataset
 
 SPACES = SearchSpaces()
 NAMES = SPACES.names("dataset")
 STATED = {name: SPACES.load("dataset", name) for name in NAMES}
-MODULES = {name: get_dataset(module_of(STATED[name])) for name in NAMES}
+MODULES = {name: get_dataset(STATED[name]["module"]) for name in NAMES}
 FROM_FILES = [name for name in NAMES if isinstance(MODULES[name], FileDataSet)]
 MADE_UP = [name for name in NAMES if name not in FROM_FILES]
 NUM_RECORDS = 40

@@ -18,6 +18,7 @@ from tests.unit.small_spaces import write_small_spaces
 from trainables.backbones import families
 from trainables.errors import BackboneError
 from trainables.methods import method_settings
+from trainables.spec import TrialSpec
 from trainables.trials.validation import Validator
 
 
@@ -79,7 +80,7 @@ def test_memit_when_a_norm_stands_behind_the_ffn_then_refused_before_the_start(
     def validate(family: str) -> None:
         wanted = spec(checkpoints[family], "zsre", path)
         wanted["method"] = {"name": "memit", "module": "memit", **memit}
-        Validator(tmp_path).validate(wanted)
+        Validator(tmp_path).validate(TrialSpec.parse(wanted))
 
     validate("llama")
     with pytest.raises(BackboneError, match=r"memit .* 'olmo2' .*post_feedforward_layernorm"):

@@ -74,11 +74,6 @@ def known_modules() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
-def module_of(dataset: Mapping[str, Any]) -> str:
-    """Name of the module of a data set, out of its YAML or of a trial's specification."""
-    return str(dataset.get("module", dataset["name"]))
-
-
 def get_dataset(module: str) -> FileDataSet | MadeUpDataSet:
     """The data set whose module bears that name.
 

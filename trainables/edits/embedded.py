@@ -154,6 +154,15 @@ def known_facts(folder: Path) -> frozenset[str]:
     return frozenset(known)
 
 
+def facts_records(folder: Path, part: made_up.Part | Literal["all"]) -> tuple[EditRecord, ...]:
+    """Edits of the made-up world whose locality questions the backbone in `folder` answers.
+
+    Raises:
+        DataError: If that backbone was not trained on the made-up world.
+    """
+    return made_up.records(made_up.build_world(), part, known_facts(folder))
+
+
 def to_be_trained(loaded: Loaded) -> dict[int, EditRecord]:
     """Line and record of all that a backbone made from this file is trained on."""
     usable = (

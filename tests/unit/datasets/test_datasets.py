@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from trainables import datasets
-from trainables.datasets import FileDataSet, file_datasets, get_dataset, known_modules, module_of
+from trainables.datasets import FileDataSet, file_datasets, get_dataset, known_modules
 from trainables.errors import ConfigError
+from trainables.spec import DatasetSpec
 
 TOY = """
 VERSION, TARGET_FIELDS, HAS_PASSAGES = 1, ("answer",), False
@@ -59,8 +60,8 @@ def test_an_unknown_module_when_asked_for_then_the_known_ones_are_named(name: st
 
 
 def test_module_when_none_is_named_then_it_is_the_data_set_of_that_name() -> None:
-    assert module_of({"name": "zsre"}) == "zsre"
-    assert module_of({"name": "mine", "module": "zsre"}) == "zsre"
+    assert DatasetSpec("zsre", "all").module_name == "zsre"
+    assert DatasetSpec("mine", "all", module="zsre").module_name == "zsre"
 
 
 def test_data_sets_of_files_are_told_from_made_up_ones() -> None:
