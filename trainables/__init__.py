@@ -15,7 +15,7 @@ Rooms, each of which imports only those below it:
   records of them, for several data sets.
 - `interfaces`: what passes between the rooms, and the protocol of an edit method.
 - `spec`: what a trial is told.
-- `parallel`: one trial on several processes, or in pieces of its rows.
+- `parallel`: one trial on several processes, or a few rows at a time.
 - `records`, `pulse`: what a data set is made of; what a running trial says of itself.
 - `partial_import`, `field_kinds`: a method's settings out of its file, and whether values fit them.
 - `bases`: a YAML that stands on another.

@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from trainables.parallel.micro_batch import RowPieces
+from trainables.parallel.micro_batch import MicroBatch
 from trainables.records import Edit as Edit
 from trainables.records import EditRecord as EditRecord
 from trainables.records import Question as Question
@@ -171,7 +171,7 @@ class Backbone:
     ffn_size: int
     folder: Path | None = None  # of the checkpoint; None when it came from the hub
     max_positions: int | None = None  # most tokens of a row; None: the family has no such limit
-    pieces: RowPieces = field(default_factory=RowPieces, compare=False)  # of this process
+    micro_batch: MicroBatch = field(default_factory=MicroBatch, compare=False)  # of this process
 
     @property
     def device(self) -> torch.device:

@@ -260,7 +260,7 @@ def test_padding_batching_and_caching_change_no_logit(
     method.remove()
 
 
-def test_rows_taken_in_pieces_change_nothing_but_rounding(
+def test_rows_taken_in_micro_batches_change_nothing_but_rounding(
     name: str, llama: Backbone, artefacts: Artefacts
 ) -> None:
     llama.model.double()  # Adam divides by the gradient's size: in float32 rounding would grow
@@ -272,7 +272,7 @@ def test_rows_taken_in_pieces_change_nothing_but_rounding(
     last.register_forward_pre_hook(count)
     reports, states, logits = [], [], []
     for limit in (None, 2):
-        llama.pieces.limit = limit
+        llama.micro_batch.limit = limit
         most_rows.append(0)
         method = make(name, llama, artefacts)
         reports += [apply(method, llama, edits) for edits in (EDITS, MORE_EDITS)]

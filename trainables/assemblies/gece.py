@@ -197,7 +197,7 @@ def _products(batch: EditBatch, target: Answer, split: Split, site: Site) -> Ten
         ]
         tokens = collate(rows, pad_id=pad_id(tokenizer), device=backbone.device)
         labels = labels_of(tokens)
-    with split.backbone.pieces.alone():  # a stored part: other ranks may read it instead
+    with split.backbone.micro_batch.undivided():  # a stored part: other ranks may read it instead
         factors = gradient_factors(site, tokens, labels)
     return gradient_products(factors.deltas, factors.keys, factors.owner, len(batch))
 

@@ -58,8 +58,8 @@ def states_above(backbone: Backbone, layer: int, prompts: PromptBatch) -> Tensor
     """Output of decoder layer `layer` at the backbone's present weights, (B, T, D).
 
     Unlike a shared prefix nothing is cached, so that weights below may have been edited. Rows
-    beyond the backbone's micro-batch come in pieces, in order: whoever watches the layers meanwhile
-    sees one after the other.
+    beyond the backbone's limit run as several micro-batches, in order: whoever watches the layers
+    meanwhile sees one after the other.
 
     Args:
         backbone: Not changed.
@@ -69,12 +69,12 @@ def states_above(backbone: Backbone, layer: int, prompts: PromptBatch) -> Tensor
     return Split(backbone, layer + 1, PrefixCache(0.0)).hidden(prompts)
 
 
-def in_pieces(backbone: Backbone, batches: Iterable[PromptBatch]) -> Iterator[PromptBatch]:
-    """The rows of `batches` in batches within the backbone's micro-batch."""
+def in_micro_batches(backbone: Backbone, batches: Iterable[PromptBatch]) -> Iterator[PromptBatch]:
+    """The rows of `batches` in the same order, in batches as small as the backbone's limit asks."""
     for prompts in batches:
         indices = torch.arange(len(prompts.input_ids), device=prompts.input_ids.device)
-        for piece in backbone.pieces.cut(len(indices)):
-            yield prompts.rows(indices[piece])
+        for some in backbone.micro_batch.slices(len(indices)):
+            yield prompts.rows(indices[some])
 
 
 def second_moments(
@@ -93,7 +93,7 @@ def second_moments(
         layer: torch.zeros(size, dtype=torch.float64, device=backbone.device) for layer in layers
     }
     num_tokens = 0
-    for prompts in in_pieces(backbone, batches):
+    for prompts in in_micro_batches(backbone, batches):
         real = prompts.attention_mask.bool()
 
         def add(layer: int, keys: Tensor, real: Tensor = real) -> None:

@@ -72,15 +72,15 @@ class Split:
         *,
         has_batch_state: bool = True,
     ) -> None:
-        """Cut the backbone.
+        """Make the parts of the backbone below and above `first_layer`.
 
         Args:
-            backbone: Its `pieces` say how many rows are run at a time.
+            backbone: Its `micro_batch` says how many rows run at a time.
             first_layer: From 0 to num_layers.
             cache: Of hidden states.
             has_batch_state: Whether `first_layer` may hold what belongs to the rows of a whole
-                batch, such as a route or a hook; it is then never run in pieces. No layer above
-                it may hold such a thing.
+                batch, such as a route or a hook; it then always runs on the whole batch. No
+                layer above it may hold such a thing.
         """
         if not 0 <= first_layer <= backbone.num_layers:
             raise ValueError(f"first_layer is {first_layer}; allowed: 0 to {backbone.num_layers}")
@@ -89,7 +89,7 @@ class Split:
         self._cache = cache
         self._lower = _decoder_part(backbone, 0, first_layer, has_norm=False)
         self._upper = _decoder_part(backbone, first_layer, backbone.num_layers, has_norm=True)
-        # What remains whole when the rows are cut, and what is then run in pieces.
+        # Of several micro-batches: the layers that still run on all rows, and those that do not.
         plain = min(first_layer + has_batch_state, backbone.num_layers)
         self._keeps_whole = plain > first_layer
         self._whole = _decoder_part(backbone, first_layer, plain, has_norm=False)
@@ -116,7 +116,7 @@ class Split:
         missing = torch.tensor([i for i, states in enumerate(found) if states is None])
         if len(missing):
             part = prompts.rows(missing.to(real.device))
-            computed = self.backbone.pieces.apply(
+            computed = self.backbone.micro_batch.apply(
                 self._below, part.input_ids, part.attention_mask, part.position_ids
             )
             for row, index in enumerate(missing.tolist()):
@@ -148,13 +148,15 @@ class Split:
         """
         states = self.hidden(prompts) if hidden is None else hidden
         mask, positions = prompts.attention_mask, prompts.position_ids
-        pieces = self.backbone.pieces
-        if pieces.is_one(len(states)):
+        micro_batch = self.backbone.micro_batch
+        if micro_batch.is_whole(len(states)):
             return _run(self._upper, states, mask, positions)[prompts.scored]
         if self._keeps_whole:
             states = _run(self._whole, states, mask, positions)
         counts = prompts.scored.sum(1)
-        return pieces.divided(self._scored, counts, states, mask, positions, prompts.scored)
+        return micro_batch.apply_on_ranks(
+            self._scored, counts, states, mask, positions, prompts.scored
+        )
 
     def _below(self, ids: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
         return _run(self._lower, self.backbone.embedding(ids), mask, positions)
@@ -244,7 +246,7 @@ def _decode(
     from transformers import DynamicCache  # a second: not for a driver with nothing to run
 
     decoder = backbone.model.get_submodule(backbone.family.decoder)
-    backbone.pieces.note(len(prompts.input_ids))
+    backbone.micro_batch.note_rows(len(prompts.input_ids))
     mask = prompts.attention_mask
     if state.attention_mask is not None:
         mask = torch.cat([state.attention_mask, mask], dim=1)

@@ -229,7 +229,7 @@ def keys_and_states(
     """
     seen: list[Tensor] = []
 
-    def note(_: int, keys: Tensor) -> None:  # of a piece of the rows
+    def note(_: int, keys: Tensor) -> None:  # of one micro-batch
         seen.append(rows.at_subjects(keys, first=sum(map(len, seen))))
 
     with watched_keys(backbone, [layer], note):

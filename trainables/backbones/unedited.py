@@ -40,7 +40,7 @@ def greedy_answers(
     """
     tokenizer = split.backbone.tokenizer
     found: dict[int, GreedyAnswer] = {}
-    for members in by_length(prompts, split.backbone.pieces.at_most(_ROWS_PER_FORWARD)):
+    for members in by_length(prompts, split.backbone.micro_batch.at_most(_ROWS_PER_FORWARD)):
         grown = _grown(split, [prompts[m] for m in members], [max_tokens[m] for m in members])
         for member, steps in zip(members, grown, strict=True):
             ids = [token for token, _ in steps if token != tokenizer.eos_token_id]
@@ -160,7 +160,9 @@ class FinalStates:
             columns = torch.arange(wanted.shape[1], device=wanted.device)
             wanted = columns == part.prompt_ends[:, None]
         asked = PromptBatch(part.input_ids, part.attention_mask, part.prompt_lengths, wanted)
-        with self._split.backbone.pieces.alone():  # other ranks may have them in their caches
+        with (
+            self._split.backbone.micro_batch.undivided()
+        ):  # other ranks may have them in their caches
             final = self._split.final(asked)
         final = final.to(torch.promote_types(final.dtype, torch.float32))
         return [states.clone() for states in final.split(wanted.sum(1).tolist())]

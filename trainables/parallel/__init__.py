@@ -1,1 +1,1 @@
-"""One trial on several processes, or in pieces of its rows."""
+"""One trial on several processes, or a few rows at a time."""

@@ -25,7 +25,7 @@ TIMEOUT_SECONDS = 600.0  # of one exchange; ranks run side by side and differ by
 
 
 class Ranks:
-    """Process `rank` of `size`, once it has joined the others."""
+    """The processes of one trial, seen from process `rank` of `size`."""
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class Ranks:
         *,
         is_on_gpu: bool = False,
     ) -> None:
-        """Join; returns when all have.
+        """Join the others; returns when all have joined.
 
         Args:
             rank: From 0.
@@ -46,7 +46,7 @@ class Ranks:
             is_on_gpu: Whether each rank's tensors lie on a GPU of its own.
         """
         self.rank, self.size = rank, size
-        _import_what_holds_on_to_groups()
+        _import_group_holders()
         dist.init_process_group(
             "nccl" if is_on_gpu else "gloo",
             store=store,
@@ -56,7 +56,7 @@ class Ranks:
         )
 
     def leave(self) -> None:
-        """Close all connections: an exchange that others wait in fails at once."""
+        """Close all connections; an exchange in which others wait then fails at once."""
         if dist.is_initialized():
             dist.destroy_process_group()
 
@@ -65,12 +65,12 @@ class Ranks:
         dist.barrier()
 
     def counts(self, num_rows: int) -> list[int]:
-        """Rows of each rank: all alike, or one more for the first ones."""
+        """How many of `num_rows` each rank gets: the same number, one more for the first ranks."""
         least, more = divmod(num_rows, self.size)
         return [least + (rank < more) for rank in range(self.size)]
 
     def own(self, counts: Sequence[int]) -> slice:
-        """This rank's part of what all ranks have `counts` of."""
+        """The rows of this rank, where rank i has `counts[i]` of them."""
         first = sum(counts[: self.rank])
         return slice(first, first + counts[self.rank])
 
@@ -92,10 +92,10 @@ class Ranks:
         return torch.cat([part[:count] for part, count in zip(each, counts, strict=True)])
 
 
-def _import_what_holds_on_to_groups() -> None:
+def _import_group_holders() -> None:
     """Import the parts of torch whose default arguments are the group of that moment.
 
-    Loading a backbone imports them. A group that is there by then they would hold on to for ever,
+    Loading a backbone imports them. If a group existed by then, they would hold on to it for ever
     and `leave` would close nothing: the other ranks would wait for the whole timeout.
     """
     import torch.distributed.fsdp

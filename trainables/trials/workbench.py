@@ -90,7 +90,7 @@ class Workbench:
                 cache=self._cache,
                 device=self.device,
             )
-            backbone.pieces.ranks = self._ranks
+            backbone.micro_batch.ranks = self._ranks
             self._loaded = _Loaded(key, backbone, Pristine(backbone.model))
             self._evaluators.clear()
         return self._loaded.backbone
@@ -136,29 +136,29 @@ class Workbench:
 
     @property
     def ranks(self) -> Ranks | None:
-        """The processes among which rows are divided; None: there is this one."""
+        """The processes that share the rows; None: this one runs them alone."""
         return self._ranks
 
     @ranks.setter
     def ranks(self, ranks: Ranks | None) -> None:
         self._ranks = ranks
         if self._loaded is not None:
-            self._loaded.backbone.pieces.ranks = ranks
+            self._loaded.backbone.micro_batch.ranks = ranks
 
     @property
     def micro_batch(self) -> int | None:
         """Most rows that pass the backbone at a time; None: as many as there are."""
-        return None if self._loaded is None else self._loaded.backbone.pieces.limit
+        return None if self._loaded is None else self._loaded.backbone.micro_batch.limit
 
     def take_micro_batch(self, spec: TrialSpec, limit: int | None) -> None:
-        """Let through as many rows at a time as another process that runs `spec` does."""
-        pieces = self.backbone(spec).pieces
-        if pieces.limit != limit:
-            pieces.limit = limit
+        """Run as many rows at a time as another process that runs `spec` does."""
+        micro_batch = self.backbone(spec).micro_batch
+        if micro_batch.limit != limit:
+            micro_batch.limit = limit
             self._evaluators.clear()
 
     def halve_micro_batch(self) -> int | None:
-        """Half as many rows at a time from now on, until another backbone is loaded.
+        """Run half as many rows at a time from now on, until another backbone is loaded.
 
         Returns:
             The new limit; None if no backbone is loaded, so that there is nothing to halve.
@@ -168,7 +168,7 @@ class Workbench:
         """
         if self._loaded is None:
             return None
-        halved = self._loaded.backbone.pieces.halve()
+        halved = self._loaded.backbone.micro_batch.halve()
         if not halved:
             raise MemoryExhaustedError(
                 "out of memory with micro_batch=1: a single row does not fit beside the weights"
@@ -207,7 +207,7 @@ class Workbench:
             self._evaluators[key] = Evaluator(
                 backbone.tokenizer,
                 records,
-                batch_size=backbone.pieces.at_most(BATCH_SIZE),
+                batch_size=backbone.micro_batch.at_most(BATCH_SIZE),
                 max_positions=backbone.max_positions,
                 device=backbone.device,
             )
@@ -226,7 +226,7 @@ class Workbench:
             edits = evaluator.select(scores=["reliability"]) if how.has_passages else []
 
             def build() -> State:
-                with backbone.pieces.alone():
+                with backbone.micro_batch.undivided():
                     return answered()
 
             def answered() -> State:

@@ -98,12 +98,14 @@ def test_method_on_a_scattered_backbone_makes_and_answers_what_it_does_on_a_whol
         assert torch.equal(value, found[0][1][key]), key
 
 
-def test_rows_in_pieces_pass_layers_that_lie_elsewhere(llama: Backbone, tmp_path: Path) -> None:
+def test_rows_in_micro_batches_pass_layers_that_lie_elsewhere(
+    llama: Backbone, tmp_path: Path
+) -> None:
     found = []
     for is_scattered in (False, True):
         if is_scattered:
             scattered(llama, tmp_path / "weights")
-        llama.pieces.limit = 2
+        llama.micro_batch.limit = 2
         method = make("lemoe", llama, Artefacts(tmp_path / "artefacts"))
         apply(method, llama, EDITS)
         found.append(answers(method, llama))

@@ -28,7 +28,7 @@ def edited(name: str, checkpoint: Path, folder: Path, join: Callable[[], Ranks |
     torch.set_num_threads(1)
     backbone = load_backbone(checkpoint, device="cpu")
     backbone.model.double()  # Adam divides by the gradient's size: rounding would grow
-    backbone.pieces.ranks = join()
+    backbone.micro_batch.ranks = join()
     most_rows = 0
 
     def count(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
@@ -72,7 +72,7 @@ def test_two_ranks_train_and_answer_as_one_process_does(
 def deserted(rank: int, checkpoint: Path, folder: Path) -> None:
     backbone: Backbone = load_backbone(checkpoint, device="cpu")
     ranks = Ranks(rank, 2, dist.FileStore(str(folder / "meeting"), 2), TIMEOUT_SECONDS)
-    backbone.pieces.ranks = ranks
+    backbone.micro_batch.ranks = ranks
     method = make("ft_m", backbone, Artefacts(folder / str(rank)))
     method.begin(edit_batch(backbone.tokenizer, EDITS, end=True))
     method.advance(1)
