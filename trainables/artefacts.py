@@ -68,13 +68,13 @@ class Artefacts:
 
     @property
     def nltk_data(self) -> Path:
-        """Where `make nltk` puts NLTK's data; there need not be any."""
+        """Folder where `make nltk` puts NLTK's data; it may not exist."""
         return self._root.parent / nltk_data.FOLDER
 
     def keep(self, name: str, build: Callable[[], T]) -> T:
-        """What `build` returns, built once in this process: a tool that is slow to load.
+        """The tool that `build` returns, loaded once in this process because loading is slow.
 
-        It must answer alike whoever used it before, or one trial would change the next.
+        Its answers must not depend on earlier use, or one trial would change the next.
         """
         if name not in self._kept:
             self._kept[name] = build()
@@ -121,7 +121,7 @@ class Artefacts:
 
 
 def _digest(blob: bytes, values: object) -> str:
-    """SHA-256 of both halves of an artefact: the pre-edit answers are nothing but values."""
+    """SHA-256 of tensors and values of an artefact: pre-edit answers have values alone."""
     return hashlib.sha256(blob + json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 

@@ -1,9 +1,9 @@
-"""Files of search_spaces that stand on one another: `base` and `presets_from`.
+"""Reads files of search_spaces that inherit from another one: `base` and `presets_from`.
 
-A file that says `base: <file of its folder>` holds what that file holds, but for its own lines.
-`presets` are laid over those of the base key by key; every other key is replaced whole. A backbone
-that says `presets_from: <file>` takes its presets from there instead of from its base. A base may
-have a base of its own.
+A file that says `base: <file of its folder>` has all keys of that file, and its own keys win.
+`presets` are merged with those of the base key by key; every other key is replaced whole. A
+backbone that says `presets_from: <file>` takes its presets from there instead of from its base. A
+base may have a base of its own.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _PRESETS = "presets"
 
 
 def with_base(name: str, read: Read, *, has_module: bool) -> tuple[dict[str, Any], dict[str, str]]:
-    """What the file `name` holds with its base below it, and the file that each key stands in.
+    """The keys of the file `name` and of its bases, and for each key the file it comes from.
 
     Args:
         name: Of the file, in its folder.
@@ -73,7 +73,7 @@ def check_presets(presets: Any, label: str) -> None:
 
 
 def read_method(name: str) -> dict[str, Any]:
-    """`search_spaces/method/<name>.yaml`, its base below it."""
+    """`search_spaces/method/<name>.yaml` with what it inherits from its base."""
     return with_base(name, _reader("method"), has_module=True)[0]
 
 

@@ -1,4 +1,4 @@
-"""Where embedded backbones, artefacts and what is known of this machine are kept."""
+"""The folder where embedded backbones, artefacts and facts about this machine are kept."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Kinds of values that the fields of a method's Config are declared with, and what refuses others.
+"""Types for the fields of a method's Config, and the decorator that refuses other values.
 
-`checked` makes a frozen dataclass whose values pydantic holds against their declarations; what it
-finds is said in one line that names the setting as it was typed, the value, and what is allowed.
+`checked` makes a frozen dataclass whose values pydantic checks against their declarations. An error
+is one line that names the setting as it was typed, the value, and what is allowed.
 """
 
 from __future__ import annotations

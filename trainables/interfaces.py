@@ -1,6 +1,6 @@
 """What passes between the packages: token batches, the backbone, and the edit protocol.
 
-The records of `records.py` can be had here too, by whoever holds a backbone anyway.
+The records of `records.py` can be imported from here too.
 
 Dimension letters: B prompts, T tokens, D model width, E experts, M scored positions, V vocabulary.
 """
@@ -187,12 +187,12 @@ class Backbone:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of all weights."""
+        """The dtype of all weights."""
         return self.embedding.weight.dtype
 
     @property
     def identity(self) -> dict[str, Json]:
-        """What decides its answers to the last bit; belongs into the key of all that keeps some."""
+        """All that decides its answers to the last bit; part of the key of whatever stores some."""
         return {
             "backbone": self.fingerprint,
             "dtype": str(self.dtype),
@@ -201,7 +201,7 @@ class Backbone:
 
     @property
     def memory_key(self) -> str:
-        """`identity`, and which of several devices: for tensors that stay where they were made."""
+        """`identity` and the device: the key of tensors that stay where they were made."""
         return f"{self.fingerprint}/{self.dtype}/{self.device}"
 
     def layer_path(self, layer: int) -> str:

@@ -126,7 +126,7 @@ class Pulse:
         self._said += 1
 
     @contextmanager
-    def felt(self) -> Iterator[None]:
+    def as_current(self) -> Iterator[None]:
         """Inside the block, and the calls that it makes, this is `pulse()`."""
         token = _CURRENT.set(self)
         try:

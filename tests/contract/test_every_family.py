@@ -121,7 +121,7 @@ def test_up_gate_and_activation_make_what_enters_the_down_projection(backbone: B
         for hook in hooks:
             hook.remove()
         inputs, entering = seen
-        made = FrozenFfn.of(backbone, index).hidden(inputs)
+        made = FrozenFfn.of_layer(backbone, index).hidden(inputs)
         torch.testing.assert_close(made, entering, atol=1e-4, rtol=1e-5)
 
 

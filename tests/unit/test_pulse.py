@@ -96,7 +96,7 @@ def test_optimiser_steps_tell_their_loss_to_the_trial_that_takes_them(
     weight = torch.nn.Parameter(torch.tensor(2.0))
     settings = OptimiserSettings("sgd", edit_lr=0.25, num_steps=10)
     steps = Optimisation({"weight": weight}, lambda: weight**2, settings)
-    with made.felt():
+    with made.as_current():
         assert pulse() is made
         pulse().say(Moment("editing", 1, 1, 0, 10))
         steps.advance(2)

@@ -1,1 +1,1 @@
-"""Parts of moe/ put on a backbone, for two methods or more."""
+"""Parts of moe/ joined to a backbone, where two methods or more use the same ones."""

@@ -1,4 +1,4 @@
-"""The entity finder of a method whose settings say where its anchors come from."""
+"""Builds the entity finder that a method's settings ask for."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from trainables.moe.nltk_data import NltkData
 
 
 class AnchorSettings(Protocol):
-    """What a Config says of anchors."""
+    """The anchor settings that several methods' Configs have."""
 
     @property
     def anchor_words(self) -> AnchorWords:
@@ -25,7 +25,7 @@ class AnchorSettings(Protocol):
 
 
 def anchor_finder(settings: AnchorSettings, tokenizer: Any, artefacts: Artefacts) -> EntityFinder:
-    """Finds what `settings` call anchors; NLTK's chunker is loaded once per process.
+    """A finder of the anchors that `settings` ask for; NLTK's chunker is loaded once a process.
 
     Raises:
         ConfigError: If NLTK's data are asked for and missing.

@@ -1,7 +1,7 @@
 """One bank of experts beside the FFN of one layer, trained batch after batch.
 
 For methods that make all their experts with the first batch of edits and go on training them in
-every later one; what the gates are is theirs to say.
+every later one. The methods compute the gates themselves.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Bypass:
         num_experts: int,
         bypass_weight: float,
     ) -> None:
-        """Prepare; the backbone is not touched before `attach`.
+        """Keep the settings; the backbone is not touched before `attach`.
 
         Args:
             backbone: Stays frozen.
@@ -53,7 +53,7 @@ class Bypass:
         self.layer = layer
         self._model = backbone.model
         self._path = backbone.ffn_path(layer)
-        self._frozen_ffn = FrozenFfn.of(backbone, layer)
+        self._frozen_ffn = FrozenFfn.of_layer(backbone, layer)
         self._make_bank = make_bank
         self._num_experts = num_experts
         self._weight = bypass_weight
@@ -103,7 +103,7 @@ class Bypass:
 
     @contextmanager
     def detached(self) -> Iterator[None]:
-        """Within the block the FFN stands in its own place, as if nothing had been edited."""
+        """Within the block the plain FFN is back in its place, as if nothing had been edited."""
         if self._adaptor is None:
             yield
             return

@@ -1,7 +1,8 @@
-"""GECE of a batch of edits on an unedited backbone, stored so that trials share it.
+"""Computes GECE of a batch of edits on an unedited backbone, stored so that trials share it.
 
 Source: MEMoE v2, "Enhancing Model Editing with Mixture of Experts Adaptors", Eq. 9 and Appendix B.
-The formula stands in moe/frequency.py, the passes through the backbone in backbones/unedited.py.
+GECE is high for rare knowledge. Its formula is in moe/frequency.py, the passes through the backbone
+are in backbones/unedited.py.
 
 Choices where the paper is silent or contradicts itself:
 - The reference of METEOR is the answer that held before the edit (Section 2.2: "the ground
@@ -75,7 +76,7 @@ class GeceSettings:
 
 @dataclass(frozen=True)
 class Calibration:
-    """GECE of each edit, with what it says of itself.
+    """GECE of each edit, with what a report says of it.
 
     Attributes:
         gece: (N,) float64.

@@ -1,4 +1,4 @@
-"""What WISE and ARM share: side memories of one FFN output projection and how a batch trains them.
+"""What WISE and ARM share: side memories of one FFN output projection, and their training.
 
 Sources: WISE (arXiv:2405.14768); ARM (Serial Lifelong Editing via Mixture of Knowledge Experts),
 Section 3.2 and Appendix B.
@@ -45,7 +45,7 @@ from trainables.interfaces import (
     PromptBatch,
     State,
 )
-from trainables.moe.augmentation import Augmentation, augmented_prompts, drawn, lacks_subject
+from trainables.moe.augmentation import Augmentation, augmented_prompts, lacks_subject, sampled
 from trainables.moe.side_memory import (
     Activation,
     Margins,
@@ -54,14 +54,14 @@ from trainables.moe.side_memory import (
     SideMemories,
     added,
 )
-from trainables.moe.side_plan import Plan, count
+from trainables.moe.side_plan import BatchPlan, count
 from trainables.moe.side_training import EditRows, LossTerms, SideTraining
 from trainables.optimise import BatchRun, Optimisation, OptimiserSettings
 
 _OPENINGS = ("I", "You", "Because", "Yes", "Q:")
 _PREFIX_LENGTHS = (5, 10)
 _PREFIX_SEED = 0
-_MAX_SCALE_PROMPTS = 200  # a median has settled long before
+_MAX_SCALE_PROMPTS = 200  # a median hardly changes long before
 
 # (projection's input, its output, prompts, tokens that count) -> route
 Decide = Callable[[Tensor, Tensor, PromptBatch, Tensor], Tensor]
@@ -87,7 +87,7 @@ class SideSettings:
     stop_loss: float | None
 
     @classmethod
-    def of(cls, config: object) -> SideSettings:
+    def from_config(cls, config: object) -> SideSettings:
         """The shared fields of a method's Config."""
         return cls(**{name: vars(config)[name] for name in cls.__dataclass_fields__})
 
@@ -99,10 +99,10 @@ class SideSettings:
 
 @dataclass
 class SideRun:
-    """A batch under way, and what was drawn for it."""
+    """A batch under way, with its plan, its token rows and its training."""
 
     work: BatchRun
-    plan: Plan
+    plan: BatchPlan
     rows: EditRows
     training: SideTraining
 
@@ -118,7 +118,7 @@ class SideRun:
         self.work.resume(state)
 
     def report(self, numbers: Mapping[str, float]) -> EditReport:
-        """What it took; `numbers` beside."""
+        """The batch's report, with `numbers` added."""
         return replace(self.work.report(), counts=self.plan.counts, numbers=numbers)
 
 
@@ -185,14 +185,14 @@ class SideEditor:
             ).values
             self._prefixes = tuple(values["texts"])
 
-    def draw(self, batch: EditBatch) -> Plan:
-        """What a batch trains on beside its edits, and the fall-backs that this took."""
-        settings, plan = self.settings, Plan([], [])
+    def plan_batch(self, batch: EditBatch) -> BatchPlan:
+        """Choose what the batch trains on beside its edits; the plan counts the fall-backs."""
+        settings, plan = self.settings, BatchPlan([], [])
         if self._scale is None:
             self._take_scale([edit.prompt for edit in batch.edits])
             count(plan.counts, "scale_from_edits")
         for edit in batch.edits:
-            unrelated = drawn(edit.training_locality, settings.num_locality_rows, self.generator)
+            unrelated = sampled(edit.training_locality, settings.num_locality_rows, self.generator)
             plan.unrelated.append(unrelated)
             missing = settings.num_locality_rows - len(unrelated)
             count(plan.counts, "locality_rows_missing", missing)
@@ -204,11 +204,11 @@ class SideEditor:
             count(plan.counts, "subject_absent", int(is_plain))
         return plan
 
-    def rows(self, batch: EditBatch, plan: Plan) -> EditRows:
+    def rows(self, batch: EditBatch, plan: BatchPlan) -> EditRows:
         """Token rows of a batch, through the frozen layer once."""
         return EditRows(self.site, self._backbone.tokenizer, batch, plan)
 
-    def training(self, rows: EditRows, plan: Plan, terms: LossTerms) -> SideTraining:
+    def training(self, rows: EditRows, plan: BatchPlan, terms: LossTerms) -> SideTraining:
         """The batch's edits, ready to train into the memories that the plan names."""
         return SideTraining(self.site, self._backbone.tokenizer, rows, plan, self.memories, terms)
 
@@ -265,7 +265,7 @@ class SideEditor:
         return weight.T if self._backbone.family.is_transposed else weight
 
     def numbers(self) -> dict[str, float]:
-        """r, A and the rate that they make."""
+        """r, A and the learning rate that follows from them."""
         return {
             "residual_norm": self.scale.residual_norm,
             "input_power": self.scale.input_power,
@@ -285,7 +285,7 @@ class SideEditor:
         device = self._backbone.device
         self.memories.load(state.inner("memories"), device)
         if "scale" in state.values:
-            self._set_scale(DownScale.of(state.inner("scale"), device))
+            self._set_scale(DownScale.from_state(state.inner("scale"), device))
         self.generator.set_state(state.tensors["generator"].cpu())
 
     def forget(self) -> None:
@@ -301,7 +301,7 @@ class SideEditor:
             | {"layer": self.settings.edit_layer, "prompts": digest, "sink_ratio": SINK_RATIO},
             lambda: self.site.scale(prompts).state(),
         )
-        self._set_scale(DownScale.of(stored, self._backbone.device))
+        self._set_scale(DownScale.from_state(stored, self._backbone.device))
 
     def _set_scale(self, scale: DownScale) -> None:
         self._scale = scale

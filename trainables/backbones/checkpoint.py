@@ -1,4 +1,4 @@
-"""What a checkpoint's folder is: whole or refused, and the name of all that it answers.
+"""Checks that a checkpoint's folder is whole, and computes the fingerprint of its contents.
 
 Everything is found in one reading and kept in the cache, never beside the weights: the folder is
 the user's own.
@@ -78,7 +78,7 @@ class Checkpoint:
 
 
 def examine(folder: Path, cache: Path | None = None) -> Checkpoint:
-    """What a folder is, after everything that can be wrong with it was looked for.
+    """The checkpoint in a folder, after a search for everything that can be wrong with it.
 
     Args:
         folder: Of the checkpoint; nothing is written there.
@@ -140,7 +140,7 @@ def _examined(folder: Path) -> Checkpoint:
 
 
 def _files(folder: Path) -> list[Path]:
-    """The files that decide what a checkpoint answers, by name."""
+    """The files that decide a checkpoint's outputs, by name."""
     read = set(weight_files(folder))
     found = {path for pattern in _OF_CHECKPOINT for path in folder.glob(pattern) if path.is_file()}
     return sorted(

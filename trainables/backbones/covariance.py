@@ -1,4 +1,4 @@
-"""Second moments of what enters the FFN output projections, and the reading of such inputs.
+"""Second moments of the inputs of the FFN output projections, and hooks that read those inputs.
 
 The uncentred covariance C = E[k k^T] says which directions ordinary text uses; MEMIT (Meng et al.,
 arXiv:2210.07229) and its relatives keep their updates out of them. It is also the place where the
@@ -112,7 +112,7 @@ def second_moments(
 
 
 def check_second_moment(layer: int, moment: Tensor) -> None:
-    """Nothing, when `moment` (F, F) can be a second moment.
+    """Refuse `moment` (F, F) if it cannot be a second moment.
 
     Raises:
         ValueError: If it is not finite, not symmetric, or has a negative eigenvalue beyond

@@ -63,13 +63,13 @@ class DownScale:
     spread: float
 
     def state(self) -> State:
-        """As tensors and JSON."""
+        """The scale as tensors and JSON."""
         numbers = {name: vars(self)[name] for name in ("residual_norm", "input_power", "spread")}
         return State({"centre": self.centre.clone()}, numbers)
 
     @classmethod
-    def of(cls, state: State, device: torch.device) -> DownScale:
-        """What `state` stored."""
+    def from_state(cls, state: State, device: torch.device) -> DownScale:
+        """The scale that `state` stored."""
         numbers = {name: float(value) for name, value in state.values.items()}  # type: ignore[arg-type]
         return cls(centre=state.tensors["centre"].to(device).clone(), **numbers)
 

@@ -1,6 +1,7 @@
-"""Family -> where its parts are, from `search_spaces/family/<name>.yaml`; no code names a family.
+"""Where each model family keeps its parts, from `search_spaces/family/<name>.yaml`.
 
-The orchestrator reads the same files for what it plans with (`orchestrator/planning/families.py`).
+No code names a family. The orchestrator reads the same files for its plans
+(`orchestrator/planning/families.py`).
 Neither package may import the other, so each has a small reader of its own: one file, no list kept
 twice. The folder is found beside the package, also from a notebook.
 """

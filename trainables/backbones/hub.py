@@ -1,4 +1,4 @@
-"""Where a model id's checkpoint lies on this machine: in the hub's cache, fetched there if need be.
+"""Finds a model id's checkpoint in the hub's cache on this machine, and fetches it if need be.
 
 What is cached is never asked for again. The hub is tried once and briefly: a machine without
 internet says so at once.
@@ -21,7 +21,7 @@ _WANTED = ("model*.safetensors", "*.json", "*.txt", "tokenizer*", "*.model", "*.
 def checkpoint_folder(
     model: str, revision: str | None, *, timeout_seconds: float = TIMEOUT_SECONDS
 ) -> Path:
-    """The folder itself, or that of a model id at a revision.
+    """Folder of the checkpoint that `model` names, itself a folder or a model id.
 
     Args:
         model: Folder or id.
@@ -29,7 +29,7 @@ def checkpoint_folder(
         timeout_seconds: How long the hub may take to answer.
 
     Raises:
-        BackboneError: If it is neither here nor to be had.
+        BackboneError: If it is neither on this machine nor to be fetched.
     """
     if Path(model).is_dir():
         return Path(model)

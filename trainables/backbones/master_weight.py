@@ -1,4 +1,4 @@
-"""A weight of a low-precision backbone, trained and stored in float32.
+"""Trains and stores a weight of a low-precision backbone in float32.
 
 In float16 Adam's epsilon of 1e-8 is 0 and its first step divides by nothing; in bfloat16 a step
 below 1/256 of an entry is rounded away, edit after edit. So whoever writes a backbone's weight

@@ -1,4 +1,4 @@
-"""Proof that a backbone is what it was when it was loaded."""
+"""Checks that a backbone is, bit for bit, what it was when it was loaded."""
 
 from __future__ import annotations
 

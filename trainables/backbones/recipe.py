@@ -1,4 +1,4 @@
-"""How an embedded backbone is made, without making it: torch is needed by its trainer alone."""
+"""The settings by which an embedded backbone is made; torch is needed by its trainer alone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Progress: TypeAlias = Callable[[int, int, float], None]  # step, steps in all, l
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that decides the weights besides the rows."""
+    """All settings that decide the weights, apart from the rows trained on."""
 
     architecture: Literal["llama", "gpt2"] = "llama"
     num_layers: int = 16

@@ -1,4 +1,4 @@
-"""Which layers of a backbone lie on which GPU, when one is too small for all."""
+"""Decides which layers of a backbone lie on which GPU, when one GPU is too small for all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keeps a library's own words out of a command's output."""
+"""Keeps the progress bars and warnings of transformers out of a command's output."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def without_bars() -> Iterator[None]:
-    """Inside, transformers draws no progress bars of its own into a command's output."""
+    """Within the block transformers draws no progress bars."""
     from transformers.utils import logging
 
     if not logging.is_progress_bar_enabled():
@@ -23,7 +23,7 @@ def without_bars() -> Iterator[None]:
 
 @contextlib.contextmanager
 def without_reports() -> Iterator[None]:
-    """Inside, transformers draws no bars and prints no warnings: whoever calls it checks them."""
+    """Within the block transformers is silent; the caller must check what it would warn of."""
     from transformers.utils import logging
 
     verbosity = logging.get_verbosity()

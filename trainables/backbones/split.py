@@ -58,7 +58,7 @@ class PrefixCache:
 class Split:
     """A backbone seen from `first_layer` up; the parts above are shared, not copied.
 
-    At `first_layer` = num_layers only the final norm and the head are left.
+    With `first_layer` = num_layers only the final norm and the head are left.
 
     Whatever a method puts into layers >= `first_layer` is seen here too. A method must not change
     anything below `first_layer`, or cached states would be stale.
@@ -289,14 +289,14 @@ def head(backbone: Backbone, final: Tensor) -> Tensor:
 
 
 class _Nothing(nn.Module):
-    """Stands for a module that only acts before layer 0; adds nothing."""
+    """Takes the place of a module that only acts before layer 0; adds nothing."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x
 
 
 class _Given(nn.Module):
-    """Stands for a module whose output (B, T, D) is known."""
+    """Takes the place of a module whose output (B, T, D) is known."""
 
     def __init__(self, output: Tensor) -> None:
         super().__init__()
@@ -307,7 +307,7 @@ class _Given(nn.Module):
 
 
 class _NoPosition(nn.Module):
-    """Stands for learned positions above layer 0, where they were added already."""
+    """Takes the place of learned positions above layer 0, where they were added already."""
 
     def forward(self, position_ids: Tensor) -> Tensor:
         return torch.zeros((), device=position_ids.device)

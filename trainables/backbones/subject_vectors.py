@@ -1,4 +1,4 @@
-"""Vectors that, put on the subjects' last tokens, make the backbone say the targets.
+"""Finds vectors that, added at the subjects' last tokens, make the backbone say the targets.
 
 Source: the vector step of ROME (Meng et al., arXiv:2202.05262), in the form of MEMIT (Meng et al.,
 arXiv:2210.07229). For each edit, a vector delta is added to the hidden state h leaving one layer

@@ -26,7 +26,7 @@ SINK_RATIO = 10.0
 
 
 def ordinary_tokens(is_prompt: Tensor, *states: Tensor) -> Tensor:
-    """Prompt tokens that are no sinks by any of some hidden states, (B, T) bool.
+    """Prompt tokens that are attention sinks in none of `states`, (B, T) bool.
 
     Args:
         is_prompt: True on prompt tokens, (B, T); nothing else is read, so no target has a say.

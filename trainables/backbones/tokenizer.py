@@ -1,9 +1,9 @@
-"""The tokenizer of a checkpoint's folder: the same one whatever packages are installed beside.
+"""Loads the tokenizer of a checkpoint's folder: the same one whatever packages are installed.
 
-Of a folder with a tokenizer.json it is that file as it stands. transformers' own choice depends on
-what is installed (with mistral-common, a folder with a tekken.json gets a tokenizer without
+Where the folder has a tokenizer.json, that file is used as it is. transformers' own choice depends
+on what is installed (with mistral-common, a folder with a tekken.json gets a tokenizer without
 offsets), and some of its classes build their own tokenizer from the file's vocabulary, whose ids
-differ. Only without that file is transformers asked to convert what there is.
+differ. Only without that file is transformers asked to convert the files that are there.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def _source(folder: Path) -> str | None:
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer of a folder, one that can tell where in a text its tokens lie.
+    """The tokenizer of a folder; it can tell where in a text each token lies.
 
     Raises:
         BackboneError: If there is none, or it cannot be read or converted.

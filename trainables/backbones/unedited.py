@@ -1,8 +1,8 @@
-"""What the unedited backbone answers, how an answer pulls at one layer, and where a prompt ends up.
+"""Greedy answers, gradient factors and final hidden states of the unedited backbone.
 
 Source: MEMoE v2, "Enhancing Model Editing with Mixture of Experts Adaptors": prediction and token
 probabilities of Eq. 9, the gradient that Eq. 9 takes, and the last hidden state e(x) of Eq. 13.
-Whoever calls these has put the backbone's own modules in place.
+The caller must have put the backbone's own modules in place.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def gradient_factors(site: Site, tokens: PromptBatch, labels: Tensor) -> Gradien
 
 
 class FinalStates:
-    """Final hidden states of prompts, after the last norm; each prompt's once per process.
+    """Final hidden states of prompts, after the last norm, computed once per prompt and process.
 
     They are kept in the prefix cache. The state of a prompt's token does not depend on what
     follows, so rows with a target behind the prompt serve as well.

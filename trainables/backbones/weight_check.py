@@ -1,7 +1,7 @@
-"""Whether the tensors of a checkpoint are those that its config.json asks for.
+"""Checks that the tensors of a checkpoint are those that its config.json asks for.
 
-transformers itself says so: how it renames, ties and leaves out weights is its own to know. It is
-asked without the weights, with tensors that have a shape alone.
+transformers itself is asked, because only it knows how it renames, ties and leaves out weights. It
+gets tensors that have a shape but no values, so that no weights are read.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def check_weights(folder: Path, config: Any) -> Weights:
 
 
 def check_told(folder: Path, config: Any, told: Mapping[str, Iterable[Any]]) -> None:
-    """Refuse what transformers tells of a checkpoint that does not fit its configuration.
+    """Refuse a checkpoint that, as transformers reports, does not fit its configuration.
 
     Args:
         folder: The checkpoint.

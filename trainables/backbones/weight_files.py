@@ -1,4 +1,4 @@
-"""The safetensors files of a checkpoint: which of them count, what they hold, if they are whole.
+"""Reads the safetensors files of a checkpoint: which belong to it, and whether they are whole.
 
 Their headers are read here, not by the library, because it says of a file that is cut short only
 that its header is bad.
@@ -28,7 +28,7 @@ _LONGEST_HEADER = 100_000_000  # bytes, the library's own limit
 
 
 class Digest(Protocol):
-    """What takes up the bytes that are read."""
+    """A hash, or anything else that is fed the bytes that are read."""
 
     def update(self, data: Any, /) -> None:
         """Take up some bytes."""

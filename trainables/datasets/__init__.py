@@ -23,7 +23,7 @@ from trainables.records import EditRecord
 
 
 class DataSet(Protocol):
-    """What every module offers."""
+    """What every module of a data set offers."""
 
     VERSION: int
     TARGET_FIELDS: tuple[str, ...]
@@ -52,7 +52,7 @@ class FileDataSet(DataSet, Protocol):
 
 @runtime_checkable
 class MadeUpDataSet(DataSet, Protocol):
-    """A data set about the made-up world, for the embedded backbones that read of it."""
+    """A data set about the made-up world, for the embedded backbones trained on that world."""
 
     def records(
         self, part: Literal["tune", "report", "all"], known: Collection[str] | None = None
@@ -101,7 +101,7 @@ def file_datasets() -> list[str]:
 
 
 def _missing(found: object) -> str:
-    """Names that a module lacks to be a data set."""
+    """Names that a data set must have and that this module lacks."""
     of_all = ("VERSION", "TARGET_FIELDS", "HAS_PASSAGES")
     own = ("records", "digest") if hasattr(found, "records") else ("load", "EXAMPLES")
     return ", ".join(name for name in (*of_all, *own) if not hasattr(found, name))

@@ -1,6 +1,6 @@
 """CounterFact: statements to complete, with a false completion; in the forms that are published.
 
-One record is told by its fields:
+The form of a record is recognised by its fields:
 
 - flat (EasyEdit): `prompt` (subject filled in), `target_new`, `subject`, `ground_truth`,
   `rephrase_prompt` (one or several), `locality_prompt` and `locality_ground_truth`.

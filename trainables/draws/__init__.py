@@ -1,1 +1,1 @@
-"""Which records a trial edits, in which order and batches: pure, and the same for every method."""
+"""Draws records and puts them into order and batches; pure, and the same for every method."""

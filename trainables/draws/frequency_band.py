@@ -1,4 +1,4 @@
-"""Records by how often the backbone saw them: the frequent ones, the rare ones, or a share between.
+"""Keeps the records that the backbone saw often, those it saw seldom, or a share in between.
 
 Source: MEMoE v2, Section 2.2 and Appendix B: "Head: top 30% of edits by lowest GECE score", "Tail:
 bottom 30%", each edited alone, and both mixed.

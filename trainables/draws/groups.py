@@ -1,4 +1,4 @@
-"""Groups of records that ask for similar knowledge, by k-means on their prompts.
+"""Groups records that ask for similar knowledge, by k-means on their prompts.
 
 Source: MEMoE v1 (arXiv:2405.19086), Section 5.2: "K-means algorithm to cluster all the data in
 ZsRE into 5 groups based on the cosine similarity". What is embedded is not stated. Here it is the
@@ -21,7 +21,7 @@ def similarity_groups(
 ) -> tuple[int, ...]:
     """Group of each record, in [0, num_groups); group 0 is the largest.
 
-    Words that occur in one prompt only, such as most names, say nothing about others and are left
+    Words that occur in one prompt only, such as most names, link no two prompts and are left
     out. With fewer different prompts than groups there are fewer groups.
 
     Raises:

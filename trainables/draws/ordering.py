@@ -1,4 +1,4 @@
-"""Order of the edits: which are edited together, and in which sequence the batches come.
+"""Arranges edits: which are edited together, and in which order the batches come.
 
 Source: LEMoE, arXiv:2406.20030v1, sections 3.3 and 4.3. Section 3.3 finds that high
 between-batch and low within-batch similarity helps; section 4.3 groups by k-means, which aims at
@@ -55,7 +55,7 @@ def plan_batches(
     come largest first, then by their lowest index; within a batch indices ascend. The exceptions
     are `given` and `random`, whose sequence is the order itself.
 
-    - `given`, `random`: cut as they stand, or after a seeded permutation.
+    - `given`, `random`: split into batches as they come, or after a seeded permutation.
     - `kmeans_filled`: equal batches, each filled from the cluster with most edits left, those
       nearest to its centre first, then from the cluster whose centre is nearest to that one.
     - `kmeans_unequal`: one batch per cluster, whatever its size.
@@ -80,9 +80,9 @@ def plan_batches(
     points = _checked(embeddings)
     sizes = batch_sizes(len(points), edit_batch_size=edit_batch_size, num_batches=num_batches)
     if order is EditOrder.GIVEN:
-        return _cut(np.arange(len(points)), sizes)
+        return _split_in_order(np.arange(len(points)), sizes)
     if order is EditOrder.RANDOM:
-        return _cut(np.random.default_rng(seed).permutation(len(points)), sizes)
+        return _split_in_order(np.random.default_rng(seed).permutation(len(points)), sizes)
     points = centred_directions(points)
     arrange = _ARRANGE[order]
     cluster = _ward_labels if order is EditOrder.HIERARCHICAL else _kmeans_labels
@@ -268,7 +268,7 @@ def _squared_distances(points: Floats, centres: Floats) -> Floats:
     return squares
 
 
-def _cut(order: Indices, sizes: Sequence[int]) -> list[Indices]:
+def _split_in_order(order: Indices, sizes: Sequence[int]) -> list[Indices]:
     return np.split(order, np.cumsum(sizes)[:-1])
 
 

@@ -1,6 +1,6 @@
-"""Which records a trial edits, and how they are cut into batches; the same for every method.
+"""Draws records, splits a data set into parts, and puts records into consecutive batches.
 
-Both choices come from SHA-256 rather than from a random generator: they stay the same over
+Draws and parts come from SHA-256 rather than from a random generator: they stay the same over
 library versions and machines, and adding records to a file hardly changes a draw.
 """
 
@@ -39,11 +39,11 @@ def split(
 
 
 def topic(record: EditRecord) -> str:
-    """What records have in common that must not be cut apart: the subject, else the prompt."""
+    """Records with the same topic stay in one part: the subject, or the prompt without one."""
     return (record.subject or record.prompt).casefold()
 
 
-def draw(
+def drawn_records(
     records: Sequence[EditRecord],
     num_edits: int,
     seed: int,
@@ -60,7 +60,7 @@ def draw(
         num_edits: How many.
         seed: Of the trial.
         key: Name of the setting that `num_edits` comes from.
-        hint: Where more records are, for the message.
+        hint: Ends the error's message: where more records are.
 
     Raises:
         ConfigError: If `num_edits` is below 1 or above the number of different prompts.
@@ -83,7 +83,9 @@ def draw(
     return tuple(first_of_prompt.values())[:num_edits]
 
 
-def cut(items: Sequence[Item], batch_sizes: Iterable[int]) -> tuple[tuple[Item, ...], ...]:
+def batches_of_sizes(
+    items: Sequence[Item], batch_sizes: Iterable[int]
+) -> tuple[tuple[Item, ...], ...]:
     """Consecutive batches of the given sizes.
 
     Raises:

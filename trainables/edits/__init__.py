@@ -1,1 +1,1 @@
-"""Which records a trial edits: sources, the draw, the stream, their frequency."""
+"""Which records a trial edits: where they come from, which are drawn, and in which order."""

@@ -1,4 +1,4 @@
-"""Whether the data of specifications can feed them; free of torch, for the driver and --dry-run."""
+"""Checks that trials find enough data that fits; free of torch, for the driver and --dry-run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NEED_SUBJECTS = ("memit",)  # modules whose method is nothing without the subjec
 
 
 class DataCheck:
-    """Opens the data of specifications and tries their draws; each data set and draw once."""
+    """Opens the data of specifications and tries their draws, each data set and draw once."""
 
     def __init__(self, cache: Path) -> None:
         """Nothing is read yet; `cache` is the folder of embedded backbones."""
@@ -32,7 +32,7 @@ class DataCheck:
         return list(self._excluded)
 
     def check(self, spec: TrialSpec, *, trains: bool = False) -> list[str]:
-        """What a reader of the table should know of the data before the start; each said once.
+        """Warnings about the data that a reader of the table should know; each is given once.
 
         Args:
             spec: A trial's specification.

@@ -1,4 +1,4 @@
-"""Which records a trial edits; the same for every arm of a seed."""
+"""Draws the records that a trial edits; the same ones for every arm of a seed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Drawn:
         records: One per edit.
         questions: For each record the number of its question; several answer the same one in a
             serial stream alone.
-        counts: What the draw had to do, by name.
+        counts: Numbers for the report, by name: answers topped up, edits that change nothing.
     """
 
     records: tuple[EditRecord, ...]
@@ -46,7 +46,7 @@ def draw(spec: TrialSpec, source: Source) -> Drawn:
     source, hint = banded(spec.dataset, source), _more(source)
     if protocol.kind == "serial":
         num_questions, key = protocol.num_questions or 0, "protocol.num_questions"
-        drawn = streams.draw(source.records, num_questions, seed, key, hint)
+        drawn = streams.drawn_records(source.records, num_questions, seed, key, hint)
         made = serial.serial_records(drawn, source.records, protocol.num_rounds, seed)
         counts = {"answers_topped_up": made.num_topped_up}
         return Drawn(made.records, made.questions, counts | _unchanged(made.records, source))
@@ -54,7 +54,9 @@ def draw(spec: TrialSpec, source: Source) -> Drawn:
     if protocol.group_sizes:
         records = _from_groups(source, protocol.group_sizes, repeats, seed)
     else:
-        records = streams.draw(source.records, protocol.num_edits * repeats, seed, hint=hint)
+        records = streams.drawn_records(
+            source.records, protocol.num_edits * repeats, seed, hint=hint
+        )
     return Drawn(records, tuple(range(len(records))), _unchanged(records, source))
 
 
@@ -66,7 +68,7 @@ def _unchanged(records: Sequence[EditRecord], source: Source) -> dict[str, int]:
 
 
 def _more(source: Source) -> str:
-    """Where a draw finds more records than in one part."""
+    """Where more records are than in this part, to end an error's message."""
     if source.num_in_all_parts <= len({record.prompt for record in source.records}):
         return ""
     return (
@@ -108,7 +110,7 @@ def _from_groups(
                 f"protocol.group_sizes is {list(sizes)}; group {group + 1} of the data holds "
                 f"{offered} different prompts, and {repeats} batches need {size * repeats}"
             )
-        drawn.append(streams.draw(members, size * repeats, seed) if size else ())
+        drawn.append(streams.drawn_records(members, size * repeats, seed) if size else ())
     return tuple(
         record
         for number in range(repeats)

@@ -1,4 +1,4 @@
-"""Joins data and trainer: the embedded backbones, each trained by this project on given facts.
+"""The embedded backbones: small models that this project trains itself on facts it knows.
 
 `facts`, `facts_wd5`, `facts_gpt2` and `facts_tiny` read the made-up world. `facts_zsre` and
 `facts_counterfact` read the first 1,000 usable records of a file that the user names, in its order:
@@ -39,7 +39,7 @@ _LINES_FILE = "lines.json"
 
 @dataclass(frozen=True)
 class Embedded:
-    """An embedded backbone: what it is, and what it reads: `WORLD` or files of a data set."""
+    """An embedded backbone: its recipe, and what it is trained on: `WORLD` or a data set."""
 
     recipe: Recipe
     source: str = WORLD
@@ -182,7 +182,7 @@ def check_source(name: str, dataset: str, wanted: str) -> None:
         wanted: `WORLD`, or the module of the data set.
 
     Raises:
-        DataError: If it has not: it would have nothing to edit.
+        DataError: If it has not: there would be nothing to edit.
     """
     source = EMBEDDED[name].source if name in EMBEDDED else None
     if source not in (None, wanted):

@@ -1,4 +1,4 @@
-"""How often a backbone saw each record of a data set, for draws by frequency."""
+"""Estimates by GECE how often a backbone saw each record, for draws by frequency."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SETTINGS = GeceSettings(
 
 
 def with_gece(source: Source, backbone: Backbone, artefacts: Artefacts) -> Source:
-    """`source` whose records bear minus their GECE as their frequency: the rarer, the smaller.
+    """`source` with minus the GECE of each record as its frequency: smaller for rarer ones.
 
     MEMoE v2 (Eq. 9), at the FFN of the backbone's middle layer, over all records at once.
 

@@ -1,7 +1,7 @@
-"""Where a specification's backbone and records come from; checked in the driver before Ray starts.
+"""Opens the backbone and the records that a specification names; the driver checks both first.
 
-The only module that knows both the made-up world and the files that a user names; of data sets
-it knows their two kinds alone.
+The only module that handles both the made-up world and the files that a user names. It tells
+data sets apart by these two kinds alone.
 """
 
 from __future__ import annotations
@@ -74,10 +74,10 @@ class Source:
         return dict(zip(prompts, similarity_groups(self.records), strict=True))
 
     def beside(self, drawn: Sequence[EditRecord]) -> Source:
-        """As `self`, for a trial on `drawn`: with `part: all`, what it may train on is chosen now.
+        """This source for a trial that edits `drawn`; `part: all` chooses now what it may train on.
 
-        That is what is left: edits about other subjects than those drawn, and locality prompts
-        that are not asked of them; nothing, where all is drawn.
+        That is what the draw left: edits about other subjects than those drawn, and locality
+        prompts that are not asked of them. Where all records are drawn nothing is left.
         """
         if self.part != "all":
             return self
@@ -143,7 +143,7 @@ def open_source(spec: TrialSpec, cache: Path) -> Source:
 
 
 def preview(spec: TrialSpec) -> Source:
-    """As `open_source`, without an embedded backbone: what it leaves out or asks is not known yet.
+    """As `open_source`, but trains no embedded backbone, so what that leaves out is not known yet.
 
     Raises:
         EditingError: As `open_source`.
@@ -172,7 +172,7 @@ def preview(spec: TrialSpec) -> Source:
 
 
 def _check_backbone(spec: TrialSpec, wanted: str) -> None:
-    """Make sure that the backbone has read what is edited, as far as its name tells.
+    """Check by its name that an embedded backbone was trained on what is edited.
 
     Raises:
         DataError: If it has not.

@@ -1,4 +1,4 @@
-"""In which order and in which batches a trial edits the records that were drawn."""
+"""Puts the records that a trial drew into batches, in the order of their editing."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SERIAL_ORDERS = ("given", "random")
 
 @dataclass(frozen=True)
 class EditStream:
-    """Batches of record indices in the order of their editing, and what is known of them before.
+    """Batches of record indices in the order of their editing, and what is known beforehand.
 
     Attributes:
         batches: Every record in one batch.
@@ -53,7 +53,7 @@ class EditStream:
         return record if self.questions is None else self.questions[record]
 
     def latest(self, edits_seen: int) -> list[int]:
-        """The newest record of each question among the first edits: what holds after them."""
+        """The newest record of each question among the first edits: the answers that then count."""
         newest = {self.question(record): record for record in self.order[:edits_seen]}
         return list(newest.values())
 
@@ -65,7 +65,7 @@ class EditStream:
 
 
 def edit_stream(spec: TrialSpec, backbone: Backbone, drawn: Drawn, source: Source) -> EditStream:
-    """The batches of a trial with the similarities of what they hold."""
+    """The batches of a trial, with the similarities within and between them."""
     batches = edit_batches(spec, backbone, drawn)
     numbers = {f"count.{name}": float(count) for name, count in drawn.counts.items()}
     if not spec.protocol.is_rolled_back:

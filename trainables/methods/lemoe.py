@@ -171,7 +171,7 @@ class Lemoe:
         self._backbone = backbone
         self._generator = generators.init
         self._path = backbone.ffn_path(config.edit_layer)
-        self._frozen = FrozenFfn.of(backbone, config.edit_layer)
+        self._frozen = FrozenFfn.of_layer(backbone, config.edit_layer)
         self._split = Split(backbone, config.edit_layer, artefacts.prefix_cache)
         self._site = Site(backbone, config.edit_layer, self._path, artefacts.prefix_cache)
         asks = config.uses_entities

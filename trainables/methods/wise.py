@@ -66,7 +66,7 @@ from trainables.interfaces import (
 from trainables.moe.augmentation import Augmentation
 from trainables.moe.merging import Merging, merged
 from trainables.moe.side_memory import Activation, HingeMean, MarginUnit, random_masks
-from trainables.moe.side_plan import Plan
+from trainables.moe.side_plan import BatchPlan
 from trainables.moe.side_training import LossTerms
 from trainables.optimise import BatchRun, begun, stored_batch
 
@@ -147,7 +147,9 @@ class Wise:
         self._config = config
         self._backbone = backbone
         self._generator = generators.init
-        self._editor = SideEditor(SideSettings.of(config), backbone, artefacts, generators.noise)
+        self._editor = SideEditor(
+            SideSettings.from_config(config), backbone, artefacts, generators.noise
+        )
         self._forget()
 
     def _forget(self) -> None:
@@ -164,7 +166,7 @@ class Wise:
 
     def begin(self, batch: EditBatch) -> None:
         """Open a memory if there is none to write to, and set up SGD on it."""
-        plan = self._editor.draw(batch)
+        plan = self._editor.plan_batch(batch)
         if not self._edits_in_current:
             (mask,) = random_masks(1, self._editor.size, self._config.mask_ratio, self._generator)
             self._editor.memories.add(mask.to(self._backbone.device))
@@ -247,14 +249,14 @@ class Wise:
         self._edits_in_current = int(values["edits_in_current"])
         batch = stored_batch(state, self._backbone.device)
         if batch is not None:
-            self._start(batch, Plan.from_json(values["plan"])).resume(state)
+            self._start(batch, BatchPlan.from_json(values["plan"])).resume(state)
         self._generator.set_state(state.tensors["generator_init"].cpu())
 
     def remove(self) -> None:
         """Forget all memories; the backbone itself was never changed."""
         self._forget()
 
-    def _start(self, batch: EditBatch, plan: Plan) -> SideRun:
+    def _start(self, batch: EditBatch, plan: BatchPlan) -> SideRun:
         editor, config = self._editor, self._config
         rows = editor.rows(batch, plan)
         terms = LossTerms(editor.settings.margins, config.margin_weight, average=config.hinge_mean)

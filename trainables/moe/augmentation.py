@@ -25,7 +25,7 @@ _TITLES = ("Dr.", "Mr.", "Sir", "Professor", "Saint", "The great")
 _MIDDLE_WORDS = ("Louis", "Maria", "de", "van", "Parthenia", "Lee", "Alexander", "May")
 
 
-def drawn(items: Sequence[Item], count: int, generator: torch.Generator) -> list[Item]:
+def sampled(items: Sequence[Item], count: int, generator: torch.Generator) -> list[Item]:
     """`count` of `items` without replacement, or all of them when there are no more."""
     order = torch.randperm(len(items), generator=generator)[:count]
     return [items[index] for index in order.tolist()]
@@ -35,12 +35,12 @@ def noisy_subject(subject: str, generator: torch.Generator) -> str:
     """`subject` with a title, with a word more in the middle, or without its middle words."""
     words = subject.split()
     ways = ["title", "insert", "delete"][: min(max(len(words), 1), 3)]
-    (way,) = drawn(ways, 1, generator)
+    (way,) = sampled(ways, 1, generator)
     if way == "title":
-        return " ".join(drawn(_TITLES, 1, generator) + words)
+        return " ".join(sampled(_TITLES, 1, generator) + words)
     if way == "insert":
         position = int(torch.randint(1, len(words), (1,), generator=generator))
-        return " ".join(words[:position] + drawn(_MIDDLE_WORDS, 1, generator) + words[position:])
+        return " ".join(words[:position] + sampled(_MIDDLE_WORDS, 1, generator) + words[position:])
     return f"{words[0]} {words[-1]}"
 
 
@@ -62,16 +62,16 @@ def augmented_prompts(
         if augmentation == "prefix" or lacks_subject(edit):
             return []
         return [_with_noise(edit, generator) for _ in range(count)]
-    chosen = drawn(prefixes, count, generator)
+    chosen = sampled(prefixes, count, generator)
     while len(chosen) < count:  # fewer stored prefixes than asked for: some come twice
-        chosen += drawn(prefixes, count - len(chosen), generator)
+        chosen += sampled(prefixes, count - len(chosen), generator)
     forms = []
     for prefix in chosen:
         kind: str = augmentation
         if lacks_subject(edit):
             kind = "prefix"
         elif kind == "both":
-            (kind,) = drawn(("prefix", "noise", "both"), 1, generator)
+            (kind,) = sampled(("prefix", "noise", "both"), 1, generator)
         prompt = _with_noise(edit, generator) if kind in ("noise", "both") else edit.prompt
         forms.append(f"{prefix} {prompt}" if kind in ("prefix", "both") else prompt)
     return forms

@@ -60,7 +60,7 @@ class EntityFinder:
         self._found: dict[tuple[int, ...], tuple[Source, list[list[int]]]] = {}
 
     @property
-    def asks_chunker(self) -> bool:
+    def uses_chunker(self) -> bool:
         """False when known subjects are found instead."""
         return self._chunk is not None
 
@@ -74,7 +74,7 @@ class EntityFinder:
         known = {*self._subjects, *(subject for subject in subjects if subject)}
         if len(known) > len(self._subjects):
             self._subjects = sorted(known, key=lambda subject: (-len(subject), subject))
-            if not self.asks_chunker:
+            if not self.uses_chunker:
                 self._found.clear()
 
     def find(self, ids: Sequence[int]) -> tuple[Source, list[list[int]]]:

@@ -51,7 +51,7 @@ class FrozenFfn:
     up_bias: Tensor | None = None
 
     @classmethod
-    def of(cls, backbone: Backbone, layer: int) -> FrozenFfn:
+    def of_layer(cls, backbone: Backbone, layer: int) -> FrozenFfn:
         """The parts of the FFN of decoder layer `layer`."""
         family, parent = backbone.family, backbone.model.get_submodule(backbone.layer_path(layer))
         up = parent.get_submodule(family.up)

@@ -60,7 +60,7 @@ class Measure:
     unit: float
     function: Callable[[Tensor], Tensor]
 
-    def of(self, shift: Tensor, outputs: Tensor, mask: Tensor) -> Tensor:
+    def activations(self, shift: Tensor, outputs: Tensor, mask: Tensor) -> Tensor:
         """Activations (B,) of one memory per row.
 
         Args:
@@ -102,7 +102,9 @@ class SideMemories:
             outputs: W_org a_t, (B, T, D).
             mask: True on the tokens that count, (B, T).
         """
-        each = [self.measure.of(shifted(inputs, delta), outputs, mask) for delta in self.deltas]
+        each = [
+            self.measure.activations(shifted(inputs, delta), outputs, mask) for delta in self.deltas
+        ]
         return torch.stack(each, dim=1)
 
     def state(self) -> State:

@@ -27,7 +27,7 @@ class Remembered:
 
 
 @dataclass(frozen=True)
-class Plan:
+class BatchPlan:
     """How a batch of B edits is trained.
 
     Attributes:
@@ -52,7 +52,7 @@ class Plan:
         return values | {"remembered": [[x.edit, x.prompt, x.owner] for x in self.remembered]}
 
     @classmethod
-    def from_json(cls, values: Any) -> Plan:
+    def from_json(cls, values: Any) -> BatchPlan:
         """What `to_json` wrote."""
         return cls(**values | {"remembered": [Remembered(*item) for item in values["remembered"]]})
 
@@ -68,7 +68,7 @@ def select_experts(
     selection: Selection,
     selection_threshold: float,
     *,
-    plan: Plan,
+    plan: BatchPlan,
     first_edit: int,
     generator: torch.Generator,
 ) -> list[int]:

@@ -29,7 +29,7 @@ from trainables.moe.side_memory import (
     memory_loss,
     shifted,
 )
-from trainables.moe.side_plan import Plan
+from trainables.moe.side_plan import BatchPlan
 from trainables.optimise import target_loss
 from trainables.prompts import Row, collate, labels_of, pad_id, row_index, tokenise
 
@@ -103,7 +103,7 @@ class EditRows:
         edit_of_unrelated: Edit of each of those, (U,).
     """
 
-    def __init__(self, layer: Layer, tokenizer: Any, batch: EditBatch, plan: Plan) -> None:
+    def __init__(self, layer: Layer, tokenizer: Any, batch: EditBatch, plan: BatchPlan) -> None:
         """Tokenise, and run the layer once."""
         device = batch.tokens.input_ids.device
         end = tokenizer.eos_token_id  # None: no target is closed by one
@@ -154,7 +154,7 @@ class SideTraining:
         layer: Layer,
         tokenizer: Any,
         rows: EditRows,
-        plan: Plan,
+        plan: BatchPlan,
         memories: SideMemories,
         terms: LossTerms,
     ) -> None:
@@ -228,7 +228,7 @@ class SideTraining:
         return each.gather(1, holders[:, None])[:, 0]
 
     def _activation(self, read: Read, shift: Tensor) -> Tensor:
-        return self._memories.measure.of(shift, read.outputs, read.counted)
+        return self._memories.measure.activations(shift, read.outputs, read.counted)
 
     def _shift(self, read: Read, owners: Tensor) -> Tensor:
         """D a_t of each row by the memory that trains it, (B, T, D) float32."""

@@ -37,7 +37,7 @@ from trainables.metrics.prompt_routes import Routed, TokenRouted, experts_of, ro
 from trainables.prompts import edit_batch
 from trainables.pulse import Moment, pulse
 from trainables.trials.compared import Compares
-from trainables.trials.measurements import CurvePoint, Tally, edit_bytes
+from trainables.trials.measurements import CurvePoint, Measurements, edit_bytes
 
 MetricRow = dict[str, float]
 CHUNK_STEPS = 10  # optimiser steps between two chances to save
@@ -111,7 +111,7 @@ class EditLoop:
         self._batches_done = 0
         self._steps_in_batch = 0
         self._is_inside = False
-        self._tally = Tally()
+        self._measurements = Measurements()
 
     @property
     def progress(self) -> float:
@@ -163,17 +163,17 @@ class EditLoop:
         A batch that is rolled back is scored once: its own end is the final moment.
         """
         if self._protocol.is_rolled_back:
-            return {"final": self._tally.immediate}
-        return {"immediate": self._tally.immediate, "final": self._tally.final}
+            return {"final": self._measurements.immediate}
+        return {"immediate": self._measurements.immediate, "final": self._measurements.final}
 
     def record_lines(self) -> Iterator[dict[str, Any]]:
-        """Every probe's score as JSON, and the curve; see `Tally.lines`."""
+        """Every probe's score as JSON, and the curve; see `Measurements.lines`."""
         rolled_back = self._protocol.is_rolled_back
-        return self._tally.lines(self._stream, self.records, is_rolled_back=rolled_back)
+        return self._measurements.lines(self._stream, self.records, is_rolled_back=rolled_back)
 
     def curve(self) -> list[MetricRow]:
         """Reliability of all edits so far after every batch; empty unless asked for."""
-        return self._tally.curve_rows()
+        return self._measurements.curve_rows()
 
     def state(self) -> State:
         """Everything needed to go on in another process."""
@@ -182,7 +182,7 @@ class EditLoop:
                 "batches_done": self._batches_done,
                 "steps_in_batch": self._steps_in_batch,
                 "is_inside": self._is_inside,
-                "tally": self._tally.values(),
+                "tally": self._measurements.values(),
             }
         )
         state.nest("method", self.method.state())
@@ -194,7 +194,7 @@ class EditLoop:
         self._batches_done = values["batches_done"]
         self._steps_in_batch = values["steps_in_batch"]
         self._is_inside = values["is_inside"]
-        self._tally = Tally.from_values(values["tally"])
+        self._measurements = Measurements.from_values(values["tally"])
         self.method.load(state.inner("method"))
 
     def close(self) -> None:
@@ -222,8 +222,8 @@ class EditLoop:
         self._steps_in_batch += steps
         if is_done:
             pulse().stage("finishing the batch")
-            self._tally.reports.append(self.method.finish())
-        self._tally.seconds["edit"] += time.perf_counter() - begin
+            self._measurements.reports.append(self.method.finish())
+        self._measurements.seconds["edit"] += time.perf_counter() - begin
         if is_done:
             self._close_batch()
 
@@ -239,7 +239,7 @@ class EditLoop:
     def _close_batch(self) -> None:
         batch = self._current
         generates = self._protocol.is_rolled_back
-        self._tally.immediate += self._scored(batch, generates=generates)
+        self._measurements.immediate += self._scored(batch, generates=generates)
         self._note_trained(batch)
         if self._protocol.is_rolled_back:
             self._measure_method(batch)
@@ -259,12 +259,12 @@ class EditLoop:
         """Scores what holds after the last edit of a stream, and what should no longer hold."""
         newest = self._stream.latest(self.edits_seen)
         if len(self._batches) == 1:
-            self._tally.final = list(self._tally.immediate)
+            self._measurements.final = list(self._measurements.immediate)
         else:
-            self._tally.final = self._scored(newest, generates=self._protocol.generates)
+            self._measurements.final = self._scored(newest, generates=self._protocol.generates)
         outdated = self._stream.outdated()
         if outdated:
-            self._tally.outdated = self._scored(outdated, ["reliability"])
+            self._measurements.outdated = self._scored(outdated, ["reliability"])
         self._measure_method(newest)
 
     def _scored(
@@ -287,7 +287,7 @@ class EditLoop:
             edits = self._evaluator.select(records, ["reliability"])
             measured = self._evaluator.perplexities(self._logits, edits)
             found = with_perplexities(found, list(answers), measured)
-        self._tally.seconds["evaluation"] += time.perf_counter() - begin
+        self._measurements.seconds["evaluation"] += time.perf_counter() - begin
         return found
 
     def _logits(
@@ -303,19 +303,19 @@ class EditLoop:
             chosen = self._evaluator.select(batch, ["reliability"])
             owners = [self._evaluator.probes[index].record for index in chosen]
             found = experts_of(self.method, self._evaluator, chosen)
-            self._tally.trained.update(zip(owners, found, strict=True))
+            self._measurements.trained.update(zip(owners, found, strict=True))
         elif isinstance(self.method, Routed):
             newest = list(self.method.trained_routes())[-len(batch) :]
             pairs = zip(batch, newest, strict=True)
-            self._tally.trained.update((record, (int(expert),)) for record, expert in pairs)
+            self._measurements.trained.update((record, (int(expert),)) for record, expert in pairs)
 
     def _measure_method(self, records: Sequence[int]) -> None:
         """Where the edits are sent, and how much the method keeps of them."""
         begin = time.perf_counter()
         part = self._batches_done if self._protocol.is_rolled_back else 0
-        self._tally.routes += route_rows(self.method, self._evaluator, records, part)
-        self._tally.state_bytes.append(edit_bytes(self.method))
-        self._tally.seconds["evaluation"] += time.perf_counter() - begin
+        self._measurements.routes += route_rows(self.method, self._evaluator, records, part)
+        self._measurements.state_bytes.append(edit_bytes(self.method))
+        self._measurements.seconds["evaluation"] += time.perf_counter() - begin
 
     def _extend_curve(self) -> None:
         """Scores every batch so far on what of it still holds."""
@@ -326,7 +326,7 @@ class EditLoop:
             if held:
                 token, exact = mean(s.token for s in held), mean(s.exact for s in held)
                 point = CurvePoint(self.edits_seen, number, len(held), token, exact)
-                self._tally.curve.append(point)
+                self._measurements.curve.append(point)
 
     def _rung_row(self, compares: Compares | None) -> MetricRow:
         row: MetricRow = {"progress": self.progress, "edits_seen": float(self.edits_seen)}
@@ -334,7 +334,7 @@ class EditLoop:
             return row
         wanted = compares.scores
         if self._protocol.is_rolled_back:
-            done = [score for score in self._tally.immediate if score.score in wanted]
+            done = [score for score in self._measurements.immediate if score.score in wanted]
             seen = self._current if self._is_inside else []
         else:
             done, seen = [], self._stream.latest(self.edits_seen)
@@ -345,7 +345,7 @@ class EditLoop:
     def _final_row(self) -> MetricRow:
         """The row of the end."""
         rolled_back = self._protocol.is_rolled_back
-        final = self._tally.immediate if rolled_back else self._tally.final
+        final = self._measurements.immediate if rolled_back else self._measurements.final
         chosen = self._evaluator.select(sorted({score.record for score in final}))
         before = self._evaluator.score(
             {index: self._before.answers[index] for index in chosen}, self._before.answers
@@ -356,4 +356,4 @@ class EditLoop:
         row |= {f"count.{name}": float(n) for name, n in self._evaluator.counts.items()}
         if self._protocol.generates:
             row["generation_limit"] = float(self._evaluator.generation_limit)
-        return row | self._tally.row(self._stream, before, is_rolled_back=rolled_back)
+        return row | self._measurements.row(self._stream, before, is_rolled_back=rolled_back)

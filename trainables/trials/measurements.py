@@ -35,7 +35,7 @@ class CurvePoint:
 
 
 @dataclass
-class Tally:
+class Measurements:
     """Scores, reports and routes of one trial; as JSON between two processes.
 
     Attributes:
@@ -78,8 +78,8 @@ class Tally:
         }
 
     @classmethod
-    def from_values(cls, values: Mapping[str, Any]) -> Tally:
-        """The tally that `values` wrote."""
+    def from_values(cls, values: Mapping[str, Any]) -> Measurements:
+        """The measurements that `values` wrote."""
         return cls(
             immediate=[ProbeScore(**score) for score in values["immediate"]],
             final=[ProbeScore(**score) for score in values["final"]],

@@ -112,7 +112,7 @@ class EditTrial(tune.Trainable):
         begin, cpu = time.perf_counter(), time.process_time()
         limit = TimeLimit(self._runtime.max_seconds, self._seconds, self._overdue_path)
         try:
-            with self._pulse.felt(), limit:
+            with self._pulse.as_current(), limit:
                 row = self._row_that_fits()
                 if row["done"]:
                     row.update(self._written())
@@ -130,7 +130,7 @@ class EditTrial(tune.Trainable):
         if row["status"] in _UNENDED:
             self._close()  # its state is there to go on from
         elif row["done"]:
-            self._settle()
+            self._forget_trial()
         if self._unrestored:
             row["unrestored"] = self._unrestored
         if row["done"]:
@@ -240,7 +240,7 @@ class EditTrial(tune.Trainable):
         curve = loop.curve()
         return {"records": name, "curve": curve} if curve else {"records": name}
 
-    def _settle(self) -> None:
+    def _forget_trial(self) -> None:
         self._close()
         self._state_path.unlink(missing_ok=True)
         self._overdue_path.unlink(missing_ok=True)

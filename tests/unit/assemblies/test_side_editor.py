@@ -14,7 +14,7 @@ from trainables.assemblies.side_editor import SideEditor, SideSettings
 from trainables.interfaces import Backbone, Edit
 from trainables.moe.augmentation import Augmentation
 from trainables.moe.side_memory import random_masks
-from trainables.moe.side_plan import Plan, Remembered
+from trainables.moe.side_plan import BatchPlan, Remembered
 from trainables.moe.side_training import LossTerms
 from trainables.optimise import target_loss
 from trainables.prompts import collate, edit_batch, labels_of, row_index, tokenise
@@ -39,7 +39,7 @@ EDITS = (
     Edit("The capital of Fooland is", "Bar City", "Fooland", ("Who wrote it?", "Is it so?")),
     Edit("Where was Ada Quell born?", "Vesper", "Ada Quell", ("Where is Oslo?", "Who is Ivo?")),
 )
-PLAN = Plan(
+PLAN = BatchPlan(
     forms=[["Yes. The capital of Fooland is"], ["I am. Where was Ada Quell born?"]],
     unrelated=[["Who wrote it?", "Is it so?"], ["Where is Oslo?"]],
     owners=[1, 0],
@@ -157,20 +157,20 @@ def test_rate_when_margins_are_residual_then_it_is_in_the_units_of_the_layer(
 
 
 @pytest.mark.parametrize("augmentation", ["noise", "both"])
-def test_draw_then_fall_backs_are_counted(
+def test_plan_batch_then_fall_backs_are_counted(
     llama: Backbone, tmp_path: Path, augmentation: Augmentation
 ) -> None:
     settings = replace(SETTINGS, augmentation=augmentation, num_locality_rows=3)
     editor = make(llama, tmp_path, settings)
     bare = Edit("Who is it?", "Ivo", "Fooland")
-    plan = editor.draw(edit_batch(llama.tokenizer, [EDITS[0], bare], end=True))
+    plan = editor.plan_batch(edit_batch(llama.tokenizer, [EDITS[0], bare], end=True))
     # the first edit brings two of three unrelated prompts, the second none
     assert plan.counts == {"locality_rows_missing": 4, "subject_absent": 1}
     assert sorted(plan.unrelated[0]) == ["Is it so?", "Who wrote it?"]
     assert [len(forms) for forms in plan.forms] == [2, 2]
     assert all(form.endswith(" Who is it?") for form in plan.forms[1])  # prefixes stand in
     unprepared = SideEditor(SETTINGS, llama, Artefacts(tmp_path), torch.Generator())
-    counts = unprepared.draw(edit_batch(llama.tokenizer, [EDITS[0]], end=True)).counts
+    counts = unprepared.plan_batch(edit_batch(llama.tokenizer, [EDITS[0]], end=True)).counts
     assert counts == {"scale_from_edits": 1}
 
 
@@ -181,7 +181,7 @@ def test_prefixes_then_every_trial_draws_from_the_same_ten(llama: Backbone, tmp_
             SETTINGS, llama, Artefacts(tmp_path), torch.Generator().manual_seed(seed)
         )
         editor.prepare(EDITS)
-        plan = editor.draw(edit_batch(llama.tokenizer, EDITS, end=True))
+        plan = editor.plan_batch(edit_batch(llama.tokenizer, EDITS, end=True))
         for edit, forms in zip(EDITS, plan.forms, strict=True):
             drawn |= {form.removesuffix(f" {edit.prompt}") for form in forms}
     assert len(drawn) == 10  # five openings, two lengths

@@ -51,7 +51,7 @@ def test_scale_of_one_prompt_then_its_size_stands_for_the_spread(llama: Backbone
     row = tokenise(llama.tokenizer, PROMPTS[0])
     last = site.read(collate([row], pad_id=0)).inputs[0, -1]
     assert scale.spread == pytest.approx(float(last.square().mean().sqrt()), rel=1e-5)
-    again = DownScale.of(scale.state(), torch.device("cpu"))
+    again = DownScale.from_state(scale.state(), torch.device("cpu"))
     assert (again.residual_norm, again.input_power) == (scale.residual_norm, scale.input_power)
 
 

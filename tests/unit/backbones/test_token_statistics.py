@@ -127,7 +127,7 @@ def test_activations_when_there_is_a_sink_then_those_of_the_other_tokens(
     found = []
     for editor in (plain, sunk):
         batch = edit_batch(llama.tokenizer, EDITS, end=True)
-        rows = editor.rows(batch, editor.draw(batch))
+        rows = editor.rows(batch, editor.plan_batch(batch))
         found.append(rows.activations(editor.memories)[0])
     # short prompts: of five tokens one is left out
     torch.testing.assert_close(found[1], found[0], atol=0, rtol=0.15)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainables.draws.streams import batches, cut, draw, split, to_edit
+from trainables.draws.streams import batches, batches_of_sizes, drawn_records, split, to_edit
 from trainables.errors import ConfigError
 from trainables.interfaces import Edit, EditRecord, Question
 
@@ -60,17 +60,17 @@ def test_split_bad_setting_is_refused(part: str, share: float) -> None:
 
 @given(st.integers(1, 40), st.integers(0, 2**40))
 def test_draw_has_no_repeats_and_a_smaller_draw_begins_a_larger_one(size: int, seed: int) -> None:
-    drawn = draw(RECORDS, size, seed)
+    drawn = drawn_records(RECORDS, size, seed)
     assert len({r.record_id for r in drawn}) == size
-    assert draw(RECORDS, 40, seed)[:size] == drawn
+    assert drawn_records(RECORDS, 40, seed)[:size] == drawn
 
 
 def test_draw_does_not_depend_on_the_order_of_the_file() -> None:
-    assert draw(RECORDS[::-1], 10, seed=3) == draw(RECORDS, 10, seed=3)
+    assert drawn_records(RECORDS[::-1], 10, seed=3) == drawn_records(RECORDS, 10, seed=3)
 
 
 def test_draw_other_seed_gives_other_records() -> None:
-    first, second = (set(r.record_id for r in draw(RECORDS, 10, seed)) for seed in (0, 1))
+    first, second = (set(r.record_id for r in drawn_records(RECORDS, 10, seed)) for seed in (0, 1))
     assert first != second
 
 
@@ -78,7 +78,7 @@ def test_draw_same_prompt_is_taken_once_and_either_record_can_win() -> None:
     twins = [record(1, prompt="same"), record(2, prompt="same"), record(3)]
     winners = set()
     for seed in range(20):
-        drawn = draw(twins, 2, seed)
+        drawn = drawn_records(twins, 2, seed)
         assert {r.prompt for r in drawn} == {"same", "prompt 3"}
         winners |= {r.record_id for r in drawn if r.prompt == "same"}
     assert winners == {"r-1", "r-2"}  # one alone in all 20 draws: 2 * 2**-20
@@ -87,19 +87,19 @@ def test_draw_same_prompt_is_taken_once_and_either_record_can_win() -> None:
 def test_draw_too_many_names_both_numbers() -> None:
     twins = [record(1, prompt="same"), record(2, prompt="same"), record(3)]
     with pytest.raises(ConfigError, match=r"protocol\.num_edits is 3;.* 2 different prompts"):
-        draw(twins, 3, seed=0)
+        drawn_records(twins, 3, seed=0)
     with pytest.raises(ConfigError, match=r"protocol\.num_edits is 0"):
-        draw(twins, 0, seed=0)
+        drawn_records(twins, 0, seed=0)
 
 
 def test_cut_gives_consecutive_batches_of_the_sizes() -> None:
-    assert cut("abcdef", [1, 3, 2]) == (("a",), ("b", "c", "d"), ("e", "f"))
+    assert batches_of_sizes("abcdef", [1, 3, 2]) == (("a",), ("b", "c", "d"), ("e", "f"))
 
 
 @pytest.mark.parametrize("sizes", [[1, 2], [3, 4], [6, 0], [7, -1], []])
 def test_cut_sizes_that_do_not_add_up_are_refused(sizes: list[int]) -> None:
     with pytest.raises(ValueError, match="do not cut 6 items"):
-        cut("abcdef", sizes)
+        batches_of_sizes("abcdef", sizes)
 
 
 def test_batches_last_one_holds_the_rest() -> None:

@@ -85,7 +85,7 @@ def test_by_expert_gives_the_means_of_what_each_answers() -> None:
 
 def test_state_when_loaded_then_is_the_same_division() -> None:
     found = made()
-    again = Division.of(found.state(), CPU)
+    again = Division.from_state(found.state(), CPU)
     assert torch.equal(again.labels, found.labels)
     assert (again.counts, again.numbers) == (found.counts, found.numbers)
     assert again.by_expert([0] * 5) == found.by_expert([0] * 5)

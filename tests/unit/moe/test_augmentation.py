@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from trainables.interfaces import Edit
-from trainables.moe.augmentation import Augmentation, augmented_prompts, drawn, noisy_subject
+from trainables.moe.augmentation import Augmentation, augmented_prompts, noisy_subject, sampled
 
 PREFIXES = ("I am a 4.", "Yes, I know it.", "Q: 1. What is the.")
 EDIT = Edit("Who was Ada May Quell's mother?", "Ivy", "Ada May Quell")
@@ -74,6 +74,6 @@ def test_both_then_each_row_has_a_prefix_or_noise_or_both() -> None:
     assert kinds == {(True, True), (False, False), (True, False)}
 
 
-def test_drawn_then_no_item_comes_twice() -> None:
-    assert sorted(drawn("abc", 9, generator())) == ["a", "b", "c"]
-    assert len(set(drawn("abcdef", 4, generator()))) == 4
+def test_sampled_then_no_item_comes_twice() -> None:
+    assert sorted(sampled("abc", 9, generator())) == ["a", "b", "c"]
+    assert len(set(sampled("abcdef", 4, generator()))) == 4

@@ -46,7 +46,7 @@ def found(finder: EntityFinder, prompt: str) -> tuple[str, list[str]]:
 
 def test_find_when_nltk_knows_an_entity_then_its_tokens_are_named(chunker: Chunker) -> None:
     finder = EntityFinder(TOKENIZER, chunker)
-    assert finder.asks_chunker
+    assert finder.uses_chunker
     # The piece before the name's first letter holds the space; the one after it is not part of it.
     assert found(finder, "Where was Ada Quell born?") == ("entity", ["Ada Quell"])
 
@@ -112,7 +112,7 @@ def test_spans_of_real_prompts_then_so_many_lose_a_question_word(
 
 def test_find_when_subjects_are_wanted_then_the_longest_known_one_is_found() -> None:
     finder = EntityFinder(TOKENIZER, None)
-    assert not finder.asks_chunker
+    assert not finder.uses_chunker
     prompt = "Where was Ada Quell born?"
     assert found(finder, prompt) == ("sentence", [f"<s>{prompt}"])
     finder.add_subjects(["Ada", None, "Ada Quell"])
@@ -156,7 +156,7 @@ def test_mean_embedding_counts_prompt_tokens_alone() -> None:
 
 def test_find_when_a_chunker_is_handed_over_then_it_is_asked() -> None:
     finder = EntityFinder(TOKENIZER, lambda text: [(4, 9)])
-    assert finder.asks_chunker
+    assert finder.uses_chunker
     assert found(finder, "Who wrote it?") == ("entity", ["wrote"])
 
 

@@ -98,7 +98,7 @@ def test_ffn_bank_when_down_is_the_backbones_then_repeats_the_frozen_ffn(
     backbone: Backbone,
 ) -> None:
     ffn = backbone.model.get_submodule(backbone.ffn_path(1))
-    bank = FfnBank(1, FrozenFfn.of(backbone, 1))
+    bank = FfnBank(1, FrozenFfn.of_layer(backbone, 1))
     down = backbone.model.get_submodule(backbone.down_path(1))
     weight = down.weight if backbone.family.is_transposed else down.weight.T
     assert isinstance(weight, Tensor)
@@ -191,7 +191,7 @@ def test_linear_bank_beside_the_down_projection_repeats_it_for_every_family(
 ) -> None:
     ffn = backbone.model.get_submodule(backbone.ffn_path(1))
     down = backbone.model.get_submodule(backbone.down_path(1))
-    bank = LinearBank(1, FrozenFfn.of(backbone, 1), reads_hidden=True)
+    bank = LinearBank(1, FrozenFfn.of_layer(backbone, 1), reads_hidden=True)
     weight = down.weight if backbone.family.is_transposed else down.weight.T
     assert isinstance(weight, Tensor)
     with torch.no_grad():

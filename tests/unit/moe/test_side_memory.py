@@ -15,7 +15,7 @@ from trainables.moe.side_memory import (
     margin_loss,
     random_masks,
 )
-from trainables.moe.side_plan import Plan, select_experts
+from trainables.moe.side_plan import BatchPlan, select_experts
 
 CPU = torch.device("cpu")
 
@@ -38,10 +38,10 @@ def test_activation_when_behind_the_activation_function_then_it_sees_both_output
     inputs, outputs = torch.tensor([[[3.0, -4.0]]]), torch.tensor([[[1.0, 1.0]]])
     shift, mask = inputs, torch.tensor([[True]])
     # relu(1 + 3) - relu(1) = 3 and relu(1 - 4) - relu(1) = -1
-    difference = Measure("silu_difference", 1.0, torch.relu).of(shift, outputs, mask)
+    difference = Measure("silu_difference", 1.0, torch.relu).activations(shift, outputs, mask)
     assert float(difference) == pytest.approx(10**0.5)
     # relu of (4, -3)
-    assert float(Measure("silu_output", 1.0, torch.relu).of(shift, outputs, mask)) == 4.0
+    assert float(Measure("silu_output", 1.0, torch.relu).activations(shift, outputs, mask)) == 4.0
 
 
 def test_added_then_each_row_takes_its_own_memory_and_the_others_exact_zeros() -> None:
@@ -79,7 +79,7 @@ def test_margin_loss_at_a_delta_of_zero_then_it_has_no_gradient() -> None:
     delta = torch.zeros(2, 2, requires_grad=True)
     inputs, mask = torch.tensor([[[3.0, 4.0]]]), torch.tensor([[True]])
     measure = Measure("linear", 1.0, torch.relu)
-    edited = measure.of(inputs @ delta.T, torch.zeros(1, 1, 2), mask)
+    edited = measure.activations(inputs @ delta.T, torch.zeros(1, 1, 2), mask)
     one = torch.tensor([0])
     loss = margin_loss(edited, edited * 0, (one, one), Margins(1, 4, 2))
     loss.backward()
@@ -106,7 +106,7 @@ def test_memory_when_full_then_a_drawn_prompt_is_used_up_and_the_oldest_gives_wa
 def test_select_experts_then_each_rule_by_hand() -> None:
     scores = torch.tensor([[0.1, 0.9, 0.5], [0.3, 0.2, 0.1]])
 
-    def owners(rule: str, plan: Plan, first: int = 0) -> list[int]:
+    def owners(rule: str, plan: BatchPlan, first: int = 0) -> list[int]:
         return select_experts(
             scores,
             rule,
@@ -116,12 +116,12 @@ def test_select_experts_then_each_rule_by_hand() -> None:
             generator=generator(),  # type: ignore[arg-type]
         )
 
-    plan = Plan([[], []], [["x"], ["x"]])
+    plan = BatchPlan([[], []], [["x"], ["x"]])
     assert owners("arm", plan)[0] == 1
     assert plan.counts == {"new_to_all_experts": 1}  # .3 is not above .35
     assert owners("cyclic", plan, first=4) == [1, 2]
     assert owners("fixed", plan, first=4) == [0, 0]
-    alone = Plan([[], []], [[], []])
+    alone = BatchPlan([[], []], [[], []])
     owners("arm", alone)
     assert alone.counts == {"no_selection_score": 2}
 

@@ -11,26 +11,26 @@ from trainables.edits.stream import EditStream
 from trainables.interfaces import EditReport, State
 from trainables.metrics.evaluator import ProbeScore
 from trainables.metrics.prompt_routes import RouteRow
-from trainables.trials.measurements import CurvePoint, Tally, edit_state_bytes
+from trainables.trials.measurements import CurvePoint, Measurements, edit_state_bytes
 
 
 def test_counts_of_reports_are_added_and_numbers_averaged() -> None:
-    tally = Tally(
+    measured = Measurements(
         reports=[
             EditReport(2, 5, counts={"rejected": 1}, numbers={"gece": 0.25, "width": 3.0}),
             EditReport(1, 4, counts={"rejected": 2, "kept": 1}, numbers={"gece": 0.75}),
         ]
     )
-    row = tally.row(EditStream([[0, 1], [2]]), (), is_rolled_back=True)
+    row = measured.row(EditStream([[0, 1], [2]]), (), is_rolled_back=True)
     assert row["num_steps"] == 9
     assert (row["count.rejected"], row["count.kept"]) == (3, 1)
     assert row["number.gece"] == 0.5  # (.25 + .75) / 2 batches
     assert row["number.width"] == 3.0  # of the one batch that told it
 
 
-def test_a_tally_comes_back_from_json_as_it_was() -> None:
+def test_measurements_come_back_from_json_as_they_were() -> None:
     score = ProbeScore(1, "reliability", "p", 0.5, 0.0, perplexity=3.0)
-    tally = Tally(
+    measured = Measurements(
         immediate=[score],
         final=[score],
         outdated=[ProbeScore(0, "reliability", "p", 1.0, 1.0)],
@@ -44,14 +44,14 @@ def test_a_tally_comes_back_from_json_as_it_was() -> None:
         state_bytes=[8],
         seconds={"edit": 1.5, "evaluation": 0.5},
     )
-    assert Tally.from_values(json.loads(json.dumps(tally.values()))) == tally
+    assert Measurements.from_values(json.loads(json.dumps(measured.values()))) == measured
 
 
 def test_curve_rows_weigh_batches_by_their_records() -> None:
     points = [CurvePoint(2, 0, 2, 0.5, 0.0), CurvePoint(3, 0, 2, 0.25, 0.0)]
-    tally = Tally(curve=[*points, CurvePoint(3, 1, 1, 1.0, 1.0)])
+    measured = Measurements(curve=[*points, CurvePoint(3, 1, 1, 1.0, 1.0)])
     # after three edits: (2 * .25 + 1 * 1) / 3 = .5, exact (0 + 1) / 3
-    assert tally.curve_rows() == [
+    assert measured.curve_rows() == [
         {"edits_seen": 2.0, "reliability.token.curve": 0.5, "reliability.exact.curve": 0.0},
         {
             "edits_seen": 3.0,

@@ -66,7 +66,7 @@ from trainables.moe.side_memory import (
     random_masks,
     selection_scores,
 )
-from trainables.moe.side_plan import Plan, Remembered, Selection, select_experts
+from trainables.moe.side_plan import BatchPlan, Remembered, Selection, select_experts
 from trainables.moe.side_training import EditRows, LossTerms, at_ends
 from trainables.optimise import BatchRun, begun, stored_batch
 
@@ -159,7 +159,9 @@ class Arm:
         self._config = config
         self._backbone = backbone
         self._generator = generators.init
-        self._editor = SideEditor(SideSettings.of(config), backbone, artefacts, generators.noise)
+        self._editor = SideEditor(
+            SideSettings.from_config(config), backbone, artefacts, generators.noise
+        )
         self._embedder = PromptEmbedder(backbone.embedding, None)
         self._forget()
 
@@ -181,7 +183,7 @@ class Arm:
     def begin(self, batch: EditBatch) -> None:
         """Choose an expert for each edit (Eq. 2 and 3) and set up SGD on the chosen ones."""
         config, generator = self._config, self._editor.generator
-        plan = self._editor.draw(batch)
+        plan = self._editor.plan_batch(batch)
         if self._router is None:
             self._make_experts()
         rows = self._editor.rows(batch, plan)
@@ -288,7 +290,7 @@ class Arm:
             self._serve()
         batch = stored_batch(state, self._backbone.device)
         if batch is not None:
-            plan = Plan.from_json(values["plan"])
+            plan = BatchPlan.from_json(values["plan"])
             self._start(batch, plan, self._editor.rows(batch, plan)).resume(state)
         self._generator.set_state(state.tensors["generator_init"].cpu())
 
@@ -315,7 +317,7 @@ class Arm:
         size = backbone.ffn_size if config.router_input == "down_input" else backbone.hidden_size
         return ProjectionRouter(size, config.num_experts, config.router_lr, backbone.device)
 
-    def _start(self, batch: EditBatch, plan: Plan, rows: EditRows) -> SideRun:
+    def _start(self, batch: EditBatch, plan: BatchPlan, rows: EditRows) -> SideRun:
         editor, config, router = self._editor, self._config, begun(self._router)
         terms = LossTerms(editor.settings.margins, config.margin_weight, config.margin_term)
         training = editor.training(rows, plan, terms)

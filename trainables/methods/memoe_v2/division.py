@@ -76,7 +76,7 @@ class Division:
         return State(tensors, {"counts": dict(self.counts), "numbers": dict(self.numbers)})
 
     @classmethod
-    def of(cls, state: State, device: torch.device) -> Division:
+    def from_state(cls, state: State, device: torch.device) -> Division:
         """What `state` stored."""
         tensors = {name: value.to(device) for name, value in state.tensors.items()}
         values: dict[str, Any] = dict(state.values)

@@ -34,7 +34,7 @@ Positions = Literal["prompt", "answer", "locality"]
 
 
 @dataclass(frozen=True)
-class Held:
+class ConstrainedRows:
     """Token rows of a training step, and where Eq. 18 holds the model.
 
     Attributes:
@@ -54,7 +54,9 @@ class Held:
     num_without: int = 0
 
 
-def held_rows(batch: EditBatch, positions: Positions | None, tokenizer: Any) -> Held:
+def constrained_rows(
+    batch: EditBatch, positions: Positions | None, tokenizer: Any
+) -> ConstrainedRows:
     """The rows of `batch` with the positions that Eq. 18 looks at; None: nowhere.
 
     Raises:
@@ -76,7 +78,7 @@ def held_rows(batch: EditBatch, positions: Positions | None, tokenizer: Any) -> 
         held = tokens.attention_mask.bool() & is_added[:, None]
     scored = answer | held
     rows = replace(tokens, scored=scored)
-    return Held(batch, rows, owner, answer[scored], held[scored], num_without)
+    return ConstrainedRows(batch, rows, owner, answer[scored], held[scored], num_without)
 
 
 def _with_locality(batch: EditBatch, tokenizer: Any) -> tuple[PromptBatch, Tensor]:
@@ -112,7 +114,7 @@ class ConstrainedLoss:
 
     def __init__(
         self,
-        held: Held,
+        held: ConstrainedRows,
         settings: ConstraintSettings,
         division: Division,
         bypass: Bypass,

@@ -72,7 +72,7 @@ from trainables.interfaces import (
 )
 from trainables.methods.memoe_v2.division import Division, DivisionBy, DivisionSettings, divided
 from trainables.methods.memoe_v2.dual_attention import Gate, Reading
-from trainables.methods.memoe_v2.loss import ConstrainedLoss, Positions, held_rows
+from trainables.methods.memoe_v2.loss import ConstrainedLoss, Positions, constrained_rows
 from trainables.methods.memoe_v2.routing import RoutingSettings, UneditedRouting
 from trainables.methods.memoe_v2.terms import ConstraintSettings, Sign
 from trainables.moe.experts import FfnBank
@@ -250,7 +250,7 @@ class MemoeV2:
         """Divide the batch, and set up AdamW on all experts and the router."""
         if not self._bypass.is_attached:
             self._bypass.attach()
-            self._routing.draw(self._generators.init)
+            self._routing.initialise(self._generators.init)
         config = self._config
         division = divided(
             len(batch),
@@ -286,7 +286,7 @@ class MemoeV2:
     ) -> tuple[Tensor, DecodeState]:
         """Logits (M, V); the gates of a prompt are taken once and kept in `state`."""
         gates = state.route if state is not None else None
-        if gates is None and self._routing.is_drawn:
+        if gates is None and self._routing.has_weights:
             gates = self._routing.gates(self._routing.scores(self._routing.read(prompts)))
         if state is not None:
             state = replace(state, route=gates)
@@ -298,7 +298,7 @@ class MemoeV2:
 
         Expert 0 is the one that a division by frequency gives the head.
         """
-        if not self._routing.is_drawn:
+        if not self._routing.has_weights:
             return torch.full_like(prompts.prompt_lengths, -1)
         return self._routing.scores(self._routing.read(prompts)).argmax(1)
 
@@ -336,7 +336,7 @@ class MemoeV2:
         device = self._backbone.device
         batch = stored_batch(state, device)
         if batch is not None:
-            self._start(batch, Division.of(state.inner("division"), device)).resume(state)
+            self._start(batch, Division.from_state(state.inner("division"), device)).resume(state)
         self._generators.init.set_state(state.tensors["init"].cpu())
         self._generators.noise.set_state(state.tensors["noise"].cpu())
 
@@ -357,7 +357,7 @@ class MemoeV2:
         """Set up the optimisation of all experts and the router."""
         config = self._config
         positions = config.balance_positions if config.balance_term else None
-        held = held_rows(batch, positions, self._backbone.tokenizer)
+        held = constrained_rows(batch, positions, self._backbone.tokenizer)
         if positions == "locality":
             division.counts["edits_without_locality"] = held.num_without
         loss = ConstrainedLoss(

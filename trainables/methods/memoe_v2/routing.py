@@ -49,7 +49,7 @@ class RoutingSettings:
 
 
 class UneditedRouting:
-    """A router with what it reads; without weights until `draw`."""
+    """A router with what it reads; without weights until `initialise`."""
 
     def __init__(
         self, settings: RoutingSettings, backbone: Backbone, bypass: Bypass, cache: PrefixCache
@@ -84,11 +84,11 @@ class UneditedRouting:
         self._router: DualAttentionRouter | None = None
 
     @property
-    def is_drawn(self) -> bool:
+    def has_weights(self) -> bool:
         """True when there are weights."""
         return self._router is not None
 
-    def draw(self, generator: torch.Generator) -> None:
+    def initialise(self, generator: torch.Generator) -> None:
         """Take new weights, not trained as yet."""
         settings, size = self._settings, len(self._like)
         self._router = DualAttentionRouter(
@@ -130,7 +130,7 @@ class UneditedRouting:
         self._present.zero_grad(set_to_none=True)
 
     def state(self) -> State:
-        """The weights; empty before `draw`."""
+        """The weights; empty before `initialise`."""
         if self._router is None:
             return State()
         return State({name: value.clone() for name, value in self._router.state_dict().items()})
@@ -139,7 +139,7 @@ class UneditedRouting:
         """Continue from `state`, frozen."""
         self.forget()
         if state.tensors:
-            self.draw(torch.Generator())  # what it draws is overwritten
+            self.initialise(torch.Generator())  # what it draws is overwritten
             self._present.load_state_dict(state.tensors)
 
     @property
