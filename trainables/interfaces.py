@@ -86,7 +86,7 @@ class EditBatch:
 
 @dataclass(frozen=True)
 class EditReport:
-    """What one batch of edits took."""
+    """How the editing of one batch went: what it took, and what to report."""
 
     num_edits: int
     num_steps: int = 0

@@ -164,7 +164,7 @@ class BatchRun:
 
     Attributes:
         batch: Its edits.
-        optimisation: What they are learned by.
+        optimisation: The loop that learns them.
         counts: Fall-backs that it took, by name, for the report.
     """
 
@@ -181,7 +181,7 @@ class BatchRun:
         return self.optimisation.advance(max_steps)
 
     def report(self) -> EditReport:
-        """What it took so far."""
+        """The report of the batch so far."""
         return EditReport(
             num_edits=len(self.batch),
             num_steps=self.optimisation.steps_taken,
@@ -209,7 +209,7 @@ def stored_batch(state: State, device: torch.device) -> EditBatch | None:
 
 
 def begun(what: _T | None) -> _T:
-    """`what`, which a method's `begin` has set.
+    """`what`, if a method's `begin` has set it.
 
     Raises:
         RuntimeError: If it has not.

@@ -1,7 +1,7 @@
-"""Single names out of this package's modules, without the imports that these names do not need.
+"""Imports single names of this package's modules without the heavy imports beside them.
 
-A method's Config stands in the file of its method, which imports torch: two seconds, where a plan
-is to be checked in half a second. `PartialImport` reads the file's syntax tree, takes the
+A method's Config is in the file of its method, which imports torch: that takes two seconds, and a
+plan must be checked in half a second. `PartialImport` reads the file's syntax tree, takes the
 statements that define a name and those that they refer to, and runs these alone, in their order,
 as a module of its own. Names from other modules of the package are taken in the same way; one that
 needs no torch is imported as usual, so that its classes are the same for all. What cannot be taken
@@ -26,7 +26,7 @@ _ANNOTATIONS = annotations.compiler_flag  # that of the line at the top of all f
 
 
 class PartialImport:
-    """Takes names out of modules; each statement runs once, so that a class is one class."""
+    """Loads single names of modules; each statement runs once, so that no class is made twice."""
 
     def __init__(self) -> None:
         """Nothing is read yet."""
@@ -69,7 +69,7 @@ class PartialImport:
                 setattr(part.module, own, self._taken(statement.module, alias.name))
 
     def _is_light(self, module: str) -> bool:
-        """Whether all that a module of the package imports is light too."""
+        """Whether a module of the package imports light modules alone, and they do too."""
         if module not in self._are_light:
             self._are_light[module] = all(
                 self._is_light(name) if _is_own(name) else _is_at_hand(name)

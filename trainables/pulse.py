@@ -1,10 +1,11 @@
-"""What a trial is doing, for whoever waits for it: a small file beside the sweep's results.
+"""Tells what a trial is doing while it runs, in a small file beside the sweep's results.
 
 The trial says where it is as often as it likes, which costs it nothing; a thread writes what it
 said last into `<folder>/<key>.json`, at most every `WRITE_SECONDS`, and not before the trial has
 taken as long: quick trials leave no trace. The file is written when the trial has said something,
 or when its process has worked since, so that its time of change is the trial's last sign of life.
-It is gone when the trial has ended. Readers take a whole file or none: it is put aside and renamed.
+It is gone when the trial has ended. It is written aside and renamed, so that readers see a whole
+file or none.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ class Beat:
 
 
 class Pulse:
-    """The trial's side; one for each process, for one trial after another."""
+    """Writes the file of the trial under way; one for each process, for one trial after another."""
 
     def __init__(
         self, folder: Path | None = None, monotonic: Callable[[], float] = time.monotonic
@@ -85,7 +86,7 @@ class Pulse:
         self._cpu = 0.0
 
     def begin(self, key: str, name: str) -> None:
-        """A trial begins; the one before has ended."""
+        """Begin a trial; the one before has ended."""
         self.end()
         if self._folder is None:
             return
@@ -99,7 +100,7 @@ class Pulse:
             self._thread.start()
 
     def say(self, moment: Moment) -> None:
-        """Where the trial is now."""
+        """Note where the trial is now."""
         if self._folder is None:
             return
         if moment.stage != self._moment.stage:
@@ -108,12 +109,12 @@ class Pulse:
         self._said += 1
 
     def stage(self, stage: str) -> None:
-        """What it does now, in the same batch."""
+        """Note what the trial does now, in the same batch."""
         now = self._moment
         self.say(Moment(stage, now.batch, now.num_batches))
 
     def step(self, loss: float) -> None:
-        """One more optimiser step, with its loss."""
+        """Note one more optimiser step, with its loss."""
         self.say(replace(self._moment, step=self._moment.step + 1, loss=loss))
 
     @property
@@ -122,12 +123,12 @@ class Pulse:
         return self._moment.loss
 
     def tick(self) -> None:
-        """It has come further in what it does."""
+        """Note that the trial has come further within its stage."""
         self._said += 1
 
     @contextmanager
     def as_current(self) -> Iterator[None]:
-        """Inside the block, and the calls that it makes, this is `pulse()`."""
+        """Within the block, and in all that it calls, `pulse()` returns this one."""
         token = _CURRENT.set(self)
         try:
             yield
@@ -135,7 +136,7 @@ class Pulse:
             _CURRENT.reset(token)
 
     def end(self) -> None:
-        """The trial has ended, or is given up; its file is removed."""
+        """Remove the file of a trial that has ended or is given up."""
         with self._lock:
             path, self._path = self._path, None
             if path is not None:
@@ -143,7 +144,7 @@ class Pulse:
                     path.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """As `end`, and for good."""
+        """As `end`; nothing is written afterwards."""
         self.end()
         self._is_closed.set()
 
@@ -180,12 +181,12 @@ _CURRENT: ContextVar[Pulse] = ContextVar("pulse", default=Pulse())  # noqa: B039
 
 
 def pulse() -> Pulse:
-    """That of the trial whose step this is; outside of one a pulse that nobody feels."""
+    """The pulse of the trial whose step this is; outside of one a pulse that writes nothing."""
     return _CURRENT.get()
 
 
 def read_pulses(folder: Path) -> list[Beat]:
-    """What the trials of a folder say, by their names."""
+    """What the trials of a folder say, sorted by their names."""
     beats = [_read(path) for path in sorted(folder.glob("*.json"))]
     return sorted((beat for beat in beats if beat is not None), key=lambda beat: beat.name)
 

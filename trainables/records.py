@@ -1,4 +1,4 @@
-"""What a data set is made of: a fact to change, its questions, and what a method may see of it.
+"""The records of a data set: a fact to change, its questions, and what a method may see of it.
 
 Free of torch, as all that reads data is: the driver opens data sets before anything heavy starts.
 """

@@ -1,6 +1,6 @@
-"""Whether a specification's method takes its settings; free of torch, for the driver and dry runs.
+"""Checks that a method accepts its settings; free of torch, for the driver and --dry-run.
 
-The other half, whether its data can feed it, is `data_check`.
+Whether there is enough data for the trial is checked by `edits/data_check.py`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from trainables.spec import TrialSpec
 
 
 class SettingsCheck:
-    """Builds the Config of each specification, and looks for what it reads; equal ones once."""
+    """Builds the Config of each specification and looks for the data it reads; equal ones once."""
 
     def __init__(self, cache: Path) -> None:
         """Nothing is read yet; NLTK's data are looked for in `cache`, too."""
@@ -24,7 +24,7 @@ class SettingsCheck:
         self._built: set[str] = set()
 
     def check(self, spec: TrialSpec) -> None:
-        """Nothing, when `spec.method` makes a Config and NLTK's data for it are there.
+        """Refuse `spec.method` if it makes no Config or NLTK's data for it are missing.
 
         Raises:
             ConfigError: As the trial itself would.

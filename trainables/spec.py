@@ -1,7 +1,7 @@
-"""What a trial is told, parsed once: the orchestrator sends a mapping, trials read attributes.
+"""The settings of one trial, parsed once: the orchestrator sends a mapping, trials read attributes.
 
 The mapping is `to_dict()` of the plan's own specification. Keys that only the planner reads are
-known here, so that a misspelt one is told from them, and are left out.
+known here and left out, so that a misspelt key is still refused.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ class AnchorSettings(Protocol):
 
     @property
     def nltk_data(self) -> tuple[NltkData, ...]:
-        """What is read of NLTK's data: nothing where anchors are subjects."""
+        """The data of NLTK that is read; none where anchors are subjects."""
         ...
 
 

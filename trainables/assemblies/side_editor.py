@@ -61,7 +61,7 @@ from trainables.optimise import BatchRun, Optimisation, OptimiserSettings
 _OPENINGS = ("I", "You", "Because", "Yes", "Q:")
 _PREFIX_LENGTHS = (5, 10)
 _PREFIX_SEED = 0
-_MAX_SCALE_PROMPTS = 200  # a median hardly changes long before
+_MAX_SCALE_PROMPTS = 200  # a median hardly changes beyond
 
 # (projection's input, its output, prompts, tokens that count) -> route
 Decide = Callable[[Tensor, Tensor, PromptBatch, Tensor], Tensor]

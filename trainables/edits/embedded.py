@@ -82,7 +82,7 @@ class _Probe:
 
 @dataclass(frozen=True)
 class _Material:
-    """What one backbone is trained and measured on."""
+    """The rows that one backbone is trained on, and the questions that measure it."""
 
     rows: tuple[Row, ...]
     probes: tuple[_Probe, ...]

@@ -23,7 +23,7 @@ NOT_SETTINGS = frozenset({"name", "module", "order", "published_on", "presets", 
 
 
 def method_settings(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of the method's Config, out of its YAML or of a trial's specification."""
+    """The fields of the method's Config, from its YAML or a trial's specification."""
     return {key: value for key, value in values.items() if key not in NOT_SETTINGS}
 
 
@@ -64,7 +64,7 @@ def get_version(name: str) -> int:
 
 
 def check_family(name: str, family: Family) -> None:
-    """Asks the module's own `check_family`, where it has one, whether it can edit such a backbone.
+    """Refuse a backbone family that the method cannot edit, by its own `check_family` if any.
 
     Raises:
         BackboneError: If it cannot.

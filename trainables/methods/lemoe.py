@@ -72,7 +72,7 @@ from trainables.optimise import (
 )
 from trainables.prompts import collate, pad_id, row_index, tokenise
 
-_MAX_CENTRE_EDITS = 1000  # the mean has settled long before; entities cost a millisecond per prompt
+_MAX_CENTRE_EDITS = 1000  # the mean hardly changes beyond; entities cost a millisecond per prompt
 
 Expert = Literal["ffn", "lora"]
 Routing = Literal["kv_anchor", "conventional", "knowledge_anchor"]
@@ -139,7 +139,7 @@ class Config:
 
     @property
     def nltk_data(self) -> tuple[NltkData, ...]:
-        """What is read of NLTK's data."""
+        """The data of NLTK that these settings make the method read."""
         return ("chunker",) if self.uses_entities and self.anchor_source == "entity" else ()
 
 

@@ -114,10 +114,10 @@ class Config:
 
 
 def check_family(family: Family) -> None:
-    """Nothing, where what the FFN puts out reaches the residual stream as it is.
+    """Refuse a family whose FFN output passes a norm before it reaches the residual stream.
 
     Raises:
-        BackboneError: Otherwise.
+        BackboneError: If it does.
     """
     if family.norm_after_ffn is not None:
         raise BackboneError(

@@ -155,7 +155,7 @@ class Config:
 
     @property
     def nltk_data(self) -> tuple[NltkData, ...]:
-        """What is read of NLTK's data."""
+        """The data of NLTK that these settings make the method read."""
         return ("chunker",) if self.uses_anchors and self.anchor_source == "entity" else ()
 
 

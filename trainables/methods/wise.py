@@ -89,7 +89,7 @@ class Config:
         merge_density: Share of entries kept by TIES and DARE-TIES, (0, 1].
         merged_share: Weight of what was merged before; None: as much as each new memory.
         activation: The measured difference of outputs.
-        margin_unit: Unit of margins and rate; see side_editing.py.
+        margin_unit: Unit of margins and rate; see assemblies/side_editor.py.
         margin_far: alpha.
         margin_edit: beta.
         margin_gap: gamma.

@@ -1,1 +1,1 @@
-"""How an edited backbone is scored."""
+"""Scores an edited backbone."""

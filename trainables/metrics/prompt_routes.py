@@ -1,7 +1,7 @@
-"""Which experts the prompts of a trial are sent to, and the numbers that follow from it.
+"""Records which experts a trial's prompts are sent to, and computes the routing scores.
 
-A method may say it in two ways: `Routed` for whole prompts, `TokenRouted` for each token. What is
-measured of the tokens goes before what is said of whole prompts.
+A method may tell its routes in two ways: `Routed` for whole prompts, `TokenRouted` for each token.
+Where it offers both, the routes of the tokens are used.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class RouteRow:
         prompt: Its text.
         experts: Top-1 expert of each prompt token, or the one of the whole prompt.
         trained: The same right after the edit was learned; of edits alone.
-        part: Counts the methods of a trial: a batch that is rolled back leaves its experts behind.
+        part: Number of the method in the trial: each batch that is rolled back had its own experts.
     """
 
     record: int
@@ -108,7 +108,7 @@ def learned(rows: Sequence[RouteRow], trained: Mapping[int, Experts]) -> list[Ro
 
 
 def route_numbers(rows: Sequence[RouteRow], groups: Sequence[int]) -> dict[str, float]:
-    """What a trial's row says of its routing; nothing where nothing is routed.
+    """The routing scores of a trial's row; none where nothing is routed.
 
     - `routing_consistency`: same knowledge, the mean over records of that of their rephrases.
     - `routing_consistency_similar`: similar knowledge, over the groups of the edits.

@@ -1,4 +1,4 @@
-"""Which experts take which inputs: consistency, purity and load; pure functions on expert numbers.
+"""Scores of which experts take which inputs: consistency, purity, load; pure functions.
 
 A prompt's experts are a vector: the top-1 expert of each of its tokens where a method routes token
 by token, a single number where it routes whole prompts. -1 stands for no expert at all.

@@ -1,1 +1,1 @@
-"""Parts of mixture-of-experts editors: adaptor, experts, routers, losses, order of edits."""
+"""Parts of mixture-of-experts editors: adaptor, experts, routers, losses, memories, merging."""

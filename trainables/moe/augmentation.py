@@ -1,4 +1,4 @@
-"""Further forms of an edit's prompt to train on: random prefixes and changed subjects.
+"""Makes further forms of an edit's prompt to train on: random prefixes and changed subjects.
 
 Source: ARM (Serial Lifelong Editing via Mixture of Knowledge Experts), Appendix B.1 and Table 10.
 A subject is changed in one of three ways: a title in front, a word put between its words, or its

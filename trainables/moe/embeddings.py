@@ -1,4 +1,4 @@
-"""Embeddings of prompts that routers read: of the whole instance, its entities, or each token.
+"""Embeds prompts for routers: the whole prompt, its entities, or each token.
 
 Source: LEMoE (arXiv:2406.20030v1), Section 4.2 (the mean over the embedding layer's outputs) and
 Appendix B.4 (token level, entity level). Only prompt tokens count: a route must not see the target.

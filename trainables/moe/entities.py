@@ -1,4 +1,4 @@
-"""Named entities of a prompt, as token positions, found from the prompt's tokens alone.
+"""Finds the named entities of a prompt, as token positions, from the prompt's tokens alone.
 
 Source: MEMoE v1 (arXiv:2405.19086), Section 3.2, and LEMoE (arXiv:2406.20030v1), Appendix B.4:
 the NLTK tool extracts named entities; several entities are averaged.
@@ -78,7 +78,7 @@ class EntityFinder:
                 self._found.clear()
 
     def find(self, ids: Sequence[int]) -> tuple[Source, list[list[int]]]:
-        """Where the entities come from, and for each the indices of its tokens in `ids`."""
+        """How the entities were found, and for each one the indices of its tokens in `ids`."""
         key = tuple(ids)
         if key not in self._found:
             self._found[key] = self._search(key)
@@ -140,7 +140,7 @@ class EntityFinder:
 
 
 def _shared(prefix: str, text: str) -> int:
-    """Length of what both begin with."""
+    """Length of the beginning that both have in common."""
     if text.startswith(prefix):
         return len(prefix)
     pairs = zip(prefix, text, strict=False)

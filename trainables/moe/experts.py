@@ -67,7 +67,7 @@ class FrozenFfn:
 
     @property
     def expert_dtype(self) -> torch.dtype:
-        """What trained weights beside this FFN are stored in."""
+        """The dtype of the trained weights beside this FFN."""
         return torch.promote_types(self.up.dtype, torch.float32)
 
     def middle(self, x: Tensor) -> Callable[[Tensor], Tensor]:

@@ -1,4 +1,4 @@
-"""How long-tailed an edit's knowledge is (GECE), and who learns what by it.
+"""Scores how rare an edit's knowledge is (GECE), and divides edits among experts by that score.
 
 Source: MEMoE v2, "Enhancing Model Editing with Mixture of Experts Adaptors", Eq. 9 (GECE), 11 and
 12 (division). GECE itself is Li et al.'s (2024). N edits, S tokens, F and D the sizes of the FFN's

@@ -1,7 +1,7 @@
-"""NLTK's data: where they are looked for, how they are fetched, and which they are.
+"""Finds, fetches and identifies the data sets of NLTK that some methods read.
 
-A method whose settings make it read such data has other numbers with other data: their version is
-part of a trial's identity, and without them it is refused. Nothing else stands in for them.
+Other data would give such a method other numbers: their hash is part of a trial's identity, and
+without them the trial is refused. Nothing else is used in their place.
 
     python -m trainables.moe.nltk_data FOLDER      what `make nltk` runs
 """
@@ -55,7 +55,7 @@ def look_in(folder: Path | None) -> None:
 
 
 def missing(which: NltkData) -> ConfigError:
-    """What to raise where the data of `which` are not there."""
+    """The error to raise where the data of `which` are not there."""
     setting, other = _WITHOUT[which]
     return ConfigError(
         f"{setting}; NLTK's data for it are missing: `make nltk` fetches them, {other} goes without"
@@ -91,7 +91,7 @@ def identity(which: Sequence[NltkData], folder: Path | None) -> str:
 
 
 def check(which: Sequence[NltkData], folder: Path | None) -> None:
-    """Nothing, when all data are there; NLTK, whose import takes seconds, is asked if need be.
+    """Refuse if some data are not there; imports NLTK, which takes seconds, only if need be.
 
     Raises:
         ConfigError: As `identity`.

@@ -1,4 +1,4 @@
-"""Routers: from the embedding of a prompt, or the input of the FFN, to gates over the experts.
+"""Routers: compute gates over the experts from a prompt's embedding or from the FFN's input.
 
 Source: LEMoE (arXiv:2406.20030v1), Eq. 9-12 and Appendix B.4; MEMoE v1 (arXiv:2405.19086), Section
 3.2, for the knowledge anchor. Three rules, each a class with the methods of `Router`:

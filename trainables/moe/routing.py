@@ -1,4 +1,4 @@
-"""From a batch of prompts to the adaptor's route: what a router reads, and when it reads it.
+"""Turns a batch of prompts into the adaptor's route: feeds the router what it reads.
 
 Source: LEMoE (arXiv:2406.20030v1), Sections 4.2 and 6.3; MEMoE v1 (arXiv:2405.19086), Section 3.2.
 A decision per prompt is taken from its prompt tokens, once, and kept while decoding; a decision

@@ -1,4 +1,4 @@
-"""Side memories: masked copies of one FFN output projection, and what tells which knows a prompt.
+"""Side memories: masked copies of one FFN output projection, and how a prompt activates them.
 
 A memory is stored as its delta D_i = W_i - W_org, so that an unused one changes nothing, bit for
 bit. The activation of memory i for a prompt x, with a_t the projection's input at token t, is

@@ -1,6 +1,6 @@
-"""What is drawn and decided for a batch of edits before it is trained, as plain values.
+"""The plan of a batch: all that is drawn and decided before it is trained, as plain values.
 
-Kept in the state of a batch under way, so that a stopped batch goes on with the same.
+It is stored with a batch under way, so that a stopped batch goes on with the same plan.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class BatchPlan:
         unrelated: x_o of each edit.
         owners: Memory that learns each edit.
         remembered: Earlier prompts for the memory loss.
-        counts: Fall-backs that this took, by name.
-        numbers: What to report beside, by name.
+        counts: Fall-backs that planning took, by name.
+        numbers: Other numbers for the report, by name.
     """
 
     forms: list[list[str]]
@@ -47,13 +47,13 @@ class BatchPlan:
     numbers: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Json]:
-        """As plain values."""
+        """The plan as plain values."""
         values: dict[str, Any] = {name: vars(self)[name] for name in self.__dataclass_fields__}
         return values | {"remembered": [[x.edit, x.prompt, x.owner] for x in self.remembered]}
 
     @classmethod
     def from_json(cls, values: Any) -> BatchPlan:
-        """What `to_json` wrote."""
+        """The plan that `to_json` wrote."""
         return cls(**values | {"remembered": [Remembered(*item) for item in values["remembered"]]})
 
 

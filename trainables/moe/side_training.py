@@ -1,4 +1,4 @@
-"""One batch of edits trained into side memories, on a layer whose frozen part is computed once.
+"""Trains one batch of edits into side memories; the frozen part of the layer runs once.
 
 Sources: WISE (arXiv:2405.14768) and ARM (Serial Lifelong Editing via Mixture of Knowledge Experts),
 Section 3.2: L = NLL of the edit + margin_weight * (L_mar + L_mem).

@@ -1,1 +1,1 @@
-"""What data sets that are read from files have in common: objects out of files, records of them."""
+"""Reads objects from files and makes records of them, for all data sets that come in files."""

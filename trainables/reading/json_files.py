@@ -1,4 +1,4 @@
-"""Objects out of files: one JSON list or JSON lines, plain or gzipped.
+"""Reads objects from files that hold one JSON list or JSON lines, plain or gzipped.
 
 Nothing in a file is ever used as a path.
 """

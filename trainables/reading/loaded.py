@@ -1,4 +1,4 @@
-"""A data set read into edit records, with every record that was left out and why.
+"""Reads a data set into edit records, and tells which records were left out and why.
 
 Each loader hands its own `parse` to `load_records`; what all data sets have in common is done here:
 several files, records that change nothing, prompts that are templates.

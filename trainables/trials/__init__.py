@@ -1,1 +1,1 @@
-"""One trial from its specification to its rows, without Ray but for `ray_trial` and `ray_ranks`."""
+"""One trial, from its specification to its rows; only `ray_trial` and `ray_ranks` import Ray."""

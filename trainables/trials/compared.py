@@ -1,4 +1,4 @@
-"""What of a row a scheduler or a search compares; the trial is told, and reads no declarations."""
+"""The number of a row that a scheduler or a search compares; the trial is told which one."""
 
 from __future__ import annotations
 

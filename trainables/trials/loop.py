@@ -1,4 +1,4 @@
-"""Order -> edit -> evaluate, pausing at checkpoints; no Ray.
+"""Edits batch after batch and evaluates, pausing at checkpoints; no Ray.
 
 One loop serves all protocols. `single` and `batch` roll the backbone back after each batch and
 average over batches; `lifelong` and `serial` roll nothing back. In a serial stream a question is
@@ -293,7 +293,7 @@ class EditLoop:
     def _logits(
         self, prompts: PromptBatch, state: DecodeState | None
     ) -> tuple[torch.Tensor, DecodeState]:
-        """The method's, each call a sign of life: a large evaluation takes many minutes."""
+        """The method's logits; each call is a sign of life, as an evaluation may take minutes."""
         pulse().tick()
         return self.method.logits(prompts, state)
 
@@ -310,7 +310,7 @@ class EditLoop:
             self._measurements.trained.update((record, (int(expert),)) for record, expert in pairs)
 
     def _measure_method(self, records: Sequence[int]) -> None:
-        """Where the edits are sent, and how much the method keeps of them."""
+        """Note where the edits are sent, and how many bytes the method adds to the backbone."""
         begin = time.perf_counter()
         part = self._batches_done if self._protocol.is_rolled_back else 0
         self._measurements.routes += route_rows(self.method, self._evaluator, records, part)

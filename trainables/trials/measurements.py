@@ -1,4 +1,4 @@
-"""What a trial has measured so far, and the row that it makes at the end."""
+"""Keeps what a trial has measured so far, and makes its last row of it."""
 
 from __future__ import annotations
 
@@ -194,7 +194,7 @@ class Measurements:
 
 @runtime_checkable
 class Compact(Protocol):
-    """A method that needs less to answer than to go on editing."""
+    """A method that needs fewer bytes to answer than to go on editing."""
 
     def inference_bytes(self) -> int:
         """Bytes of what it adds to the backbone to answer as it does now."""
@@ -234,7 +234,7 @@ def _retention(stream: EditStream, final: Sequence[ProbeScore]) -> dict[str, flo
 
 
 def _line(score: ProbeScore, record: EditRecord, route: RouteRow | None) -> dict[str, Any]:
-    """What is known of one probe, without what is not."""
+    """All that is known of one probe; unknown values are left out."""
     line = asdict(score)
     del line["record"]
     line |= {"record_id": record.record_id, "subject": record.subject}

@@ -1,4 +1,4 @@
-"""The further processes of a trial that several share: Ray actors in its placement group.
+"""Runs the further processes of a trial that several share: Ray actors in its placement group.
 
 The trial's own actor is rank 0. It alone saves states, writes records and answers Tune; the others
 run the same trial and keep their backbone from trial to trial, as it does. When one fails, all
@@ -30,7 +30,7 @@ _OWN_TO_A_RANK = ("seconds", "peak_gpu_gib")  # numbers that differ from rank to
 
 
 class Team:
-    """Rank 0's view of the others."""
+    """Starts, feeds and ends the other ranks, for rank 0."""
 
     def __init__(self, bench: Workbench, runtime: Runtime) -> None:
         """Nobody is started before the first row."""
@@ -209,7 +209,7 @@ def _actor(group: PlacementGroup, rank: int, runtime: Runtime) -> Any:
 
 
 def _failure(answer: Any) -> Exception | None:
-    """What became of a rank that has answered or died."""
+    """The error of a rank that has died or failed; None for one that answered."""
     try:
         ray.get(answer)
     except RayActorError as error:
@@ -229,7 +229,7 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 
 def _check_alike(row: dict[str, Any], others: list[dict[str, Any]]) -> None:
-    """Nothing, when all ranks report the same numbers.
+    """Refuse a row of which the ranks report different numbers.
 
     Raises:
         ValueError: If they do not: what ranks that drifted apart have made means nothing.

@@ -2,7 +2,7 @@
 
 An actor keeps its workbench from trial to trial. A trial is passed as an id; its specification
 lives in the plan. State is saved by the trial itself, under its fingerprint, so that it survives
-the actor, the node and the driver alike; it is deleted when the trial settles.
+the actor, the node and the driver alike; it is deleted when the trial has ended.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class EditTrial(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        """Go on to the next rung; `row` is its row as JSON, beside it what Tune decides by.
+        """Go on to the next rung; returns its row as JSON, and beside it what Tune decides by.
 
         Of every number that Tune can see it keeps statistics and writes them out, which costs the
         driver more than the trial's result is worth to Tune.
@@ -241,6 +241,7 @@ class EditTrial(tune.Trainable):
         return {"records": name, "curve": curve} if curve else {"records": name}
 
     def _forget_trial(self) -> None:
+        """Take the method out and delete the state of a trial that has ended."""
         self._close()
         self._state_path.unlink(missing_ok=True)
         self._overdue_path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Rows that a backbone has no positions for are refused, by the ids of their records.
+"""Refuses records whose rows are longer than the backbone has positions, and names their ids.
 
 A trial knows every length. The driver, which loads no tokenizer for it where it need not, refuses
 what is surely too long before Ray starts: a token holds at least one byte.

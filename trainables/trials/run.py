@@ -1,4 +1,4 @@
-"""One trial on a workbench, from rung to rung; what every process of a trial runs, no Ray."""
+"""Runs one trial on a workbench from rung to rung, in each of its processes; no Ray."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Runtime:
 
 
 class TrialRun:
-    """A trial under way; it begins, or goes on from its saved state, with the first row."""
+    """A trial under way; the first row makes it begin, or go on from its saved state."""
 
     def __init__(self, bench: Workbench, runtime: Runtime, key: str, spec: TrialSpec) -> None:
         """Nothing is loaded yet."""

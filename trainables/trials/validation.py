@@ -1,4 +1,4 @@
-"""What can be known of a trial before Ray starts: settings fit, backbone and data are there."""
+"""Checks before Ray starts that a trial's settings fit and its backbone and data are there."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from trainables.trials.row_lengths import DriverLengths, check_lengths
 
 
 class Validator:
-    """Checks what can be known before Ray starts, and says what specifications mean.
+    """Checks specifications before Ray starts, and tells the driver what they stand for.
 
     Each backbone is built or found once, each data set read once, each draw tried once.
     """

@@ -1,4 +1,4 @@
-"""What a process keeps between trials: backbone, data, evaluators and artefacts; no Ray.
+"""Keeps a process's backbone, data, evaluators and artefacts between trials; no Ray.
 
 `Workbench.loop(spec)` turns a trial's specification into an `EditLoop`; `check_restored` proves
 afterwards that the backbone is what it was.
@@ -258,7 +258,7 @@ class Workbench:
 
 
 def _backbone_key(spec: TrialSpec) -> tuple[Any, ...]:
-    """What decides the weights in memory."""
+    """All settings that decide the weights in memory."""
     # An embedded backbone is trained on the data set's file where it names none itself.
     return (spec.backbone, spec.dataset.path if spec.backbone.is_embedded else None)
 

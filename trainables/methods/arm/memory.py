@@ -1,12 +1,12 @@
-"""Earlier edits and the experts that hold them, for the memory loss.
+"""Remembers earlier edits and the experts that hold them, for the memory loss.
 
 Source: ARM (Serial Lifelong Editing via Mixture of Knowledge Experts), Eq. 6 and Appendix B.2: for
 each edit one earlier edit of another expert is drawn; at most 50 are stored, and once the memory is
-full a drawn one is used up.
+full a drawn one is removed.
 
 Choices where the paper is silent: a prompt is stored once, with the expert that learned it last,
 and an edit is never compared with itself: an older owner of the same question would be told to hold
-on to its answer. An edit that comes when nothing was used up takes the place of the oldest.
+on to its answer. A new edit that finds the memory full takes the place of the oldest.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class EditMemory:
         return prompt, owner
 
     def to_json(self) -> list[Json]:
-        """As plain values."""
+        """The memory as plain values."""
         return [[prompt, owner] for prompt, owner in self._owners.items()]
 
     def load(self, values: Any) -> None:

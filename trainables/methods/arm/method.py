@@ -20,8 +20,8 @@ Deviations, and choices where the paper is silent or contradicts itself:
 - Experts go on training as they are; what inference uses is merged from them after each batch. A
   merging other than EMR leaves one delta for all routes.
 - A route is decided on prompt tokens, once, and kept while decoding.
-- Smaller choices stand where they are made: moe/edit_memory.py, projection_router.py,
-  side_memory.py, side_plan.py, augmentation.py and side_editing.py.
+- Smaller choices are told where they are made: memory.py and router.py in this folder,
+  side_memory.py, side_plan.py and augmentation.py in moe/, and assemblies/side_editor.py.
 """
 
 from __future__ import annotations
@@ -86,14 +86,14 @@ class Config:
         expert_selection: Who learns an edit; see the module's docstring.
         selection_threshold: epsilon of Eq. 3, in [0, 1]; read by `arm` alone.
         activation: Act_i and delta_i.
-        margin_unit: Unit of margins and rate; see side_editing.py.
+        margin_unit: Unit of margins and rate; see assemblies/side_editor.py.
         margin_far: alpha of Eq. 5.
         margin_edit: beta of Eq. 5.
         margin_gap: gamma of Eq. 5 and 6.
         margin_weight: Weight of L_mar + L_mem beside the edit's likelihood.
         margin_term: Whether L_mar is part of the loss.
         memory_term: Whether L_mem is.
-        memory_size: Most edits remembered for L_mem; at the limit a drawn one is used up.
+        memory_size: Most edits remembered for L_mem; at the limit a drawn one is removed.
         augmentation: Further forms of an edit's prompt: random prefixes, changed subjects.
         num_prefixes: So many further forms.
         num_locality_rows: Unrelated prompts x_o for each edit.

@@ -1,4 +1,4 @@
-"""Projection router: one linear layer that learns which expert an edit was given to.
+"""Projection router of ARM: one linear layer that learns which expert each edit was given to.
 
 Source: ARM (Serial Lifelong Editing via Mixture of Knowledge Experts), Eq. 7 to 9 and Table 5.
 

@@ -5,7 +5,7 @@ Adaptors" (arXiv:2211.11031). LEMoE (arXiv:2406.20030v1), Appendix B.2, and both
 with learning rate 1, 100 iterations, initial radius 1 and replacement of the last token only.
 
 A key is what enters the projection at the last prompt token; its value takes the place of what
-leaves the projection whenever a query lies within the key's radius. `moe/codebook.py` has the rule
+leaves the projection whenever a query lies within the key's radius. `codebook.py` has the rule
 by which an edit adds, splits or expands an entry; then Adam trains the value of that entry on the
 edit's target tokens.
 

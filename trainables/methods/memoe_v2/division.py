@@ -1,4 +1,4 @@
-"""Which expert learns which edit of a batch, and how long-tailed each edit counts in the loss.
+"""Decides which expert learns which edit of a batch, and how rare the loss takes each edit to be.
 
 Source: MEMoE v2, "Enhancing Model Editing with Mixture of Experts Adaptors", Eq. 11 and 12, and the
 normalised GECE of Eq. 16-18. The controls that the paper does not have: division by 1 - the mean
@@ -43,7 +43,7 @@ class DivisionSettings:
 
 @dataclass(frozen=True)
 class Division:
-    """Who learns what, and what is to be reported of it.
+    """Which expert learns each edit, with the scores and numbers to report.
 
     Attributes:
         labels: Expert of each edit, (N,) int64; -1 without a division.
@@ -70,14 +70,14 @@ class Division:
         return found
 
     def state(self) -> State:
-        """All of it."""
+        """The whole division, as a state."""
         named = {"labels": self.labels, "g": self.g, "gece": self.gece, "unsure": self.uncertainty}
         tensors = {name: value.clone() for name, value in named.items() if value is not None}
         return State(tensors, {"counts": dict(self.counts), "numbers": dict(self.numbers)})
 
     @classmethod
     def from_state(cls, state: State, device: torch.device) -> Division:
-        """What `state` stored."""
+        """The division that `state` stored."""
         tensors = {name: value.to(device) for name, value in state.tensors.items()}
         values: dict[str, Any] = dict(state.values)
         return cls(
@@ -101,7 +101,7 @@ def divided(
 
     Args:
         num_edits: N.
-        settings: How.
+        settings: How edits are divided.
         calibrate: Returns GECE; None where neither the division nor the loss reads it.
         generator: Draws the random division; nothing else does.
         device: Where the tensors go.

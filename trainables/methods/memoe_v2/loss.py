@@ -2,10 +2,10 @@
 
 Source: MEMoE v2, "Enhancing Model Editing with Mixture of Experts Adaptors", Eq. 16-20.
 
-Eq. 18 holds the model where it was. On `prompt` that is at the prompt's positions that predict a
-prompt token; on `answer` at those that predict the target, where it works against the edit; on
-`locality` at all positions of unrelated prompts, of which edit i brings the i-th of its own (they
-are counted round), and which go where the router sends them.
+Eq. 18 keeps the model near what it was, at some positions only. With `prompt` these are the
+positions that predict a prompt token; with `answer` those that predict the target, where it works
+against the edit; with `locality` all positions of unrelated prompts. Edit i brings the i-th of its
+own unrelated prompts (counted round), and they go where the router sends them.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ Positions = Literal["prompt", "answer", "locality"]
 
 @dataclass(frozen=True)
 class ConstrainedRows:
-    """Token rows of a training step, and where Eq. 18 holds the model.
+    """Token rows of a training step, and the positions where Eq. 18 keeps the model as it was.
 
     Attributes:
         batch: The edits.
         tokens: The batch's rows, then those of unrelated prompts; scored where anything is read.
         owner: Edit of each row, (R,).
         is_answer: Which of the M scored positions predict a target token, (M,).
-        is_held: Which of them Eq. 18 looks at, (M,).
+        is_held: At which of them Eq. 18 keeps the model as it was, (M,).
         num_without: Edits without an unrelated prompt of their own, where one was asked for.
     """
 
@@ -57,7 +57,7 @@ class ConstrainedRows:
 def constrained_rows(
     batch: EditBatch, positions: Positions | None, tokenizer: Any
 ) -> ConstrainedRows:
-    """The rows of `batch` with the positions that Eq. 18 looks at; None: nowhere.
+    """The rows of `batch`; `positions` says where Eq. 18 keeps the model; None: nowhere.
 
     Raises:
         ConfigError: If `positions` is `locality` and no edit has an unrelated prompt.

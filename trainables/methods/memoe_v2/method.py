@@ -1,8 +1,8 @@
 """MEMoE, second version: experts for knowledge of different frequency, one expert a prompt.
 
 Source: "MEMoE: Enhancing Model Editing with Mixture of Experts Adaptors" (the version with a
-dual-attention router): Eq. 9 (GECE: gece.py, moe/frequency.py), 10 (adaptor), 11 and 12 (division:
-moe/frequency.py), 13-15 (router: moe/dual_attention.py), 16-20 (loss: moe/constraint_losses.py),
+dual-attention router): Eq. 9 (GECE: assemblies/gece.py), 10 (adaptor), 11 and 12 (division:
+moe/frequency.py), 13-15 (router: dual_attention.py), 16-20 (loss: terms.py),
 Table 2 (what is left out) and Appendix C.3 (constants). Those modules say what their equations
 leave open; this one puts them together.
 
@@ -191,7 +191,7 @@ class Config:
 
     @property
     def nltk_data(self) -> tuple[NltkData, ...]:
-        """What is read of NLTK's data."""
+        """The data of NLTK that these settings make the method read."""
         return ("wordnet",) if self.reads_gece and self.meteor_synonyms == "wordnet" else ()
 
     def part(self, settings: type[Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A route per prompt, taken from what the unedited model makes of the prompt.
+"""Routes each prompt by the hidden state that the unedited model gives it.
 
 Source: MEMoE v2, "Enhancing Model Editing with Mixture of Experts Adaptors", Eq. 10 and 13-15: the
 router reads e(x), the last hidden state of the prompt's last token. With a cache of such states a
@@ -49,7 +49,7 @@ class RoutingSettings:
 
 
 class UneditedRouting:
-    """A router with what it reads; without weights until `initialise`."""
+    """The router and the hidden states that it reads; no weights before `initialise`."""
 
     def __init__(
         self, settings: RoutingSettings, backbone: Backbone, bypass: Bypass, cache: PrefixCache
@@ -85,11 +85,11 @@ class UneditedRouting:
 
     @property
     def has_weights(self) -> bool:
-        """True when there are weights."""
+        """True once `initialise` or `load` has given the router weights."""
         return self._router is not None
 
     def initialise(self, generator: torch.Generator) -> None:
-        """Take new weights, not trained as yet."""
+        """Give the router new random weights."""
         settings, size = self._settings, len(self._like)
         self._router = DualAttentionRouter(
             settings.num_experts,

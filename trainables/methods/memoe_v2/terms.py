@@ -1,4 +1,4 @@
-"""Balancing constraint loss: long-tail edits weigh more, head edits may move the model less.
+"""Terms of the balancing constraint loss: rare edits weigh more, head edits move the model less.
 
 Source: MEMoE v2, "Enhancing Model Editing with Mixture of Experts Adaptors", Eq. 16-20. g are the
 normalised GECE scores in [0, 1] (moe/frequency.py), 1 the most long-tailed.
