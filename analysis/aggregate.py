@@ -139,9 +139,9 @@ def sections(
     for name in differing:
         rows["own"] += " " + rows[name]
     context = [name for name in CONTEXT if name not in differing]
-    parts = [part for _, part in rows.groupby([*context, "shared"], sort=False)]
-    parts.sort(key=lambda part: -int(part["started"].max()))
-    return tuple(_section(part, measure, records) for part in parts)
+    groups = [group for _, group in rows.groupby([*context, "shared"], sort=False)]
+    groups.sort(key=lambda group: -int(group["started"].max()))
+    return tuple(_section(group, measure, records) for group in groups)
 
 
 def estimate(values: Sequence[float], resampled: Interval | None = None) -> Estimate:

@@ -1,4 +1,4 @@
-"""Store to verdicts on the published claims, and those to text."""
+"""Judges the published claims by the runs of a store, and prints the verdicts."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from analysis.published.claim_checks import (
     Claim,
     Finding,
     Verdict,
+    combined,
     find,
     load_checks,
     load_claims,
-    together,
 )
 from analysis.reading import runs
 from analysis.render import estimate_text
@@ -78,16 +78,16 @@ def report(asked: Sequence[str], options: Options, form: str) -> str:
         why = f"no ablation in the store tests these claims; they are: {', '.join(names)}"
         raise AnalysisError("; ".join([why, *missing]))
     if form == "csv":
-        frames = [_lines(context, claims, of) for context, of in found.items()]
+        frames = [_lines(context, claims, by_claim) for context, by_claim in found.items()]
         return str(pd.concat(frames).to_csv(index=False))
-    parts = [_markdown(context, claims, of) for context, of in found.items()]
+    parts = [_markdown(context, claims, by_claim) for context, by_claim in found.items()]
     return "\n".join([*parts, *(f"- {line}\n" for line in missing)])
 
 
 def findings(
     checks: Sequence[Check], options: Options
 ) -> dict[Context, dict[str, tuple[Finding, ...]]]:
-    """What the store says of each comparison: backbone and data set -> claim -> its findings."""
+    """The findings on each claim, one for each of its comparisons, by backbone and data set."""
     there = runs.experiments(options.store, options.server)
     records = cache(runs.read_records)  # an arm stands in several comparisons
     sections: dict[str, dict[Context, Section]] = {}
@@ -95,7 +95,9 @@ def findings(
         if ablation in there:
             sections[ablation] = _sections(ablation, options)
     found: dict[Context, dict[str, tuple[Finding, ...]]] = {}
-    for context in dict.fromkeys(context for of in sections.values() for context in of):
+    for context in dict.fromkeys(
+        context for by_context in sections.values() for context in by_context
+    ):
         by_claim: dict[str, tuple[Finding, ...]] = {}
         for check in checks:
             section = sections.get(check.ablation, {}).get(context)
@@ -140,20 +142,20 @@ def _is_of(claim: Claim, word: str) -> bool:
 
 
 def _verdict(found: Sequence[Finding]) -> Verdict:
-    return together([finding.verdict for finding in found])
+    return combined([finding.verdict for finding in found])
 
 
 def _markdown(
     context: Context, claims: Sequence[Claim], found: Mapping[str, Sequence[Finding]]
 ) -> str:
-    verdicts = {name: _verdict(of) for name, of in found.items()}
+    verdicts = {name: _verdict(own) for name, own in found.items()}
     counts = Counter(verdicts.values())
     tally = ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS)
     lines = [f"## Published claims on backbone {context[0]}, dataset {context[1]}: {tally}", ""]
     lines += [f"- {note}" for note in _NOTES]
     for claim in claims:
         if verdicts.get(claim.claim_id, "not run") != "not run":
-            lines += ["", *_of_claim(claim, verdicts[claim.claim_id], found[claim.claim_id])]
+            lines += ["", *_claim_lines(claim, verdicts[claim.claim_id], found[claim.claim_id])]
     missing = {
         claim.claim_id: ", ".join(dict.fromkeys(f.check.ablation for f in found[claim.claim_id]))
         for claim in claims
@@ -168,7 +170,7 @@ def _markdown(
     return "\n".join(lines) + "\n"
 
 
-def _of_claim(claim: Claim, verdict: Verdict, found: Sequence[Finding]) -> list[str]:
+def _claim_lines(claim: Claim, verdict: Verdict, found: Sequence[Finding]) -> list[str]:
     evidence = f"{claim.rests_on}: {claim.published_evidence}"
     caution = [f"- caution: {claim.caution}"] if claim.caution else []
     rows = [

@@ -1,4 +1,4 @@
-"""An arm divided by its records: by batch of the stream, by frequency; an arm for each part."""
+"""Divides an arm into subsets of its records, by batch or by frequency, each scored as an arm."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from analysis.aggregate import Arm, estimate
 from analysis.metrics import AVERAGED
 from analysis.reading.runs import read_records
 
-# Per-record results of one trial -> number of the part of each line, NaN for none.
+# Per-record results of one trial -> number of the subset of each line, NaN for none.
 Division: TypeAlias = Callable[[pd.DataFrame], "pd.Series[float]"]
 
 
-def parts(arm: Arm, measure: str, divide: Division, name: str) -> tuple[Arm, ...]:
-    """One arm for each part, named `<name> 1`, `<name> 2`, ..., in the order of their numbers.
+def subsets(arm: Arm, measure: str, divide: Division, name: str) -> tuple[Arm, ...]:
+    """One arm for each subset, named `<name> 1`, `<name> 2`, ..., in the order of their numbers.
 
-    Its scores are means over the part's records, then over seeds; those right after each batch
-    are called `<score>.immediate`. Nothing comes back for an arm that has no mean itself, or whose
+    Its scores are means over the subset's records, then over seeds; those right after each batch
+    are called `<score>.immediate`. The tuple is empty for an arm without a mean, or whose
     per-record results are gone.
 
     Args:
-        arm: With the addresses of its per-record results.
+        arm: The arm to divide; `arm.records` says where its per-record results are.
         measure: Column to average: token, exact, generated or token_no_blank.
-        divide: Which part a line belongs to.
-        name: What the parts are.
+        divide: Which subset a line belongs to.
+        name: What one subset is called, such as `batch`.
     """
     if arm.state:
         return ()
@@ -37,16 +37,16 @@ def parts(arm: Arm, measure: str, divide: Division, name: str) -> tuple[Arm, ...
         means = _means(address, measure, divide)
         if means is None:
             return ()
-        for (part, score), value in means.items():
-            values[part][score].append(value)
+        for (subset, score), value in means.items():
+            values[subset][score].append(value)
     return tuple(
         replace(
             arm,
-            name=f"{name} {part + 1}",
-            swept={**arm.swept, "arm": f"{name} {part + 1}"},
-            scores={score: estimate(found) for score, found in values[part].items()},
+            name=f"{name} {subset + 1}",
+            swept={**arm.swept, "arm": f"{name} {subset + 1}"},
+            scores={score: estimate(found) for score, found in values[subset].items()},
         )
-        for part in sorted(values)
+        for subset in sorted(values)
     )
 
 
@@ -59,8 +59,8 @@ def by_batch(size: int) -> Division:
     return divide
 
 
-def by_frequency(num_parts: int) -> Division:
-    """Divides records into equal parts by how often the backbone saw them, the most frequent first.
+def by_frequency(num_subsets: int) -> Division:
+    """Divides records into equal subsets by frequency in the backbone's training, highest first.
 
     Equal frequencies stay in the order of the file.
     """
@@ -68,24 +68,24 @@ def by_frequency(num_parts: int) -> Division:
     def divide(records: pd.DataFrame) -> pd.Series[float]:
         of_record = _column(records, "frequency").groupby(records["record_id"], sort=False).first()
         ranks = of_record.rank(method="first", ascending=False) - 1
-        return records["record_id"].map(ranks * num_parts // len(of_record))
+        return records["record_id"].map(ranks * num_subsets // len(of_record))
 
     return divide
 
 
 def _means(address: str, measure: str, divide: Division) -> dict[tuple[int, str], float] | None:
-    """Mean of each part and score of one trial; None where there is nothing to divide."""
+    """Mean of each subset and score of one trial; None where there is nothing to divide."""
     means: dict[tuple[int, str], float] = {}
     for when, suffix in (("final", ""), ("immediate", ".immediate")):
         records = read_records(address, when)
         if records is None or measure not in records:
             return None
-        part = divide(records)
-        known = records.assign(part=part)[part.notna() & records[measure].notna()]
-        of_record = known.groupby(["part", "score", "record_id"])[measure].mean()
-        for (number, score), value in of_record.groupby(["part", "score"]).mean().items():
+        subset = divide(records)
+        known = records.assign(subset=subset)[subset.notna() & records[measure].notna()]
+        of_record = known.groupby(["subset", "score", "record_id"])[measure].mean()
+        for (number, score), value in of_record.groupby(["subset", "score"]).mean().items():
             means[int(number), f"{score}{suffix}"] = float(value)
-    for number in {part for part, _ in means}:
+    for number in {subset for subset, _ in means}:
         if all((number, score) in means for score in AVERAGED):
             means[number, "average"] = sum(means[number, s] for s in AVERAGED) / len(AVERAGED)
     return means or None

@@ -41,7 +41,7 @@ def precheck(plan: Plan, check_data: Callable[[ToldSpec], object]) -> None:
             try:
                 settings.check(told)
             except EditingError as error:
-                raise UsageError(f"{error}{_whence(spec, str(error))}") from error
+                raise UsageError(f"{error}{_source_of(spec, str(error))}") from error
         for _, told in specs:
             check_data(told)
     except EditingError as error:
@@ -55,7 +55,7 @@ def cache_of(config: SweepConfig) -> Path:
     return Path(config.store).resolve() / "cache"
 
 
-def _whence(spec: TrialSpec, complaint: str) -> str:
+def _source_of(spec: TrialSpec, complaint: str) -> str:
     """Where the value came from that a complaint begins with, unless it was typed as such."""
     key = _KEY.match(complaint)
     origin = spec.origins.get(key.group()) if key else None

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from analysis.aggregate import Section
-from analysis.layouts.directions import Place, Spot
+from analysis.layouts.directions import Direction, Position
 from analysis.layouts.layout import Body, Layout
 from analysis.layouts.matrix import Matrix
 from analysis.published.paper_numbers import PaperRow
-from analysis.subsets import by_batch, parts
+from analysis.subsets import by_batch, subsets
 
 _VARYING = ("kind", "order", "num_edits", "edit_batch_size", "num_batches")
 
@@ -19,8 +19,8 @@ def _number(name: str) -> int:
     return int(name.rpartition(" ")[2])
 
 
-_BY_PART = Place(
-    "Part of the stream", lambda arm: (Spot(_number(arm.name), arm.name),), lambda _: ()
+_BY_SUBSET = Direction(
+    "Part of the stream", lambda arm: (Position(_number(arm.name), arm.name),), lambda _: ()
 )
 
 
@@ -35,7 +35,7 @@ def forgetting(
         batches_per_point: Batches that the figure averages in a point.
         published: What the paper says of its own curve, which has no numbers.
     """
-    matrix = Matrix(_BY_PART, scores=scores, notes=(f"paper (no numbers): {published}",))
+    matrix = Matrix(_BY_SUBSET, scores=scores, notes=(f"paper (no numbers): {published}",))
 
     def arrange(section: Section, paper: Sequence[PaperRow], is_filtered: bool) -> Body:
         streams = [arm for arm in section.arms if arm.protocol.get("kind") == "lifelong"]
@@ -43,7 +43,7 @@ def forgetting(
         points = tuple(
             point
             for arm in streams
-            for point in parts(arm, section.measure, by_batch(batches_per_point), name)
+            for point in subsets(arm, section.measure, by_batch(batches_per_point), name)
         )
         body = matrix.arrange(replace(section, arms=points), (), is_filtered)
         lost = [arm.name for arm in streams if not any(p.protocol == arm.protocol for p in points)]

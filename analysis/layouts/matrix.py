@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeAlias
 
 from analysis.aggregate import Arm, Section
-from analysis.layouts.directions import Place, Spot
+from analysis.layouts.directions import Direction, Position
 from analysis.layouts.layout import (
     NOT_IN_PAPER,
     NOT_RUN,
@@ -27,7 +28,9 @@ from analysis.render import Entry, Row
 # The model that most published tables are about; the one to stand beside a backbone of our own.
 _MODEL = "LLaMA2-7B"
 _STAND_INS = {"facts_gpt2": "GPT2-XL"}
-_ALL = Spot("", "")  # the only group of columns of a table without groups
+Cell: TypeAlias = tuple[Position, Position]  # row, group of columns
+
+_ALL = Position("", "")  # the only group of columns of a table without groups
 _SIZES = ("num_edits", "edit_batch_size", "num_questions", "answers_per_question", "num_batches")
 _SIZE_WORDS = {
     "serial": "{num_questions} questions x {answers_per_question} answers",
@@ -39,19 +42,20 @@ _SIZE_WORDS = {
 
 @dataclass(frozen=True)
 class Matrix:
-    """What stands where in one published table.
+    """How one published table is arranged.
 
     Attributes:
-        rows: What tells its rows apart; `columns`: its groups of columns, None for one group.
-        scores: The scores of a group that the paper prints, with their heads.
+        rows: What tells its rows apart.
+        columns: What tells its groups of columns apart; None: there is one group.
+        scores: The scores that the paper prints in each group, with their headings.
         extras: Further numbers of ours, shown where an arm has them.
         methods: The methods whose arms belong here; empty: all.
         is_one_block: Whether only the paper's rows of one model and one data set stand beside ours.
-        notes: Lines that always stand above the table.
+        notes: Lines printed above the table in any case.
     """
 
-    rows: Place
-    columns: Place | None = None
+    rows: Direction
+    columns: Direction | None = None
     scores: Mapping[str, str] = field(default_factory=lambda: SCORES)
     extras: Mapping[str, str] = field(default_factory=dict)
     methods: frozenset[str] = frozenset()
@@ -70,7 +74,7 @@ class Matrix:
         return Layout(question, self.arrange, has_paper, numbers, tuple(varying))
 
     def arrange(self, section: Section, paper: Sequence[PaperRow], is_filtered: bool) -> Body:
-        """The paper's rows in their order, those that we did not run included; ours below."""
+        """The paper's rows in their order, also those that we did not run; then further rows of ours."""
         arms = [arm for arm in section.arms if not self.methods or arm.method in self.methods]
         paper = block(section, paper) if self.is_one_block else tuple(paper)
         cells = _Cells(self, arms, paper)
@@ -89,7 +93,9 @@ class Matrix:
         return Body(
             labels=(self.rows.head, *(("ours",) if self.rows.ours else ())),
             scores=heads,
-            rows=tuple(row for spot in cells.rows for row in cells.lines(spot, list(scores))),
+            rows=tuple(
+                row for position in cells.rows for row in cells.lines(position, list(scores))
+            ),
             paper=tuple(paper),
             notes=(*self.notes, *cells.sizes()),
             footer=(*cells.ranks(), *(others if elsewhere else ())),
@@ -102,28 +108,28 @@ class _Cells:
 
     def __init__(self, matrix: Matrix, arms: Sequence[Arm], paper: Sequence[PaperRow]) -> None:
         self.matrix, self.has_paper = matrix, bool(paper)
-        self.printed: dict[tuple[Spot, Spot], PaperRow] = {}
-        self.ours: dict[tuple[Spot, Spot], list[Arm]] = defaultdict(list)
+        self.printed: dict[Cell, PaperRow] = {}
+        self.ours: dict[Cell, list[Arm]] = defaultdict(list)
         for row in paper:
-            for spots in self._crossed(matrix.rows.of_row(row), row):
-                self.printed.setdefault(spots, row)
+            for cell in self._cells(matrix.rows.of_row(row), row):
+                self.printed.setdefault(cell, row)
         for arm in arms:
-            for spots in self._crossed(matrix.rows.of_arm(arm), arm):
-                self.ours[spots].append(arm)
+            for cell in self._cells(matrix.rows.of_arm(arm), arm):
+                self.ours[cell].append(arm)
         # dict: the paper's order and labels first, then what only we have, in numeric order
-        mine = sorted(self.ours, key=lambda spots: (_order(spots[0]), _order(spots[1])))
-        rows = dict.fromkeys(spots[0] for spots in [*self.printed, *mine])
+        mine = sorted(self.ours, key=lambda cell: (_order(cell[0]), _order(cell[1])))
+        rows = dict.fromkeys(row for row, _ in [*self.printed, *mine])
         self.rows = tuple(sorted(rows, key=_order) if matrix.rows.is_sorted else rows)
-        columns = dict.fromkeys(spots[1] for spots in [*self.printed, *mine])
+        columns = dict.fromkeys(column for _, column in [*self.printed, *mine])
         self.columns = tuple(sorted(columns, key=_number_first)) or (_ALL,)
 
-    def lines(self, row: Spot, scores: Sequence[str]) -> list[Row]:
-        """One line per arm that shares the fullest cell of a row; one in any case."""
-        cells = [self.ours.get((row, column), []) for column in self.columns]
-        height = max(1, *map(len, cells))
+    def lines(self, row: Position, scores: Sequence[str]) -> list[Row]:
+        """The printed lines of one row: as many as its fullest cell has arms, at least one."""
+        by_column = [self.ours.get((row, column), []) for column in self.columns]
+        height = max(1, *map(len, by_column))
         lines = []
         for index in range(height):
-            arms = [cell[index] if index < len(cell) else None for cell in cells]
+            arms = [found[index] if index < len(found) else None for found in by_column]
             first = next((arm for arm in arms if arm), None)
             entries = [
                 self._entry(arm, self.printed.get((row, column)), name)
@@ -138,10 +144,10 @@ class _Cells:
         lines = []
         for column in self.columns:
             pairs = [
-                (arm, self.printed[spots])
-                for spots, arms in self.ours.items()
+                (arm, self.printed[cell])
+                for cell, arms in self.ours.items()
                 for arm in arms
-                if spots[1] == column and spots in self.printed
+                if cell[1] == column and cell in self.printed
             ]
             if not pairs and self.matrix.columns:
                 continue
@@ -152,20 +158,23 @@ class _Cells:
         return lines if self.has_paper else []
 
     def sizes(self) -> list[str]:
-        """How many edits stand behind each group of columns, where that is not all one."""
+        """How many edits stand behind each group of columns, unless all have the same number."""
         texts: dict[str, str] = {}
         for column in self.columns if self.matrix.columns else ():
-            cells = [found for spots, found in self.ours.items() if spots[1] == column]
-            if sizes := sorted({_size(arm) for found in cells for arm in found}):
+            arms = [arm for cell, found in self.ours.items() if cell[1] == column for arm in found]
+            if sizes := sorted({_size(arm) for arm in arms}):
                 texts[column.label] = " or ".join(sizes)
         is_one = len(texts) > 1 and len(set(texts.values())) == 1
         return [] if is_one else [f"columns {label}: ours {text}" for label, text in texts.items()]
 
-    def _crossed(self, rows: Sequence[Spot], of: Arm | PaperRow) -> list[tuple[Spot, Spot]]:
-        columns: Sequence[Spot] = (_ALL,)
-        if self.matrix.columns:
-            place = self.matrix.columns
-            columns = place.of_arm(of) if isinstance(of, Arm) else place.of_row(of)
+    def _cells(self, rows: Sequence[Position], source: Arm | PaperRow) -> list[Cell]:
+        """The cells that an arm or a published row, which has these `rows`, belongs to."""
+        columns: Sequence[Position] = (_ALL,)
+        if direction := self.matrix.columns:
+            if isinstance(source, Arm):
+                columns = direction.of_arm(source)
+            else:
+                columns = direction.of_row(source)
         return [(row, column) for row in rows for column in columns]
 
     def _entry(self, arm: Arm | None, row: PaperRow | None, name: str) -> Entry:
@@ -174,7 +183,7 @@ class _Cells:
         paper = theirs(row, name, NOT_IN_PAPER) if self.has_paper else None
         return Entry(ours(arm, name), paper)
 
-    def _labels(self, row: Spot, arm: Arm | None, height: int) -> tuple[str, ...]:
+    def _labels(self, row: Position, arm: Arm | None, height: int) -> tuple[str, ...]:
         if self.matrix.rows.ours is not None:
             return row.label, self.matrix.rows.ours(arm) if arm else NOT_RUN
         return (f"{row.label} ({arm.name})" if height > 1 and arm else row.label,)
@@ -212,15 +221,15 @@ def _size(arm: Arm) -> str:
     return _SIZE_WORDS[str(arm.protocol["kind"])].format(**counts)
 
 
-def _order(spot: Spot) -> tuple[str, float]:
-    """Words first, then the number in them; numbers alone stand first."""
-    parts = spot.key if isinstance(spot.key, tuple) else (spot.key,)
+def _order(position: Position) -> tuple[str, float]:
+    """Sort key: by words, then by the number in them; numbers without words come first."""
+    parts = position.key if isinstance(position.key, tuple) else (position.key,)
     numbers = [float(part) for part in parts if isinstance(part, int | float)]
     words = " ".join(part for part in parts if isinstance(part, str))
     return words, numbers[0] if numbers else 0.0
 
 
-def _number_first(spot: Spot) -> tuple[bool, float]:
-    """Sizes in their order; other groups of columns as they come."""
-    is_number = isinstance(spot.key, int | float)
-    return not is_number, _order(spot)[1] if is_number else 0.0
+def _number_first(position: Position) -> tuple[bool, float]:
+    """Sort key: numbers in ascending order, then other groups of columns in the order they have."""
+    is_number = isinstance(position.key, int | float)
+    return not is_number, _order(position)[1] if is_number else 0.0

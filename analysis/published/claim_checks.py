@@ -188,7 +188,7 @@ def judge(difference: Estimate, relation: str, by: float) -> Verdict:
     return "refuted" if low > by or high < -by else "undecided"
 
 
-def together(verdicts: Sequence[Verdict]) -> Verdict:
+def combined(verdicts: Sequence[Verdict]) -> Verdict:
     """Verdict on a claim: refuted if one comparison is, confirmed only if all of them are."""
     if "refuted" in verdicts:
         return "refuted"
@@ -202,14 +202,14 @@ def pairs(check: Check, arms: Sequence[Arm]) -> tuple[tuple[Arm, Arm], ...]:
 
     What follows from the named keys need not agree: a method's settings from the name of an arm.
     """
-    arms = [arm for arm in arms if _is(arm, check.where)]
+    arms = [arm for arm in arms if _is_selected(arm, check.where)]
     named = list(dict.fromkeys([*check.first, *check.second, *check.where]))
     rest = _free_keys(arms, named)
-    seconds = {_values(arm, rest): arm for arm in arms if _is(arm, check.second)}
+    seconds = {_values(arm, rest): arm for arm in arms if _is_selected(arm, check.second)}
     return tuple(
         (arm, seconds[_values(arm, rest)])
         for arm in arms
-        if _is(arm, check.first) and _values(arm, rest) in seconds
+        if _is_selected(arm, check.first) and _values(arm, rest) in seconds
     )
 
 
@@ -278,7 +278,7 @@ def _of_seed(arm: Arm, score: str, seed: int) -> float:
     return arm.scores[score].by_seed[arm.seeds.index(seed)]
 
 
-def _is(arm: Arm, selector: Selector) -> bool:
+def _is_selected(arm: Arm, selector: Selector) -> bool:
     return all(wanted in _texts(arm, key) for key, wanted in selector.items())
 
 

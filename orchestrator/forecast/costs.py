@@ -73,7 +73,7 @@ def work(spec: TrialSpec) -> Work:
     A product of t tokens with n weights takes 2 t n operations forward, 2 t n back to its inputs,
     and as many to the weights where these are trained.
     """
-    shape, training = Shape.of(spec.backbone), training_of(spec)
+    shape, training = Shape.of_backbone(spec.backbone), training_of(spec)
     edits, batches = num_edits(spec.protocol), num_batches(spec.protocol)
     steps = num_steps(spec) * batches if training.trained else 0.0
     own = per_edit(spec, "tokens_per_row")
@@ -99,7 +99,7 @@ def work(spec: TrialSpec) -> Work:
 
 def work_once(spec: TrialSpec) -> Work:
     """What is computed for the first trial of a backbone, stored, and read by all others."""
-    training, shape = training_of(spec), Shape.of(spec.backbone)
+    training, shape = training_of(spec), Shape.of_backbone(spec.backbone)
     operations, calls = training.once, training.once_calls
     if spec.dataset.get("frequency_band") and spec.dataset.get("frequency_source") == "gece":
         records = float(spec.cost.get("records") or 0)
@@ -114,7 +114,7 @@ def memory(spec: TrialSpec) -> Memory:
     stated = spec.backbone.get("memory_gib")
     if stated:
         return Memory(float(stated), 0.0)
-    shape, training = Shape.of(spec.backbone), training_of(spec)
+    shape, training = Shape.of_backbone(spec.backbone), training_of(spec)
     edits = num_edits(spec.protocol) / num_batches(spec.protocol)
     rows = edits * training.rows
     tokens = rows * training.tokens

@@ -31,7 +31,7 @@ START_SECONDS = 15.0  # of an actor: process, imports, backbone
 
 _ALIKE = 1.1  # rough forecasts within this factor count as equally near
 
-Kin = tuple[object, ...]
+Traits = tuple[object, ...]
 
 
 class PastTrial(Protocol):
@@ -139,12 +139,12 @@ def forecast_trials(
     sharing: Sharing = AS_FITS,
 ) -> list[TrialForecast]:
     """What each trial will take; arguments as of `forecast`."""
-    past = _past(ends, specs, cpu_flops, gpu_flops)
+    past = _earlier_trials(ends, specs, cpu_flops, gpu_flops)
     made = []
     for spec in specs:
         need = placement(spec, None, sharing)
         rough = _seconds(work(spec), cpu_flops, gpu_flops, is_gpu=need.gpu > 0)
-        earlier = past.get(_kin(spec))
+        earlier = past.get(_traits(spec))
         seconds = rough if earlier is None else _scaled(rough, earlier)
         made.append(TrialForecast(seconds, need.cpus, need.gpus, earlier is not None))
     return made
@@ -185,28 +185,28 @@ def _seconds(needed: Work, cpu_flops: float, gpu_flops: float, *, is_gpu: bool) 
     return needed.operations / flops + needed.bytes_moved / moved + calls + SECONDS_PER_TRIAL
 
 
-def _past(
+def _earlier_trials(
     ends: Iterable[PastTrial],
     specs: Sequence[TrialSpec],
     cpu_flops: float,
     gpu_flops: float,
-) -> dict[Kin, list[tuple[float, float]]]:
+) -> dict[Traits, list[tuple[float, float]]]:
     """(rough seconds, seconds) of the trials that ran to their end, by what they have in common.
 
     A row does not say what its method costs: that is the plan's to say, of the same method.
     """
-    costs = {_kin(spec): spec.cost for spec in specs}
-    past: dict[Kin, list[tuple[float, float]]] = defaultdict(list)
+    costs = {_traits(spec): spec.cost for spec in specs}
+    past: dict[Traits, list[tuple[float, float]]] = defaultdict(list)
     for row in ends:
         if row.status != "finished" or not row.spec or not row.seconds:
             continue
         spec = TrialSpec.from_dict(row.spec)
-        if (kin := _kin(spec)) not in costs:
+        if (traits := _traits(spec)) not in costs:
             continue
-        spec = replace(spec, cost=costs[kin])
+        spec = replace(spec, cost=costs[traits])
         is_gpu = resources(spec)["gpu"] > 0
         rough = _seconds(work(spec), cpu_flops, gpu_flops, is_gpu=is_gpu)
-        past[kin].append((rough, _own_seconds(row)))
+        past[traits].append((rough, _own_seconds(row)))
     return past
 
 
@@ -224,7 +224,7 @@ def _own_seconds(row: PastTrial) -> float:
     return min(1.0, own / wall) * taken + SECONDS_PER_TRIAL
 
 
-def _kin(spec: TrialSpec) -> Kin:
+def _traits(spec: TrialSpec) -> Traits:
     """What trials have in common whose times are comparable.
 
     Numbers such as edits, steps, layers and ranks may differ, as the count of operations tells what

@@ -62,7 +62,7 @@ def resources(
     """
     need = memory(spec)
     has_gpu = bool(cluster and cluster.get("GPU", 0) > 0)
-    weights = spec.backbone.get("memory_gib") or Shape.of(spec.backbone).weights_gib
+    weights = spec.backbone.get("memory_gib") or Shape.of_backbone(spec.backbone).weights_gib
     if weights <= (WORTH_GPU_GIB if has_gpu else NEEDS_GPU_GIB):
         return {"cpu": 1.0, "gpu": 0.0}
     if per_gpu := min(MOST_PER_GPU, math.floor(gpu_gib / need.peak_gib)):

@@ -47,7 +47,7 @@ class Shape:
     numbers_kept: int
 
     @classmethod
-    def of(cls, backbone: Mapping[str, Any]) -> Shape:
+    def of_backbone(cls, backbone: Mapping[str, Any]) -> Shape:
         """Of a backbone's YAML, or of what was read of its folder."""
         width, ffn = int(backbone["hidden_size"]), int(backbone["ffn_size"])
         return cls(
@@ -135,7 +135,7 @@ def training_of(spec: TrialSpec) -> Training:
         raise UsageError(
             f"method {spec.method['name']}: cost.trains={kind}: allowed: {', '.join(KINDS)}"
         )
-    return KINDS[kind](spec, Shape.of(spec.backbone))
+    return KINDS[kind](spec, Shape.of_backbone(spec.backbone))
 
 
 def num_edits(protocol: Mapping[str, Any]) -> int:

@@ -1,4 +1,4 @@
-"""How many edits a protocol draws, and into which batches; pure."""
+"""How many edits a protocol draws, and how they are divided into batches; pure."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _OPTIONAL: Mapping[str, Any] = {
 }
 
 
-def settled(protocol: Protocol) -> dict[str, Any]:
+def with_counts(protocol: Protocol) -> dict[str, Any]:
     """The protocol with every count filled in, without the optional keys that it does not use.
 
     Raises:
@@ -110,15 +110,15 @@ def num_edits(protocol: Protocol) -> int:
 
 
 def num_drawn(protocol: Mapping[str, Any]) -> int:
-    """Records drawn in all."""
+    """Records that a trial draws from the data set."""
     if protocol["kind"] == "serial":
         return int(protocol["num_questions"])
     rolled_back = protocol["num_batches"] if protocol["kind"] == "batch" else 1
     return int(protocol["num_edits"] * rolled_back)
 
 
-def cut(protocol: Mapping[str, Any], limit: int) -> dict[str, int]:
-    """The protocol's counts within `limit` records; a stream keeps its number of batches."""
+def counts_within(protocol: Mapping[str, Any], limit: int) -> dict[str, int]:
+    """The protocol's counts, reduced to `limit` records; a stream keeps its number of batches."""
     if protocol["kind"] == "serial":
         questions, rounds = min(int(protocol["num_questions"]), limit), _rounds(protocol)
         size = min(int(protocol["edit_batch_size"]), questions)
@@ -137,7 +137,7 @@ def cut(protocol: Mapping[str, Any], limit: int) -> dict[str, int]:
 
 
 def limit_of(dataset: Mapping[str, Any]) -> int | None:
-    """Records that the part of the data set can feed; None if it does not say."""
+    """Number of records in the chosen part of the data set; None if its YAML does not say."""
     limit = dataset.get("max_edits")
     if isinstance(limit, dict):
         part = dataset.get("part", "report")

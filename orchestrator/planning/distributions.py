@@ -1,4 +1,4 @@
-"""What a search draws from, in the units of the backbone it runs on; pure."""
+"""Distributions that a search draws values from, in the units of its backbone; pure."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _DISTRIBUTIONS = {
 
 @dataclass(frozen=True)
 class Distribution:
-    """What a search draws one value from, in the backbone's own units.
+    """A distribution that a search draws one value from, in the backbone's own units.
 
     Attributes:
         kind: uniform | loguniform | int | logint (both ends included) | categorical.
@@ -38,8 +38,8 @@ class Distribution:
     choices: tuple[Any, ...] = ()
 
 
-def read_space(config: SweepConfig, resolver: Resolver) -> dict[str, Distribution]:
-    """What to draw per axis; layers and ranks are scaled to the backbone unless typed.
+def read_distributions(config: SweepConfig, resolver: Resolver) -> dict[str, Distribution]:
+    """The distribution of each axis; layers and ranks are scaled to the backbone unless typed.
 
     Raises:
         UsageError: For a distribution that does not exist or lacks an end.
@@ -47,30 +47,34 @@ def read_space(config: SweepConfig, resolver: Resolver) -> dict[str, Distributio
     backbone = resolver.trial({}, 0, "").backbone
     method = config.spaces.load("method", config.choices["method"])
     home = config.published_on or method.get("published_on")
-    space: dict[str, Distribution] = {}
+    distributions: dict[str, Distribution] = {}
     for key, axis in config.axes.items():
         units = None if key in config.own_units else home
         name = key.removeprefix("method.")
-        drawn = _distribution(key, axis)
+        distribution = _distribution(key, axis)
         low, high, *choices = (
             resolver.scaled(name, value, units, backbone)
-            for value in (drawn.low, drawn.high, *drawn.choices)
+            for value in (distribution.low, distribution.high, *distribution.choices)
         )
         # dict: choices may fall together
         choices = list(dict.fromkeys(choices))
-        space[key] = dataclasses.replace(drawn, low=low, high=high, choices=tuple(choices))
-    return space
+        distributions[key] = dataclasses.replace(
+            distribution, low=low, high=high, choices=tuple(choices)
+        )
+    return distributions
 
 
-def extremes(space: Mapping[str, Distribution]) -> Iterator[dict[str, Any]]:
+def extremes(distributions: Mapping[str, Distribution]) -> Iterator[dict[str, Any]]:
     """Every combination of the axes' ends and choices.
 
     Of very many, all axes at their first value, all at their last, and each choice of one axis with
     the others at their first and at their last.
     """
     values = {
-        key: list(drawn.choices) if drawn.choices else [drawn.low, drawn.high]
-        for key, drawn in space.items()
+        key: list(distribution.choices)
+        if distribution.choices
+        else [distribution.low, distribution.high]
+        for key, distribution in distributions.items()
     }
     if math.prod(map(len, values.values())) <= _MOST_COMBINATIONS:
         yield from (
@@ -83,17 +87,21 @@ def extremes(space: Mapping[str, Distribution]) -> Iterator[dict[str, Any]]:
         yield from ({**others, key: value} for key, each in values.items() for value in each)
 
 
-def middle(space: Mapping[str, Distribution]) -> dict[str, Any]:
+def middle(distributions: Mapping[str, Distribution]) -> dict[str, Any]:
     """All axes in the middle of their range, on their own scale."""
-    return {key: _middle(drawn) for key, drawn in space.items()}
+    return {key: _middle(distribution) for key, distribution in distributions.items()}
 
 
-def _middle(drawn: Distribution) -> Any:
-    if drawn.low is None or drawn.high is None:
-        return drawn.choices[len(drawn.choices) // 2]
-    is_log = drawn.kind.startswith("log")
-    value = math.sqrt(drawn.low * drawn.high) if is_log else (drawn.low + drawn.high) / 2
-    return round(value) if drawn.kind.endswith("int") else value
+def _middle(distribution: Distribution) -> Any:
+    if distribution.low is None or distribution.high is None:
+        return distribution.choices[len(distribution.choices) // 2]
+    is_log = distribution.kind.startswith("log")
+    value = (
+        math.sqrt(distribution.low * distribution.high)
+        if is_log
+        else (distribution.low + distribution.high) / 2
+    )
+    return round(value) if distribution.kind.endswith("int") else value
 
 
 def _distribution(key: str, axis: list[Any] | dict[str, Any]) -> Distribution:

@@ -1,4 +1,4 @@
-"""Axes and named arms -> ordered trials; pure."""
+"""Expands a sweep's axes and named arms into its trials, in the order in which they run; pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from orchestrator.errors import UsageError
 from orchestrator.planning.conditions import Condition
-from orchestrator.planning.distributions import Distribution, extremes, middle, read_space
+from orchestrator.planning.distributions import Distribution, extremes, middle, read_distributions
 from orchestrator.planning.identity import canonical
 from orchestrator.planning.plan_keys import check_keys, partly_obeyed
 from orchestrator.planning.ranges import check_ranges
@@ -29,15 +29,15 @@ class Plan:
     """What a sweep will run.
 
     Attributes:
-        trials: Seed-major; the arms of one seed in a shuffle drawn from that seed, those of one
-            backbone and data set together. Empty for a search.
+        trials: One seed after another. The arms of a seed are shuffled by that seed, but those of
+            one backbone and data set follow one another. Empty for a search.
         arms: Labels, in the order of the axes.
         swept: Keys that differ between arms.
         protected: Arms that the scheduler never stops.
-        excluded: Cells that `where` left out.
-        merged: Published cells that became equal to another one on this backbone.
-        notes: What somebody who typed it should know of the plan.
-        space: For `plan: search`, what to draw per key.
+        excluded: Number of cells that `where` left out.
+        merged: Number of published cells that became equal to another one on this backbone.
+        notes: Lines that the person who typed the sweep should read.
+        distributions: For `plan: search`, what each key's values are drawn from; else empty.
         checked: Trials that can be checked beforehand, in place of those that a search will draw.
     """
 
@@ -49,19 +49,24 @@ class Plan:
     excluded: int = 0
     merged: int = 0
     notes: tuple[str, ...] = ()
-    space: dict[str, Distribution] = field(default_factory=dict)
+    distributions: dict[str, Distribution] = field(default_factory=dict)
     checked: tuple[TrialSpec, ...] = ()
 
     @property
+    def is_search(self) -> bool:
+        """Whether Optuna chooses the trials while the sweep runs."""
+        return bool(self.distributions)
+
+    @property
     def typical(self) -> tuple[TrialSpec, ...]:
-        """What a forecast counts: the trials, or the middle of a search's space that often."""
-        if not self.space:
+        """The trials that a forecast counts; for a search, its middle trial as often as it runs."""
+        if not self.is_search:
             return self.trials
-        return (spec_for(self.config, middle(self.space), 0),) * self.num_trials
+        return (spec_for(self.config, middle(self.distributions), 0),) * self.num_trials
 
     @property
     def knowable(self) -> tuple[TrialSpec, ...]:
-        """What can be checked before anything runs: all trials, or those at a search's ends."""
+        """The trials that can be checked before any runs; for a search, those at its axes' ends."""
         return self.trials or self.checked
 
     def __len__(self) -> int:
@@ -70,7 +75,7 @@ class Plan:
     @property
     def num_trials(self) -> int:
         """Trials that will run in all, the reruns of a search included."""
-        if not self.space:
+        if not self.is_search:
             return len(self.trials)
         rerun = self.config.rerun
         return (self.config.num_trials or 0) * len(self.config.seeds) + (
@@ -115,8 +120,8 @@ def expand(config: SweepConfig) -> Plan:
 def spec_for(config: SweepConfig, values: Mapping[str, Any], seed: int) -> TrialSpec:
     """The trial of a search in which `values` hold, in the backbone's own units.
 
-    `values` may hold keys beside those of the space, such as `dataset.part`; the arm is named after
-    those of the space.
+    `values` may hold keys that the search does not draw, such as `dataset.part`; the arm's name
+    leaves them out.
 
     Raises:
         UsageError: For a key or value that does not fit.
@@ -138,28 +143,36 @@ def _search(config: SweepConfig, resolver: Resolver) -> Plan:
         raise UsageError("num_trials is missing: a plan of kind search needs it")
     if config.arms or not config.axes:
         raise UsageError("plan=search draws from axes; it needs at least one, and takes no arms")
-    space = read_space(config, resolver)
-    checked = tuple(_extremes(config, resolver, space))
+    distributions = read_distributions(config, resolver)
+    checked = tuple(_extremes(config, resolver, distributions))
     for spec in checked:
         check_ranges(spec)
     notes = tuple(resolver.presets.notes(checked))
-    return Plan(config, (), (), tuple(space), notes=notes, space=space, checked=checked)
+    return Plan(
+        config,
+        (),
+        (),
+        tuple(distributions),
+        notes=notes,
+        distributions=distributions,
+        checked=checked,
+    )
 
 
 def _extremes(
-    config: SweepConfig, resolver: Resolver, space: Mapping[str, Distribution]
+    config: SweepConfig, resolver: Resolver, distributions: Mapping[str, Distribution]
 ) -> Iterator[TrialSpec]:
     """Trials with every end and choice of a search's axes, and what it runs again, on its part."""
-    for values in extremes(space):
+    for values in extremes(distributions):
         yield _point(resolver, values, config.seeds[0])
     for seed in config.seeds[1:]:  # each draws other edits
-        yield _point(resolver, middle(space), seed)
+        yield _point(resolver, middle(distributions), seed)
     if config.rerun is None:
         return
     part = config.rerun.part
     for seed in config.rerun.seeds:
         try:
-            yield _point(resolver, {**middle(space), "dataset.part": part}, seed)
+            yield _point(resolver, {**middle(distributions), "dataset.part": part}, seed)
         except UsageError as error:
             raise UsageError(f"rerun.part={part}: {error}") from error
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from orchestrator.errors import UsageError
 from orchestrator.planning.presets import check_typed_presets, fields_of
-from orchestrator.planning.ranges import of_kind
+from orchestrator.planning.ranges import as_kind_of
 from orchestrator.planning.trial_spec import HEADER
 from orchestrator.settings.composition import own_choices
 from orchestrator.settings.models import COMMAND_LINE, PARTS, Protocol, SweepConfig
@@ -212,7 +212,7 @@ def _check_arm_value(
             f"{typed}: axes.{plain} moves it in every arm; axes.{plain}=null drops that axis"
         )
     for name in own:
-        of_kind(typed, value, config.spaces.load("method", name).get(key))
+        as_kind_of(typed, value, config.spaces.load("method", name).get(key))
 
 
 def _methods_of_arm(config: SweepConfig, arm: str, methods: Collection[Any]) -> list[Any]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from orchestrator.planning.ranges import of_kind
+from orchestrator.planning.ranges import as_kind_of
 from orchestrator.planning.trial_spec import HEADER, TrialSpec
 from orchestrator.settings.models import SweepConfig
 from orchestrator.settings.yaml_files import SearchSpaces, unknown
@@ -87,7 +87,7 @@ class Presets:
         for key, (value, file) in self._of_backbones[backbone].get(method, {}).items():
             label = f"backbone {file}: presets.{method}"
             _check_key(label, key, loaded)
-            value = of_kind(f"{label}.{key}", value, loaded[key])
+            value = as_kind_of(f"{label}.{key}", value, loaded[key])
             yield f"preset {file}", key, value
 
 
@@ -99,7 +99,7 @@ def check_typed_presets(config: SweepConfig) -> None:
         loaded = config.spaces.load("method", method)
         for key, value in values.items():
             _check_key(f"{label}: {method}", key, loaded)
-            of_kind(f"{label}: {method}.{key}", value, loaded[key])
+            as_kind_of(f"{label}: {method}.{key}", value, loaded[key])
 
 
 def fields_of(method: Mapping[str, Any]) -> dict[str, Any]:

@@ -35,7 +35,7 @@ def check_ranges(spec: TrialSpec) -> None:
         raise UsageError(f"method.top_k={top_k}: must lie in 1 to method.num_experts={experts}")
 
 
-def of_kind(key: str, value: Any, default: Any) -> Any:
+def as_kind_of(key: str, value: Any, default: Any) -> Any:
     """`value`, if it is of the kind of `default`.
 
     Raises:
@@ -58,7 +58,7 @@ def of_kind(key: str, value: Any, default: Any) -> Any:
     elif isinstance(default, list):
         kind, fits = "a list, [...]", isinstance(value, list)
         if fits and default and isinstance(default[0], int):
-            value = [of_kind(key, item, default[0]) for item in value]
+            value = [as_kind_of(key, item, default[0]) for item in value]
     elif isinstance(default, dict):
         kind, fits = "a mapping, {...}", isinstance(value, dict)
     else:

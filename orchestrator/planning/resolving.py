@@ -10,10 +10,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from orchestrator.errors import UsageError
-from orchestrator.planning.counts import STREAMS, cut, limit_of, num_drawn, settled
+from orchestrator.planning.counts import STREAMS, counts_within, limit_of, num_drawn, with_counts
 from orchestrator.planning.part_values import check_backbone, check_dataset, check_null, check_pair
 from orchestrator.planning.presets import Presets, fields_of
-from orchestrator.planning.ranges import of_kind
+from orchestrator.planning.ranges import as_kind_of
 from orchestrator.planning.shapes import EMBEDDED, read_backbone
 from orchestrator.planning.trial_spec import (
     DEPTH_FIELDS,
@@ -73,8 +73,8 @@ class Resolver:
             if not swept.own_units:
                 spec.published[key] = [_published(self.config.stands_for.get(key), swept.value)]
         for key in ("protocol.num_edits", "protocol.edit_batch_size", "protocol.num_questions"):
-            if (cut := origins.get(key)) and cut.published is not None:
-                spec.published.setdefault(key, [cut.published])
+            if (origin := origins.get(key)) and origin.published is not None:
+                spec.published.setdefault(key, [origin.published])
         return spec
 
     def _cost(self, group: str, values: Mapping[str, Swept]) -> dict[str, Any]:
@@ -120,7 +120,7 @@ class Resolver:
                     raise unknown(f"{part}.{name_}={value}", name_, resolved)
                 check_null(part, name_, value, resolved[name_])
                 if name_ != "max_edits":  # one number, or one per part
-                    value = of_kind(f"{part}.{name_}", value, resolved[name_])
+                    value = as_kind_of(f"{part}.{name_}", value, resolved[name_])
                 resolved[name_] = value
                 origins[f"{part}.{name_}"] = Origin(source)
             if part == "backbone":
@@ -171,7 +171,7 @@ class Resolver:
             units = (
                 None if swept.own_units else self.config.published_on or loaded.get("published_on")
             )
-            typed = of_kind(key, swept.value, loaded[field_name])
+            typed = as_kind_of(key, swept.value, loaded[field_name])
             method[field_name] = self.scaled(field_name, typed, units, backbone)
             changed = method[field_name] != typed
             origins[key] = Origin(swept.source, typed if changed else None)
@@ -193,7 +193,7 @@ class Resolver:
         for source, key, value, _ in self._layered("method", {}):
             if key in fields:
                 units = None if source == COMMAND_LINE else self.config.published_on or home
-                held[key] = (of_kind(f"method.{key}", value, fields[key]), source, units)
+                held[key] = (as_kind_of(f"method.{key}", value, fields[key]), source, units)
         method: dict[str, Any] = {"name": name, "module": loaded.get("module", name)}
         origins = {"method.name": Origin(f"method {name}")}
         for key, (value, source, units) in held.items():
@@ -267,7 +267,7 @@ class Resolver:
         own = order if protocol.kind == "lifelong" else None
         if protocol.order is None:
             origins["protocol.order"] = Origin("the method's own" if own else "default")
-        resolved = settled(protocol)
+        resolved = with_counts(protocol)
         resolved["order"] = protocol.order or own or "given"
         is_one_order = "protocol.order" not in values  # of several some may obey
         if is_one_order and "order_seed" in typed and protocol.order_seed is not None:
@@ -283,7 +283,7 @@ class Resolver:
             origins["protocol.answers"] = Origin("the published answers are not public")
         limit = limit_of(dataset)
         if limit is not None and num_drawn(resolved) > limit:
-            resolved = _fed(resolved, limit, dataset, origins, typed)
+            resolved = _reduced(resolved, limit, dataset, origins, typed)
         return resolved, origins
 
 
@@ -328,7 +328,7 @@ def _check_use(protocol: Protocol, typed: set[str]) -> None:
             )
 
 
-def _fed(
+def _reduced(
     resolved: dict[str, Any],
     limit: int,
     dataset: Mapping[str, Any],
@@ -350,12 +350,12 @@ def _fed(
             f"protocol.{size}={resolved[size]}: data set {dataset['name']!r}, part "
             f"{dataset.get('part')!r}, can feed {limit} {_COUNTED.get(size, 'edits')} at most"
         )
-    fed = {**resolved, **cut(resolved, limit)}
+    reduced = {**resolved, **counts_within(resolved, limit)}
     for key in ("num_edits", "edit_batch_size", "num_questions"):
-        if fed.get(key) != resolved.get(key):
+        if reduced.get(key) != resolved.get(key):
             source = f"all that {dataset['name']} can feed"
             origins[f"protocol.{key}"] = Origin(source, resolved[key])
-    return fed
+    return reduced
 
 
 _COUNTED = {"num_questions": "questions"}

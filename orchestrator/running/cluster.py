@@ -72,7 +72,7 @@ def running_ray(cluster: str, workers: int | None, gpus: int = 0) -> Iterator[No
     for name in ("ray", "ray.tune", "ray.train"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     is_local = cluster == LOCAL
-    folder = _folder_of_its_own() if is_local and not _default_folder_fits() else None
+    folder = _folder_of_its_own() if is_local and not _is_default_folder_usable() else None
     try:
         ray.init(
             address=cluster,
@@ -103,7 +103,7 @@ def check_folder(cluster: str) -> None:
     Raises:
         UsageError: If its sockets would fit nowhere.
     """
-    if cluster == LOCAL and not _default_folder_fits():
+    if cluster == LOCAL and not _is_default_folder_usable():
         _remove(_folder_of_its_own())
 
 
@@ -112,7 +112,7 @@ def _default_folder() -> str:
     return os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
 
 
-def _default_folder_fits() -> bool:
+def _is_default_folder_usable() -> bool:
     """True where a socket's path is short enough, and its folder can be written or made."""
     folder = Path(os.path.abspath(_default_folder()), "ray")
     there = next(path for path in (folder, *folder.parents) if path.exists())

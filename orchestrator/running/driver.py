@@ -28,7 +28,7 @@ class Runner(Protocol):
 
     def search(
         self,
-        space: Mapping[str, Distribution],
+        distributions: Mapping[str, Distribution],
         seed: int,
         num_trials: int,
         to_config: Callable[[Mapping[str, Any]], dict[str, Any] | Remembered],
@@ -116,17 +116,17 @@ class Sweep:
         def to_config(values: Mapping[str, Any]) -> dict[str, Any] | Remembered:
             cell, scores = self.cell(spec_for(plan.config, values, seed)), self.results.scores
             if cell.key in self.results.cells:
-                return scores.of(cell.key)
+                return scores.remembered(cell.key)
             self.results.cells[cell.key] = cell
             if self._is_settled(cell):
-                return scores.of(cell.key, self._settled.rungs([cell.key]))
+                return scores.remembered(cell.key, self._settled.rungs([cell.key]))
             return {"trial_key": cell.key, "spec": cell.spec.to_dict()}
 
         self.results.may_repeat = False
         self._leases.claim((), 0, set)  # other drivers see that this one lives
         typical = self.cell(plan.typical[0])
         with self._board(num_trials) as self.results.board:
-            self._started().search(plan.space, seed, num_trials, to_config, typical)
+            self._started().search(plan.distributions, seed, num_trials, to_config, typical)
 
     def close(self, say: Callable[[str | Callable[[], str]], None]) -> None:
         """Stop Ray, give the leases back and close the results; `say` hears of each."""

@@ -76,7 +76,7 @@ def run(plan: Plan, options: Options, waiting: Waiting, prepare: Prepare = prepa
         with interruption.listening():
             sweep, cells = prepare(plan, options, interruption, waiting)
             with waiting.paused():
-                if plan.space:
+                if plan.is_search:
                     search(sweep, plan)
                 else:
                     sweep.settle(cells)

@@ -41,28 +41,28 @@ class Demands:
         marker = folder / f"marker-{secrets.token_hex(8)}"
         folder.mkdir(parents=True, exist_ok=True)
         marker.write_text(marker.name)
-        return cls(store, marker, _alike())
+        return cls(store, marker, _versions())
 
     def problems(self) -> list[str]:
         """What the node lacks that this runs on; empty where it can work on the sweep."""
         return [f"node {socket.gethostname()}: {problem}" for problem in self._problems()]
 
     def _problems(self) -> Iterator[str]:
-        if not self._sees_marker():
+        if not self._has_marker():
             yield f"store={self.store} is not the same folder there; it must be on shared storage"
-        here = _alike()
+        here = _versions()
         for name, value in self.alike.items():
             if here.get(name) != value:
                 yield f"{name} is {here.get(name)} there ({ROOT}), {value} at the driver"
 
-    def _sees_marker(self) -> bool:
+    def _has_marker(self) -> bool:
         try:
             return self.marker.read_text() == self.marker.name
         except (OSError, UnicodeDecodeError):
             return False
 
 
-def _alike() -> dict[str, str]:
+def _versions() -> dict[str, str]:
     return {
         "source hash": source_hash(ROOT / "trainables"),
         "python version": platform.python_version(),

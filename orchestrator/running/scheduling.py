@@ -223,18 +223,18 @@ def _is_at(row: Mapping[str, Any], rung: float) -> bool:
     return float(row["progress"]) >= rung - 1e-9  # as near as `EditLoop.run` stops at it
 
 
-def tune_distribution(drawn: Distribution) -> Any:
+def tune_distribution(distribution: Distribution) -> Any:
     """An axis of a search in Tune's own terms, both ends included."""
-    if drawn.kind == "categorical":
-        return tune.choice(list(drawn.choices))
-    assert drawn.low is not None
-    assert drawn.high is not None
-    if drawn.kind == "uniform":
-        return tune.uniform(drawn.low, drawn.high)
-    if drawn.kind == "loguniform":
-        return tune.loguniform(drawn.low, drawn.high)
-    low, high = int(drawn.low), int(drawn.high) + 1  # Tune leaves the upper end out
-    return tune.randint(low, high) if drawn.kind == "int" else tune.lograndint(low, high)
+    if distribution.kind == "categorical":
+        return tune.choice(list(distribution.choices))
+    assert distribution.low is not None
+    assert distribution.high is not None
+    if distribution.kind == "uniform":
+        return tune.uniform(distribution.low, distribution.high)
+    if distribution.kind == "loguniform":
+        return tune.loguniform(distribution.low, distribution.high)
+    low, high = int(distribution.low), int(distribution.high) + 1  # Tune leaves the upper end out
+    return tune.randint(low, high) if distribution.kind == "int" else tune.lograndint(low, high)
 
 
 class PlannedSearch(Searcher):
@@ -247,7 +247,7 @@ class PlannedSearch(Searcher):
 
     def __init__(
         self,
-        space: Mapping[str, Any],
+        distributions: Mapping[str, Any],
         seed: int,
         num_trials: int,
         to_config: Callable[[Mapping[str, Any]], dict[str, Any] | Remembered],
@@ -261,7 +261,7 @@ class PlannedSearch(Searcher):
         results: a resumed search walks through the ledger and goes on behind it.
 
         Args:
-            space: Dotted key -> Tune distribution.
+            distributions: Tune's distribution for each dotted key.
             seed: Of Optuna's sampler.
             num_trials: Suggestions in all.
             to_config: Values -> the trial's config, or what there is of one that is settled.
@@ -274,8 +274,8 @@ class PlannedSearch(Searcher):
 
         super().__init__(metric=METRIC, mode=mode)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        drawn = OptunaSearch.convert_search_space(dict(space))
-        self._inner = OptunaSearch(drawn, metric=METRIC, mode=mode, seed=seed)
+        in_optunas_terms = OptunaSearch.convert_search_space(dict(distributions))
+        self._inner = OptunaSearch(in_optunas_terms, metric=METRIC, mode=mode, seed=seed)
         self._left = num_trials
         self._running: dict[str, tuple[str, str]] = {}  # Tune's trial id -> Optuna's name, key
         self.keys: list[str] = []  # of all trials that are to run

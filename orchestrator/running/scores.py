@@ -32,7 +32,7 @@ class Scores:
         elif end.status == "stopped":
             self._stopped_at[key] = int(end.metrics["rung"])
 
-    def of(self, key: str, rungs: Sequence[Row] = ()) -> Remembered:
+    def remembered(self, key: str, rungs: Sequence[Row] = ()) -> Remembered:
         """What a search needs of a trial that has run, or runs; `rungs` are for the scheduler."""
         return Remembered(self._values.get(key), rungs, self._stopped_at.get(key))
 

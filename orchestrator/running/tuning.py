@@ -88,7 +88,7 @@ class Tuning:
 
     def search(
         self,
-        space: Mapping[str, Distribution],
+        distributions: Mapping[str, Distribution],
         seed: int,
         num_trials: int,
         to_config: Callable[[Mapping[str, Any]], dict[str, Any] | Remembered],
@@ -98,9 +98,9 @@ class Tuning:
 
         `typical` stands for all trials where resources are counted.
         """
-        drawn = {key: tune_distribution(each) for key, each in space.items()}
+        in_tunes_terms = {key: tune_distribution(each) for key, each in distributions.items()}
         searcher = PlannedSearch(
-            drawn,
+            in_tunes_terms,
             seed,
             num_trials,
             to_config,

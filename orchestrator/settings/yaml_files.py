@@ -71,7 +71,7 @@ class SearchSpaces:
         self.folder = folder
         self._loaded: dict[tuple[str, object], Mapping[str, Any]] = {}
         self._files: dict[tuple[str, str], Mapping[str, Any]] = {}
-        self._stands_in: dict[tuple[str, object], Mapping[str, str]] = {}
+        self._source_files: dict[tuple[str, object], Mapping[str, str]] = {}
         self._names: dict[str, tuple[str, ...]] = {}
 
     def names(self, group: str) -> tuple[str, ...]:
@@ -90,13 +90,13 @@ class SearchSpaces:
             names = self.names(group)
             if not isinstance(name, str) or name not in names:
                 raise unknown(f"{group}={name}", str(name), names)
-            self._loaded[group, name] = self._standing(group, name)
+            self._loaded[group, name] = self._on_base(group, name)
         return self._loaded[group, name]
 
     def source(self, group: str, name: str, key: str) -> str:
         """Where a key of a file stands: `method arm`, or of its base `method mine (base arm)`."""
         self.load(group, name)
-        file = self._stands_in.get((group, name), {}).get(key, name)
+        file = self._source_files.get((group, name), {}).get(key, name)
         return f"{group} {name}" + ("" if file == name else f" (base {file})")
 
     def presets(self, backbone: str) -> dict[str, dict[str, tuple[Any, str]]]:
@@ -106,11 +106,11 @@ class SearchSpaces:
         except ConfigError as error:
             raise UsageError(str(error)) from error
 
-    def _standing(self, group: str, name: str) -> Mapping[str, Any]:
+    def _on_base(self, group: str, name: str) -> Mapping[str, Any]:
         if group not in _WITH_BASE:
             return self._file(group, name, name)
         try:
-            values, self._stands_in[group, name] = with_base(
+            values, self._source_files[group, name] = with_base(
                 name, lambda file: self._file(group, file, name), has_module=group == "method"
             )
         except ConfigError as error:

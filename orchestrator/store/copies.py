@@ -73,10 +73,12 @@ class Copies:
         num_fetched = 0
         with self._complaining():
             busy = self._busy()
-            segments = self._there(SEGMENTS)  # first: what their rows name is there by now
+            segments = self._sizes_at_address(
+                SEGMENTS
+            )  # first: what their rows name is there by now
             for folder in (*_HASHED, SEGMENTS):
-                there = segments if folder == SEGMENTS else self._there(folder)
-                missing = _missing(there, self._here(folder), busy)
+                there = segments if folder == SEGMENTS else self._sizes_at_address(folder)
+                missing = _missing(there, self._sizes_in_store(folder), busy)
                 num_fetched += _at_a_time(partial(self._fetch, folder), missing)
         return num_fetched
 
@@ -89,11 +91,11 @@ class Copies:
         num_sent = 0
         with self._complaining():
             busy = self._busy()
-            segments = self._here(SEGMENTS)  # first, as above
+            segments = self._sizes_in_store(SEGMENTS)  # first, as above
             for folder in (*_HASHED, SEGMENTS):
-                here = segments if folder == SEGMENTS else self._here(folder)
+                here = segments if folder == SEGMENTS else self._sizes_in_store(folder)
                 self._system.create_dir(f"{self._root}/{folder}")
-                missing = _missing(here, self._there(folder), busy)
+                missing = _missing(here, self._sizes_at_address(folder), busy)
                 num_sent += _at_a_time(partial(self._send, folder), missing)
         return num_sent
 
@@ -132,7 +134,7 @@ class Copies:
         own = set() if self._own is None else {self._own.stem}
         return self._leases.drivers() - own
 
-    def _here(self, folder: str) -> dict[str, int]:
+    def _sizes_in_store(self, folder: str) -> dict[str, int]:
         """Bytes of each file of the store that is copied."""
         path = self._store / folder
         if not path.is_dir():
@@ -140,8 +142,8 @@ class Copies:
         with os.scandir(path) as found:
             return {each.name: each.stat().st_size for each in found if _is_one(folder, each.name)}
 
-    def _there(self, folder: str) -> dict[str, int]:
-        """As `_here`, of the copies."""
+    def _sizes_at_address(self, folder: str) -> dict[str, int]:
+        """As `_sizes_in_store`, of the copies."""
         from pyarrow.fs import FileSelector
 
         selector = FileSelector(f"{self._root}/{folder}", allow_not_found=True)

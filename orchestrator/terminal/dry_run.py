@@ -51,12 +51,12 @@ def dry_run(plan: Plan, options: Options, gpu_counts: Sequence[int] = ()) -> Ren
         cpu_flops=known_speed(default_cache()),
         cpus=usable_cpus() if plan.config.cluster == LOCAL else None,
     )
-    return listing.dry_run(plan, expected, simulated(plan, ends, gpu_counts), warnings)
+    return listing.plan_tables(plan, expected, simulated(plan, ends, gpu_counts), warnings)
 
 
 def left(plan: Plan, history: History, options: Options) -> tuple[TrialSpec, ...]:
     """The plan's trials that a sweep with `options` would run; all of a search's."""
-    if options.fresh or plan.space:
+    if options.fresh or plan.is_search:
         return plan.typical
     settled = history.settled(
         retry_failed=options.retry_failed, complete_stopped=options.complete_stopped

@@ -52,7 +52,7 @@ def ablations(folder: Path = FOLDER) -> Table:
     return table
 
 
-def dry_run(
+def plan_tables(
     plan: Plan,
     forecast: Forecast | None,
     simulations: Sequence[Simulation] = (),
@@ -60,8 +60,8 @@ def dry_run(
 ) -> RenderableType:
     """The plan as tables: its arms, every value with where it came from, and the forecast."""
     parts: list[RenderableType] = [Text("\n".join([_headline(plan), *warnings]))]
-    if plan.space:
-        parts.append(_space(plan))
+    if plan.is_search:
+        parts.append(_distribution_table(plan))
     else:
         parts += [_arms(plan), _values(plan)]
     if forecast is not None:
@@ -73,7 +73,7 @@ def dry_run(
 
 def _outlook(plan: Plan, forecast: Forecast) -> str:
     """What is left, and the forecast of that."""
-    if plan.space:
+    if plan.is_search:
         return f"{forecast_line(forecast)}; trials settled before are counted too"
     if forecast.num_trials == plan.num_trials:
         return forecast_line(forecast)
@@ -100,7 +100,7 @@ def _schedules(simulations: Sequence[Simulation]) -> Table:
 def _headline(plan: Plan) -> str:
     config = plan.config
     lines = [f"{config.ablation} ({config.scale}): {config.question}"]
-    if plan.space:
+    if plan.is_search:
         lines.append(
             f"{plan.num_trials} trials: a search of {config.num_trials}, then the best again"
         )
@@ -171,13 +171,15 @@ def _values(plan: Plan) -> Table:
     return table
 
 
-def _space(plan: Plan) -> Table:
+def _distribution_table(plan: Plan) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("key", "drawn from", "range"):
         table.add_column(heading)
-    for key, drawn in plan.space.items():
+    for key, distribution in plan.distributions.items():
         values = (
-            ", ".join(map(str, drawn.choices)) if drawn.choices else f"{drawn.low} to {drawn.high}"
+            ", ".join(map(str, distribution.choices))
+            if distribution.choices
+            else f"{distribution.low} to {distribution.high}"
         )
-        table.add_row(key, drawn.kind, values)
+        table.add_row(key, distribution.kind, values)
     return table

@@ -56,7 +56,7 @@ def read_status(store: str, plan: Plan | None = None) -> Status:
     leases = Leases(Path(store) / FOLDER / "status.jsonl")
     holders, running = leases.others(), _running(Path(store), leases.drivers())
     held = {key: holder for key, holder in holders.items() if key not in settled}
-    if plan is None or plan.space:
+    if plan is None or plan.is_search:
         ends = [
             end for end in history.ends.values() if plan is None or is_of(end, plan.config.ablation)
         ]

@@ -154,7 +154,7 @@ class Mirror:
             is_alone = self._known is not None and self._known == self._state()
             is_new = is_alone and fingerprint not in self._written
             self._name_packages(str(row.end.provenance.get("packages", "")))
-            standing = [] if is_new else self._standing(fingerprint)
+            standing = [] if is_new else self._runs_of(fingerprint)
             kept = next((run for run in standing if _is_kept(run, row.end)), None)
             for run in standing:
                 if run is not kept:
@@ -240,7 +240,7 @@ class Mirror:
             if not token:
                 return
 
-    def _standing(self, fingerprint: str) -> list[Run]:
+    def _runs_of(self, fingerprint: str) -> list[Run]:
         """All runs of a trial, whole or not."""
         query = f"tags.fingerprint = '{fingerprint}'"
         return list(self._client.search_runs([self.experiment_id], filter_string=query))

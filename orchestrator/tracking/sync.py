@@ -45,7 +45,7 @@ def sync_plan(plan: Plan) -> Synced:
         copies.send()
     history = Ledger.read(config.store)
     pairs = list(zip(plan.trials, ended(plan.trials, history), strict=True))
-    if plan.space:
+    if plan.is_search:
         searched = [end for end in history.ends.values() if is_of(end, config.ablation)]
         pairs = [(TrialSpec.from_dict(end.spec), end) for end in searched]
     tracker = Tracker(Path(config.store).resolve(), config.ablation, config.question, config.mlflow)

@@ -82,7 +82,7 @@ class FakeTuning:
 
     def search(
         self,
-        space: object,
+        distributions: object,
         seed: int,
         num_trials: int,
         to_config: Callable[[Mapping[str, Any]], dict[str, Any] | Remembered],

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from analysis.aggregate import Arm, Section
-from analysis.layouts.directions import Place, Spot, by_method, by_variant
+from analysis.layouts.directions import Direction, Position, by_method, by_variant
 from analysis.layouts.layout import Body, Layout
 from analysis.layouts.matrix import Matrix
 from analysis.published.paper_numbers import PaperRow
-from analysis.subsets import by_frequency, parts
+from analysis.subsets import by_frequency, subsets
 
 NUM_BUCKETS = 6
 BUCKETS = "buckets"  # the arm whose edits are scored by frequency
@@ -18,15 +18,19 @@ _METHODS = by_method()
 _VARIANTS = by_variant("Edits")
 
 
-def _row(arm: Arm) -> Sequence[Spot]:
+def _row(arm: Arm) -> Sequence[Position]:
     """Buckets first, in their order, then the classes."""
-    (spot,) = _VARIANTS.of_arm(arm)
-    return (replace(spot, key=(f"0{spot.key}" if "bucket" in spot.label else f"1{spot.key}")),)
+    (position,) = _VARIANTS.of_arm(arm)
+    return (
+        replace(
+            position, key=(f"0{position.key}" if "bucket" in position.label else f"1{position.key}")
+        ),
+    )
 
 
 _MATRIX = Matrix(
-    Place("Edits", _row, lambda _: ()),
-    Place("", _METHODS.of_arm, lambda _: ()),
+    Direction("Edits", _row, lambda _: ()),
+    Direction("", _METHODS.of_arm, lambda _: ()),
     notes=(
         "bucket 1 to 6: edits of mixed batches by falling frequency; head, tail: batches of the "
         "most and the least frequent 30% alone; mixed: of all",
@@ -45,7 +49,7 @@ def arrange(section: Section, paper: Sequence[PaperRow], is_filtered: bool) -> B
         if arm.swept.get("arm") != BUCKETS:
             arms.append(arm)
             continue
-        found = parts(arm, section.measure, by_frequency(NUM_BUCKETS), "bucket")
+        found = subsets(arm, section.measure, by_frequency(NUM_BUCKETS), "bucket")
         arms += found or [arm]
         lost += [] if found else [f"{arm.name}: no per-record results with frequencies"]
     body = _MATRIX.arrange(replace(section, arms=tuple(arms)), (), is_filtered)

@@ -15,12 +15,12 @@ from analysis.errors import PaperNumbersError
 from analysis.published.claim_checks import (
     Check,
     Verdict,
+    combined,
     find,
     judge,
     load_checks,
     load_claims,
     pairs,
-    together,
 )
 from orchestrator.planning import plan
 from orchestrator.settings import loading as config
@@ -104,7 +104,7 @@ def test_judge_when_there_is_no_interval_then_nothing_is_decided() -> None:
     ],
 )
 def test_together_when_one_is_refuted_all_is(verdicts: list[Verdict], expected: Verdict) -> None:
-    assert together(verdicts) == expected
+    assert combined(verdicts) == expected
 
 
 def test_find_when_three_seeds_then_differences_are_taken_within_a_seed() -> None:

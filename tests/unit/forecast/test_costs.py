@@ -138,8 +138,8 @@ def test_memory_when_banks_are_added_then_the_frozen_ones_stay() -> None:
 
 
 def test_memory_when_the_dtype_is_halved_then_the_weights_are() -> None:
-    wide = Shape.of({**SMALL, "num_parameters": GIB})
-    half = Shape.of({**SMALL, "num_parameters": GIB, "dtype": "bfloat16"})
+    wide = Shape.of_backbone({**SMALL, "num_parameters": GIB})
+    half = Shape.of_backbone({**SMALL, "num_parameters": GIB, "dtype": "bfloat16"})
     assert (wide.weights_gib, half.weights_gib) == (4.0, 2.0)
 
 

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 
 from orchestrator.errors import UsageError
-from orchestrator.planning.counts import cut, num_drawn, settled
+from orchestrator.planning.counts import counts_within, num_drawn, with_counts
 from orchestrator.settings.models import Protocol
 
 
 def serial(**changes: Any) -> dict[str, Any]:
     counts = {"num_questions": 125, "answers_per_question": 8}
-    return settled(Protocol(kind="serial", **{**counts, **changes}))
+    return with_counts(Protocol(kind="serial", **{**counts, **changes}))
 
 
 def test_serial_counts_follow_from_questions_and_answers() -> None:
@@ -28,7 +28,7 @@ def test_serial_counts_follow_from_questions_and_answers() -> None:
 
 def test_serial_cut_keeps_the_answers_and_the_rounds() -> None:
     found = serial(edit_batch_size=50)
-    assert cut(found, 30) == {
+    assert counts_within(found, 30) == {
         "num_questions": 30,
         "num_edits": 240,  # 30 x 8
         "edit_batch_size": 30,
@@ -37,20 +37,20 @@ def test_serial_cut_keeps_the_answers_and_the_rounds() -> None:
 
 
 def test_group_sizes_give_the_number_of_edits() -> None:
-    found = settled(Protocol(kind="batch", group_sizes=[20, 10, 0]))
+    found = with_counts(Protocol(kind="batch", group_sizes=[20, 10, 0]))
     assert (found["num_edits"], found["edit_batch_size"]) == (30, 30)
     assert found["group_sizes"] == [20, 10, 0]
 
 
 def test_keys_that_a_protocol_does_not_use_are_not_part_of_it() -> None:
     # these names decide the fingerprints of all trials that were run before the keys existed
-    assert set(settled(Protocol(kind="lifelong"))) == {
+    assert set(with_counts(Protocol(kind="lifelong"))) == {
         *("kind", "num_edits", "edit_batch_size", "num_batches", "order"),
         *("target_ends_with_eos", "generate"),
     }
     mixed = Protocol(kind="lifelong", num_questions=3, answers_per_question=2, curve=True)
-    assert settled(mixed)["curve"] is True
-    assert "num_questions" not in settled(mixed)  # the arms beside it are serial
+    assert with_counts(mixed)["curve"] is True
+    assert "num_questions" not in with_counts(mixed)  # the arms beside it are serial
 
 
 @pytest.mark.parametrize(
@@ -76,4 +76,4 @@ def test_serial_counts_that_do_not_fit_are_refused(
 
 def test_group_sizes_without_any_edit_are_refused() -> None:
     with pytest.raises(UsageError, match=r"group_sizes=\[0, 0\]: no edit is left"):
-        settled(Protocol(group_sizes=[0, 0]))
+        with_counts(Protocol(group_sizes=[0, 0]))

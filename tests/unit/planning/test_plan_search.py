@@ -25,10 +25,10 @@ def test_search_when_expanded_then_the_space_is_in_the_backbones_units(folder: P
     made = plan(folder, "ablation=search")
     assert made.trials == ()
     assert made.num_trials == 5 + 3 * 2
-    assert made.space["method.lora_rank"].choices == (1, 64)  # 16 and 32 both fall on 1
-    layers = made.space["method.edit_layer"]
+    assert made.distributions["method.lora_rank"].choices == (1, 64)  # 16 and 32 both fall on 1
+    layers = made.distributions["method.edit_layer"]
     assert (layers.kind, layers.low, layers.high) == ("int", 0, 15)
-    rate = made.space["method.edit_lr"]
+    rate = made.distributions["method.edit_lr"]
     assert (rate.kind, rate.low, rate.high) == ("loguniform", 1e-4, 1e-2)
     middle = made.typical[0].method
     # sqrt(1e-4 * 1e-2) = 1e-3; (0 + 15) / 2 = 7.5 -> 8

@@ -23,11 +23,11 @@ def test_a_folder_of_ray_is_fit_up_to_the_length_that_a_socket_leaves_to_it(
     longest.mkdir()
     monkeypatch.setenv("RAY_TMPDIR", "")
     monkeypatch.setenv("TMPDIR", str(longest))
-    assert cluster._default_folder_fits()
+    assert cluster._is_default_folder_usable()
     monkeypatch.setenv("TMPDIR", f"{longest}x")
-    assert not cluster._default_folder_fits()
+    assert not cluster._is_default_folder_usable()
     monkeypatch.setenv("RAY_TMPDIR", str(longest))  # Ray's own variable wins
-    assert cluster._default_folder_fits()
+    assert cluster._is_default_folder_usable()
 
 
 def test_a_long_folder_when_no_short_one_can_be_written_is_refused_in_one_line(

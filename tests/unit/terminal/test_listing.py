@@ -48,7 +48,7 @@ def test_ablations_when_one_is_broken_then_the_others_are_still_listed(folder: P
 def test_dry_run_when_shown_then_every_value_names_its_source(folder: Path) -> None:
     plan = expand(config.load(["ablation=ranks", "seeds=[4]", "method.stop_loss=0.2"], folder))
     forecast = Forecast(9, 120.0, 240.0, 0.0, 1.0, 0)
-    lines = shown(listing.dry_run(plan, forecast))
+    lines = shown(listing.plan_tables(plan, forecast))
     assert "9 trials: 9 arms x 1 seeds" in [line.strip() for line in lines]
     assert row(lines, "lora_rank=1 num_experts=10 top_k=5")[3:] == [
         "1",
@@ -74,7 +74,7 @@ def test_dry_run_when_shown_then_every_value_names_its_source(folder: Path) -> N
 
 
 def test_dry_run_when_methods_differ_then_their_values_stand_apart(folder: Path) -> None:
-    lines = shown(listing.dry_run(expand(config.load(["ablation=methods"], folder)), None))
+    lines = shown(listing.plan_tables(expand(config.load(["ablation=methods"], folder)), None))
     assert row(lines, "method.layers (multi)")[:5] == [
         "method.layers",
         "(multi)",
@@ -88,6 +88,6 @@ def test_dry_run_when_methods_differ_then_their_values_stand_apart(folder: Path)
 
 
 def test_dry_run_when_a_search_then_its_space_is_shown(folder: Path) -> None:
-    lines = shown(listing.dry_run(expand(config.load(["ablation=search"], folder)), None))
+    lines = shown(listing.plan_tables(expand(config.load(["ablation=search"], folder)), None))
     assert row(lines, "method.lora_rank") == ["method.lora_rank", "categorical", "1,", "64"]
     assert row(lines, "method.edit_layer") == ["method.edit_layer", "int", "0", "to", "15"]
