@@ -1,17 +1,17 @@
-"""MLflow runs and published numbers to the published tables, ours beside theirs.
+"""Prints the published tables with our own numbers, read from MLflow, beside the paper's.
 
 Rooms, each of which imports only those below it:
 
 - `table`, `claims`: the commands.
-- `table_report`, `claim_report`: from a store to finished tables, and to verdicts on claims.
+- `table_report`, `claim_report`: read a store and make finished tables, or verdicts on claims.
 - `layouts`: arranges the arms of one published table as the paper does.
-- `subsets`: an arm divided by its records.
-- `reading`: MLflow's runs as tidy rows.
-- `published`: the papers' numbers, when ours may stand beside them, and their claims.
+- `subsets`: divides an arm into subsets of its records.
+- `reading`: reads MLflow's runs as tidy rows.
+- `published`: the papers' numbers and claims, and whether ours may be compared with them.
 - `render`, `counts`: cells and tables as text, and the fall-backs counted below them.
-- `aggregate`: tidy rows to one mean and interval per arm.
+- `aggregate`: makes one mean and interval per arm of the tidy rows.
 - `metrics`: what may be measured, and how a table shows it.
-- `arguments`, `errors`: the commands' options, and errors for the user.
+- `arguments`, `errors`: the options of the commands, and errors for the user.
 
 The published numbers themselves are the CSV files of paper_tables/.
 """

@@ -1,7 +1,7 @@
-"""Tidy rows to arms: one mean and interval per arm and score, and counts of unended trials.
+"""Makes arms of tidy rows: a mean and interval per score, or how many trials did not end.
 
-An arm has a mean only when all its seeds ended; otherwise its state says why not. Trials are only
-averaged within one `Section`: same backbone, data and protocol.
+An arm has a mean only when all its seeds ended; otherwise its state says why not. Only trials of
+one `Section`, which share backbone, data and protocol, are averaged.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ Interval: TypeAlias = tuple[float, float]
 class Estimate:
     """Mean of one score over seeds, a fraction, with its 95% interval where there is one.
 
-    `by_seed` holds the values that it is the mean of, in the order of the arm's seeds.
+    `by_seed` holds one value per seed, in the order of the arm's seeds; `mean` is their mean.
     """
 
     mean: float
@@ -60,19 +60,20 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Arm:
-    """One setting: what it is, and what its seeds gave.
+    """One setting of a method, and the results of its seeds.
 
     Attributes:
         swept: Values of the swept keys.
-        published: Swept keys to the published values that this arm stands for.
-        state: "" when all seeds ended, else such as `failed 1/3`; then `scores` is empty.
-        scores: Final scores in the table's measure, `average` included; those right after each
-            batch as `<score>.immediate`; metrics that are no scores of questions, by their name.
-        before: The final scores' values before the first edit.
+        published: For each swept key, the published values that this arm stands for.
+        state: "" when all seeds ended, otherwise why not, such as `failed 1/3`; then `scores` is
+            empty.
+        scores: Final scores in the table's measure, `average` included; `<score>.immediate` is a
+            score right after each batch. Metrics that do not score questions are here by name.
+        before: The same scores before the first edit.
         errors: Reasons of failed trials, one line each.
-        context: Backbone and data set of the arm, by name of `CONTEXT`.
+        context: Backbone and data set of the arm, by the names in `CONTEXT`.
         records: Where the per-record results of each seed lie, as `runs.read_records` takes it.
-        counts: What each seed counted of itself, by the name behind `count.`.
+        counts: Counts that each seed reported, by their names without `count.`.
     """
 
     name: str
@@ -98,11 +99,11 @@ class Section:
     """Arms that may stand in one table: same backbone, data and, but for `varying`, protocol.
 
     Attributes:
-        context: Values of `CONTEXT`; all that occur, where they may differ.
+        context: Backbone and data set, by the names in `CONTEXT`; several where they may differ.
         protocol: The protocol keys that all arms share.
-        provenance: Every value that occurs, by name of `PROVENANCE`.
+        provenance: Every value that occurs, by the names in `PROVENANCE`.
         num_superseded: Trials left out because newer ones of the same arm and seed exist.
-        measure: The one of `metrics.MEASURES` that the scores are in.
+        measure: How answers were scored; one of `metrics.MEASURES`.
     """
 
     context: Mapping[str, str]
@@ -145,7 +146,7 @@ def sections(
 
 
 def estimate(values: Sequence[float], resampled: Interval | None = None) -> Estimate:
-    """The mean over seeds with its interval: over seeds, or else `resampled` over subjects."""
+    """The mean over seeds; its interval is over seeds if there are enough, else `resampled`."""
     mean, over_seeds = math.fsum(values) / len(values), interval_over_seeds(values)
     made = Estimate(mean, len(values), by_seed=tuple(values))
     if over_seeds is not None:
@@ -174,7 +175,7 @@ def intervals_over_subjects(records: pd.DataFrame, measure: str) -> dict[str, In
     A score has no interval when fewer than two subjects have questions of its kind.
 
     Args:
-        records: Per-record results of the seeds of one arm, pooled; as of `runs.read_records`.
+        records: Per-record results of all seeds of one arm, as `runs.read_records` returns them.
         measure: Column to average: token, token_no_blank or exact; another measure has no interval.
     """
     if measure not in records or records[measure].isna().all():
@@ -292,13 +293,13 @@ def _scores(table: pd.DataFrame, measure: str, when: str) -> pd.DataFrame:
 
 
 def _numbers(table: pd.DataFrame, measure: str) -> pd.DataFrame:
-    """What else of each run a table may show, (runs, names)."""
+    """Further numbers of each run that a table may show, (runs, names)."""
     names = {name: _number_name(str(name), measure) for name in table.columns}
     return table[[name for name, shown in names.items() if shown]].rename(columns=names)
 
 
 def _number_name(logged: str, measure: str) -> str:
-    """How an arm calls what MLflow calls `logged`; "" for what is no number of an arm."""
+    """An arm's name for the metric that MLflow calls `logged`; "" if an arm does not keep it."""
     at_once = f".{measure}.immediate"
     if logged.endswith(at_once):
         return f"{logged.removesuffix(at_once)}.immediate"
@@ -333,7 +334,7 @@ def _latest(rows: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
 
 
 def _fill_context(rows: pd.DataFrame) -> pd.DataFrame:
-    """A trial that failed early lacks digests; without them its failure would stand elsewhere."""
+    """Fills in the digests of trials that failed early, so that they join their own section."""
     rows = rows.sort_values("started", kind="stable")
     for digest, owner in (("backbone_fingerprint", "backbone"), ("dataset_digest", "dataset")):
         known = rows[rows[digest] != ""].groupby(owner)[digest].last()

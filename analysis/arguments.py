@@ -1,4 +1,4 @@
-"""The `key=value` options of the commands here; nothing heavy is imported."""
+"""Parses the `key=value` options of the commands of this package; imports nothing heavy."""
 
 from __future__ import annotations
 

@@ -95,9 +95,8 @@ def findings(
         if ablation in there:
             sections[ablation] = _sections(ablation, options)
     found: dict[Context, dict[str, tuple[Finding, ...]]] = {}
-    for context in dict.fromkeys(
-        context for by_context in sections.values() for context in by_context
-    ):
+    contexts = (context for by_context in sections.values() for context in by_context)
+    for context in dict.fromkeys(contexts):
         by_claim: dict[str, tuple[Finding, ...]] = {}
         for check in checks:
             section = sections.get(check.ablation, {}).get(context)

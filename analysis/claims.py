@@ -1,4 +1,4 @@
-"""The command that says of each published claim what our runs make of it.
+"""The command that says whether our runs confirm or refute each published claim.
 
 python analysis/claims.py store=results
 """

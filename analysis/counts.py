@@ -1,7 +1,7 @@
-"""What trials counted of themselves, in plain words below the table: every stated fall-back.
+"""The lines below a table that say, in plain words, how often its trials fell back or left out.
 
-A metric `count.<name>` says how often something stood in for what was asked, or was left out. A
-table prints each kind that is not zero, by its name where no words are known for it.
+A metric `count.<name>` says how often a trial used something other than what was asked for, or left
+something out. A table prints each count that is not zero; one without words here goes by its name.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ class _Kind:
     """Words for one kind of count.
 
     Attributes:
-        text: What happened.
+        text: What happened, as it is printed.
         of_edits: Whether edits are counted, so that their number stands beside it.
-        is_of_data: Counted of the data set: the same in each seed, and not to be summed up.
+        is_of_data: Whether it is a property of the data set: equal in all seeds, never summed.
     """
 
     text: str
@@ -77,7 +77,7 @@ _KINDS: Mapping[str, _Kind] = {
 
 
 def count_lines(section: Section) -> list[str]:
-    """One line for each kind of count that some arm has, in the order of the table of words."""
+    """One line for each count that some arm has; those with words of their own come first."""
     found = {name for arm in section.arms for name in arm.counts}
     names = [name for name in _KINDS if name in found] + sorted(found - set(_KINDS))
     lines = [_line(name, section.arms) for name in names]

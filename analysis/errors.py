@@ -1,4 +1,4 @@
-"""Errors that this package raises on purpose; each message is one line for the user."""
+"""Errors for the person who typed a command; each message is one line."""
 
 
 class AnalysisError(ValueError):
@@ -6,11 +6,11 @@ class AnalysisError(ValueError):
 
 
 class StoreError(AnalysisError):
-    """The store, an experiment or a table's runs are not there, or cannot be read."""
+    """The store, an experiment or the runs of a table are missing, or cannot be read."""
 
 
 class PaperNumbersError(AnalysisError):
-    """A file of published numbers is missing or does not hold what it must."""
+    """A file of published numbers is missing, or its content is not valid."""
 
 
 class ProtocolMismatchError(AnalysisError):

@@ -32,15 +32,16 @@ class Metric:
     """One declared metric.
 
     Attributes:
-        heading: Of its column.
-        per: `prompts`: in each measure, of the prompts of one kind, `<name>.<measure>.<moment>` in
-            MLflow; `checkpoint`: `<name>.<moment>`; `trial`: `<name>`, once, at the end.
+        heading: Heading of its column.
+        per: What it is measured on. `prompts`: all prompts of one kind, in each measure, logged as
+            `<name>.<measure>.<moment>`. `checkpoint`: logged as `<name>.<moment>`. `trial`: logged
+            once, at the end, as `<name>`.
         moments: When it is measured: before, immediate, rung, final, curve.
-        better: higher or lower; None where neither is.
+        better: Whether higher or lower values are better; None if neither.
         digits: Decimals in a table.
         has_column: Whether every ablation's table shows it where it was measured.
-        mean_of: The metrics that it is the mean of; none for one that is logged itself.
-        printed_as: Column of it in the files of published numbers; None: no paper prints it.
+        mean_of: Metrics whose mean it is; empty if it is logged itself.
+        printed_as: Its column in the files of published numbers; None: no paper prints it.
     """
 
     name: str
@@ -59,8 +60,8 @@ def read_metrics(path: Path = FILE) -> tuple[tuple[str, ...], dict[str, Metric]]
     """The measures, and the metrics by name, in the order of the file.
 
     Raises:
-        AnalysisError: If the file is not there or no YAML, or a metric lacks a key, has one too
-            many, or one with a value that is none of those allowed.
+        AnalysisError: If the file is missing or is not YAML, or if a metric lacks a key, or has an
+            unknown key or a value that is not allowed.
     """
     try:
         content = yaml.safe_load(path.read_text("utf-8"))
@@ -93,23 +94,23 @@ MAIN = (*AVERAGED, "average")  # the columns of every table, in this order
 
 
 def metric(name: str) -> Metric | None:
-    """The declaration of `name`; one that ends in `.*` holds for all names that begin so."""
+    """The declaration of `name`; a declared `<first word>.*` covers all names that begin so."""
     return METRICS.get(name) or METRICS.get(f"{name.partition('.')[0]}.*")
 
 
 def headings(names: Iterable[str]) -> dict[str, str]:
-    """Name -> heading, for a layout's columns."""
+    """The heading of each metric, by its name."""
     return {name: METRICS[name].heading for name in names}
 
 
 def digits(names: Iterable[str]) -> dict[str, int]:
-    """Decimals of each score; what holds at once has those of what holds at the end."""
+    """Decimals of each score; `<score>.immediate` has those of the final score."""
     found = {name: metric(name.removesuffix(".immediate")) for name in names}
     return {name: declared.digits for name, declared in found.items() if declared is not None}
 
 
 def score_error(name: str) -> str:
-    """Why no arm can have a score `name`; "" where one can."""
+    """The message that `name` is not a metric; "" if it is one."""
     at_once = [each.name for each in METRICS.values() if "immediate" in each.moments]
     known = [*METRICS, *(f"{each}.immediate" for each in at_once)]
     if name in known or metric(name) is not None:

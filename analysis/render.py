@@ -1,4 +1,4 @@
-"""Tables to Markdown, CSV and LaTeX, by pandas; the only place where a score becomes text."""
+"""Renders tables as Markdown, CSV or LaTeX; the only place where a score becomes text."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a table: what it is, then its cells."""
+    """One line of a table: its labels, then its cells."""
 
     labels: tuple[str, ...]
     entries: tuple[Entry, ...]
@@ -38,12 +38,12 @@ class Table:
     """One printed table.
 
     Attributes:
-        labels: Heads of the label columns.
-        scores: Key to head of the score columns; the key names the CSV columns.
-        context: What every number rests on, by key; columns of the CSV, lines of the others.
+        labels: Headings of the label columns.
+        scores: Heading of each score column by its key, which names the CSV column.
+        context: Backbone, data, protocol and the like: columns in CSV, lines above other tables.
         notes: Lines below the context, above the table.
         footer: Lines below the table.
-        digits: Decimals by score, where they are not two.
+        digits: Decimals by score, for scores with other than two.
     """
 
     title: str
@@ -70,7 +70,7 @@ def render(tables: Sequence[Table], form: str) -> str:
 
 
 def notes(tables: Sequence[Table]) -> str:
-    """The lines that a CSV has no place for."""
+    """The lines around tables, which a CSV leaves out."""
     lines = [line for table in tables for line in (table.title, *table.notes, *table.footer)]
     return "\n".join(lines) + "\n"
 
@@ -85,7 +85,7 @@ def entry_text(entry: Entry, digits: int = _PRINTED_DIGITS) -> str:
 
 
 def estimate_text(estimate: Estimate, digits: int = _PRINTED_DIGITS) -> str:
-    """Mean, interval where there is one, and number of seeds in brackets."""
+    """Mean, interval if there is one, and number of seeds in brackets."""
     text, low, high = f"{estimate.mean:.{digits}f}", estimate.low, estimate.high
     if low is not None and high is not None:
         half = f" ± {(high - low) / 2:.{digits}f}"

@@ -1,4 +1,4 @@
-"""Store and name of a table to finished tables, with what every number in them rests on."""
+"""Makes the finished tables of one published table or ablation from the runs of a store."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ _MOST_ERRORS = 8  # reasons listed below a table; the ledger has them all
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line may choose.
+    """Options of the command line.
 
     Attributes:
         store: Folder of the sweep's store.
         measure: token, exact, generated or token_no_blank.
-        is_filtered: Only rows that pass the paper's filter.
+        is_filtered: Whether only rows that pass the paper's filter are shown.
         server: Address of the MLflow server that holds the runs; None: the store's database.
     """
 
@@ -65,9 +65,9 @@ def assemble(name: str, options: Options) -> tuple[Table, ...]:
 
 
 def _lacking_lines(ablations: Container[str], options: Options) -> list[str]:
-    """Of the ablations shown, and of those that MLflow has nothing of: they may belong there, too.
+    """Lines about trials that MLflow lacks, of shown ablations and of those that it has no run of.
 
-    Which published tables a trial answers stands in MLflow alone.
+    The latter may belong in the table: which tables a trial answers is known to MLflow alone.
     """
     store, server = options.store, options.server
     counts = runs.lacking(store, server)
@@ -184,7 +184,7 @@ def _context(section: Section, measure: str) -> dict[str, str]:
 
 
 def _protocol(section: Section) -> str:
-    """Shared keys, then those that differ with the arms they hold for."""
+    """The shared keys of the protocol, then those that differ, each with its arms."""
     shared = dict(section.protocol)
     parts = [str(shared.pop("kind"))] if "kind" in shared else []
     parts += [f"{key} {_yes_no(value)}" for key, value in shared.items() if value is not None]
@@ -204,7 +204,7 @@ def _protocol(section: Section) -> str:
 
 
 def _generated(section: Section) -> str:
-    """How many tokens were generated at most: as many as the longest target asks for."""
+    """The most tokens that were generated, which the longest target decides."""
     found = [
         arm.scores["generation_limit"] for arm in section.arms if "generation_limit" in arm.scores
     ]
@@ -254,7 +254,7 @@ def _mixed(section: Section) -> list[str]:
 
 
 def _pruned_line(section: Section) -> list[str]:
-    """Arms that a scheduler stopped; those it kept are no sample of the grid but its best part."""
+    """A line about arms that a scheduler stopped: the others are the grid's best, not a sample."""
     pruned = sum("pruned" in arm.state for arm in section.arms)
     if not pruned:
         return []
@@ -266,7 +266,7 @@ def _pruned_line(section: Section) -> list[str]:
 
 
 def _floor_line(section: Section) -> list[str]:
-    """Scores before the first edit: what a method that does nothing would get."""
+    """The scores before the first edit, which a method that does nothing would get."""
     by_edits: dict[Any, list[Mapping[str, float]]] = defaultdict(list)
     for arm in section.arms:
         by_edits[arm.protocol.get("num_edits")].append(arm.before)

@@ -1,6 +1,5 @@
-"""One file per published layout; the file name is the id of the table, found when it is asked for.
+"""Layouts: how the arms of one section are arranged in the rows and columns of a published table.
 
-A layout file holds `LAYOUT`, built of a title, the protocol keys that may differ within one table,
-and a function that arranges the arms of a section. `generic` serves ablations without a published
-table.
+`catalogue` holds every layout by the id of its table. Most are a `Matrix` or a grid; a table that
+needs code of its own is a file of `special`. `generic` serves ablations without a published table.
 """

@@ -1,6 +1,6 @@
-"""Every published table by its id, and what stands in rows and columns of most of them.
+"""Finds the layout of a published table by its id, and holds most of these layouts.
 
-A table that needs code of its own is a file of `special`, which bears its id and holds a `LAYOUT`.
+A table that needs code of its own is a file of `special`, named by its id, that holds a `LAYOUT`.
 """
 
 from __future__ import annotations

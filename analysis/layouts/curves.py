@@ -1,4 +1,4 @@
-"""LEMoE Figures 2 and 5: what a conventional MoE adapter forgets over a stream of batches."""
+"""Layouts of LEMoE Figures 2 and 5: what a conventional MoE adapter forgets over a stream."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def forgetting(
         question: What the figure tells.
         scores: Final scores and, as `<score>.immediate`, those right after each batch.
         batches_per_point: Batches that the figure averages in a point.
-        published: What the paper says of its own curve, which has no numbers.
+        published: The paper's words about its own curve, which has no numbers.
     """
     matrix = Matrix(_BY_SUBSET, scores=scores, notes=(f"paper (no numbers): {published}",))
 

@@ -1,4 +1,4 @@
-"""Ablations without a published table: one row per arm, every score that was measured."""
+"""The layout of an ablation without a published table: one row per arm, all measured scores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables whose rows are points of a grid of swept keys."""
+"""Layouts of tables whose rows are the points of a grid of swept keys."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def grid_rows(
     Arms that stand for no published cell come last, under their own name.
 
     Args:
-        section: The arms; each is placed by `compare.published_points`.
+        section: The arms; `compare.published_points` says which cells each stands for.
         axes: Swept keys, in the order of the columns.
         printed: The published rows by point.
         is_published: Whether a point belongs to the grid that the paper says it ran.

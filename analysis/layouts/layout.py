@@ -1,4 +1,4 @@
-"""What every layout provides, and how single cells are made."""
+"""The types that every layout uses, and how single cells are made."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ class Body:
 
     Attributes:
         paper: The published rows that the section is compared with.
-        notes: Lines above the table; `footer`: below it.
-        digits: Decimals of score columns that need other than two, by their key in `scores`.
+        notes: Lines above the table.
+        footer: Lines below the table.
+        digits: Decimals by key of `scores`, for columns with other than two.
     """
 
     labels: tuple[str, ...]
@@ -46,11 +47,11 @@ class Layout:
     Attributes:
         question: What the table tells, for `--list`.
         has_paper: Whether published numbers stand beside ours.
-        numbers: Name in `paper_tables/` of those numbers, if it is not the layout's own.
+        numbers: Name of their file in `paper_tables/`, if it is not the layout's own name.
         varying: Protocol keys that may differ between rows or columns of one table, `backbone` and
             `dataset` among them.
         has_filter: Whether the paper prints only rows that pass a filter.
-        arrange: Section, published rows, and whether to apply that filter to our rows.
+        arrange: Function of a section, its published rows, and whether to filter our rows, too.
     """
 
     question: str
@@ -62,12 +63,12 @@ class Layout:
 
 
 def entries(arm: Arm | None, row: PaperRow | None, absent: str) -> tuple[Entry, ...]:
-    """The four cells of one line; `absent` stands for the paper where it has no such row."""
+    """The four cells of one line; `absent` is the paper's text if it has no such row."""
     return tuple(Entry(ours(arm, name), theirs(row, name, absent)) for name in SCORES)
 
 
 def ours(arm: Arm | None, name: str) -> Estimate | str:
-    """Our value of one score, or why there is none; sizes in megabytes."""
+    """Our value of one score, or why there is none; sizes are in megabytes."""
     if arm is None:
         return NOT_RUN
     found = arm.state or arm.scores.get(name, "not measured")
@@ -84,7 +85,7 @@ def theirs(row: PaperRow | None, name: str, absent: str) -> float | str:
 
 
 def correlations(found: Mapping[str, Correlation]) -> str:
-    """One line: Spearman by head of the column, with the number of pairs."""
+    """One line with Spearman's correlation for each column, and its number of pairs."""
     parts = []
     for name, correlation in found.items():
         value = correlation.value
@@ -94,7 +95,7 @@ def correlations(found: Mapping[str, Correlation]) -> str:
 
 
 def score_pairs(pairs: Sequence[tuple[Arm, PaperRow]], name: str) -> list[tuple[float, float]]:
-    """Ours and theirs of one score, wherever both exist."""
+    """Our value and the paper's of one score, for each pair that has both."""
     both = ((arm.scores.get(name), row.score(name)) for arm, row in pairs)
     return [(mine.mean, printed) for mine, printed in both if mine and printed is not None]
 

@@ -74,7 +74,7 @@ class Matrix:
         return Layout(question, self.arrange, has_paper, numbers, tuple(varying))
 
     def arrange(self, section: Section, paper: Sequence[PaperRow], is_filtered: bool) -> Body:
-        """The paper's rows in their order, also those that we did not run; then further rows of ours."""
+        """The paper's rows in its order, also those that we did not run; then our further rows."""
         arms = [arm for arm in section.arms if not self.methods or arm.method in self.methods]
         paper = block(section, paper) if self.is_one_block else tuple(paper)
         cells = _Cells(self, arms, paper)

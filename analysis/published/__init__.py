@@ -1,1 +1,1 @@
-"""What the papers print: their numbers, when ours may stand beside them, and their claims."""
+"""The papers' numbers and claims, and whether ours may be compared with them."""

@@ -1,4 +1,4 @@
-"""Published claims as comparisons of arms, and what our runs say of each.
+"""Compares the arms that a published claim is about, and judges whether our runs confirm it.
 
 A claim is a row of `paper_tables/claims.csv`; `paper_tables/claim_checks.csv` says which arms of
 which ablation it compares. Arms are paired when they agree in all that the comparison does not
@@ -38,7 +38,7 @@ _QUESTION = ["record_id", "score", "prompt", "nth"]  # what one line of two arms
 
 @dataclass(frozen=True)
 class Claim:
-    """What a paper says, and what it rests on there."""
+    """A statement of a paper, and its published evidence."""
 
     claim_id: str
     statement: str
@@ -53,11 +53,12 @@ class Check:
 
     Attributes:
         ablation: The sweep that runs both.
-        where: What both have in common.
-        first: The arm, or arms, whose score is compared.
-        second: With these; the same as `first` where two scores of one arm are compared.
-        score: Of the first.
-        second_score: Of the second.
+        where: Keys and values that both arms have.
+        first: Keys and values that select the arms to compare.
+        second: Keys and values that select the arms to compare them with; equal to `first` if two
+            scores of one arm are compared.
+        score: The score of the first arm.
+        second_score: The score of the second arm.
         relation: `above`: the first exceeds the second by more than `by`; `within`: they differ by
             no more than `by`.
     """
@@ -75,12 +76,12 @@ class Check:
 
 @dataclass(frozen=True)
 class Finding:
-    """What the runs say of one check.
+    """The result of one check.
 
     Attributes:
-        difference: First minus second, mean over pairs of arms, then over seeds; None: not run.
-        num_pairs: Pairs of arms behind it.
-        why: Why there is no difference, "" where there is one.
+        difference: First minus second, averaged over pairs of arms, then over seeds; None: not run.
+        num_pairs: Number of pairs of arms that it is averaged over.
+        why: Why there is no difference; "" if there is one.
     """
 
     check: Check
@@ -97,7 +98,7 @@ def load_claims() -> tuple[Claim, ...]:
 
 
 def load_checks(folder: Any = FOLDER) -> tuple[Check, ...]:
-    """All comparisons of `paper_tables/claim_checks.csv`; alternatives `a|b` are one each.
+    """All comparisons of `paper_tables/claim_checks.csv`; alternatives `a|b` are separate ones.
 
     Raises:
         PaperNumbersError: If a selector is not `key=value`, a relation or score is unknown, or `by`
@@ -140,7 +141,7 @@ def load_checks(folder: Any = FOLDER) -> tuple[Check, ...]:
 
 
 def find(check: Check, section: Section, records: RecordReader | None) -> Finding:
-    """What the arms of `section` say of `check`.
+    """The result of `check` on the arms of `section`.
 
     With three seeds or more the interval of the difference is Student's over seeds; with fewer it
     is a bootstrap over subjects of the paired answers, for scores of questions that both arms were
@@ -171,7 +172,9 @@ def find(check: Check, section: Section, records: RecordReader | None) -> Findin
 
 
 def judge(difference: Estimate, relation: str, by: float) -> Verdict:
-    """What an interval says of `above` or `within` a margin; a touched margin decides nothing.
+    """Whether an interval confirms that a difference is `above`, or `within`, a margin.
+
+    An interval that touches the margin leaves it undecided.
 
     Args:
         difference: First minus second.
@@ -189,7 +192,7 @@ def judge(difference: Estimate, relation: str, by: float) -> Verdict:
 
 
 def combined(verdicts: Sequence[Verdict]) -> Verdict:
-    """Verdict on a claim: refuted if one comparison is, confirmed only if all of them are."""
+    """The verdict on a claim: refuted if one comparison is, confirmed only if all of them are."""
     if "refuted" in verdicts:
         return "refuted"
     if set(verdicts) <= {"not run"}:
@@ -198,9 +201,9 @@ def combined(verdicts: Sequence[Verdict]) -> Verdict:
 
 
 def pairs(check: Check, arms: Sequence[Arm]) -> tuple[tuple[Arm, Arm], ...]:
-    """The arms that the check compares, each first one with the second one of the same rest.
+    """Pairs of arms that the check compares, equal in all swept keys that it does not name.
 
-    What follows from the named keys need not agree: a method's settings from the name of an arm.
+    Keys that follow from named ones may differ, as a method's settings follow from its arm.
     """
     arms = [arm for arm in arms if _is_selected(arm, check.where)]
     named = list(dict.fromkeys([*check.first, *check.second, *check.where]))
@@ -243,7 +246,7 @@ def _difference(
 def _paired_records(
     matched: Sequence[tuple[Arm, Arm]], seeds: Sequence[int], measure: str, records: RecordReader
 ) -> pd.DataFrame | None:
-    """Differences question by question; None where the arms were not asked the same."""
+    """Differences question by question; None if the arms were not asked the same questions."""
     frames = []
     for (first, second), seed in itertools.product(matched, seeds):
         sides = [_asked(arm, seed, measure, records) for arm in (first, second)]
@@ -283,7 +286,7 @@ def _is_selected(arm: Arm, selector: Selector) -> bool:
 
 
 def _texts(arm: Arm, key: str) -> tuple[str, ...]:
-    """Values of an arm under `key`: as published where it stands for such, else its own."""
+    """The values of an arm under `key`: the published ones that it stands for, else its own."""
     if key == "arm":
         return (str(arm.swept.get("arm", arm.name)),)
     if key == "method":
@@ -297,7 +300,7 @@ def _values(arm: Arm, keys: Sequence[str]) -> tuple[tuple[str, ...], ...]:
 
 
 def _free_keys(arms: Sequence[Arm], named: Sequence[str]) -> list[str]:
-    """Swept keys that differ between arms that are equal in the `named` ones."""
+    """Swept keys that differ between arms with equal values of the `named` keys."""
     swept = dict.fromkeys(key for arm in arms for key in arm.swept if key not in named)
     groups: dict[Any, list[Arm]] = {}
     for arm in arms:

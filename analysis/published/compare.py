@@ -1,4 +1,4 @@
-"""Our arms against the paper's rows: who stands for what, what differs, and how far the two agree.
+"""Pairs our arms with the paper's rows, and says what differs and how far the two agree.
 
 The pairing rests on the tag `published` alone: the published values that an arm stands for. Values
 are never matched by closeness here.
@@ -46,7 +46,7 @@ _SYMBOLS = {
 
 @dataclass(frozen=True)
 class Correlation:
-    """Spearman's rank correlation, None where it is not defined (under 3 pairs, or a constant)."""
+    """Spearman's rank correlation; None if it is not defined (under 3 pairs, or a constant)."""
 
     value: float | None
     num_pairs: int
@@ -54,7 +54,7 @@ class Correlation:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How many cells pass the published filter in ours, and are printed by the paper."""
+    """How many cells pass the published filter in our runs, and how many the paper prints."""
 
     both: int
     ours_only: int
@@ -87,7 +87,7 @@ def published_points(arm: Arm, axes: Sequence[str]) -> tuple[Point, ...]:
 
 
 def ours_at(arm: Arm, axes: Iterable[str]) -> str:
-    """Where our own values differ from the published ones, such as `layer 9/16, rank 8/128`.
+    """Our own values that differ from the published ones, such as `layer 9/16, rank 8/128`.
 
     Layers are given over the number of layers, ranks over the width; swept keys that are no axis of
     the table follow as `name=value`; `the same` when there is nothing to say.
@@ -139,7 +139,7 @@ def _kind(section: Section, arm: Arm) -> str:
 
 
 def same_name(ours: str, printed: str) -> bool:
-    """Whether two names mean the same: they differ by spelling only, as llama2_7b and LLaMA2-7B.
+    """Whether two names differ by spelling only, such as llama2_7b and LLaMA2-7B.
 
     ARM's data sets of serial editing, sLKE-ZsRE and sLKE-WikiCF, are those of plain editing, asked
     in another protocol.
@@ -148,13 +148,13 @@ def same_name(ours: str, printed: str) -> bool:
 
 
 def plain(name: str) -> str:
-    """`name` in lower case, without anything but letters and digits; 1b1 is 1.1B."""
+    """`name` in lower case, its letters and digits alone; 1b1 is read as 1.1B."""
     letters = re.sub(r"[^a-z0-9]", "", name.lower())
     return re.sub(r"(\d)b(\d)", r"\1\2b", letters)
 
 
 def differences(section: Section, paper: Sequence[PaperRow]) -> tuple[str, ...]:
-    """What of backbone, data set and size of the protocol differs from the paper, both named."""
+    """How backbone, data set and size of the protocol differ from the paper's, both named."""
     context, found = section.context, []
     for key, column in (("backbone", "model"), ("dataset", "dataset")):
         printed = sorted({str(getattr(row, column)) for row in paper})
@@ -185,7 +185,7 @@ def passes_filter(arm: Arm) -> bool | None:
 
 
 def agreement(cells: Mapping[Point, Arm], printed: Iterable[Point]) -> Agreement:
-    """Counts over the published cells of `cells`: passed by our arm, printed by the paper."""
+    """Counts published cells by whether our arm passes the filter and the paper prints them."""
     there = set(printed)
     verdicts = [(passes_filter(arm), point in there) for point, arm in cells.items()]
     return Agreement(
@@ -197,7 +197,7 @@ def agreement(cells: Mapping[Point, Arm], printed: Iterable[Point]) -> Agreement
 
 
 def _shape(arm: Arm, axis: str) -> int | None:
-    """Depth for layers, width for ranks: what a value on `axis` is relative to."""
+    """What a value on `axis` is relative to: the depth for layers, the width for ranks."""
     return {"method.edit_layer": arm.num_layers, "method.lora_rank": arm.hidden_size}.get(axis)
 
 

@@ -1,4 +1,4 @@
-"""The published numbers: loads and checks `paper_tables/<id>.csv`; scores are fractions."""
+"""Loads and checks the published numbers of `paper_tables/<id>.csv`; scores are fractions."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _AVERAGE_TOLERANCE = {"percent": 0.0002, "fraction": 0.0101}
 class PaperRow:
     """One line of a published table.
 
-    `scores` holds what the paper prints, by our name of the metric; shares are in [0, 1].
+    `scores` holds the printed scores by our names of the metrics; shares are in [0, 1].
     """
 
     table: str  # id of the table, such as lemoe_table9
@@ -54,7 +54,7 @@ class PaperRow:
     scores: Mapping[str, float]
 
     def score(self, name: str) -> float | None:
-        """The published value of what our rows call `name`; None also for what no paper prints."""
+        """The published value of our metric `name`; None if the paper does not print it."""
         return self.scores.get(name)
 
 
@@ -97,7 +97,7 @@ def read(
 
 
 def caveats(table: str, folder: Path = FOLDER) -> tuple[str, ...]:
-    """How the paper contradicts its table `table`, from `paper_tables/caveats.csv`."""
+    """Contradictions between a paper and its own `table`, from `paper_tables/caveats.csv`."""
     rows = read("caveats", ("table", "caveat"), folder)
     return tuple(row["caveat"] for row in rows if row["table"] == table)
 
@@ -140,7 +140,7 @@ def _count(place: str, column: str, cell: str) -> int | None:
 
 
 def _score(place: str, metric: Metric, cell: str, scale: str) -> float:
-    """A printed cell; a share as a fraction, anything else as it stands there."""
+    """The value of a printed cell: a share as a fraction, anything else unchanged."""
     column = metric.printed_as
     try:
         value = float(cell)

@@ -1,1 +1,1 @@
-"""Where results are read: MLflow, by its database or a server, and the ends in the ledger."""
+"""Reads results from MLflow, its database or a server, and the ended trials from the ledger."""

@@ -27,7 +27,7 @@ class Database:
         store: Folder of the sweep's store.
 
     Raises:
-        StoreError: By every method, if there is no database in `store`, or not one of MLflow's.
+        StoreError: By every method, if `store` holds no database, or one that is not MLflow's.
     """
 
     def __init__(self, store: Path) -> None:

@@ -1,6 +1,6 @@
-"""Which trials the ledger of a store has ended: what MLflow should hold of it.
+"""Reads from a store's ledger which trials have ended, so that MLflow should hold them.
 
-Tables are made of what MLflow holds. That it lacks something cannot be read there.
+Tables are made of what MLflow holds, and MLflow cannot say what it lacks.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ _END = b'{"event":"end"'  # as the driver writes it; other lines need not be rea
 
 
 def ledger_ends(store: Path) -> dict[str, dict[str, str]]:
-    """Ablation -> fingerprint -> id of the last end row, of all drivers of a store.
+    """Id of each trial's last end row, by ablation and fingerprint, over all drivers of a store.
 
-    Empty where there is no ledger, as beside a table of a server that is printed elsewhere. Lines
-    that cannot be read are left out: the driver tells of them.
+    Empty if there is no ledger, as on a machine that prints a table from a server. Lines that
+    cannot be read are left out: the driver reports them.
     """
     last: dict[str, tuple[float, str, str]] = {}  # of each fingerprint
     for path in sorted((store / "ledger").glob("*.jsonl")):

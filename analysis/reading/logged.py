@@ -1,4 +1,4 @@
-"""What MLflow holds of one run, wherever it was read."""
+"""One run as MLflow holds it, whether read from a database or a server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What MLflow holds of a sweep, as tidy rows: of a store's own database, or of a server."""
+"""Reads the runs of a sweep from MLflow, a store's own database or a server, as tidy rows."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def read_runs(store: Path, experiment: str, server: str | None = None) -> pd.Dat
 
 
 def read_table_runs(store: Path, paper: str, server: str | None = None) -> pd.DataFrame:
-    """Tidy rows, as of `read_runs`, of all trials of any ablation that answer a published table.
+    """Tidy rows, as `read_runs` returns them, of all trials that answer a published table.
 
     Args:
         store: Folder of the sweep's store.
@@ -92,7 +92,7 @@ def read_table_runs(store: Path, paper: str, server: str | None = None) -> pd.Da
 
 
 def lacking(store: Path, server: str | None = None) -> dict[str, int]:
-    """Ablation -> number of trials that the store's ledger has and MLflow lacks, where there are.
+    """Number of trials per ablation that the store's ledger has and MLflow lacks, if any.
 
     They were not sent yet, or deleted in MLflow. A trial that several ablations share counts where
     it ran.
@@ -111,7 +111,7 @@ def lacking(store: Path, server: str | None = None) -> dict[str, int]:
 
 
 def lacking_line(ablation: str, count: int, store: Path, server: str | None = None) -> str:
-    """What to do about trials that MLflow lacks."""
+    """A line that says how to send the trials that MLflow lacks."""
     # The sweep's own grammar of values takes other signs between quotes only.
     quoted = store if re.fullmatch(r"[\w./+%-]+", str(store)) else f'"{store}"'
     where = [f"store={quoted}", *([f"mlflow={server}"] if server else [])]
@@ -158,7 +158,7 @@ def read_records(address: str, when: str = "final") -> pd.DataFrame | None:
 
 
 def _local(address: str) -> Path | None:
-    """The artifact as a file here; asking MLflow for each of a thousand takes minutes."""
+    """The artifact as a local file, found without MLflow: a thousand requests take minutes."""
     parts = urlsplit(address)
     if parts.scheme not in ("", "file"):
         return fetch(address)
@@ -184,7 +184,7 @@ def _tidy(runs: Iterable[LoggedRun], store: Path, server: str | None) -> pd.Data
 
 
 def _of_trial(run: LoggedRun, store: Path, server: str | None) -> dict[str, Any]:
-    """What all rows of one trial share."""
+    """The columns that all rows of one trial share."""
     tags = run.tags
     artifact = Path(tags.get("records", "")).name  # never a file elsewhere
     return {
@@ -198,7 +198,7 @@ def _of_trial(run: LoggedRun, store: Path, server: str | None) -> dict[str, Any]
 
 
 def _records(address: str, store: Path, server: str | None) -> str:
-    """Where a file of per-record results is read: of the server's, the sweep's own copy first."""
+    """Address of a file of per-record results: the sweep's own copy, else the server's."""
     if server is None or not address.startswith(_PROXIED):
         return address
     own = store / "records" / address.rpartition("/")[2]

@@ -34,8 +34,8 @@ class Server:
         address: http://host:port or https://host.
 
     Raises:
-        StoreError: If the address is another or bears a user; by every method, if the server does
-            not answer.
+        StoreError: If the address has another form or names a user. Every method raises it if the
+            server does not answer.
     """
 
     def __init__(self, address: str) -> None:
@@ -85,7 +85,7 @@ class Server:
 
     @contextmanager
     def _client(self) -> Iterator[MlflowClient]:
-        """A client, its settings made before MLflow is imported; its errors in one line."""
+        """An MLflow client with short time limits; its errors are raised as one line."""
         for name, value in _ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         from mlflow import MlflowClient
@@ -99,7 +99,7 @@ class Server:
 
 
 def fetch(uri: str) -> Path | None:
-    """An artifact as a file here, or None where it was moved, deleted or never written."""
+    """An artifact as a local file; None if it was moved, deleted or never written."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     from mlflow.artifacts import download_artifacts

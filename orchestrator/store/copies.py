@@ -73,9 +73,8 @@ class Copies:
         num_fetched = 0
         with self._complaining():
             busy = self._busy()
-            segments = self._sizes_at_address(
-                SEGMENTS
-            )  # first: what their rows name is there by now
+            # Segments first: what their rows name is there by now.
+            segments = self._sizes_at_address(SEGMENTS)
             for folder in (*_HASHED, SEGMENTS):
                 there = segments if folder == SEGMENTS else self._sizes_at_address(folder)
                 missing = _missing(there, self._sizes_in_store(folder), busy)

@@ -1,1 +1,1 @@
-"""Published tables that need code of their own; each file bears the id of its table."""
+"""Layouts of published tables that need code of their own; a file is named by its table's id."""

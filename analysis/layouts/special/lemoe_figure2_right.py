@@ -64,7 +64,7 @@ def arrange(section: Section, paper: Sequence[PaperRow], is_filtered: bool) -> B
 
 
 def _ours(arms: Sequence[Arm]) -> dict[tuple[int, int], Estimate]:
-    """Each share over all trials; an expert that learned something but nothing sent there: 0."""
+    """Each share over all trials; 0 if an expert learned inputs, none of which went there."""
     values: dict[tuple[int, int], list[float]] = defaultdict(list)
     for address in (address for arm in arms if not arm.state for address in arm.records):
         for cell, share in _shares(address).items():
@@ -89,7 +89,7 @@ def _shares(address: str) -> Shares:
 
 
 def _majority(experts: Sequence[int]) -> int:
-    """The expert of most tokens; of several the one with the lowest number."""
+    """The expert of most tokens; if several have as many, the one with the lowest number."""
     counts = Counter(experts)
     return min(counts, key=lambda expert: (-counts[expert], expert))
 
