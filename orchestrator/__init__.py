@@ -1,15 +1,15 @@
-"""Decides what runs, where and when it stops; knows nothing of tensors.
+"""Plans a sweep, runs its trials with Ray and keeps their results; knows nothing of tensors.
 
 Rooms, each of which imports only those below it:
 
 - `sweep`, `ui`: the commands.
-- `running`: Ray for the time of a sweep.
-- `terminal`, `tracking`: what is printed, and what goes to MLflow.
-- `precheck`: what can be known of a plan before anything is loaded.
-- `store`, `forecast`: what a crash cannot take, and what a plan takes.
-- `planning`: from one configuration to trials, each with its identity.
-- `settings`: words that are typed and YAML files -> one checked configuration.
-- `threads`, `redaction`, `errors`: how processes wait, text without secrets, errors for the user.
+- `running`: starts or joins Ray, runs the trials and handles their results.
+- `terminal`, `tracking`: print on the terminal, and write to MLflow.
+- `precheck`: checks a plan before any model is loaded.
+- `store`, `forecast`: keep results on disk, and forecast time, memory and room on a cluster.
+- `planning`: turns one configuration into trials, each with its identity.
+- `settings`: turns typed words and YAML files into one checked configuration.
+- `threads`, `redaction`, `errors`: threads per process, text without secrets, the user's errors.
 
 `settings`, `planning` and `forecast` import neither torch, Ray nor MLflow, so that listing and
 planning answer at once.

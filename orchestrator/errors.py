@@ -1,8 +1,8 @@
-"""Errors with one line for the person who typed the command."""
+"""Errors for the person who typed the command; each message is one line."""
 
 
 class UsageError(ValueError):
-    """Something typed, or a file that it names, cannot be used; says what is allowed.
+    """A typed word, or a file that it names, cannot be used; the message says what is allowed.
 
     The command ends with status 2.
     """
@@ -13,4 +13,4 @@ class LedgerError(UsageError):
 
 
 class StandstillError(RuntimeError):
-    """Nothing moves though trials are due; the command ends with status 1."""
+    """No trial makes progress although some are due; the command ends with status 1."""

@@ -1,6 +1,6 @@
-"""What of a plan can be known before anything is loaded: its settings fit, its data are there.
+"""Checks, before anything is loaded, that a plan's settings fit and its data are there.
 
-A dry run and a sweep ask the same questions here, so that the one accepts what the other runs.
+A dry run and a sweep make the same checks, so that a dry run accepts only what a sweep can run.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ _KEY = re.compile(r"method\.\w+")
 
 
 def precheck(plan: Plan, check_data: Callable[[ToldSpec], object]) -> None:
-    """Nothing, when each trial's method takes its settings and its data can feed it.
+    """Checks that each trial's method accepts its settings and that its data suffice.
 
-    Of a search these are trials at the ends and choices of its axes.
+    For a search it checks trials at the ends and choices of its axes.
 
     Args:
-        plan: What will run.
-        check_data: Called with each specification as a trial is told it; raises EditingError.
+        plan: The trials that will run.
+        check_data: Called with what each trial is told of its specification; raises EditingError.
 
     Raises:
-        UsageError: For the first that cannot work; all settings are looked at before any data.
+        UsageError: For the first trial that cannot work; all settings are checked before any data.
     """
     settings = SettingsCheck(cache_of(plan.config))
     try:
@@ -49,14 +49,14 @@ def precheck(plan: Plan, check_data: Callable[[ToldSpec], object]) -> None:
 
 
 def cache_of(config: SweepConfig) -> Path:
-    """Folder of embedded backbones and artefacts; the nodes of a cluster share one."""
+    """Folder of embedded backbones and artefacts; the nodes of a cluster share one folder."""
     if config.cluster == LOCAL:
         return default_cache()
     return Path(config.store).resolve() / "cache"
 
 
 def _source_of(spec: TrialSpec, complaint: str) -> str:
-    """Where the value came from that a complaint begins with, unless it was typed as such."""
+    """Source of the value that a complaint begins with; "" if it was typed."""
     key = _KEY.match(complaint)
     origin = spec.origins.get(key.group()) if key else None
     if origin is None or origin.source == COMMAND_LINE:

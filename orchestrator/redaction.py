@@ -1,4 +1,4 @@
-"""Text without secrets: what a failing library says ends up in ledger, MLflow and tables."""
+"""Removes secrets from text, because error messages are written to ledger, MLflow and tables."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _FORMS = re.compile(
 
 
 def redacted(text: str, environment: Mapping[str, str] | None = None) -> str:
-    """`text` without tokens, and without the values of variables that are named like secrets.
+    """`text` without tokens and without values of variables whose names sound secret.
 
     Args:
         text: Such as an error message or a traceback.

@@ -1,4 +1,4 @@
-"""What the processes of a sweep wait like, and how many threads they get; before torch comes."""
+"""How the threads of a process wait, and how many CPUs it may use; imported before torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
 def wait_passively() -> None:
-    """Let threads of OpenMP sleep while they wait; call it before torch is imported.
+    """Make OpenMP's threads sleep while they wait; call it before torch is imported.
 
     By default they spin, so that one that shares its core with another process holds up all
     others: training then takes many times as long. libgomp, which torch brings, reads the first;
@@ -22,9 +22,9 @@ def wait_passively() -> None:
 
 
 def usable_cpus(quota: Path = _QUOTA) -> int:
-    """CPUs that this process may use: of its affinity, and no more than its control group's share.
+    """CPUs that this process may use, by its affinity and its control group's share.
 
-    Of a container with a share of a large machine `os.cpu_count()` counts all.
+    In a container with a share of a large machine, `os.cpu_count()` counts all CPUs.
     """
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     count = allowed or 1

@@ -1,1 +1,1 @@
-"""What a plan takes: time, memory, places on a cluster; pure."""
+"""Forecasts the time, memory and room on a cluster that a plan takes; pure."""

@@ -1,4 +1,4 @@
-"""How fast this machine is, measured once and kept beside the cache; dry runs read it alone."""
+"""Measures once how fast this machine is, and keeps it in the cache, where dry runs read it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SHARE = 0.55
 
 
 def calibrated() -> float:
-    """Operations per second of one thread inside a model: of matrix products, with a share off."""
+    """Operations per second of one thread in a model: those of bare matrix products, reduced."""
     import torch
 
     threads = torch.get_num_threads()
@@ -36,7 +36,7 @@ def calibrated() -> float:
 
 
 def keep_speed(cache: Path) -> None:
-    """Measure this host's speed unless the cache knows it; a cache that takes nothing is let be."""
+    """Measure this host's speed for the cache, unless it is there or cannot be written."""
     known = _known(cache)
     if socket.gethostname() in known:
         return
@@ -47,12 +47,12 @@ def keep_speed(cache: Path) -> None:
 
 
 def known_speed(cache: Path) -> float:
-    """Operations per second of this host as measured by an earlier sweep, else the usual."""
+    """Operations per second of this host, measured by an earlier sweep, or else a usual value."""
     return _known(cache).get(socket.gethostname(), CPU_FLOPS)
 
 
 def _known(cache: Path) -> dict[str, float]:
-    """Operations per second by host; empty where nothing can be read."""
+    """Operations per second by host; empty if nothing can be read."""
     try:
         loaded = json.loads((cache / _FILE).read_text())
         return {str(host): float(flops) for host, flops in loaded.items() if float(flops) > 0}

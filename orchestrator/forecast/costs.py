@@ -1,7 +1,7 @@
-"""What one trial computes and holds, counted from shapes and settings; pure.
+"""Counts, from shapes and settings, what one trial computes and how much memory it needs; pure.
 
-Counted are matrix products, the calls of layers, the bytes that an optimiser moves, and what lies
-in memory at a time; `training_costs` says what a method trains on.
+It counts matrix products, calls of layers, bytes that an optimiser moves, and peak memory;
+`training_costs` says what a method trains on.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ class Work:
     """What a trial computes.
 
     Attributes:
-        operations: Of matrix products.
+        operations: Operations of all matrix products.
         layer_calls: Forward or backward passes of one layer, whatever their size.
-        steps: Of the optimiser.
-        bytes_moved: By the optimiser.
+        steps: Steps of the optimiser.
+        bytes_moved: Bytes that the optimiser moves.
     """
 
     operations: float
@@ -54,8 +54,7 @@ class Memory:
 
     Attributes:
         fixed_gib: Process, weights, the method's own numbers and its optimiser.
-        rows_gib: What the rows of a step keep in the layers that they pass; half as much with half
-            as many rows at a time.
+        rows_gib: Activations of the rows of a step; half as much with half as many rows at a time.
     """
 
     fixed_gib: float
@@ -63,12 +62,12 @@ class Memory:
 
     @property
     def peak_gib(self) -> float:
-        """With all rows at once."""
+        """Peak memory with all rows of a step at once."""
         return self.fixed_gib + self.rows_gib
 
 
 def work(spec: TrialSpec) -> Work:
-    """What `spec` computes, from the pre-edit answers to the last score; nothing that is stored.
+    """What `spec` computes, from the pre-edit answers to the last score, without what is stored.
 
     A product of t tokens with n weights takes 2 t n operations forward, 2 t n back to its inputs,
     and as many to the weights where these are trained.
@@ -98,7 +97,7 @@ def work(spec: TrialSpec) -> Work:
 
 
 def work_once(spec: TrialSpec) -> Work:
-    """What is computed for the first trial of a backbone, stored, and read by all others."""
+    """What the first trial of a backbone computes and stores, and all others read."""
     training, shape = training_of(spec), Shape.of_backbone(spec.backbone)
     operations, calls = training.once, training.once_calls
     if spec.dataset.get("frequency_band") and spec.dataset.get("frequency_source") == "gece":
@@ -110,7 +109,7 @@ def work_once(spec: TrialSpec) -> Work:
 
 
 def memory(spec: TrialSpec) -> Memory:
-    """What `spec` holds at its peak; what the backbone states for a whole trial instead, if so."""
+    """Peak memory of `spec`: as the backbone's YAML states it for a whole trial, else counted."""
     stated = spec.backbone.get("memory_gib")
     if stated:
         return Memory(float(stated), 0.0)
@@ -132,7 +131,7 @@ def memory(spec: TrialSpec) -> Memory:
 
 
 def num_steps(spec: TrialSpec) -> float:
-    """Steps that a batch is expected to take: all, or a share where a small loss ends it."""
+    """Steps that a batch is expected to take: all, or a share if a small loss ends it early."""
     method = spec.method
     most = max((int(method[key] or 0) for key in method if key.endswith("num_steps")), default=0)
     share = _STOPPED_SHARE if method.get("stop_loss") else 1.0
@@ -140,9 +139,9 @@ def num_steps(spec: TrialSpec) -> float:
 
 
 def _prompts_read(spec: TrialSpec) -> float:
-    """Whole passes of prompts per edit: before, after, and in a stream once more at its end.
+    """Prompts per edit that the whole backbone reads: before, after, and at a stream's end.
 
-    What answers as before is found in the cache of what was read before.
+    Prompts whose answers cannot have changed are not read again: a cache holds them.
     """
     protocol = spec.protocol
     times = 2 if rolls_back(spec) or num_batches(protocol) == 1 else 3

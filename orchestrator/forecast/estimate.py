@@ -1,4 +1,4 @@
-"""Forecast of a plan's time, memory and GPU-hours, from earlier trials or by count; pure."""
+"""Forecasts a plan's time, memory and GPU-hours, from earlier trials or by counting; pure."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ Traits = tuple[object, ...]
 
 
 class PastTrial(Protocol):
-    """What the end of an earlier trial tells; a row of the ledger does."""
+    """The end of an earlier trial as far as a forecast reads it; `EndRow` has these fields."""
 
     @property
     def status(self) -> str:
-        """Only a trial that `finished` tells how long one takes."""
+        """How it ended; only `finished` trials are used."""
 
     @property
     def seconds(self) -> float:
@@ -47,7 +47,7 @@ class PastTrial(Protocol):
 
     @property
     def gpu(self) -> str:
-        """Its name; empty on a CPU."""
+        """Name of its GPU; empty on a CPU."""
 
     @property
     def metrics(self) -> Mapping[str, Any]:
@@ -60,15 +60,15 @@ class PastTrial(Protocol):
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a plan will take.
+    """The forecast of a whole plan.
 
     Attributes:
-        wall_seconds: With `workers` trials at a time, the start of Ray and its actors included,
-            and each trial having a CPU to itself as far as there are any.
+        wall_seconds: Time with `workers` trials at a time, including the start of Ray and its
+            actors; each trial has a CPU to itself as long as there are enough.
         cpu_seconds: Sum over trials of seconds times CPUs, and what is made once for all of them.
         gpu_hours: Sum over trials of hours times share of a GPU.
-        memory_gib: Of all trials that run at a time.
-        num_measured: Trials whose time stems from earlier ones.
+        memory_gib: Memory of all trials that run at a time.
+        num_measured: Trials whose time is taken from earlier ones.
     """
 
     num_trials: int
@@ -86,7 +86,7 @@ class Forecast:
 
 @dataclass(frozen=True)
 class TrialForecast:
-    """Seconds of one trial, its share of the machine, and whether earlier trials say so."""
+    """Time and share of the machine of one trial, and whether its time is from earlier trials."""
 
     seconds: float
     cpus: float
@@ -113,7 +113,7 @@ def forecast(
         cpu_flops: Operations per second of one CPU, assumed or measured.
         gpu_flops: Operations per second of one GPU.
         sharing: How trials use GPUs.
-        cpus: Of the machine; None: at least `workers`.
+        cpus: CPUs of the machine; None: at least `workers`.
     """
     trials = forecast_trials(specs, ends, cpu_flops=cpu_flops, gpu_flops=gpu_flops, sharing=sharing)
     once = once_seconds(specs, cpu_flops=cpu_flops, gpu_flops=gpu_flops, sharing=sharing)
@@ -138,7 +138,7 @@ def forecast_trials(
     gpu_flops: float = GPU_FLOPS,
     sharing: Sharing = AS_FITS,
 ) -> list[TrialForecast]:
-    """What each trial will take; arguments as of `forecast`."""
+    """The forecast of each trial; for the arguments see `forecast`."""
     past = _earlier_trials(ends, specs, cpu_flops, gpu_flops)
     made = []
     for spec in specs:
@@ -151,7 +151,7 @@ def forecast_trials(
 
 
 def rough_seconds(spec: TrialSpec, flops_per_second: float) -> float:
-    """Seconds of a trial on a CPU by count alone, without what is stored for all trials."""
+    """Seconds of a trial on a CPU by counting alone, without what is stored for all trials."""
     return _seconds(work(spec), flops_per_second, GPU_FLOPS, is_gpu=False)
 
 
@@ -164,7 +164,7 @@ def once_seconds(
 ) -> float:
     """Seconds for what the first trial of its kind makes and stores: covariances, prefixes, ranks.
 
-    Whether that lies in a cache already is not asked.
+    It counts these even if a cache has them already.
     """
     total, made = 0.0, set[str]()
     for spec in specs:
@@ -179,7 +179,7 @@ def once_seconds(
 
 
 def _seconds(needed: Work, cpu_flops: float, gpu_flops: float, *, is_gpu: bool) -> float:
-    """Products, what an optimiser moves, and what each call takes whatever its size."""
+    """Seconds of matrix products, of the optimiser's moves, and of calls whatever their size."""
     flops, moved = (gpu_flops, GPU_BYTES) if is_gpu else (cpu_flops, CPU_BYTES)
     calls = needed.layer_calls * SECONDS_PER_LAYER_CALL + needed.steps * SECONDS_PER_STEP
     return needed.operations / flops + needed.bytes_moved / moved + calls + SECONDS_PER_TRIAL
@@ -191,9 +191,9 @@ def _earlier_trials(
     cpu_flops: float,
     gpu_flops: float,
 ) -> dict[Traits, list[tuple[float, float]]]:
-    """(rough seconds, seconds) of the trials that ran to their end, by what they have in common.
+    """(rough seconds, measured seconds) of the trials that finished, by `_traits`.
 
-    A row does not say what its method costs: that is the plan's to say, of the same method.
+    A row does not say what its method costs, so the cost is taken from the plan's same method.
     """
     costs = {_traits(spec): spec.cost for spec in specs}
     past: dict[Traits, list[tuple[float, float]]] = defaultdict(list)
@@ -211,10 +211,10 @@ def _earlier_trials(
 
 
 def _own_seconds(row: PastTrial) -> float:
-    """Seconds of a trial's own: CPU-seconds, on a GPU wall time.
+    """Seconds that a trial needed by itself: CPU-seconds, or wall time on a GPU.
 
-    A CPU that a trial shares with others makes its wall time longer, not its work. What its process
-    did once (imports, backbone, pre-edit answers) is left out in proportion.
+    On a shared CPU the wall time grows, not the CPU-seconds. A proportion is taken off for what the
+    process did only once (imports, backbone, pre-edit answers).
     """
     metrics, wall = row.metrics, row.seconds
     taken = wall if row.gpu else float(metrics.get("cpu_seconds") or wall)
@@ -225,10 +225,10 @@ def _own_seconds(row: PastTrial) -> float:
 
 
 def _traits(spec: TrialSpec) -> Traits:
-    """What trials have in common whose times are comparable.
+    """What two trials must have in common for their times to be comparable.
 
-    Numbers such as edits, steps, layers and ranks may differ, as the count of operations tells what
-    they cost; choices, such as a kind of expert or a term of a loss, may not.
+    Numbers such as edits, steps, layers and ranks may differ, because the count of operations shows
+    their cost; choices, such as a kind of expert or a term of a loss, may not.
     """
     choices = {
         key: value
@@ -247,13 +247,13 @@ def _traits(spec: TrialSpec) -> Traits:
 
 
 def _shape(spec: TrialSpec) -> str:
-    """Name, sizes and dtype of a backbone: two folders of one name need not be alike."""
+    """Name, sizes and dtype of a backbone; two folders of one name may hold different ones."""
     keys = ("name", "family", "num_layers", "hidden_size", "ffn_size", "dtype")
     return repr([spec.backbone.get(key) for key in keys])
 
 
 def _scaled(rough: float, earlier: Sequence[tuple[float, float]]) -> float:
-    """Median of the trials whose rough forecast is nearest to `rough`, in proportion to it."""
+    """Median over the trials with the rough forecast nearest to `rough`, scaled to `rough`."""
     nearest = min(abs(math.log(rough / other)) for other, _ in earlier)
     chosen = [
         (other, seconds)

@@ -1,4 +1,4 @@
-"""Memory need of a trial -> CPUs and GPUs, and whether a cluster can ever give them; pure."""
+"""How many CPUs and GPUs a trial needs, and whether a cluster can ever give them; pure."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _RANKS = 2  # processes of `data`, where no number is given
 
 @dataclass(frozen=True)
 class Placement:
-    """What one trial takes: `num_bundles` times `cpu` and `gpu`, each bundle within one node."""
+    """The resources of one trial: `num_bundles` times `cpu` and `gpu`, each within one node."""
 
     parallel: Parallel
     cpu: float
@@ -35,24 +35,24 @@ class Placement:
 
     @property
     def cpus(self) -> float:
-        """CPUs in all."""
+        """CPUs of all bundles."""
         return self.cpu * self.num_bundles
 
     @property
     def gpus(self) -> float:
-        """GPUs in all."""
+        """GPUs of all bundles."""
         return self.gpu * self.num_bundles
 
 
 def memory_gib(spec: TrialSpec) -> float:
-    """Peak memory of one trial, GiB: as the backbone states, else counted; see `costs.memory`."""
+    """Peak memory of one trial, GiB, stated or counted; see `costs.memory`."""
     return memory(spec).peak_gib
 
 
 def resources(
     spec: TrialSpec, cluster: Mapping[str, float] | None = None, gpu_gib: float = GPU_GIB
 ) -> dict[str, float]:
-    """`{"cpu": ..., "gpu": ...}` of one trial; a fraction of a GPU where several trials fit on it.
+    """`{"cpu": ..., "gpu": ...}` of one trial; a fraction of a GPU if several trials fit on it.
 
     Args:
         spec: The trial.
@@ -74,12 +74,12 @@ def resources(
 
 @dataclass(frozen=True)
 class Supply:
-    """What a cluster has, or may have once its autoscaler has done all that it may.
+    """The resources that a cluster has, or can have when its autoscaler has added all it may.
 
     Attributes:
-        total: Of all nodes together, as `ray.cluster_resources()` names them.
-        nodes: Of each single node, which is what one process can get; of the autoscaler's types
-            one node each.
+        total: Resources of all nodes together, as `ray.cluster_resources()` names them.
+        nodes: Resources of each single node, the most that one process can get; one node of each
+            type that the autoscaler may add.
     """
 
     total: Mapping[str, float]
@@ -90,8 +90,8 @@ def attainable(nodes: Sequence[Mapping[str, float]], scaling: Mapping[str, Any])
     """The supply of a cluster whose autoscaler may still add workers.
 
     Args:
-        nodes: Resources of every node that is there, the head among them.
-        scaling: The cluster launcher's file as it lies on the head; empty where no autoscaler runs.
+        nodes: Resources of every present node, the head included.
+        scaling: The cluster launcher's file on the head; empty if no autoscaler runs.
     """
     head = scaling.get("head_node_type")
     types = scaling.get("available_node_types") or {}
@@ -117,7 +117,7 @@ def attainable(nodes: Sequence[Mapping[str, float]], scaling: Mapping[str, Any])
 
 
 def _max_workers(node_type: Mapping[str, Any], scaling: Mapping[str, Any]) -> int:
-    """Most nodes of one type; without a limit of its own it has the whole cluster's, as in Ray."""
+    """Most nodes of one type: its own limit, or else the whole cluster's, as in Ray."""
     stated = node_type.get("max_workers")
     return int(scaling.get("max_workers") or 0) if stated is None else int(stated)
 
@@ -125,12 +125,12 @@ def _max_workers(node_type: Mapping[str, Any], scaling: Mapping[str, Any]) -> in
 def placement(
     spec: TrialSpec, cluster: Mapping[str, float] | None = None, sharing: Sharing = AS_FITS
 ) -> Placement:
-    """Where one trial runs.
+    """The resources that one trial asks for.
 
     Args:
         spec: The trial.
-        cluster: As for `resources`.
-        sharing: What was asked for.
+        cluster: See `resources`.
+        sharing: How trials may use GPUs.
 
     Raises:
         UsageError: If `data` is asked for and one process does not fit on one GPU, or a number of
@@ -158,7 +158,7 @@ def placement(
 
 
 def widest(placements: Iterable[Placement]) -> Placement:
-    """What is enough for each of some trials; at least one."""
+    """A placement that is enough for each of the given ones, which are at least one."""
     each = list(placements)
     rank: tuple[Parallel, ...] = ("none", "shard", "data")
     return Placement(
@@ -172,14 +172,14 @@ def widest(placements: Iterable[Placement]) -> Placement:
 def at_a_time(
     need: Placement, specs: Iterable[TrialSpec], cluster_resources: Mapping[str, float]
 ) -> int:
-    """Trials that a cluster has room for at a time, by CPUs and, without GPUs, by memory.
+    """How many trials a cluster can run at a time, by CPUs and, without GPUs, by memory.
 
     Ray counts the GPUs itself. Memory is what the largest trial needs, in each of its processes.
 
     Args:
-        need: What each trial takes.
+        need: The resources of each trial.
         specs: The trials; at least one.
-        cluster_resources: Of all nodes together.
+        cluster_resources: Resources of all nodes together.
     """
     by_cpus = int(cluster_resources["CPU"] // need.cpus)
     memory = cluster_resources.get("memory")
@@ -190,7 +190,7 @@ def at_a_time(
 
 
 def placement_lines(specs: Iterable[TrialSpec], sharing: Sharing) -> list[str]:
-    """For each backbone whose trials take more than one GPU or process: how many, and why."""
+    """A line for each backbone whose trials take several GPUs or processes, with the reason."""
     lines = {}
     for spec in specs:
         found, name = placement(spec, None, sharing), spec.backbone["name"]
@@ -209,16 +209,16 @@ def preflight(
     sharing: Sharing = AS_FITS,
     nodes: Sequence[Mapping[str, float]] = (),
 ) -> None:
-    """Returns if the cluster can ever run the trial; Ray would wait for ever without a word.
+    """Checks that the cluster can ever run the trial; if not, Ray would wait for ever in silence.
 
     Args:
         spec: The trial.
-        cluster_resources: Of all nodes together, those included that an autoscaler may add.
-        sharing: What was asked for.
-        nodes: Of each single node; none where that is not known.
+        cluster_resources: Resources of all nodes, with those that an autoscaler may add.
+        sharing: How trials may use GPUs.
+        nodes: Resources of each single node; empty if not known.
 
     Raises:
-        UsageError: With what the trial needs and what there is.
+        UsageError: If it cannot; the message says what the trial needs and what there is.
     """
     need = placement(spec, cluster_resources, sharing)
     name = spec.backbone["name"]

@@ -1,7 +1,7 @@
-"""What a plan would take on a cluster of another size: trials, GPUs and one driver; pure.
+"""Simulates how long a plan takes on a cluster of another size; pure.
 
-Trials start in the plan's order whenever enough GPUs are free, as Ray places them. One driver takes
-results one after another; a GPU is handed on only when its result has been taken.
+Trials start in the plan's order as soon as enough GPUs are free, as with Ray. One driver takes the
+results one after another; a GPU is free again only when its result has been taken.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ class Simulation:
     """A finished schedule.
 
     Attributes:
-        makespan_seconds: From the first start to the last result taken.
-        idle_share: Of the GPUs' time until then, in [0, 1].
-        driver_share: Of the driver's time until then that it spent on results, in [0, 1].
-        most_waiting: Most results ahead of another one at the driver.
+        makespan_seconds: Time from the first start until the last result is taken.
+        idle_share: Share of the GPUs' time until then in which they are idle, in [0, 1].
+        driver_share: Share of the driver's time until then spent on results, in [0, 1].
+        most_waiting: The longest queue of results that one had to wait for at the driver.
     """
 
     num_gpus: int
@@ -47,8 +47,8 @@ def simulate(
     Args:
         jobs: Trials in their order; each needs at most `num_gpus`.
         num_gpus: GPUs of the cluster, at least 1.
-        driver_seconds: The driver's own time per result.
-        start_seconds: Until the first trial of a GPU runs: actor, imports and backbone.
+        driver_seconds: Time that the driver needs per result.
+        start_seconds: Time until the first trial of a GPU runs: actor, imports and backbone.
 
     Raises:
         ValueError: If a job needs more GPUs than there are, or none.

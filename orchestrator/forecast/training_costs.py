@@ -1,7 +1,7 @@
-"""What each kind of method trains on: rows, layers, numbers; pure.
+"""Counts the rows, layers and numbers that each kind of method trains on; pure.
 
-A method's YAML says under `cost` what it trains (`trains`, a key of `KINDS`), a data set's how long
-its rows are; the settings that matter to each kind are read here by their names.
+A method's YAML says under `cost` what it trains (`trains`, a key of `KINDS`), and a data set's YAML
+how long its rows are; the settings that matter to each kind are read here by their names.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ _PREFIXES, _PREFIX_TOKENS = 10, 8  # that they sample, and the mean length of on
 
 @dataclass(frozen=True)
 class Shape:
-    """A backbone as far as its cost goes.
+    """The sizes of a backbone that a cost depends on.
 
     Attributes:
-        bytes_each: Of one weight, in the dtype that is run.
-        numbers_kept: Numbers that one layer keeps of one token for the backward pass, its weights
-            being frozen.
+        bytes_each: Bytes of one weight, in the dtype that is run.
+        numbers_kept: Numbers that one layer keeps per token for the backward pass, with its weights
+            frozen.
     """
 
     num_layers: int
@@ -48,7 +48,7 @@ class Shape:
 
     @classmethod
     def of_backbone(cls, backbone: Mapping[str, Any]) -> Shape:
-        """Of a backbone's YAML, or of what was read of its folder."""
+        """The shape that a backbone's YAML, or the config.json of its folder, gives."""
         width, ffn = int(backbone["hidden_size"]), int(backbone["ffn_size"])
         return cls(
             int(backbone["num_layers"]),
@@ -68,29 +68,29 @@ class Shape:
 
     @property
     def weights_gib(self) -> float:
-        """All weights in the dtype that is run, whatever their file holds."""
+        """Memory of all weights in the dtype that is run, whatever the dtype of their file."""
         return self.num_parameters * self.bytes_each / GIB
 
 
 @dataclass(frozen=True)
 class Training:
-    """What the steps of one batch of edits pass and train.
+    """What one batch of edits computes and trains.
 
     Attributes:
         rows: Token rows per edit.
-        tokens: Of one row.
-        above: Layers that a step passes, forward and back; one that it only passes forward is half.
-        trained: Numbers that the optimiser moves.
-        used: Of these, as many as one token passes.
-        reads: Positions of a row whose distribution is asked for.
-        passes: Whole forward passes over each edit beside those of the evaluation.
-        optimiser_bytes: Moved per trained number and step.
-        held_bytes: What lies beside the backbone whatever the rows are.
-        row_numbers: Numbers held per token of the training rows beside those of the layers.
+        tokens: Tokens of one row.
+        above: Layers that a step passes forward and back; one passed only forward counts half.
+        trained: Numbers that the optimiser updates.
+        used: How many of the trained numbers one token passes.
+        reads: Positions of a row at which the next token is predicted.
+        passes: Whole forward passes over each edit, besides those of the evaluation.
+        optimiser_bytes: Bytes that the optimiser moves per trained number and step.
+        held_bytes: Memory beside the backbone that does not depend on the rows.
+        row_numbers: Numbers held per token of the training rows, besides those of the layers.
         finish: Operations at the end of a batch.
-        once: Operations that are stored for all trials of one backbone.
-        once_calls: Calls of a layer for these.
-        once_bytes: What these hold while they are made.
+        once: Operations whose result is stored for all trials of one backbone.
+        once_calls: Calls of a layer for `once`.
+        once_bytes: Memory that `once` needs.
     """
 
     rows: float = 1
@@ -110,13 +110,13 @@ class Training:
 
 
 def layer_parameters(backbone: Mapping[str, Any]) -> int:
-    """Parameters of one decoder layer: 4 attention matrices and 2, with a gate 3, of the FFN."""
+    """Parameters of one decoder layer: 4 attention matrices, and 2 of the FFN, 3 with a gate."""
     width, ffn = int(backbone["hidden_size"]), int(backbone["ffn_size"])
     return 4 * width * width + _num_ffn_matrices(backbone) * width * ffn
 
 
 def num_parameters(backbone: Mapping[str, Any]) -> int:
-    """Parameters as stated, else of all layers and one embedding."""
+    """Parameters as the YAML states them, else those of all layers and one embedding."""
     if stated := backbone.get("num_parameters"):
         return int(stated)
     vocabulary = int(backbone.get("vocabulary_size") or _VOCABULARY)
@@ -125,10 +125,10 @@ def num_parameters(backbone: Mapping[str, Any]) -> int:
 
 
 def training_of(spec: TrialSpec) -> Training:
-    """What the method of `spec` trains on, by the kind that its YAML names.
+    """What the method of `spec` trains on, counted for the kind that its YAML names.
 
     Raises:
-        UsageError: If it names none that is known.
+        UsageError: If it names no known kind.
     """
     kind = spec.cost.get("trains", "weight")
     if kind not in KINDS:
@@ -139,7 +139,7 @@ def training_of(spec: TrialSpec) -> Training:
 
 
 def num_edits(protocol: Mapping[str, Any]) -> int:
-    """Edits of one trial in all."""
+    """All edits of one trial."""
     repeats = int(protocol.get("num_batches") or 1) if protocol["kind"] == "batch" else 1
     return int(protocol["num_edits"]) * repeats
 
@@ -276,7 +276,7 @@ KINDS: Mapping[str, Callable[[TrialSpec, Shape], Training]] = {
 
 
 def _num_ffn_matrices(backbone: Mapping[str, Any]) -> int:
-    """Up and down where the family is not stated."""
+    """Two, up and down, if the family is not stated."""
     family = backbone.get("family")
     return 2 if family is None else get_family(family).num_ffn_matrices
 
@@ -292,6 +292,6 @@ def rolls_back(spec: TrialSpec) -> bool:
 
 
 def per_edit(spec: TrialSpec, key: str) -> float:
-    """What the data set's YAML says of its rows, else the usual."""
+    """A number per edit from the data set's YAML, or else a usual value."""
     usual = {"tokens_per_row": TOKENS_PER_ROW, "prompts_per_edit": PROMPTS_PER_EDIT}
     return float(spec.cost.get(key) or usual[key])

@@ -1,1 +1,1 @@
-"""From one checked configuration to the trials of a sweep, each with its identity; pure."""
+"""Turns one checked configuration into the trials of a sweep, each with its identity; pure."""

@@ -1,4 +1,4 @@
-"""One trial of a plan under its fingerprint: what a driver runs, or finds settled."""
+"""A trial of a plan with its fingerprint; a driver runs it, or finds that it is settled."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from orchestrator.planning.trial_spec import TrialSpec
 
 @dataclass(frozen=True)
 class Resolved:
-    """What the driver found out about a specification before the start.
+    """What the driver looked up about a specification before the start.
 
     Attributes:
         backbone_fingerprint: SHA-256 of weights, tokenizer and configuration.
-        dataset_digest: SHA-256 of the data and of what chose the records.
+        dataset_digest: SHA-256 of the data and of the settings that choose its records.
         method_version: Raised with every change that moves the method's numbers.
-        generation_version: Of the rule for the length of free generation, where it matters.
-        counts: Numbers about the data that belong in the row.
-        tokenizer: Class and versions that shape the ids of a text beside the tokenizer's files.
-        method_data: Version and hash of what the method reads beside the data set, as NLTK's data;
-            empty where it reads nothing.
+        generation_version: Version of the rule for the length of generated text, if there is any.
+        counts: Numbers about the data that are written to the row.
+        tokenizer: Class and versions that, besides the tokenizer's files, decide a text's ids.
+        method_data: Version and hash of what the method reads besides the data set, such as NLTK's
+            data; empty if it reads nothing.
     """
 
     backbone_fingerprint: str
@@ -34,7 +34,7 @@ class Resolved:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """The part that decides the trial's numbers."""
+        """The fields that decide the trial's numbers."""
         values = asdict(self)
         del values["counts"]
         if self.generation_version is None:  # as before there was one
@@ -46,7 +46,7 @@ class Resolved:
 
 @dataclass(frozen=True)
 class Cell:
-    """One trial of a sweep: its fingerprint and what it is."""
+    """One trial of a sweep: its fingerprint, its specification and what was looked up for it."""
 
     key: str
     spec: TrialSpec
@@ -55,13 +55,13 @@ class Cell:
 
 @dataclass(frozen=True)
 class Remembered:
-    """What a search needs of a trial that is not to run again.
+    """What a search is told about a trial that does not run again.
 
     Attributes:
-        value: What is compared; None where the trial never came so far.
-        rungs: Its rows of an earlier driver, for the scheduler; none where that has seen the trial
-            itself.
-        stopped_at: Number of the rung behind which a scheduler stopped it; None: none did.
+        value: Its score; None if the trial ended before it had one.
+        rungs: Its rows from an earlier driver, for the scheduler; empty if the scheduler has seen
+            the trial itself.
+        stopped_at: Number of the rung after which a scheduler stopped it; None if none did.
     """
 
     value: float | None

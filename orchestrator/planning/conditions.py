@@ -1,4 +1,4 @@
-"""Conditions of an ablation's `where`: comparisons over dotted keys, without eval()."""
+"""Parses and evaluates the conditions of an ablation's `where`, without eval()."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Condition:
         self.keys: frozenset[str] = frozenset(self._names(self._tree))
 
     def is_met(self, lookup: Callable[[str], Any]) -> bool:
-        """Whether the condition holds; true also where a key is absent (KeyError) or null."""
+        """Whether the condition holds; also true if a key is absent (KeyError) or null."""
         try:
             values = {key: lookup(key) for key in self.keys}
         except KeyError:

@@ -1,4 +1,4 @@
-"""What a plan must know of a model family, from `search_spaces/family/<name>.yaml`.
+"""Reads what a plan must know about a model family, from `search_spaces/family/<name>.yaml`.
 
 `trainables/backbones/families.py` reads the same files for the paths of modules. Neither package
 may import the other, so each has a small reader of its own: one file, no list kept twice.
@@ -20,13 +20,14 @@ _GROUP = "family"
 
 @dataclass(frozen=True)
 class Family:
-    """What config.json of a family says where, and what its FFN is made of.
+    """Where a family's config.json states its sizes, and how many matrices its FFN has.
 
     Attributes:
-        num_layers: Keys of config.json, of which the first that is there holds.
-        hidden_size: As `num_layers`.
-        ffn_size: As `num_layers`; without any the FFN is four times as wide as the stream.
-        num_ffn_matrices: Of hidden_size x ffn_size each: up and down, and a gate.
+        num_layers: Keys of config.json; the first one present is read.
+        hidden_size: Keys, as for `num_layers`.
+        ffn_size: Keys, as for `num_layers`; if none is present, the FFN is four times as wide as
+            the stream.
+        num_ffn_matrices: Number of hidden_size x ffn_size matrices: up, down and perhaps a gate.
     """
 
     num_layers: tuple[str, ...]

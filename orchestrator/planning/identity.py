@@ -1,4 +1,4 @@
-"""The name of a trial's result: a hash of all that decides its numbers, and of nothing else."""
+"""Fingerprints of trials: a hash of everything that decides a result, and of nothing else."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NOT_BACKBONE = {"name", "memory_gib", "weights_gib", "edit_layer"}
 
 
 def canonical(value: Any) -> str:
-    """JSON with sorted keys and without spaces, equal for equal values.
+    """`value` as JSON with sorted keys and without blanks; equal values give equal text.
 
     Raises:
         ValueError: If `value` holds NaN, an infinity, or anything that JSON has no form for.
@@ -31,8 +31,8 @@ def canonical(value: Any) -> str:
 def identity_fields(spec: TrialSpec, extra: Mapping[str, Any]) -> dict[str, Any]:
     """The part of `spec` and `extra` that decides the numbers.
 
-    With `backbone_fingerprint` in `extra` a backbone counts by that and its dtype, whatever its
-    name, address or recipe.
+    With `backbone_fingerprint` in `extra`, that and the dtype stand for the backbone; its name,
+    address and recipe are left out.
     """
     backbone = {key: value for key, value in spec.backbone.items() if key not in _NOT_BACKBONE}
     if extra.get("backbone_fingerprint"):

@@ -1,4 +1,4 @@
-"""Whether what is set for a backbone or a data set can be obeyed; pure but for a look at files."""
+"""Checks the settings of a backbone and a data set; pure, except that it looks at files."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _OF_TRAINING = ("seed", "data_path")
 
 
 def check_backbone(backbone: Mapping[str, Any], origins: Mapping[str, Origin]) -> None:
-    """Nothing, when every value of the backbone is possible and has an effect.
+    """Checks that every value of the backbone is possible and has an effect.
 
     Args:
-        backbone: The YAML with all that was set above it.
+        backbone: The YAML with all overrides.
         origins: Source of each value, by dotted key.
 
     Raises:
@@ -63,7 +63,7 @@ def check_backbone(backbone: Mapping[str, Any], origins: Mapping[str, Origin]) -
 
 
 def check_dataset(dataset: Mapping[str, Any]) -> None:
-    """Nothing, when every value of the data set is possible and has an effect.
+    """Checks that every value of the data set is possible and has an effect.
 
     Raises:
         UsageError: Otherwise, with key, value and what is allowed.
@@ -87,10 +87,10 @@ def check_dataset(dataset: Mapping[str, Any]) -> None:
 
 
 def check_pair(backbone: Mapping[str, Any], dataset: Mapping[str, Any]) -> None:
-    """Nothing, unless the backbone is to be trained on a file that its data set does not need.
+    """Checks that an embedded backbone is not trained on a file that its data set does not use.
 
     Raises:
-        UsageError: In that case.
+        UsageError: If it is.
     """
     if backbone.get("data_path") is not None and dataset.get("source") != "file":
         raise UsageError(
@@ -100,10 +100,10 @@ def check_pair(backbone: Mapping[str, Any], dataset: Mapping[str, Any]) -> None:
 
 
 def check_null(part: str, key: str, value: Any, default: Any) -> None:
-    """Nothing, unless a value is taken away that a trial needs.
+    """Checks that null does not take away a value that a trial needs.
 
     Raises:
-        UsageError: In that case.
+        UsageError: If it does.
     """
     if value is None and default is not None and key not in _MAY_BE_NULL:
         raise UsageError(f"{part}.{key}=null: must have a value, such as {default!r}")

@@ -162,7 +162,7 @@ def _search(config: SweepConfig, resolver: Resolver) -> Plan:
 def _extremes(
     config: SweepConfig, resolver: Resolver, distributions: Mapping[str, Distribution]
 ) -> Iterator[TrialSpec]:
-    """Trials with every end and choice of a search's axes, and what it runs again, on its part."""
+    """Trials at every end and choice of a search's axes, and at the middle, also for its reruns."""
     for values in extremes(distributions):
         yield _point(resolver, values, config.seeds[0])
     for seed in config.seeds[1:]:  # each draws other edits
@@ -180,7 +180,7 @@ def _extremes(
 def _cells(
     config: SweepConfig, resolver: Resolver, conditions: list[Condition]
 ) -> tuple[list[TrialSpec], list[list[Condition]], int]:
-    """One spec per distinct cell, what each cell left out failed, the number merged into others."""
+    """Distinct cells, the condition that each excluded cell failed, and how many were merged."""
     kept: dict[str, TrialSpec] = {}
     excluded: list[list[Condition]] = []
     merged = 0
@@ -210,7 +210,7 @@ def _add_published(cell: TrialSpec, other: TrialSpec) -> None:
 
 
 def _combinations(config: SweepConfig) -> Iterator[tuple[str, dict[str, Swept]]]:
-    """Name of the arm, or '', and its values; first the defaults where axes move one at a time."""
+    """Each cell's arm, or '', and values; the defaults come first if axes move one at a time."""
     axes = {
         key: [Swept(value, f"axis {key}", key in config.own_units) for value in values]
         for key, values in config.axes.items()
@@ -231,7 +231,7 @@ def _combinations(config: SweepConfig) -> Iterator[tuple[str, dict[str, Swept]]]
 def _emptied(
     config: SweepConfig, conditions: list[Condition], excluded: list[list[Condition]]
 ) -> UsageError:
-    """The error where no cell is left: which conditions took them, and how to take them all."""
+    """The error if no cell is left, which names the conditions that excluded them."""
     counts = [
         (sum(condition in failed for failed in excluded), condition.text)
         for condition in conditions
@@ -265,7 +265,7 @@ def _swept_keys(config: SweepConfig) -> tuple[str, ...]:
 
 
 def _labelled(config: SweepConfig, cells: list[TrialSpec]) -> list[TrialSpec]:
-    """The cells with readable, distinct arms, and every swept key that their method has."""
+    """The cells with readable, distinct arm names and every swept key that their method has."""
     keys = _swept_keys(config)
     short = [key for key in keys if len(config.axes.get(key, ())) > 1 or key in config.own_units]
     labelled = []
@@ -318,7 +318,7 @@ def _has(cell: TrialSpec, key: str) -> bool:
 
 
 def _ordered(cells: list[TrialSpec], seeds: tuple[int, ...], compares: bool) -> Iterator[TrialSpec]:
-    """Seed by seed; within each a shuffle, in which trials that share much follow one another.
+    """Trials seed by seed, shuffled within each; those that share much follow one another.
 
     A worker keeps one backbone, its data and the states below the edited layer, so trials of one
     backbone and data set form a block. Where a scheduler `compares` arms each block stays as

@@ -1,4 +1,4 @@
-"""Whether every key of a plan means something to the trials that it is meant for; pure."""
+"""Checks that every key of a sweep exists for the trials that it is set for; pure."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _DESCRIBED = {
 
 
 def check_keys(config: SweepConfig) -> None:
-    """Nothing, when every key of an axis, an arm, or set for a method exists where it is to act.
+    """Checks that every key of an axis or arm, or set for a method, exists where it is set.
 
     Raises:
         UsageError: Otherwise, with the key as typed and the nearest one.
@@ -86,7 +86,7 @@ def methods_of(config: SweepConfig) -> list[str]:
 
 
 def _methods_of_file(config: SweepConfig) -> list[Any]:
-    """Methods of all arms of the ablation's file, where some name one: also those not chosen."""
+    """Methods of all arms of the ablation's file, chosen or not; empty if no arm names one."""
     content = config.spaces.load("ablation", config.ablation)
     blocks = [content, *(content.get("scales") or {}).values()]
     arms = [each for block in blocks for each in ((block or {}).get("arms") or {}).values()]
@@ -95,7 +95,7 @@ def _methods_of_file(config: SweepConfig) -> list[Any]:
 
 
 def partly_obeyed(config: SweepConfig) -> list[str]:
-    """A line for each key typed for `method` that some methods lack: which ones obey it."""
+    """A line for each key typed for `method` that only some methods have, and which these are."""
     methods = methods_of(config)
     typed = [*_typed(config), *sorted(key for key in config.own_units if key in config.axes)]
     said = []
@@ -111,7 +111,7 @@ def partly_obeyed(config: SweepConfig) -> list[str]:
 
 
 def _check_values(config: SweepConfig) -> None:
-    """Raises UsageError for values that no axis or choice of a part can have."""
+    """Raises UsageError for values that an axis, or the choice of a part, cannot have."""
     for key, values in config.axes.items():
         if isinstance(values, dict) and config.plan != "search":
             raise UsageError(
@@ -145,7 +145,7 @@ def _fields(config: SweepConfig, methods: Iterable[Any]) -> set[str]:
 
 
 def _check_described(key: str, prefix: str = "") -> None:
-    """Raises UsageError for a key that says what a part is, and not how it is used."""
+    """Raises UsageError for a key that describes a part, so that it is no setting."""
     part, _, name = key.partition(".")
     hint = f"; did you mean {_MEANT[key]!r}?" if key in _MEANT else ""
     if name not in _DESCRIBED.get(part, ()):
@@ -167,7 +167,7 @@ _WORDS = {"method": "method", "backbone": "backbone", "dataset": "data set"}
 
 
 def _check_arms(config: SweepConfig, methods: Collection[Any]) -> None:
-    """Raises UsageError if an arm sets what its method lacks: it would run as another arm."""
+    """Raises UsageError if an arm sets a key that its method lacks: the arm would equal another."""
     for arm, settings in config.arms.items():
         for name in _methods_of_arm(config, arm, methods):
             fields = _fields(config, [name])
@@ -177,7 +177,7 @@ def _check_arms(config: SweepConfig, methods: Collection[Any]) -> None:
 
 
 def _check_arm_values(config: SweepConfig, methods: Collection[Any]) -> None:
-    """Raises UsageError for `method.<arm>.<key>` that no arm could obey, or that one sets itself.
+    """Raises UsageError for `method.<arm>.<key>` that the arm lacks, or that it sets itself.
 
     An arm is one of the ablation's, or a method that it compares.
     """
@@ -221,5 +221,5 @@ def _methods_of_arm(config: SweepConfig, arm: str, methods: Collection[Any]) -> 
 
 
 def _unnamed(config: SweepConfig, methods: Collection[Any]) -> list[Any]:
-    """Methods of an arm that names none."""
+    """The methods of an arm that does not name one."""
     return list(methods) if "method" in config.axes else [config.choices["method"]]

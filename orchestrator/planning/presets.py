@@ -1,8 +1,8 @@
-"""What holds for a method on one backbone: its published presets, the backbone's, a file's; pure.
+"""Finds the presets of a method on one backbone: published ones, the backbone's, a file's; pure.
 
-What a paper prints for its method on a public model stands in the method's file, by backbone and
-paper. What was chosen for a backbone stands in the backbone's. Of both and `presets=FILE` the later
-wins, key by key.
+A method's file holds the values that papers print for public models, by backbone and paper. A
+backbone's file holds the values chosen for that backbone. Key by key, a backbone's value beats a
+published one, and a value of `presets=FILE` beats both.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Found = tuple[str, str, Any]  # source, key, value
 
 
 class Presets:
-    """Of one sweep; remembers which methods found none."""
+    """The presets of one sweep; remembers which methods have none."""
 
     def __init__(self, config: SweepConfig) -> None:
         """Nothing is read before it is asked for."""
@@ -28,12 +28,12 @@ class Presets:
         self._without: set[tuple[str, str]] = set()
 
     def found(self, method: str, backbone: str | None, shown: str) -> list[Found]:
-        """All that is preset, weakest first.
+        """All preset values, weakest first.
 
         Args:
             method: Name of its file.
-            backbone: Name of the file that describes the model that runs; None for a folder that
-                none describes: what it is called says nothing of it.
+            backbone: Name of the file that describes the model that runs; None for a folder that no
+                file describes, whose name says nothing.
             shown: The name of that model.
 
         Raises:
@@ -63,7 +63,7 @@ class Presets:
         ]
 
     def _published(self, loaded: Mapping[str, Any], backbone: str | None) -> Iterator[Found]:
-        """Of the method's file: those of the table, else of its paper, else the default ones."""
+        """Presets in the method's file: of the table, else of its paper, else the default ones."""
         of_backbone = (loaded.get("presets") or {}).get(backbone) or {}
         papers = [
             paper.partition("_table")[0].partition("_figure")[0] for paper in self._config.paper
@@ -92,7 +92,7 @@ class Presets:
 
 
 def check_typed_presets(config: SweepConfig) -> None:
-    """Raises UsageError unless every method and key of `presets=FILE` exists, and fits its kind."""
+    """Raises UsageError unless all methods and keys of `presets=FILE` exist and values fit."""
     label = f"presets={config.presets}"
     _check_methods(label, config.preset_values, config.spaces)
     for method, values in config.preset_values.items():
@@ -103,7 +103,7 @@ def check_typed_presets(config: SweepConfig) -> None:
 
 
 def fields_of(method: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings in a method's file, without what it says of itself."""
+    """The settings in a method's file, without the keys that describe the method."""
     return {key: value for key, value in method.items() if key not in HEADER}
 
 

@@ -1,4 +1,4 @@
-"""Whether a value is of the right kind, and fits the backbone; pure."""
+"""Checks that a value is of the right kind and fits the backbone; pure."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def check_ranges(spec: TrialSpec) -> None:
 
 
 def as_kind_of(key: str, value: Any, default: Any) -> Any:
-    """`value`, if it is of the kind of `default`.
+    """Returns `value` if it is of the same kind as `default`.
 
     Raises:
         UsageError: Otherwise.

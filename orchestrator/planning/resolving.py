@@ -1,4 +1,4 @@
-"""One trial out of layers: which value holds, whence, and what it is on this backbone."""
+"""Makes one trial: which value wins, where it came from, and what it is on this backbone."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _DESCRIBED_BY = "described_by"  # while a backbone is read: the file that descri
 
 
 class Resolver:
-    """Makes trials of one sweep; keeps what it has resolved, as a plan shares most of it."""
+    """Makes the trials of one sweep; keeps resolved parts, as most trials share them."""
 
     def __init__(self, config: SweepConfig) -> None:
         self.config = config
@@ -40,7 +40,7 @@ class Resolver:
         self._protocols: dict[str, tuple[dict[str, Any], dict[str, Origin]]] = {}
 
     def trial(self, values: Mapping[str, Swept], seed: int, arm: str) -> TrialSpec:
-        """The trial in which `values` hold above everything else.
+        """The trial in which `values` win over everything else.
 
         Raises:
             UsageError: For an unknown name or a value of the wrong kind.
@@ -78,7 +78,7 @@ class Resolver:
         return spec
 
     def _cost(self, group: str, values: Mapping[str, Swept]) -> dict[str, Any]:
-        """What the chosen file says of its cost, for the forecast alone."""
+        """The chosen file's `cost`, which only the forecast reads."""
         return dict(self.config.spaces.load(group, self._choice(group, values)).get("cost") or {})
 
     def _choice(self, group: str, values: Mapping[str, Swept]) -> str:
@@ -139,7 +139,7 @@ class Resolver:
     def _check_frequencies(
         self, dataset: Mapping[str, Any], origins: Mapping[str, Origin], swept: Mapping[str, Swept]
     ) -> None:
-        """Raises UsageError for a source of frequencies where nothing is drawn by frequency."""
+        """Raises UsageError for a source of frequencies if records are not drawn by frequency."""
         key = "dataset.frequency_source"
         named = key in swept or (key in origins and origins[key].source == COMMAND_LINE)
         settings = (self.config.axes, *self.config.arms.values())
@@ -180,7 +180,7 @@ class Resolver:
     def _unswept_method(
         self, name: str, loaded: Mapping[str, Any], backbone: Mapping[str, Any]
     ) -> tuple[dict[str, Any], dict[str, Origin]]:
-        """The method as all layers below the axes make it, and its origins."""
+        """The method as everything but axes and arms sets it, and its origins."""
         home, source_of = loaded.get("published_on"), self.config.spaces.source
         fields = fields_of(loaded)
         # field -> (value, source, backbone of the units, or None for this one)
@@ -203,12 +203,12 @@ class Resolver:
         return method, origins
 
     def _typed_for(self, arm: str, method: str) -> Mapping[str, Any]:
-        """What is typed for this arm above what is typed for its method; an arm's name is its."""
+        """Values typed for this arm, over those for its method; a name of both means the arm."""
         of_method = {} if method in self.config.arms else self.config.arm_values.get(method, {})
         return {**of_method, **(self.config.arm_values.get(arm, {}) if arm else {})}
 
     def scaled(self, name: str, value: Any, units: str | None, backbone: Mapping[str, Any]) -> Any:
-        """`value`, written for the backbone named `units`, on `backbone`: by depth or width."""
+        """`value`, meant for the backbone named `units`, scaled to `backbone` by depth or width."""
         if value is None or units is None:
             return value
         if name in DEPTH_FIELDS:
@@ -241,7 +241,7 @@ class Resolver:
     def _protocol(
         self, values: Mapping[str, Swept], dataset: Mapping[str, Any], order: str | None
     ) -> tuple[dict[str, Any], dict[str, Origin]]:
-        """The protocol with every default filled in, cut to what the data set can feed."""
+        """The protocol with all defaults filled in, reduced to the records of the data set."""
         protocol = self.config.protocol
         origins = {f"protocol.{key}": Origin("config.yaml") for key in Protocol.model_fields}
         changes: dict[str, Any] = {}
@@ -294,7 +294,7 @@ def _is_typed(key: str, values: Mapping[str, Swept], origins: Mapping[str, Origi
 
 
 def _check_order_seed(order_seed: int, order: str) -> None:
-    """Raises UsageError for the seed of an order that is drawn by none."""
+    """Raises UsageError for the seed of an order that is not random."""
     if order in ("given", "hierarchical"):
         raise UsageError(
             f"protocol.order_seed={order_seed}: protocol.order={order} draws nothing; "
@@ -335,7 +335,7 @@ def _reduced(
     origins: dict[str, Origin],
     typed: set[str],
 ) -> dict[str, Any]:
-    """The protocol cut to `limit` records, with the origins of what changed."""
+    """The protocol reduced to `limit` records; changes the origins of what it reduces."""
     size = "num_questions" if resolved["kind"] == "serial" else "num_edits"
     size = "group_sizes" if "group_sizes" in resolved else size
     if resolved["kind"] == "batch" and "num_batches" in typed and "group_sizes" not in resolved:
@@ -362,7 +362,7 @@ _COUNTED = {"num_questions": "questions"}
 
 
 def _check_dataset(dataset: dict[str, Any]) -> None:
-    """Makes `path` absolute; a data set read from files must name some that are there."""
+    """Makes `path` absolute; raises UsageError if a data set read from files lacks its files."""
     typed = dataset.get("path")
     if typed is not None:
         paths = [_data_file(each) for each in (typed if isinstance(typed, list) else [typed])]
@@ -384,7 +384,7 @@ def _data_file(typed: Any) -> str:
 
 
 def _published(stands_for: Mapping[Any, Any] | None, value: Any) -> Any:
-    """The published value that `value` takes the place of; lists are never replaced."""
+    """The published value that `value` stands for; a list stands for itself."""
     return value if isinstance(value, list) else (stands_for or {}).get(value, value)
 
 

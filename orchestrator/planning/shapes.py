@@ -1,4 +1,4 @@
-"""The shape of a backbone: from its YAML, or from the config.json of a local folder."""
+"""Reads the shape of a backbone from its YAML, or from the config.json of a local folder."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def read_backbone(
 ) -> dict[str, Any]:
     """Completes `backbone` in place and returns the origins that changed.
 
-    A model that is a folder replaces the shape and the memory need of the YAML, unless it has that
-    very shape.
+    For a model that is a folder, its own shape and memory need replace those of the YAML, unless
+    the shapes are equal.
 
     Args:
         backbone: The YAML with all overrides.
         origins: Source of each of its values, by dotted key.
-        is_embedded: Whether the YAML's own model is one that this project trains.
+        is_embedded: Whether this project trains the model that the YAML names.
 
     Raises:
         UsageError: For a folder that is not a safe checkpoint, another model id without its
@@ -134,9 +134,9 @@ def read_shape(folder: Path, typed: str) -> dict[str, Any]:
 
 
 def count_weights(files: Sequence[Path]) -> int | None:
-    """Numbers in all tensors of some *.safetensors, from their headers; None where one is broken.
+    """Number of weights in some *.safetensors files, from their headers; None if one is broken.
 
-    Memory follows from it and the dtype that is run: a file's size says what it was stored in.
+    Memory follows from it and the dtype that is run; a file's size depends on its stored dtype.
     """
     total = 0
     try:
@@ -160,7 +160,7 @@ def _check_family(backbone: Mapping[str, Any]) -> None:
 
 
 def _weights(folder: Path) -> list[Path]:
-    """The files that are loaded; an adapter's or another program's beside them are not."""
+    """The weight files that are loaded, without those of adapters or other programs."""
     whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
     if whole.is_file():
         return [whole]
@@ -172,5 +172,5 @@ def _weights(folder: Path) -> list[Path]:
 
 
 def _is_folder(model: str) -> bool:
-    """Whether `model` is written as a path; a model id never begins so."""
+    """Whether `model` is written as a path; no model id begins like one."""
     return model.startswith(("/", "./", "../", "~")) or model in (".", "..")

@@ -1,4 +1,4 @@
-"""What one trial is: the types that the plan hands to everything else."""
+"""The specification of one trial, which the plan makes and everything else reads."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HEADER = ("name", "module", "published_on", "order", "presets", "cost")
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a value came from; `published` is what stands there, if it was scaled or cut."""
+    """Where a value came from; `published` is the value there, if it was scaled or reduced."""
 
     source: str
     published: Any = None
@@ -33,10 +33,11 @@ class TrialSpec:
         protocol: The protocol with every default filled in.
         swept: Value per swept key (`arm`: name of a named arm), in the backbone's own units.
         published: Values per swept key that this cell stands for, in the units of the published
-            table; several where depth or width made them equal. `protocol.num_edits` also where it
-            was cut down.
+            table; several if depth or width made them equal. Also `protocol.num_edits` if it was
+            reduced.
         origins: Source of every value by dotted key; not part of the identity.
-        cost: What the method's and the data set's YAML say for the forecast; as little.
+        cost: The `cost` of the method's and the data set's YAML, which only the forecast reads; not
+            part of the identity either.
     """
 
     ablation: str
@@ -63,7 +64,7 @@ class TrialSpec:
         return cls(**values)
 
     def value(self, key: str) -> Any:
-        """Value of a dotted key, or the name for a bare `method`, `backbone` or `dataset`.
+        """The value of a dotted key; for `method`, `backbone` or `dataset` alone, the name.
 
         Raises:
             KeyError: If this trial has no such key.
@@ -76,7 +77,7 @@ class TrialSpec:
 
 @dataclass(frozen=True)
 class Swept:
-    """A value set by an axis or an arm, named by `source`; `own_units`: it is not scaled."""
+    """A value that an axis or arm sets; `source` names which. With `own_units` it is not scaled."""
 
     value: Any
     source: str

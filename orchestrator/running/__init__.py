@@ -1,1 +1,1 @@
-"""Ray for the time of a sweep: one driver, its trials, and what becomes of their results."""
+"""Runs a sweep with Ray: one driver, its trials, and what happens to their results."""

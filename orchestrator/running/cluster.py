@@ -1,4 +1,4 @@
-"""Ray for the time of a sweep: one of this machine's own, or a cluster that runs already."""
+"""Starts a Ray for one sweep on this machine, or joins a cluster that runs already."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _NICENESS = "RAY_worker_niceness"
 
 
 def set_environment(cluster: str, niceness: int = 0) -> None:
-    """What Ray reads when it is imported; call it before.
+    """Set the variables that Ray reads when it is imported; call it before that.
 
     Ray runs whatever reaches its port, which others on the machine and on its network can see, for
     whoever has the token. A Ray of this driver's own has one that nobody else knows and that no
@@ -56,7 +56,7 @@ def set_environment(cluster: str, niceness: int = 0) -> None:
 
 @contextmanager
 def running_ray(cluster: str, workers: int | None, gpus: int = 0) -> Iterator[None]:
-    """Ray, quiet, for the time of the block; left, or shut down, at its end.
+    """Start or join Ray for the time of the block; leave it, or shut it down, at the end.
 
     Args:
         cluster: `local` starts one here, `auto` joins the one that this machine belongs to, an
@@ -98,22 +98,22 @@ def running_ray(cluster: str, workers: int | None, gpus: int = 0) -> Iterator[No
 
 
 def check_folder(cluster: str) -> None:
-    """Returns if there is a folder for a Ray of this driver's own.
+    """Checks that there is a folder for a Ray of this driver's own.
 
     Raises:
-        UsageError: If its sockets would fit nowhere.
+        UsageError: If every folder's path is too long for its sockets.
     """
     if cluster == LOCAL and not _is_default_folder_usable():
         _remove(_folder_of_its_own())
 
 
 def _default_folder() -> str:
-    """Where Ray puts its sockets and logs when it is not told."""
+    """The folder in which Ray puts its sockets and logs by default."""
     return os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
 
 
 def _is_default_folder_usable() -> bool:
-    """True where a socket's path is short enough, and its folder can be written or made."""
+    """Whether a socket's path is short enough there, and the folder can be written or made."""
     folder = Path(os.path.abspath(_default_folder()), "ray")
     there = next(path for path in (folder, *folder.parents) if path.exists())
     is_short = len(os.fsencode(folder)) + _BELOW_FOLDER <= _LONGEST_SOCKET
@@ -121,7 +121,7 @@ def _is_default_folder_usable() -> bool:
 
 
 def _folder_of_its_own() -> str:
-    """A new short folder, for the time of one Ray.
+    """A new folder with a short path, for the time of one Ray.
 
     Batch systems give a job a TMPDIR of a hundred characters; a socket's path ends at about that.
     """
@@ -145,10 +145,10 @@ def _remove(folder: str | None) -> None:
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """Without Python's garbage collection, which may take place in any thread.
+    """Turns off Python's garbage collection, which may run in any thread, during the block.
 
-    Ray ends the process where another thread, as the one that writes to MLflow, gives up a
-    reference to an object of Ray's while that shuts down.
+    Ray ends the process if another thread, such as the one that writes to MLflow, drops a reference
+    to an object of Ray's while Ray shuts down.
     """
     was_enabled = gc.isenabled()
     gc.disable()
@@ -160,11 +160,11 @@ def _no_collection() -> Iterator[None]:
 
 
 def supply(cluster: str, without: Container[str] = ()) -> Supply:
-    """What the running Ray has, or may get.
+    """The resources that the running Ray has, or may get.
 
     Args:
-        cluster: As it was started or joined by.
-        without: Ids of nodes that do not count.
+        cluster: The setting by which it was started or joined.
+        without: Ids of nodes to leave out.
     """
     import ray
 
@@ -174,7 +174,7 @@ def supply(cluster: str, without: Container[str] = ()) -> Supply:
 
 
 def _scaling() -> Mapping[str, Any]:
-    """What the autoscaler of the cluster may do; empty where that is not known here.
+    """The settings of the cluster's autoscaler; empty if they are not known here.
 
     The cluster launcher leaves its file on the head, which is where `ray submit` and `ray job
     submit` run a sweep. Elsewhere only the nodes that are there count.
@@ -188,7 +188,7 @@ def _scaling() -> Mapping[str, Any]:
 
 
 def read_scaling(path: Path) -> Mapping[str, Any]:
-    """The cluster launcher's file on a head; empty where there is none that can be read."""
+    """The cluster launcher's file on a head; empty if there is none that can be read."""
     import yaml
 
     try:
@@ -199,7 +199,7 @@ def read_scaling(path: Path) -> Mapping[str, Any]:
 
 
 def check_niceness(cluster: str, niceness: int) -> None:
-    """Returns if the workers' niceness can be set: whoever starts a cluster decides it there.
+    """Checks that the workers' niceness can be set: on a cluster, whoever starts it decides.
 
     Raises:
         UsageError: If it is given for a cluster that runs already.
@@ -212,7 +212,7 @@ def check_niceness(cluster: str, niceness: int) -> None:
 
 
 def check_address(cluster: str) -> None:
-    """Returns if something listens at an address; Ray itself would try for ten minutes.
+    """Checks that something listens at an address; Ray itself would try for ten minutes.
 
     Raises:
         UsageError: If nothing does.

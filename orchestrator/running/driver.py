@@ -1,4 +1,4 @@
-"""One driver's loop: takes trials that nobody holds, runs them, and waits for those of others."""
+"""One driver's loop: claims free trials, runs them, and waits for those of other drivers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ POLL_SECONDS = 2.0  # while other drivers hold all that is left
 
 
 class Runner(Protocol):
-    """What runs trials and tells a listener what becomes of them; see `tuning.Tuning`."""
+    """Runs trials and tells a listener what happens to them; see `tuning.Tuning`."""
 
     def run(self, cells: Sequence[Cell], scheduler: str, past: Sequence[Mapping[str, Any]]) -> None:
         """Run trials of a grid; on return each has ended, was lost or was misplaced."""
@@ -37,11 +37,11 @@ class Runner(Protocol):
         """Run what Optuna suggests."""
 
     def close(self) -> None:
-        """Run nothing any more."""
+        """Stop; no trial runs after this."""
 
 
 class Sweep:
-    """One driver's run. What is known of its trials, and what they come to, stands in `results`."""
+    """One driver's run of a sweep; `results` holds what is known about its trials."""
 
     def __init__(
         self,
@@ -60,8 +60,8 @@ class Sweep:
 
         Args:
             results: Told of everything.
-            settled: What need not run.
-            leases: What other drivers run now, and what this one does.
+            settled: The trials that need not run.
+            leases: The trials that other drivers, and this one, run now.
             resolved: A specification -> its cell; raises EditingError if it cannot work.
             start: Makes the runner, once there is something to run.
             board: Opens one for so many trials.
@@ -82,11 +82,11 @@ class Sweep:
 
     @property
     def outcome(self) -> Outcome:
-        """What the sweep came to so far."""
+        """The outcome of the sweep so far."""
         return self.results.outcome
 
     def settle(self, cells: Sequence[Cell], scheduler: str | None = None) -> None:
-        """Run those of a grid's cells that are not settled, and wait for what others run.
+        """Run the cells of a grid that are not settled, and wait for those that others run.
 
         `scheduler` takes the place of the sweep's own.
         """
@@ -129,7 +129,7 @@ class Sweep:
             self._started().search(plan.distributions, seed, num_trials, to_config, typical)
 
     def close(self, say: Callable[[str | Callable[[], str]], None]) -> None:
-        """Stop Ray, give the leases back and close the results; `say` hears of each."""
+        """Stop Ray, give the leases back and close the results; `say` is told of each step."""
         if self._runner is not None:
             say("stopping Ray")
             self._runner.close()
@@ -137,7 +137,7 @@ class Sweep:
         self.results.close(say)
 
     def _is_settled(self, cell: Cell) -> bool:
-        """True for a trial that some driver has ended; one of another driver is counted."""
+        """Whether some driver has ended a trial; counts it if it was another driver."""
         if self._settled.ended_here(cell.key):
             return True
         if not self._settled.ended_before(cell.key):
@@ -146,7 +146,7 @@ class Sweep:
         return True
 
     def _claimed(self, todo: dict[str, Cell]) -> list[Cell]:
-        """Takes out of `todo` what others have ended, and what this driver runs next."""
+        """Removes from `todo` what others have ended, and claims and returns what to run next."""
         ended: set[str] = set()
 
         def look() -> set[str]:
@@ -159,7 +159,7 @@ class Sweep:
         return [todo.pop(key) for key in keys]
 
     def _run(self, cells: Sequence[Cell], scheduler: str) -> dict[str, Cell]:
-        """Run what this driver has claimed; comes back with what has to run again."""
+        """Run the claimed trials; returns those that have to run again."""
         past = self._settled.rungs(self.results.cells) + self.results.rungs
         self._started().run(cells, scheduler, past)
         repeated = self.results.take_repeated()

@@ -1,4 +1,4 @@
-"""Tune's events, told to a listener in the sweep's own words: what became of which trial."""
+"""Translates Tune's events for a listener: which trial reported, ended or was lost."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from orchestrator.store.rows import MAX_RETRIES, Row
 
 
 class Listener(Protocol):
-    """Who is told what becomes of the trials; `key` is a trial's fingerprint."""
+    """Is told what happens to the trials; `key` is a trial's fingerprint."""
 
     def on_stage(self, stage: str) -> None:
         """What goes on while no trial runs."""
@@ -26,16 +26,16 @@ class Listener(Protocol):
         """One row of a trial: a rung, or its end."""
 
     def on_stopped(self, key: str, reason: str) -> None:
-        """The scheduler ended a trial behind its last rung."""
+        """The scheduler stopped a trial after its last rung."""
 
     def on_lost(self, key: str, error: str) -> None:
-        """A trial that was lost before it began, and that Tune does not try again."""
+        """A trial was lost before it began, and Tune does not try it again."""
 
     def on_misplaced(self, key: str, problem: str) -> None:
-        """A trial that was given to a node that cannot work on the sweep; it has not ended."""
+        """A trial was given to a node that cannot work on the sweep; it has not ended."""
 
     def on_error(self, key: str, error: str) -> None:
-        """A trial whose actor was lost more often than it is retried."""
+        """A trial's actor was lost more often than it is retried."""
 
 
 class Stop(tune.Stopper):
@@ -46,7 +46,7 @@ class Stop(tune.Stopper):
         self._interruption = interruption
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """False: a trial ends by itself, or by its scheduler."""
+        """False: a trial ends by itself, or its scheduler stops it."""
         return False
 
     def stop_all(self) -> bool:
@@ -55,12 +55,12 @@ class Stop(tune.Stopper):
 
 
 class Events(tune.Callback):
-    """Tune's events, handed on; a ledger that cannot be written ends the sweep."""
+    """Hands Tune's events on to a listener; a ledger that cannot be written ends the sweep."""
 
     def __init__(
         self, listener: Listener, scheduler: Any, interruption: Interruption, nodes: Nodes
     ) -> None:
-        """Nothing has happened; what `nodes` leave out now gets no trial of this Tuner."""
+        """Listen to one Tuner; nodes that are left out by now get none of its trials."""
         self._listener = listener
         self._stopped: Mapping[str, str] = getattr(scheduler, "stopped", {})
         self._interruption = interruption
@@ -75,7 +75,7 @@ class Events(tune.Callback):
         return {}
 
     def due(self) -> str:
-        """How many trials are waited for, in words."""
+        """Text that says how many trials have not ended."""
         states = Counter(trial.status.lower() for trial in tuple(self._trials))
         return f"trials: {', '.join(f'{count} {state}' for state, count in sorted(states.items()))}"
 
@@ -108,7 +108,7 @@ class Events(tune.Callback):
             self._tell(self._listener.on_result, key, row)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A trial has ended; news only where the scheduler ended it."""
+        """A trial has ended; this is news only if the scheduler stopped it."""
         key = trial.config["trial_key"]
         self.num_moves += 1
         if key in self._stopped:

@@ -1,4 +1,4 @@
-"""What ends a sweep early: every row under way is kept, and no library can swallow the reason."""
+"""Ends a sweep early without losing a row, and so that no library can swallow the reason."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from types import FrameType
 
 
 class Interruption:
-    """Ctrl-C ends a sweep at once, or inside `deferred` behind the row under way.
+    """Ctrl-C ends a sweep at once, or, inside `deferred`, after the row being written.
 
     It is remembered as well as raised: a KeyboardInterrupt that arrives inside a library's callback
     or clean-up is dropped there, and the sweep would go on as if nothing had been typed.

@@ -1,4 +1,4 @@
-"""From a plan to settled trials: a grid at once, a search and then the best of it again."""
+"""Runs a plan until all its trials are settled: a grid, or a search and then its best again."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Prepare = Callable[[Plan, Options, Interruption, Waiting], tuple[Sweep, Sequence
 def prepared(
     plan: Plan, options: Options, interruption: Interruption, waiting: Waiting
 ) -> tuple[Sweep, Sequence[Cell]]:
-    """An open sweep and its cells, after everything that can be known before Ray starts."""
+    """Opens a sweep and names its cells, after all checks that need no Ray."""
     check_niceness(plan.config.cluster, plan.config.niceness)
     check_address(plan.config.cluster)
     check_folder(plan.config.cluster)
@@ -62,9 +62,9 @@ def _list_excluded(excluded: Sequence[str], store: Path) -> None:
 
 
 def run(plan: Plan, options: Options, waiting: Waiting, prepare: Prepare = prepared) -> Outcome:
-    """Settle every trial of a plan; `waiting` says what goes on meanwhile.
+    """Run a plan until every trial is settled; `waiting` shows what goes on meanwhile.
 
-    `prepare` opens the sweep and names its cells, once all is known to be well.
+    `prepare` opens the sweep and names its cells, once all checks have passed.
 
     Raises:
         EditingError: If something cannot work, before anything runs.

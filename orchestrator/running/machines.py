@@ -1,4 +1,4 @@
-"""What a sweep works on: Ray for its time, the nodes that are fit for it, what they can give."""
+"""The machines of a sweep: its Ray, the nodes that can work on it, and their resources."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from orchestrator.settings.models import SweepConfig
 
 
 class Machines:
-    """Ray starts when it is first asked about, and ends with `close`."""
+    """The nodes and resources of a sweep; Ray starts on first use and ends with `close`."""
 
     def __init__(
         self, config: SweepConfig, store: Path, scratch: Path, on_stage: Callable[[str], None]
@@ -39,7 +39,7 @@ class Machines:
 
     @cached_property
     def nodes(self) -> Nodes:
-        """What this sweep works on; Ray starts here, and runs until `close`.
+        """The nodes that this sweep works on; Ray starts here and runs until `close`.
 
         Raises:
             UsageError: If there is no such cluster, or one of its nodes cannot work on the sweep.
@@ -58,7 +58,7 @@ class Machines:
 
     @property
     def supply(self) -> Supply:
-        """What Ray had, or might get, at the start or when a node was first left out.
+        """The resources that Ray had, or might get, at the start or when a node was left out.
 
         It is not counted again each time: a node that is lost may come back.
         """
@@ -68,7 +68,7 @@ class Machines:
         return self._supplies[left_out]
 
     def need(self, cells: Sequence[Cell]) -> Placement:
-        """What is enough for every trial.
+        """The resources that are enough for any of the trials.
 
         Raises:
             UsageError: If the cluster can never give it.

@@ -1,6 +1,6 @@
-"""Whether the nodes of a cluster can work on a sweep: its store, its code and its libraries.
+"""Checks that the nodes of a cluster have a sweep's store, code and library versions.
 
-Asked of every node before the first trial, and by a node that comes later before it takes one.
+Every node is asked before the first trial; a node that joins later checks itself before its first.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ _CHECK_SECONDS = 120.0  # a worker process takes seconds to start, on a loaded n
 
 @dataclass(frozen=True)
 class Demands:
-    """What a node must have; a result would otherwise depend on where it was made.
+    """What a node must have; otherwise a result would depend on the node that made it.
 
     Attributes:
         store: The sweep's folder.
         marker: A file in it that no other folder holds.
-        alike: Hash of the source, and versions, by name.
+        alike: Hash of the source, and versions of libraries, by name.
     """
 
     store: Path
@@ -37,14 +37,14 @@ class Demands:
 
     @classmethod
     def of_this_process(cls, store: Path, folder: Path) -> Demands:
-        """What this process has; the marker is made in `folder`, which lies in the store."""
+        """The demands that this process meets; makes the marker in `folder`, inside the store."""
         marker = folder / f"marker-{secrets.token_hex(8)}"
         folder.mkdir(parents=True, exist_ok=True)
         marker.write_text(marker.name)
         return cls(store, marker, _versions())
 
     def problems(self) -> list[str]:
-        """What the node lacks that this runs on; empty where it can work on the sweep."""
+        """What the node of this process lacks; empty if it can work on the sweep."""
         return [f"node {socket.gethostname()}: {problem}" for problem in self._problems()]
 
     def _problems(self) -> Iterator[str]:
@@ -78,7 +78,7 @@ class Nodes:
     """
 
     def __init__(self, demands: Demands | None) -> None:
-        """Nobody is asked; None: there is only this process's own node."""
+        """Ask nobody yet; with None there is only this process's own node."""
         self.demands = demands
         self.unfit: dict[str, str] = {}  # what is wrong, by Ray's id of the node
         self._fit: set[str] = set()
@@ -98,10 +98,10 @@ class Nodes:
         self.unfit.setdefault(node, problem)
 
     def raise_if_more_than(self, most: int) -> None:
-        """Returns if at most so many nodes are unfit.
+        """Checks that at most `most` nodes are unfit.
 
         Raises:
-            UsageError: Otherwise, with what is wrong with each.
+            UsageError: If more are; the message says what is wrong with each.
         """
         if len(self.unfit) > most:
             raise UsageError(
@@ -110,7 +110,7 @@ class Nodes:
 
 
 def _answers(demands: Demands, known: Collection[str]) -> dict[str, list[str]]:
-    """Problems, or none, by id of each node; `known` ones are not asked, lost ones say nothing."""
+    """Each node's problems by its id; `known` nodes are not asked, lost ones are left out."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -130,14 +130,14 @@ def _answers(demands: Demands, known: Collection[str]) -> dict[str, list[str]]:
 
 
 def _living() -> dict[str, Mapping[str, Any]]:
-    """The nodes that are there, by id."""
+    """The present nodes, by id."""
     import ray
 
     return {str(node["NodeID"]): node for node in ray.nodes() if node["Alive"]}
 
 
 def _answer(answer: Any, node: Mapping[str, Any]) -> list[str]:
-    """What `node` says of itself."""
+    """The answer of `node` about itself."""
     import ray
 
     try:

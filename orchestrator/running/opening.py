@@ -1,4 +1,4 @@
-"""Puts one driver's sweep together: its store, its part of the ledger, MLflow, and Ray."""
+"""Opens one driver's sweep: store, ledger segment, leases, MLflow and the access to Ray."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 def resolved_cell(validator: Validator, spec: TrialSpec) -> Cell:
-    """A specification with its fingerprint.
+    """The cell of a specification, with its fingerprint.
 
     Raises:
         EditingError: If it cannot work.
@@ -49,7 +49,7 @@ def open_sweep(
     validator: Validator,
     interruption: Interruption,
 ) -> Sweep:
-    """A sweep on its store, of which nothing runs yet.
+    """Opens a sweep on its store; nothing runs yet.
 
     Raises:
         LedgerError: If the store cannot be written or read.

@@ -1,6 +1,6 @@
-"""What becomes of a result: it goes to the ledger first, then to MLflow, then to the board.
+"""Passes each result on: to the ledger first, then to MLflow, then to the board.
 
-The ledger is the truth. What it cannot take ends the sweep; what the others miss is told again.
+The ledger is the truth. A row that it cannot take ends the sweep; the others can be told again.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ class Tracking(Protocol):
 
     @property
     def num_unsent(self) -> int:
-        """Rows that do not stand there yet."""
+        """Number of rows that are not in MLflow yet."""
 
     def log(self, row: LabelledRow) -> None:
         """Take one end row; returns at once."""
 
     def close(self) -> None:
-        """Wait until all is written, or given up."""
+        """Wait until all rows are written or given up."""
 
 
 class Shown(Protocol):
@@ -69,17 +69,17 @@ class Shown(Protocol):
 
 
 class Results:
-    """Hears what becomes of one driver's trials, as the `events.Listener` of Ray's side.
+    """Records what happens to one driver's trials; the `events.Listener` of Ray's side.
 
-    The first end of a trial stands: Ray may lose an actor that has already told its end.
+    The first end of a trial counts: Ray may lose an actor that has already reported its end.
 
     Attributes:
         cells: Every trial that this driver was asked for, by fingerprint.
-        rungs: Reached by trials that this driver runs, for a scheduler to compare with.
-        scores: What a search compares.
-        outcome: What the sweep came to so far.
-        board: Where it is shown; None while nothing runs.
-        may_repeat: A lost trial runs again. In a search none does, which cannot ask for it again.
+        rungs: Rungs reached by trials of this driver, for a scheduler to compare with.
+        scores: Scores that a search compares.
+        outcome: The outcome of the sweep so far.
+        board: Shows the progress; None while nothing runs.
+        may_repeat: Whether a lost trial runs again; a search cannot ask for the same trial again.
     """
 
     def __init__(
@@ -97,12 +97,12 @@ class Results:
 
         Args:
             config: The sweep.
-            settled: Told of every trial that ends here.
+            settled: Is told of every trial that ends here.
             ledger: Takes every row first.
-            tracker: Takes every end behind the ledger.
-            provenance: Of what this driver runs; asked when the first trial ends.
-            source_hash: Of the trainables; results of other source are counted.
-            copies: Get what the ledger holds when it is closed.
+            tracker: Takes every end row after the ledger.
+            provenance: Returns this driver's provenance; called when the first trial ends.
+            source_hash: Hash of the trainables' source; results of other source are counted.
+            copies: Copied from the ledger when it is closed.
             say: Shows lines to the user.
         """
         self._config = config
@@ -125,7 +125,7 @@ class Results:
         self.may_repeat = True
 
     def known(self, cell: Cell) -> None:
-        """A trial needs not run: another driver has ended it, or an earlier one."""
+        """Count a trial that need not run because another driver, or an earlier one, has ended it."""
         end = self._settled.end(cell.key)
         self.outcome.num_settled_before += 1
         self.outcome.num_other_source += end.provenance.get("source_hash") != self._source_hash
@@ -135,13 +135,13 @@ class Results:
         self._tracker.log(labelled(end, cell.spec, self._config))
 
     def take_repeated(self) -> dict[str, Cell]:
-        """Trials that are to run again; from now on nothing is waiting for that."""
+        """Returns the trials that have to run again, and forgets them."""
         taken = {key: self.cells[key] for key in self._to_repeat}
         self._to_repeat.clear()
         return taken
 
     def close(self, say: Callable[[str | Callable[[], str]], None]) -> None:
-        """Wait for MLflow, close the ledger and copy it; `say` hears of each."""
+        """Wait for MLflow, close the ledger and copy it; `say` is told of each step."""
         say(lambda: f"writing results into MLflow, {self._tracker.num_unsent} left")
         self._tracker.close()
         self.outcome.experiment_id = self._tracker.experiment_id
@@ -179,12 +179,12 @@ class Results:
             self.rungs.append({"trial_key": key, **rung})
 
     def on_stopped(self, key: str, reason: str) -> None:
-        """The scheduler ended a trial; its last rung is its result."""
+        """The scheduler stopped a trial; its last rung is its result."""
         if key in self._checkpoints:
             self._end(key, {**self._checkpoints[key][-1], "status": "stopped"}, reason)
 
     def on_lost(self, key: str, error: str) -> None:
-        """A trial that did not begin because its actor was lost; repeated as often as others are.
+        """A trial did not begin because its actor was lost; it is repeated as often as others are.
 
         A search goes on with other trials: it cannot ask for the same one again.
         """
@@ -195,7 +195,7 @@ class Results:
             self._repeat(key)
 
     def on_misplaced(self, key: str, problem: str) -> None:
-        """A trial that was given to a node that cannot work on the sweep; it runs elsewhere.
+        """A trial was given to a node that cannot work on the sweep; it runs elsewhere.
 
         Raises:
             UsageError: In a search, which cannot ask for the same trial again.
@@ -206,7 +206,7 @@ class Results:
         self._repeat(key)
 
     def on_error(self, key: str, error: str) -> None:
-        """A trial whose actor was lost more often than it is retried."""
+        """A trial's actor was lost more often than it is retried."""
         self._end(key, {"status": "failed", "error": error})
 
     def _repeat(self, key: str) -> None:
@@ -219,7 +219,7 @@ class Results:
             self._told.add(line)
 
     def _end(self, key: str, row: Row, stop_reason: str | None = None) -> None:
-        """Settle a trial, unless it is settled."""
+        """Write a trial's end row, unless it has one; the trial is settled then."""
         if self._settled.ended_here(key):
             return
         cell = self.cells[key]

@@ -1,4 +1,4 @@
-"""Which trials go on: FIFO, Ray's own ASHA and median rule, Optuna; and why a trial stopped.
+"""Schedulers and search: FIFO, Ray's own ASHA and median rule, Optuna; and why a trial stopped.
 
 ASHA in Tune stops and never promotes, so what it stops depends on the order of the grid: the plan
 shuffles, and arms named in `protect` are never stopped. It stops what is below the cutoff, so that
@@ -36,7 +36,7 @@ _TIE = 1e-9  # below the difference that one token of any answer makes
 
 
 class Protecting(FIFOScheduler):
-    """Another scheduler's decisions, except on protected trials; remembers whom it stopped."""
+    """Follows another scheduler, but never stops a protected trial; remembers what it stopped."""
 
     def __init__(
         self,
@@ -49,10 +49,10 @@ class Protecting(FIFOScheduler):
         """Nothing is decided yet.
 
         Args:
-            inner: Who decides.
+            inner: The scheduler that decides.
             reason: Why a trial stopped, in a word.
             protected: Keys of trials that are never stopped.
-            times: What `inner` is told instead of each rung's number.
+            times: The value that `inner` is told instead of each rung's number.
             remember: Lets `inner` know of a rung of an earlier driver; None: it does not compare
                 with those.
         """
@@ -65,7 +65,7 @@ class Protecting(FIFOScheduler):
         self.stopped: dict[str, str] = {}  # trial key -> reason
 
     def recall(self, past: Sequence[Mapping[str, Any]]) -> None:
-        """Compare with rungs of earlier drivers, too; rows as of `make_scheduler`."""
+        """Also compare with rungs of earlier drivers; for the rows see `make_scheduler`."""
         if self._remember is not None:
             for row in past:
                 self._remember(row)
@@ -118,7 +118,7 @@ class Protecting(FIFOScheduler):
 
 @dataclass(frozen=True)
 class _Past:
-    """A trial of an earlier driver, as far as a scheduler looks at it."""
+    """A trial of an earlier driver, with the attributes that a scheduler reads."""
 
     trial_id: str
 
@@ -206,25 +206,25 @@ def asha_rungs(grace: float, reduction_factor: int) -> tuple[float, ...]:
 
 
 def _untied(value: float, key: str) -> float:
-    """The score, moved by a billionth that the trial's key draws: the same for every driver."""
+    """The score, moved by a billionth that the trial's key decides, the same in every driver."""
     return value + _TIE * int.from_bytes(hashlib.sha256(key.encode()).digest()[:4]) / 2**32
 
 
 def _is_comparable(result: Mapping[str, Any]) -> bool:
-    """False for what a failed trial reports, and for a score that is infinite or no number.
+    """Whether a score can be compared: not of a failed trial, not infinite, not NaN.
 
-    A single one of those would make the cutoff of its rung none at all, and everything would go on.
+    A single such score would leave its rung without a cutoff, and every trial would go on.
     """
     return METRIC in result and math.isfinite(result[METRIC])
 
 
 def _is_at(row: Mapping[str, Any], rung: float) -> bool:
-    """True for a row of a trial that came to a rung, whatever rungs its driver had."""
+    """Whether a row is of a trial that reached a rung, whatever rungs its driver had."""
     return float(row["progress"]) >= rung - 1e-9  # as near as `EditLoop.run` stops at it
 
 
 def tune_distribution(distribution: Distribution) -> Any:
-    """An axis of a search in Tune's own terms, both ends included."""
+    """Tune's own form of a distribution, both ends included."""
     if distribution.kind == "categorical":
         return tune.choice(list(distribution.choices))
     assert distribution.low is not None
@@ -240,9 +240,8 @@ def tune_distribution(distribution: Distribution) -> Any:
 class PlannedSearch(Searcher):
     """Optuna's suggestions, made into specifications; at most `num_trials` of them.
 
-    Optuna is told of each what became of it: COMPLETE with its score, PRUNED with that of the rung
-    where the scheduler stopped it, else FAIL. One that it believed to run for ever would count as
-    a bad one.
+    Optuna is told how each trial ended: COMPLETE with its score, PRUNED with the score of the rung
+    where the scheduler stopped it, or else FAIL. Optuna would count a trial that never ends as bad.
     """
 
     def __init__(
@@ -262,10 +261,10 @@ class PlannedSearch(Searcher):
 
         Args:
             distributions: Tune's distribution for each dotted key.
-            seed: Of Optuna's sampler.
-            num_trials: Suggestions in all.
-            to_config: Values -> the trial's config, or what there is of one that is settled.
-            recall: Told the rungs of each settled trial, as the sampler comes to it.
+            seed: Seed of Optuna's sampler.
+            num_trials: Number of suggestions.
+            to_config: Makes a trial's config of values, or returns what is known of a settled one.
+            recall: Is told the rungs of each settled trial when the sampler suggests it.
             was_stopped: Whether the scheduler stopped the trial of this key.
             mode: Whether the largest or the smallest value is the best.
         """
@@ -289,7 +288,7 @@ class PlannedSearch(Searcher):
 
     @property
     def study(self) -> Any:
-        """What Optuna knows."""
+        """Optuna's study."""
         return self._inner._ot_study  # Ray has no public way to it
 
     def suggest(self, trial_id: str) -> Any:
@@ -328,7 +327,7 @@ class PlannedSearch(Searcher):
             self._tell(name, result[METRIC], rung)
 
     def tell_lost(self) -> None:
-        """No trial runs any more: those that nothing was heard of have failed."""
+        """Tell Optuna, when no trial runs any more, that those without an end have failed."""
         for trial_id in list(self._running):
             self.on_trial_complete(trial_id, error=True)
 

@@ -1,4 +1,4 @@
-"""What a search compares of its trials: the score of each at its end, or where it was stopped."""
+"""Keeps the scores that a search compares: of each trial at its end, or where it was stopped."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Scores:
         self._stopped_at: dict[str, int] = {}  # rungs behind which a scheduler ended trials
 
     def note(self, end: EndRow) -> None:
-        """Remember an end row, if the trial came so far and its score can be compared."""
+        """Remember the score of an end row, if it has one that can be compared."""
         key, value = end.fingerprint, end.metrics.get("compared")
         if value is None or not math.isfinite(value):
             return
@@ -33,9 +33,9 @@ class Scores:
             self._stopped_at[key] = int(end.metrics["rung"])
 
     def remembered(self, key: str, rungs: Sequence[Row] = ()) -> Remembered:
-        """What a search needs of a trial that has run, or runs; `rungs` are for the scheduler."""
+        """What a search is told about a trial that has run, or runs; `rungs` are for the scheduler."""
         return Remembered(self._values.get(key), rungs, self._stopped_at.get(key))
 
     def best(self, num_trials: int) -> list[str]:
-        """The best of those that ran to their end, the first in front where they are equal."""
+        """Keys of the best finished trials; of equal ones the first to end comes first."""
         return sorted(self._finished, key=lambda key: -self._sign * self._values[key])[:num_trials]

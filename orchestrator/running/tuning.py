@@ -1,4 +1,4 @@
-"""Ray's side of a sweep: one Ray for its time, one Tuner after another, events for a listener.
+"""Ray's side of a sweep: runs one Tuner after another and hands its events to a listener.
 
 Imported when the first trial is to run, not before: Ray takes seconds to import and to start, and
 reads its environment when it is imported (`cluster.set_environment`).
@@ -58,10 +58,10 @@ class Tuning:
             cache: Folder of embedded backbones and artefacts.
             store: The sweep's folder.
             scratch: A folder of this driver's own in the store.
-            machines: What the trials run on; closed with this.
+            machines: The machines that the trials run on; closed with this.
             interruption: Ends a Tuner.
-            listener: Told what becomes of the trials.
-            tuner: Ray's own, or what takes its place.
+            listener: Is told what happens to the trials.
+            tuner: Ray's own Tuner, or a replacement of it.
         """
         self._scratch = scratch
         self._config = config
@@ -77,7 +77,7 @@ class Tuning:
         """Run the trials of a grid.
 
         Args:
-            cells: What is left of it.
+            cells: Trials of the grid that are left.
             scheduler: fifo, asha or median.
             past: Rungs of earlier drivers, for the scheduler to compare with.
         """
@@ -136,15 +136,15 @@ class Tuning:
         param_space: dict[str, Any] | None = None,
         search_alg: PlannedSearch | None = None,
     ) -> Collection[str]:
-        """Run one Tuner to its end; comes back with the trials that the listener has heard of.
+        """Run one Tuner to its end; returns the trials that the listener was told of.
 
         Args:
             cells: All trials of a grid, or one that stands for those of a search.
             scheduler_name: fifo, asha or median.
             past: Rungs of earlier drivers.
-            specs: Of a grid's trials; those of a search bring their own.
+            specs: Specifications of a grid's trials; those of a search bring their own.
             param_space: The grid.
-            search_alg: What suggests trials instead.
+            search_alg: Suggests trials, in place of a grid.
         """
         scheduler, rungs = self._scheduled(scheduler_name, cells, past)
         is_compared = len(rungs) > 1 or search_alg is not None
@@ -191,7 +191,7 @@ class Tuning:
         return self._scheduler, rungs
 
     def _runtime(self, need: Placement, rungs: tuple[float, ...], is_compared: bool) -> Runtime:
-        """What every trial is told beside its specification."""
+        """The settings that every trial gets besides its specification."""
         demands = self._machines.nodes.demands
         compared = self._config.scheduler.compared
         return Runtime(
@@ -220,7 +220,7 @@ class Tuning:
         )
 
     def _watchdog(self, events: Events, pulses: Path | None) -> Watchdog:
-        """Who looks on while Tune runs."""
+        """The watchdog that looks on while Tune runs."""
         silent = self._config.max_silent_seconds
         taker = PulseTaker(pulses, silent)
         return Watchdog(
@@ -236,7 +236,7 @@ class Tuning:
 def _bundles(need: Placement, without: Collection[str] = ()) -> tune.PlacementGroupFactory:
     """Bundles of one trial; its own actor is in the first, further ones are for its ranks.
 
-    None lies on a node of those left out.
+    No bundle is placed on a node that is left out.
     """
     bundle = {"CPU": need.cpu, "GPU": need.gpu} if need.gpu else {"CPU": need.cpu}
     bundles = [dict(bundle) for _ in range(need.num_bundles)]

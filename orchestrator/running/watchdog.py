@@ -1,4 +1,4 @@
-"""Looks at Tune's loop from outside: whether anything moves in it, and whether it hears its end."""
+"""Watches Tune's loop from another thread: it must make progress, and stop when it is told to."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HEARD_SECONDS = 5.0  # in which a loop that is not stuck has ended when it is to
 
 
 class PulseTaker:
-    """The last sign of life of any running trial, looked for now and then."""
+    """Looks now and then for the latest sign of life of any running trial."""
 
     def __init__(
         self,
@@ -29,7 +29,7 @@ class PulseTaker:
         max_silent_seconds: float | None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Nothing is read yet; `folder` as in `trainables.pulse`."""
+        """Read nothing yet; for `folder` see `trainables.pulse`."""
         self._folder = folder
         self._between = min(PULSE_SECONDS, (max_silent_seconds or PULSE_SECONDS) / 4)
         self._monotonic = monotonic
@@ -45,10 +45,10 @@ class PulseTaker:
 
 
 class Watchdog:
-    """Ends a Tuner in which nothing has moved for too long, or which does not hear that it is over.
+    """Ends a Tuner that made no progress for too long, or that does not stop when told to.
 
-    Tune waits for a trial that never comes for minutes at a time without asking anybody whether to
-    go on: what notices that has to be another thread.
+    Tune can wait for minutes for a trial that never comes, without asking whether to go on; only
+    another thread can notice that.
     """
 
     def __init__(
@@ -62,10 +62,10 @@ class Watchdog:
         """Nobody looks yet.
 
         Args:
-            interruption: Told when nothing moves, and what says that all is over.
-            max_silent_seconds: Longest time without a move; None: any.
-            sign_of_life: Anything that is another value each time that a trial has gone on.
-            due: What is waited for, in words.
+            interruption: Is told when there is no progress, and says when the sweep is over.
+            max_silent_seconds: Longest time without progress; None: no limit.
+            sign_of_life: Returns a new value whenever a trial has made progress.
+            due: Returns a text that says what is waited for.
             monotonic: Seconds since some start.
         """
         self._interruption = interruption

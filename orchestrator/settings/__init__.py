@@ -1,1 +1,1 @@
-"""Words that are typed and files of search_spaces -> one checked configuration."""
+"""Turns typed words and files of search_spaces into one checked configuration."""

@@ -1,4 +1,4 @@
-"""The form of an ablation's file: every key known, every part of the kind it must be."""
+"""Checks the form of an ablation's file: every key is known and holds the right kind of value."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ _AT_THE_TOP = ("defaults", "scales")
 
 
 def check_ablation(spaces: SearchSpaces, name: str, words: Collection[str]) -> None:
-    """Nothing, when the file has the form that `search_spaces/README.md` shows.
+    """Checks that the file has the form that `search_spaces/README.md` shows.
 
     Args:
-        spaces: Where it lies.
-        name: Of the ablation.
-        words: Keys that may be typed, at the top.
+        spaces: The folder that holds it.
+        name: Name of the ablation.
+        words: Keys allowed at the top, which may be typed, too.
 
     Raises:
-        UsageError: For what would be left out in silence: an unknown key or scale, a name or a list
-            where a mapping is meant.
+        UsageError: For what would be ignored in silence: an unknown key or scale, a name or a list
+            in place of a mapping.
     """
     content, label = spaces.load("ablation", name), f"ablation={name}"
     allowed = {*words, *_OF_FILES} - {"ablation", "scale"}

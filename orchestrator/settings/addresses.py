@@ -1,4 +1,4 @@
-"""Addresses that are typed: what they must look like, and what they must not hold; pure."""
+"""Checks typed addresses: their form, and that they hold no password; pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _MOST_PORT = 65535
 
 
 def cluster_address(cluster: str) -> str:
-    """What `cluster` may be: a Ray of this machine's own, the one it belongs to, or an address.
+    """Checks `cluster`: a Ray of this machine's own, the one it belongs to, or an address.
 
     Raises:
         ValueError: If it is none of these.
@@ -23,10 +23,9 @@ def cluster_address(cluster: str) -> str:
 
 
 def mlflow_server(address: str) -> str:
-    """The address of an MLflow server without a slash behind it.
+    """Checks the address of an MLflow server; returns it without a slash at its end.
 
-    It is written into messages and shown by every list of processes, so that a password in it
-    would be public.
+    The address appears in messages and in every list of processes, which would show a password.
 
     Raises:
         ValueError: If it is none, or holds a user or a password.
@@ -44,10 +43,10 @@ def mlflow_server(address: str) -> str:
 
 
 def object_storage(address: str) -> str:
-    """The address of a folder on object storage, `s3://bucket/folder`, without a slash behind it.
+    """Checks the address of a folder on object storage; returns it without a slash at its end.
 
-    Also `gs://bucket/folder`, and `file:///folder` for a disk that is mounted here. As pyarrow
-    reads it: `?region=...&endpoint_override=host:port&scheme=http` may stand behind one of S3.
+    `s3://bucket/folder`, `gs://bucket/folder`, or `file:///folder` for a mounted disk, as pyarrow
+    reads them; `?region=...&endpoint_override=host:port&scheme=http` may follow one of S3.
 
     Raises:
         ValueError: If it is none, or holds a key.

@@ -1,4 +1,4 @@
-"""Which of an ablation's arms a choice on the command line leaves, and what is typed for one."""
+"""Selects the arms of an ablation that fit a typed choice; finds the values typed for an arm."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ Arms = Mapping[str, Mapping[str, Any]]
 def selected(
     arms: Arms, part: str, name: str, default: str, ablation: str
 ) -> dict[str, Mapping[str, Any]]:
-    """The arms that use `name`; all of them where none chooses its own method (backbone, data set).
+    """The arms that use `name`; all arms if none chooses its own method (backbone, data set).
 
-    An arm is its settings on one method: it cannot be asked for on another one.
+    An arm is a set of values for one method, so it cannot run on another one.
 
     Args:
         arms: Settings of each arm.
         part: method, backbone or dataset.
         name: What was typed.
-        default: What arms use that do not say.
-        ablation: For the message.
+        default: What an arm uses that does not choose.
+        ablation: Name of the ablation, for the message.
 
     Raises:
-        UsageError: If no arm uses it, with those that could be asked for.
+        UsageError: If no arm uses it; the message lists what arms use.
     """
     if not any(part in settings for settings in arms.values()):
         return dict(arms)
@@ -42,7 +42,7 @@ def selected(
 
 
 def of_arms(typed: Mapping[str, Any]) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
-    """What is typed as `method.<arm>.<key>=value`, by arm and key, and all else that is typed."""
+    """Values typed as `method.<arm>.<key>=value`, by arm and key, and all other typed values."""
     by_arm: dict[str, dict[str, Any]] = {}
     others: dict[str, Any] = {}
     for name, value in typed.items():

@@ -1,4 +1,4 @@
-"""What pydantic finds wrong with a configuration, as one line of ours."""
+"""Turns what pydantic finds wrong with a configuration into one line for the user."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def complaint(
     """The first complaint as one line, with the key as typed, and its value without secrets.
 
     Args:
-        error: What pydantic says.
+        error: The error of pydantic.
         whole: The model that was built.
-        further: Keys beside its fields.
+        further: Keys that are allowed besides its fields.
         hidden: Its fields that nobody may set.
     """
     first = error.errors()[0]

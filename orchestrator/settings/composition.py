@@ -1,4 +1,4 @@
-"""Puts the files of one sweep together, by the part of hydra's language that is used here.
+"""Merges the files of one sweep, by the part of hydra's language that is used here.
 
 That part is: the defaults list of `config.yaml` with `_self_` first, `override /group: name` in an
 ablation, and `# @package _global_` on line 1 of ablations and scales. Hydra itself takes a tenth of

@@ -1,7 +1,7 @@
-"""Search spaces and command line -> one checked configuration.
+"""Loads one checked configuration from the search spaces and the command line.
 
-`typed` reads `key=value`; `composition` merges the files. Values typed are laid over them
-here, because the `scales` block of an ablation has to come between the two.
+`typed` reads `key=value`, and `composition` merges the files. Typed values are laid over the files
+here, because the `scales` block of an ablation comes between the two.
 """
 
 from __future__ import annotations
@@ -41,8 +41,7 @@ def load(overrides: Sequence[str], folder: Path = FOLDER) -> SweepConfig:
     """The sweep that `overrides` (`key=value` as typed) ask for.
 
     Precedence, weakest first: config.yaml, the chosen files, scale, ablation, the ablation's block
-    for that scale, command line. A key typed that the ablation sweeps pins that axis to the one
-    value.
+    for that scale, command line. A typed key that the ablation sweeps fixes that axis to one value.
 
     Raises:
         UsageError: For anything unknown, unreadable or out of range, with what was typed and what
@@ -66,7 +65,7 @@ def load_store(overrides: Sequence[str]) -> str:
 
 
 def known_words() -> Known:
-    """What a typed key may begin with, and which words may follow."""
+    """The words that a typed key may begin with, and those that may follow each."""
     known: dict[str, Any] = {name: () for name in (*SweepConfig.model_fields, *GROUPS)}
     known |= {name: None for name in (*PARTS, "axes", "stands_for")}
     for name, model in (("protocol", Protocol), ("scheduler", Scheduler), ("rerun", Rerun)):
@@ -75,7 +74,7 @@ def known_words() -> Known:
 
 
 def load_plain(spaces: SearchSpaces, chosen: Mapping[str, str]) -> SweepConfig:
-    """As `load` with nothing but choices of groups typed; `spaces` are parsed once for many."""
+    """Like `load` with only choices of groups typed; many calls can share the parsed `spaces`."""
     return _load(spaces, chosen, {})
 
 
@@ -156,7 +155,7 @@ def _layers(
     block: Mapping[str, Any],
     typed: Mapping[str, Any],
 ) -> tuple[Layer, ...]:
-    """What each source says of a trial's parts, the weakest first."""
+    """Values that each source sets for method, backbone, data set and protocol, weakest first."""
     ablation, scale = choices["ablation"], choices["scale"]
     return (
         Layer("config.yaml", _dotted(spaces.root())),
@@ -168,7 +167,7 @@ def _layers(
 
 
 def _pin(axes: dict[str, Any], own_units: set[str], said: Mapping[str, Any]) -> None:
-    """Leaves the one value of `said` to an axis that it names."""
+    """Fixes each axis that `said` names to the one value given there."""
     for key, value in said.items():
         if key in axes and not isinstance(axes[key], dict):
             axes[key] = [value]  # typed: the axis is pinned, and still named in the arm
@@ -178,7 +177,7 @@ def _pin(axes: dict[str, Any], own_units: set[str], said: Mapping[str, Any]) -> 
 
 
 def _lay_over(values: dict[str, Any], typed: Mapping[str, Any]) -> None:
-    """Sets what was typed, other than axes and the parts of a trial."""
+    """Sets typed values, except for axes and for method, backbone, data set and protocol."""
     for key, value in typed.items():
         first, _, rest = key.partition(".")
         if first == "stands_for" and rest:
@@ -188,7 +187,7 @@ def _lay_over(values: dict[str, Any], typed: Mapping[str, Any]) -> None:
 
 
 def _checked(values: Mapping[str, Any], **ours: Any) -> SweepConfig:
-    """The sweep that the files and the command line make, with what is found out here.
+    """The checked sweep that the files and the command line make.
 
     Raises:
         UsageError: For the first key that is unknown, that nobody may set, or of a wrong value.

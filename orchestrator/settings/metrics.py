@@ -1,4 +1,4 @@
-"""What a scheduler or a search may compare, as `search_spaces/metrics.yaml` declares it.
+"""The numbers that a scheduler or a search may compare, declared in `search_spaces/metrics.yaml`.
 
 The declarations are data, because no package may import another: `analysis.metrics` reads the same
 file for its tables. The trainables read none of it: they compute, and are told which of a row's
@@ -26,8 +26,8 @@ class Compared:
     Attributes:
         name: As typed, such as `average.token`.
         numbers: Names in a row without the moment: `reliability.token`, `generality.token`, ...
-        mode: Which end of it is the best, in Tune's and Optuna's word.
-        has_rungs: Whether it is measured before the end, too.
+        mode: Whether the largest or the smallest is the best: `max` or `min`.
+        has_rungs: Whether it is also measured before the end.
     """
 
     name: str
@@ -37,15 +37,15 @@ class Compared:
 
     @property
     def sign(self) -> int:
-        """What to multiply values by, so that the largest is the best."""
+        """1 or -1; multiplied by it, the best value is the largest."""
         return 1 if self.mode == "max" else -1
 
 
 def compared(typed: str) -> Compared:
-    """What `typed` names.
+    """The number that `typed` names.
 
     Raises:
-        ValueError: If nothing that may be compared bears that name; the message tells what does.
+        ValueError: If no number that may be compared has that name; the message lists the names.
     """
     known = _known()
     if typed in known:
@@ -60,13 +60,13 @@ def compared(typed: str) -> Compared:
 
 
 def at_rungs() -> tuple[str, ...]:
-    """Names that schedulers compare before the end."""
+    """Names of the numbers that a scheduler can compare before the end."""
     return tuple(name for name, each in _known().items() if each.has_rungs)
 
 
 @cache
 def _known() -> Mapping[str, Compared]:
-    """By what is typed."""
+    """All numbers that may be compared, by the name that is typed."""
     declared = SearchSpaces().metrics()
     metrics: Mapping[str, Mapping[str, Any]] = declared["metrics"]
     found = {}

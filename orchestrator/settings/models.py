@@ -1,4 +1,4 @@
-"""What one sweep may be told: its keys with their types, ranges and defaults."""
+"""The settings of one sweep: all keys with their types, ranges and defaults."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class _Model(BaseModel):
 
 
 class Protocol(_Model):
-    """How edits are drawn, cut into batches and scored; None where a default follows from the rest.
+    """How edits are drawn, divided into batches and scored; None: follows from the other values.
 
     Attributes:
         kind: `single` and `batch` roll back after every batch, `lifelong` and `serial` never do;
@@ -58,11 +58,11 @@ class Protocol(_Model):
         num_edits: Edits of one batch (`batch`), else edits in all; follows from the other counts
             in `serial` and where `group_sizes` is given.
         edit_batch_size: Edits per batch; 1 in `single`, `num_edits` in `batch`.
-        num_batches: Batches that are averaged (`batch`), or into which the stream is cut
+        num_batches: Batches that are averaged (`batch`), or into which the stream is divided
             (`lifelong`).
         order: Order of the edits; None is the method's own.
-        order_seed: Seed of that order, so that the same edits can be put in several; None is the
-            trial's.
+        order_seed: Seed of that order, so that the same edits can run in several orders; None is
+            the trial's.
         num_questions: Questions of a serial stream.
         answers_per_question: Answers that each of them gets in turn.
         group_sizes: Edits drawn from each group of similar records, the largest group first.
@@ -88,7 +88,7 @@ class Scheduler(_Model):
 
     Attributes:
         name: `fifo` stops none.
-        metric: What is compared at a rung; `settings.metrics` says what may be.
+        metric: The score that is compared at a rung; `settings.metrics` says which may be.
         grace: Progress in (0, 1] before which nothing is stopped.
         reduction_factor: One in so many trials passes a rung.
         protect: Arms, or methods, that are never stopped.
@@ -102,7 +102,7 @@ class Scheduler(_Model):
 
     @property
     def compared(self) -> Compared:
-        """The numbers behind `metric`, and which end of them is the best."""
+        """The numbers that `metric` names, and whether large or small is better."""
         return compared(self.metric)
 
 
@@ -133,14 +133,14 @@ class SweepConfig(_Model):
         arms: Named settings, crossed with the axes.
         arm_values: Settings typed for one arm, or one method, of several.
         presets: File of values for methods, above the backbone's own presets.
-        preset_values: What that file holds, by method.
+        preset_values: The content of that file, by method.
         own_units: Axes typed on the command line: their values are not scaled to the backbone.
         paper: Ids of the published tables and figures that the ablation answers.
         published_on: Backbone whose depth and width the ablation's layers and ranks refer to.
         cluster: `local`: a Ray of this machine's own; `auto`, or an address: one that runs already.
         mlflow: Address of an MLflow server; None: the database in the store.
         copies: Address on object storage where the store's results are copied to; see `copies`.
-        niceness: Of the workers of a local Ray; Ray's own 15 starves them beside other work.
+        niceness: Niceness of a local Ray's workers; with Ray's own 15, other work starves them.
         parallel, gpus_per_trial, gpu_gib: see `sharing.Sharing`.
         max_trial_seconds: A trial that takes longer has failed.
         max_silent_seconds: A sweep in which nothing moves for so long ends; None: never.

@@ -1,4 +1,4 @@
-"""Settings that would do nothing where they stand are refused; nobody reads what has no effect."""
+"""Refuses settings that would have no effect."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _READ = {
 
 
 def check_obeyed(config: SweepConfig, typed: Collection[str]) -> None:
-    """Nothing, when every key of the sweep has an effect.
+    """Checks that every typed key of the sweep has an effect.
 
     Args:
-        config: The sweep; what its files say beside the point is left, as one of them may be meant
-            for another plan or scheduler.
+        config: The sweep. Keys of its files may be without effect, as a file may be meant for
+            another plan or scheduler.
         typed: Keys of the command line.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The file that `presets=FILE` names: values for methods, in units of the backbone that runs."""
+"""Reads the file that `presets=FILE` names: values for methods on the backbone that runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trainables.errors import ConfigError
 
 
 def read_presets(typed: Any) -> dict[str, dict[str, Any]]:
-    """Method -> key -> value, as under `presets` of a backbone; nothing where no file is named.
+    """Values by method and key, as under `presets` of a backbone; empty if no file is named.
 
     Raises:
         UsageError: If there is no such file, or it holds anything but a mapping of mappings.

@@ -1,4 +1,4 @@
-"""How trials may use GPUs, as typed."""
+"""The typed settings of how trials may use GPUs."""
 
 from __future__ import annotations
 

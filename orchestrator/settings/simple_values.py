@@ -1,4 +1,4 @@
-"""Values that need no grammar: names, paths, numbers, and flat lists of them.
+"""Reads values that need no grammar: names, paths, numbers, and flat lists of them.
 
 Hydra's grammar reads all that may be typed, but takes an eighth of a second to import: a sixth of a
 dry run. What is read here is what hydra reads, which a test compares; all else is left to it.

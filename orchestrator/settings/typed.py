@@ -1,4 +1,4 @@
-"""Words typed behind `sweep.py`: read as hydra's grammar has it, each key known, none twice."""
+"""Reads the words typed behind `sweep.py` by hydra's grammar; each key is known, none is twice."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def parse(overrides: Sequence[str], known: Known) -> dict[str, Any]:
 
 
 def split(parsed: Mapping[str, Any], spaces: SearchSpaces) -> tuple[dict[str, str], dict[str, Any]]:
-    """Choices of groups, and all other keys.
+    """The choices of groups, and all other keys, apart.
 
     Raises:
         UsageError: For a name that does not exist.
@@ -63,7 +63,7 @@ def split(parsed: Mapping[str, Any], spaces: SearchSpaces) -> tuple[dict[str, st
 
 
 def _parted(key: str, value: Any) -> list[tuple[str, Any]]:
-    """A mapping that is laid over key by key as its keys, everything else as it is."""
+    """The dotted keys of a mapping that is merged key by key; any other value as it is."""
     if key not in _MERGED or not isinstance(value, dict):
         return [(key, value)]
     if not value:

@@ -82,7 +82,7 @@ class SearchSpaces:
         return self._names[group]
 
     def load(self, group: str, name: object) -> Mapping[str, Any]:
-        """`<group>/<name>.yaml`, its base below it; shared by all callers, who leave it as it is.
+        """`<group>/<name>.yaml` merged over its base; callers share it and must not change it.
 
         A backbone comes without its presets, which `presets` gives.
         """
@@ -94,13 +94,13 @@ class SearchSpaces:
         return self._loaded[group, name]
 
     def source(self, group: str, name: str, key: str) -> str:
-        """Where a key of a file stands: `method arm`, or of its base `method mine (base arm)`."""
+        """The file that sets a key: `method arm`, or `method mine (base arm)` if its base does."""
         self.load(group, name)
         file = self._source_files.get((group, name), {}).get(key, name)
         return f"{group} {name}" + ("" if file == name else f" (base {file})")
 
     def presets(self, backbone: str) -> dict[str, dict[str, tuple[Any, str]]]:
-        """Of a backbone: method -> key -> (value, file in which it stands)."""
+        """A backbone's presets: (value, file that sets it), by method and key."""
         try:
             return presets_of(backbone, lambda file: self._file("backbone", file, backbone))
         except ConfigError as error:
@@ -120,7 +120,7 @@ class SearchSpaces:
         return values
 
     def _file(self, group: str, file: str, asked: str) -> Mapping[str, Any]:
-        """One file as it is written; `asked` is the one that stands on it."""
+        """One file as it is written; `asked` is the file whose base it is, or itself."""
         if (group, file) not in self._files:
             if file not in self.names(group):
                 raise unknown(f"{group} {asked} stands on {file}", file, self.names(group))

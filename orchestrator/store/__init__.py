@@ -1,1 +1,1 @@
-"""What a crash cannot take: ledger, leases, copies, and what stands in a row."""
+"""Keeps results on disk, safe from a crash: ledger, rows, leases and copies."""

@@ -39,14 +39,14 @@ _SEGMENT = re.compile(r"\d{8}T\d{6}Z-[A-Za-z0-9._]+-\d+-[0-9a-f]{8}\.jsonl")
 
 
 class Copies:
-    """What lies at an address, and the store that it is a copy of."""
+    """The copies at one address, and the store that they are made from."""
 
     def __init__(self, store: Path, address: str) -> None:
         """Nothing is read or written.
 
         Args:
             store: The sweep's folder.
-            address: As of `addresses.object_storage`.
+            address: An address as `addresses.object_storage` returns it.
 
         Raises:
             UsageError: If the address cannot be used.
@@ -63,9 +63,9 @@ class Copies:
         self._thread: threading.Thread | None = None
 
     def fetch(self) -> int:
-        """Bring what the store lacks; returns the number of files.
+        """Copy files that the store lacks from the address; returns their number.
 
-        A file that does not hold what its name says is left where it is.
+        A file whose content does not match its name is not copied.
 
         Raises:
             UsageError: If the address cannot be read, or the store not be written.
@@ -82,7 +82,7 @@ class Copies:
         return num_fetched
 
     def send(self) -> int:
-        """Copy what is not there yet, or was shorter; returns the number of files.
+        """Copy files that the address lacks, or has shorter, from the store; returns their number.
 
         Raises:
             UsageError: If the address cannot be written, or the store not be read.
@@ -99,7 +99,7 @@ class Copies:
         return num_sent
 
     def begin(self, own: Path) -> None:
-        """`send`, and go on with it in a thread, now and then, until `close`.
+        """`send` now, and from time to time in a thread until `close`.
 
         Args:
             own: The segment that this driver writes.
@@ -113,7 +113,7 @@ class Copies:
         self._thread.start()
 
     def close(self) -> str:
-        """`send` for the last time; returns why that failed, nothing if it did not."""
+        """`send` for the last time; returns why that failed, or "" if it did not."""
         self._closing.set()
         if self._thread is not None:
             self._thread.join()
@@ -129,7 +129,7 @@ class Copies:
                 self.send()
 
     def _busy(self) -> Collection[str]:
-        """Names, without suffix, of segments that other drivers of this store write, and send."""
+        """Names, without suffix, of segments that other drivers of this store write and send."""
         own = set() if self._own is None else {self._own.stem}
         return self._leases.drivers() - own
 
@@ -142,7 +142,7 @@ class Copies:
             return {each.name: each.stat().st_size for each in found if _is_one(folder, each.name)}
 
     def _sizes_at_address(self, folder: str) -> dict[str, int]:
-        """As `_sizes_in_store`, of the copies."""
+        """Bytes of each copy at the address."""
         from pyarrow.fs import FileSelector
 
         selector = FileSelector(f"{self._root}/{folder}", allow_not_found=True)
@@ -190,7 +190,7 @@ class Copies:
 def _missing(
     source: Mapping[str, int], target: Mapping[str, int], busy: Collection[str]
 ) -> list[tuple[str, int]]:
-    """Name and bytes of what `target` lacks, or has the beginning of."""
+    """Name and bytes of the files that `target` lacks, or has only the beginning of."""
     return [
         (name, size)
         for name, size in source.items()
@@ -199,7 +199,7 @@ def _missing(
 
 
 def _at_a_time(copy: Callable[[str, int], bool], files: Sequence[tuple[str, int]]) -> int:
-    """How many of `files` were copied, several at a time; the first error ends it."""
+    """Copies `files`, several at a time; returns how many. The first error ends it."""
     pool = ThreadPoolExecutor(_AT_A_TIME)
     try:
         return sum(pool.map(lambda file: copy(*file), files))
@@ -208,7 +208,7 @@ def _at_a_time(copy: Callable[[str, int], bool], files: Sequence[tuple[str, int]
 
 
 def _copy(source: Any, sink: Any, size: int) -> str:
-    """SHA-256 of the first `size` bytes of `source`, which `sink` has then."""
+    """Copies the first `size` bytes of `source` into `sink`; returns their SHA-256."""
     digest = hashlib.sha256()
     while size and (chunk := source.read(min(size, _CHUNK))):
         sink.write(chunk)
@@ -218,5 +218,5 @@ def _copy(source: Any, sink: Any, size: int) -> str:
 
 
 def _is_one(folder: str, name: str) -> bool:
-    """True for the name of a file that is copied, which leads into no other folder."""
+    """Whether a file of this name is copied; its name must not lead into another folder."""
     return _HASHED.get(folder, _SEGMENT).fullmatch(name) is not None

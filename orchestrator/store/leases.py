@@ -1,4 +1,4 @@
-"""Which trials which driver holds, where several drivers work on one store.
+"""Leases, by which several drivers of one store agree which of them runs which trial.
 
 Each driver writes one file `<store>/ledger/<segment>.lease` beside its segment: the trials it holds
 and a counter that it raises. A lease counts while its driver is known to live: on the same machine
@@ -62,12 +62,13 @@ class Leases:
         self._heart: threading.Thread | None = None
 
     def claim(self, keys: Iterable[str], most: int, settled: Callable[[], set[str]]) -> list[str]:
-        """The first `most` of `keys` that no living driver holds; from now on this one does.
+        """Takes the first `most` of `keys` that no living driver holds, and returns them.
 
         Args:
             keys: Fingerprints of trials.
             most: How many to take at most.
-            settled: What has ended meanwhile; asked while no other driver can claim or release.
+            settled: Returns trials that have ended meanwhile; called while no other driver can
+                claim or release.
 
         Raises:
             LedgerError: If the lease cannot be written.
@@ -89,7 +90,7 @@ class Leases:
         self.beat()
 
     def others(self) -> Mapping[str, Holder]:
-        """Trials that other living drivers hold, and who does."""
+        """The trials that other living drivers hold, each with its holder."""
         held: dict[str, Holder] = {}
         for _, lease in self._living():
             held |= dict.fromkeys(lease["trials"], Holder(lease["host"], lease["pid"]))
@@ -137,7 +138,7 @@ class Leases:
                 continue  # a full disk ends the sweep where a result is lost, not here
 
     def _living(self) -> Iterator[tuple[Path, Mapping[str, Any]]]:
-        """The leases of other drivers that live."""
+        """The leases of other living drivers."""
         for path in sorted(self._path.parent.glob(f"*{_SUFFIX}")):
             lease = _read(path)
             if path != self._path and lease is not None and self._is_alive(path.name, lease):
@@ -159,7 +160,7 @@ class Leases:
 
 
 def _process_table() -> str:
-    """Name of what a process number is unique in: a machine, or a container on it."""
+    """Name of the machine, or container on it, in which a process number is unique."""
     try:
         space = os.readlink("/proc/self/ns/pid")
     except OSError:  # not Linux

@@ -41,7 +41,7 @@ class History:
         ends: Last end row per fingerprint.
         checkpoints: Checkpoint rows per fingerprint, oldest first.
         damaged: `file:line` of every unreadable line, other than the torn last one of a file.
-        last_time: Of all rows, seconds since 1970; 0 where there is none.
+        last_time: Latest time of all rows, seconds since 1970; 0 if there is none.
     """
 
     ends: dict[str, EndRow] = field(default_factory=dict)
@@ -142,7 +142,7 @@ class Ledger:
 
     @staticmethod
     def read(store: Path | str, *, without: Path | None = None) -> History:
-        """All segments of `store` together, by time; an empty history where there is none.
+        """The merged history of all segments of `store`, by time; empty if there is none.
 
         Args:
             store: The sweep's folder.
@@ -177,10 +177,10 @@ class Ledger:
 
 
 class Others:
-    """What other drivers have written into a store; read again only where that has grown.
+    """The rows that other drivers have written into a store, read again only if they have grown.
 
-    A driver knows its own rows. To read those, too, once for every few hundred trials would take
-    twice the memory of all of them.
+    A driver knows its own rows. Reading those as well, once for every few hundred trials, would
+    take twice the memory of all of them.
     """
 
     def __init__(self, store: Path | str, own: Path) -> None:
@@ -191,7 +191,7 @@ class Others:
         self._history = History()
 
     def read(self) -> History:
-        """Their segments together, as of `Ledger.read`; the same object where nothing is new.
+        """The merged history of the other segments; the same object if nothing is new.
 
         Raises:
             LedgerError: If a segment cannot be read.
@@ -216,7 +216,7 @@ def _size(path: Path) -> int:
 
 
 def _parse(lines: Iterable[bytes]) -> tuple[list[LedgerRow], list[int]]:
-    """Rows, and numbers of the lines that are none; a torn last line is left out."""
+    """The rows, and the numbers of unreadable lines; a torn last line is left out."""
     *whole, _torn = lines
     rows: list[LedgerRow] = []
     bad: list[int] = []

@@ -1,4 +1,4 @@
-"""What a line of the ledger says: how far a trial has come, or how it ended; pure.
+"""The two kinds of rows in the ledger: a trial's checkpoint, and its end; pure.
 
 A line bears the number of the schema that it was written with. A later version may add a field,
 which an older reader leaves out; a change that an older reader would misread raises the number.
@@ -30,7 +30,7 @@ class CheckpointRow:
     """What a trial reported at a rung.
 
     Attributes:
-        fingerprint: Of the trial.
+        fingerprint: Fingerprint of the trial.
         values: The report, flat: `progress`, `edits_seen`, the scores of a rung, `compared` where a
             scheduler compares, and what the trial runs on.
         time: When it was written, seconds since 1970; the ledger sets it.
@@ -56,9 +56,9 @@ class EndRow:
     """How a trial ended, whichever ablation ran it; MLflow can be rebuilt from it.
 
     Attributes:
-        fingerprint: Of the trial.
+        fingerprint: Fingerprint of the trial.
         status: One of `STATUSES`.
-        row_id: Its own, to tell it from an earlier end of the same trial.
+        row_id: Id of this row, to tell it from an earlier end of the same trial.
         time: When it was written, seconds since 1970; the ledger sets it.
         stop_reason: `completed`, the rule that stopped the trial, or else its status.
         error: Why it failed or diverged.
@@ -97,7 +97,7 @@ class EndRow:
 
     @property
     def ablation(self) -> str:
-        """That of the sweep which ran the trial; others may count it as theirs, too."""
+        """Ablation of the sweep that ran the trial; other ablations may count it as theirs, too."""
         return str(self.spec.get("ablation", ""))
 
     def to_json(self) -> dict[str, Any]:
@@ -113,9 +113,9 @@ _HEAD = ("event", "schema", "fingerprint", "time")
 
 
 def read_row(values: Any) -> LedgerRow | None:
-    """The row of a line that was parsed as JSON; None where it is none.
+    """The row of a line that was parsed as JSON; None if it is not a row.
 
-    What a row lacks, because it was written before there was such a field, has its default.
+    A field that a row lacks, because it was written before the field existed, has its default.
 
     Raises:
         NewerSchemaError: If it was written with a later schema.

@@ -1,4 +1,4 @@
-"""Which code and which libraries made a result."""
+"""Finds which code and which libraries a result was made with."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def keep_packages(store: Path, digest: str) -> None:
 
 
 def kept_packages(store: Path, digest: str) -> str:
-    """What was installed where a row with this digest was made; empty where nobody kept it."""
+    """The packages that were installed where a row was made; empty if they were not kept."""
     path = store / _PACKAGES / f"{Path(digest).name}.txt"  # a row must not name a file elsewhere
     return path.read_text() if path.is_file() else ""
 

@@ -1,4 +1,4 @@
-"""A trial's end as a row of the ledger, and under the names it bears in one ablation; pure.
+"""Makes the ledger's row of an ended trial, and labels it for one ablation; pure.
 
 The ledger's row belongs to the trial, whichever ablation ran it; the tags belong to the ablation.
 """
@@ -25,7 +25,7 @@ MAX_RETRIES = 2  # of a lost node or a killed actor; a defect would only repeat 
 
 @dataclass
 class Outcome:
-    """What a sweep came to."""
+    """The outcome of a sweep: counts, failures and what could not be sent."""
 
     counts: dict[str, int] = field(default_factory=dict)
     num_settled_before: int = 0
@@ -41,13 +41,13 @@ class Outcome:
 
 @dataclass(frozen=True)
 class LabelledRow:
-    """An end with the names that it bears in one ablation.
+    """An end row with the names that one ablation gives it.
 
     Attributes:
         end: The ledger's row.
-        tags: Of the run in MLflow.
-        swept: Its parameters there.
-        run_name: For people.
+        tags: Tags of its run in MLflow.
+        swept: Parameters of its run in MLflow.
+        run_name: Name of its run, for people.
     """
 
     end: EndRow
@@ -100,7 +100,7 @@ def end_row(
 
 
 def _micro_batch(row: Mapping[str, Any]) -> str:
-    """Most rows at a time, `whole` where none were cut; empty if the trial told nothing at all."""
+    """Most rows at a time, `whole` if never divided; empty if the trial reported nothing."""
     return str(row.get("micro_batch", "whole")) if "device" in row else ""
 
 

@@ -1,4 +1,4 @@
-"""Which trials need not run, by what the ledger holds; nothing has to be loaded for it."""
+"""Decides from the ledger alone which trials are settled, so that they need not run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from orchestrator.store.rows import Row
 
 @dataclass(frozen=True)
 class Options:
-    """What was typed beside the configuration."""
+    """The options that are typed beside the configuration."""
 
     retry_failed: bool = False
     complete_stopped: bool = False
@@ -22,10 +22,10 @@ class Options:
 
 
 def ended(specs: Sequence[TrialSpec], history: History) -> list[EndRow | None]:
-    """The end row of each specification, None for one that no driver has ended.
+    """The end row of each specification; None if no driver has ended it.
 
-    What a fingerprint holds beside the specification (weights, data, versions) is taken from the
-    rows themselves, so that nothing has to be loaded.
+    A fingerprint also covers weights, data and versions; these are taken from the rows themselves,
+    so that nothing has to be loaded.
     """
     known = {canonical(end.resolved): end.resolved for end in history.ends.values()}
     found: list[EndRow | None] = []
@@ -39,7 +39,7 @@ def ended(specs: Sequence[TrialSpec], history: History) -> list[EndRow | None]:
 def unsettled(
     specs: Sequence[TrialSpec], found: Sequence[EndRow | None], settled: Collection[str]
 ) -> tuple[TrialSpec, ...]:
-    """Specifications without an end (`ended`), or with one that is not settled."""
+    """Specifications without an end row, or with one that does not count as settled."""
     pairs = zip(specs, found, strict=True)
     return tuple(spec for spec, end in pairs if end is None or end.fingerprint not in settled)
 
@@ -52,8 +52,8 @@ def is_of(end: EndRow, ablation: str) -> bool:
 class Settled:
     """Trials that one driver need not run, because this or another driver of the store ended them.
 
-    What stood in the store at the start may be opened again, by `Options`. What ends while the
-    driver runs never is: it was run for the same reasons.
+    Trials that had ended when the driver started may run again, if `Options` say so. Those that end
+    while it runs never do.
     """
 
     def __init__(self, history: History, others: Others, options: Options) -> None:
@@ -61,11 +61,11 @@ class Settled:
 
         Args:
             history: What the store held at the start.
-            others: What other drivers have written, as of when it is read.
+            others: Reads the rows that other drivers have written since.
             options: Which of the trials that had ended then run again.
         """
         self._others = others
-        self._history = history  # of others, as of when it was last looked at
+        self._history = history  # the other drivers' rows when last read
         self._rows_before = {key: end.row_id for key, end in history.ends.items()}
         self._mine: set[str] = set()
         self._before: frozenset[str] = frozenset()
@@ -77,7 +77,7 @@ class Settled:
             )
 
     def ended_before(self, key: str) -> bool:
-        """True for a trial that had ended at the start, and is not opened again."""
+        """Whether a trial had ended at the start and does not run again."""
         return key in self._before
 
     def ended_here(self, key: str) -> bool:
@@ -106,7 +106,7 @@ class Settled:
         return self._history.ends[key]
 
     def rungs(self, keys: Iterable[str]) -> list[Row]:
-        """What other drivers' trials had reached, for a scheduler that compares with it."""
+        """Rungs that trials of other drivers have reached, for a scheduler to compare with."""
         return [
             {"trial_key": key, **row.values}
             for key in keys
