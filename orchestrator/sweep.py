@@ -57,13 +57,13 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def interrupted(arguments: Sequence[str]) -> int:
-    """Say how to go on."""
+    """Print how to go on after an interruption; returns the exit status."""
     print(f"interrupted; {to_go_on(arguments)}")
     return INTERRUPTED
 
 
 def to_go_on(arguments: Sequence[str]) -> str:
-    """By the same command, but without running anew what has just run."""
+    """A line with the command that goes on without running again what has just run."""
     again = [argument for argument in arguments if argument != "--fresh"]
     return f"to go on: python {sys.argv[0]} {shlex.join(again)}"
 
@@ -77,7 +77,7 @@ def status(store: str, expanded: plan.Plan | None = None) -> int:
 
 
 def sync(expanded: plan.Plan) -> int:
-    """Write what the ledger has of a plan into MLflow; what stands there already is left."""
+    """Write the ledger's rows of a plan to MLflow; those that it has already are skipped."""
     from orchestrator.terminal.waiting import Waiting
 
     with Waiting("writing the ledger into MLflow"):
@@ -99,7 +99,7 @@ def sync(expanded: plan.Plan) -> int:
 
 
 def run(expanded: plan.Plan, typed: argparse.Namespace, arguments: Sequence[str]) -> int:
-    """Run the plan and print what it came to, with its table."""
+    """Run the plan and print its outcome, with its table."""
     from orchestrator.terminal.waiting import Waiting
     from trainables.errors import EditingError
 

@@ -125,7 +125,7 @@ class Results:
         self.may_repeat = True
 
     def known(self, cell: Cell) -> None:
-        """Count a trial that need not run because another driver, or an earlier one, has ended it."""
+        """Count a trial that need not run, as another driver or an earlier one has ended it."""
         end = self._settled.end(cell.key)
         self.outcome.num_settled_before += 1
         self.outcome.num_other_source += end.provenance.get("source_hash") != self._source_hash

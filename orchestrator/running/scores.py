@@ -33,7 +33,7 @@ class Scores:
             self._stopped_at[key] = int(end.metrics["rung"])
 
     def remembered(self, key: str, rungs: Sequence[Row] = ()) -> Remembered:
-        """What a search is told about a trial that has run, or runs; `rungs` are for the scheduler."""
+        """What a search is told of a trial that has run or runs; `rungs` are for the scheduler."""
         return Remembered(self._values.get(key), rungs, self._stopped_at.get(key))
 
     def best(self, num_trials: int) -> list[str]:

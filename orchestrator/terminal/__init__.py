@@ -1,1 +1,1 @@
-"""All that is printed: listings, dry runs, progress and status."""
+"""Prints for the user: listings, dry runs, progress and status."""

@@ -1,4 +1,4 @@
-"""What may be typed behind `sweep.py`."""
+"""Parses the options and words that are typed behind `sweep.py`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from orchestrator.store.settled import Options
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, as for every other mistake."""
+    """An argument parser that reports a mistake in one line, as all other code does."""
 
     def error(self, message: str) -> NoReturn:
         """Raise instead of printing the usage and leaving."""
@@ -18,7 +18,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def parser() -> Parser:
-    """Options and free key=value arguments."""
+    """The parser of options and free key=value arguments."""
     made = Parser(
         prog="sweep.py",
         description="Sweep an ablation; the same command again goes on where it stopped.",
@@ -48,7 +48,7 @@ def options(typed: argparse.Namespace) -> Options:
 
 
 def gpu_counts(typed: str) -> tuple[int, ...]:
-    """Numbers of GPUs, separated by commas."""
+    """The numbers of GPUs in a list separated by commas."""
     words = typed.split(",")
     if not all(word.isdecimal() and int(word) > 0 for word in words):
         raise argparse.ArgumentTypeError(f"{typed}: give numbers from 1 up, such as 8,64,1024")

@@ -1,4 +1,4 @@
-"""Live leaderboard on a terminal, plain lines elsewhere."""
+"""Shows a sweep's progress: a live leaderboard on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ _BESIDE_RUNNING, _BESIDE_BEST, _SHORTEST = 51, 17, 12
 
 
 class Board:
-    """Shows what is done, what every running trial does, how long the rest takes, and who leads.
+    """Shows which trials are done, what the others do, how long the rest takes, and who leads.
 
-    A thread of its own looks at the pulses of the trials, and elsewhere than on a terminal says
-    every ten seconds how things are, whether a trial has ended or not.
+    A thread of its own reads the pulses of the trials. If the output is not a terminal, it prints a
+    line every ten seconds, whether a trial has ended or not.
     """
 
     def __init__(
@@ -50,11 +50,11 @@ class Board:
         """Nothing is shown yet.
 
         Args:
-            total: Trials to end.
+            total: Number of trials to end.
             console: Where to show it; standard error by default.
-            pulses: Folder in which the trials say what they do.
-            say_seconds: Between two lines, elsewhere than on a terminal.
-            compared: What arms are ranked by; `average.token` by default.
+            pulses: Folder in which the trials leave their pulses.
+            say_seconds: Seconds between two lines, if the output is not a terminal.
+            compared: Score by which arms are ranked; `average.token` by default.
         """
         self._console = console or Console(stderr=True)
         self._total = total
@@ -97,7 +97,7 @@ class Board:
             self._print(self._line())
 
     def stage(self, stage: str) -> None:
-        """What the driver does while no trial runs; the next trial that ends takes it away."""
+        """Shows what the driver does while no trial runs, until the next trial ends."""
         self._stage, self._stage_began = stage, time.monotonic()
 
     def ended(self, row: LabelledRow) -> None:
@@ -114,7 +114,7 @@ class Board:
             self._print(f"{status}: {row.run_name}: {row.end.error}")
 
     def _watch(self) -> None:
-        """Look every now and then, also at what nobody tells: a trial that goes on."""
+        """Look now and then at the trials, as nobody reports that one makes progress."""
         while not self._is_over.wait(min(LOOK_SECONDS, self._say_seconds)):
             self._running.look()
             if self._live is None and time.monotonic() - self._said >= self._say_seconds:
@@ -141,7 +141,7 @@ class Board:
         return f"{done}, {self._left()} left" if self._done else done
 
     def _doing(self) -> str:
-        """The driver's own stage, where no trial has said anything yet."""
+        """What the driver does, if no trial has left a pulse yet."""
         if not self._stage or self._running.trials:
             return ""
         return f"{self._stage}, {duration(time.monotonic() - self._stage_began)}"
@@ -199,9 +199,9 @@ class Board:
 
 
 def shortened(name: str, most: int) -> str:
-    """`name` in at most so many signs; what is left out lies in its middle: arms differ at the end.
+    """`name` in at most `most` characters, its middle left out, as arms differ at the end.
 
-    It keeps some signs also where there is room for none.
+    It keeps a few characters even if there is no room for any.
     """
     most = max(most, _SHORTEST)
     tail = most // 2
@@ -209,7 +209,7 @@ def shortened(name: str, most: int) -> str:
 
 
 def announce(lines: Iterable[str]) -> None:
-    """Say what should be known before the start."""
+    """Print lines that should be read before the sweep starts."""
     console = Console(stderr=True)
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True)
@@ -219,7 +219,7 @@ class Building:
     """A progress bar for an embedded backbone that is trained on first use; silent otherwise."""
 
     def __init__(self, waiting: Waiting | None = None, console: Console | None = None) -> None:
-        """Nothing is shown yet; `waiting` shows nothing while there is a bar."""
+        """Show nothing yet; `waiting` shows nothing while there is a bar."""
         self._console = console or Console(stderr=True)
         self._waiting, self._pause = waiting, ExitStack()
         self._bar: Progress | None = None
@@ -255,7 +255,7 @@ class Building:
 
 
 def at_the_end(metrics: Mapping[str, Any], compared: Compared) -> float | None:
-    """Mean of the numbers that are compared, of the last row; None when one is missing."""
+    """Mean of the compared numbers in a trial's last row; None if one is missing."""
     values = [metrics.get(f"{name}.final", metrics.get(name)) for name in compared.numbers]
     if any(value is None for value in values):
         return None

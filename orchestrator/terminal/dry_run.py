@@ -1,4 +1,4 @@
-"""What `--dry-run` prints: the plan, what is left of it, and what that will take."""
+"""Prints a dry run: the plan, the trials that are left of it, and the forecast of these."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from trainables.edits.data_check import DataCheck
 
 
 def dry_run(plan: Plan, options: Options, gpu_counts: Sequence[int] = ()) -> RenderableType:
-    """The plan with the forecast of its trials that are left, and of all on so many GPUs.
+    """Tables of the plan, with the forecast of what is left, and of all on each number of GPUs.
 
-    The data are read, the edits drawn and every Config is built, as before a sweep; no backbone is
-    loaded and nothing written. What is settled is told from the ledger alone, see `ended`. Of a
-    search no trial is known beforehand, so that its forecast counts all.
+    Data are read, edits drawn and every Config built, as before a sweep; no backbone is loaded and
+    nothing is written. The ledger alone says which trials are settled, see `ended`. The trials of a
+    search are not known beforehand, so its forecast counts all of them.
 
     Raises:
         LedgerError: If a segment cannot be read.
@@ -55,7 +55,7 @@ def dry_run(plan: Plan, options: Options, gpu_counts: Sequence[int] = ()) -> Ren
 
 
 def left(plan: Plan, history: History, options: Options) -> tuple[TrialSpec, ...]:
-    """The plan's trials that a sweep with `options` would run; all of a search's."""
+    """The plan's trials that a sweep with `options` would run; for a search, all."""
     if options.fresh or plan.is_search:
         return plan.typical
     settled = history.settled(
@@ -65,12 +65,12 @@ def left(plan: Plan, history: History, options: Options) -> tuple[TrialSpec, ...
 
 
 def simulated(plan: Plan, ends: Iterable[PastTrial], gpu_counts: Sequence[int]) -> list[Simulation]:
-    """The whole plan on clusters of so many GPUs; a trial that needs none takes a whole one.
+    """The whole plan simulated on each number of GPUs; a trial that needs none takes a whole one.
 
     Args:
-        plan: Its trials, or as many of the middle of a search's space.
+        plan: The plan; for a search, its middle trial stands for all.
         ends: End rows of the ledger, for the trials' times.
-        gpu_counts: One schedule each.
+        gpu_counts: Numbers of GPUs; each gives one schedule.
 
     Raises:
         UsageError: If a trial needs more GPUs than one of the clusters has.

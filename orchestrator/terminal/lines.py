@@ -1,4 +1,4 @@
-"""What is said in single lines: a forecast, and what a sweep came to."""
+"""Makes the lines about a forecast and about the outcome of a sweep."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from orchestrator.store.rows import Outcome
 
 
 def outcome_lines(outcome: Outcome) -> list[str]:
-    """What a sweep came to, its failures grouped by reason."""
+    """The outcome of a sweep, its failures grouped by reason."""
     done = sum(outcome.counts.values())
     parts = [f"{count} {status}" for status, count in sorted(outcome.counts.items())]
     lines = [
@@ -27,7 +27,7 @@ def outcome_lines(outcome: Outcome) -> list[str]:
 
 
 def unsent_lines(outcome: Outcome, sync: str) -> list[str]:
-    """What MLflow, or the copies, do not have yet, why, and the command that sends it."""
+    """Lines on what MLflow or the copies lack, why, and the command that sends it."""
     lines = []
     if outcome.num_unsent:
         why = next(iter(outcome.tracking_failures), "unknown")
@@ -43,7 +43,7 @@ def unsent_lines(outcome: Outcome, sync: str) -> list[str]:
 
 
 def forecast_line(forecast: Forecast) -> str:
-    """Time, memory and GPU-hours in one line; `rough` where no earlier trial stands behind it."""
+    """Time, memory and GPU-hours in one line; `rough` if it is not based on earlier trials."""
     if not forecast.is_rough:
         basis = "from earlier trials"
     elif forecast.num_measured:

@@ -1,4 +1,4 @@
-"""What `--list` and `--dry-run` show."""
+"""Makes the tables that `--list` and `--dry-run` print."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MOST_ARMS = 40  # rows of a dry run; the grid itself says the rest
 def ablations(folder: Path = FOLDER) -> Table:
     """Every ablation with its question, its published table, and its trials in each scale.
 
-    One that cannot be expanded says why, and the others are listed all the same.
+    An ablation that cannot be expanded is listed with the reason.
     """
     spaces = SearchSpaces(folder)
     scales = sorted(spaces.names("scale"), key=lambda name: (name != "quick", name))
@@ -72,7 +72,7 @@ def plan_tables(
 
 
 def _outlook(plan: Plan, forecast: Forecast) -> str:
-    """What is left, and the forecast of that."""
+    """How many trials are left, and their forecast."""
     if plan.is_search:
         return f"{forecast_line(forecast)}; trials settled before are counted too"
     if forecast.num_trials == plan.num_trials:
@@ -82,7 +82,7 @@ def _outlook(plan: Plan, forecast: Forecast) -> str:
 
 
 def _schedules(simulations: Sequence[Simulation]) -> Table:
-    """One row per number of GPUs: the whole plan, if the scheduler stops no trial."""
+    """One row per number of GPUs: time of the whole plan if the scheduler stops no trial."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("GPUs", "makespan", "idle", "driver busy", "most results waiting"):
         table.add_column(heading, justify="right")
@@ -120,7 +120,7 @@ def _headline(plan: Plan) -> str:
 
 
 def _arms(plan: Plan) -> Table:
-    """One row per arm with its swept values; in brackets the published ones that it stands for."""
+    """One row per arm: its swept values, and in brackets the published values behind them."""
     first = {trial.arm: trial for trial in plan.trials}
     seeds = Counter(trial.arm for trial in plan.trials)
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -145,7 +145,7 @@ def _cell(trial: TrialSpec, key: str) -> str:
 
 
 def _values(plan: Plan) -> Table:
-    """Every value that all arms share or that differs by method, with its source."""
+    """Every value, with its source, that all arms share or that differs by method."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("key", "value", "from"):
         table.add_column(heading, overflow="fold")

@@ -1,4 +1,4 @@
-"""What the trials that run now say of themselves, ready to be shown."""
+"""Reads the pulses of the running trials: what each does, and since when."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ class RunningTrial:
 class Running:
     """The trials of one driver that run now.
 
-    How long ago a trial gave its last sign of life is counted by the driver's own clock, from when
-    it saw the file change: another node's clock may be wrong.
+    The age of a trial's last sign of life is counted by the driver's own clock, from when it saw
+    the file change, because another node's clock may be wrong.
     """
 
     def __init__(
         self, folder: Path | None, monotonic: Callable[[], float] = time.monotonic
     ) -> None:
-        """Nobody runs yet; `folder` is where they leave their pulses."""
+        """No trial runs yet; `folder` is where trials leave their pulses."""
         self._folder, self._monotonic = folder, monotonic
         self._ended: set[str] = set()
         self._seen: dict[str, tuple[Beat, float]] = {}  # and when it was first seen like that
 
     def look(self) -> None:
-        """Read what they say."""
+        """Read the pulses."""
         if self._folder is None:
             return
         now, seen = self._monotonic(), dict(self._seen)
@@ -50,18 +50,18 @@ class Running:
         self._seen = found
 
     def ended(self, key: str) -> None:
-        """A trial has ended; what it left behind, if its process was killed, counts no more."""
+        """A trial has ended; a pulse that its killed process left behind no longer counts."""
         self._ended.add(key)
 
     def clear(self) -> None:
-        """None runs any more, and no file of theirs is left."""
+        """Remove the pulses of all trials; none runs any more."""
         self._seen = {}
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     @property
     def trials(self) -> list[RunningTrial]:
-        """Those that were seen last, by name."""
+        """The running trials as last seen, by name."""
         now = self._monotonic()
         living = [
             (beat, now - at) for key, (beat, at) in self._seen.items() if key not in self._ended
@@ -70,12 +70,12 @@ class Running:
 
 
 def pulse_folder(store: Path, driver: str) -> Path:
-    """Where the trials of a driver, which is named as its segment of the ledger, leave pulses."""
+    """The folder of pulses of one driver's trials; `driver` is the name of its segment."""
     return store / SCRATCH / driver / "pulses"
 
 
 def running_trial(beat: Beat, age: float = 0.0) -> RunningTrial:
-    """What a trial said `age` seconds ago."""
+    """The trial whose pulse, `age` seconds old, is `beat`."""
     doing = _doing(beat.moment, beat.stage_seconds + age)
     if age > SILENT_SECONDS:
         doing += f", silent for {duration(age)}"
@@ -83,7 +83,7 @@ def running_trial(beat: Beat, age: float = 0.0) -> RunningTrial:
 
 
 def duration(seconds: float) -> str:
-    """Minutes and seconds, with hours where there are any: 1:05, 2:00:07."""
+    """Minutes and seconds, with hours if there are any: 1:05, 2:00:07."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,4 +1,4 @@
-"""What a store holds, also while sweeps run on it; read from ledger and leases alone."""
+"""Reads how far the sweeps of a store have come, even as they run, from ledger and leases."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class Status:
         counts: Trials that ended, by status.
         reasons: Failed and diverged trials, by error.
         stopped_by: Stopped trials, by rule.
-        held: Trials of any plan that a living driver runs now or next, by driver.
+        held: Trials, of any plan, that living drivers run now or next, by driver.
         num_left: Planned trials that are not settled, held ones included; None without a plan.
-        forecast: Of what is left, on this machine; None without a plan.
-        running: What the trials of living drivers say that they are doing.
+        forecast: Forecast of what is left, on this machine; None without a plan.
+        running: Running trials of living drivers, and what each does.
     """
 
     counts: Mapping[str, int]
@@ -46,7 +46,7 @@ class Status:
 
 
 def read_status(store: str, plan: Plan | None = None) -> Status:
-    """The status of a plan, or of everything in `store` where none is given.
+    """The status of a plan, or of everything in `store` if no plan is given.
 
     Raises:
         LedgerError: If a segment cannot be read.
@@ -76,7 +76,7 @@ def read_status(store: str, plan: Plan | None = None) -> Status:
 
 
 def _running(store: Path, drivers: Collection[str]) -> list[RunningTrial]:
-    """What the trials of some drivers say now; those of killed drivers left files behind."""
+    """The running trials of some drivers; files of killed drivers are left out."""
     beats = [beat for driver in drivers for beat in read_pulses(pulse_folder(store, driver))]
     return [running_trial(beat) for beat in sorted(beats, key=lambda beat: beat.name)]
 

@@ -1,4 +1,4 @@
-"""What the driver is doing while no trial runs, so that nobody has to guess whether it does."""
+"""Shows what the driver is doing while no trial runs, so that nobody thinks it hangs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SAY_SECONDS = 10.0  # between two lines where there is no terminal
 
 
 class Waiting:
-    """A line that moves on a terminal, elsewhere one every ten seconds; in a thread of its own."""
+    """A moving line on a terminal, elsewhere one every ten seconds; in a thread of its own."""
 
     def __init__(
         self,
@@ -24,7 +24,7 @@ class Waiting:
         console: Console | None = None,
         say_seconds: float = SAY_SECONDS,
     ) -> None:
-        """Nothing is shown before the block begins; `stage` is what happens at first."""
+        """Show nothing before the block begins; `stage` is the first thing that happens."""
         self._console = console or Console(stderr=True)
         self._say_seconds = say_seconds
         self._stage, self._since = stage, time.monotonic()
@@ -46,12 +46,12 @@ class Waiting:
         self._end()
 
     def now(self, stage: str | Callable[[], str]) -> None:
-        """Something else begins; a function is asked anew whenever its answer is shown."""
+        """Show another stage from now on; a function is called anew each time it is shown."""
         self._stage, self._since = stage, time.monotonic()
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Nothing is shown inside the block, which shows something itself."""
+        """Show nothing during the block, which prints something itself."""
         self._end()
         try:
             yield

@@ -1,1 +1,1 @@
-"""From the ledger to MLflow, never blocking a trial."""
+"""Writes the rows of the ledger to MLflow without ever blocking a trial."""

@@ -1,7 +1,7 @@
-"""One ablation's runs in MLflow: an end row of the ledger becomes a flat run, and never two.
+"""Writes one ablation's runs to MLflow: each end row of the ledger becomes exactly one run.
 
-MLflow is an SQLite file in the store, or a server that several machines reach. Of a server nothing
-is expected: its answers are waited for in seconds, and every write may be tried again.
+MLflow is an SQLite file in the store, or a server that several machines reach. A server may fail at
+any time: a request waits only seconds, and every write may be tried again.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _NOT_METRICS = frozenset({"rung", "progress", "edits_seen", "done", "compared"})
 
 
 def tracking_uri(store: Path, server: str | None = None) -> str:
-    """MLflow's address of a sweep: the server, or the database in the store."""
+    """The address of MLflow for a sweep: the server, or the database in the store."""
     if server:
         return server
     database = str((store / _DATABASE).resolve())
@@ -96,9 +96,9 @@ class Mirror:
         self.experiment_id = ""  # until it is opened or recalled
 
     def recall(self) -> bool:
-        """True where the database is as a driver left it: then what stands there is known.
+        """Whether the database is as a driver left it, so that its rows are known.
 
-        It spares a driver with nothing to write the seconds that the import of MLflow takes.
+        This saves a driver with nothing to write the seconds that importing MLflow takes.
         """
         try:
             kept = json.loads(self._notes.read_text())
@@ -110,9 +110,9 @@ class Mirror:
         return True
 
     def remember(self) -> None:
-        """Note what stands in the database, and its state, for the next driver's `recall`.
+        """Note the rows in the database, and its state, for the next driver's `recall`.
 
-        It is read again: what somebody deleted since a row was written must not be noted as there.
+        The rows are read again, because somebody may have deleted some since they were written.
         """
         kept: dict[str, Any] = {"database": self._state(), "experiment_id": self.experiment_id}
         if kept["database"] is not None:
@@ -123,11 +123,11 @@ class Mirror:
             aside.replace(self._notes)
 
     def has_row(self, row: LabelledRow) -> bool:
-        """True for a row that has its run, by what was read when the experiment was opened."""
+        """Whether a row has its run, by what was read when the experiment was opened."""
         return self._written.get(row.end.fingerprint) == row.end.row_id
 
     def open(self) -> None:
-        """Open or create store and experiment, and read what stands there.
+        """Open or create store and experiment, and read the rows there.
 
         An experiment that was deleted keeps its name: it is restored.
         """
@@ -141,10 +141,10 @@ class Mirror:
         self.experiment_id = experiment_id
 
     def write(self, row: LabelledRow) -> None:
-        """Make the run of an end row, unless it or that of a later row of the trial stands there.
+        """Write the run of an end row, unless it, or that of a later row of the trial, is there.
 
-        Also what was begun and not ended, by a driver that was killed or whose server was, is
-        found by its fingerprint and written anew.
+        A run that was begun and not ended, because the driver or server was killed, is found by
+        its fingerprint and written anew.
         """
         if self.has_row(row):
             return
@@ -166,7 +166,7 @@ class Mirror:
                 self._known = self._state()
 
     def _state(self) -> list[int] | None:
-        """What changes whenever somebody writes into the database; None for a server."""
+        """A value that changes with every write into the database; None for a server."""
         database = self._store / _DATABASE
         if self._server or not database.is_file():
             return None
@@ -174,7 +174,7 @@ class Mirror:
         return [status.st_ino, status.st_size, status.st_mtime_ns]
 
     def _create(self) -> str:
-        """Create the experiment; a server puts artifacts where only it knows."""
+        """Create the experiment; a server chooses itself where artifacts are."""
         folder = self._store / "mlartifacts" / self._ablation
         return str(
             self._client.create_experiment(
@@ -185,7 +185,7 @@ class Mirror:
         )
 
     def _restore(self, experiment_id: str) -> None:
-        """Restore the experiment with all its runs, but for those that others took the place of."""
+        """Restore the experiment with all its runs, except those that other runs replaced."""
         from mlflow.exceptions import MlflowException
 
         with self._lock:
@@ -206,7 +206,7 @@ class Mirror:
         _LOG.warning("MLflow: experiment %s had been deleted; it is restored", self._ablation)
 
     def _read(self, experiment_id: str) -> dict[str, str]:
-        """Fingerprint -> ledger row of all whole runs; empty text for a trial that has several."""
+        """The ledger row of each whole run by fingerprint; "" for a trial with several runs."""
         rows = self._served(experiment_id) if self._server else self._stored(experiment_id)
         written: dict[str, str] = {}
         for fingerprint, ledger_row, status in rows:
@@ -225,7 +225,7 @@ class Mirror:
             return database.execute(_RUNS, (int(experiment_id),)).fetchall()
 
     def _served(self, experiment_id: str) -> Iterator[tuple[str, str, str]]:
-        """As `_stored`, of a server's runs."""
+        """Like `_stored`, for the runs of a server."""
         for run in self._runs(experiment_id):
             tags = run.data.tags
             yield tags.get("fingerprint", ""), tags.get("ledger_row", ""), run.info.status
@@ -246,7 +246,7 @@ class Mirror:
         return list(self._client.search_runs([self.experiment_id], filter_string=query))
 
     def _name_packages(self, digest: str) -> None:
-        """Once per set of packages, not once per run, whose tag `packages` is the digest."""
+        """Write a set of packages once, not for every run; a run's tag `packages` is the digest."""
         if not digest or digest in self._packages:
             return
         for number, part in enumerate(_parts(kept_packages(self._store, digest)), start=1):
@@ -283,18 +283,18 @@ class Mirror:
 
 
 def is_refused(error: Exception) -> bool:
-    """True where MLflow has read what it was sent and says no; it would say so again."""
+    """Whether MLflow has read the request and refused it, as it would do again."""
     return getattr(error, "error_code", "") in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")
 
 
 def _is_kept(run: Run, end: EndRow) -> bool:
-    """True for a whole run of this row, or of a later one of the same trial."""
+    """Whether a run is whole, and of this row or a later one of the same trial."""
     is_same = run.data.tags.get("ledger_row") == end.row_id
     return run.info.status in _WHOLE and (is_same or run.info.end_time > _end_ms(end))
 
 
 def _age(run: Run) -> tuple[bool, int]:
-    """Sorts runs of one trial: what was never ended first, then by their end."""
+    """Sort key of one trial's runs: those without an end first, then by the time of their end."""
     return run.info.status in _WHOLE, run.info.end_time or 0
 
 
@@ -317,9 +317,9 @@ def _end_ms(end: EndRow) -> int:
 def _metrics(end: EndRow) -> list[tuple[int, int, str, float]]:
     """(milliseconds since 1970, edits seen, name, value) of every checkpoint and of the end.
 
-    Of two values with the same step and time MLflow takes the larger for the latest, and all rungs
-    of one batch have seen the same edits: each checkpoint bears a time of its own. Where a trial
-    began anew, what it says then stands in the place of what it had said.
+    Of two values with the same step and time, MLflow takes the larger one for the latest, and all
+    rungs of one batch have seen the same edits: each checkpoint has a time of its own. If a trial
+    began anew, its new values replace those from before.
     """
     points = [*end.checkpoints, end.metrics]
     first = _end_ms(end) - len(points) + 1

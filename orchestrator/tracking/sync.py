@@ -1,4 +1,4 @@
-"""A whole ledger -> MLflow again, as it was written while the sweep ran."""
+"""Writes a whole ledger to MLflow again, as during the sweep."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from orchestrator.tracking.tracker import Tracker
 
 @dataclass(frozen=True)
 class Synced:
-    """What became of a plan's rows.
+    """How many rows of a plan are in MLflow.
 
     Attributes:
-        num_sent: Rows that stand in MLflow.
-        num_unsent: Rows that do not.
-        reasons: Why.
+        num_sent: Rows that are in MLflow.
+        num_unsent: Rows that are not.
+        reasons: Why rows could not be sent.
         num_other: Trials of the ablation in the ledger that are not in the plan as it was typed.
     """
 

@@ -1,4 +1,4 @@
-"""Ledger -> MLflow, from the driver, never blocking a trial; can be rebuilt at any time.
+"""Writes ended trials to MLflow in a thread of the driver, without blocking a trial.
 
 Flat runs, one experiment per ablation; only swept parameters become params. A queue thread writes,
 so that a slow or dead store costs no trial anything: what could not be written stays in the ledger.
@@ -67,11 +67,11 @@ class Tracker:
 
     @property
     def num_unsent(self) -> int:
-        """Rows that do not stand in MLflow yet; all of them once `close` has come back."""
+        """Number of rows that are not in MLflow yet; final once `close` has returned."""
         return self._num_logged - self._num_sent
 
     def log(self, row: LabelledRow) -> None:
-        """Queue one end row of the ledger; returns at once. A row that stands there is left."""
+        """Queue one end row and return at once; a row that MLflow has already is skipped."""
         self._num_logged += 1
         self._queue.put(row)
 
@@ -79,7 +79,7 @@ class Tracker:
         """Wait until everything queued is written, or the store is given up.
 
         Args:
-            most_seconds: That a store may take that answers; None: however long it takes.
+            most_seconds: Longest time for a store that answers; None: no limit.
         """
         self._closed_at = time.monotonic()
         self._closing.set()
@@ -102,7 +102,7 @@ class Tracker:
                     self._mirror.remember()
 
     def _try_to_open(self) -> bool:
-        """True when the store is open; otherwise why not is kept."""
+        """Whether the store is open now; if not, keeps the reason."""
         if self._is_open:
             return True
         try:
@@ -117,7 +117,7 @@ class Tracker:
         return True
 
     def _try_to_write(self, row: LabelledRow) -> bool:
-        """True when a row is written or refused; False when nobody answers."""
+        """Whether a row was written or refused; False if nobody answers."""
         if self._mirror.has_row(row):
             self._num_sent += 1
             return True
@@ -144,7 +144,7 @@ class Tracker:
         return True
 
     def _may_try_again(self) -> bool:
-        """Wait a little; False after the sweep's end, when nobody has answered for too long."""
+        """Wait a little; False if, after the sweep's end, nobody has answered for too long."""
         if not self._closing.wait(_RETRY_SECONDS):
             return True
         silent_since = max(self._closed_at, self._answered_at)
@@ -162,9 +162,9 @@ def _reason(error: Exception) -> str:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the store's messages about its tables and retries, and its tracebacks.
+    """Silences MLflow's messages about tables and retries, and its tracebacks, in the block.
 
-    Whatever goes wrong is raised as well, and told in one line.
+    Whatever goes wrong is also raised, and reported in one line.
     """
     loggers = [logging.getLogger(name) for name in ("mlflow", "alembic", "urllib3.connectionpool")]
     levels = [logger.level for logger in loggers]
