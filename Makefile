@@ -37,7 +37,7 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/mypy tests/accept.py tests/acceptance.py tests/benchmarks docs examples findings
+	$(BIN)/mypy tests/accept.py tests/acceptance.py tests/benchmarks docs examples
 	$(BIN)/lint-imports
 
 # Named entities (MEMoE's anchors) and WordNet: a few megabytes into the cache that sweeps look in.
