@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # safetensors 0.8.0 saves a numpy array in Fortran order with its values at the wrong places, and says nothing.
 #
-# Such an array is contiguous and dense, which is all that is asked for, and 0.7.0 kept it. Linear
+# Such an array is contiguous and dense, which is all that is asked for. Linear
 # algebra and a transposed weight give such arrays: the file loads, in the right shape, and the
 # model is another one. safetensors/safetensors#825 reports it.
 . "$(dirname "$0")/lib.sh"

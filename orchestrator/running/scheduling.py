@@ -213,7 +213,8 @@ def _untied(value: float, key: str) -> float:
 def _is_comparable(result: Mapping[str, Any]) -> bool:
     """Whether a score can be compared: not of a failed trial, not infinite, not NaN.
 
-    A single such score would leave its rung without a cutoff, and every trial would go on.
+    Tune stops no trial at a NaN, and an infinite score may make the cutoff of its rung NaN, which
+    stops nobody.
     """
     return METRIC in result and math.isfinite(result[METRIC])
 

@@ -7,7 +7,7 @@ library versions and machines, and adding records to a file hardly changes a dra
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Literal, TypeVar, get_args
 
 from trainables.errors import ConfigError
@@ -81,25 +81,6 @@ def drawn_records(
             f"prompts, so it must lie in [1, {len(first_of_prompt)}]{hint}"
         )
     return tuple(first_of_prompt.values())[:num_edits]
-
-
-def batches_of_sizes(
-    items: Sequence[Item], batch_sizes: Iterable[int]
-) -> tuple[tuple[Item, ...], ...]:
-    """Consecutive batches of the given sizes.
-
-    Raises:
-        ValueError: If a size is below 1 or the sizes do not add up to the number of items.
-    """
-    sizes = list(batch_sizes)
-    if min(sizes, default=1) < 1 or sum(sizes) != len(items):
-        raise ValueError(f"batch sizes {sizes} do not cut {len(items)} items")
-    batches = []
-    start = 0
-    for size in sizes:
-        batches.append(tuple(items[start : start + size]))
-        start += size
-    return tuple(batches)
 
 
 def batches(order: Sequence[Item], edit_batch_size: int) -> tuple[tuple[Item, ...], ...]:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainables.draws.streams import batches, batches_of_sizes, drawn_records, split, to_edit
+from trainables.draws.streams import batches, drawn_records, split, to_edit
 from trainables.errors import ConfigError
 from trainables.interfaces import Edit, EditRecord, Question
 
@@ -90,16 +90,6 @@ def test_draw_too_many_names_both_numbers() -> None:
         drawn_records(twins, 3, seed=0)
     with pytest.raises(ConfigError, match=r"protocol\.num_edits is 0"):
         drawn_records(twins, 0, seed=0)
-
-
-def test_cut_gives_consecutive_batches_of_the_sizes() -> None:
-    assert batches_of_sizes("abcdef", [1, 3, 2]) == (("a",), ("b", "c", "d"), ("e", "f"))
-
-
-@pytest.mark.parametrize("sizes", [[1, 2], [3, 4], [6, 0], [7, -1], []])
-def test_cut_sizes_that_do_not_add_up_are_refused(sizes: list[int]) -> None:
-    with pytest.raises(ValueError, match="do not cut 6 items"):
-        batches_of_sizes("abcdef", sizes)
 
 
 def test_batches_last_one_holds_the_rest() -> None:
