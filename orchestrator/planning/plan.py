@@ -58,6 +58,12 @@ class Plan:
         return bool(self.distributions)
 
     @property
+    def compared_numbers(self) -> tuple[str, ...]:
+        """Numbers of a trial that its scheduler or its search compares; none with fifo alone."""
+        chosen = self.config.scheduler
+        return chosen.compared.numbers if self.is_search or chosen.name != "fifo" else ()
+
+    @property
     def typical(self) -> tuple[TrialSpec, ...]:
         """The trials that a forecast counts; for a search, its middle trial as often as it runs."""
         if not self.is_search:

@@ -62,7 +62,7 @@ def open_sweep(
     history = Ledger.read(store)
     ledger = Ledger.open(store, history.last_time)
     leases = Leases(ledger.path)
-    settled = Settled(history, Others(store, ledger.path), options)
+    settled = Settled(history, Others(store, ledger.path), options, config.scheduler.metric)
     made_by = once(provenance)  # of the moment at which the first trial starts
     results = Results(
         config,

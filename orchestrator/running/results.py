@@ -119,7 +119,7 @@ class Results:
         self._to_repeat: list[str] = []
         self.cells: dict[str, Cell] = {}
         self.rungs: list[Row] = []
-        self.scores = Scores(config.scheduler.compared.sign)
+        self.scores = Scores(config.scheduler.compared)
         self.outcome = Outcome()
         self.board: Shown | None = None
         self.may_repeat = True

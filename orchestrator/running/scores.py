@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from orchestrator.planning.cell import Remembered
+from orchestrator.settings.metrics import Compared
 from orchestrator.store.ledger_rows import EndRow
 from orchestrator.store.rows import Row
 
@@ -13,16 +14,21 @@ from orchestrator.store.rows import Row
 class Scores:
     """Scores of ended trials, by fingerprint."""
 
-    def __init__(self, sign: int = 1) -> None:
-        """No trial has ended; with `sign` -1 the smallest score is the best."""
-        self._sign = sign
+    def __init__(self, compared: Compared) -> None:
+        """No trial has ended."""
+        self._compared = compared
         self._values: dict[str, float] = {}
         self._finished: dict[str, None] = {}  # in the order of their ends
         self._stopped_at: dict[str, int] = {}  # rungs behind which a scheduler ended trials
 
     def note(self, end: EndRow) -> None:
-        """Remember the score of an end row, if it has one that can be compared."""
+        """Remember the score of an end row, if it has one that can be compared.
+
+        A trial of a sweep that compared by another metric has one if it ran to its end.
+        """
         key, value = end.fingerprint, end.metrics.get("compared")
+        if end.compared_by not in ("", self._compared.name):
+            value = self._compared.at_the_end(end.metrics) if end.status == "finished" else None
         if value is None or not math.isfinite(value):
             return
         self._values[key] = float(value)
@@ -38,4 +44,6 @@ class Scores:
 
     def best(self, num_trials: int) -> list[str]:
         """Keys of the best finished trials; of equal ones the first to end comes first."""
-        return sorted(self._finished, key=lambda key: -self._sign * self._values[key])[:num_trials]
+        return sorted(self._finished, key=lambda key: -self._compared.sign * self._values[key])[
+            :num_trials
+        ]

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from statistics import fmean
 from typing import Any, Literal, TypeAlias
 
 from orchestrator.errors import UsageError
@@ -39,6 +40,12 @@ class Compared:
     def sign(self) -> int:
         """1 or -1; multiplied by it, the best value is the largest."""
         return 1 if self.mode == "max" else -1
+
+    def at_the_end(self, metrics: Mapping[str, Any]) -> float | None:
+        """Mean of those of its numbers that a trial's last row has; None if it has none."""
+        found = [metrics.get(f"{name}.final", metrics.get(name)) for name in self.numbers]
+        values = [float(value) for value in found if value is not None]
+        return fmean(values) if values else None
 
 
 def compared(typed: str) -> Compared:

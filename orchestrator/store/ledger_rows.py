@@ -32,7 +32,7 @@ class CheckpointRow:
     Attributes:
         fingerprint: Fingerprint of the trial.
         values: The report, flat: `progress`, `edits_seen`, the scores of a rung, `compared` where a
-            scheduler compares, and what the trial runs on.
+            scheduler compares, `compared_by` with the metric's name, and what the trial runs on.
         time: When it was written, seconds since 1970; the ledger sets it.
     """
 
@@ -67,6 +67,8 @@ class EndRow:
         records: Name of the file with its per-record scores.
         metrics: All numbers that it reported last.
         checkpoints: Its reports before, oldest first, and behind them the points of its curve.
+        compared_by: Metric whose value is `compared` among the metrics; empty where none is, and in
+            rows of the first versions.
         micro_batch: Most rows at a time, or `whole`.
         spec: `TrialSpec.to_dict()`.
         resolved: `Resolved.identity`.
@@ -89,6 +91,7 @@ class EndRow:
     checkpoints: Sequence[Mapping[str, Any]] = ()
     device: str = ""
     micro_batch: str = ""
+    compared_by: str = ""
     host: str = ""
     gpu: str = ""
     spec: Mapping[str, Any] = field(default_factory=dict)

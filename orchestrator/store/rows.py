@@ -91,6 +91,7 @@ def end_row(
         checkpoints=[dict(point) for point in (*checkpoints, *row.get("curve", ()))],
         device=row.get("device", ""),
         micro_batch=_micro_batch(row),
+        compared_by=row.get("compared_by", ""),
         host=row.get("hostname", ""),
         gpu=row.get("gpu", ""),
         spec=cell.spec.to_dict(),

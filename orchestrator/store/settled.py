@@ -56,14 +56,16 @@ class Settled:
     while it runs never do.
     """
 
-    def __init__(self, history: History, others: Others, options: Options) -> None:
+    def __init__(self, history: History, others: Others, options: Options, metric: str) -> None:
         """Nothing is read.
 
         Args:
             history: What the store held at the start.
             others: Reads the rows that other drivers have written since.
             options: Which of the trials that had ended then run again.
+            metric: What the sweep compares at a rung, such as `average.token`.
         """
+        self._metric = metric
         self._others = others
         self._history = history  # the other drivers' rows when last read
         self._rows_before = {key: end.row_id for key, end in history.ends.items()}
@@ -106,10 +108,15 @@ class Settled:
         return self._history.ends[key]
 
     def rungs(self, keys: Iterable[str]) -> list[Row]:
-        """Rungs that trials of other drivers have reached, for a scheduler to compare with."""
+        """Rungs that trials of other drivers have reached, for a scheduler to compare with.
+
+        Those of a sweep that compared by another metric are left out; rows of the first versions
+        do not say by which.
+        """
         return [
             {"trial_key": key, **row.values}
             for key in keys
             for row in self._history.checkpoints.get(key, [])
             if "compared" in row.values
+            and row.values.get("compared_by", self._metric) == self._metric
         ]

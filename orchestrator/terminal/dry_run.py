@@ -39,7 +39,8 @@ def dry_run(plan: Plan, options: Options, gpu_counts: Sequence[int] = ()) -> Ren
         LedgerError: If a segment cannot be read.
         UsageError: If a trial cannot work, or needs more GPUs than one of the clusters has.
     """
-    data, warnings = DataCheck(cache_of(plan.config)), list(plan.notes)
+    data = DataCheck(cache_of(plan.config), plan.compared_numbers)
+    warnings = list(plan.notes)
     precheck(plan, lambda spec: warnings.extend(data.check(spec)))
     history = Ledger.read(plan.config.store)
     ends = history.ends.values()

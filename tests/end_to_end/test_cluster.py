@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.end_to_end.commands import TIMEOUT_SECONDS, Commands, assert_agree, end, wait_until
+from tests.unit.file_trials import spec
 
 SWEEP = (
     "ablation=smoke",
@@ -153,7 +154,8 @@ def test_rank_on_an_unfit_node_then_the_trial_says_so_and_keeps_its_state(
     ray.init(address=cluster.address, log_to_driver=False)
     try:
         group = ray.util.placement_group([{"CPU": 1}] * 2)  # one on each node
-        made = tune.with_parameters(EditTrial, plan={"key": {}}, runtime=runtime)
+        told = spec(tmp_path, "zsre", None)  # never opened: a rank refuses before
+        made = tune.with_parameters(EditTrial, plan={"key": told}, runtime=runtime)
         place = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=0)
         trial = ray.remote(made).options(num_cpus=1, scheduling_strategy=place)
         result = ray.get(trial.remote({"trial_key": "key"}).step.remote())

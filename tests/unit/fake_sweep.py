@@ -194,7 +194,8 @@ class Driver:
         history = Ledger.read(store)
         self.ledger = ledger or Ledger.open(store, history.last_time)
         self.leases = Leases(self.ledger.path)
-        settled = Settled(history, Others(store, self.ledger.path), options or Options())
+        metric = grid().config.scheduler.metric
+        settled = Settled(history, Others(store, self.ledger.path), options or Options(), metric)
         self.witness = Witness(store)
         self.said: list[str] = []
         self.results = Results(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from trainables.edits.drawing import draw
@@ -12,15 +13,26 @@ from trainables.spec import TrialSpec
 
 LEAST_KNOWN = 0.3  # share of locality questions below which locality says little
 TRAINING_TEXT = "training_text.txt"  # in the folder of a checkpoint that was trained here
+# Scores that a data set may ask no question of; reliability is asked of every edit.
+QUESTIONS = frozenset(
+    {"generality", "locality_near", "locality_same", "locality_far", "portability"}
+)
 NEED_SUBJECTS = ("memit",)  # modules whose method is nothing without the subject's place
 
 
 class DataCheck:
     """Opens the data of specifications and tries their draws, each data set and draw once."""
 
-    def __init__(self, cache: Path) -> None:
-        """Nothing is read yet; `cache` is the folder of embedded backbones."""
+    def __init__(self, cache: Path, compared: Sequence[str] = ()) -> None:
+        """Nothing is read yet.
+
+        Args:
+            cache: Folder of embedded backbones.
+            compared: Numbers of a trial that a scheduler or a search compares the mean of, such as
+                `reliability.token`; none where nothing is compared.
+        """
         self._cache = cache
+        self._compared = compared
         self._sources: dict[str, Source] = {}
         self._drawn: dict[str, bool] = {}  # whether a draw leaves edits to train on
         self._said: set[str] = set()
@@ -45,6 +57,7 @@ class DataCheck:
         """
         source = self.source(spec, trains=trains)
         _check_subjects(source, spec)
+        _check_compared(source, spec, self._compared)
         key = repr((self._key(spec), source.is_preview, spec.protocol, spec.seed))
         if key not in self._drawn:
             self._drawn[key] = bool(source.beside(draw(spec, source).records).training)
@@ -77,6 +90,29 @@ def _check_subjects(source: Source, spec: TrialSpec) -> None:
             f"method={spec.method.name} writes where the subject stands, and the prompts of "
             f"all {len(source.records)} records of dataset={spec.dataset.name} lack theirs"
         )
+
+
+def _check_compared(source: Source, spec: TrialSpec, numbers: Sequence[str]) -> None:
+    """Raises DataError where no record has what a scheduler compares."""
+    asked = {number.partition(".")[0] for number in numbers}
+    if asked and asked <= QUESTIONS and not any(_has(source, score) for score in asked):
+        raise DataError(
+            f"scheduler.metric compares {', '.join(numbers)}; none of the {len(source.records)} "
+            f"records of dataset={spec.dataset.name} has such questions"
+        )
+    if asked == {"perplexity"} and not source.has_passages:
+        raise DataError(
+            f"scheduler.metric compares {', '.join(numbers)}; the targets of dataset="
+            f"{spec.dataset.name} are no running text, so that none is measured"
+        )
+
+
+def _has(source: Source, score: str) -> bool:
+    """Whether some record asks a question of this kind."""
+    if score == "generality":
+        return any(record.rephrases for record in source.records)
+    questions = ((*record.locality, *record.portability) for record in source.records)
+    return any(question.kind == score for each in questions for question in each)
 
 
 def _check_text(spec: TrialSpec, has_training: bool) -> None:

@@ -95,6 +95,7 @@ class TrialRun:
         if self._runtime.compares is not None:
             moment = "final" if is_done else "rung"
             row["compared"] = compared(row, self._runtime.compares, moment)
+            row["compared_by"] = self._runtime.compares.name
         self._rung = min(self._rung + 1, len(rungs) - 1)
         return row
 

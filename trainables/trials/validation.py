@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +30,22 @@ class Validator:
     """
 
     def __init__(
-        self, cache: Path, progress: Callable[[int, int, float], None] | None = None
+        self,
+        cache: Path,
+        progress: Callable[[int, int, float], None] | None = None,
+        compared: Sequence[str] = (),
     ) -> None:
-        """Nothing is read yet; `progress` hears of an embedded backbone's training."""
+        """Nothing is read yet.
+
+        Args:
+            cache: Folder of embedded backbones and artefacts.
+            progress: Told how an embedded backbone's training goes on.
+            compared: Numbers of a trial that are compared, see `DataCheck`.
+        """
         self._cache, self._progress = cache, progress
         self._checkpoints: dict[str, Checkpoint] = {}
         self._nltk_data: dict[tuple[NltkData, ...], str] = {}
-        self._data = DataCheck(cache)
+        self._data = DataCheck(cache, compared)
         self._families: dict[str, Family] = {}
         self._lengths: dict[str, DriverLengths] = {}
         self._measured: set[str] = set()  # draws whose rows fit

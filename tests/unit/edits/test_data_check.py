@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,29 @@ def test_a_key_that_the_data_set_cannot_obey_is_refused(
     wanted["dataset"] |= changes
     with pytest.raises(ConfigError, match=message):
         DataCheck(tmp_path).check(TrialSpec.parse(wanted))
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        (
+            ("perplexity.mean",),
+            r"perplexity\.mean; the targets of dataset=zsre are no running text",
+        ),
+        (("locality_same.token",), "none of the .* records of dataset=zsre has such questions"),
+        (("locality_far.token",), ""),
+        (("reliability.token", "portability.token"), ""),  # the mean of those that there are
+        (("stale_rate",), ""),
+        ((), ""),
+    ],
+)
+def test_what_is_compared_when_the_data_set_has_none_of_it_then_refused_before_the_start(
+    tmp_path: Path, numbers: tuple[str, ...], message: str
+) -> None:
+    path = write(tmp_path / "z.jsonl", [zsre_line(number) for number in range(20)])
+    check, wanted = DataCheck(tmp_path, numbers), TrialSpec.parse(spec(tmp_path, "zsre", path))
+    with pytest.raises(DataError, match=message) if message else nullcontext():
+        check.check(wanted)
 
 
 def test_edits_that_change_nothing_are_left_out_or_counted_in_every_draw(tmp_path: Path) -> None:

@@ -55,9 +55,10 @@ def test_report_of_a_real_trial_comes_out_of_the_ledger_as_it_went_in(
     assert history.ends == {cell.key: end}
     assert end.ablation == "smoke"
     # Every number of the report is a metric, and only its text and its flag are not.
-    words = ("status", "device", "hostname", "records", "curve", "done")
+    words = ("status", "device", "hostname", "records", "curve", "done", "compared_by")
     assert {**end.metrics} == {name: last[name] for name in last if name not in words}
     assert len(end.checkpoints) == 1 + 3  # the rung, and the curve of three batches
+    assert end.compared_by == "reliability.token"
     assert (end.device, end.host, end.fidelity, end.seconds) == ("cpu", "host", 1.0, 1.5)
 
 
@@ -79,7 +80,8 @@ def test_row_without_a_schema_or_a_younger_field_is_read_with_its_default() -> N
     assert "schema" not in old
     row = read_row(old)
     assert isinstance(row, EndRow)
-    assert row.to_json() == {"event": "end", "schema": SCHEMA, **old}
+    younger = {"compared_by": ""}  # a field that the fixture's version did not write
+    assert row.to_json() == {"event": "end", "schema": SCHEMA, **old, **younger}
     del old["micro_batch"], old["gpu"]  # as of the first stores
     older = read_row(old | {"schema": SCHEMA, "added_one_day": 1})
     assert isinstance(older, EndRow)
