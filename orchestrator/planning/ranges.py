@@ -35,6 +35,14 @@ def check_ranges(spec: TrialSpec) -> None:
         raise UsageError(f"method.top_k={top_k}: must lie in 1 to method.num_experts={experts}")
 
 
+_MOST_SHOWN = 200  # characters of a value in a complaint
+
+
+def _is_storable(number: float) -> bool:
+    """Whether a number is finite and, if whole, fits into 64 bits."""
+    return abs(number) < 2**63 if isinstance(number, int) else math.isfinite(number)
+
+
 def as_kind_of(key: str, value: Any, default: Any) -> Any:
     """Returns `value` if it is of the same kind as `default`.
 
@@ -54,7 +62,7 @@ def as_kind_of(key: str, value: Any, default: Any) -> Any:
         )
         number = int if whole else int | float
         kind = "a whole number" if whole else "a number"
-        fits = isinstance(value, number) and not isinstance(value, bool) and math.isfinite(value)
+        fits = isinstance(value, number) and not isinstance(value, bool) and _is_storable(value)
     elif isinstance(default, list):
         kind, fits = "a list, [...]", isinstance(value, list)
         if fits and default and isinstance(default[0], int):
@@ -64,11 +72,15 @@ def as_kind_of(key: str, value: Any, default: Any) -> Any:
     else:
         kind, fits = "a word", isinstance(value, str)
     if not fits:
-        raise UsageError(
-            f"{key}={json.dumps(value, default=str)}: must be {kind}, as in {default!r}"
-        )
+        raise UsageError(f"{key}={_shown(value)}: must be {kind}, as in {default!r}")
     return value
 
 
 def _is_count(name: str) -> bool:
     return name.startswith("num_") or name in ("top_k", "lora_rank")
+
+
+def _shown(value: Any) -> str:
+    """A value as it was typed, shortened where it is long."""
+    text = json.dumps(value, default=str)
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 # Keys of `scheduler` that a rule reads, beside its name.
 _READ = {
-    "fifo": frozenset({"protect"}),  # which holds of every arm
+    "fifo": frozenset({"metric", "protect"}),  # what arms are ranked by; it holds of every arm
     "asha": frozenset({"metric", "grace", "reduction_factor", "protect"}),
     "median": frozenset({"metric", "grace", "protect"}),
 }
@@ -55,8 +55,6 @@ def check_obeyed(config: SweepConfig, typed: Collection[str]) -> None:
 
 def _check_scheduler(config: SweepConfig, typed: Collection[str]) -> None:
     name, read = config.scheduler.name, _READ[config.scheduler.name]
-    if config.plan == "search":
-        read = read | {"metric"}  # what Optuna compares
     for key in sorted(typed):
         first, _, field = key.partition(".")
         if first == "scheduler" and field and field not in read:

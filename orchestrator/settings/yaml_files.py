@@ -111,7 +111,7 @@ class SearchSpaces:
             return self._file(group, name, name)
         try:
             values, self._source_files[group, name] = with_base(
-                name, lambda file: self._file(group, file, name), has_module=group == "method"
+                name, lambda file: self._file(group, file, name), has_module=group != "backbone"
             )
         except ConfigError as error:
             raise UsageError(f"{group} {error}") from error
@@ -124,7 +124,9 @@ class SearchSpaces:
         if (group, file) not in self._files:
             if file not in self.names(group):
                 raise unknown(f"{group} {asked} stands on {file}", file, self.names(group))
-            self._files[group, file] = self.read(self.folder / group / f"{file}.yaml")
+            content = self.read(self.folder / group / f"{file}.yaml")
+            _check_header(group, file, content)
+            self._files[group, file] = content
         return self._files[group, file]
 
     def root(self) -> Mapping[str, Any]:
@@ -157,12 +159,27 @@ class SearchSpaces:
         """The mapping in a YAML file, wherever it lies."""
         try:
             content = yaml.load(path.read_text("utf-8"), Loader=_Loader)
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
+        except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
             reason = " ".join(str(error).split())
             raise UsageError(f"{path} is not readable as YAML: {reason}") from error
         if content is not None and not isinstance(content, dict):
             raise UsageError(f"{path} must hold a mapping, not a {type(content).__name__}")
         return content or {}
+
+
+def _check_header(group: str, file: str, content: Mapping[Any, Any]) -> None:
+    """Raises UsageError where a key that every file of a group may have is of the wrong kind."""
+    label = f"{group}/{file}.yaml"
+    for key in content:
+        if not isinstance(key, str):
+            raise UsageError(f"{label}: {key}: a key must be a word")
+    if content.get("name", file) != file:
+        raise UsageError(f"{label}: name={content['name']}: must be {file}, as the file is called")
+    if not isinstance(content.get("module", ""), str):
+        raise UsageError(f"{label}: module={content['module']}: must be the name of a module")
+    for key in ("cost",) if group == "backbone" else ("presets", "cost"):  # the first has its own
+        if not isinstance(content.get(key) or {}, dict):
+            raise UsageError(f"{label}: {key}={content[key]}: must be a mapping, {{...}}")
 
 
 def unknown(typed: str, name: str, known: Iterable[str]) -> UsageError:

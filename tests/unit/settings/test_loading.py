@@ -120,12 +120,42 @@ def test_load_when_a_file_is_broken_then_it_is_named(
 
 
 @pytest.mark.parametrize(
+    ("group", "line", "part"),
+    [
+        (
+            "method",
+            "name: other",
+            r"method/own\.yaml: name=other: must be own, as the file is called",
+        ),
+        ("dataset", "module: 5", r"dataset/own\.yaml: module=5: must be the name of a module"),
+        ("method", "cost: 5", r"method/own\.yaml: cost=5: must be a mapping"),
+        ("method", "presets: [1]", r"method/own\.yaml: presets=\[1\]: must be a mapping"),
+        ("backbone", "1: 2", r"backbone/own\.yaml: 1: a key must be a word"),
+    ],
+)
+def test_load_when_the_head_of_a_file_is_broken_then_file_and_key_are_named(
+    folder: Path, group: str, line: str, part: str
+) -> None:
+    (folder / group / "own.yaml").write_text(f"{line}\n")
+    with pytest.raises(UsageError, match=part):
+        expand(config.load(["ablation=ranks", f"{group}=own"], folder))
+
+
+def test_load_when_a_number_has_hundreds_of_digits_then_it_is_refused_in_short(
+    folder: Path,
+) -> None:
+    with pytest.raises(UsageError, match=r"^method\.\w+=1{200}\.\.\.: must be") as caught:
+        expand(config.load(["ablation=ranks", f"method.num_steps={'1' * 400}"], folder))
+    assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize(
     ("line", "part"),
     [
         ("layers: []", "layers: no such name"),
         ("own_units: [a]", "own_units: no such name"),
         ("sedes: [1]", "did you mean 'seeds'"),
-        ("1: 2", "keys should be strings"),
+        ("1: 2", "1: a key must be a word"),
     ],
 )
 def test_load_when_a_scale_sets_what_is_no_key_then_it_is_named(
