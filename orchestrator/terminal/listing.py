@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Group, RenderableType
@@ -145,30 +145,45 @@ def _cell(trial: TrialSpec, key: str) -> str:
 
 
 def _values(plan: Plan) -> Table:
-    """Every value, with its source, that all arms share or that differs by method."""
+    """Every value, with its source, that all arms share or that differs by method or named arm."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("key", "value", "from"):
         table.add_column(heading, overflow="fold")
-    methods: dict[str, TrialSpec] = {}
+    methods: dict[str, dict[str, TrialSpec]] = {}  # one trial per method, and per arm with a name
     for trial in plan.trials:
-        methods.setdefault(trial.method["name"], trial)
+        arm = trial.arm if plan.config.arms else ""
+        methods.setdefault(trial.method["name"], {}).setdefault(arm, trial)
     shown: set[tuple[str, str]] = set()
-    for name, trial in methods.items():
-        for key in trial.origins:
+    for name, arms in methods.items():
+        for key in dict.fromkeys(key for trial in arms.values() for key in trial.origins):
             if key in plan.swept or key in PARTS:
                 continue
-            try:
-                value = trial.value(key)
-            except KeyError:
-                continue  # dropped with the model that it described
-            origin = trial.origins[key]
-            label = f"{key} ({name})" if key.startswith("method.") and len(methods) > 1 else key
-            if (label, str(value)) in shown:
-                continue
-            shown.add((label, str(value)))
-            scaled = f", there {origin.published}" if origin.published is not None else ""
-            table.add_row(label, str(value), f"{origin.source}{scaled}")
+            entries = _entries(key, arms)
+            is_of_method = key.startswith("method.") and len(methods) > 1
+            for (value, source), of_arms in entries.items():
+                owners = [name] if is_of_method else []
+                owners += of_arms if len(entries) > 1 else []
+                label = f"{key} ({', '.join(owners)})" if owners else key
+                if (label, value) not in shown:
+                    shown.add((label, value))
+                    table.add_row(label, value, source)
     return table
+
+
+def _entries(key: str, arms: Mapping[str, TrialSpec]) -> dict[tuple[str, str], list[str]]:
+    """The values of a key with their sources, and the arms that have each."""
+    entries: dict[tuple[str, str], list[str]] = {}
+    for arm, trial in arms.items():
+        if key not in trial.origins:
+            continue  # a setting of other arms
+        try:
+            value = str(trial.value(key))
+        except KeyError:
+            continue  # dropped with the model that it described
+        origin = trial.origins[key]
+        scaled = f", there {origin.published}" if origin.published is not None else ""
+        entries.setdefault((value, f"{origin.source}{scaled}"), []).append(arm)
+    return entries
 
 
 def _distribution_table(plan: Plan) -> Table:

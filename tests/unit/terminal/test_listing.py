@@ -87,6 +87,15 @@ def test_dry_run_when_methods_differ_then_their_values_stand_apart(folder: Path)
     assert ["given", "default"] in orders
 
 
+def test_dry_run_when_named_arms_differ_then_each_value_names_its_arms() -> None:
+    typed = ["ablation=arm_components", "method.full.edit_lr=0.5", "method.stop_loss=0.25"]
+    lines = shown(listing.plan_tables(expand(config.load(typed)), None))
+    rates = [line for line in lines if line.startswith("method.edit_lr")]
+    assert [line for line in rates if line.startswith("method.edit_lr (full) ")]
+    assert len(rates) == 2  # the others have one of their own together
+    assert row(lines, "method.stop_loss")[:2] == ["method.stop_loss", "0.25"]
+
+
 def test_dry_run_when_a_search_then_its_space_is_shown(folder: Path) -> None:
     lines = shown(listing.plan_tables(expand(config.load(["ablation=search"], folder)), None))
     assert row(lines, "method.lora_rank") == ["method.lora_rank", "categorical", "1,", "64"]
