@@ -111,6 +111,7 @@ def expand(config: SweepConfig) -> Plan:
     for cell in cells:
         check_ranges(cell)
     labelled = _labelled(config, cells)
+    resolver.presets.check_used(labelled)
     return Plan(
         config,
         tuple(_ordered(labelled, config.seeds, config.scheduler.name != "fifo")),
@@ -153,6 +154,7 @@ def _search(config: SweepConfig, resolver: Resolver) -> Plan:
     checked = tuple(_extremes(config, resolver, distributions))
     for spec in checked:
         check_ranges(spec)
+    resolver.presets.check_used(checked)
     notes = tuple(resolver.presets.notes(checked))
     return Plan(
         config,

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from orchestrator.errors import UsageError
 from orchestrator.planning.ranges import as_kind_of
 from orchestrator.planning.trial_spec import HEADER, TrialSpec
 from orchestrator.settings.models import SweepConfig
@@ -61,6 +62,14 @@ class Presets:
             "presets=FILE gives others"
             for backbone, names in methods.items()
         ]
+
+    def check_used(self, trials: Iterable[TrialSpec]) -> None:
+        """Raises UsageError where `presets=FILE` is typed and sets nothing of any trial."""
+        methods = dict.fromkeys(trial.method["name"] for trial in trials)
+        if self._config.presets and not any(map(self._config.preset_values.get, methods)):
+            raise UsageError(
+                f"presets={self._config.presets}: sets nothing for {', '.join(methods)}"
+            )
 
     def _published(self, loaded: Mapping[str, Any], backbone: str | None) -> Iterator[Found]:
         """Presets in the method's file: of the table, else of its paper, else the default ones."""

@@ -140,4 +140,6 @@ def read_row(values: Any) -> LedgerRow | None:
         return None
     if not all(isinstance(values.get(name, {}), dict) for name in _MAPPINGS):
         return None
+    if not isinstance(values.get("seconds", 0.0), int | float):
+        return None
     return EndRow(**{name: values[name] for name in _END_FIELDS if name in values})

@@ -119,12 +119,7 @@ def ensure_backbone(
     """
     from filelock import FileLock
 
-    if name not in EMBEDDED:
-        raise BackboneError(
-            f"backbone.model is 'embedded:{name}'; allowed: "
-            + ", ".join(f"embedded:{known}" for known in EMBEDDED)
-        )
-    embedded = EMBEDDED[name]
+    embedded = _known(name)
     material = _material(name, embedded, data_path)
     recipe = replace(embedded.recipe, seed=seed)
     folder = cache / f"{name}-{_key(recipe, material)[:16]}"
@@ -182,15 +177,25 @@ def check_source(name: str, dataset: str, wanted: str) -> None:
         wanted: `WORLD`, or the module of the data set.
 
     Raises:
+        BackboneError: If there is no such backbone.
         DataError: If it has not: there would be nothing to edit.
     """
-    source = EMBEDDED[name].source if name in EMBEDDED else None
-    if source not in (None, wanted):
+    source = _known(name).source
+    if source != wanted:
         fitting = [f"backbone={other}" for other, made in EMBEDDED.items() if made.source == wanted]
         allowed = " or ".join([*fitting, *(["a real model"] if wanted != WORLD else [])])
         raise DataError(
             f"dataset={dataset} with backbone={name}: it was trained on {source}; use {allowed}"
         )
+
+
+def _known(name: str) -> Embedded:
+    if name not in EMBEDDED:
+        raise BackboneError(
+            f"backbone.model is 'embedded:{name}'; allowed: "
+            + ", ".join(f"embedded:{known}" for known in EMBEDDED)
+        )
+    return EMBEDDED[name]
 
 
 def trained_lines(folder: Path) -> frozenset[int]:

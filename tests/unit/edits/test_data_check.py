@@ -12,7 +12,7 @@ from tests.unit.file_trials import spec, write, zsre_line
 from trainables.edits.data_check import DataCheck
 from trainables.edits.drawing import draw
 from trainables.edits.sources import open_source
-from trainables.errors import ConfigError, DataError, EditingError
+from trainables.errors import BackboneError, ConfigError, DataError, EditingError
 from trainables.spec import TrialSpec
 from trainables.trials.validation import Validator
 
@@ -72,6 +72,12 @@ def test_data_of_an_untrained_backbone_are_those_that_it_will_have_read(tmp_path
     assert {int(record.record_id.removeprefix("zsre-")) for record in source.records} <= set(
         range(6, 21)
     )
+
+
+def test_an_embedded_backbone_that_is_none_is_named_before_the_start(tmp_path: Path) -> None:
+    wanted = TrialSpec.parse(embedded("nope", "facts", None))
+    with pytest.raises(BackboneError, match="'embedded:nope'; allowed: embedded:facts,"):
+        DataCheck(tmp_path).check(wanted)
 
 
 def test_made_up_data_need_a_backbone_that_read_them(tmp_path: Path) -> None:

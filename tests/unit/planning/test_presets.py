@@ -218,3 +218,13 @@ def test_arm_values_when_no_arm_can_obey_then_what_was_typed_is_named(
 ) -> None:
     message = refusal(folder, f"ablation={ablation}", typed)
     assert [part for part in parts if part not in message] == [], message
+
+
+@pytest.mark.parametrize("text", ["", "moe: {}", "multi: {layers: [1]}"])
+def test_plan_when_a_file_of_presets_sets_nothing_of_it_then_refused(
+    folder: Path, tmp_path: Path, text: str
+) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(text)
+    words = refusal(folder, "ablation=ranks", f"presets={mine}")
+    assert words == f"presets={mine}: sets nothing for moe"
