@@ -1,7 +1,7 @@
 """Reads what a plan must know about a model family, from `search_spaces/family/<name>.yaml`.
 
-`trainables/backbones/families.py` reads the same files for the paths of modules. Neither package
-may import the other, so each has a small reader of its own: one file, no list kept twice.
+`trainables/backbones/families.py` reads the same files for the paths of modules. It loads torch,
+which a plan must do without, so each has a small reader of its own: one file, no list kept twice.
 
 They are read from the project's own folder, whatever folder of search spaces a plan is made from:
 a family says how the code reaches into a model, which no experiment chooses.
@@ -9,8 +9,10 @@ a family says how the code reaches into a model, which no experiment chooses.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 from orchestrator.errors import UsageError
 from orchestrator.settings.yaml_files import SearchSpaces
@@ -47,13 +49,21 @@ def get_family(name: str) -> Family:
     """The family with a file of that name.
 
     Raises:
-        UsageError: If there is none, or its `config` lacks a key.
+        UsageError: If there is none, or its `config` lacks a key or has something else there.
     """
     values = SearchSpaces().load(_GROUP, name)
-    try:
-        depth, width, ffn = (
-            tuple(values["config"][key]) for key in ("num_layers", "hidden_size", "ffn_size")
-        )
-    except (KeyError, TypeError) as error:
-        raise UsageError(f"family/{name}.yaml: config.{error.args[0]} is missing") from error
+    depth, width, ffn = (
+        _keys(name, values, size) for size in ("num_layers", "hidden_size", "ffn_size")
+    )
     return Family(depth, width, ffn, num_ffn_matrices=3 if values.get("gate") else 2)
+
+
+def _keys(name: str, values: Mapping[str, Any], size: str) -> tuple[str, ...]:
+    """The keys of config.json under which a size may stand."""
+    config = values.get("config")
+    keys = config.get(size) if isinstance(config, dict) else None
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+        raise UsageError(
+            f"family/{name}.yaml: config.{size}={keys}: must be a list of keys of config.json"
+        )
+    return tuple(keys)

@@ -1,9 +1,8 @@
 """Where each model family keeps its parts, from `search_spaces/family/<name>.yaml`.
 
 No code names a family. The orchestrator reads the same files for its plans
-(`orchestrator/planning/families.py`).
-Neither package may import the other, so each has a small reader of its own: one file, no list kept
-twice. The folder is found beside the package, also from a notebook.
+(`orchestrator/planning/families.py`), which must do without torch, so each has a small reader of
+its own: one file, no list kept twice. The folder is found beside the package, also from a notebook.
 """
 
 from __future__ import annotations
@@ -47,8 +46,9 @@ def get_family(model_type: str) -> Family:
             k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
         }
         return Family(**parts)
-    except (yaml.YAMLError, TypeError, KeyError, AttributeError) as error:
-        raise BackboneError(f"{path} does not describe a family: {error}") from error
+    except (yaml.YAMLError, ValueError, OSError, TypeError, KeyError, AttributeError) as error:
+        reason = " ".join(str(error).split())
+        raise BackboneError(f"{path} does not describe a family: {reason}") from error
 
 
 def family_of(folder: Path) -> Family:
