@@ -10,7 +10,7 @@ check() {
     cat >"$folder/program.py"
     cat >"$folder/expected" <&3
     "${PYTHON:-python3}" -m venv "$folder/venv" &&
-        "$folder/venv/bin/python" -m pip install --quiet --disable-pip-version-check "$@" || exit 2
+        "$folder/venv/bin/python" -m pip install --quiet --disable-pip-version-check "$@" || return 2
     mkdir "$folder/work"
     (cd "$folder/work" && HOME=$PWD ../venv/bin/python -I ../program.py >../found 2>../errors) ||
         status=$?
@@ -19,10 +19,10 @@ check() {
     cat "$folder/found"
     if [ "$status" = 0 ] && cmp -s "$folder/found" "$folder/expected"; then
         echo "as found"
-        exit 0
+        return 0
     fi
     echo "changed (status $status); it used to print:"
     cat "$folder/expected"
     tail -n 20 "$folder/errors" >&2
-    exit 1
+    return 1
 }

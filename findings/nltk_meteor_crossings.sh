@@ -5,9 +5,10 @@
 # each word with its last place in the reference instead: "New York" is then two chunks, not one,
 # and gets the full penalty of a half. With the alignment promised the first score is .3989, as the
 # same answer gets where nothing is repeated.
+set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
-check nltk==3.10.4 <<'PROGRAM' 3<<'EXPECTED'
+check nltk==3.10.4 <<'PROGRAM' 3<<'EXPECTED' || exit
 from nltk.translate.meteor_score import align_words, meteor_score
 
 answer = "New York".split()

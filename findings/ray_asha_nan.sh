@@ -5,9 +5,10 @@
 # (ray-project/ray#6916), but the trial is compared with that cutoff all the same, and no comparison
 # with NaN is true. So the trials that a sweep most wants to stop cost the most.
 # ray-project/ray#11670 asked that schedulers handle NaN; it is closed.
+set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
-check "ray[tune]==2.60.0" <<'PROGRAM' 3<<'EXPECTED'
+check "ray[tune]==2.60.0" <<'PROGRAM' 3<<'EXPECTED' || exit
 import math
 import os
 from pathlib import Path

@@ -4,9 +4,10 @@
 # Such an array is contiguous and dense, which is all that is asked for. Linear
 # algebra and a transposed weight give such arrays: the file loads, in the right shape, and the
 # model is another one. safetensors/safetensors#825 reports it.
+set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
-check safetensors==0.8.0 numpy==2.4.6 <<'PROGRAM' 3<<'EXPECTED'
+check safetensors==0.8.0 numpy==2.4.6 <<'PROGRAM' 3<<'EXPECTED' || exit
 import numpy as np
 from safetensors.numpy import load, save
 
