@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias
 
 import yaml
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
 
 from analysis.errors import AnalysisError
 
@@ -24,10 +26,12 @@ Kind: TypeAlias = Literal[
 ]
 Per: TypeAlias = Literal["prompts", "checkpoint", "trial"]
 Better: TypeAlias = Literal["higher", "lower"]
-_CHOICES = {"kind": get_args(Kind), "per": get_args(Per), "better": get_args(Better)}
+Moment: TypeAlias = Literal["before", "immediate", "rung", "final", "curve"]
+_STRICT = ConfigDict(strict=True, extra="forbid")
+_WORDS = TypeAdapter(list[str], config=_STRICT)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_STRICT)
 class Metric:
     """One declared metric.
 
@@ -48,7 +52,7 @@ class Metric:
     heading: str
     kind: Kind
     per: Per
-    moments: tuple[str, ...] = ()
+    moments: tuple[Moment, ...] = ()
     better: Better | None = None
     digits: int = 2
     has_column: bool = True
@@ -65,27 +69,40 @@ def read_metrics(path: Path = FILE) -> tuple[tuple[str, ...], dict[str, Metric]]
     """
     try:
         content = yaml.safe_load(path.read_text("utf-8"))
-        return tuple(content["measures"]), {
-            name: _metric(name, values) for name, values in content["metrics"].items()
-        }
-    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+        measures = tuple(_WORDS.validate_python(content["measures"]))
+        found = {name: _metric(name, values) for name, values in content["metrics"].items()}
+        for each in found.values():
+            for part in each.mean_of:
+                if part not in found:
+                    raise TypeError(f"metrics.{each.name}.mean_of: {part!r} is none of the metrics")
+    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise AnalysisError(
             f"{path.name} does not declare metrics as it should: {reason}"
         ) from error
+    return measures, found
 
 
 def _metric(name: str, values: Mapping[str, Any]) -> Metric:
+    """One metric; ValueError or TypeError where its line is not as `Metric` has it."""
+    if not isinstance(values, Mapping):
+        raise TypeError(f"metrics.{name} is {values!r}; it must be a mapping")
     known = [field.name for field in fields(Metric)]
     if unknown := [key for key in values if key not in known]:
         raise TypeError(f"metrics.{name}.{unknown[0]} is none of {', '.join(known)}")
-    for key, allowed in _CHOICES.items():
-        if key in values and values[key] not in allowed:
-            raise TypeError(
-                f"metrics.{name}.{key} is {values[key]!r}, none of {', '.join(allowed)}"
-            )
-    lists = {key: tuple(values[key]) for key in ("moments", "mean_of") if key in values}
-    return Metric(name, **{**values, **lists})
+    lists = {
+        key: tuple(_WORDS.validate_python(values[key]))
+        for key in ("moments", "mean_of")
+        if key in values
+    }
+    try:
+        return Metric(**{"name": name, **values, **lists})
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "missing":
+            raise TypeError(f"metrics.{name}.{key} is missing") from error
+        raise TypeError(f"metrics.{name}.{key} is {first['input']!r}: {first['msg']}") from error
 
 
 MEASURES, METRICS = read_metrics()

@@ -34,7 +34,7 @@ def precheck(plan: Plan, check_data: Callable[[ToldSpec], object]) -> None:
     Raises:
         UsageError: For the first trial that cannot work; all settings are checked before any data.
     """
-    settings = SettingsCheck(cache_of(plan.config))
+    settings = SettingsCheck(cache_of(plan.config), plan.compared_numbers)
     try:
         specs = [(spec, ToldSpec.parse(spec.to_dict())) for spec in plan.knowable]
         for spec, told in specs:

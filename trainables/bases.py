@@ -70,6 +70,9 @@ def check_presets(presets: Any, label: str) -> None:
     for method, values in presets.items():
         if not isinstance(values, Mapping):
             raise ConfigError(f"{label}.{method}: {wanted}, not {values!r}")
+        for key in (method, *values):
+            if not isinstance(key, str):
+                raise ConfigError(f"{label}: {key}: a key must be a word")
 
 
 def read_method(name: str) -> dict[str, Any]:

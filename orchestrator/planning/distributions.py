@@ -11,8 +11,8 @@ from typing import Any
 
 from orchestrator.errors import UsageError
 from orchestrator.planning.resolving import Resolver
+from orchestrator.settings.complaints import unknown
 from orchestrator.settings.models import SweepConfig
-from orchestrator.settings.yaml_files import unknown
 
 _MOST_COMBINATIONS = 1000  # a tenth of a second
 _DISTRIBUTIONS = {

@@ -18,8 +18,8 @@ from orchestrator.planning.plan_keys import check_keys, partly_obeyed
 from orchestrator.planning.ranges import check_ranges
 from orchestrator.planning.resolving import Resolver
 from orchestrator.planning.trial_spec import Origin, Swept, TrialSpec
+from orchestrator.settings.complaints import unknown
 from orchestrator.settings.models import PARTS, SweepConfig
-from orchestrator.settings.yaml_files import unknown
 
 __all__ = ["Distribution", "Origin", "Plan", "TrialSpec", "expand", "spec_for"]
 

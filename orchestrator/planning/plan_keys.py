@@ -10,9 +10,9 @@ from orchestrator.errors import UsageError
 from orchestrator.planning.presets import check_typed_presets, fields_of
 from orchestrator.planning.ranges import as_kind_of
 from orchestrator.planning.trial_spec import HEADER
+from orchestrator.settings.complaints import unknown
 from orchestrator.settings.composition import own_choices
 from orchestrator.settings.models import COMMAND_LINE, PARTS, Protocol, SweepConfig
-from orchestrator.settings.yaml_files import unknown
 
 # What a file says of its own subject; another subject is another file.
 _DESCRIBED = {

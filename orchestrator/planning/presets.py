@@ -13,8 +13,9 @@ from typing import Any
 from orchestrator.errors import UsageError
 from orchestrator.planning.ranges import as_kind_of
 from orchestrator.planning.trial_spec import HEADER, TrialSpec
+from orchestrator.settings.complaints import unknown
 from orchestrator.settings.models import SweepConfig
-from orchestrator.settings.yaml_files import SearchSpaces, unknown
+from orchestrator.settings.yaml_files import SearchSpaces
 
 Found = tuple[str, str, Any]  # source, key, value
 

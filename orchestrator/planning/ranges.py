@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 from orchestrator.errors import UsageError
-from orchestrator.planning.trial_spec import DEPTH_FIELDS, TrialSpec
+from orchestrator.planning.trial_spec import DEPTH_FIELDS, WIDTH_FIELDS, TrialSpec
 
 
 def check_ranges(spec: TrialSpec) -> None:
@@ -33,6 +33,16 @@ def check_ranges(spec: TrialSpec) -> None:
     top_k, experts = method.get("top_k"), method.get("num_experts")
     if isinstance(top_k, int) and isinstance(experts, int) and top_k > experts:
         raise UsageError(f"method.top_k={top_k}: must lie in 1 to method.num_experts={experts}")
+
+
+def check_size(name: str, value: Any) -> None:
+    """Raises UsageError unless a layer or rank, or each of a list of layers, is a whole number."""
+    if name == "layers" and not isinstance(value, list):
+        raise UsageError(f"method.{name}={_shown(value)}: must be a list of whole numbers")
+    if name in (*DEPTH_FIELDS, *WIDTH_FIELDS):
+        for each in value if name == "layers" else [value]:
+            if type(each) is not int:
+                raise UsageError(f"method.{name}={_shown(value)}: must be a whole number")
 
 
 _MOST_SHOWN = 200  # characters of a value in a complaint

@@ -13,7 +13,7 @@ from orchestrator.errors import UsageError
 from orchestrator.planning.counts import STREAMS, counts_within, limit_of, num_drawn, with_counts
 from orchestrator.planning.part_values import check_backbone, check_dataset, check_null, check_pair
 from orchestrator.planning.presets import Presets, fields_of
-from orchestrator.planning.ranges import as_kind_of
+from orchestrator.planning.ranges import as_kind_of, check_size
 from orchestrator.planning.shapes import EMBEDDED, read_backbone
 from orchestrator.planning.trial_spec import (
     DEPTH_FIELDS,
@@ -22,8 +22,8 @@ from orchestrator.planning.trial_spec import (
     Swept,
     TrialSpec,
 )
+from orchestrator.settings.complaints import unknown
 from orchestrator.settings.models import COMMAND_LINE, Protocol, SweepConfig
-from orchestrator.settings.yaml_files import unknown
 
 _DESCRIBED_BY = "described_by"  # while a backbone is read: the file that describes its model
 
@@ -197,7 +197,10 @@ class Resolver:
         method: dict[str, Any] = {"name": name, "module": loaded.get("module", name)}
         origins = {"method.name": Origin(f"method {name}")}
         for key, (value, source, units) in held.items():
-            scaled = self.scaled(key, value, units, backbone)
+            try:
+                scaled = self.scaled(key, value, units, backbone)
+            except UsageError as error:
+                raise UsageError(f"{error} ({source})") from error
             method[key] = scaled
             origins[f"method.{key}"] = Origin(source, value if scaled != value else None)
         return method, origins
@@ -208,8 +211,15 @@ class Resolver:
         return {**of_method, **(self.config.arm_values.get(arm, {}) if arm else {})}
 
     def scaled(self, name: str, value: Any, units: str | None, backbone: Mapping[str, Any]) -> Any:
-        """`value`, meant for the backbone named `units`, scaled to `backbone` by depth or width."""
-        if value is None or units is None:
+        """`value`, meant for the backbone named `units`, scaled to `backbone` by depth or width.
+
+        Raises:
+            UsageError: If a layer or a rank is no whole number.
+        """
+        if value is None:
+            return value
+        check_size(name, value)
+        if units is None:
             return value
         if name in DEPTH_FIELDS:
             depth, published = int(backbone["num_layers"]), self._shape(units, "num_layers")

@@ -11,6 +11,9 @@ DEPTH_FIELDS = ("edit_layer", "layers")
 WIDTH_FIELDS = ("lora_rank",)
 # Keys of a method's YAML that are not fields of its Config.
 HEADER = ("name", "module", "published_on", "order", "presets", "cost")
+# What `TrialSpec.to_dict` writes.
+_PARTS = ("method", "backbone", "dataset", "protocol", "swept", "published")
+_KINDS: dict[str, type] = {"ablation": str, "arm": str, "seed": int, **dict.fromkeys(_PARTS, dict)}
 
 
 @dataclass(frozen=True)
@@ -60,8 +63,16 @@ class TrialSpec:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrialSpec:
-        """The spec that `to_dict` wrote."""
-        return cls(**values)
+        """The spec that `to_dict` wrote; keys that a later version adds are left out.
+
+        Raises:
+            ValueError: If a key is missing, or its value is of another kind.
+        """
+        told = {"published": {}, **values}
+        for name, kind in _KINDS.items():
+            if type(told.get(name)) is not kind:
+                raise ValueError(f"spec.{name} is {told.get(name)!r}, no {kind.__name__}")
+        return cls(**{name: told[name] for name in _KINDS})
 
     def value(self, key: str) -> Any:
         """The value of a dotted key; for `method`, `backbone` or `dataset` alone, the name.

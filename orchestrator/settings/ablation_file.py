@@ -6,7 +6,8 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from orchestrator.errors import UsageError
-from orchestrator.settings.yaml_files import GROUPS, SearchSpaces, unknown
+from orchestrator.settings.complaints import unknown
+from orchestrator.settings.yaml_files import GROUPS, SearchSpaces
 
 _MAPPINGS = ("axes", "arms", "protocol", "rerun", "stands_for")
 _OF_FILES = ("arms", "question")

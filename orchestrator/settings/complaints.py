@@ -1,21 +1,25 @@
-"""Turns what pydantic finds wrong with a configuration into one line for the user."""
+"""Says in one line what is wrong with a configuration: an unknown name, or what pydantic finds."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import difflib
+from collections.abc import Collection, Iterable
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
 from orchestrator.errors import UsageError
 from orchestrator.redaction import redacted
-from orchestrator.settings.yaml_files import unknown
 
+_MOST_NAMES = 30  # of an error message
 # pydantic's words for Python's types, said in YAML's
 _PLAINER = {
     "tuple_type": "must be a list, [...]",
     "list_type": "must be a list, [...]",
     "dict_type": "must be a mapping, {key: value}",
     "model_type": "must be a mapping, {key: value}",
+    "string_type": "must be a word",
+    "bool_type": "must be true or false",
 }
 
 
@@ -39,8 +43,9 @@ def complaint(
     if first["type"] == "extra_forbidden":
         model = whole
         for part in location[:-1]:
-            inner = model.model_fields[part].annotation
-            model = inner if isinstance(inner, type) and issubclass(inner, BaseModel) else model
+            kind = model.model_fields[part].annotation
+            inner = [each for each in (kind, *get_args(kind)) if _is_model(each)]
+            model = inner[0] if inner else model
         known = set(model.model_fields) - set(hidden) | (set(further) if model is whole else set())
         return unknown(path, location[-1], known)
     message = first["msg"].removeprefix("Value error, ")
@@ -48,3 +53,17 @@ def complaint(
         message = _PLAINER[first["type"]]
     typed = redacted(str(first["input"]))
     return UsageError(f"{path}={typed}: {message[:1].lower()}{message[1:]}")
+
+
+def _is_model(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
+
+
+def unknown(typed: str, name: str, known: Iterable[str]) -> UsageError:
+    """The error for an unknown name: what was typed, the nearest name, all names."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    guess = f"did you mean {near[0]!r}? " if near else ""
+    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+    listed = ", ".join(names[:_MOST_NAMES]) or "none"
+    return UsageError(f"{typed}: no such name; {guess}known: {listed}{more}")

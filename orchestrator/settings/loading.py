@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from orchestrator.errors import UsageError
 from orchestrator.settings.ablation_file import check_ablation
 from orchestrator.settings.arms import of_arms, selected
-from orchestrator.settings.complaints import complaint
+from orchestrator.settings.complaints import complaint, unknown
 from orchestrator.settings.composition import compose, merge, own_choices
 from orchestrator.settings.models import (
     COMMAND_LINE,
@@ -29,7 +29,7 @@ from orchestrator.settings.models import (
 from orchestrator.settings.obeyed import check_obeyed
 from orchestrator.settings.presets import read_presets
 from orchestrator.settings.typed import Known, parse, split
-from orchestrator.settings.yaml_files import FOLDER, GROUPS, SearchSpaces, unknown
+from orchestrator.settings.yaml_files import FOLDER, GROUPS, SearchSpaces
 
 # Fields that are no keys.
 _NOT_TYPED = frozenset(

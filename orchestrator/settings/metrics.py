@@ -11,9 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from statistics import fmean
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from orchestrator.errors import UsageError
+from orchestrator.settings.complaints import complaint
 from orchestrator.settings.yaml_files import SearchSpaces
 
 Mode: TypeAlias = Literal["max", "min"]
@@ -57,12 +60,12 @@ def compared(typed: str) -> Compared:
     known = _known()
     if typed in known:
         return known[typed]
-    declared = SearchSpaces().metrics()
-    scores = [name for name, values in declared["metrics"].items() if values["per"] == "prompts"]
+    declared = _declared()
+    scores = [name for name, metric in declared.metrics.items() if metric.per == "prompts"]
     others = [name for name in known if name.rpartition(".")[0] not in scores]
     raise ValueError(
         f"write SCORE.MEASURE, SCORE one of {', '.join(scores)}, "
-        f"MEASURE one of {', '.join(declared['measures_at_rungs'])}; or one of {', '.join(others)}"
+        f"MEASURE one of {', '.join(declared.measures_at_rungs)}; or one of {', '.join(others)}"
     )
 
 
@@ -71,28 +74,56 @@ def at_rungs() -> tuple[str, ...]:
     return tuple(name for name, each in _known().items() if each.has_rungs)
 
 
+class _Metric(BaseModel):
+    """What is read here of a line; `analysis.metrics` reads, and checks, the rest."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
+
+    per: Literal["prompts", "checkpoint", "trial"]
+    better: Literal["higher", "lower"] | None = None
+    mean_of: list[str] | None = None
+    moments: list[str] = []
+
+
+class _Declared(BaseModel):
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
+
+    measures_at_rungs: Annotated[list[str], Field(min_length=1)]
+    metrics: Annotated[dict[str, _Metric], Field(min_length=1)]
+
+    @field_validator("metrics")
+    @classmethod
+    def _check_parts(cls, metrics: dict[str, _Metric]) -> dict[str, _Metric]:
+        for name, metric in metrics.items():
+            for part in metric.mean_of or ():
+                if part not in metrics:
+                    raise ValueError(f"{name}.mean_of: {part!r} is none of the metrics")
+        return metrics
+
+
+@cache
+def _declared() -> _Declared:
+    try:
+        return _Declared.model_validate(SearchSpaces().metrics())
+    except ValidationError as error:
+        raise UsageError(f"metrics.yaml: {complaint(error, _Declared, (), ())}") from error
+
+
 @cache
 def _known() -> Mapping[str, Compared]:
     """All numbers that may be compared, by the name that is typed."""
-    declared = SearchSpaces().metrics()
-    metrics: Mapping[str, Mapping[str, Any]] = declared["metrics"]
+    declared = _declared()
     found = {}
-    for name, values in metrics.items():
-        if "better" not in values:
+    for name, metric in declared.metrics.items():
+        if metric.better is None:
             continue
-        parts = values.get("mean_of", [name])
-        is_score = values["per"] == "prompts"
-        if values["better"] not in _MODES:
-            raise UsageError(
-                f"metrics.yaml: metrics.{name}.better is {values['better']!r}; it must be "
-                f"{' or '.join(_MODES)}"
-            )
-        for measure in declared["measures_at_rungs"] if is_score else [""]:
+        parts = metric.mean_of or [name]
+        for measure in declared.measures_at_rungs if metric.per == "prompts" else [""]:
             suffix = f".{measure}" if measure else ""
             found[name + suffix] = Compared(
                 name + suffix,
                 numbers=tuple(part + suffix for part in parts),
-                mode=_MODES[values["better"]],
-                has_rungs=all("rung" in metrics[part].get("moments", ()) for part in parts),
+                mode=_MODES[metric.better],
+                has_rungs=all("rung" in declared.metrics[part].moments for part in parts),
             )
     return found

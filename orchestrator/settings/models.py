@@ -9,19 +9,11 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 from orchestrator.settings.addresses import LOCAL, cluster_address, mlflow_server, object_storage
+from orchestrator.settings.file_headers import Order
 from orchestrator.settings.metrics import Compared, compared
 from orchestrator.settings.sharing import GPU_GIB, Parallel, Sharing
 from orchestrator.settings.yaml_files import SearchSpaces
 
-Order = Literal[
-    "given",
-    "random",
-    "kmeans_filled",
-    "kmeans_unequal",
-    "kmeans_balanced",
-    "hierarchical",
-    "reversed_kmeans",
-]
 Count = Annotated[int, Field(ge=1, le=1_000_000, strict=True)]  # more is a slip of the finger
 Amount = Annotated[float, Field(gt=0, le=1e9, strict=True)]
 MOST_SEED = 2**32 - 1  # NumPy takes no larger one

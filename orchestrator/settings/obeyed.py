@@ -6,8 +6,8 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import UsageError
+from orchestrator.settings.complaints import unknown
 from orchestrator.settings.metrics import at_rungs
-from orchestrator.settings.yaml_files import unknown
 
 if TYPE_CHECKING:
     from orchestrator.settings.models import SweepConfig

@@ -8,9 +8,10 @@ from typing import Any
 
 from orchestrator.errors import UsageError
 from orchestrator.redaction import redacted
+from orchestrator.settings.complaints import unknown
 from orchestrator.settings.composition import plain
 from orchestrator.settings.simple_values import NotSimpleError, simple_value
-from orchestrator.settings.yaml_files import GROUPS, SearchSpaces, unknown
+from orchestrator.settings.yaml_files import GROUPS, SearchSpaces
 
 # Of a first word, the words that may follow behind a dot; None: others check them.
 Known = Mapping[str, Collection[str] | None]

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from orchestrator.errors import UsageError
+from orchestrator.settings.complaints import unknown
+from orchestrator.settings.file_headers import check_header
 from trainables.bases import presets_of, with_base
 from trainables.errors import ConfigError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FOLDER = REPOSITORY / "search_spaces"
-_MOST_NAMES = 30  # of an error message
 GROUPS = ("ablation", "backbone", "dataset", "method", "scale", "scheduler")
 _WITH_BASE = ("backbone", "dataset", "method")
 _OF_PRESETS = ("presets", "presets_from")  # of a backbone; see `SearchSpaces.presets`
@@ -125,9 +125,20 @@ class SearchSpaces:
             if file not in self.names(group):
                 raise unknown(f"{group} {asked} stands on {file}", file, self.names(group))
             content = self.read(self.folder / group / f"{file}.yaml")
-            _check_header(group, file, content)
+            check_header(group, file, content)
+            if group == "method":
+                self._check_backbones(file, content)
             self._files[group, file] = content
         return self._files[group, file]
+
+    def _check_backbones(self, file: str, method: Mapping[str, Any]) -> None:
+        """Refuses a method's file that names a backbone which is not there."""
+        named = {"published_on": [method.get("published_on")], "presets": method.get("presets")}
+        for key, backbones in named.items():
+            for name in backbones or ():
+                if name is not None and name not in self.names("backbone"):
+                    label = f"method/{file}.yaml: {key}: {name}"
+                    raise unknown(label, name, self.names("backbone"))
 
     def root(self) -> Mapping[str, Any]:
         """`config.yaml`."""
@@ -165,28 +176,3 @@ class SearchSpaces:
         if content is not None and not isinstance(content, dict):
             raise UsageError(f"{path} must hold a mapping, not a {type(content).__name__}")
         return content or {}
-
-
-def _check_header(group: str, file: str, content: Mapping[Any, Any]) -> None:
-    """Raises UsageError where a key that every file of a group may have is of the wrong kind."""
-    label = f"{group}/{file}.yaml"
-    for key in content:
-        if not isinstance(key, str):
-            raise UsageError(f"{label}: {key}: a key must be a word")
-    if content.get("name", file) != file:
-        raise UsageError(f"{label}: name={content['name']}: must be {file}, as the file is called")
-    if not isinstance(content.get("module", ""), str):
-        raise UsageError(f"{label}: module={content['module']}: must be the name of a module")
-    for key in ("cost",) if group == "backbone" else ("presets", "cost"):  # the first has its own
-        if not isinstance(content.get(key) or {}, dict):
-            raise UsageError(f"{label}: {key}={content[key]}: must be a mapping, {{...}}")
-
-
-def unknown(typed: str, name: str, known: Iterable[str]) -> UsageError:
-    """The error for an unknown name: what was typed, the nearest name, all names."""
-    names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    guess = f"did you mean {near[0]!r}? " if near else ""
-    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
-    listed = ", ".join(names[:_MOST_NAMES]) or "none"
-    return UsageError(f"{typed}: no such name; {guess}known: {listed}{more}")

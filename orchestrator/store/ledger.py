@@ -149,8 +149,10 @@ class Ledger:
             without: A segment that is left out.
 
         Raises:
-            LedgerError: If a segment cannot be read.
+            LedgerError: If a segment cannot be read, or the store is a file.
         """
+        if Path(store).is_file():
+            raise LedgerError(f"store={store}: is a file; a store is a folder")
         rows: list[LedgerRow] = []
         damaged: list[str] = []
         for path in _segments(store, without):

@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from orchestrator.planning.trial_spec import TrialSpec
+
 SCHEMA = 1
 STATUSES = ("finished", "failed", "diverged", "stopped")
 
@@ -142,4 +144,9 @@ def read_row(values: Any) -> LedgerRow | None:
         return None
     if not isinstance(values.get("seconds", 0.0), int | float):
         return None
+    if spec := values.get("spec"):
+        try:
+            TrialSpec.from_dict(spec)
+        except ValueError:
+            return None
     return EndRow(**{name: values[name] for name in _END_FIELDS if name in values})

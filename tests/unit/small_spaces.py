@@ -30,7 +30,7 @@ FILES = {
          hidden_size: 4096, ffn_size: 11008, num_parameters: 6738415616, memory_gib: null}
         """,
     "dataset/world.yaml": """
-        {name: world, source: world, path: null, part: report, version: 1,
+        {name: world, path: null, part: report, version: 1,
          max_edits: {report: 60, tune: 20}, frequency_band: null, frequency_source: known}
         """,
     "dataset/from_file.yaml": """

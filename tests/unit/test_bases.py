@@ -128,3 +128,22 @@ def test_read_method_when_read_without_a_sweep_then_it_is_what_a_sweep_reads() -
             }
     with pytest.raises(ConfigError, match="no method 'lemo'; known: arm, "):
         read_method("lemo")
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("edit_layer: abc", r"^method\.edit_layer=\"abc\": must be a whole number \(method mine\)"),
+        ("edit_layer: 10.5", r"^method\.edit_layer=10\.5: must be a whole number"),
+        ("edit_layer: true", r"^method\.edit_layer=true: must be a whole number"),
+        ("lora_rank: [3]", r"^method\.lora_rank=\[3\]: must be a whole number"),
+        ("layers: 5", r"^method\.layers=5: must be a list of whole numbers"),
+        ("layers: [1, a]", r"^method\.layers=\"a\": must be a whole number"),
+    ],
+)
+def test_plan_when_a_file_has_no_number_where_one_is_scaled_then_it_is_refused(
+    folder: Path, line: str, said: str
+) -> None:
+    write(folder, "method/mine", f"base: moe\n{line}\n")
+    with pytest.raises(UsageError, match=said):
+        expand(config.load(["ablation=ranks", "method=mine"], folder))

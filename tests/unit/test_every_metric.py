@@ -24,8 +24,10 @@ from analysis.reading.runs import read_runs
 from orchestrator.errors import UsageError
 from orchestrator.planning.cell import Cell, Resolved
 from orchestrator.planning.plan import expand
+from orchestrator.settings import metrics as settings_metrics
 from orchestrator.settings.loading import load
 from orchestrator.settings.metrics import compared as named
+from orchestrator.settings.yaml_files import SearchSpaces
 from orchestrator.store.rows import end_row, labelled
 from orchestrator.tracking.mirror import _NOT_METRICS as BOOKKEEPING
 from orchestrator.tracking.tracker import Tracker
@@ -36,6 +38,7 @@ from trainables.bases import read_method
 from trainables.interfaces import Question
 from trainables.methods import method_settings
 from trainables.metrics import evaluator
+from trainables.settings_check import OF_REPEATED_EDITS, OF_ROUTES
 from trainables.trials.compared import Compares, compared
 from trainables.trials.ray_trial import EditTrial
 from trainables.trials.run import Runtime
@@ -236,9 +239,50 @@ def test_metric_when_measured_at_the_end_alone_then_no_scheduler_with_rungs_take
 @pytest.mark.parametrize(
     ("line", "said"),
     [
+        ("{kind: share}", r"metrics\.toy\.per"),
+        ("{per: trail}", r"metrics\.toy\.per=trail"),
+        ("{per: trial, better: best}", r"metrics\.toy\.better=best"),
+        ("{per: trial, mean_of: [x]}", r"toy\.mean_of: 'x' is none of the metrics"),
+        ("5", r"metrics\.toy=5: must be a mapping"),
+    ],
+)
+def test_compared_when_a_line_is_broken_then_the_error_names_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, line: str, said: str
+) -> None:
+    file = tmp_path / "metrics.yaml"
+    file.write_text(f"measures_at_rungs: [token]\nmetrics:\n  toy: {line}\n")
+    content = SearchSpaces.read(file)
+    monkeypatch.setattr(SearchSpaces, "metrics", lambda self: content)
+    settings_metrics._declared.cache_clear()
+    settings_metrics._known.cache_clear()
+    try:
+        with pytest.raises(UsageError, match=rf"metrics\.yaml: .*{said}"):
+            named("toy")
+    finally:
+        settings_metrics._declared.cache_clear()
+        settings_metrics._known.cache_clear()
+
+
+def test_numbers_of_routes_are_those_that_a_trial_has(rows: list[dict[str, Any]]) -> None:
+    """What `SettingsCheck` refuses of a method without routes is what one with routes measures."""
+    routed = {name for name in rows[1] if name in METRICS} & OF_ROUTES
+    assert routed == OF_ROUTES
+    assert {name for name in METRICS if "expert" in name or "routing" in name} <= OF_ROUTES
+    assert set(rows[1]) >= OF_REPEATED_EDITS
+    assert not OF_REPEATED_EDITS & set(rows[0])
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
         ("{heading: Toy, pre: trial}", "metrics.toy.pre is none of name, heading"),
-        ("{heading: Toy, kind: share, per: trail}", "metrics.toy.per is 'trail', none of prompts"),
-        ("{heading: Toy, per: trial}", "missing .* 'kind'"),
+        ("{heading: Toy, kind: share, per: trail}", "metrics.toy.per is 'trail': .* 'prompts'"),
+        ("{heading: Toy, per: trial}", "metrics.toy.kind is missing"),
+        ("{heading: 5, kind: share, per: trial}", "metrics.toy.heading is 5: .* string"),
+        ("{heading: T, kind: share, per: trial, mean_of: [x]}", "toy.mean_of: 'x' is none of"),
+        ("{heading: T, kind: share, per: trial, moments: [last]}", "toy.moments.0 is 'last'"),
+        ("{heading: T, kind: share, per: trial, digits: two}", "toy.digits is 'two'"),
+        ("", "metrics.toy is None; it must be a mapping"),
     ],
 )
 def test_read_metrics_when_a_line_is_broken_then_the_error_names_it(

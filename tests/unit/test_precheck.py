@@ -20,6 +20,8 @@ from orchestrator.terminal.waiting import Waiting
 from tests.unit.file_trials import write, zsre_line
 
 LORA = "ablation=lemoe_lora"
+SEARCH = ["ablation=lemoe_search", "scheduler=fifo"]
+RATES = "axes={method.edit_lr:{distribution:uniform,low:1e-3,high:1}}"
 SMALLEST = "axes.method.edit_lr={distribution:uniform,low:0,high:1}"
 
 
@@ -49,6 +51,18 @@ def questions(tmp_path: Path) -> Path:
         (
             ["ablation=lemoe_batch", "method=memit", "method.covariance_text=/nowhere.txt"],
             "method.covariance_text is '/nowhere.txt'; there is no such file",
+        ),
+        (
+            [*SEARCH, "scheduler.metric=stale_rate"],
+            "compares stale_rate; it is measured with protocol.kind=serial alone",
+        ),
+        (
+            [*SEARCH, "scheduler.metric=routing_purity", "method=ft_m", RATES],
+            "compares routing_purity; method=ft_m routes nothing",
+        ),
+        (
+            [*SEARCH, "scheduler.metric=retention.token", "protocol.kind=batch"],
+            "compares retention.token; protocol.kind=batch rolls back after every batch",
         ),
         (["ablation=smoke", "dataset.frequency_band=[0.5]"], "dataset.frequency_band is [0.5]"),
         (["ablation=smoke", "dataset=zsre", "protocol.num_edits=30"], "30"),

@@ -5,11 +5,14 @@ A method that needs parts of its own is a folder, whose `method.py` is its modul
 
 from __future__ import annotations
 
+import ast
 import difflib
 import importlib
+import importlib.util
 import pkgutil
 from collections.abc import Mapping
 from dataclasses import fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainables.errors import ConfigError, UnknownMethodError
@@ -61,6 +64,26 @@ def get_version(name: str) -> int:
     """The module's VERSION (1 where it has none); raised with a change that moves a number."""
     module = importlib.import_module(module_of(name))
     return int(getattr(module, "VERSION", 1))
+
+
+def has_routes(name: str) -> bool:
+    """Whether method `name` sends prompts or tokens to experts; read from its file, not imported.
+
+    Raises:
+        UnknownMethodError: If there is no such method.
+    """
+    spec = importlib.util.find_spec(module_of(name))
+    assert spec is not None
+    assert spec.origin is not None
+    statements = ast.parse(Path(spec.origin).read_bytes(), spec.origin).body
+    defined = {
+        part.name
+        for statement in statements
+        if isinstance(statement, ast.ClassDef)
+        for part in statement.body
+        if isinstance(part, ast.FunctionDef)
+    }
+    return bool(defined & {"routes", "token_routes"})
 
 
 def check_family(name: str, family: Family) -> None:

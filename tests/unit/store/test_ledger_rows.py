@@ -11,6 +11,7 @@ import pytest
 from orchestrator.errors import LedgerError
 from orchestrator.planning.cell import Cell, Resolved
 from orchestrator.planning.identity import fingerprint
+from orchestrator.planning.trial_spec import TrialSpec as PlannedSpec
 from orchestrator.settings import loading as config
 from orchestrator.store.ledger import Ledger
 from orchestrator.store.ledger_rows import SCHEMA, CheckpointRow, EndRow, read_row
@@ -120,3 +121,34 @@ def test_row_of_a_newer_schema_is_refused_by_file_and_number_and_left_as_it_is(
     assert ledger.path.read_text() == before
     assert [path.name for path in (tmp_path / "ledger").iterdir()] == [ledger.path.name]
     assert config.load_store([f"store={tmp_path}"]) == str(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"seed": 0},
+        {"arm": 3},
+        {"seed": "0"},
+        {"seed": True},
+        {"method": "ft_m"},
+        {"protocol": None},
+        {"published": []},
+    ],
+)
+def test_read_when_a_spec_is_none_then_its_line_is_damaged(
+    tmp_path: Path, broken: dict[str, object]
+) -> None:
+    whole = made_plan(tmp_path).trials[0].to_dict()
+    end = {"event": "end", "status": "finished", "fingerprint": "a", "time": 1.0}
+    spec = broken if broken == {"seed": 0} else {**whole, **broken}
+    assert read_row({**end, "spec": whole}) is not None
+    assert read_row({**end, "spec": spec}) is None
+    later = read_row({**end, "spec": {**whole, "new_key": 1}})
+    assert isinstance(later, EndRow)
+    assert PlannedSpec.from_dict(later.spec) == made_plan(tmp_path).trials[0]
+
+
+def test_read_when_the_store_is_a_file_then_it_says_so(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(LedgerError, match="is a file; a store is a folder"):
+        Ledger.read(tmp_path / "file")
