@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import TypeVar, cast
 
 from filelock import FileLock
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 
 from trainables.backbones.split import PrefixCache
 from trainables.interfaces import Json, State
 from trainables.moe import nltk_data
+from trainables.states import snapshot
 
 T = TypeVar("T")
 
@@ -49,7 +49,8 @@ class Artefacts:
         """The artefact of `inputs`, built on first use.
 
         Two processes that ask at once build it once: the second waits for the first. A stored file
-        whose hash is wrong is built anew. Callers must not write to the returned tensors.
+        whose hash is wrong is built anew. The tensors lie in host memory whether they were built or
+        read, and callers must not write to them.
         """
         key = key_of(kind, inputs)
         if key in self._loaded:
@@ -60,11 +61,16 @@ class Artefacts:
             with FileLock(self._root / f"{key}.lock"):
                 state = self._read(folder)
                 if state is None:
-                    state = build()
+                    state = snapshot(build())
                     self._write(folder, state, inputs)
                     self._drop_oldest(keep=folder)
         self._loaded[key] = state
         return state
+
+    def free(self) -> None:
+        """Forget in this process all that can be computed or read again."""
+        self._loaded.clear()
+        self.prefix_cache.clear()
 
     @property
     def nltk_data(self) -> Path:
@@ -94,8 +100,7 @@ class Artefacts:
     def _write(self, folder: Path, state: State, inputs: Mapping[str, Json]) -> None:
         aside = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}.tmp")
         aside.mkdir()
-        tensors = {name: value.detach().cpu().contiguous() for name, value in state.tensors.items()}
-        blob = save(tensors)
+        blob = save(state.tensors)
         (aside / "tensors.safetensors").write_bytes(blob)
         meta = {
             "sha256": _digest(blob, state.values),
@@ -123,31 +128,3 @@ class Artefacts:
 def _digest(blob: bytes, values: object) -> str:
     """SHA-256 of tensors and values of an artefact: pre-edit answers have values alone."""
     return hashlib.sha256(blob + json.dumps(values, sort_keys=True).encode()).hexdigest()
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Store `content` aside and rename it; where that fails, nothing of it is left."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        aside.write_bytes(content)
-        aside.rename(path)
-    finally:
-        aside.unlink(missing_ok=True)
-
-
-def write_state(path: Path, state: State) -> None:
-    """Store a state in one safetensors file, written aside and renamed."""
-    tensors = {name: value.detach().cpu().contiguous() for name, value in state.tensors.items()}
-    write_whole(path, save(tensors, metadata={"values": json.dumps(state.values)}))
-
-
-def read_state(path: Path) -> State | None:
-    """What `write_state` stored; None when there is nothing or it cannot be read."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            values = json.loads(file.metadata()["values"])
-            names = list(file.keys())  # the file itself is not iterable
-            return State({name: file.get_tensor(name) for name in names}, values)
-    except (OSError, ValueError, SafetensorError):
-        return None

@@ -260,7 +260,11 @@ class EditMethod(Protocol):
         ...
 
     def state(self) -> State:
-        """Everything needed to go on; inside a batch the batch itself and its optimiser too."""
+        """Everything needed to go on; inside a batch the batch itself and its optimiser too.
+
+        The tensors are the method's own, which it goes on writing to: whoever keeps a state takes a
+        `states.snapshot` of it first. So nothing lies twice on a GPU.
+        """
         ...
 
     def load(self, state: State) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from trainables.artefacts import Artefacts, read_state, write_state
+from trainables.artefacts import Artefacts
 from trainables.bases import read_method, read_presets
 from trainables.cache import default_cache
 from trainables.edits.embedded import embedded_name
@@ -18,6 +18,7 @@ from trainables.methods import build_config, get_method, method_settings
 from trainables.metrics.evaluator import GENERATED_TOKENS, greedy
 from trainables.prompts import edit_batch, tokenise
 from trainables.seeding import trial_generators
+from trainables.states import read_state, snapshot, write_state
 
 
 class Editor:
@@ -77,7 +78,7 @@ class Editor:
 
     def save(self, path: Path) -> None:
         """Store the edits in one safetensors file."""
-        write_state(path, self.method.state())
+        write_state(path, snapshot(self.method.state()))
 
     def load(self, path: Path) -> None:
         """Take up the edits that `save` stored, of the same method and backbone.

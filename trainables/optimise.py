@@ -139,8 +139,7 @@ class Optimisation:
         for index, moments in self._optimiser.state_dict()["state"].items():
             for key, value in moments.items():
                 if value is not None:
-                    # .clone(): safetensors refuses tensors that share memory.
-                    state.tensors[f"{names[index]}/{key}"] = torch.as_tensor(value).clone()
+                    state.tensors[f"{names[index]}/{key}"] = torch.as_tensor(value)
         return state
 
     def load(self, state: State) -> None:
@@ -232,7 +231,16 @@ def target_loss(logits: Tensor, labels: Tensor, rows: Tensor) -> Tensor:
     Returns:
         Scalar float32.
     """
-    losses = torch.nn.functional.cross_entropy(logits.float(), labels, reduction="none")
+    return row_loss(token_losses(logits, labels), rows)
+
+
+def token_losses(logits: Tensor, labels: Tensor) -> Tensor:
+    """Negative log-likelihood of each token, (M,) float32, of logits (M, V) and labels (M,)."""
+    return torch.nn.functional.cross_entropy(logits.float(), labels, reduction="none")
+
+
+def row_loss(losses: Tensor, rows: Tensor) -> Tensor:
+    """Mean of the losses (M,) of each row's tokens, then of all rows; `rows` as `target_loss`."""
     num_rows = int(rows[-1]) + 1
     sums = losses.new_zeros(num_rows).index_add(0, rows, losses)
     counts = torch.bincount(rows, minlength=num_rows)

@@ -189,11 +189,11 @@ def batch_state(batch: EditBatch) -> State:
     tokens = batch.tokens
     return State(
         tensors={
-            "input_ids": tokens.input_ids.clone(),
-            "attention_mask": tokens.attention_mask.clone(),
-            "prompt_lengths": tokens.prompt_lengths.clone(),
-            "scored": tokens.scored.clone(),
-            "labels": batch.labels.clone(),
+            "input_ids": tokens.input_ids,
+            "attention_mask": tokens.attention_mask,
+            "prompt_lengths": tokens.prompt_lengths,
+            "scored": tokens.scored,
+            "labels": batch.labels,
         },
         values={"edits": [asdict(edit) for edit in batch.edits]},
     )

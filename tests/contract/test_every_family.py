@@ -149,7 +149,7 @@ def test_what_is_added_behind_the_ffn_of_any_layer_equals_the_changed_model(
         site = Site(backbone, layer, path, PrefixCache())
         inputs, output = site.frozen(batch)
         # of the F entries that a down projection reads, the first D
-        found = site.logits(batch, output + inputs[..., :width].roll(1, -1))
+        found = site.per_token(lambda each: each, batch, output + inputs[..., :width].roll(1, -1))
         hook = get_module(backbone.model, path).register_forward_hook(
             lambda _, given, result: result + given[0][..., :width].roll(1, -1)
         )

@@ -13,19 +13,26 @@ from typing import Any
 import pytest
 import torch
 
-from trainables.artefacts import Artefacts, read_state, write_state
+from trainables.artefacts import Artefacts
 from trainables.backbones.loading import load_backbone
 from trainables.backbones.pristine import Pristine
 from trainables.backbones.split import PrefixCache, Split
 from trainables.bases import read_method
 from trainables.errors import BackboneError
 from trainables.interfaces import Backbone, DecodeState, Edit, EditMethod
-from trainables.methods import build_config, check_family, get_method, method_settings
-from trainables.metrics.prompt_routes import Routed
+from trainables.methods import (
+    build_config,
+    check_family,
+    get_method,
+    has_routes,
+    method_settings,
+)
+from trainables.metrics.prompt_routes import Routed, TokenRouted
 from trainables.moe.entities import Chunker
 from trainables.optimise import target_loss
 from trainables.prompts import Row, collate, edit_batch, row_index, tokenise
 from trainables.seeding import trial_generators
+from trainables.states import read_state, snapshot, write_state
 
 FOLDER = Path(__file__).parents[2] / "search_spaces" / "method"
 METHODS = sorted(path.stem for path in FOLDER.glob("*.yaml"))
@@ -276,7 +283,7 @@ def test_rows_taken_in_micro_batches_change_nothing_but_rounding(
         most_rows.append(0)
         method = make(name, llama, artefacts)
         reports += [apply(method, llama, edits) for edits in (EDITS, MORE_EDITS)]
-        states.append(method.state().tensors)
+        states.append(snapshot(method.state()).tensors)
         logits.append(answers(method, llama))
         method.remove()
     assert most_rows[1] > 2
@@ -317,6 +324,9 @@ def test_route_does_not_depend_on_the_target(
 ) -> None:
     method = make(name, llama, artefacts)
     apply(method, llama, EDITS)
+    assert has_routes(read_method(name).get("module", name)) == isinstance(
+        method, Routed | TokenRouted
+    )
     if isinstance(method, Routed):
         rows = [tokenise(llama.tokenizer, prompt) for prompt in PROMPTS]
         longer = [

@@ -18,12 +18,13 @@ from tests.contract.test_every_method import (
     make,
     with_chunker,
 )
-from trainables.artefacts import Artefacts, read_state, write_state
+from trainables.artefacts import Artefacts
 from trainables.backbones.loading import Dtype, load_backbone
 from trainables.backbones.pristine import Pristine
 from trainables.interfaces import Backbone
 from trainables.moe.entities import Chunker
 from trainables.prompts import edit_batch
+from trainables.states import read_state, snapshot, write_state
 
 __all__ = ["artefacts"]  # a fixture
 NARROW: tuple[Dtype, ...] = ("float16", "bfloat16")
@@ -77,7 +78,7 @@ def test_weight_in_low_precision_then_its_float32_copy_is_stored_and_goes_on(
     apply(method, backbone, EDITS)
     method.begin(edit_batch(backbone.tokenizer, MORE_EDITS, end=True))
     method.advance(5)
-    stored = method.state()
+    stored = snapshot(method.state())
     weights = [value for key, value in stored.tensors.items() if key.startswith("weight")]
     assert {weight.dtype for weight in weights} == {torch.float32}
     # What the backbone runs on is that copy, rounded: the copy itself holds what rounding loses.

@@ -12,8 +12,8 @@ import pytest
 
 from orchestrator.planning import plan
 from orchestrator.settings import loading as config
-from trainables.artefacts import read_state, write_state
 from trainables.spec import TrialSpec
+from trainables.states import read_state, write_state
 from trainables.trials.loop import EditLoop, MetricRow
 from trainables.trials.workbench import Workbench
 

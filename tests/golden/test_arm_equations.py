@@ -21,6 +21,7 @@ from trainables.moe.side_memory import (
     selected_expert,
     selection_scores,
 )
+from trainables.states import snapshot
 
 WIDTH, FFN_WIDTH = 4, 6
 MARGINS = Margins(far=5.0, edit=20.0, gap=10.0)  # Table 8
@@ -122,7 +123,7 @@ def test_router_step_then_the_loss_is_eq_7_and_falls() -> None:
     features, owners = numbers(4, FFN_WIDTH).float(), torch.tensor([2, 0, 1, 1])
     losses = []
     for _ in range(20):
-        state = router.state()
+        state = snapshot(router.state())
         weight, bias = state.tensors["weight"].double(), state.tensors["bias"].double()
         expected = [
             reference.router_loss(weight.numpy(), bias.numpy(), row.double().numpy(), int(owner))

@@ -19,6 +19,7 @@ from trainables.interfaces import Backbone, Edit
 from trainables.methods.memit import Config, Memit, least_squares_update
 from trainables.prompts import edit_batch, subject_last_token
 from trainables.seeding import trial_generators
+from trainables.states import snapshot
 
 from . import reference_memit as reference
 
@@ -105,7 +106,7 @@ def test_finish_then_each_weight_as_the_reference_spreads_the_residual(
     method.prepare([])
     method.begin(edit_batch(backbone.tokenizer, EDITS, end=True))
     assert method.advance(10)
-    delta = method.state().tensors["vectors/delta"].double().numpy()
+    delta = snapshot(method.state()).tensors["vectors/delta"].double().numpy()
     method.finish()
 
     moments = {

@@ -50,7 +50,7 @@ def test_gece_when_the_denominator_is_as_printed_then_equals_equation_9(num_toke
     owner = torch.arange(num_edits).repeat_interleave(num_tokens)
     deltas, keys = numbers(len(owner), 5, seed=1), numbers(len(owner), 7, seed=2)
     meteor, alpha, p = chances(3, seed=3), chances(3, seed=4), chances(3, num_tokens, seed=5)
-    products = gradient_products(deltas, keys, owner, num_edits)
+    products = gradient_products(lambda: [(deltas, keys, owner)], num_edits)
     actual = gece(meteor, p.mean(1), alpha, products, "printed")
     gradients = [
         sum(np.outer(deltas[t].numpy(), keys[t].numpy()) for t in (owner == i).nonzero()[:, 0])

@@ -1,11 +1,10 @@
-import json
 import os
 from pathlib import Path
 
 import pytest
 import torch
 
-from trainables.artefacts import Artefacts, key_of, read_state, write_state
+from trainables.artefacts import Artefacts, key_of
 from trainables.interfaces import State
 
 
@@ -82,24 +81,6 @@ def test_get_when_over_budget_then_drops_the_least_recently_used(tmp_path: Path)
     left = {path.parent.name[0] for path in tmp_path.glob("*/meta.json")}
     assert "c" in left
     assert "a" not in left
-
-
-def test_state_when_written_and_read_then_is_the_same(tmp_path: Path) -> None:
-    state = State({"x": torch.arange(3)}, {"nested": {"list": [1, None, "a"]}})
-    outer = State(values={"count": 2})
-    outer.nest("inner", state)
-    write_state(tmp_path / "s", outer)
-    read = read_state(tmp_path / "s")
-    assert read is not None
-    assert read.values["count"] == 2
-    assert read.inner("inner").values == state.values
-    assert torch.equal(read.inner("inner").tensors["x"], torch.arange(3))
-
-
-def test_read_state_when_missing_or_broken_then_none(tmp_path: Path) -> None:
-    assert read_state(tmp_path / "none") is None
-    (tmp_path / "broken").write_text(json.dumps({"not": "safetensors"}))
-    assert read_state(tmp_path / "broken") is None
 
 
 def test_keep_when_asked_twice_then_loads_once_for_each_store(tmp_path: Path) -> None:

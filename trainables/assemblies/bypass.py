@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from trainables.backbones.split import PrefixCache, Site, Split
+from trainables.backbones.split import PerToken, PrefixCache, Site, Split
 from trainables.backbones.surgery import get_module, replace_module
 from trainables.errors import ConfigError
 from trainables.interfaces import Backbone, DecodeState, PromptBatch, State
@@ -85,12 +85,18 @@ class Bypass:
         with self._present.routed(self._present.closed(len(prompts.input_ids))):
             return self._site.frozen(prompts)
 
-    def trained_logits(
-        self, prompts: PromptBatch, x: Tensor, output: Tensor, gates: Tensor
+    def per_token(
+        self,
+        function: PerToken,
+        prompts: PromptBatch,
+        frozen: tuple[Tensor, Tensor],
+        gates: Tensor,
+        *held: Tensor,
     ) -> Tensor:
-        """Logits (M, V) with `gates` open, from what `frozen` returned; for a training loop."""
+        """As `Split.per_token`, with `gates` open, from what `frozen` returned."""
+        x, output = frozen
         added = self._present.added(x, gates).to(output.dtype)
-        return self._site.logits(prompts, output + added)
+        return self._site.per_token(function, prompts, output + added, *held)
 
     def logits(
         self, prompts: PromptBatch, state: DecodeState | None, route: Route | None

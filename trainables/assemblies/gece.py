@@ -25,6 +25,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -33,7 +34,7 @@ from torch import Tensor
 from trainables.artefacts import Artefacts
 from trainables.backbones.covariance import passages
 from trainables.backbones.split import Site, Split
-from trainables.backbones.unedited import gradient_factors, greedy_answers
+from trainables.backbones.unedited import ROWS_PER_FORWARD, gradient_factors, greedy_answers
 from trainables.errors import DataError, EditDiverged
 from trainables.interfaces import Backbone, Edit, EditBatch, Json, State
 from trainables.moe import nltk_data
@@ -198,9 +199,13 @@ def _products(batch: EditBatch, target: Answer, split: Split, site: Site) -> Ten
         ]
         tokens = collate(rows, pad_id=pad_id(tokenizer), device=backbone.device)
         labels = labels_of(tokens)
-    with split.backbone.micro_batch.undivided():  # a stored part: other ranks may read it instead
-        factors = gradient_factors(site, tokens, labels)
-    return gradient_products(factors.deltas, factors.keys, factors.owner, len(batch))
+    micro_batch = split.backbone.micro_batch
+    factors = partial(gradient_factors, site, tokens, labels, micro_batch.at_most(ROWS_PER_FORWARD))
+    with micro_batch.undivided():  # a stored part: other ranks may read it instead
+        if len(batch) <= ROWS_PER_FORWARD:  # few enough to be held, and not computed twice
+            held = list(factors())
+            return gradient_products(lambda: held, len(batch))
+        return gradient_products(factors, len(batch))
 
 
 def _answer(edit: Edit, which: Answer) -> str | None:

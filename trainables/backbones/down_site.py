@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from trainables.backbones.split import PrefixCache, Site, Split
+from trainables.backbones.split import PerToken, PrefixCache, Site, Split
 from trainables.backbones.surgery import get_module
 from trainables.backbones.token_statistics import ordinary_tokens, token_mean
 from trainables.interfaces import Backbone, DecodeState, PromptBatch, State
@@ -65,7 +65,7 @@ class DownScale:
     def state(self) -> State:
         """The scale as tensors and JSON."""
         numbers = {name: vars(self)[name] for name in ("residual_norm", "input_power", "spread")}
-        return State({"centre": self.centre.clone()}, numbers)
+        return State({"centre": self.centre}, numbers)
 
     @classmethod
     def from_state(cls, state: State, device: torch.device) -> DownScale:
@@ -93,9 +93,11 @@ class DownSite:
         counted = ordinary_tokens(prompts.prompt_mask, entering[0].to(inputs.device), inputs)
         return DownRead(prompts, inputs, self._down(inputs), layer, counted)
 
-    def logits(self, prompts: PromptBatch, output: Tensor) -> Tensor:
-        """Next-token logits (M, V) at the scored positions, from `DownRead.layer` and more."""
-        return self._site.logits(prompts, output)
+    def per_token(
+        self, function: PerToken, prompts: PromptBatch, output: Tensor, *held: Tensor
+    ) -> Tensor:
+        """As `Site.per_token`, from `DownRead.layer` and more."""
+        return self._site.per_token(function, prompts, output, *held)
 
     def answer(
         self, prompts: PromptBatch, state: DecodeState | None, change: Change

@@ -9,8 +9,8 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections import OrderedDict
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,9 @@ from torch import Tensor, nn
 from trainables.backbones.surgery import replace_module
 from trainables.errors import BackboneError
 from trainables.interfaces import Backbone, DecodeState, PromptBatch
+
+# Makes something of the logits of each scored token, and of what is held for it.
+PerToken: TypeAlias = Callable[..., Tensor]
 
 
 class PrefixCache:
@@ -53,6 +56,11 @@ class PrefixCache:
         while self._bytes > self._max_bytes and len(self._states) > 1:
             _, dropped = self._states.popitem(last=False)
             self._bytes -= dropped.nbytes
+
+    def clear(self) -> None:
+        """Drop all states."""
+        self._states.clear()
+        self._bytes = 0
 
 
 class Split:
@@ -141,6 +149,46 @@ class Split:
             return _decode(self.backbone, prompts, state)
         return head(self.backbone, self.final(prompts, hidden)), DecodeState()
 
+    def per_token(
+        self,
+        function: PerToken,
+        prompts: PromptBatch,
+        *held: Tensor,
+        hidden: Tensor | None = None,
+    ) -> Tensor:
+        """`function(logits, *held)` at the scored positions of whole rows, (M, ...).
+
+        Where rows run in micro-batches, so do the head and `function`: no more logits exist at a
+        time than those of one micro-batch. A loss that reads `logits` instead holds all (M, V).
+
+        Args:
+            function: Maps logits (m, V), and what is held for the same positions, to (m, ...); a
+                position must not depend on another.
+            prompts: Whole rows.
+            held: Tensors (M, ...) that no gradient flows to.
+            hidden: As in `logits`.
+        """
+        states = self.hidden(prompts) if hidden is None else hidden
+        mask, positions, scored = prompts.attention_mask, prompts.position_ids, prompts.scored
+        micro_batch = self.backbone.micro_batch
+        if micro_batch.is_whole(len(states)):
+            final = _run(self._upper, states, mask, positions)[scored]
+            return function(head(self.backbone, final), *held)
+        if self._keeps_whole:
+            states = _run(self._whole, states, mask, positions)
+        counts = scored.sum(1)
+        place = torch.zeros_like(prompts.input_ids)
+        place[scored] = torch.arange(int(counts.sum()), device=place.device)
+
+        def some(
+            states: Tensor, mask: Tensor, positions: Tensor, scored: Tensor, place: Tensor
+        ) -> Tensor:
+            final = self._scored(states, mask, positions, scored)
+            chosen = place[scored]
+            return function(head(self.backbone, final), *(tensor[chosen] for tensor in held))
+
+        return micro_batch.apply_on_ranks(some, counts, states, mask, positions, scored, place)
+
     def final(self, prompts: PromptBatch, hidden: Tensor | None = None) -> Tensor:
         """Final hidden states after the last norm, (M, D), at the scored positions of whole rows.
 
@@ -208,8 +256,10 @@ class Site:
         inputs, own = (tensor.to(output.device) for tensor in seen)
         return inputs, own if self._is_normed else output
 
-    def logits(self, prompts: PromptBatch, output: Tensor) -> Tensor:
-        """Next-token logits (M, V) at the scored positions, from what `frozen` gave and more.
+    def per_token(
+        self, function: PerToken, prompts: PromptBatch, output: Tensor, *held: Tensor
+    ) -> Tensor:
+        """As `Split.per_token`, from what `frozen` gave and more: `output` (B, T, D).
 
         With a norm behind the FFN whatever stands at the path is passed over.
         """
@@ -219,7 +269,7 @@ class Site:
                 output = self._run_layer(prompts)
             finally:
                 replace_module(self._model, self._path, before)
-        return self._above.logits(prompts, hidden=output)[0]
+        return self._above.per_token(function, prompts, *held, hidden=output)
 
     def _run_layer(self, prompts: PromptBatch) -> Tensor:
         hidden = self._split.hidden(prompts)

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from trainables.backbones.covariance import states_above, watched_keys
-from trainables.backbones.split import PrefixCache, Split
+from trainables.backbones.split import PerToken, PrefixCache, Split
 from trainables.interfaces import Backbone, DecodeState, EditBatch, PromptBatch, State
 from trainables.prompts import (
     Row,
@@ -150,7 +150,7 @@ class SubjectVectors:
             kl_rows = torch.arange(len(rows.owner), device=device) >= rows.num_prompts
             self._before: Tensor | None = None  # (KL rows, V) log-probabilities
             if bool(kl_rows.any()):
-                self._before = self._logits(kl_rows).float().log_softmax(-1)
+                self._before = self._per_token(_log_probabilities, kl_rows)
 
     def loss(self) -> Tensor:
         """Sum of the losses of the edits that still move, after settling those below `stop_loss`.
@@ -160,19 +160,18 @@ class SubjectVectors:
         self._held = self.delta.detach().clone()
         rows, num_edits = self.rows, self.rows.num_edits
         chosen = ~self._is_settled[rows.owner]  # the rows of settled edits need no forward
-        log_probs = self._logits(chosen).float().log_softmax(-1)
         scored_rows = row_index(rows.tokens)
         kept = chosen[scored_rows]
         scored_rows, labels = scored_rows[kept], self._labels[kept]
         is_prompt = scored_rows < rows.num_prompts
-        token_losses = -log_probs[is_prompt].gather(1, labels[is_prompt, None])[:, 0]
-        per_row = _means(token_losses, scored_rows[is_prompt], rows.num_prompts)
+        kept_row = (scored_rows - rows.num_prompts).clamp_min(0)
+        terms = self._per_token(self._terms, chosen, labels, is_prompt, kept_row)
+        per_row = _means(terms[is_prompt], scored_rows[is_prompt], rows.num_prompts)
         losses = per_row.view(-1, num_edits).mean(0)
         if self._before is not None:
             kl_rows = scored_rows[~is_prompt]
-            now, before = log_probs[~is_prompt], self._before[kl_rows - rows.num_prompts]
-            drift = (now.exp() * (now - before)).sum(-1)
-            losses = losses.index_add(0, rows.owner[kl_rows], self._settings.kl_weight * drift)
+            drift = self._settings.kl_weight * terms[~is_prompt]
+            losses = losses.index_add(0, rows.owner[kl_rows], drift)
         decay = self.delta.norm(dim=1) / self.base.norm(dim=1) ** 2
         losses = losses + self._settings.v_weight_decay * decay
         was_moving = ~self._is_settled
@@ -193,9 +192,9 @@ class SubjectVectors:
         """The vectors; everything else follows from the batch and the weights."""
         return State(
             {
-                "delta": self.delta.detach().clone(),
-                "is_settled": self._is_settled.clone(),
-                "losses": self.losses.clone(),
+                "delta": self.delta.detach(),
+                "is_settled": self._is_settled,
+                "losses": self.losses,
             }
         )
 
@@ -206,14 +205,24 @@ class SubjectVectors:
         self._is_settled = state.tensors["is_settled"].to(self.delta.device).clone()
         self.losses = state.tensors["losses"].to(self.delta.device).clone()
 
-    def _logits(self, chosen: Tensor) -> Tensor:
-        """Logits at the scored positions of the `chosen` rows (R,), with their vectors added."""
+    def _terms(self, logits: Tensor, labels: Tensor, is_prompt: Tensor, kept: Tensor) -> Tensor:
+        """For each position the loss of its label, or how far its distribution has drifted."""
+        log_probs = _log_probabilities(logits)
+        terms = log_probs.new_zeros(len(log_probs))
+        terms[is_prompt] = -log_probs[is_prompt].gather(1, labels[is_prompt, None])[:, 0]
+        if self._before is not None:
+            now, before = log_probs[~is_prompt], self._before[kept[~is_prompt]]
+            terms[~is_prompt] = (now.exp() * (now - before)).sum(-1)
+        return terms
+
+    def _per_token(self, function: PerToken, chosen: Tensor, *held: Tensor) -> Tensor:
+        """`Split.per_token` over the `chosen` rows (R,), with their vectors added."""
         hidden = self._hidden[chosen]
         shift = self.delta[self.rows.owner[chosen]].to(hidden.dtype)
         place = (torch.arange(len(hidden), device=hidden.device), self.rows.columns[chosen])
         shifted: Tensor = hidden.index_put(place, shift, accumulate=True)
-        logits, _ = self._above.logits(self.rows.tokens.rows(chosen), hidden=shifted)
-        return logits
+        tokens = self.rows.tokens.rows(chosen)
+        return self._above.per_token(function, tokens, *held, hidden=shifted)
 
 
 @torch.no_grad()
@@ -264,6 +273,10 @@ def sampled_contexts(
         prompts = PromptBatch(chosen, ones, ones[:, 0], ones.bool())
     texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
     return [f"{' '.join(text.split())}." for text in texts]
+
+
+def _log_probabilities(logits: Tensor) -> Tensor:
+    return logits.float().log_softmax(-1)
 
 
 def _means(values: Tensor, groups: Tensor, num_groups: int) -> Tensor:

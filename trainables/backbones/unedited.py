@@ -8,18 +8,18 @@ The caller must have put the backbone's own modules in place.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from trainables.backbones.split import PrefixCache, Site, Split
 from trainables.interfaces import DecodeState, PromptBatch
+from trainables.optimise import token_losses
 from trainables.prompts import Row, by_length, collate, pad_id, row_index
 
-_ROWS_PER_FORWARD = 64
+ROWS_PER_FORWARD = 64
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def greedy_answers(
     """
     tokenizer = split.backbone.tokenizer
     found: dict[int, GreedyAnswer] = {}
-    for members in by_length(prompts, split.backbone.micro_batch.at_most(_ROWS_PER_FORWARD)):
+    for members in by_length(prompts, split.backbone.micro_batch.at_most(ROWS_PER_FORWARD)):
         grown = _grown(split, [prompts[m] for m in members], [max_tokens[m] for m in members])
         for member, steps in zip(members, grown, strict=True):
             ids = [token for token, _ in steps if token != tokenizer.eos_token_id]
@@ -73,23 +73,13 @@ def _grown(
     return grown
 
 
-@dataclass(frozen=True)
-class GradientFactors:
-    """The factors of the gradients of rows in one linear layer, S real tokens in all.
-
-    Attributes:
-        deltas: Gradient of each row's loss at the layer's output, (S, D).
-        keys: What enters the layer, (S, F).
-        owner: Row of each token, (S,).
-    """
-
-    deltas: Tensor
-    keys: Tensor
-    owner: Tensor
-
-
-def gradient_factors(site: Site, tokens: PromptBatch, labels: Tensor) -> GradientFactors:
+def gradient_factors(
+    site: Site, tokens: PromptBatch, labels: Tensor, rows_at_a_time: int = ROWS_PER_FORWARD
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Factors of each row's gradient, the loss being its labels' mean negative log-likelihood.
+
+    They come in parts of some rows, with S real tokens: the gradient of each row's loss at the
+    layer's output, (S, D), what enters the layer, (S, F), and the row of each token, (S,).
 
     What leaves the layer is added to the residual stream, so the gradient there is that at the
     output of the decoder layer: one forward and one backward pass serve all rows.
@@ -98,27 +88,21 @@ def gradient_factors(site: Site, tokens: PromptBatch, labels: Tensor) -> Gradien
         site: At the FFN's output projection.
         tokens: Token rows, scored where a label is predicted.
         labels: (M,), in row-major order of the scored positions.
+        rows_at_a_time: Rows of one part.
     """
     rows = row_index(tokens)
-    deltas, keys, owner = [], [], []
-    for part in torch.arange(len(tokens.input_ids), device=rows.device).split(_ROWS_PER_FORWARD):
+    for part in torch.arange(len(tokens.input_ids), device=rows.device).split(rows_at_a_time):
         batch = tokens.rows(part)
         inputs, output = site.frozen(batch)
         output = output.detach().requires_grad_(True)
         with torch.enable_grad():
-            own = cross_entropy(
-                site.logits(batch, output).float(),
-                labels[(rows >= part[0]) & (rows <= part[-1])],
-                reduction="none",
-            )
+            wanted = labels[(rows >= part[0]) & (rows <= part[-1])]
+            own = site.per_token(token_losses, batch, output, wanted)
             counts = batch.scored.sum(1)
             loss = (own / counts[row_index(batch)]).sum()
         (gradient,) = torch.autograd.grad(loss, output)
         real = batch.attention_mask.bool()
-        deltas.append(gradient[real].float())
-        keys.append(inputs[real].float())
-        owner.append(part[real.nonzero()[:, 0]])
-    return GradientFactors(torch.cat(deltas), torch.cat(keys), torch.cat(owner))
+        yield gradient[real].float(), inputs[real].float(), part[real.nonzero()[:, 0]]
 
 
 class FinalStates:

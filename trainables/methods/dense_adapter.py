@@ -43,8 +43,9 @@ from trainables.optimise import (
     Optimisation,
     OptimiserSettings,
     begun,
+    row_loss,
     stored_batch,
-    target_loss,
+    token_losses,
 )
 from trainables.prompts import row_index
 
@@ -170,12 +171,12 @@ class DenseAdapter:
         """Set up the optimisation of all experts."""
         tokens, rows = batch.tokens, row_index(batch.tokens)
         parameters = self._bypass.thaw()
-        x, frozen = self._bypass.frozen(tokens)
+        frozen = self._bypass.frozen(tokens)
         gates = self._gates(len(batch))
 
         def loss() -> Tensor:
-            logits = self._bypass.trained_logits(tokens, x, frozen, gates)
-            return target_loss(logits, batch.labels, rows)
+            losses = self._bypass.per_token(token_losses, tokens, frozen, gates, batch.labels)
+            return row_loss(losses, rows)
 
         config = self._config
         settings = OptimiserSettings(

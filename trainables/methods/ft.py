@@ -47,8 +47,10 @@ from trainables.optimise import (
     Optimisation,
     OptimiserSettings,
     begun,
+    row_loss,
     stored_batch,
     target_loss,
+    token_losses,
 )
 from trainables.prompts import row_index
 
@@ -102,10 +104,13 @@ class FineTuning:
             tokens = _at_prompt_ends(tokens)
 
         def loss() -> Tensor:
-            logits, _ = self._split.logits(tokens, hidden=hidden)
             if self._config.loss == "prompt_last":
-                logits = logits[rows]  # one distribution per row, for each of its target tokens
-            return target_loss(logits, labels, rows)
+                logits, _ = self._split.logits(tokens, hidden=hidden)
+                # one distribution per row, for each of its target tokens
+                return target_loss(logits[rows], labels, rows)
+            return row_loss(
+                self._split.per_token(token_losses, tokens, labels, hidden=hidden), rows
+            )
 
         settings = OptimiserSettings(
             "adam", self._config.edit_lr, self._config.num_steps, self._config.stop_loss
@@ -134,7 +139,7 @@ class FineTuning:
 
     def state(self) -> State:
         """The weight, and the optimisation when a batch is under way."""
-        state = State(tensors={"weight": self._master.value.detach().clone()})
+        state = State(tensors={"weight": self._master.value.detach()})
         if self._run is not None:
             self._run.store(state)
         return state

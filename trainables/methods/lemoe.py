@@ -67,8 +67,9 @@ from trainables.optimise import (
     Optimisation,
     OptimiserSettings,
     begun,
+    row_loss,
     stored_batch,
-    target_loss,
+    token_losses,
 )
 from trainables.prompts import collate, pad_id, row_index, tokenise
 
@@ -261,7 +262,7 @@ class Lemoe:
     def state(self) -> State:
         """Experts, keys and centre; the optimisation too when a batch is under way."""
         state = State(
-            tensors={"centre": self._centre.clone(), "generator": self._generator.get_state()},
+            tensors={"centre": self._centre, "generator": self._generator.get_state()},
             values={"owners": list(self._owners)},
         )
         if self._embedder.finder is not None:
@@ -344,7 +345,7 @@ class Lemoe:
         def loss() -> Tensor:
             route = routing.route(features, first) if fixed is None else fixed
             output = frozen + adaptor.added(x, route).to(frozen.dtype)
-            return target_loss(self._site.logits(tokens, output), batch.labels, rows)
+            return row_loss(self._site.per_token(token_losses, tokens, output, batch.labels), rows)
 
         config = self._config
         settings = OptimiserSettings(

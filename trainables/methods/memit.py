@@ -230,9 +230,9 @@ class Memit:
         """The weights and remembered keys; the vectors when a batch is under way."""
         state = State()
         for layer, master in self._masters.items():
-            state.tensors[f"weight/{layer}"] = master.value.detach().clone()
+            state.tensors[f"weight/{layer}"] = master.value.detach()
         for layer, products in self._earlier.items():
-            state.tensors[f"earlier/{layer}"] = products.clone()
+            state.tensors[f"earlier/{layer}"] = products
         if self._run is not None:
             self._run.work.store(state)
             state.nest("vectors", self._run.vectors.state())

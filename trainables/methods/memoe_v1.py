@@ -77,8 +77,9 @@ from trainables.optimise import (
     Optimisation,
     OptimiserSettings,
     begun,
+    row_loss,
     stored_batch,
-    target_loss,
+    token_losses,
 )
 from trainables.prompts import row_index
 
@@ -320,16 +321,17 @@ class MemoeV1:
         tokens, rows = batch.tokens, row_index(batch.tokens)
         experts = self._bypass.thaw()
         self._router.thaw()
-        x, frozen = self._bypass.frozen(tokens)
-        features = self._routing.features(tokens)
+        frozen = self._bypass.frozen(tokens)
+        x, features = frozen[0], self._routing.features(tokens)
         is_real = tokens.attention_mask.bool()
 
         def loss() -> Tensor:
             scores = self._noisy(self._routing.scores(features, x))
-            logits = self._bypass.trained_logits(tokens, x, frozen, self._router.gates_of(scores))
+            gates = self._router.gates_of(scores)
+            losses = self._bypass.per_token(token_losses, tokens, frozen, gates, batch.labels)
             balance = self._balance(scores, is_real)
             # Its gradient without its value: the stop rule and the report are about the edits.
-            return target_loss(logits, batch.labels, rows) + (balance - balance.detach())
+            return row_loss(losses, rows) + (balance - balance.detach())
 
         config = self._config
         settings = OptimiserSettings(

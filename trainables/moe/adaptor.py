@@ -60,8 +60,10 @@ class Adaptor(nn.Module):
 
     def state(self) -> State:
         """Weights and sizes of all banks."""
-        tensors = {name: value.clone() for name, value in self._banks.state_dict().items()}
-        return State(tensors, {"bank_sizes": [bank.num_experts for bank in self.banks]})
+        return State(
+            dict(self._banks.state_dict()),
+            {"bank_sizes": [bank.num_experts for bank in self.banks]},
+        )
 
     def load(self, state: State, make_bank: Callable[[int], Bank]) -> None:
         """Take the banks of `state` in place of none; `make_bank(num_experts)` builds each.

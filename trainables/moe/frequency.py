@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -28,6 +28,7 @@ from torch import Tensor
 
 from trainables.moe.nltk_data import missing
 
+Factors = tuple[Tensor, Tensor, Tensor]
 Synonyms = Literal["none", "wordnet"]
 Scale = Literal["log", "rank", "raw"]
 Denominator = Literal["gradient", "absolute", "printed", "none"]
@@ -94,21 +95,30 @@ def mean_word_frequency(text: str, counts: Mapping[str, int]) -> float | None:
     return sum(counts.get(word, 0) + 1 for word in own) / (len(own) * total)
 
 
-def gradient_products(deltas: Tensor, keys: Tensor, owner: Tensor, num_edits: int) -> Tensor:
+def gradient_products(factors: Callable[[], Iterable[Factors]], num_edits: int) -> Tensor:
     """<E, G_i> of Eq. 9 for each edit, (N,) float64, without any edit's own gradient matrix.
 
     The gradient of edit i in a linear layer is G_i = sum over its tokens of delta z^T and E is the
-    mean of the G_i, so <E, G_i> is the sum over its tokens of delta . (E z).
+    mean of the G_i, so <E, G_i> is the sum over its tokens of delta . (E z). The tokens come in
+    parts, twice: once for E, once for the products. So memory does not grow with their number.
 
     Args:
-        deltas: Gradients at the layer's output, (S, D).
-        keys: The layer's inputs z, (S, F).
-        owner: Edit of each token, (S,).
-        num_edits: N.
+        factors: Gives all parts anew, each time it is called: gradients at the layer's output
+            (S, D), the layer's inputs z (S, F), and the edit of each token (S,).
+        num_edits: N, at least 1.
     """
-    mean = deltas.T @ keys / num_edits  # (D, F)
-    products = (deltas @ mean).mul_(keys).sum(-1, dtype=torch.float64)  # in place: (S, F) is large
-    return products.new_zeros(num_edits).index_add(0, owner, products)
+    total: Tensor | None = None  # (D, F)
+    for deltas, keys, _ in factors():
+        part = deltas.T @ keys
+        total = part if total is None else total.add_(part)
+    assert total is not None
+    mean = total.div_(num_edits)
+    found = torch.zeros(num_edits, dtype=torch.float64, device=mean.device)
+    for deltas, keys, owner in factors():
+        # in place: (S, F) is large
+        products = (deltas @ mean).mul_(keys).sum(-1, dtype=torch.float64)
+        found = found.index_add(0, owner, products)
+    return found
 
 
 def floored(products: Tensor) -> Tensor:

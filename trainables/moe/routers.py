@@ -115,7 +115,7 @@ class FrozenAnchors:
 
     def state(self) -> State:
         """Centre and keys."""
-        return State({"centre": self.centre.clone(), "keys": self.keys.clone()})
+        return State({"centre": self.centre, "keys": self.keys})
 
     def load(self, state: State) -> None:
         """Continue from `state`."""
@@ -190,7 +190,7 @@ class LearnedKeys:
         """Projection and keys."""
         tensors = {"down": self.down, "up": self.up, "old": self._old, "new": self._new}
         values = {"trains": self.down.requires_grad}
-        return State({k: v.detach().clone() for k, v in tensors.items()}, dict(values))
+        return State({name: each.detach() for name, each in tensors.items()}, dict(values))
 
     def load(self, state: State) -> None:
         """Continue from `state`."""
@@ -258,7 +258,7 @@ class HiddenRouter:
     def state(self) -> State:
         """The weight."""
         values = {"trains": self.weight.requires_grad}
-        return State({"weight": self.weight.detach().clone()}, dict(values))
+        return State({"weight": self.weight.detach()}, dict(values))
 
     def load(self, state: State) -> None:
         """Continue from `state`."""

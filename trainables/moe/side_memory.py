@@ -111,7 +111,7 @@ class SideMemories:
         """All deltas and masks."""
         state = State()
         for index, (delta, mask) in enumerate(zip(self.deltas, self.masks, strict=True)):
-            state.tensors |= {f"delta/{index}": delta.clone(), f"mask/{index}": mask.clone()}
+            state.tensors |= {f"delta/{index}": delta, f"mask/{index}": mask}
         return state
 
     def load(self, state: State, device: torch.device) -> None:

@@ -13,7 +13,7 @@ Deviations, and choices where the papers are silent:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -30,7 +30,7 @@ from trainables.moe.side_memory import (
     shifted,
 )
 from trainables.moe.side_plan import BatchPlan
-from trainables.optimise import target_loss
+from trainables.optimise import row_loss, token_losses
 from trainables.prompts import Row, collate, labels_of, pad_id, row_index, tokenise
 
 
@@ -70,8 +70,14 @@ class Layer(Protocol):
         """The frozen layer's part."""
         ...
 
-    def logits(self, prompts: PromptBatch, output: Tensor) -> Tensor:
-        """Logits (M, V) at the scored positions, from what leaves the layer."""
+    def per_token(
+        self,
+        function: Callable[..., Tensor],
+        prompts: PromptBatch,
+        output: Tensor,
+        *held: Tensor,
+    ) -> Tensor:
+        """`function(logits, *held)` at the scored positions, from what leaves the layer."""
         ...
 
 
@@ -185,8 +191,8 @@ class SideTraining:
         rows, terms = self._rows, self._terms
         shift = self._shift(rows.edited, self.row_owners)
         output = rows.edited.layer + shift.to(rows.edited.layer.dtype)
-        logits = self._layer.logits(rows.edited.tokens, output)
-        loss = target_loss(logits, rows.labels, self._scored_rows)
+        losses = self._layer.per_token(token_losses, rows.edited.tokens, output, rows.labels)
+        loss = row_loss(losses, self._scored_rows)
         if terms.has_margin:
             loss = loss + terms.margin_weight * self._margin(shift)
         if self._remembered is not None:
@@ -204,7 +210,7 @@ class SideTraining:
 
     def state(self) -> State:
         """The deltas in training."""
-        return State({name: value.detach().clone() for name, value in self.parameters.items()})
+        return State({name: value.detach() for name, value in self.parameters.items()})
 
     def load(self, state: State) -> None:
         """Continue from `state`."""

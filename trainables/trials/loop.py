@@ -176,7 +176,7 @@ class EditLoop:
         return self._measurements.curve_rows()
 
     def state(self) -> State:
-        """Everything needed to go on in another process."""
+        """Everything needed to go on in another process; live tensors, as of `EditMethod.state`."""
         state = State(
             values={
                 "batches_done": self._batches_done,

@@ -20,6 +20,8 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from trainables.backbones.loading import Device, assigned_device
 from trainables.errors import EditDiverged, NodeUnfitError, RankLostError, RestoreError
+from trainables.parallel.gpu_memory import grow_in_place, keep_to_share
+from trainables.parallel.out_of_memory import is_out_of_memory
 from trainables.parallel.ranks import Ranks, meeting_place
 from trainables.spec import TrialSpec
 from trainables.trials.run import Runtime, TrialRun
@@ -47,7 +49,7 @@ class Team:
         """
         if not self._actors:
             self._gather()
-        limit = self._bench.micro_batch
+        limit = self._bench.limit_of(run.spec)
         answers = [actor.next_row.remote(run.key, run.spec, limit) for actor in self._actors]
         is_done = False
         try:
@@ -57,7 +59,7 @@ class Team:
             is_done = True
         except EditDiverged:
             raise  # so it did on every rank
-        except (RuntimeError, RayActorError, GetTimeoutError) as error:
+        except (RuntimeError, MemoryError, RayActorError, GetTimeoutError) as error:
             raise self._reason(error, answers) from error
         finally:
             if not is_done:
@@ -106,7 +108,7 @@ class Team:
 
     def _reason(self, error: Exception, answers: list[Any]) -> Exception:
         """Why a row failed: `error` is what rank 0 saw, often only that another one left."""
-        if _is_out_of_memory(error):
+        if is_out_of_memory(error):
             return error
         ranks = self._bench.ranks
         if ranks is not None:
@@ -114,7 +116,7 @@ class Team:
         ready, late = ray.wait(answers, num_returns=len(answers), timeout=_REASON_SECONDS)
         found = [_failure(answer) for answer in ready]
         for failure in found:
-            if isinstance(failure, torch.OutOfMemoryError):
+            if failure is not None and is_out_of_memory(failure):
                 return failure
         lost = [failure for failure in found if isinstance(failure, RankLostError)]
         if lost or late:
@@ -184,8 +186,24 @@ def gpus_from_ray() -> list[str]:
 
 
 def device_from_ray() -> Device | None:
-    """Where this process computes, by the GPUs that Ray gave it; None outside of Ray."""
-    return assigned_device(len(gpus_from_ray())) if ray.is_initialized() else None
+    """Where this process computes, by the GPUs that Ray gave it; None outside of Ray.
+
+    Of a GPU that others share it takes no more than its part.
+    """
+    if not ray.is_initialized():
+        return None
+    grow_in_place()
+    device = assigned_device(len(gpus_from_ray()))
+    if device != "cpu":
+        keep_to_share(gpu_share())
+    return device
+
+
+def gpu_share() -> float:
+    """How much of a GPU Ray gave this process; from 1 on, so many whole ones."""
+    if not ray.is_initialized():
+        return 1.0
+    return float(ray.get_runtime_context().get_assigned_resources().get("GPU", 0.0))
 
 
 def quiet_process() -> None:
@@ -216,16 +234,10 @@ def _failure(answer: Any) -> Exception | None:
         return RankLostError(f"a rank died: {error}")
     except RayTaskError as error:
         cause: Exception = error.cause
-        if _is_out_of_memory(cause):
+        if is_out_of_memory(cause):
             return torch.OutOfMemoryError(str(cause))
         return cause
     return None
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    from accelerate.utils.memory import should_reduce_batch_size  # slow, and seldom needed
-
-    return bool(should_reduce_batch_size(error))
 
 
 def _check_alike(row: dict[str, Any], others: list[dict[str, Any]]) -> None:

@@ -7,6 +7,7 @@ the actor, the node and the driver alike; it is deleted when the trial has ended
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -21,14 +22,17 @@ import torch
 from ray import tune
 from ray.exceptions import RayActorError
 
-from trainables.artefacts import write_state, write_whole
 from trainables.errors import EditDiverged, NodeUnfitError, RankLostError, RestoreError
+from trainables.parallel.gpu_memory import is_taken_by_others
+from trainables.parallel.out_of_memory import is_out_of_memory
 from trainables.pulse import Pulse
 from trainables.spec import TrialSpec
+from trainables.states import StateWriter, write_whole
 from trainables.trials.ray_ranks import (
     Team,
     check_node,
     device_from_ray,
+    gpu_share,
     gpus_from_ray,
     quiet_process,
 )
@@ -72,6 +76,7 @@ class EditTrial(tune.Trainable):
         )
         self._team = Team(self._bench, runtime) if runtime.num_ranks > 1 else None
         self._pulse = Pulse(runtime.pulses)
+        self._writer = StateWriter()
         self._unrestored = ""  # what a trial did not restore
         self._is_spent = False
         self._is_node_checked = False
@@ -178,22 +183,29 @@ class EditTrial(tune.Trainable):
         try:
             # The finder collects garbage before its first attempt: too slow for every trial.
             return self._attempt()
-        except RuntimeError as error:
-            from accelerate.utils.memory import should_reduce_batch_size
-
-            if not should_reduce_batch_size(error):
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
                 raise
             reason = first_line(error)
         from accelerate.utils import find_executable_batch_size
 
         # Out here no traceback holds on to the tensors of the attempt.
         finder = find_executable_batch_size(
-            lambda micro_batch: self._attempt(),
+            lambda micro_batch: self._attempt_again(),
             starting_batch_size=self._halved(reason),
             reduce_batch_size_fn=lambda: self._halved(reason),
         )
         row: dict[str, Any] = finder()
         return row
+
+    def _attempt_again(self) -> dict[str, Any]:
+        """An attempt whose want of memory is said as the finder understands it."""
+        try:
+            return self._attempt()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise torch.OutOfMemoryError(f"out of memory. {first_line(error)}") from None
 
     def _attempt(self) -> dict[str, Any]:
         if not self._is_node_checked:
@@ -208,16 +220,20 @@ class EditTrial(tune.Trainable):
         self._close()
         if self._unrestored:
             raise RestoreError(f"the backbone could not be restored after: {reason}")
+        self._bench.free_caches()
+        if self._bench.device != "cpu" and is_taken_by_others(gpu_share()):
+            raise torch.OutOfMemoryError(f"others hold a part of this trial's GPU: {reason}")
         halved = self._bench.halve_micro_batch()
         if halved is None:
             raise torch.OutOfMemoryError(reason)
         return halved
 
     def _save_now_and_then(self) -> None:
-        if time.monotonic() - self._saved_at < self._runtime.checkpoint_seconds:
+        is_due = time.monotonic() - self._saved_at >= self._runtime.checkpoint_seconds
+        if not is_due or self._writer.is_busy:
             return
         assert self._run.loop is not None
-        write_state(self._state_path, self._run.loop.state())
+        self._writer.submit(self._state_path, self._run.loop.state())
         self._saved_at = time.monotonic()
 
     @property
@@ -248,6 +264,8 @@ class EditTrial(tune.Trainable):
 
     def _close(self) -> None:
         """Take the method out; what it leaves behind costs this process its next trial."""
+        with contextlib.suppress(OSError):  # what was stored before is there to go on from
+            self._writer.wait()
         try:
             self._run.close()
             self._bench.check_restored()

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from trainables.artefacts import read_state
 from trainables.parallel.ranks import TIMEOUT_SECONDS
 from trainables.spec import TrialSpec
+from trainables.states import read_state
 from trainables.trials.compared import Compares, compared
 from trainables.trials.loop import EditLoop
 from trainables.trials.workbench import Workbench

@@ -69,6 +69,8 @@ class Workbench:
         )
         self._ranks: Ranks | None = None
         self._loaded: _Loaded | None = None
+        self._limits: dict[tuple[object, ...], int | None] = {}  # micro-batch of each method
+        self._running: tuple[object, ...] = ()  # whose trial runs
         self._sources: dict[str, Source] = {}
         self._evaluators: dict[tuple[EditRecord, ...], Evaluator] = {}
         self._before: dict[tuple[object, ...], Before] = {}
@@ -108,8 +110,10 @@ class Workbench:
         return self._sources[name]
 
     def loop(self, spec: TrialSpec) -> EditLoop:
-        """A trial, ready to run."""
+        """A trial, ready to run, with as many rows at a time as fitted its method before."""
         backbone, source, protocol = self.backbone(spec), self.source(spec), spec.protocol
+        self._running = _method_key(spec)
+        self._limit_rows(backbone, self.limit_of(spec))
         pulse().stage("drawing the edits")
         drawn = draw(spec, source)
         evaluator = self._evaluator(backbone, drawn.records)
@@ -150,31 +154,43 @@ class Workbench:
         """Most rows that pass the backbone at a time; None: as many as there are."""
         return None if self._loaded is None else self._loaded.backbone.micro_batch.limit
 
+    def limit_of(self, spec: TrialSpec) -> int | None:
+        """The micro-batch with which trials of this method fitted into memory; None: no limit."""
+        return self._limits.get(_method_key(spec))
+
     def take_micro_batch(self, spec: TrialSpec, limit: int | None) -> None:
         """Run as many rows at a time as another process that runs `spec` does."""
-        micro_batch = self.backbone(spec).micro_batch
-        if micro_batch.limit != limit:
-            micro_batch.limit = limit
-            self._evaluators.clear()
+        self._limits[_method_key(spec)] = limit
+        self._limit_rows(self.backbone(spec), limit)
 
     def halve_micro_batch(self) -> int | None:
-        """Run half as many rows at a time from now on, until another backbone is loaded.
+        """Run half as many rows at a time from now on, in all trials of the method that runs.
 
         Returns:
-            The new limit; None if no backbone is loaded, so that there is nothing to halve.
+            The new limit; None if no trial has begun, so that there is nothing to halve.
 
         Raises:
             MemoryExhaustedError: If it was one row already.
         """
-        if self._loaded is None:
+        if self._loaded is None or not self._running:
             return None
         halved = self._loaded.backbone.micro_batch.halve()
         if not halved:
             raise MemoryExhaustedError(
                 "out of memory with micro_batch=1: a single row does not fit beside the weights"
             )
+        self._limits[self._running] = halved
         self._evaluators.clear()  # their batches are as large as the limit was
         return halved
+
+    def _limit_rows(self, backbone: Backbone, limit: int | None) -> None:
+        if backbone.micro_batch.limit != limit:
+            backbone.micro_batch.limit = limit
+            self._evaluators.clear()
+
+    def free_caches(self) -> None:
+        """Drop hidden states and artefacts, which can be made or read again."""
+        self._artefacts.free()
 
     def check_restored(self) -> None:
         """Compare the backbone with what it was when loaded.
@@ -261,6 +277,11 @@ def _backbone_key(spec: TrialSpec) -> tuple[Any, ...]:
     """All settings that decide the weights in memory."""
     # An embedded backbone is trained on the data set's file where it names none itself.
     return (spec.backbone, spec.dataset.path if spec.backbone.is_embedded else None)
+
+
+def _method_key(spec: TrialSpec) -> tuple[Any, ...]:
+    """What trials have in common that need about as much memory for a row."""
+    return (*_backbone_key(spec), spec.method.name)
 
 
 def _edited_layers(spec: TrialSpec) -> tuple[int, ...]:

@@ -38,13 +38,13 @@ def logits(bypass: Bypass, prompts: PromptBatch) -> Tensor:
 
 
 @torch.no_grad()
-def test_trained_logits_equal_a_forward_pass_along_the_same_route(backbone: Backbone) -> None:
+def test_per_token_equals_a_forward_pass_along_the_same_route(backbone: Backbone) -> None:
     bypass, prompts = built(backbone), prompts_of(backbone)
     plain = logits(bypass, prompts)
     bypass.attach()
-    x, output = bypass.frozen(prompts)
+    frozen = bypass.frozen(prompts)
     expected = logits(bypass, prompts)
-    actual = bypass.trained_logits(prompts, x, output, GATES)
+    actual = bypass.per_token(lambda each: each, prompts, frozen, GATES)
     torch.testing.assert_close(actual, expected, atol=1e-4, rtol=0)
     assert not torch.allclose(actual, plain, atol=1e-2)
     bypass.remove()

@@ -62,8 +62,10 @@ def test_read_then_what_leaves_the_layer_makes_the_same_logits(backbone: Backbon
     prompts = collate(rows, pad_id=0)
     whole, _ = site.split.logits(prompts)
     read = site.read(prompts)
-    torch.testing.assert_close(site.logits(prompts, read.layer), whole, atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        site.per_token(lambda each: each, prompts, read.layer), whole, atol=1e-4, rtol=0
+    )
     shifted, _ = site.answer(prompts, None, lambda _, output, entering: output + 0.5)
-    direct = site.logits(prompts, read.layer + 0.5)
+    direct = site.per_token(lambda each: each, prompts, read.layer + 0.5)
     torch.testing.assert_close(shifted, direct, atol=1e-4, rtol=0)
     assert torch.equal(site.split.logits(prompts)[0], whole)  # nothing is left behind

@@ -7,7 +7,8 @@ from tests.conftest import save_tiny
 from trainables.backbones.loading import load_backbone
 from trainables.backbones.split import PrefixCache, Site, Split
 from trainables.interfaces import Backbone, DecodeState
-from trainables.prompts import PaddingSide, Row, collate, pad_id, tokenise
+from trainables.optimise import token_losses
+from trainables.prompts import PaddingSide, Row, collate, labels_of, pad_id, tokenise
 
 PAIRS = [
     ("The capital of Fooland is", "Bar City"),
@@ -49,12 +50,45 @@ def test_site_when_something_is_added_to_an_ffn_then_logits_match_the_changed_mo
     site = Site(backbone, layer, backbone.ffn_path(layer), PrefixCache())
 
     inputs, output = site.frozen(batch)
-    logits = site.logits(batch, output + inputs.roll(1, -1))  # a bypass of rank D
+    logits = site.per_token(
+        lambda each: each, batch, output + inputs.roll(1, -1)
+    )  # a bypass of rank D
 
     ffn = backbone.model.get_submodule(backbone.ffn_path(layer))
     ffn.register_forward_hook(lambda module, given, result: result + given[0].roll(1, -1))
     expected = torch.cat([full_logits(backbone, *pair) for pair in PAIRS])
     torch.testing.assert_close(logits, expected, atol=1e-4, rtol=0)
+
+
+def test_per_token_when_rows_are_cut_then_so_are_logits_and_the_result_is_the_same(
+    backbone: Backbone,
+) -> None:
+    """Three rows one by one: no more logits exist at a time than those of the longest target."""
+    rows = [tokenise(backbone.tokenizer, *pair) for pair in PAIRS]
+    batch = collate(rows, pad_id=pad_id(backbone.tokenizer))
+    labels = labels_of(batch)
+    weights = torch.arange(1.0, len(labels) + 1)
+    split = Split(backbone, 2, PrefixCache())
+    seen: list[int] = []
+
+    def weighted(logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        seen.append(len(logits))
+        return token_losses(logits, labels) * weights
+
+    results, gradients = [], []
+    for limit in (None, 1):
+        backbone.micro_batch.limit = limit
+        hidden = split.hidden(batch).requires_grad_(True)
+        found = split.per_token(weighted, batch, labels, weights, hidden=hidden)
+        found.sum().backward()
+        results.append(found.detach())
+        gradients.append(hidden.grad)
+    backbone.micro_batch.limit = None
+    targets = [len(row.ids) - row.prompt_length for row in rows]
+    assert seen[0] == sum(targets)
+    assert seen[1:] == [*targets, *targets[::-1]]  # forward, and once more on the way back
+    torch.testing.assert_close(results[0], results[1], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(gradients[0], gradients[1], atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()
@@ -154,7 +188,9 @@ def test_split_when_a_window_is_shorter_than_the_row_then_every_cut_equals_the_f
     for layer in range(windowed.num_layers):
         site = Site(windowed, layer, windowed.ffn_path(layer), PrefixCache())
         _, output = site.frozen(batch)
-        torch.testing.assert_close(site.logits(batch, output), expected, atol=1e-6, rtol=0)
+        torch.testing.assert_close(
+            site.per_token(lambda each: each, batch, output), expected, atol=1e-6, rtol=0
+        )
 
 
 @pytest.mark.parametrize("padding_side", ["left", "right"])

@@ -35,26 +35,25 @@ def test_gradient_factors_multiply_to_each_edit_s_own_gradient(
 ) -> None:
     batch = edit_batch(backbone.tokenizer, EDITS, end=False, padding_side=padding_side)  # type: ignore[arg-type]
     site = Site(backbone, LAYER, backbone.down_path(LAYER), PrefixCache())
-    factors = gradient_factors(site, batch.tokens, batch.labels)
+    ((deltas, keys, owner),) = gradient_factors(site, batch.tokens, batch.labels)
     for index, edit in enumerate(EDITS):
-        own = factors.owner == index
+        own = owner == index
         expected = whole_gradient(backbone, edit)
-        actual = factors.deltas[own].T @ factors.keys[own]
+        actual = deltas[own].T @ keys[own]
         scale = float(expected.abs().max())
         torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4 * scale)
 
 
-def test_gradient_factors_when_cut_into_forward_passes_then_are_the_same(
-    llama: Backbone, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_gradient_factors_when_cut_into_forward_passes_then_are_the_same(llama: Backbone) -> None:
     batch = edit_batch(llama.tokenizer, EDITS, end=True)
     site = Site(llama, LAYER, llama.down_path(LAYER), PrefixCache())
-    whole = gradient_factors(site, batch.tokens, batch.labels)
-    monkeypatch.setattr("trainables.backbones.unedited._ROWS_PER_FORWARD", 2)
-    parts = gradient_factors(site, batch.tokens, batch.labels)
-    assert torch.equal(parts.owner, whole.owner)
-    torch.testing.assert_close(parts.deltas, whole.deltas, rtol=1e-4, atol=1e-6)
-    torch.testing.assert_close(parts.keys, whole.keys)
+    (whole,) = gradient_factors(site, batch.tokens, batch.labels)
+    parts = list(gradient_factors(site, batch.tokens, batch.labels, rows_at_a_time=2))
+    assert len(parts) == 2
+    deltas, keys, owner = (torch.cat(each) for each in zip(*parts, strict=True))
+    assert torch.equal(owner, whole[2])
+    torch.testing.assert_close(deltas, whole[0], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(keys, whole[1])
 
 
 @torch.no_grad()

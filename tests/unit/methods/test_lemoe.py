@@ -12,6 +12,7 @@ from trainables.interfaces import Backbone, Edit, EditBatch, PromptBatch
 from trainables.methods.lemoe import Config, Lemoe
 from trainables.prompts import collate, edit_batch, tokenise
 from trainables.seeding import trial_generators
+from trainables.states import snapshot
 
 FIRST = (
     Edit("The capital of Fooland is", "Vesper", "Fooland"),
@@ -231,7 +232,7 @@ def test_begin_trains_the_new_experts_and_what_its_router_learns(
     edit(method, batch_of(llama, FIRST))
     method.begin(batch_of(llama, SECOND))
     method.advance(1)
-    moments = method.state().inner("optimisation").tensors
+    moments = snapshot(method.state()).inner("optimisation").tensors
     assert {name.split("/")[0] for name in moments} == names
     trained = [name for name, p in llama.model.named_parameters() if p.requires_grad]
     assert all(name.startswith("model.layers.2.mlp._banks.1.") for name in trained)
@@ -244,7 +245,7 @@ def test_load_when_only_known_subjects_stand_for_entities_then_they_are_known_ag
     method = built(llama, artefacts, embedding="entity")
     counts = edit(method, batch_of(llama, FIRST))
     assert counts == {"entity_from_subject": 3, "entity_from_sentence": 0}
-    state, expected = method.state(), answers(method, prompts_of(llama, FIRST))
+    state, expected = snapshot(method.state()), answers(method, prompts_of(llama, FIRST))
     method.remove()
     loaded = Lemoe(replace(CONFIG, embedding="entity"), llama, artefacts, trial_generators(9))
     loaded.load(state)

@@ -23,6 +23,7 @@ from trainables.interfaces import Backbone, Edit, EditReport
 from trainables.methods.memit import Config, Memit, least_squares_update
 from trainables.prompts import edit_batch
 from trainables.seeding import trial_generators
+from trainables.states import snapshot
 
 CONFIG = Config(
     layers=(1, 2),
@@ -96,7 +97,7 @@ def test_finish_when_cov_weight_is_tiny_then_subjects_reach_their_vectors(
     before = keys_and_states(backbone, rows, layers[-1], layers[-1])[1]
     method.begin(batch)
     method.advance(3)
-    delta = method.state().tensors["vectors/delta"]
+    delta = snapshot(method.state()).tensors["vectors/delta"]
     untouched = {k: v.clone() for k, v in backbone.model.state_dict().items()}
     method.finish()
     after = keys_and_states(backbone, rows, layers[-1], layers[-1])[1]

@@ -13,6 +13,7 @@ from trainables.interfaces import Backbone, Edit, EditBatch, PromptBatch
 from trainables.methods.memoe_v1 import Config, MemoeV1
 from trainables.prompts import collate, edit_batch, tokenise
 from trainables.seeding import trial_generators
+from trainables.states import snapshot
 from trainables.trials.loop import Routed
 
 FIRST = (
@@ -70,7 +71,7 @@ def prompts_of(backbone: Backbone, edits: tuple[Edit, ...], target: str = "Bay")
 
 
 def experts_of(method: MemoeV1) -> dict[str, Tensor]:
-    return method.state().inner("experts").tensors
+    return snapshot(method.state()).inner("experts").tensors
 
 
 @torch.no_grad()
@@ -138,7 +139,7 @@ def test_memoe_when_a_second_batch_comes_then_the_same_experts_and_router_train_
     method = built(llama, artefacts)
     edit(method, batch_of(llama, FIRST))
     experts = experts_of(method)
-    router = method.state().inner("router").tensors["weight"]
+    router = snapshot(method.state()).inner("router").tensors["weight"]
     edit(method, batch_of(llama, SECOND))
     later = experts_of(method)
     assert {name: t.shape for name, t in later.items()} == {n: t.shape for n, t in experts.items()}
@@ -164,7 +165,7 @@ def test_token_routes_name_the_largest_gate_of_each_prompt_token(
     )
     answers(method, prompts)
     hook.remove()
-    weight = method.state().inner("router").tensors["weight"]
+    weight = snapshot(method.state()).inner("router").tensors["weight"]
     expected = (seen[0] @ weight.T).argmax(-1).where(prompts.prompt_mask, torch.tensor(-1))
     routes = method.token_routes(prompts)
     assert torch.equal(routes, expected)
@@ -285,7 +286,7 @@ def test_gates_when_renormalised_at_top_1_then_the_edits_do_not_train_the_router
     for renormalises in (True, False):
         method = built(llama, artefacts, renormalises_gates=renormalises, balance_weight=0.0)
         method.begin(batch_of(llama, FIRST))
-        before = method.state().inner("router").tensors["weight"]
+        before = snapshot(method.state()).inner("router").tensors["weight"]
         method.advance(method.num_steps)
         method.finish()
         moved.append(not torch.equal(method.state().inner("router").tensors["weight"], before))
@@ -315,7 +316,7 @@ def test_load_within_a_batch_when_noise_is_drawn_then_goes_on_with_the_same_nois
         method.begin(batch_of(llama, FIRST))
         method.advance(3)
         if stops:
-            state = method.state()
+            state = snapshot(method.state())
             method.remove()
             method = MemoeV1(
                 replace(CONFIG, router_noise=1.0, routing_input="anchor"),

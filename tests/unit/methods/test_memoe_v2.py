@@ -17,6 +17,7 @@ from trainables.methods import method_settings
 from trainables.methods.memoe_v2.method import Config, MemoeV2
 from trainables.prompts import collate, edit_batch, tokenise
 from trainables.seeding import trial_generators
+from trainables.states import snapshot
 
 FAR = ("Who wrote it?",)
 FIRST = (
@@ -119,7 +120,7 @@ def test_edits_are_learned_by_the_experts_that_gece_says(
 ) -> None:
     method = built(llama, artefacts)
     method.begin(batch_of(llama, FIRST))
-    scores = method.state().inner("division").tensors["gece"]
+    scores = snapshot(method.state()).inner("division").tensors["gece"]
     while not method.advance(5):
         pass
     report = method.finish()
@@ -170,7 +171,7 @@ def test_a_second_batch_trains_the_same_experts_and_is_divided_as_on_the_unedite
         method, found = built(backbone, Artefacts(tmp_path / str(len(batches)))), []
         for edits in batches:
             method.begin(batch_of(backbone, edits))
-            found.append(method.state().inner("division").tensors)
+            found.append(snapshot(method.state()).inner("division").tensors)
             assert method.state().inner("experts").values["bank_sizes"] == [3]
             while not method.advance(5):
                 pass
@@ -252,14 +253,14 @@ def test_router_when_the_term_is_left_out_and_gates_are_constant_then_it_is_not_
 ) -> None:
     method = built(llama, artefacts, router_term=False, gate="constant")
     method.begin(batch_of(llama, FIRST))
-    before = method.state().inner("router").tensors
+    before = snapshot(method.state()).inner("router").tensors
     method.advance(5)
     after = method.state().inner("router").tensors
     assert all(torch.equal(before[name], after[name]) for name in before)
     method.remove()
     guided = built(llama, artefacts, gate="constant")
     guided.begin(batch_of(llama, FIRST))
-    before = guided.state().inner("router").tensors
+    before = snapshot(guided.state()).inner("router").tensors
     guided.advance(5)
     after = guided.state().inner("router").tensors
     assert not torch.equal(before["experts"], after["experts"])

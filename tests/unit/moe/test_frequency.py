@@ -89,9 +89,10 @@ def test_gradient_products_equal_those_of_whole_gradients() -> None:
     owner = torch.tensor([0, 0, 2, 1, 1, 1, 2, 3, 3])
     whole = torch.stack([deltas[owner == i].T @ keys[owner == i] for i in range(4)])
     expected = (whole * whole.mean(0)).sum((1, 2)).double()
-    torch.testing.assert_close(
-        gradient_products(deltas, keys, owner, 4), expected, rtol=1e-4, atol=1e-5
-    )
+    for cuts in ([9], [4, 3, 2]):  # held at once, or in parts
+        parts = list(zip(*(each.split(cuts) for each in (deltas, keys, owner)), strict=True))
+        found = gradient_products(lambda parts=parts: parts, 4)  # type: ignore[misc]
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_floored_lifts_small_and_negative_products_to_the_quantile() -> None:

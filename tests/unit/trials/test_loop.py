@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from trainables.artefacts import Artefacts, read_state, write_state
+from trainables.artefacts import Artefacts
 from trainables.backbones.loading import load_backbone
 from trainables.backbones.pristine import Pristine
 from trainables.backbones.split import PrefixCache, Split
@@ -20,6 +20,7 @@ from trainables.interfaces import Backbone, EditMethod, EditRecord, Question
 from trainables.methods.ft import Config, FineTuning
 from trainables.metrics.evaluator import Evaluator
 from trainables.seeding import trial_generators
+from trainables.states import read_state, snapshot, write_state
 from trainables.trials.compared import Compares, compared
 from trainables.trials.loop import Before, EditLoop, EditProtocol
 
@@ -357,7 +358,7 @@ def test_perplexity_of_a_passage_falls_when_it_is_learned(llama: Backbone, tmp_p
 def test_edit_state_bytes_are_those_of_the_tensors_kept(llama: Backbone, tmp_path: Path) -> None:
     loop = make_loop(llama, tmp_path, [[0], [1]], is_rolled_back=False)
     row = loop.run()
-    kept = loop.method.state().tensors
+    kept = snapshot(loop.method.state()).tensors
     assert row["edit_state_bytes"] == sum(t.numel() * t.element_size() for t in kept.values())
     loop.close()
 

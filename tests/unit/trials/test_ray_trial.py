@@ -15,10 +15,10 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from tests.end_to_end.commands import own_file_system
 from tests.end_to_end.test_full_disk import fill
 from tests.unit.file_trials import spec, write, zsre_line
-from trainables.artefacts import read_state
 from trainables.bases import read_method
 from trainables.methods import method_settings
 from trainables.pulse import Moment, read_pulses
+from trainables.states import read_state
 from trainables.trials.ray_trial import ActorSpentError, EditTrial
 from trainables.trials.run import Runtime
 

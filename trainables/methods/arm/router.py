@@ -81,12 +81,10 @@ class ProjectionRouter:
 
     def state(self) -> State:
         """The layer and Adam's moments."""
-        state = State(
-            {"weight": self._weight.detach().clone(), "bias": self._bias.detach().clone()}
-        )
+        state = State({"weight": self._weight.detach(), "bias": self._bias.detach()})
         for index, moments in self._adam.state_dict()["state"].items():
             for key, value in moments.items():
-                state.tensors[f"adam/{index}/{key}"] = torch.as_tensor(value).clone()
+                state.tensors[f"adam/{index}/{key}"] = torch.as_tensor(value)
         return state
 
     def load(self, state: State) -> None:

@@ -119,7 +119,7 @@ class Codebook:
         """All entries."""
         tensors = {"keys": self.keys, "values": self.values, "radii": self.radii}
         return State(
-            tensors={name: tensor.clone() for name, tensor in tensors.items()},
+            tensors=tensors,
             values={"labels": [list(label) for label in self.labels]},
         )
 

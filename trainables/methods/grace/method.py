@@ -51,8 +51,9 @@ from trainables.optimise import (
     Optimisation,
     OptimiserSettings,
     begun,
+    row_loss,
     stored_batch,
-    target_loss,
+    token_losses,
 )
 from trainables.prompts import batch_state, row_index
 
@@ -280,9 +281,9 @@ class Grace:
 
         def loss() -> Tensor:
             with self._watched(lambda _, output: _replaced(output, positions, values)):
-                logits, _ = self._split.logits(tokens, hidden=hidden)
+                losses = self._split.per_token(token_losses, tokens, labels, hidden=hidden)
             # A sum: each value gets the gradient that it would get alone.
-            return target_loss(logits, labels, scored_rows) * len(rows)
+            return row_loss(losses, scored_rows) * len(rows)
 
         settings = OptimiserSettings("adam", self._config.edit_lr, self._config.num_steps)
         return _Wave(values, Optimisation({"values": values}, loss, settings))

@@ -72,7 +72,7 @@ class Division:
     def state(self) -> State:
         """The whole division, as a state."""
         named = {"labels": self.labels, "g": self.g, "gece": self.gece, "unsure": self.uncertainty}
-        tensors = {name: value.clone() for name, value in named.items() if value is not None}
+        tensors = {name: value for name, value in named.items() if value is not None}
         return State(tensors, {"counts": dict(self.counts), "numbers": dict(self.numbers)})
 
     @classmethod

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, pad
+from torch.nn.functional import pad
 
 from trainables.assemblies.bypass import Bypass
 from trainables.errors import ConfigError
@@ -28,6 +28,7 @@ from trainables.methods.memoe_v2.terms import (
     divergences,
     row_means,
 )
+from trainables.optimise import token_losses
 from trainables.prompts import Row, collate, pad_id, row_index, tokenise
 
 Positions = Literal["prompt", "answer", "locality"]
@@ -140,19 +141,30 @@ class ConstrainedLoss:
         self._forced = pad(labels, (0, num_added), value=-1) if forces_labels else None
         self._rows = held.owner[row_index(held.tokens)]
         self._read = routing.read(held.tokens)
-        self._x, self._output = bypass.frozen(held.tokens)
+        self._frozen = bypass.frozen(held.tokens)
+        self._target = torch.zeros_like(self._rows)
+        self._target[held.is_answer] = held.batch.labels
+        self._place = (held.is_held.cumsum(0) - 1).clamp_min(0)  # in what was before
         self._log_before = self._before() if settings.balance_term else None
 
     def __call__(self) -> Tensor:
         """Scalar loss."""
         held, num_edits = self._held, len(self._held.batch)
         scores = self._routing.scores(self._read)
-        logits = self._logits(self._routing.gates(scores, self._forced))
-        answers = logits[held.is_answer].float()
-        nll = cross_entropy(answers, held.batch.labels, reduction="none")
-        divergence = None
+        gates = self._routing.gates(scores, self._forced)
+        terms = self._bypass.per_token(
+            self._terms,
+            held.tokens,
+            self._frozen,
+            gates,
+            self._target,
+            held.is_answer,
+            held.is_held,
+            self._place,
+        )
+        nll, divergence = terms[held.is_answer, 0], None
         if self._log_before is not None:
-            moved = divergences(logits[held.is_held], self._log_before)
+            moved = terms[held.is_held, 1]
             divergence = row_means(moved, self._rows[held.is_held], num_edits)
         log_chances = None
         if self._labels is not None:
@@ -166,10 +178,18 @@ class ConstrainedLoss:
             g=self._g,
         )
 
-    def _logits(self, gates: Tensor) -> Tensor:
-        return self._bypass.trained_logits(self._held.tokens, self._x, self._output, gates)
+    def _terms(
+        self, logits: Tensor, target: Tensor, is_answer: Tensor, is_held: Tensor, place: Tensor
+    ) -> Tensor:
+        """Loss of each answer's token, and divergence of each held position, (m, 2)."""
+        terms = torch.zeros(len(logits), 2, device=logits.device)
+        terms[is_answer, 0] = token_losses(logits[is_answer], target[is_answer])
+        if self._log_before is not None:
+            terms[is_held, 1] = divergences(logits[is_held], self._log_before[place[is_held]])
+        return terms
 
     @torch.no_grad()
     def _before(self) -> Tensor:
         closed = torch.zeros_like(self._routing.scores(self._read))
-        return self._logits(closed)[self._held.is_held].float().log_softmax(-1)
+        logits = self._bypass.per_token(lambda each: each, self._held.tokens, self._frozen, closed)
+        return logits[self._held.is_held].float().log_softmax(-1)

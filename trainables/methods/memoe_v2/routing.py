@@ -133,7 +133,7 @@ class UneditedRouting:
         """The weights; empty before `initialise`."""
         if self._router is None:
             return State()
-        return State({name: value.clone() for name, value in self._router.state_dict().items()})
+        return State(dict(self._router.state_dict()))
 
     def load(self, state: State) -> None:
         """Continue from `state`, frozen."""
