@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from trainables.parallel.ranks import TIMEOUT_SECONDS
+from trainables.parallel.ranks import JOIN_SECONDS
 from trainables.spec import TrialSpec
 from trainables.states import read_state
 from trainables.trials.compared import Compares, compared
@@ -31,7 +31,8 @@ class Runtime:
         max_trials: Trials after which an actor gives way to a new process.
         is_sharded: Whether the backbone's layers lie on all GPUs of the process.
         num_ranks: Processes that share one trial.
-        rank_timeout_seconds: A rank that is silent for so long is lost.
+        rank_timeout_seconds: A rank that does not join, or answer when rank 0 has, for so long is
+            lost.
         problems: What the node lacks that it is called on; None: nobody needs to ask.
         pulses: Folder in which the trial says what it is doing; None: nobody wants to know.
     """
@@ -45,7 +46,7 @@ class Runtime:
     max_trials: int = 500  # a process that lives for days is not to be trusted like a new one
     is_sharded: bool = False
     num_ranks: int = 1
-    rank_timeout_seconds: float = TIMEOUT_SECONDS
+    rank_timeout_seconds: float = JOIN_SECONDS
     problems: Callable[[], Sequence[str]] | None = None
     pulses: Path | None = None
 
