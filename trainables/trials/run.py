@@ -107,6 +107,11 @@ class TrialRun:
             self.loop = None
 
     def _begun(self) -> EditLoop:
+        if self._bench.device != "cpu":
+            for device in range(torch.cuda.device_count()):
+                torch.cuda.reset_peak_memory_stats(
+                    device
+                )  # the peak is this trial's, not the process's
         loop = self._bench.loop(self.spec)
         state = read_state(self._runtime.state_path(self.key))
         if state is not None:
