@@ -15,9 +15,10 @@ Only when asked for as well, since they take some minutes:
 
 `forecast`  of every method on two backbones: CPU-seconds and peak memory beside their forecast
 `shared`    training the embedded backbone beside another busy process
+`checkpoints`  how long training stands still while a state of 1 GiB is saved
 
     python tests/benchmarks/bench.py \
-        [only=trial|steps|edits|added|gpu|scale|workers|forecast|shared]
+        [only=trial|steps|edits|added|gpu|scale|workers|forecast|shared|checkpoints]
 
 Nothing here passes or fails a test: times depend on the machine. CPU seconds are those of one
 thread; shared caches move them by a quarter.
@@ -43,6 +44,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[2])
 from orchestrator.planning import plan
 from orchestrator.settings import loading as config
 from orchestrator.store.ledger import Ledger
+from tests.benchmarks.checkpoints import checkpoints
 from tests.benchmarks.forecasts import forecasts
 from tests.benchmarks.naive import NaiveTrial
 from tests.benchmarks.per_method import line_of, method_cost
@@ -224,6 +226,7 @@ LONG_PARTS: dict[str, Callable[[], None]] = {
     "workers": two_workers,
     "forecast": forecasts,
     "shared": shared,
+    "checkpoints": checkpoints,
 }
 
 

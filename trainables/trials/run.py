@@ -26,7 +26,7 @@ class Runtime:
         store: Folder of the sweep's results.
         rungs: Shares of progress at which a row is reported; the last is 1.
         compares: What is computed before the end, and compared there; None: nothing is.
-        checkpoint_seconds: Least time between two saved states.
+        checkpoint_seconds: Least time between two saved states; large ones wait longer.
         max_seconds: A trial that takes longer has failed; None: no limit.
         max_trials: Trials after which an actor gives way to a new process.
         is_sharded: Whether the backbone's layers lie on all GPUs of the process.
