@@ -199,14 +199,16 @@ def gpu() -> None:
     if not torch.cuda.is_available():
         print("gpu: skipped, torch sees no GPU")
         return
-    from tests.benchmarks.large import edit_large, published_settings  # seven billion weights
+    # seven billion weights
+    from tests.benchmarks.large import edit_large, published, random_backbone, without_stop
 
     values = _spec(f"ablation=smoke method=no_edit backbone=facts protocol.num_edits={GPU_BATCH}")
     spec, cache = TrialSpec.parse(values.to_dict()), default_cache()
     source = open_source(spec, cache)
     given = [Edit(r.prompt, r.target_new, r.subject) for r in draw(spec, source).records]
-    settings = published_settings(GPU_LAYER, GPU_EXPERTS)
-    cost = edit_large(given, Path(backbone_folder(spec, cache)), settings)
+    experts = f"method.num_experts={GPU_EXPERTS}"
+    settings = without_stop(published("lemoe", f"method.edit_layer={GPU_LAYER}", experts))
+    cost = edit_large(given, random_backbone(Path(backbone_folder(spec, cache))), settings)
     print(
         f"gpu: LEMoE, {GPU_EXPERTS} FFN experts at layer {GPU_LAYER}, {GPU_BATCH} edits: "
         f"{cost.seconds:.1f} s for {cost.num_steps} steps, peak {cost.peak_gib:.1f} GiB, the "
