@@ -81,7 +81,8 @@ def _methods() -> None:
     source = open_source(spec, cache)
     edits = [Edit(r.prompt, r.target_new, r.subject) for r in draw(spec, source).records]
     backbone = random_backbone(Path(backbone_folder(spec, cache)))
-    rows, begin = [], time.monotonic()
+    rows: list[list[object]] = []
+    begin = time.monotonic()
     for name, typed in METHODS.items():
         planned = published(name, f"protocol.num_edits={NUM_EDITS}", *typed)
         declared = memory(planned).peak_gib - PROCESS_GIB
