@@ -206,7 +206,7 @@ class EditTrial(tune.Trainable):
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            raise torch.OutOfMemoryError(f"out of memory. {first_line(error)}") from None
+            raise torch.OutOfMemoryError(f"ran out of memory. {first_line(error)}") from None
 
     def _attempt(self) -> dict[str, Any]:
         if not self._is_node_checked:
