@@ -17,10 +17,11 @@ import pytest
 
 from orchestrator.tracking.tracker import MOST_CLOSE_SECONDS, PATIENCE_SECONDS
 from tests.end_to_end.commands import ROOT, TIMEOUT_SECONDS, Commands, assert_agree, end, wait_until
-from tests.end_to_end.test_kill import FORTY
+from tests.end_to_end.test_kill import RATES, TWO_SEEDS
 from tests.mlflow_server import MlflowServer, stopped_server
 
-TWENTY = (*(word for word in FORTY if not word.startswith("seeds=")), "seeds=[0]")
+ONE_SEED = (*(word for word in TWO_SEEDS if not word.startswith("seeds=")), "seeds=[0]")
+TWENTY = (*ONE_SEED, f"axes.method.edit_lr={RATES}")
 pytestmark = pytest.mark.slow
 
 
@@ -105,7 +106,7 @@ def test_server_killed_and_not_started_again_then_the_end_says_what_it_lacks_and
 def test_server_that_never_ran_then_the_next_run_of_the_command_sends_all(
     bare: Commands, server: MlflowServer
 ) -> None:
-    typed = (*TWENTY, "axes.method.edit_lr=[1e-3,2e-3]", f"mlflow={server.address}")
+    typed = (*ONE_SEED, "axes.method.edit_lr=[1e-3,2e-3]", f"mlflow={server.address}")
 
     first = bare.sweep(*typed)
 
