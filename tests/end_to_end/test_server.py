@@ -17,7 +17,7 @@ import pytest
 
 from orchestrator.tracking.tracker import MOST_CLOSE_SECONDS, PATIENCE_SECONDS
 from tests.end_to_end.commands import ROOT, TIMEOUT_SECONDS, Commands, assert_agree, end, wait_until
-from tests.end_to_end.test_kill import RATES, TWO_SEEDS
+from tests.end_to_end.test_kill import FORTY, RATES, TWO_SEEDS
 from tests.mlflow_server import MlflowServer, stopped_server
 
 ONE_SEED = (*(word for word in TWO_SEEDS if not word.startswith("seeds=")), "seeds=[0]")
