@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.errors import UsageError
-from orchestrator.forecast.costs import memory
+from orchestrator.forecast.memory import memory
 from orchestrator.forecast.training_costs import Shape
 from orchestrator.planning.trial_spec import TrialSpec
 from orchestrator.settings.sharing import AS_FITS, GPU_GIB, Parallel, Sharing
@@ -68,7 +68,7 @@ def resources(
     if per_gpu := min(MOST_PER_GPU, math.floor(gpu_gib / need.peak_gib)):
         # rounded down: n shares must not add up to more than one GPU
         return {"cpu": 1.0, "gpu": math.floor(1e4 / per_gpu) / 1e4}
-    least = need.fixed_gib + need.rows_gib / MOST_CUT_ROWS
+    least = need.with_rows(need.rows / MOST_CUT_ROWS)
     return {"cpu": 1.0, "gpu": float(math.ceil(least / gpu_gib))}
 
 
