@@ -25,21 +25,25 @@ from orchestrator.planning import plan
 from orchestrator.settings import loading as config
 from orchestrator.settings.yaml_files import SearchSpaces
 from trainables.artefacts import Artefacts
+from trainables.assemblies.gece import GeceSettings, calibration
 from trainables.backbones.loading import Dtype, load_backbone
+from trainables.backbones.split import Site, Split
 from trainables.interfaces import Edit, EditMethod
 from trainables.methods import build_config, get_method, method_settings
 from trainables.prompts import edit_batch
 from trainables.seeding import trial_generators
 from trainables.trials.measurements import edit_state_bytes
 
-LARGE = {
+LARGE: dict[str, int] = {
     "hidden_size": 4096,
     "intermediate_size": 11008,
     "num_attention_heads": 32,
     "num_key_value_heads": 32,
     "vocab_size": 32000,
 }
+_GECE = GeceSettings("true_answer", "target_new", "gradient", "none", 0.0, "none")
 FACTOR = 1.3  # by which what is declared may differ
+_SMALL = 0.01  # a checkpoint of less than this share of a step matters to nobody
 STEPS = 2  # from the second on an optimiser has its moments
 _TRAINING = 80  # edits that WISE, ARM and MEMIT prepare on
 _READ, _PROMPTS = 128, 8  # prompts that the evaluation reads at a time, and of one edit
@@ -92,7 +96,7 @@ def compared(spec: plan.TrialSpec, found: Measured, limit: int | None = None) ->
     peaks = {name: peak / GIB for name, peak in found.stages.items()}
     peaks["step"] = max(peaks[name] for name in ("begin", "step", "read"))
     lines = [Compared(name, gib, peaks[name]) for name, gib in declared.items()]
-    if found.checkpoint:
+    if found.checkpoint > _SMALL * found.stages["step"]:
         lines.append(Compared("checkpoint", need.checkpoint_gib, found.checkpoint / GIB))
     return lines
 
@@ -103,7 +107,7 @@ def small_llama(folder: Path, *, part: int, num_layers: int) -> Path:
 
     from tests.conftest import tiny_tokenizer
 
-    sizes = {name: size // part for name, size in LARGE.items()}
+    sizes: dict[str, Any] = {name: size // part for name, size in LARGE.items()}
     sizes["num_attention_heads"] = sizes["num_key_value_heads"] = max(1, 32 // part)
     shape = LlamaConfig(**sizes, num_hidden_layers=num_layers, tie_word_embeddings=False)
     with torch.random.fork_rng():
@@ -180,6 +184,39 @@ def measured(spec: plan.TrialSpec, folder: Path, limit: int | None = None) -> Me
         checkpoint,
         float(batch.tokens.attention_mask.sum()) / len(batch),
     )
+
+
+def measured_ranking(
+    spec: plan.TrialSpec, folder: Path, num_records: int, limit: int | None = None
+) -> Compared:
+    """GECE of so many records at the middle layer of the trial's backbone, declared and measured.
+
+    Args:
+        spec: Of `trial_of`, of any method.
+        folder: For artefacts; an empty one, so that all is built.
+        num_records: Of edits.
+        limit: Rows at a time.
+    """
+    backbone = load_backbone(spec.backbone["model"], dtype=spec.backbone["dtype"])
+    backbone.micro_batch.limit = limit
+    weights = sum(parameter.nbytes for parameter in backbone.model.parameters())
+    artefacts, layer = Artefacts(folder), backbone.num_layers // 2
+    cache = artefacts.prefix_cache
+    batch = edit_batch(backbone.tokenizer, [_edit(index) for index in range(num_records)], end=True)
+    split = Split(backbone, layer, cache)
+    site = Site(backbone, layer, backbone.down_path(layer), cache)
+    peaks: dict[str, int] = {}
+    with _stage("rank", peaks, [0]):
+        calibration(batch, _GECE, split, site, artefacts, {})
+    tokens = float(batch.tokens.attention_mask.sum()) / num_records
+    told = replace(
+        spec,
+        cost={**spec.cost, "tokens_per_row": tokens, "records": num_records},
+        dataset={**spec.dataset, "frequency_band": [0, 0.3], "frequency_source": "gece"},
+    )
+    (declared,) = (each for each in memory(told).stages if each.name == "rank")
+    gib = declared.gib(math.inf if limit is None else limit) - PROCESS_GIB
+    return Compared("rank", gib, (peaks["rank"] + weights) / GIB)
 
 
 def _edit(index: int) -> Edit:

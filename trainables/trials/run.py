@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,8 @@ class Runtime:
         rank_timeout_seconds: A rank that is silent for so long is lost.
         problems: What the node lacks that it is called on; None: nobody needs to ask.
         pulses: Folder in which the trial says what it is doing; None: nobody wants to know.
+        rows_at_a_time: Of a GPU that is too small for all rows of a trial, so many rows to start
+            with, by names of backbone and method.
     """
 
     cache: Path
@@ -48,6 +50,7 @@ class Runtime:
     rank_timeout_seconds: float = TIMEOUT_SECONDS
     problems: Callable[[], Sequence[str]] | None = None
     pulses: Path | None = None
+    rows_at_a_time: Mapping[tuple[str, str], int] = field(default_factory=dict)
 
     def state_path(self, key: str) -> Path:
         """Where the state of an unfinished trial is kept."""
@@ -106,6 +109,9 @@ class TrialRun:
             self.loop = None
 
     def _begun(self) -> EditLoop:
+        rows = self._runtime.rows_at_a_time.get((self.spec.backbone.name, self.spec.method.name))
+        if rows is not None:
+            self._bench.start_with(self.spec, rows)
         loop = self._bench.loop(self.spec)
         state = read_state(self._runtime.state_path(self.key))
         if state is not None:
