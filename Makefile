@@ -1,4 +1,4 @@
-# make sweep | test | test-all | accept | bench | ui | nltk: each sets itself up on a bare machine.
+# make sweep | test | test-all | accept | bench | gpu | ui | nltk: each sets itself up on a bare machine.
 ABLATION ?= lemoe_lora
 ARGS ?=
 PYTHON ?= python3
@@ -6,7 +6,7 @@ STORE ?= results
 PORT ?= 5000
 BIN := .venv/bin
 
-.PHONY: sweep test test-all accept bench ui nltk lint setup
+.PHONY: sweep test test-all accept bench gpu ui nltk lint setup
 .DEFAULT_GOAL := sweep
 
 setup: .venv/installed
@@ -33,11 +33,15 @@ accept: setup
 bench: setup
 	$(BIN)/python tests/benchmarks/bench.py $(ARGS)
 
+# Where torch sees a GPU, which the CPU build of `make setup` does not: rm -rf .venv, TORCH_ARGS= make gpu
+gpu: setup
+	$(BIN)/python tests/gpu.py
+
 lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/mypy tests/accept.py tests/acceptance.py tests/benchmarks docs examples
+	$(BIN)/mypy tests/accept.py tests/acceptance.py tests/gpu.py tests/benchmarks docs examples
 	$(BIN)/lint-imports
 
 # Named entities (MEMoE's anchors) and WordNet: a few megabytes into the cache that sweeps look in.

@@ -13,9 +13,10 @@ Rooms, each of which imports only those below it:
 - `optimise`: the training loop of all gradient methods, and the batch that it works on.
 - `prompts`, `seeding`: text to token rows; random generators. `reading`: reads files of records,
   for several data sets.
+- `states`: copies what a trial needs to go on, and stores it.
 - `interfaces`: what passes between the rooms, and the protocol of an edit method.
 - `spec`: the settings of one trial, as typed attributes.
-- `parallel`: one trial on several processes, or a few rows at a time.
+- `parallel`: one trial on several processes, or a few rows at a time; a GPU's memory.
 - `records`, `pulse`: the records of a data set; a file in which a running trial reports progress.
 - `partial_import`, `field_kinds`: read a method's settings without torch; check their values.
 - `bases`: YAML files that inherit from another one.

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar, cast
 
+from cachetools import LRUCache
 from filelock import FileLock
 from safetensors.torch import load, save
 
@@ -35,12 +36,22 @@ def key_of(kind: str, inputs: Mapping[str, Json]) -> str:
 
 
 class Artefacts:
-    """A folder of artefacts with a byte budget, and this process's prefix states."""
+    """A folder of artefacts with a byte budget, and what this process holds of them."""
 
-    def __init__(self, root: Path, *, max_gib: float = 10.0, prefix_gib: float = 2.0) -> None:
+    def __init__(
+        self, root: Path, *, max_gib: float = 10.0, host_gib: float = 4.0, prefix_gib: float = 2.0
+    ) -> None:
+        """Make the folder, if need be.
+
+        Args:
+            root: The folder.
+            max_gib: Most that lies there, 2**30 bytes; the least recently used goes first.
+            host_gib: Most of it that this process holds in host memory.
+            prefix_gib: Most hidden states that it holds, where its backbone lies.
+        """
         self._root = root
         self._max_bytes = int(max_gib * 2**30)
-        self._loaded: dict[str, State] = {}
+        self._loaded: LRUCache[str, State] = LRUCache(host_gib * 2**30, getsizeof=_num_bytes)
         self._kept: dict[str, object] = {}
         self.prefix_cache = PrefixCache(prefix_gib)
         root.mkdir(parents=True, exist_ok=True)
@@ -53,8 +64,8 @@ class Artefacts:
         read, and callers must not write to them.
         """
         key = key_of(kind, inputs)
-        if key in self._loaded:
-            return self._loaded[key]
+        if (held := self._loaded.get(key)) is not None:
+            return held
         folder = self._root / key
         state = self._read(folder)
         if state is None:
@@ -64,7 +75,8 @@ class Artefacts:
                     state = snapshot(build())
                     self._write(folder, state, inputs)
                     self._drop_oldest(keep=folder)
-        self._loaded[key] = state
+        if _num_bytes(state) <= self._loaded.maxsize:
+            self._loaded[key] = state
         return state
 
     def free(self) -> None:
@@ -123,6 +135,10 @@ class Artefacts:
             if folder != keep:
                 shutil.rmtree(folder, ignore_errors=True)
                 total -= size
+
+
+def _num_bytes(state: State) -> int:
+    return sum(tensor.nbytes for tensor in state.tensors.values())
 
 
 def _digest(blob: bytes, values: object) -> str:

@@ -171,6 +171,7 @@ class Backbone:
     ffn_size: int
     folder: Path | None = None  # of the checkpoint; None when it came from the hub
     max_positions: int | None = None  # most tokens of a row; None: the family has no such limit
+    tf32: bool = False  # whether a GPU rounds the factors of float32 products
     micro_batch: MicroBatch = field(default_factory=MicroBatch, compare=False)  # of this process
 
     @property
@@ -193,16 +194,17 @@ class Backbone:
     @property
     def identity(self) -> dict[str, Json]:
         """All that decides its answers to the last bit; part of the key of whatever stores some."""
+        rounding: dict[str, Json] = {"tf32": True} if self.tf32 else {}
         return {
             "backbone": self.fingerprint,
             "dtype": str(self.dtype),
             "device": self.device.type,
-        }
+        } | rounding
 
     @property
     def memory_key(self) -> str:
         """`identity` and the device: the key of tensors that stay where they were made."""
-        return f"{self.fingerprint}/{self.dtype}/{self.device}"
+        return f"{self.fingerprint}/{self.dtype}/{self.device}{'/tf32' if self.tf32 else ''}"
 
     def layer_path(self, layer: int) -> str:
         """Dotted path of decoder layer `layer`, counted from 0."""

@@ -70,6 +70,7 @@ class Optimisation:
         loss: Callable[[], Tensor],
         settings: OptimiserSettings,
         *,
+        agreed: Callable[[Tensor], Tensor] = lambda own: own,
         after_step: Callable[[], None] | None = None,
     ) -> None:
         """Prepare the loop; nothing is computed yet.
@@ -78,10 +79,13 @@ class Optimisation:
             parameters: What is trained, by name; they must require gradients.
             loss: Scalar loss of the whole batch at the present parameters.
             settings: Update rule and budget.
+            agreed: What all processes of a trial take for a loss, so that all stop at the same
+                step: `MicroBatch.agreed` of the backbone.
             after_step: Called after every step, for projections such as a norm box.
         """
         self._parameters = dict(parameters)
         self._loss = loss
+        self._agreed = agreed
         self._settings = settings
         self._after_step = after_step
         self._optimiser = _optimiser(list(self._parameters.values()), settings)
@@ -104,7 +108,7 @@ class Optimisation:
             if self._is_done:
                 break
             loss = self._loss()
-            value = float(loss.detach())
+            value = float(self._agreed(loss.detach()))
             if not math.isfinite(value):
                 raise EditDiverged(
                     f"loss is {value} after {self.steps_taken} steps "

@@ -65,6 +65,7 @@ class BackboneSpec:
         revision: Of a model id.
         seed: Of an embedded backbone's training.
         data_path: File that it is trained on, where that is not the data set's.
+        tf32: Whether a GPU may round the factors of float32 products.
     """
 
     name: str
@@ -73,6 +74,7 @@ class BackboneSpec:
     revision: str | None = None
     seed: int | None = None
     data_path: str | None = None
+    tf32: bool = False
 
     @property
     def is_embedded(self) -> bool:

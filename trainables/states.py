@@ -11,6 +11,7 @@ import hashlib
 import json
 import re
 import threading
+import time
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -68,6 +69,7 @@ class StateWriter:
     def __init__(self) -> None:
         self._thread: threading.Thread | None = None
         self._error: OSError | None = None
+        self.seconds = 0.0  # that the last state took to be written
 
     @property
     def is_busy(self) -> bool:
@@ -100,10 +102,12 @@ class StateWriter:
             raise error
 
     def _write(self, path: Path, state: State) -> None:
+        begin = time.monotonic()
         try:
             write_state(path, state)
         except OSError as error:
             self._error = error
+        self.seconds = time.monotonic() - begin
 
 
 def _on_host(tensor: Tensor) -> Tensor:

@@ -170,7 +170,7 @@ def placement(
                 f"parallel=data: backbone={spec.backbone['name']} needs {least_gib(spec):.1f} GiB "
                 f"in each process, a GPU has {sharing.gpu_gib:g} GiB; use parallel=shard"
             )
-        # A GPU of its own for each: NCCL does not let two ranks share one.
+        # A GPU of its own for each: on one of them together they would gain nothing.
         return Placement("data", plain["cpu"], float(math.ceil(plain["gpu"])), count or _RANKS)
     if sharing.parallel == "shard" or (sharing.parallel is None and not fits):
         gpus = count or math.ceil(plain["gpu"])

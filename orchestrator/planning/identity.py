@@ -31,12 +31,14 @@ def canonical(value: Any) -> str:
 def identity_fields(spec: TrialSpec, extra: Mapping[str, Any]) -> dict[str, Any]:
     """The part of `spec` and `extra` that decides the numbers.
 
-    With `backbone_fingerprint` in `extra`, that and the dtype stand for the backbone; its name,
-    address and recipe are left out.
+    With `backbone_fingerprint` in `extra`, that, the dtype and the rounding stand for the backbone;
+    its name, address and recipe are left out.
     """
     backbone = {key: value for key, value in spec.backbone.items() if key not in _NOT_BACKBONE}
     if extra.get("backbone_fingerprint"):
-        backbone = {"dtype": spec.backbone.get("dtype")}
+        backbone = {key: spec.backbone.get(key) for key in ("dtype", "tf32")}
+    if not backbone.get("tf32"):  # exact: as before it could be chosen
+        backbone.pop("tf32", None)
     dataset = {key: value for key, value in spec.dataset.items() if key not in _NOT_DATASET}
     if dataset.get("frequency_band") is None:  # drawn from all: as before there were bands
         dataset = {key: value for key, value in dataset.items() if key not in _OF_BAND}

@@ -108,8 +108,7 @@ class Resolver:
             layered = list(self._layered(part, swept))
             resolved = {"name": name, **self.config.spaces.load(part, name)}
             resolved.pop("cost", None)
-            if part == "dataset":
-                resolved.setdefault("module", name)
+            resolved.setdefault(*(("module", name) if part == "dataset" else ("tf32", False)))
             is_embedded = str(resolved.get("model")).startswith(EMBEDDED)
             source_of = self.config.spaces.source
             origins = {

@@ -16,7 +16,7 @@ EMBEDDED = "embedded:"  # prefix of a model that is trained here on first use
 DTYPES = ("float32", "bfloat16", "float16")
 SHAPE = ("num_layers", "hidden_size", "ffn_size")
 # Kept when another folder takes the place of the YAML's model; all else describes that model.
-_KEPT = ("name", "model", "revision", "dtype")
+_KEPT = ("name", "model", "revision", "dtype", "tf32")
 _MOST_HEADER_BYTES = 100 * 2**20  # safetensors' own limit
 
 

@@ -16,9 +16,10 @@ Only when asked for as well, since they take some minutes:
 `forecast`  of every method on two backbones: CPU-seconds and peak memory beside their forecast
 `memory`    of every method on an exact small model: each stage, allocation by allocation
 `shared`    training the embedded backbone beside another busy process
+`checkpoints`  how long training stands still while a state of 1 GiB is saved
 
     python tests/benchmarks/bench.py \
-        [only=trial|steps|edits|added|gpu|scale|workers|forecast|memory|shared]
+        [only=trial|steps|edits|added|gpu|scale|workers|forecast|memory|shared|checkpoints]
 
 Nothing here passes or fails a test: times depend on the machine. CPU seconds are those of one
 thread; shared caches move them by a quarter.
@@ -44,6 +45,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[2])
 from orchestrator.planning import plan
 from orchestrator.settings import loading as config
 from orchestrator.store.ledger import Ledger
+from tests.benchmarks.checkpoints import checkpoints
 from tests.benchmarks.forecasts import forecasts
 from tests.benchmarks.memory import memories
 from tests.benchmarks.naive import NaiveTrial
@@ -199,14 +201,16 @@ def gpu() -> None:
     if not torch.cuda.is_available():
         print("gpu: skipped, torch sees no GPU")
         return
-    from tests.benchmarks.large import edit_large, published_settings  # seven billion weights
+    # seven billion weights
+    from tests.benchmarks.large import edit_large, published, random_backbone, without_stop
 
     values = _spec(f"ablation=smoke method=no_edit backbone=facts protocol.num_edits={GPU_BATCH}")
     spec, cache = TrialSpec.parse(values.to_dict()), default_cache()
     source = open_source(spec, cache)
     given = [Edit(r.prompt, r.target_new, r.subject) for r in draw(spec, source).records]
-    settings = published_settings(GPU_LAYER, GPU_EXPERTS)
-    cost = edit_large(given, Path(backbone_folder(spec, cache)), settings)
+    experts = f"method.num_experts={GPU_EXPERTS}"
+    settings = without_stop(published("lemoe", f"method.edit_layer={GPU_LAYER}", experts))
+    cost = edit_large(given, random_backbone(Path(backbone_folder(spec, cache))), settings)
     print(
         f"gpu: LEMoE, {GPU_EXPERTS} FFN experts at layer {GPU_LAYER}, {GPU_BATCH} edits: "
         f"{cost.seconds:.1f} s for {cost.num_steps} steps, peak {cost.peak_gib:.1f} GiB, the "
@@ -227,6 +231,7 @@ LONG_PARTS: dict[str, Callable[[], None]] = {
     "forecast": forecasts,
     "memory": memories,
     "shared": shared,
+    "checkpoints": checkpoints,
 }
 
 

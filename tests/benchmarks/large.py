@@ -1,10 +1,10 @@
-"""LEMoE at the published size on random weights: what a batch of edits costs a GPU."""
+"""A method at the published size on random weights: what a batch of edits costs a GPU."""
 
 from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,56 +44,65 @@ class Cost:
 
 def edit_large(
     edits: list[Edit],
-    tokenizer_folder: Path,
+    backbone: Backbone,
     settings: dict[str, Any],
-    shape: dict[str, Any] | None = None,
-    device: str = "cuda",
+    module: str = "lemoe",
+    training: Sequence[Edit] = (),
 ) -> Cost:
-    """Apply `edits` as one batch by LEMoE with `settings`, all steps taken.
+    """Apply `edits` as one batch by a method with `settings`, all steps taken.
 
     Args:
         edits: The batch.
-        tokenizer_folder: Of a checkpoint whose vocabulary is not larger than the shape's.
-        settings: Fields of LEMoE's Config.
-        shape: Of the Llama; None: LLaMA2-7B's.
-        device: Where it runs.
+        backbone: Of `random_backbone`; it is what it was afterwards.
+        settings: Fields of the method's Config.
+        module: Of the method.
+        training: What it may prepare itself with.
     """
-    backbone = _random_backbone(tokenizer_folder, shape or LLAMA2_7B, device)
+    device = backbone.device
     whole = sum(parameter.nbytes for parameter in backbone.model.parameters())
     batch = edit_batch(backbone.tokenizer, edits, end=True, device=device)
     with tempfile.TemporaryDirectory() as folder:
-        method = get_method("lemoe")[1](
-            build_config("lemoe", settings), backbone, Artefacts(Path(folder)), trial_generators(0)
+        method = get_method(module)[1](
+            build_config(module, settings), backbone, Artefacts(Path(folder)), trial_generators(0)
         )
-        with _peak(device) as peak:
+        with _peak(device.type) as peak:
+            method.prepare(training)
             begin = time.perf_counter()
             method.begin(batch)
             while not method.advance(10):
                 pass
             report = method.finish()
-            if device == "cuda":
+            if device.type == "cuda":
                 torch.cuda.synchronize()
             seconds = time.perf_counter() - begin
         method.remove()
     return Cost(seconds, report.num_steps, peak[0] / 2**30, whole / 2**30)
 
 
-def published_settings(layer: int, num_experts: int) -> dict[str, Any]:
-    """LEMoE's published settings with so many experts for the one batch, and no early stop."""
-    typed = [
-        "ablation=smoke",
-        "method=lemoe",
-        "backbone=llama2_7b",
-        f"method.edit_layer={layer}",
-        f"method.num_experts={num_experts}",
-        "seeds=[0]",
-    ]
-    (spec,) = plan.expand(config.load(typed)).trials
-    return {**method_settings(spec.method), "stop_loss": None}
+def published(method: str, *typed: str, backbone: str = "llama2_7b") -> plan.TrialSpec:
+    """A trial of `method` with its published settings in units of a backbone, and what is typed."""
+    words = ["ablation=smoke", f"method={method}", f"backbone={backbone}", "seeds=[0]", *typed]
+    (spec,) = plan.expand(config.load(words)).trials
+    return spec
 
 
-def _random_backbone(tokenizer_folder: Path, shape: dict[str, Any], device: str) -> Backbone:
-    """Frozen bfloat16 weights, drawn on the device: a checkpoint of that size is not written."""
+def without_stop(spec: plan.TrialSpec) -> dict[str, Any]:
+    """The settings of a trial's method, without an early stop."""
+    settings = method_settings(spec.method)
+    return {**settings, "stop_loss": 0.0} if "stop_loss" in settings else settings
+
+
+def random_backbone(
+    tokenizer_folder: Path, shape: dict[str, Any] | None = None, device: str = "cuda"
+) -> Backbone:
+    """Frozen bfloat16 weights, drawn on the device: a checkpoint of that size is not written.
+
+    Args:
+        tokenizer_folder: Of a checkpoint whose vocabulary is not larger than the shape's.
+        shape: Of the Llama; None: LLaMA2-7B's.
+        device: Where it lies.
+    """
+    shape = shape or LLAMA2_7B
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.bfloat16)
     try:

@@ -83,6 +83,28 @@ def test_get_when_over_budget_then_drops_the_least_recently_used(tmp_path: Path)
     assert "a" not in left
 
 
+def test_get_when_host_memory_is_over_budget_then_drops_and_reads_again(tmp_path: Path) -> None:
+    kib = 1024 / 2**30
+    store, builders = Artefacts(tmp_path, host_gib=2 * kib), [Builder(size=256) for _ in "abc"]
+    for name, build in zip("abc", builders, strict=True):  # 1 KiB of floats each
+        first = store.get(name, {}, build)
+        assert store.get(name, {}, build) is first
+    again = store.get("a", {}, builders[0])  # dropped, and on disk
+    assert torch.equal(again.tensors["x"], builders[0]().tensors["x"])
+    assert [build.calls for build in builders] == [2, 1, 1]  # one of them is the line above
+    store.free()
+    assert store.get("c", {}, builders[2]) is not None
+    assert builders[2].calls == 1
+
+
+def test_get_when_built_then_holds_a_copy_that_the_builder_does_not_share(tmp_path: Path) -> None:
+    made = torch.zeros(3)
+    held = Artefacts(tmp_path).get("x", {}, lambda: State({"x": made[:2]})).tensors["x"]
+    made.fill_(1)
+    assert held.tolist() == [0, 0]
+    assert held.untyped_storage().nbytes() == 8
+
+
 def test_keep_when_asked_twice_then_loads_once_for_each_store(tmp_path: Path) -> None:
     first, second, build = Artefacts(tmp_path), Artefacts(tmp_path), Builder()
     assert first.keep("tagger", build) is first.keep("tagger", build)

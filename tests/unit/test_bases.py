@@ -138,7 +138,7 @@ def test_read_method_when_read_without_a_sweep_then_it_is_what_a_sweep_reads() -
         ("edit_layer: true", r"^method\.edit_layer=true: must be a whole number"),
         ("lora_rank: [3]", r"^method\.lora_rank=\[3\]: must be a whole number"),
         ("layers: 5", r"^method\.layers=5: must be a list of whole numbers"),
-        ("layers: [1, a]", r"^method\.layers=\"a\": must be a whole number"),
+        ("layers: [1, a]", r"^method\.layers=\[1, \"a\"\]: must be a whole number"),
     ],
 )
 def test_plan_when_a_file_has_no_number_where_one_is_scaled_then_it_is_refused(

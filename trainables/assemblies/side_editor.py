@@ -219,7 +219,10 @@ class SideEditor:
         settings = OptimiserSettings(
             "sgd", self.sgd_lr, self.settings.num_steps, self.settings.stop_loss
         )
-        return Optimisation(training.parameters, training.loss, settings, after_step=after_step)
+        agreed = self._backbone.micro_batch.agreed
+        return Optimisation(
+            training.parameters, training.loss, settings, agreed=agreed, after_step=after_step
+        )
 
     def answer(
         self,

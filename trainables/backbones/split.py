@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
 import torch
+from cachetools import LRUCache
 from torch import Tensor, nn
 
 from trainables.backbones.surgery import replace_module
@@ -31,9 +31,10 @@ class PrefixCache:
     """
 
     def __init__(self, max_gib: float = 2.0) -> None:
-        self._states: OrderedDict[tuple[str, int, bytes], Tensor] = OrderedDict()
-        self._max_bytes = int(max_gib * 2**30)
-        self._bytes = 0
+        """`max_gib`: most that is kept, 2**30 bytes."""
+        self._states: LRUCache[tuple[str, int, bytes], Tensor] = LRUCache(
+            max_gib * 2**30, getsizeof=lambda states: states.nbytes
+        )
         self.hits = 0
         self.misses = 0
 
@@ -42,25 +43,18 @@ class PrefixCache:
         found = self._states.get(key)
         if found is None:
             self.misses += 1
-            return None
-        self.hits += 1
-        self._states.move_to_end(key)
+        else:
+            self.hits += 1
         return found
 
     def put(self, key: tuple[str, int, bytes], states: Tensor) -> None:
-        """Store `states` under `key`, dropping the least recently used beyond the budget."""
-        if key in self._states:
-            return
-        self._states[key] = states
-        self._bytes += states.nbytes
-        while self._bytes > self._max_bytes and len(self._states) > 1:
-            _, dropped = self._states.popitem(last=False)
-            self._bytes -= dropped.nbytes
+        """Store `states` under `key`, if there is room for them at all."""
+        if states.nbytes <= self._states.maxsize:
+            self._states[key] = states
 
     def clear(self) -> None:
         """Drop all states."""
         self._states.clear()
-        self._bytes = 0
 
 
 class Split:

@@ -175,7 +175,8 @@ class SubjectVectors:
         decay = self.delta.norm(dim=1) / self.base.norm(dim=1) ** 2
         losses = losses + self._settings.v_weight_decay * decay
         was_moving = ~self._is_settled
-        self.losses = torch.where(was_moving, losses.detach(), self.losses)
+        agreed = self._above.backbone.micro_batch.agreed(losses.detach())
+        self.losses = torch.where(was_moving, agreed, self.losses)
         self._is_settled = self._is_settled | (self.losses < self._settings.stop_loss)
         total: Tensor = losses[~self._is_settled].sum()
         return total

@@ -101,6 +101,7 @@ class DenseAdapter:
         self.num_steps = config.num_steps
         self._config = config
         self._device = backbone.device
+        self._agreed = backbone.micro_batch.agreed
         self._generator = generators.init
         self._run: BatchRun | None = None
 
@@ -182,7 +183,7 @@ class DenseAdapter:
         settings = OptimiserSettings(
             "adamw", config.edit_lr, config.num_steps, config.stop_loss, config.weight_decay
         )
-        self._run = BatchRun(batch, Optimisation(parameters, loss, settings))
+        self._run = BatchRun(batch, Optimisation(parameters, loss, settings, agreed=self._agreed))
         return self._run
 
 

@@ -116,7 +116,11 @@ class FineTuning:
             "adam", self._config.edit_lr, self._config.num_steps, self._config.stop_loss
         )
         optimisation = Optimisation(
-            {"weight": self._master.thaw()}, loss, settings, after_step=self._project
+            {"weight": self._master.thaw()},
+            loss,
+            settings,
+            agreed=self._split.backbone.micro_batch.agreed,
+            after_step=self._project,
         )
         self._run = BatchRun(batch, optimisation)
 

@@ -352,7 +352,11 @@ class Lemoe:
             "adamw", config.edit_lr, config.num_steps, config.stop_loss, config.weight_decay
         )
         parameters = {**dict(adaptor.banks[-1].named_parameters()), **routing.router.trainable()}
-        self._run = BatchRun(batch, Optimisation(parameters, loss, settings), counts)
+        self._run = BatchRun(
+            batch,
+            Optimisation(parameters, loss, settings, agreed=self._backbone.micro_batch.agreed),
+            counts,
+        )
         return self._run
 
     def _shares(self, prompts: PromptBatch) -> Tensor:

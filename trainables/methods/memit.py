@@ -192,6 +192,7 @@ class Memit:
             {"delta": vectors.delta},
             vectors.loss,
             OptimiserSettings("adam", config.v_lr, config.v_num_steps, config.stop_loss),
+            agreed=self._backbone.micro_batch.agreed,
             after_step=vectors.project,
         )
         self._run = _Run(BatchRun(batch, optimisation), vectors)

@@ -337,7 +337,12 @@ class MemoeV1:
         settings = OptimiserSettings(
             "adamw", config.edit_lr, config.num_steps, config.stop_loss, config.weight_decay
         )
-        optimisation = Optimisation({**experts, **self._router.trainable()}, loss, settings)
+        optimisation = Optimisation(
+            {**experts, **self._router.trainable()},
+            loss,
+            settings,
+            agreed=self._backbone.micro_batch.agreed,
+        )
         self._run = BatchRun(batch, optimisation, counts)
         return self._run
 

@@ -90,6 +90,10 @@ class MicroBatch:
         outputs = [int(each.sum()) for each in counts.split(shares)]
         return self.ranks.joined(result, outputs)
 
+    def agreed(self, values: Tensor) -> Tensor:
+        """`values` as rank 0 has them; by them every rank decides alike, whatever the rounding."""
+        return values if self.ranks is None else self.ranks.first(values)
+
     def _is_divided(self, num_rows: int) -> bool:
         # With fewer rows than ranks some would have nothing to run.
         return self.ranks is not None and not self._is_undivided and num_rows >= self.ranks.size

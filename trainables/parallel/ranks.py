@@ -8,6 +8,11 @@ optimiser or loss term needs to know.
 
 torch.distributed is used directly: accelerate's `PartialState` is one per process for ever, and a
 trial whose rank was lost has to join anew.
+
+They exchange through gloo, on GPUs too, by copies in host memory: final states of scored tokens and
+gradients at one layer, which is little beside a step. With NCCL the others of a lost rank would not
+hear of it: they wait on the device until a watchdog ends their process, and a rank that runs out of
+memory could not have all of them take fewer rows.
 """
 
 from __future__ import annotations
@@ -21,7 +26,8 @@ from torch import Tensor
 from torch import distributed as dist
 from torch.autograd import Function
 
-TIMEOUT_SECONDS = 600.0  # of one exchange; ranks run side by side and differ by far less
+JOIN_SECONDS = 600.0  # in which all have to join, and to load their backbones
+EXCHANGE_SECONDS = 60.0  # of one exchange; ranks run side by side and differ by far less
 
 
 class Ranks:
@@ -32,9 +38,8 @@ class Ranks:
         rank: int,
         size: int,
         store: dist.Store,
-        timeout_seconds: float,
-        *,
-        is_on_gpu: bool = False,
+        timeout_seconds: float = EXCHANGE_SECONDS,
+        join_seconds: float = JOIN_SECONDS,
     ) -> None:
         """Join the others; returns when all have joined.
 
@@ -43,12 +48,13 @@ class Ranks:
             size: Processes in all.
             store: Where they meet, see `meeting_place`.
             timeout_seconds: After so long without an answer an exchange raises.
-            is_on_gpu: Whether each rank's tensors lie on a GPU of its own.
+            join_seconds: The same for joining, and for `wait`.
         """
         self.rank, self.size = rank, size
+        self._patience = timedelta(seconds=join_seconds)
         _import_group_holders()
         dist.init_process_group(
-            "nccl" if is_on_gpu else "gloo",
+            "gloo",
             store=store,
             rank=rank,
             world_size=size,
@@ -61,8 +67,18 @@ class Ranks:
             dist.destroy_process_group()
 
     def wait(self) -> None:
-        """Return when all ranks have come here."""
-        dist.barrier()
+        """Return when all ranks have come here, which may have much to load before.
+
+        Raises:
+            RuntimeError: If one does not come; on rank 0 it names which.
+        """
+        dist.monitored_barrier(timeout=self._patience)
+
+    def first(self, own: Tensor) -> Tensor:
+        """Rank 0's `own`: what all go by where rounding might let each decide otherwise."""
+        sent = _bytes(own)
+        dist.broadcast(sent, src=0)
+        return _tensor(sent, own)
 
     def counts(self, num_rows: int) -> list[int]:
         """How many of `num_rows` each rank gets: the same number, one more for the first ranks."""
@@ -87,9 +103,21 @@ class Ranks:
         longest = max(counts)
         padded = own.new_zeros(longest, *own.shape[1:])
         padded[: len(own)] = own
-        each = [torch.empty_like(padded) for _ in counts]
-        dist.all_gather(each, padded)
-        return torch.cat([part[:count] for part, count in zip(each, counts, strict=True)])
+        sent = _bytes(padded)
+        each = [torch.empty_like(sent) for _ in counts]
+        dist.all_gather(each, sent)
+        parts = [_tensor(part, padded) for part in each]
+        return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+
+
+def _bytes(tensor: Tensor) -> Tensor:
+    """A copy in host memory, as bytes: gloo does not know every kind of number."""
+    copy = torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor.detach())
+    return copy.reshape(-1).view(torch.uint8)
+
+
+def _tensor(received: Tensor, like: Tensor) -> Tensor:
+    return received.view(like.dtype).reshape(like.shape).to(like.device)
 
 
 def _import_group_holders() -> None:

@@ -202,7 +202,7 @@ class EditLoop:
         self.method.remove()
 
     def _advance(self, until: float) -> None:
-        begin = time.perf_counter()
+        begin = self._now()
         self._tell_step()
         if not self._is_inside:
             edits = [self._to_edit(self._evaluator.records[i]) for i in self._current]
@@ -223,9 +223,15 @@ class EditLoop:
         if is_done:
             pulse().stage("finishing the batch")
             self._measurements.reports.append(self.method.finish())
-        self._measurements.seconds["edit"] += time.perf_counter() - begin
+        self._measurements.seconds["edit"] += self._now() - begin
         if is_done:
             self._close_batch()
+
+    def _now(self) -> float:
+        """Seconds on a clock, when all that a GPU was told is done: a step is no evaluation's."""
+        if torch.device(self._device).type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
 
     def _tell_step(self) -> None:
         number, steps = self._batches_done + 1, self._steps_in_batch if self._is_inside else 0
@@ -274,7 +280,7 @@ class EditLoop:
         *,
         generates: bool = False,
     ) -> list[ProbeScore]:
-        begin = time.perf_counter()
+        begin = self._now()
         pulse().stage("evaluating")
         chosen = self._evaluator.select(records, scores)
         answers = self._evaluator.answers(self._logits, chosen)
@@ -287,7 +293,7 @@ class EditLoop:
             edits = self._evaluator.select(records, ["reliability"])
             measured = self._evaluator.perplexities(self._logits, edits)
             found = with_perplexities(found, list(answers), measured)
-        self._measurements.seconds["evaluation"] += time.perf_counter() - begin
+        self._measurements.seconds["evaluation"] += self._now() - begin
         return found
 
     def _logits(
@@ -311,11 +317,11 @@ class EditLoop:
 
     def _measure_method(self, records: Sequence[int]) -> None:
         """Note where the edits are sent, and how many bytes the method adds to the backbone."""
-        begin = time.perf_counter()
+        begin = self._now()
         part = self._batches_done if self._protocol.is_rolled_back else 0
         self._measurements.routes += route_rows(self.method, self._evaluator, records, part)
         self._measurements.state_bytes.append(edit_bytes(self.method))
-        self._measurements.seconds["evaluation"] += time.perf_counter() - begin
+        self._measurements.seconds["evaluation"] += self._now() - begin
 
     def _extend_curve(self) -> None:
         """Scores every batch so far on what of it still holds."""

@@ -88,8 +88,7 @@ class Team:
             actor.join.remote(rank, host, place.port) for rank, actor in enumerate(self._actors, 1)
         ]
         try:
-            is_on_gpu = self._bench.device != "cpu"
-            self._bench.ranks = Ranks(0, size, place, timeout, is_on_gpu=is_on_gpu)
+            self._bench.ranks = Ranks(0, size, place, join_seconds=timeout)
             ray.get(joined, timeout=timeout)
         except (RuntimeError, RayActorError, GetTimeoutError) as error:
             self.dismiss()
@@ -139,8 +138,7 @@ class _RankActor:
     def join(self, rank: int, host: str, port: int) -> None:
         timeout = self._runtime.rank_timeout_seconds
         place = meeting_place(host, port, is_host=False, timeout_seconds=timeout)
-        size, is_on_gpu = self._runtime.num_ranks, self._bench.device != "cpu"
-        self._bench.ranks = Ranks(rank, size, place, timeout, is_on_gpu=is_on_gpu)
+        self._bench.ranks = Ranks(rank, self._runtime.num_ranks, place, join_seconds=timeout)
 
     def next_row(self, key: str, spec: TrialSpec, micro_batch: int | None) -> dict[str, Any]:
         """The same row as rank 0's."""

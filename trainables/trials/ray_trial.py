@@ -42,6 +42,7 @@ from trainables.trials.workbench import Workbench
 
 _UNENDED = ("unfit", "unstored")  # the fault is a node's, or the store's: the trial runs again
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+_TIMES_WRITING = 10  # so that at most a tenth of the time a state is being written
 _DECISIVE = ("done", "rung", "compared")  # of a row: ends the trial, when and what is compared
 
 
@@ -205,7 +206,7 @@ class EditTrial(tune.Trainable):
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            raise torch.OutOfMemoryError(f"out of memory. {first_line(error)}") from None
+            raise torch.OutOfMemoryError(f"ran out of memory. {first_line(error)}") from None
 
     def _attempt(self) -> dict[str, Any]:
         if not self._is_node_checked:
@@ -229,8 +230,9 @@ class EditTrial(tune.Trainable):
         return halved
 
     def _save_now_and_then(self) -> None:
-        is_due = time.monotonic() - self._saved_at >= self._runtime.checkpoint_seconds
-        if not is_due or self._writer.is_busy:
+        # A state of gibibytes is stored less often: its disk is the whole cluster's.
+        wait = max(self._runtime.checkpoint_seconds, _TIMES_WRITING * self._writer.seconds)
+        if time.monotonic() - self._saved_at < wait or self._writer.is_busy:
             return
         assert self._run.loop is not None
         self._writer.submit(self._state_path, self._run.loop.state())

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from trainables.parallel.ranks import TIMEOUT_SECONDS
+from trainables.parallel.ranks import JOIN_SECONDS
 from trainables.spec import TrialSpec
 from trainables.states import read_state
 from trainables.trials.compared import Compares, compared
@@ -26,12 +26,13 @@ class Runtime:
         store: Folder of the sweep's results.
         rungs: Shares of progress at which a row is reported; the last is 1.
         compares: What is computed before the end, and compared there; None: nothing is.
-        checkpoint_seconds: Least time between two saved states.
+        checkpoint_seconds: Least time between two saved states; large ones wait longer.
         max_seconds: A trial that takes longer has failed; None: no limit.
         max_trials: Trials after which an actor gives way to a new process.
         is_sharded: Whether the backbone's layers lie on all GPUs of the process.
         num_ranks: Processes that share one trial.
-        rank_timeout_seconds: A rank that is silent for so long is lost.
+        rank_timeout_seconds: A rank that does not join, or answer when rank 0 has, for so long is
+            lost.
         problems: What the node lacks that it is called on; None: nobody needs to ask.
         pulses: Folder in which the trial says what it is doing; None: nobody wants to know.
         rows_at_a_time: Of a GPU that is too small for all rows of a trial, so many rows to start
@@ -47,7 +48,7 @@ class Runtime:
     max_trials: int = 500  # a process that lives for days is not to be trusted like a new one
     is_sharded: bool = False
     num_ranks: int = 1
-    rank_timeout_seconds: float = TIMEOUT_SECONDS
+    rank_timeout_seconds: float = JOIN_SECONDS
     problems: Callable[[], Sequence[str]] | None = None
     pulses: Path | None = None
     rows_at_a_time: Mapping[tuple[str, str], int] = field(default_factory=dict)
@@ -112,6 +113,11 @@ class TrialRun:
         rows = self._runtime.rows_at_a_time.get((self.spec.backbone.name, self.spec.method.name))
         if rows is not None:
             self._bench.start_with(self.spec, rows)
+        if self._bench.device != "cpu":
+            for device in range(torch.cuda.device_count()):
+                torch.cuda.reset_peak_memory_stats(
+                    device
+                )  # the peak is this trial's, not the process's
         loop = self._bench.loop(self.spec)
         state = read_state(self._runtime.state_path(self.key))
         if state is not None:

@@ -91,6 +91,7 @@ class Workbench:
                 home_layers=home,
                 cache=self._cache,
                 device=self.device,
+                tf32=wanted.tf32,
             )
             backbone.micro_batch.ranks = self._ranks
             self._loaded = _Loaded(key, backbone, Pristine(backbone.model))

@@ -1,8 +1,10 @@
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
-from trainables.backbones.pristine import Pristine
+from trainables.backbones.pristine import Pristine, checksum
 from trainables.backbones.surgery import KeptWeights, replace_module
 from trainables.errors import RestoreError
 
@@ -60,3 +62,24 @@ def test_check_when_something_was_left_behind_then_fails(name: str) -> None:
     BREAKS[name](edited)
     with pytest.raises(RestoreError):
         pristine.check()
+
+
+@given(st.binary(min_size=1, max_size=40), st.integers(0, 10**6), st.integers(1, 255))
+def test_checksum_when_any_byte_changes_then_it_changes(
+    content: bytes, place: int, change: int
+) -> None:
+    before = torch.tensor(list(content), dtype=torch.uint8)
+    after = before.clone()
+    after[place % len(content)] ^= change
+    assert checksum(before) == checksum(before.clone())
+    assert checksum(before) != checksum(after)
+
+
+def test_checksum_is_the_sum_of_words_times_odd_numbers() -> None:
+    words = torch.tensor([3, -5, 7], dtype=torch.int32)
+    content = torch.cat([words.view(torch.uint8), torch.tensor([9], dtype=torch.uint8)])
+    assert checksum(content) == 3 * 1 - 5 * 3 + 7 * 5 + 9 * 7
+    assert checksum(words[:2].view(torch.uint8)) == 2**64 - 12
+    assert checksum(content[1:]) == checksum(content[1:].clone())
+    swapped = words[[1, 0, 2]].contiguous().view(torch.uint8)
+    assert checksum(swapped) != checksum(words.view(torch.uint8))

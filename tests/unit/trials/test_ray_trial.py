@@ -25,6 +25,8 @@ from trainables.trials.run import Runtime
 LAST_LAYER = 3  # of the tiny backbones; the edited one is below
 NUM_EDITS = 12
 TRIALS = ("first", "second")
+OTHER = "of another method"
+RAN_OUT = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
 
 @pytest.fixture
@@ -50,13 +52,17 @@ def trial(tmp_path: Path, checkpoints: dict[str, Path]) -> EditTrial:
 
     class Planned(EditTrial):
         def setup(self, config: dict[str, Any]) -> None:
-            super().setup(config, dict.fromkeys(TRIALS, wanted), runtime)
+            other = {**wanted, "method": {**wanted["method"], "name": "ft_other"}}
+            super().setup(config, {**dict.fromkeys(TRIALS, wanted), OTHER: other}, runtime)
 
     return Planned({"trial_key": TRIALS[0]})
 
 
 @contextmanager
-def memory(fits: Callable[[int], bool]) -> Iterator[list[int]]:
+def memory(
+    fits: Callable[[int], bool],
+    said: RuntimeError = RAN_OUT,
+) -> Iterator[list[int]]:
     """Runs out within the block when rows enter the last layer that do not fit; notes all that do.
 
     The hook is torch's own for all modules: one on a module of the backbone would count as a trace
@@ -68,7 +74,7 @@ def memory(fits: Callable[[int], bool]) -> Iterator[list[int]]:
         if getattr(getattr(module, "self_attn", None), "layer_idx", None) == LAST_LAYER:
             rows = len(inputs[0])
             if not fits(rows):
-                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+                raise said
             seen.append(rows)
 
     handle = register_module_forward_pre_hook(check)
@@ -100,6 +106,42 @@ def test_out_of_memory_halves_the_micro_batch_and_changes_no_score(trial: EditTr
     assert len(scores(row)) > 6
     assert scores(row) == pytest.approx(scores(expected), abs=1e-6)
     assert row["num_steps"] == expected["num_steps"] > 2
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "CUDA error: out of memory",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes.",
+    ],
+)
+def test_out_of_memory_in_a_library_s_own_words_halves_the_micro_batch_too(
+    trial: EditTrial, said: str
+) -> None:
+    with memory(lambda rows: rows <= 3, RuntimeError(said)):
+        row = step(trial)
+    assert row["status"] == "finished", row["error"]
+    assert row["micro_batch"] in (2, 3)
+
+
+def test_error_that_says_nothing_of_memory_fails_the_trial_at_once(trial: EditTrial) -> None:
+    with memory(lambda rows: False, RuntimeError("CUDA error: device-side assert triggered")):
+        row = step(trial)
+    assert (row["status"], row["error"]) == (
+        "failed",
+        "RuntimeError: CUDA error: device-side assert triggered",
+    )
+
+
+def test_trial_of_another_method_begins_with_all_its_rows(trial: EditTrial) -> None:
+    with memory(lambda rows: rows <= 3):
+        first = step(trial)
+    assert trial.reset_config({"trial_key": OTHER})
+    other = step(trial)
+    assert first["micro_batch"] <= 3
+    assert other["status"] == "finished", other["error"]
+    assert "micro_batch" not in other
 
 
 def test_actor_keeps_the_reduced_micro_batch_for_its_next_trial(trial: EditTrial) -> None:

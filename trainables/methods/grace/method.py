@@ -286,7 +286,12 @@ class Grace:
             return row_loss(losses, scored_rows) * len(rows)
 
         settings = OptimiserSettings("adam", self._config.edit_lr, self._config.num_steps)
-        return _Wave(values, Optimisation({"values": values}, loss, settings))
+        return _Wave(
+            values,
+            Optimisation(
+                {"values": values}, loss, settings, agreed=self._split.backbone.micro_batch.agreed
+            ),
+        )
 
     @torch.no_grad()
     def _is_right(self, run: _Run, row: int, covering: int) -> bool:

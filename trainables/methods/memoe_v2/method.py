@@ -378,7 +378,10 @@ class MemoeV2:
             schedule=config.schedule,
             warmup_share=config.warmup_share,
         )
-        work = BatchRun(batch, Optimisation(parameters, loss, settings))
+        work = BatchRun(
+            batch,
+            Optimisation(parameters, loss, settings, agreed=self._backbone.micro_batch.agreed),
+        )
         self._run = _Run(work, division)
         return work
 
