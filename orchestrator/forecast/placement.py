@@ -86,11 +86,11 @@ def resources(
             where there is one.
         gpu_gib: Memory of one GPU.
     """
-    need = memory(spec)
     has_gpu = bool(cluster and cluster.get("GPU", 0) > 0)
     weights = spec.backbone.get("memory_gib") or Shape.of_backbone(spec.backbone).weights_gib
     if weights <= (WORTH_GPU_GIB if has_gpu else NEEDS_GPU_GIB):
         return {"cpu": 1.0, "gpu": 0.0}
+    need = memory(spec)
     if per_gpu := trials_per_gpu(need, gpu_gib):
         # rounded down: n shares must not add up to more than one GPU
         return {"cpu": 1.0, "gpu": math.floor(1e4 / per_gpu) / 1e4}

@@ -24,16 +24,16 @@ from tests.measured_memory import (
 
 _PART, _LAYERS, _EDITS = 16, 8, 2  # of 30 edits at the full width
 _RECORDS = 400
-_DTYPE = "bfloat16"
+_DTYPES: dict[int | None, str] = {None: "bfloat16", 1: "float32"}  # single rows are slow in it
 
 
 def memories() -> None:
     """One line per method, stage and number of rows, and the number of misses."""
     print(
-        f"memory: 1/{_PART} of LLaMA2-7B, {_LAYERS} layers, {_DTYPE}, {_EDITS} edits; GiB as at "
-        f"the full width, process left out"
+        f"memory: 1/{_PART} of LLaMA2-7B, {_LAYERS} layers, {_EDITS} edits, {_RECORDS} records; "
+        f"GiB as at the full width, process left out"
     )
-    print(f"  {'method':<18}{'rows':<6}{'stage':<12}{'declared':>10}{'measured':>10}{'ratio':>7}")
+    print(f"  {'method':<18}{'rows':<14}{'stage':<12}{'declared':>10}{'measured':>10}{'ratio':>7}")
     misses = 0
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -41,7 +41,7 @@ def memories() -> None:
             is_far = not 1 / FACTOR < line.ratio < FACTOR
             misses += is_far
             print(
-                f"  {method:<18}{rows:<6}{line.name:<12}{line.declared * _PART**2:>10.2f}"
+                f"  {method:<18}{rows:<14}{line.name:<12}{line.declared * _PART**2:>10.2f}"
                 f"{line.measured * _PART**2:>10.2f}{line.ratio:>7.2f}{'  MISS' if is_far else ''}",
                 flush=True,
             )
@@ -50,12 +50,12 @@ def memories() -> None:
 
 def _lines(folder: Path) -> Iterator[tuple[str, str, Compared]]:
     checkpoint = small_llama(folder / "llama", part=_PART, num_layers=_LAYERS)
-    for limit in (None, 1):
-        rows = "all" if limit is None else "one"
+    for limit, dtype in _DTYPES.items():
+        rows = f"{'all' if limit is None else 'one'}, {dtype}"
         for method in SearchSpaces().names("method"):
-            trial = trial_of(method, checkpoint, _EDITS, _DTYPE)
-            artefacts = folder / f"{method}-{rows}"  # empty: all is made
+            trial = trial_of(method, checkpoint, _EDITS, dtype)
+            artefacts = folder / f"{method}-{dtype}"  # empty: all is made
             for line in compared(trial, measured(trial, artefacts, limit), limit):
                 yield method, rows, line
-        trial = trial_of("no_edit", checkpoint, _EDITS, _DTYPE)
-        yield "GECE", rows, measured_ranking(trial, folder / f"gece-{rows}", _RECORDS, limit)
+        trial = trial_of("no_edit", checkpoint, _EDITS, dtype)
+        yield "GECE", rows, measured_ranking(trial, folder / f"gece-{dtype}", _RECORDS, limit)
