@@ -9,7 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.measured_memory import FACTOR, compared, measured, small_llama, trial_of
+from tests.measured_memory import (
+    FACTOR,
+    compared,
+    measured,
+    measured_ranking,
+    small_llama,
+    trial_of,
+)
 
 
 @pytest.fixture(scope="module")
@@ -39,3 +46,11 @@ def test_memory_when_it_is_measured_then_it_is_as_declared(
     names = {line.name for line in found}
     assert {"step", "checkpoint"} <= names
     assert ("prepare" in names) == (method == "memit")
+
+
+def test_memory_when_records_are_ranked_by_gece_then_it_is_as_declared(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    trial = trial_of("no_edit", checkpoint, 2, "float32")
+    line = measured_ranking(trial, tmp_path, 70, limit=8)  # more than are held at a time
+    assert 1 / FACTOR < line.ratio < FACTOR, str(line)
