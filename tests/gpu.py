@@ -18,7 +18,7 @@ from tabulate import tabulate
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from orchestrator.forecast.costs import PROCESS_GIB, memory
+from orchestrator.forecast.memory import PROCESS_GIB, memory
 from orchestrator.store.ledger import Ledger
 from tests.benchmarks.large import edit_large, published, random_backbone, without_stop
 from trainables.cache import default_cache

@@ -1,7 +1,7 @@
-"""Counts, from shapes and settings, what one trial computes and how much memory it needs; pure.
+"""Counts, from shapes and settings, what one trial computes; pure.
 
-It counts matrix products, calls of layers, bytes that an optimiser moves, and peak memory;
-`training_costs` says what a method trains on.
+It counts matrix products, calls of layers and bytes that an optimiser moves; `training_costs` says
+what a method trains on, `memory` what it takes.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from orchestrator.forecast.training_costs import (
-    GIB,
     TOKENS_PER_TARGET,
     Shape,
     num_batches,
@@ -20,15 +19,11 @@ from orchestrator.forecast.training_costs import (
 )
 from orchestrator.planning.trial_spec import TrialSpec
 
-# Python, torch, transformers and Ray on a CPU; with a GPU about as much is its context.
-PROCESS_GIB = 0.58
 _ROWS_READ = 16  # prompts that the evaluation reads at a time
-_PREFIX_GIB = 2.0  # most that a process keeps of the states below an edited layer
 # A batch whose loss falls below `stop_loss` is done: between a third and all of the steps.
 _STOPPED_SHARE = 0.75
 _GENERATED = 12  # tokens until the last prompt of a batch has ended
 _GECE_PASSES = 6  # greedy answers and gradients, in forward passes of the whole backbone
-_NUMBERS_PER_LOGIT = 4  # the logit, its probability, and the gradients of both
 
 
 @dataclass(frozen=True)
@@ -46,24 +41,6 @@ class Work:
     layer_calls: float
     steps: float = 0
     bytes_moved: float = 0
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Peak memory of one process that runs a trial, GiB.
-
-    Attributes:
-        fixed_gib: Process, weights, the method's own numbers and its optimiser.
-        rows_gib: Activations of the rows of a step; half as much with half as many rows at a time.
-    """
-
-    fixed_gib: float
-    rows_gib: float
-
-    @property
-    def peak_gib(self) -> float:
-        """Peak memory with all rows of a step at once."""
-        return self.fixed_gib + self.rows_gib
 
 
 def work(spec: TrialSpec) -> Work:
@@ -106,28 +83,6 @@ def work_once(spec: TrialSpec) -> Work:
         operations += passes * per_edit(spec, "tokens_per_row") * 2 * shape.num_parameters
         calls += passes / _ROWS_READ * shape.num_layers
     return Work(operations, calls)
-
-
-def memory(spec: TrialSpec) -> Memory:
-    """Peak memory of `spec`: as the backbone's YAML states it for a whole trial, else counted."""
-    stated = spec.backbone.get("memory_gib")
-    if stated:
-        return Memory(float(stated), 0.0)
-    shape, training = Shape.of_backbone(spec.backbone), training_of(spec)
-    edits = num_edits(spec.protocol) / num_batches(spec.protocol)
-    rows = edits * training.rows
-    tokens = rows * training.tokens
-    logits = rows * training.reads * shape.vocabulary * 4 * _NUMBERS_PER_LOGIT
-    states = 2 * tokens * shape.width * shape.bytes_each
-    read = num_edits(spec.protocol) * per_edit(spec, "prompts_per_edit")
-    prefixes = 2 * read * per_edit(spec, "tokens_per_row") * shape.width * shape.bytes_each
-    own = training.held_bytes + (logits + states) * bool(training.trained)
-    own += 4 * tokens * training.row_numbers
-    kept = tokens * training.above * shape.numbers_kept * shape.bytes_each
-    # What is made once is made before the first step: the larger of the two counts.
-    more = max(0.0, training.once_bytes - own - kept)
-    fixed = PROCESS_GIB + shape.weights_gib + min(_PREFIX_GIB, prefixes / GIB)
-    return Memory(fixed + (own + more) / GIB, kept / GIB)
 
 
 def num_steps(spec: TrialSpec) -> float:

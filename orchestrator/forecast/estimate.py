@@ -120,12 +120,15 @@ def forecast(
     at_a_time = max(1, min(workers, len(specs)))
     given = at_a_time if cpus is None else max(1.0, min(at_a_time, cpus))
     seconds = sum(trial.seconds for trial in trials)
+    # Where rows are many, they are cut to what a GPU holds.
+    limits = (trial.gpus * sharing.gpu_gib or math.inf for trial in trials)
+    memory = (min(memory_gib(spec), most) for spec, most in zip(specs, limits, strict=True))
     return Forecast(
         len(trials),
         (START_SECONDS if trials else 0.0) + once + seconds / given,
         once + sum(trial.seconds * trial.cpus for trial in trials),
         sum(trial.seconds * trial.gpus for trial in trials) / 3600,
-        max((memory_gib(spec) for spec in specs), default=0.0) * at_a_time,
+        max(memory, default=0.0) * at_a_time,
         sum(trial.is_measured for trial in trials),
     )
 

@@ -1,4 +1,4 @@
-"""How many CPUs and GPUs a trial needs, and whether a cluster can ever give them; pure."""
+"""How many CPUs and GPUs a trial needs, with how many rows, and if a cluster has them; pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.errors import UsageError
-from orchestrator.forecast.costs import memory
+from orchestrator.forecast.memory import PROCESS_GIB, Memory, memory
 from orchestrator.forecast.training_costs import Shape
 from orchestrator.planning.trial_spec import TrialSpec
 from orchestrator.settings.sharing import AS_FITS, GPU_GIB, Parallel, Sharing
@@ -17,9 +17,11 @@ from orchestrator.settings.sharing import AS_FITS, GPU_GIB, Parallel, Sharing
 # way to a GPU.
 NEEDS_GPU_GIB = 3.4
 WORTH_GPU_GIB = 0.4
-# A GPU is large enough for a trial that fits there with so many times fewer rows at a time: running
-# out of memory halves them, and each time some steps are lost.
-MOST_CUT_ROWS = 16
+# Of the memory that a card is sold with its driver leaves so much: 23.69 of 24 GiB, 79.2 of 80.
+USABLE = 0.98
+# A GPU is large enough for a trial of which it can run so many rows at a time, or half of them all;
+# with fewer it would mostly read weights.
+LEAST_ROWS = 8
 MOST_PER_GPU = 50  # Ray counts in ten-thousandths: from 100 on, rounding would let in one too many
 _RANKS = 2  # processes of `data`, where no number is given
 
@@ -45,8 +47,32 @@ class Placement:
 
 
 def memory_gib(spec: TrialSpec) -> float:
-    """Peak memory of one trial, GiB, stated or counted; see `costs.memory`."""
+    """Peak memory of one trial with all its rows at a time, GiB; see `memory.memory`."""
     return memory(spec).peak_gib
+
+
+def least_gib(spec: TrialSpec) -> float:
+    """Memory below which a GPU is too small for a trial, GiB."""
+    return memory(spec).with_rows(LEAST_ROWS)
+
+
+def rows_within(need: Memory, gib: float) -> int | None:
+    """Rows at a time with so much memory; None: as many as there are; 0: too few to be of use."""
+    if need.peak_gib <= gib:
+        return None
+    rows = math.floor(need.rows_within(gib))
+    return rows if rows >= LEAST_ROWS or 2 * rows >= max(2, need.rows) else 0
+
+
+def trials_per_gpu(need: Memory, gpu_gib: float) -> int:
+    """Trials, each with all its rows at a time, that share a GPU sold with so much memory."""
+    return min(MOST_PER_GPU, math.floor(USABLE * gpu_gib / need.peak_gib))
+
+
+def gpus_for(need: Memory, gpu_gib: float) -> int:
+    """GPUs over which the layers of one trial are spread; each has a context of its own."""
+    least = need.with_rows(LEAST_ROWS) - PROCESS_GIB
+    return max(1, math.ceil(least / (USABLE * gpu_gib - PROCESS_GIB)))
 
 
 def resources(
@@ -60,16 +86,16 @@ def resources(
             where there is one.
         gpu_gib: Memory of one GPU.
     """
-    need = memory(spec)
     has_gpu = bool(cluster and cluster.get("GPU", 0) > 0)
     weights = spec.backbone.get("memory_gib") or Shape.of_backbone(spec.backbone).weights_gib
     if weights <= (WORTH_GPU_GIB if has_gpu else NEEDS_GPU_GIB):
         return {"cpu": 1.0, "gpu": 0.0}
-    if per_gpu := min(MOST_PER_GPU, math.floor(gpu_gib / need.peak_gib)):
+    need = memory(spec)
+    if per_gpu := trials_per_gpu(need, gpu_gib):
         # rounded down: n shares must not add up to more than one GPU
         return {"cpu": 1.0, "gpu": math.floor(1e4 / per_gpu) / 1e4}
-    least = need.fixed_gib + need.rows_gib / MOST_CUT_ROWS
-    return {"cpu": 1.0, "gpu": float(math.ceil(least / gpu_gib))}
+    fits = rows_within(need, USABLE * gpu_gib) != 0
+    return {"cpu": 1.0, "gpu": 1.0 if fits else float(max(2, gpus_for(need, gpu_gib)))}
 
 
 @dataclass(frozen=True)
@@ -141,7 +167,7 @@ def placement(
     if sharing.parallel == "data":
         if not fits:
             raise UsageError(
-                f"parallel=data: backbone={spec.backbone['name']} needs {memory_gib(spec):.1f} GiB "
+                f"parallel=data: backbone={spec.backbone['name']} needs {least_gib(spec):.1f} GiB "
                 f"in each process, a GPU has {sharing.gpu_gib:g} GiB; use parallel=shard"
             )
         # A GPU of its own for each: on one of them together they would gain nothing.
@@ -167,6 +193,33 @@ def widest(placements: Iterable[Placement]) -> Placement:
         max(one.gpu for one in each),
         max(one.num_bundles for one in each),
     )
+
+
+def rows_at_a_time(
+    specs: Iterable[TrialSpec], need: Placement, sharing: Sharing = AS_FITS
+) -> dict[tuple[str, str], int]:
+    """Rows at a time with which trials start whose rows do not all fit into their part of a GPU.
+
+    Running out of memory would halve them, too, and each time some steps would be lost. Trials that
+    divide their rows among processes are left out, and those that do not fit in any case.
+
+    Args:
+        specs: The trials.
+        need: The resources of each.
+        sharing: How trials use GPUs.
+
+    Returns:
+        By names of backbone and method; where several trials have both, the least.
+    """
+    if not need.gpu or need.parallel == "data":
+        return {}
+    part = USABLE * sharing.gpu_gib * need.gpu - PROCESS_GIB * max(0.0, need.gpu - 1)
+    found: dict[tuple[str, str], int] = {}
+    for spec in specs:
+        if rows := rows_within(memory(spec), part):
+            key = str(spec.backbone["name"]), str(spec.method["name"])
+            found[key] = min(rows, found.get(key, rows))
+    return found
 
 
 def at_a_time(
@@ -198,7 +251,7 @@ def placement_lines(specs: Iterable[TrialSpec], sharing: Sharing) -> list[str]:
             device = "GPUs" if found.gpu else "CPUs"
             lines[name] = f"{name}: the rows of a trial over {found.num_bundles} {device}"
         elif found.parallel == "shard":
-            why = f"{memory_gib(spec):.1f} GiB, a GPU has {sharing.gpu_gib:g} GiB"
+            why = f"{least_gib(spec):.1f} GiB, a GPU has {sharing.gpu_gib:g} GiB"
             lines[name] = f"{name}: the layers of a trial over {found.gpu:g} GPUs ({why})"
     return [f"parallel={'data' if 'rows' in line else 'shard'}, {line}" for line in lines.values()]
 
@@ -227,14 +280,14 @@ def preflight(
         if needed > there:
             raise UsageError(
                 f"backbone={name} needs {needed:g} {label} per trial "
-                f"({memory_gib(spec):.1f} GiB); the cluster has {there:g} {label}"
+                f"({least_gib(spec):.1f} GiB); the cluster has {there:g} {label}"
             )
     fits = any(node.get("CPU", 0) >= need.cpu and node.get("GPU", 0) >= need.gpu for node in nodes)
     if nodes and not fits:
         sizes = {f"{node.get('CPU', 0):g} CPU and {node.get('GPU', 0):g} GPU" for node in nodes}
         raise UsageError(
             f"backbone={name} needs {need.cpu:g} CPU and {need.gpu:g} GPU on one node "
-            f"({memory_gib(spec):.1f} GiB); "
+            f"({least_gib(spec):.1f} GiB); "
             f"the nodes that are there or may be added have {'; '.join(sorted(sizes))}"
         )
     memory = cluster_resources.get("memory")

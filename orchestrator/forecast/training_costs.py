@@ -1,7 +1,8 @@
 """Counts the rows, layers and numbers that each kind of method trains on; pure.
 
 A method's YAML says under `cost` what it trains (`trains`, a key of `KINDS`), and a data set's YAML
-how long its rows are; the settings that matter to each kind are read here by their names.
+how long its rows are; the settings that matter to each kind are read here by their names. What
+memory it takes is counted in `held`.
 """
 
 from __future__ import annotations
@@ -20,9 +21,6 @@ TOKENS_PER_ROW, TOKENS_PER_TARGET, PROMPTS_PER_EDIT = 15, 3, 8
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _VOCABULARY = 32_000  # where only a shape is known
 _ADAM_BYTES, _SGD_BYTES = 60, 30  # moved per trained number and step
-_OF_ADAM = 4  # float32 numbers beside a weight: its gradient, two moments, a step under way
-# MEMIT: layers of F x F numbers that lie there while one is written, float64; of its check alike.
-_SOLVING, _CHECKING = 5, 3
 _SCALE_PROMPTS = 200  # that WISE and ARM measure their layer on
 _PREFIXES, _PREFIX_TOKENS = 10, 8  # that they sample, and the mean length of one
 
@@ -67,6 +65,11 @@ class Shape:
         return self.width * self.ffn
 
     @property
+    def is_narrow(self) -> bool:
+        """Whether weights have fewer bits than the float32 in which they are trained."""
+        return self.bytes_each < 4
+
+    @property
     def weights_gib(self) -> float:
         """Memory of all weights in the dtype that is run, whatever the dtype of their file."""
         return self.num_parameters * self.bytes_each / GIB
@@ -85,12 +88,9 @@ class Training:
         reads: Positions of a row at which the next token is predicted.
         passes: Whole forward passes over each edit, besides those of the evaluation.
         optimiser_bytes: Bytes that the optimiser moves per trained number and step.
-        held_bytes: Memory beside the backbone that does not depend on the rows.
-        row_numbers: Numbers held per token of the training rows, besides those of the layers.
         finish: Operations at the end of a batch.
         once: Operations whose result is stored for all trials of one backbone.
         once_calls: Calls of a layer for `once`.
-        once_bytes: Memory that `once` needs.
     """
 
     rows: float = 1
@@ -101,12 +101,9 @@ class Training:
     reads: float = TOKENS_PER_TARGET
     passes: float = 0
     optimiser_bytes: int = _ADAM_BYTES
-    held_bytes: float = 0
-    row_numbers: float = 0
     finish: float = 0
     once: float = 0
     once_calls: float = 0
-    once_bytes: float = 0
 
 
 def layer_parameters(backbone: Mapping[str, Any]) -> int:
@@ -144,6 +141,11 @@ def num_edits(protocol: Mapping[str, Any]) -> int:
     return int(protocol["num_edits"]) * repeats
 
 
+def batch_size(protocol: Mapping[str, Any]) -> float:
+    """Edits of one batch, on average."""
+    return num_edits(protocol) / num_batches(protocol)
+
+
 def num_batches(protocol: Mapping[str, Any]) -> int:
     """Batches of one trial."""
     return int(protocol.get("num_batches") or 1)
@@ -158,17 +160,18 @@ def _weight(spec: TrialSpec, shape: Shape) -> Training:
     trained = shape.projection
     return Training(
         tokens=per_edit(spec, "tokens_per_row"),
-        above=shape.num_layers - _edit_layer(spec, shape) - 0.5,
+        above=shape.num_layers - edit_layer(spec, shape) - 0.5,
         trained=trained,
         used=trained / 3,  # its forward and the way back to its inputs are among the layers'
-        held_bytes=trained * (shape.bytes_each + 4 * _OF_ADAM),
     )
 
 
 def _experts(spec: TrialSpec, shape: Shape) -> Training:
-    """Experts beside one FFN, trained by AdamW; of a bank that is frozen the weights are left."""
+    """Experts beside one FFN, and `squares` of the width in their router, trained by AdamW."""
     method, tokens = spec.method, per_edit(spec, "tokens_per_row")
     num_experts = int(method.get("num_experts") or 1)
+    if spec.cost.get("grows"):  # an expert without an edit is not added
+        num_experts = min(num_experts, math.ceil(batch_size(spec.protocol)))
     sizes = {
         "ffn": 2 * shape.projection,
         "dense": shape.width**2,
@@ -176,7 +179,7 @@ def _experts(spec: TrialSpec, shape: Shape) -> Training:
         "lora": 2 * int(method.get("lora_rank") or 0) * shape.width,
     }
     trained = num_experts * sizes[str(method.get("expert") or "ffn")]
-    banks = num_batches(spec.protocol) if spec.cost.get("grows") and not rolls_back(spec) else 1
+    router = float(spec.cost.get("squares") or 0) * shape.width**2
     is_soft = str(method.get("merging") or "").startswith("soft")
     top_k = num_experts if is_soft else int(method.get("top_k") or num_experts)
     used = trained * min(1.0, top_k / num_experts)
@@ -185,13 +188,11 @@ def _experts(spec: TrialSpec, shape: Shape) -> Training:
     return Training(
         rows=rows,
         tokens=tokens,
-        above=shape.num_layers - _edit_layer(spec, shape) - 1,
-        trained=trained,
+        above=shape.num_layers - edit_layer(spec, shape) - 1,
+        trained=trained + router,
         used=used,
         reads=tokens if holds in ("prompt", "locality") else TOKENS_PER_TARGET,
         passes=float(spec.cost.get("passes") or 0),
-        held_bytes=4 * trained * (banks - 1 + _OF_ADAM + 1),
-        row_numbers=3 * used / shape.width,
     )
 
 
@@ -199,12 +200,8 @@ def _memories(spec: TrialSpec, shape: Shape) -> Training:
     """Side memories of one FFN output projection: delta and mask each, trained by SGD."""
     method, own = spec.method, per_edit(spec, "tokens_per_row")
     forms = 0 if method.get("augmentation") == "none" else int(method.get("num_prefixes") or 0)
-    count, batches = int(method.get("num_experts") or 0), num_batches(spec.protocol)
-    in_training = min(count, num_edits(spec.protocol) // batches) if count else 1
-    if not count:  # WISE opens them one after another, and merges
-        opened = num_edits(spec.protocol) / float(method.get("edits_per_memory") or math.inf)
-        count = min(math.ceil(opened), int(method.get("num_memories") or 1) + 1)
-    layer = _edit_layer(spec, shape)
+    _, in_training = memories_of(spec)
+    layer = edit_layer(spec, shape)
     row = own + forms / (1 + forms) * _PREFIX_TOKENS
     unrelated = int(method.get("num_locality_rows") or 0) * own
     decoded = _PREFIXES * _PREFIX_TOKENS * bool(forms)
@@ -215,8 +212,6 @@ def _memories(spec: TrialSpec, shape: Shape) -> Training:
         trained=in_training * shape.projection,
         used=shape.projection * (1 + unrelated / ((1 + forms) * row)),
         optimiser_bytes=_SGD_BYTES,
-        held_bytes=shape.projection * (count * (4 + 1 + 4) + 12 * in_training),
-        row_numbers=2 * shape.ffn + 8 * shape.width,
         once=2 * _SCALE_PROMPTS * own * (layer + 1) * shape.layer
         + 2 * decoded * shape.num_parameters,
         once_calls=2 * _PREFIX_TOKENS * shape.num_layers * bool(forms) + _SCALE_PROMPTS / 8 * layer,
@@ -230,7 +225,7 @@ def _vectors(spec: TrialSpec, shape: Shape) -> Training:
     contexts, last = int(method.get("contexts") or 0), max(layers)
     length = int(method.get("context_length") or 0) + 1
     bare = 1 + bool(method.get("kl_weight"))
-    edits = num_edits(spec.protocol) / num_batches(spec.protocol)
+    edits = batch_size(spec.protocol)
     rows = bare + contexts
     row = (bare * own + contexts * (own + length)) / rows
     square = shape.ffn**2
@@ -245,11 +240,8 @@ def _vectors(spec: TrialSpec, shape: Shape) -> Training:
         above=shape.num_layers - last - 1,
         trained=edits * shape.width,
         finish=solved + keys,
-        held_bytes=len(layers) * (4 * square + shape.bytes_each * shape.projection)
-        + 8 * _SOLVING * square,
         once=read + len(layers) * 6 * shape.ffn * square + 2 * contexts * length * shape.layer,
         once_calls=(length * bool(contexts) + tokens / 4096) * shape.num_layers,
-        once_bytes=8 * (len(layers) + _CHECKING) * square,
     )
 
 
@@ -258,9 +250,8 @@ def _values(spec: TrialSpec, shape: Shape) -> Training:
     edits = num_edits(spec.protocol)
     return Training(
         tokens=per_edit(spec, "tokens_per_row"),
-        above=shape.num_layers - _edit_layer(spec, shape) - 0.5,
+        above=shape.num_layers - edit_layer(spec, shape) - 0.5,
         trained=edits / num_batches(spec.protocol) * shape.width,
-        held_bytes=4 * edits * (shape.ffn + shape.width * (_OF_ADAM + 1)),
     )
 
 
@@ -281,9 +272,21 @@ def _num_ffn_matrices(backbone: Mapping[str, Any]) -> int:
     return 2 if family is None else get_family(family).num_ffn_matrices
 
 
-def _edit_layer(spec: TrialSpec, shape: Shape) -> int:
+def edit_layer(spec: TrialSpec, shape: Shape) -> int:
+    """The layer that is edited, from 0; the number of layers where the method names none."""
     layer = spec.method.get("edit_layer")
     return shape.num_layers if layer is None else int(layer)
+
+
+def memories_of(spec: TrialSpec) -> tuple[int, int]:
+    """Side memories of a trial, and how many of them one batch trains."""
+    method, batches = spec.method, num_batches(spec.protocol)
+    if count := int(method.get("num_experts") or 0):
+        return count, min(count, math.ceil(batch_size(spec.protocol)))
+    # WISE opens them one after another, at most one with a batch, and merges.
+    opened = math.ceil(num_edits(spec.protocol) / float(method.get("edits_per_memory") or math.inf))
+    opened = min(max(1, opened), 1 if rolls_back(spec) else batches)
+    return min(opened, int(method.get("num_memories") or 1) + 1), 1
 
 
 def rolls_back(spec: TrialSpec) -> bool:

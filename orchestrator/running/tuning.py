@@ -16,7 +16,7 @@ from pyarrow.fs import LocalFileSystem
 from ray import tune
 from ray.tune.schedulers import TrialScheduler
 
-from orchestrator.forecast.placement import Placement, at_a_time
+from orchestrator.forecast.placement import Placement, at_a_time, rows_at_a_time
 from orchestrator.planning.cell import Cell, Remembered
 from orchestrator.planning.distributions import Distribution
 from orchestrator.planning.plan import TrialSpec
@@ -149,7 +149,8 @@ class Tuning:
         scheduler, rungs = self._scheduled(scheduler_name, cells, past)
         is_compared = len(rungs) > 1 or search_alg is not None
         nodes, need = self._machines.nodes, self._machines.need(cells)
-        runtime = self._runtime(need, rungs, is_compared)
+        rows = rows_at_a_time((cell.spec for cell in cells), need, self._config.sharing)
+        runtime = self._runtime(need, rungs, rows, is_compared=is_compared)
         events = Events(self._listener, scheduler, self._interruption, nodes)
         # Tune's own record of its trials; the ledger has all of it that counts.
         scratch = self._scratch / uuid.uuid4().hex[:8]
@@ -190,7 +191,14 @@ class Tuning:
         )
         return self._scheduler, rungs
 
-    def _runtime(self, need: Placement, rungs: tuple[float, ...], is_compared: bool) -> Runtime:
+    def _runtime(
+        self,
+        need: Placement,
+        rungs: tuple[float, ...],
+        rows: Mapping[tuple[str, str], int],
+        *,
+        is_compared: bool,
+    ) -> Runtime:
         """The settings that every trial gets besides its specification."""
         demands = self._machines.nodes.demands
         compared = self._config.scheduler.compared
@@ -205,6 +213,7 @@ class Tuning:
             num_ranks=need.num_bundles,
             problems=demands.problems if demands is not None else None,
             pulses=self._scratch / "pulses",
+            rows_at_a_time=rows,
         )
 
     def _recorded_in(self, scratch: Path, events: Events) -> tune.RunConfig:

@@ -19,6 +19,7 @@ from orchestrator.settings.loading import load_plain
 from orchestrator.settings.models import PARTS
 from orchestrator.settings.yaml_files import FOLDER, SearchSpaces
 from orchestrator.terminal.lines import brief, forecast_line
+from orchestrator.terminal.memory_table import memory_table
 
 MOST_ARMS = 40  # rows of a dry run; the grid itself says the rest
 
@@ -58,12 +59,15 @@ def plan_tables(
     simulations: Sequence[Simulation] = (),
     warnings: Sequence[str] = (),
 ) -> RenderableType:
-    """The plan as tables: its arms, every value with where it came from, and the forecast."""
+    """The plan as tables: arms, every value with where it came from, memory, and the forecast."""
     parts: list[RenderableType] = [Text("\n".join([_headline(plan), *warnings]))]
     if plan.is_search:
         parts.append(_distribution_table(plan))
     else:
         parts += [_arms(plan), _values(plan)]
+    needed = memory_table(plan.typical, plan.config.sharing)
+    if needed is not None:
+        parts.append(needed)
     if forecast is not None:
         parts.append(Text(_outlook(plan, forecast)))
     if simulations:

@@ -14,11 +14,12 @@ Only when asked for, since they take half an hour and some minutes:
 Only when asked for as well, since they take some minutes:
 
 `forecast`  of every method on two backbones: CPU-seconds and peak memory beside their forecast
+`memory`    of every method on an exact small model: each stage, allocation by allocation
 `shared`    training the embedded backbone beside another busy process
 `checkpoints`  how long training stands still while a state of 1 GiB is saved
 
     python tests/benchmarks/bench.py \
-        [only=trial|steps|edits|added|gpu|scale|workers|forecast|shared|checkpoints]
+        [only=trial|steps|edits|added|gpu|scale|workers|forecast|memory|shared|checkpoints]
 
 Nothing here passes or fails a test: times depend on the machine. CPU seconds are those of one
 thread; shared caches move them by a quarter.
@@ -46,6 +47,7 @@ from orchestrator.settings import loading as config
 from orchestrator.store.ledger import Ledger
 from tests.benchmarks.checkpoints import checkpoints
 from tests.benchmarks.forecasts import forecasts
+from tests.benchmarks.memory import memories
 from tests.benchmarks.naive import NaiveTrial
 from tests.benchmarks.per_method import line_of, method_cost
 from tests.benchmarks.scaling import many_trials, two_workers, verdict
@@ -227,6 +229,7 @@ LONG_PARTS: dict[str, Callable[[], None]] = {
     "scale": many_trials,
     "workers": two_workers,
     "forecast": forecasts,
+    "memory": memories,
     "shared": shared,
     "checkpoints": checkpoints,
 }

@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.forecast.calibration import calibrated
-from orchestrator.forecast.costs import memory
 from orchestrator.forecast.estimate import once_seconds, rough_seconds
+from orchestrator.forecast.memory import memory
 from orchestrator.planning import plan
 from orchestrator.settings import loading as config
 from orchestrator.settings.yaml_files import SearchSpaces

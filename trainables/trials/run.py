@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,8 @@ class Runtime:
             lost.
         problems: What the node lacks that it is called on; None: nobody needs to ask.
         pulses: Folder in which the trial says what it is doing; None: nobody wants to know.
+        rows_at_a_time: Of a GPU that is too small for all rows of a trial, so many rows to start
+            with, by names of backbone and method.
     """
 
     cache: Path
@@ -49,6 +51,7 @@ class Runtime:
     rank_timeout_seconds: float = JOIN_SECONDS
     problems: Callable[[], Sequence[str]] | None = None
     pulses: Path | None = None
+    rows_at_a_time: Mapping[tuple[str, str], int] = field(default_factory=dict)
 
     def state_path(self, key: str) -> Path:
         """Where the state of an unfinished trial is kept."""
@@ -107,6 +110,9 @@ class TrialRun:
             self.loop = None
 
     def _begun(self) -> EditLoop:
+        rows = self._runtime.rows_at_a_time.get((self.spec.backbone.name, self.spec.method.name))
+        if rows is not None:
+            self._bench.start_with(self.spec, rows)
         if self._bench.device != "cpu":
             for device in range(torch.cuda.device_count()):
                 torch.cuda.reset_peak_memory_stats(

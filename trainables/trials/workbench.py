@@ -159,6 +159,10 @@ class Workbench:
         """The micro-batch with which trials of this method fitted into memory; None: no limit."""
         return self._limits.get(_method_key(spec))
 
+    def start_with(self, spec: TrialSpec, limit: int) -> None:
+        """Run at most so many rows at a time of this method, unless memory has set a limit."""
+        self._limits.setdefault(_method_key(spec), limit)
+
     def take_micro_batch(self, spec: TrialSpec, limit: int | None) -> None:
         """Run as many rows at a time as another process that runs `spec` does."""
         self._limits[_method_key(spec)] = limit

@@ -1,22 +1,18 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from orchestrator.errors import UsageError
-from orchestrator.forecast.costs import PROCESS_GIB, memory, num_steps, work, work_once
+from orchestrator.forecast.costs import num_steps, work, work_once
 from orchestrator.forecast.training_costs import (
-    GIB,
     KINDS,
-    Shape,
     layer_parameters,
     num_parameters,
     training_of,
 )
-from orchestrator.planning.plan import TrialSpec, expand
-from orchestrator.settings import loading as config
+from orchestrator.planning.plan import TrialSpec
 from orchestrator.settings.yaml_files import SearchSpaces
 
 SMALL = {
@@ -112,43 +108,6 @@ def test_num_steps_when_a_loss_may_end_a_batch_then_a_share_is_expected() -> Non
     assert num_steps(spec({"steps_share": 0.6}, {"stop_loss": 0.01})) == pytest.approx(3)
 
 
-def test_memory_when_experts_are_trained_then_weights_optimiser_and_rows_count() -> None:
-    found = memory(spec({"trains": "experts"}, {"num_experts": 3, "top_k": 1}))
-    # 4 layers x 1000 + 100 x 10 = 5000 weights of 4 bytes
-    weights = 5000 * 4
-    prefixes = 2 * 8 * 10 * 10 * 4
-    # 3 x 2 x 300 = 1800 trained numbers, each with gradient, two moments and a step: 5 x 4 bytes
-    experts = 1800 * 5 * 4
-    # 2 rows x 3 targets x 100 x 4 numbers of 4 bytes; states 2 x 20 x 10 x 4; of the one expert in
-    # use 3 x 600 / 10 numbers a token
-    rows = 2 * 3 * 100 * 16 + 2 * 20 * 10 * 4 + 20 * 180 * 4
-    assert (found.fixed_gib - PROCESS_GIB) * GIB == pytest.approx(
-        weights + prefixes + experts + rows
-    )
-    # one layer above, 8 x 10 + 2 x 30 numbers of a token
-    assert found.rows_gib * GIB == pytest.approx(20 * 140 * 4)
-
-
-def test_memory_when_banks_are_added_then_the_frozen_ones_stay() -> None:
-    method = {"num_experts": 1}
-    stream = {"kind": "lifelong", "num_edits": 8, "num_batches": 4}
-    fixed = memory(spec({"trains": "experts"}, method, **stream)).fixed_gib
-    grown = memory(spec({"trains": "experts", "grows": True}, method, **stream)).fixed_gib
-    assert (grown - fixed) * GIB == pytest.approx(3 * 600 * 4)
-
-
-def test_memory_when_the_dtype_is_halved_then_the_weights_are() -> None:
-    wide = Shape.of_backbone({**SMALL, "num_parameters": GIB})
-    half = Shape.of_backbone({**SMALL, "num_parameters": GIB, "dtype": "bfloat16"})
-    assert (wide.weights_gib, half.weights_gib) == (4.0, 2.0)
-
-
-def test_memory_when_the_backbone_states_it_then_that() -> None:
-    plain = spec({"trains": "weight"})
-    stated = replace(plain, backbone={**SMALL, "memory_gib": 3.5})
-    assert memory(stated).peak_gib == 3.5
-
-
 def test_training_when_a_method_names_no_known_kind_then_it_says_which_there_are() -> None:
     with pytest.raises(UsageError, match=r"method m: cost.trains=magic: allowed: .*experts"):
         training_of(spec({"trains": "magic"}))
@@ -157,28 +116,3 @@ def test_training_when_a_method_names_no_known_kind_then_it_says_which_there_are
 @pytest.mark.parametrize("method", SearchSpaces().names("method"))
 def test_every_method_says_what_it_trains(method: str) -> None:
     assert SearchSpaces().load("method", method)["cost"]["trains"] in KINDS
-
-
-# GiB measured on an exact sixty-fourth of LLaMA2-7B in bfloat16 and multiplied; 30 edits of 20
-# tokens, at layer 18 where one layer is edited that MEMoE or LEMoE do not name themselves.
-LARGE = {
-    "no_edit": 13.5,
-    "grace": 13.5,
-    "ft_m": 14.7,
-    "lemoe": 16.0,
-    "lemoe_lora": 16.0,
-    "memoe_v1": 21.2,
-    "memoe_v2": 25.1,
-    "wise_merge": 21.5,
-    "arm": 24.0,
-    "memit": 32.0,
-}
-
-
-@pytest.mark.parametrize("method", LARGE)
-def test_memory_when_the_backbone_is_large_then_it_is_near_what_was_measured(method: str) -> None:
-    typed = ["ablation=smoke", f"method={method}", "backbone=llama2_7b", "protocol.num_edits=30"]
-    layer = ["method.edit_layer=18"] if method in ("ft_m", "lemoe", "memoe_v1", "memoe_v2") else []
-    (trial,) = expand(config.load([*typed, *layer, "seeds=[0]"])).trials
-    trial.cost["tokens_per_row"] = 20
-    assert LARGE[method] / 1.25 < memory(trial).peak_gib < LARGE[method] * 1.25

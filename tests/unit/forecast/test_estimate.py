@@ -87,7 +87,7 @@ def test_forecast_when_a_row_tells_its_own_work_then_the_start_of_its_process_is
 
 
 def test_forecast_when_a_gpu_is_needed_then_its_hours_are_counted() -> None:
-    big = spec(backbone={**TINY, "name": "big", "memory_gib": 12.0})
+    big = spec(backbone={**TINY, "name": "big", "memory_gib": 11.7})
     made = forecast([big] * 4, [end(1800.0, big)], workers=4)
     assert made.gpu_hours == pytest.approx(1.0)  # 4 x half an hour x half a GPU
     assert made.wall_seconds == pytest.approx(START_SECONDS + 1800.0)

@@ -12,6 +12,7 @@ from tests.unit.file_trials import spec, write, zsre_line
 from trainables.backbones.loading import Dtype
 from trainables.interfaces import Backbone
 from trainables.spec import TrialSpec
+from trainables.trials.run import Runtime, TrialRun
 from trainables.trials.workbench import Workbench
 
 
@@ -69,3 +70,22 @@ def test_source_when_another_file_bears_the_same_ids_then_its_own_records_are_as
     ]
     assert len(asked_now) == 3
     assert all(text.startswith("Say") for text in asked_now)
+
+
+def test_trial_that_is_told_how_many_rows_fit_then_it_begins_with_so_many(
+    wanted: dict[str, Any], tmp_path: Path
+) -> None:
+    bench, trial = Workbench(tmp_path / "cache"), TrialSpec.parse(wanted)
+    names = trial.backbone.name, trial.method.name
+    told = Runtime(tmp_path / "cache", tmp_path / "store", rows_at_a_time={names: 4})
+    for key in ("first", "second"):
+        run = TrialRun(bench, told, key, trial)
+        rows = run.next_row()
+        run.close()
+        # what memory has taken away since stays so
+        assert rows["micro_batch"] == (4 if key == "first" else 2)
+        bench.halve_micro_batch()
+    other = Runtime(tmp_path / "cache", tmp_path / "store", rows_at_a_time={("x", "y"): 2})
+    run = TrialRun(Workbench(tmp_path / "cache"), other, "third", trial)
+    assert "micro_batch" not in run.next_row()
+    run.close()

@@ -1,0 +1,204 @@
+"""Counts the bytes that each kind of method holds beside the backbone's weights; pure.
+
+One function for each key of `training_costs.KINDS`; tests/benchmarks/memory.py measures what they
+declare. P is the size of one FFN output projection. Trained numbers are float32 whatever the
+backbone is: 4 bytes each, twice as many for Adam's moments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from orchestrator.forecast.training_costs import (
+    TOKENS_PER_TARGET,
+    Shape,
+    Training,
+    batch_size,
+    edit_layer,
+    memories_of,
+    num_batches,
+    num_edits,
+    per_edit,
+    rolls_back,
+)
+from orchestrator.planning.trial_spec import TrialSpec
+
+# Of a logit: itself as computed and in float32, its log-probability, and the gradients of both.
+_LOGIT_BYTES, _DIVERGENCE_BYTES = 16, 28
+_LONGEST_PREFIX = 12  # tokens that WISE and ARM put in front of an edit, and into its subject
+# Bytes of an entry while so many deltas become one: for each of them, and for all together.
+_MERGED, _MERGING = 17, 8
+# Matrices of F x F float64 at a time, where MEMIT solves for one layer; of C's check, beside those
+# of all layers in float64 and float32.
+_SOLVING, _CHECKING = 5, 3
+
+
+@dataclass(frozen=True)
+class Held:
+    """Bytes that a batch of edits needs beside the weights, and the layers that it passes.
+
+    Attributes:
+        kept: As long as the trial lasts: experts, codebooks, copies of the weights written.
+        moments: Of the optimiser, while a batch is under way.
+        gradients: While a step goes back.
+        scratch: Of the optimiser's update, when no activation is left.
+        batch: Of all edits of a batch, besides.
+        longest: Tokens of the longest row; padding is computed, too.
+        layers: Decoder layers that keep what they compute for the way back.
+        per_token: For each token of all rows of the batch, however few run at a time.
+        per_row: For each row that runs, besides its layers: its logits.
+        prepare: All that is there while that is made which all trials of a backbone share, before
+            the first batch.
+        write: For what is made at the end of a batch, beside `kept`; what the batch has read is
+            still there.
+        state: Of a checkpoint in the middle of a batch.
+    """
+
+    kept: float = 0
+    moments: float = 0
+    gradients: float = 0
+    scratch: float = 0
+    batch: float = 0
+    longest: float = 0
+    layers: float = 0
+    per_token: float = 0
+    per_row: float = 0
+    prepare: float = 0
+    write: float = 0
+    state: float = 0
+
+
+def held_by(spec: TrialSpec, training: Training) -> Held:
+    """What the method of `spec` holds, which trains on `training`."""
+    kind = str(spec.cost.get("trains", "weight"))
+    return HELD[kind](spec, Shape.of_backbone(spec.backbone), training)
+
+
+def _nothing(spec: TrialSpec, shape: Shape, training: Training) -> Held:
+    return Held()
+
+
+def _weight(spec: TrialSpec, shape: Shape, training: Training) -> Held:
+    """A kept copy, Adam, and of a backbone below float32 a copy in it that is trained."""
+    size, narrow = shape.projection, shape.is_narrow
+    boxed = spec.method.get("norm_bound") is not None  # the box has two sides
+    return Held(
+        kept=size * (shape.bytes_each + 4 * narrow),
+        moments=8 * size,
+        gradients=size * (4 + shape.bytes_each * narrow),
+        scratch=4 * size * (1 + boxed),
+        longest=training.tokens,
+        layers=shape.num_layers - edit_layer(spec, shape) - 1,
+        per_token=2 * shape.width * shape.bytes_each,
+        per_row=training.tokens * shape.ffn * shape.bytes_each + _logits(training, shape),
+        state=12 * size,
+    )
+
+
+def _experts(spec: TrialSpec, shape: Shape, training: Training) -> Held:
+    """All experts of a bank are trained; of one that is frozen the weights are left."""
+    banks = num_batches(spec.protocol) if spec.cost.get("grows") and not rolls_back(spec) else 1
+    trained, rows = training.trained, batch_size(spec.protocol)
+    constrained = training.reads > TOKENS_PER_TARGET  # what the model said before is kept
+    before = rows * (training.reads - TOKENS_PER_TARGET) * shape.vocabulary * 4 * constrained
+    logit = _DIVERGENCE_BYTES if constrained else _LOGIT_BYTES
+    return Held(
+        kept=4 * trained * banks,
+        moments=8 * trained,
+        gradients=4 * trained,
+        scratch=4 * trained,
+        batch=before,
+        longest=training.tokens,
+        layers=shape.num_layers - edit_layer(spec, shape) - 1,
+        per_token=6 * training.used / shape.width + 4 * shape.width * (shape.bytes_each + 4),
+        per_row=training.reads * shape.vocabulary * logit,
+        state=4 * trained * (banks + 2),
+    )
+
+
+def _memories(spec: TrialSpec, shape: Shape, training: Training) -> Held:
+    """Deltas with their masks; those in training are copies, and SGD has no moments."""
+    method, size = spec.method, shape.projection
+    count, in_training = memories_of(spec)
+    is_routed = bool(method.get("num_experts"))  # ARM merges after every batch, and serves that
+    merges = str(method.get("merging" if is_routed else "merge") or "none") != "none" and count > 1
+    serving = 4 * size * count * (is_routed and not rolls_back(spec))
+    own = per_edit(spec, "tokens_per_row")
+    unrelated = int(method.get("num_locality_rows") or 0) * own
+    longest = own + _LONGEST_PREFIX * (training.rows > 1)
+    rows = 1 + unrelated / (training.rows * training.tokens)  # tokens of both beside the edits'
+    read = (shape.ffn + 2 * shape.width) * shape.bytes_each
+    wide = read + 4 * (shape.ffn * (shape.is_narrow + is_routed) + 4 * shape.width)
+    return Held(
+        kept=size * 5 * count + serving,
+        moments=4 * size * in_training,
+        gradients=size * (4 * in_training + 8),
+        longest=longest,
+        layers=shape.num_layers - edit_layer(spec, shape) - 1,
+        per_token=wide * rows + 2 * shape.width * shape.bytes_each,
+        per_row=_logits(training, shape),
+        write=size * (8 * in_training + (_MERGED * count + _MERGING) * merges)
+        + batch_size(spec.protocol) * training.rows * longest * read * rows,
+        state=size * (5 * count + 4 * in_training),
+    )
+
+
+def _vectors(spec: TrialSpec, shape: Shape, training: Training) -> Held:
+    """Vectors are small; what is large are the F x F products, which host memory keeps."""
+    method, layers = spec.method, len(spec.method["layers"])
+    square = shape.ffn**2
+    edits = batch_size(spec.protocol)
+    written = layers * shape.projection
+    earlier = 8 * layers * square * bool(method.get("accumulate_keys"))
+    context = int(method.get("context_length") or 0) + 1
+    longest = per_edit(spec, "tokens_per_row") + context * bool(method.get("contexts"))
+    states = edits * training.rows * longest * shape.width * shape.bytes_each
+    before = 4 * edits * shape.vocabulary * bool(method.get("kl_weight"))
+    copies = written * (shape.bytes_each + 4 * shape.is_narrow)
+    return Held(
+        kept=copies + earlier,
+        moments=12 * training.trained,
+        gradients=4 * training.trained,
+        scratch=4 * training.trained,
+        batch=before,
+        longest=longest,
+        layers=shape.num_layers - max(int(layer) for layer in method["layers"]) - 1,
+        per_token=4 * shape.width * shape.bytes_each,
+        per_row=_logits(training, shape),
+        prepare=copies + square * (12 * layers + 8 * _CHECKING),
+        write=8 * square * (_SOLVING + 2 * bool(earlier)) + states + before,
+        state=4 * written + 12 * training.trained + earlier,
+    )
+
+
+def _values(spec: TrialSpec, shape: Shape, training: Training) -> Held:
+    """A key and a value for each edit of the stream; a batch trains its own values."""
+    edits = num_edits(spec.protocol)
+    book = 4 * edits * (shape.ffn + shape.width)
+    return Held(
+        kept=book,
+        moments=12 * training.trained,
+        gradients=4 * training.trained,
+        scratch=4 * training.trained,
+        longest=training.tokens,
+        layers=shape.num_layers - edit_layer(spec, shape) - 1,
+        per_token=2 * shape.width * shape.bytes_each,
+        per_row=training.tokens * shape.ffn * shape.bytes_each + _logits(training, shape),
+        state=book + 8 * training.trained,
+    )
+
+
+# By the key `cost.trains` of a method's YAML, as `training_costs.KINDS`.
+HELD: Mapping[str, Callable[[TrialSpec, Shape, Training], Held]] = {
+    "nothing": _nothing,
+    "weight": _weight,
+    "experts": _experts,
+    "memories": _memories,
+    "vectors": _vectors,
+    "values": _values,
+}
+
+
+def _logits(training: Training, shape: Shape) -> float:
+    return training.reads * shape.vocabulary * _LOGIT_BYTES

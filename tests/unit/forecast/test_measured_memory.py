@@ -1,0 +1,56 @@
+"""What the forecast declares of a method, against what torch's allocator gave it.
+
+Some methods on a very small model; `make bench ARGS=only=memory` measures all on a larger one.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.measured_memory import (
+    FACTOR,
+    compared,
+    measured,
+    measured_ranking,
+    small_llama,
+    trial_of,
+)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_llama(tmp_path_factory.mktemp("llama"), part=16, num_layers=4)
+
+
+@pytest.mark.parametrize(
+    ("method", "limit"),
+    [
+        ("ft_m", None),
+        ("lemoe", None),
+        ("memoe_v2", None),
+        ("wise_merge", None),
+        ("arm", 1),
+        ("memit", None),
+        ("memit", 1),
+    ],
+)
+def test_memory_when_it_is_measured_then_it_is_as_declared(
+    method: str, limit: int | None, checkpoint: Path, tmp_path: Path
+) -> None:
+    trial = trial_of(method, checkpoint, 2, "float32")
+    found = compared(trial, measured(trial, tmp_path, limit), limit)
+    for line in found:
+        assert 1 / FACTOR < line.ratio < FACTOR, f"{method}, {line}"
+    names = {line.name for line in found}
+    assert {"step", "checkpoint"} <= names
+    assert ("prepare" in names) == (method == "memit")
+
+
+def test_memory_when_records_are_ranked_by_gece_then_it_is_as_declared(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    trial = trial_of("no_edit", checkpoint, 2, "float32")
+    line = measured_ranking(trial, tmp_path, 70, limit=8)  # more than are held at a time
+    assert 1 / FACTOR < line.ratio < FACTOR, str(line)
