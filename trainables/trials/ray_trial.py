@@ -42,6 +42,7 @@ from trainables.trials.workbench import Workbench
 
 _UNENDED = ("unfit", "unstored")  # the fault is a node's, or the store's: the trial runs again
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+_LONG_WRITING = 1.0  # seconds; below, the writing of a state is no burden
 _TIMES_WRITING = 10  # so that at most a tenth of the time a state is being written
 _DECISIVE = ("done", "rung", "compared")  # of a row: ends the trial, when and what is compared
 
@@ -231,7 +232,9 @@ class EditTrial(tune.Trainable):
 
     def _save_now_and_then(self) -> None:
         # A state of gibibytes is stored less often: its disk is the whole cluster's.
-        wait = max(self._runtime.checkpoint_seconds, _TIMES_WRITING * self._writer.seconds)
+        wait = self._runtime.checkpoint_seconds
+        if self._writer.seconds > _LONG_WRITING:
+            wait = max(wait, _TIMES_WRITING * self._writer.seconds)
         if time.monotonic() - self._saved_at < wait or self._writer.is_busy:
             return
         assert self._run.loop is not None

@@ -177,6 +177,7 @@ def test_out_of_memory_after_a_saved_state_goes_on_from_there(
     ran_out: list[int] = []  # how many were noted when memory ran out
 
     def fits(rows: int) -> bool:
+        trial._writer.wait()
         state = read_state(tmp_path / "store" / "states" / f"{TRIALS[0]}.safetensors")
         done = 0 if state is None else int(state.values["batches_done"])  # type: ignore[arg-type]
         done_at.append(done)
