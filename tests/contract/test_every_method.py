@@ -82,11 +82,15 @@ def with_chunker(folder: Path, chunker: Chunker) -> Artefacts:
     return made
 
 
-def make(name: str, backbone: Backbone, artefacts: Artefacts, seed: int = 0) -> EditMethod:
+def make(
+    name: str, backbone: Backbone, artefacts: Artefacts, seed: int = 0, **more: Any
+) -> EditMethod:
+    """A method on a tiny backbone; `more` are settings of those methods that have them."""
     values = read_method(name)
     settings = method_settings(values)
     settings.update({key: value for key, value in TINY.items() if key in settings})
     settings.update(TINY_OF.get(name, {}))
+    settings.update({key: value for key, value in more.items() if key in settings})
     module = values.get("module", name)
     try:
         check_family(module, backbone.family)
