@@ -172,13 +172,13 @@ class Split:
         mask, positions, scored = prompts.attention_mask, prompts.position_ids, prompts.scored
         micro_batch = self.backbone.micro_batch
         if micro_batch.is_whole(len(states)):
-            final = _run(self._upper, states, mask, positions)[scored]
+            final = _run(self._upper, states, mask, positions)[prompts.scored_at]
             return function(head(self.backbone, final), *held)
         if self._keeps_whole:
             states = _run(self._whole, states, mask, positions)
         counts = scored.sum(1)
         place = torch.zeros_like(prompts.input_ids)
-        place[scored] = torch.arange(int(counts.sum()), device=place.device)
+        place[prompts.scored_at] = torch.arange(len(prompts.scored_at[0]), device=place.device)
 
         def some(
             states: Tensor, mask: Tensor, positions: Tensor, scored: Tensor, place: Tensor
@@ -198,7 +198,7 @@ class Split:
         mask, positions = prompts.attention_mask, prompts.position_ids
         micro_batch = self.backbone.micro_batch
         if micro_batch.is_whole(len(states)):
-            return _run(self._upper, states, mask, positions)[prompts.scored]
+            return _run(self._upper, states, mask, positions)[prompts.scored_at]
         if self._keeps_whole:
             states = _run(self._whole, states, mask, positions)
         counts = prompts.scored.sum(1)
@@ -308,7 +308,7 @@ def _decode(
         past_key_values=DynamicCache() if state.cache is None else state.cache,
         use_cache=True,
     )
-    logits = head(backbone, out.last_hidden_state[prompts.scored])
+    logits = head(backbone, out.last_hidden_state[prompts.scored_at])
     if state.cache is None and getattr(decoder.config, "sliding_window", None) is not None:
         mask = _padded_in_front(out.past_key_values, mask)
     return logits, DecodeState(out.past_key_values, mask, state.route)

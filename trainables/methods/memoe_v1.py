@@ -76,6 +76,7 @@ from trainables.optimise import (
     BatchRun,
     Optimisation,
     OptimiserSettings,
+    TargetRows,
     begun,
     row_loss,
     stored_batch,
@@ -318,7 +319,7 @@ class MemoeV1:
 
     def _start(self, batch: EditBatch, counts: dict[str, int]) -> BatchRun:
         """Set up the optimisation of all experts and the router."""
-        tokens, rows = batch.tokens, row_index(batch.tokens)
+        tokens, rows = batch.tokens, TargetRows.of(row_index(batch.tokens))
         experts = self._bypass.thaw()
         self._router.thaw()
         frozen = self._bypass.frozen(tokens)

@@ -30,7 +30,7 @@ from trainables.moe.side_memory import (
     shifted,
 )
 from trainables.moe.side_plan import BatchPlan
-from trainables.optimise import row_loss, token_losses
+from trainables.optimise import TargetRows, row_loss, token_losses
 from trainables.prompts import Row, collate, labels_of, pad_id, row_index, tokenise
 
 
@@ -170,7 +170,7 @@ class SideTraining:
         owner = torch.tensor(plan.owners, device=device)
         self.row_owners = owner[rows.edit_of_row]  # (R,)
         self._unrelated_owners = owner[rows.edit_of_unrelated]
-        self._scored_rows = row_index(rows.edited.tokens)
+        self._scored_rows = TargetRows.of(row_index(rows.edited.tokens))
         same = rows.edit_of_row[:, None] == rows.edit_of_unrelated[None]
         self._pairs = same.nonzero()[:, 0], same.nonzero()[:, 1]
         self.parameters: dict[str, nn.Parameter] = {}

@@ -50,6 +50,7 @@ from trainables.methods.grace.codebook import Codebook, OnEqualKey
 from trainables.optimise import (
     Optimisation,
     OptimiserSettings,
+    TargetRows,
     begun,
     row_loss,
     stored_batch,
@@ -276,7 +277,7 @@ class Grace:
         rows = torch.tensor(run.rows, device=run.hidden.device)
         tokens, hidden = run.batch.tokens.rows(rows), run.hidden[rows]
         labels = run.batch.labels[torch.isin(row_index(run.batch.tokens), rows)]
-        positions, scored_rows = self._positions(tokens), row_index(tokens)
+        positions, scored_rows = self._positions(tokens), TargetRows.of(row_index(tokens))
         values = nn.Parameter(self.codebook.values[run.entries].clone())
 
         def loss() -> Tensor:
