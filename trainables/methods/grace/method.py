@@ -87,8 +87,9 @@ class Config:
 
 @dataclass(frozen=True)
 class _Wave:
-    """The edits that train now: the values (len(rows), D) of their entries."""
+    """The edits that train now: the values (len(rows), D) of their entries (len(rows),)."""
 
+    entries: Tensor
     values: nn.Parameter
     optimisation: Optimisation
 
@@ -147,7 +148,7 @@ class Grace:
             before = optimisation.steps_taken
             is_done = optimisation.advance(max_steps)
             max_steps -= optimisation.steps_taken - before
-            self.codebook.values[run.entries] = run.wave.values.detach()
+            self.codebook.values[run.wave.entries] = run.wave.values.detach()
             if not is_done:
                 return False
             run.num_trained += len(run.rows)
@@ -278,7 +279,8 @@ class Grace:
         tokens, hidden = run.batch.tokens.rows(rows), run.hidden[rows]
         labels = run.batch.labels[torch.isin(row_index(run.batch.tokens), rows)]
         positions, scored_rows = self._positions(tokens), TargetRows.of(row_index(tokens))
-        values = nn.Parameter(self.codebook.values[run.entries].clone())
+        entries = torch.tensor(run.entries, device=run.hidden.device)
+        values = nn.Parameter(self.codebook.values[entries].clone())
 
         def loss() -> Tensor:
             with self._watched(lambda _, output: _replaced(output, positions, values)):
@@ -287,7 +289,7 @@ class Grace:
             return row_loss(losses, scored_rows) * len(rows)
 
         settings = OptimiserSettings("adam", self._config.edit_lr, self._config.num_steps)
-        return _Wave(values, Optimisation({"values": values}, loss, settings))
+        return _Wave(entries, values, Optimisation({"values": values}, loss, settings))
 
     @torch.no_grad()
     def _is_right(self, run: _Run, row: int, covering: int) -> bool:
