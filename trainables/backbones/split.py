@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from trainables.backbones.layer_mask import layer_mask
 from trainables.backbones.surgery import replace_module
 from trainables.errors import BackboneError
 from trainables.interfaces import Backbone, DecodeState, PromptBatch
@@ -102,6 +103,7 @@ class Split:
         self._keeps_whole = plain > first_layer
         self._whole = _decoder_part(backbone, first_layer, plain, has_norm=False)
         self._plain = _decoder_part(backbone, plain, backbone.num_layers, has_norm=True)
+        self._masks: tuple[Tensor, Tensor] | None = None  # of the batch that ran last
 
     @torch.no_grad()
     def hidden(self, prompts: PromptBatch) -> Tensor:
@@ -169,11 +171,10 @@ class Split:
             hidden: As in `logits`.
         """
         states = self.hidden(prompts) if hidden is None else hidden
-        mask, positions, scored = prompts.attention_mask, prompts.position_ids, prompts.scored
         micro_batch = self.backbone.micro_batch
         if micro_batch.is_whole(len(states)):
-            final = _run(self._upper, states, mask, positions)[prompts.scored_at]
-            return function(head(self.backbone, final), *held)
+            return function(head(self.backbone, self._whole_final(prompts, states)), *held)
+        mask, positions, scored = prompts.attention_mask, prompts.position_ids, prompts.scored
         if self._keeps_whole:
             states = _run(self._whole, states, mask, positions)
         counts = scored.sum(1)
@@ -195,16 +196,25 @@ class Split:
         `hidden` as in `logits`.
         """
         states = self.hidden(prompts) if hidden is None else hidden
-        mask, positions = prompts.attention_mask, prompts.position_ids
         micro_batch = self.backbone.micro_batch
         if micro_batch.is_whole(len(states)):
-            return _run(self._upper, states, mask, positions)[prompts.scored_at]
+            return self._whole_final(prompts, states)
+        mask, positions = prompts.attention_mask, prompts.position_ids
         if self._keeps_whole:
             states = _run(self._whole, states, mask, positions)
         counts = prompts.scored.sum(1)
         return micro_batch.apply_on_ranks(
             self._scored, counts, states, mask, positions, prompts.scored
         )
+
+    def _whole_final(self, prompts: PromptBatch, states: Tensor) -> Tensor:
+        """`final` of rows that run all at once."""
+        mask, positions = prompts.attention_mask, prompts.position_ids
+        if self._masks is None or self._masks[0] is not mask:
+            # A training loop comes with the same batch in every step.
+            made = layer_mask(self.backbone.model, self._upper, states, mask, positions)
+            self._masks = mask, made
+        return _run(self._upper, states, self._masks[1], positions)[prompts.scored_at]
 
     def _below(self, ids: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
         return _run(self._lower, self.backbone.embedding(ids), mask, positions)
