@@ -268,10 +268,13 @@ class SubjectVectors:
 
     def _part(self, chosen: Tensor) -> _Part:
         """The `chosen` rows, (R,) on the host."""
+        rows = self.rows
         index = _beside(chosen.nonzero()[:, 0], self._hidden)
-        place = (torch.arange(len(index), device=index.device), self.rows.columns[index])
-        tokens = self.rows.tokens.rows(index)
-        return _Part(tokens, self._hidden[index], self.rows.owner[index], place)
+        numbers = torch.arange(len(index), device=index.device)
+        if len(index) == len(chosen):  # without a second copy of all states
+            return _Part(rows.tokens, self._hidden, rows.owner, (numbers, rows.columns))
+        place = (numbers, rows.columns[index])
+        return _Part(rows.tokens.rows(index), self._hidden[index], rows.owner[index], place)
 
     def _terms(self, logits: Tensor, labels: Tensor, is_prompt: Tensor, kept: Tensor) -> Tensor:
         """For each position the loss of its label, or how far its distribution has drifted."""
