@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
@@ -38,6 +39,15 @@ class PromptBatch:
     attention_mask: Tensor
     prompt_lengths: Tensor
     scored: Tensor
+
+    @cached_property
+    def scored_at(self) -> tuple[Tensor, Tensor]:
+        """Row and column of each scored position, (M,) each, in row-major order.
+
+        Found once: to count them the host waits for the device.
+        """
+        rows, columns = self.scored.nonzero(as_tuple=True)
+        return rows, columns
 
     @property
     def position_ids(self) -> Tensor:

@@ -222,7 +222,25 @@ def begun(what: _T | None) -> _T:
     return what
 
 
-def target_loss(logits: Tensor, labels: Tensor, rows: Tensor) -> Tensor:
+@dataclass(frozen=True)
+class TargetRows:
+    """The rows that target tokens belong to.
+
+    Attributes:
+        index: Row of each token, (M,), ascending.
+        counts: Tokens of each row up to the last that has one.
+    """
+
+    index: Tensor
+    counts: Tensor
+
+    @classmethod
+    def of(cls, index: Tensor) -> TargetRows:
+        """Count the tokens, for which the host waits: once for a batch, not in every step."""
+        return cls(index, torch.bincount(index, minlength=int(index[-1]) + 1))
+
+
+def target_loss(logits: Tensor, labels: Tensor, rows: TargetRows) -> Tensor:
     """Negative log-likelihood of the targets: mean over a row's tokens, then over rows.
 
     Rows count alike whatever their target's length, as in a mean over records.
@@ -230,7 +248,7 @@ def target_loss(logits: Tensor, labels: Tensor, rows: Tensor) -> Tensor:
     Args:
         logits: (M, V) at the positions that predict a target token.
         labels: (M,) target tokens.
-        rows: (M,) row of each position, ascending.
+        rows: The row of each position.
 
     Returns:
         Scalar float32.
@@ -243,12 +261,10 @@ def token_losses(logits: Tensor, labels: Tensor) -> Tensor:
     return torch.nn.functional.cross_entropy(logits.float(), labels, reduction="none")
 
 
-def row_loss(losses: Tensor, rows: Tensor) -> Tensor:
-    """Mean of the losses (M,) of each row's tokens, then of all rows; `rows` as `target_loss`."""
-    num_rows = int(rows[-1]) + 1
-    sums = losses.new_zeros(num_rows).index_add(0, rows, losses)
-    counts = torch.bincount(rows, minlength=num_rows)
-    return (sums / counts.clamp_min(1)).sum() / (counts > 0).sum()
+def row_loss(losses: Tensor, rows: TargetRows) -> Tensor:
+    """Mean of the losses (M,) of each row's tokens, then of all rows."""
+    sums = losses.new_zeros(len(rows.counts)).index_add(0, rows.index, losses)
+    return (sums / rows.counts.clamp_min(1)).sum() / (rows.counts > 0).sum()
 
 
 def _optimiser(

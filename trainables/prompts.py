@@ -136,12 +136,12 @@ def collate(
 def labels_of(prompts: PromptBatch) -> Tensor:
     """The tokens that the scored positions should predict, (M,), in row-major order."""
     following = prompts.input_ids.roll(-1, dims=1)
-    return following[prompts.scored]
+    return following[prompts.scored_at]
 
 
 def row_index(prompts: PromptBatch) -> Tensor:
     """For each scored position its row, (M,)."""
-    return prompts.scored.nonzero()[:, 0]
+    return prompts.scored_at[0]
 
 
 def edit_batch(

@@ -29,7 +29,7 @@ from trainables.methods import (
 )
 from trainables.metrics.prompt_routes import Routed, TokenRouted
 from trainables.moe.entities import Chunker
-from trainables.optimise import target_loss
+from trainables.optimise import TargetRows, target_loss
 from trainables.prompts import Row, collate, edit_batch, row_index, tokenise
 from trainables.seeding import trial_generators
 from trainables.states import read_state, snapshot, write_state
@@ -82,11 +82,15 @@ def with_chunker(folder: Path, chunker: Chunker) -> Artefacts:
     return made
 
 
-def make(name: str, backbone: Backbone, artefacts: Artefacts, seed: int = 0) -> EditMethod:
+def make(
+    name: str, backbone: Backbone, artefacts: Artefacts, seed: int = 0, **more: Any
+) -> EditMethod:
+    """A method on a tiny backbone; `more` are settings of those methods that have them."""
     values = read_method(name)
     settings = method_settings(values)
     settings.update({key: value for key, value in TINY.items() if key in settings})
     settings.update(TINY_OF.get(name, {}))
+    settings.update({key: value for key, value in more.items() if key in settings})
     module = values.get("module", name)
     try:
         check_family(module, backbone.family)
@@ -121,7 +125,7 @@ def answers(method: EditMethod, backbone: Backbone) -> torch.Tensor:
 def batch_loss(method: EditMethod, backbone: Backbone) -> float:
     batch = edit_batch(backbone.tokenizer, EDITS, end=True)
     logits, _ = method.logits(batch.tokens)
-    return float(target_loss(logits, batch.labels, row_index(batch.tokens)))
+    return float(target_loss(logits, batch.labels, TargetRows.of(row_index(batch.tokens))))
 
 
 def test_before_the_first_edit_no_logit_changes(

@@ -129,7 +129,7 @@ def test_router_step_then_the_loss_is_eq_7_and_falls() -> None:
             reference.router_loss(weight.numpy(), bias.numpy(), row.double().numpy(), int(owner))
             for row, owner in zip(features, owners, strict=True)
         ]
-        losses.append(router.step(features, owners))
+        losses.append(float(router.step(features, owners)))
         assert losses[-1] == pytest.approx(np.mean(expected), rel=1e-5)
     assert losses[0] == pytest.approx(np.log(3))  # it starts at zero: all experts alike
     assert losses[-1] < 0.5 * losses[0]

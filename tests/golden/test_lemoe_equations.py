@@ -9,7 +9,7 @@ from tests.golden import reference_lemoe as reference
 from trainables.moe.adaptor import Adaptor
 from trainables.moe.experts import Bank, FfnBank, FrozenFfn, LoraBank
 from trainables.moe.routers import HiddenRouter, LearnedKeys, with_anchor
-from trainables.optimise import target_loss
+from trainables.optimise import TargetRows, target_loss
 
 WIDTH, FFN_WIDTH, RANK = 5, 7, 3
 
@@ -132,7 +132,7 @@ def test_target_loss_when_targets_are_equally_long_then_is_equation_13_per_token
     logits = numbers(3 * 2, 4)
     targets = [[0, 3], [1, 1], [2, 0]]
     rows = torch.tensor([0, 0, 1, 1, 2, 2])
-    actual = float(target_loss(logits, torch.tensor(targets).flatten(), rows))
+    actual = float(target_loss(logits, torch.tensor(targets).flatten(), TargetRows.of(rows)))
     pairs = [logits[2 * i : 2 * i + 2].numpy() for i in range(3)]
     # Eq. 13 sums over 3 pairs of 2 tokens. float32 log-softmax: 6 significant digits.
     assert actual == pytest.approx(reference.task_loss(pairs, targets) / 6, rel=1e-6)

@@ -10,6 +10,7 @@ from trainables.optimise import (
     BatchRun,
     Optimisation,
     OptimiserSettings,
+    TargetRows,
     begun,
     stored_batch,
     target_loss,
@@ -149,4 +150,4 @@ def test_target_loss_counts_rows_alike_whatever_their_length() -> None:
     labels = torch.tensor([0, 0, 1])  # -ln 1/4, -ln 1/4, -ln 3/4
     rows = torch.tensor([0, 0, 1])
     expected = (math.log(4) + math.log(4 / 3)) / 2
-    assert target_loss(logits, labels, rows).item() == pytest.approx(expected)
+    assert target_loss(logits, labels, TargetRows.of(rows)).item() == pytest.approx(expected)

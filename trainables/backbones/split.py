@@ -15,6 +15,7 @@ import torch
 from cachetools import LRUCache
 from torch import Tensor, nn
 
+from trainables.backbones.layer_mask import layer_mask
 from trainables.backbones.surgery import replace_module
 from trainables.errors import BackboneError
 from trainables.interfaces import Backbone, DecodeState, PromptBatch
@@ -96,6 +97,7 @@ class Split:
         self._keeps_whole = plain > first_layer
         self._whole = _decoder_part(backbone, first_layer, plain, has_norm=False)
         self._plain = _decoder_part(backbone, plain, backbone.num_layers, has_norm=True)
+        self._masks: tuple[Tensor, Tensor] | None = None  # of the batch that ran last
 
     @torch.no_grad()
     def hidden(self, prompts: PromptBatch) -> Tensor:
@@ -163,16 +165,15 @@ class Split:
             hidden: As in `logits`.
         """
         states = self.hidden(prompts) if hidden is None else hidden
-        mask, positions, scored = prompts.attention_mask, prompts.position_ids, prompts.scored
         micro_batch = self.backbone.micro_batch
         if micro_batch.is_whole(len(states)):
-            final = _run(self._upper, states, mask, positions)[scored]
-            return function(head(self.backbone, final), *held)
+            return function(head(self.backbone, self._whole_final(prompts, states)), *held)
+        mask, positions, scored = prompts.attention_mask, prompts.position_ids, prompts.scored
         if self._keeps_whole:
             states = _run(self._whole, states, mask, positions)
         counts = scored.sum(1)
         place = torch.zeros_like(prompts.input_ids)
-        place[scored] = torch.arange(int(counts.sum()), device=place.device)
+        place[prompts.scored_at] = torch.arange(len(prompts.scored_at[0]), device=place.device)
 
         def some(
             states: Tensor, mask: Tensor, positions: Tensor, scored: Tensor, place: Tensor
@@ -189,16 +190,25 @@ class Split:
         `hidden` as in `logits`.
         """
         states = self.hidden(prompts) if hidden is None else hidden
-        mask, positions = prompts.attention_mask, prompts.position_ids
         micro_batch = self.backbone.micro_batch
         if micro_batch.is_whole(len(states)):
-            return _run(self._upper, states, mask, positions)[prompts.scored]
+            return self._whole_final(prompts, states)
+        mask, positions = prompts.attention_mask, prompts.position_ids
         if self._keeps_whole:
             states = _run(self._whole, states, mask, positions)
         counts = prompts.scored.sum(1)
         return micro_batch.apply_on_ranks(
             self._scored, counts, states, mask, positions, prompts.scored
         )
+
+    def _whole_final(self, prompts: PromptBatch, states: Tensor) -> Tensor:
+        """`final` of rows that run all at once."""
+        mask, positions = prompts.attention_mask, prompts.position_ids
+        if self._masks is None or self._masks[0] is not mask:
+            # A training loop comes with the same batch in every step.
+            made = layer_mask(self.backbone.model, self._upper, states, mask, positions)
+            self._masks = mask, made
+        return _run(self._upper, states, self._masks[1], positions)[prompts.scored_at]
 
     def _below(self, ids: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
         return _run(self._lower, self.backbone.embedding(ids), mask, positions)
@@ -302,7 +312,7 @@ def _decode(
         past_key_values=DynamicCache() if state.cache is None else state.cache,
         use_cache=True,
     )
-    logits = head(backbone, out.last_hidden_state[prompts.scored])
+    logits = head(backbone, out.last_hidden_state[prompts.scored_at])
     if state.cache is None and getattr(decoder.config, "sliding_window", None) is not None:
         mask = _padded_in_front(out.past_key_values, mask)
     return logits, DecodeState(out.past_key_values, mask, state.route)

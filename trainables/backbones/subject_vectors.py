@@ -128,6 +128,41 @@ def subject_rows(
     )
 
 
+@dataclass(frozen=True)
+class _Part:
+    """Some rows: their tokens, states behind the layer, edits, and where vectors are added."""
+
+    tokens: PromptBatch
+    hidden: Tensor
+    owner: Tensor
+    place: tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class _Moving:
+    """What the loss reads of the edits that still move; the same until another one settles.
+
+    Attributes:
+        part: Their rows.
+        labels: Token that each of their M scored positions should predict.
+        is_prompt: Which positions are not of the KL term, (M,).
+        kept: Row of the KL term of each other position.
+        prompts: Where `is_prompt`.
+        prompt_rows: The rows of those positions.
+        others: Where not `is_prompt`.
+        owners: The edits of those positions.
+    """
+
+    part: _Part
+    labels: Tensor
+    is_prompt: Tensor
+    kept: Tensor
+    prompts: Tensor
+    prompt_rows: Tensor
+    others: Tensor
+    owners: Tensor
+
+
 class SubjectVectors:
     """The vectors of one batch, behind one layer of a backbone whose weights do not move."""
 
@@ -139,6 +174,10 @@ class SubjectVectors:
         self._settings = settings
         self._above = Split(backbone, layer + 1, PrefixCache(0.0), has_batch_state=False)
         self._labels = labels_of(rows.tokens)
+        # What settles decides which rows run: found on the host, which waits once in a step.
+        self._owner, self._scored_rows = rows.owner.cpu(), row_index(rows.tokens).cpu()
+        self._settled = [False] * rows.num_edits
+        self._moving: _Moving | None = None
         device = backbone.device
         with torch.no_grad():
             self._hidden = states_above(backbone, layer, rows.tokens)
@@ -147,10 +186,10 @@ class SubjectVectors:
             self._held = self.delta.detach().clone()
             self._is_settled = torch.zeros(rows.num_edits, dtype=torch.bool, device=device)
             self.losses = torch.zeros(rows.num_edits, device=device)
-            kl_rows = torch.arange(len(rows.owner), device=device) >= rows.num_prompts
+            kl_rows = torch.arange(len(rows.owner)) >= rows.num_prompts
             self._before: Tensor | None = None  # (KL rows, V) log-probabilities
             if bool(kl_rows.any()):
-                self._before = self._per_token(_log_probabilities, kl_rows)
+                self._before = self._per_token(_log_probabilities, self._part(kl_rows))
 
     def loss(self) -> Tensor:
         """Sum of the losses of the edits that still move, after settling those below `stop_loss`.
@@ -159,26 +198,24 @@ class SubjectVectors:
         """
         self._held = self.delta.detach().clone()
         rows, num_edits = self.rows, self.rows.num_edits
-        chosen = ~self._is_settled[rows.owner]  # the rows of settled edits need no forward
-        scored_rows = row_index(rows.tokens)
-        kept = chosen[scored_rows]
-        scored_rows, labels = scored_rows[kept], self._labels[kept]
-        is_prompt = scored_rows < rows.num_prompts
-        kept_row = (scored_rows - rows.num_prompts).clamp_min(0)
-        terms = self._per_token(self._terms, chosen, labels, is_prompt, kept_row)
-        per_row = _means(terms[is_prompt], scored_rows[is_prompt], rows.num_prompts)
+        moving = self._moving = self._moving or self._of_moving()
+        terms = self._per_token(
+            self._terms, moving.part, moving.labels, moving.is_prompt, moving.kept
+        )
+        per_row = _means(terms[moving.prompts], moving.prompt_rows, rows.num_prompts)
         losses = per_row.view(-1, num_edits).mean(0)
         if self._before is not None:
-            kl_rows = scored_rows[~is_prompt]
-            drift = self._settings.kl_weight * terms[~is_prompt]
-            losses = losses.index_add(0, rows.owner[kl_rows], drift)
+            drift = self._settings.kl_weight * terms[moving.others]
+            losses = losses.index_add(0, moving.owners, drift)
         decay = self.delta.norm(dim=1) / self.base.norm(dim=1) ** 2
         losses = losses + self._settings.v_weight_decay * decay
         was_moving = ~self._is_settled
         agreed = self._above.backbone.micro_batch.agreed(losses.detach())
         self.losses = torch.where(was_moving, agreed, self.losses)
         self._is_settled = self._is_settled | (self.losses < self._settings.stop_loss)
-        total: Tensor = losses[~self._is_settled].sum()
+        self._note_settled()
+        unsettled = [index for index, settled in enumerate(self._settled) if not settled]
+        total: Tensor = losses[_beside(torch.tensor(unsettled, dtype=torch.long), losses)].sum()
         return total
 
     @torch.no_grad()
@@ -205,25 +242,60 @@ class SubjectVectors:
             self.delta.copy_(state.tensors["delta"])
         self._is_settled = state.tensors["is_settled"].to(self.delta.device).clone()
         self.losses = state.tensors["losses"].to(self.delta.device).clone()
+        self._note_settled()
+
+    def _note_settled(self) -> None:
+        settled = self._is_settled.tolist()
+        if settled != self._settled:
+            self._settled, self._moving = settled, None
+
+    def _of_moving(self) -> _Moving:
+        rows = self.rows
+        chosen = ~torch.tensor(self._settled)[self._owner]  # the others' rows need no forward
+        kept = chosen[self._scored_rows].nonzero()[:, 0]
+        scored_rows = self._scored_rows[kept]
+        is_prompt = scored_rows < rows.num_prompts
+        prompts, others = is_prompt.nonzero()[:, 0], (~is_prompt).nonzero()[:, 0]
+        found = (
+            is_prompt,
+            (scored_rows - rows.num_prompts).clamp_min(0),
+            prompts,
+            scored_rows[prompts],
+            others,
+            self._owner[scored_rows[others]],
+        )
+        there = (_beside(each, self._labels) for each in found)
+        return _Moving(self._part(chosen), self._labels[_beside(kept, self._labels)], *there)
+
+    def _part(self, chosen: Tensor) -> _Part:
+        """The `chosen` rows, (R,) on the host."""
+        rows = self.rows
+        index = _beside(chosen.nonzero()[:, 0], self._hidden)
+        numbers = torch.arange(len(index), device=index.device)
+        if len(index) == len(chosen):  # without a second copy of all states
+            return _Part(rows.tokens, self._hidden, rows.owner, (numbers, rows.columns))
+        place = (numbers, rows.columns[index])
+        return _Part(rows.tokens.rows(index), self._hidden[index], rows.owner[index], place)
 
     def _terms(self, logits: Tensor, labels: Tensor, is_prompt: Tensor, kept: Tensor) -> Tensor:
         """For each position the loss of its label, or how far its distribution has drifted."""
+        if self._moving is not None and is_prompt is self._moving.is_prompt:
+            prompts, others = self._moving.prompts, self._moving.others
+        else:  # a part of the rows
+            prompts, others = is_prompt.nonzero()[:, 0], (~is_prompt).nonzero()[:, 0]
         log_probs = _log_probabilities(logits)
         terms = log_probs.new_zeros(len(log_probs))
-        terms[is_prompt] = -log_probs[is_prompt].gather(1, labels[is_prompt, None])[:, 0]
+        terms[prompts] = -log_probs[prompts].gather(1, labels[prompts, None])[:, 0]
         if self._before is not None:
-            now, before = log_probs[~is_prompt], self._before[kept[~is_prompt]]
-            terms[~is_prompt] = (now.exp() * (now - before)).sum(-1)
+            now, before = log_probs[others], self._before[kept[others]]
+            terms[others] = (now.exp() * (now - before)).sum(-1)
         return terms
 
-    def _per_token(self, function: PerToken, chosen: Tensor, *held: Tensor) -> Tensor:
-        """`Split.per_token` over the `chosen` rows (R,), with their vectors added."""
-        hidden = self._hidden[chosen]
-        shift = self.delta[self.rows.owner[chosen]].to(hidden.dtype)
-        place = (torch.arange(len(hidden), device=hidden.device), self.rows.columns[chosen])
-        shifted: Tensor = hidden.index_put(place, shift, accumulate=True)
-        tokens = self.rows.tokens.rows(chosen)
-        return self._above.per_token(function, tokens, *held, hidden=shifted)
+    def _per_token(self, function: PerToken, part: _Part, *held: Tensor) -> Tensor:
+        """`Split.per_token` over some rows, with their vectors added."""
+        shift = self.delta[part.owner].to(part.hidden.dtype)
+        shifted: Tensor = part.hidden.index_put(part.place, shift, accumulate=True)
+        return self._above.per_token(function, part.tokens, *held, hidden=shifted)
 
 
 @torch.no_grad()
@@ -276,6 +348,11 @@ def sampled_contexts(
     return [f"{' '.join(text.split())}." for text in texts]
 
 
+def _beside(index: Tensor, like: Tensor) -> Tensor:
+    """What was found on the host, on the device of `like`; nobody waits for the copy."""
+    return index.to(like.device, non_blocking=True)
+
+
 def _log_probabilities(logits: Tensor) -> Tensor:
     return logits.float().log_softmax(-1)
 
@@ -283,7 +360,8 @@ def _log_probabilities(logits: Tensor) -> Tensor:
 def _means(values: Tensor, groups: Tensor, num_groups: int) -> Tensor:
     """Mean of `values` in each group; 0 where a group is empty."""
     sums = values.new_zeros(num_groups).index_add(0, groups, values)
-    counts = torch.bincount(groups, minlength=num_groups)
+    # Not bincount: on a GPU the host would wait for it.
+    counts = groups.new_zeros(num_groups).index_add(0, groups, torch.ones_like(groups))
     means: Tensor = sums / counts.clamp_min(1)
     return means
 

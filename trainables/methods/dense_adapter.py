@@ -42,6 +42,7 @@ from trainables.optimise import (
     BatchRun,
     Optimisation,
     OptimiserSettings,
+    TargetRows,
     begun,
     row_loss,
     stored_batch,
@@ -170,7 +171,7 @@ class DenseAdapter:
 
     def _start(self, batch: EditBatch) -> BatchRun:
         """Set up the optimisation of all experts."""
-        tokens, rows = batch.tokens, row_index(batch.tokens)
+        tokens, rows = batch.tokens, TargetRows.of(row_index(batch.tokens))
         parameters = self._bypass.thaw()
         frozen = self._bypass.frozen(tokens)
         gates = self._gates(len(batch))

@@ -46,6 +46,7 @@ from trainables.optimise import (
     BatchRun,
     Optimisation,
     OptimiserSettings,
+    TargetRows,
     begun,
     row_loss,
     stored_batch,
@@ -99,7 +100,8 @@ class FineTuning:
     def begin(self, batch: EditBatch) -> None:
         """Set up Adam on the weight; nothing has changed yet."""
         hidden = self._split.hidden(batch.tokens)
-        tokens, labels, rows = batch.tokens, batch.labels, row_index(batch.tokens)
+        tokens, labels = batch.tokens, batch.labels
+        rows = TargetRows.of(row_index(tokens))
         if self._config.loss == "prompt_last":
             tokens = _at_prompt_ends(tokens)
 
@@ -107,7 +109,7 @@ class FineTuning:
             if self._config.loss == "prompt_last":
                 logits, _ = self._split.logits(tokens, hidden=hidden)
                 # one distribution per row, for each of its target tokens
-                return target_loss(logits[rows], labels, rows)
+                return target_loss(logits[rows.index], labels, rows)
             return row_loss(
                 self._split.per_token(token_losses, tokens, labels, hidden=hidden), rows
             )

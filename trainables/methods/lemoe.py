@@ -66,6 +66,7 @@ from trainables.optimise import (
     BatchRun,
     Optimisation,
     OptimiserSettings,
+    TargetRows,
     begun,
     row_loss,
     stored_batch,
@@ -334,7 +335,7 @@ class Lemoe:
     def _start(self, bypass: _Bypass, batch: EditBatch, counts: dict[str, int]) -> BatchRun:
         """Set up the optimisation of the newest bank and of what the router trains."""
         adaptor, routing, first = bypass.adaptor, bypass.routing, bypass.newest
-        tokens, rows = batch.tokens, row_index(batch.tokens)
+        tokens, rows = batch.tokens, TargetRows.of(row_index(batch.tokens))
         with adaptor.routed(adaptor.closed(len(batch))):
             x, frozen = self._site.frozen(tokens)
         features = routing.features(tokens)

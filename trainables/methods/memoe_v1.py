@@ -76,6 +76,7 @@ from trainables.optimise import (
     BatchRun,
     Optimisation,
     OptimiserSettings,
+    TargetRows,
     begun,
     row_loss,
     stored_batch,
@@ -318,18 +319,18 @@ class MemoeV1:
 
     def _start(self, batch: EditBatch, counts: dict[str, int]) -> BatchRun:
         """Set up the optimisation of all experts and the router."""
-        tokens, rows = batch.tokens, row_index(batch.tokens)
+        tokens, rows = batch.tokens, TargetRows.of(row_index(batch.tokens))
         experts = self._bypass.thaw()
         self._router.thaw()
         frozen = self._bypass.frozen(tokens)
         x, features = frozen[0], self._routing.features(tokens)
-        is_real = tokens.attention_mask.bool()
+        real = tokens.attention_mask.nonzero(as_tuple=True)
 
         def loss() -> Tensor:
             scores = self._noisy(self._routing.scores(features, x))
             gates = self._router.gates_of(scores)
             losses = self._bypass.per_token(token_losses, tokens, frozen, gates, batch.labels)
-            balance = self._balance(scores, is_real)
+            balance = self._balance(scores, real)
             # Its gradient without its value: the stop rule and the report are about the edits.
             return row_loss(losses, rows) + (balance - balance.detach())
 
@@ -351,13 +352,15 @@ class MemoeV1:
         if self._config.router_noise == 0:
             return scores
         noise = torch.randn(scores.shape, generator=self._generators.noise)
-        return scores + self._config.router_noise * noise.to(scores)
+        return scores + self._config.router_noise * noise.to(
+            scores.device, scores.dtype, non_blocking=True
+        )
 
-    def _balance(self, scores: Tensor, is_real: Tensor) -> Tensor:
-        """Weighted balance loss of router logits (B, E), or (B, T, E) where `is_real` (B, T)."""
+    def _balance(self, scores: Tensor, real: tuple[Tensor, ...]) -> Tensor:
+        """Weighted balance loss of router logits (B, E), or of (B, T, E) at the `real` tokens."""
         if self._config.merging != "top_k":
             return scores.new_zeros(())
-        routed = scores if scores.dim() == 2 else scores[is_real]
+        routed = scores if scores.dim() == 2 else scores[real]
         loss = balance_loss(routed.softmax(-1), self._config.top_k)
         return self._config.balance_weight * loss
 

@@ -115,9 +115,12 @@ class FfnBank(nn.Module):
         """Experts in this bank."""
         return len(self.inner)
 
-    def forward(self, x: Tensor, gates: Tensor) -> Tensor:
-        """Gated sum of the experts, (B, T, D); `gates` are (B, E) or (B, T, E)."""
-        return self._sum(x, gates, self.inner, self.outer, self._frozen.middle)
+    def forward(self, x: Tensor, gates: Tensor, is_open: Tensor | None = None) -> Tensor:
+        """Gated sum of the experts, (B, T, D); `gates` are (B, E) or (B, T, E).
+
+        `is_open` is `gates != 0` on the host, where it is known there.
+        """
+        return self._sum(x, gates, self.inner, self.outer, self._frozen.middle, is_open)
 
 
 class LinearBank(nn.Module):
@@ -144,10 +147,10 @@ class LinearBank(nn.Module):
         """Experts in this bank."""
         return len(self.outer)
 
-    def forward(self, x: Tensor, gates: Tensor) -> Tensor:
-        """Gated sum of the experts, (B, T, D); `gates` are (B, E) or (B, T, E)."""
+    def forward(self, x: Tensor, gates: Tensor, is_open: Tensor | None = None) -> Tensor:
+        """As `FfnBank.forward`."""
         z = self._frozen.hidden(x) if self._reads_hidden else x
-        return linear_sum(z, gates, self.outer).to(x.dtype)
+        return linear_sum(z, gates, self.outer, is_open).to(x.dtype)
 
 
 class LoraBank(nn.Module):
@@ -186,9 +189,9 @@ class LoraBank(nn.Module):
         """Experts in this bank."""
         return len(self.inner)
 
-    def forward(self, x: Tensor, gates: Tensor) -> Tensor:
-        """Gated sum of the experts, (B, T, D); `gates` are (B, E) or (B, T, E)."""
-        return gated_sum(x, gates * self.scale, self.inner, self.outer, _unchanged)
+    def forward(self, x: Tensor, gates: Tensor, is_open: Tensor | None = None) -> Tensor:
+        """As `FfnBank.forward`."""
+        return gated_sum(x, gates * self.scale, self.inner, self.outer, _unchanged, is_open)
 
 
 Bank = FfnBank | LinearBank | LoraBank
@@ -208,7 +211,14 @@ def bank_of(
     return LinearBank(num_experts, frozen, reads_hidden=shape == "down")
 
 
-def gated_sum(x: Tensor, gates: Tensor, inner: Tensor, outer: Tensor, middle: Middle) -> Tensor:
+def gated_sum(
+    x: Tensor,
+    gates: Tensor,
+    inner: Tensor,
+    outer: Tensor,
+    middle: Middle,
+    is_open: Tensor | None = None,
+) -> Tensor:
     """sum_e gates_e * outer_e^T middle(inner_e x), the sum of LEMoE Eq. 9; only what a gate opens.
 
     Args:
@@ -218,28 +228,37 @@ def gated_sum(x: Tensor, gates: Tensor, inner: Tensor, outer: Tensor, middle: Mi
         outer: (E, H, D).
         middle: Called with some rows (..., D) of x; the function that it returns maps inner_e x,
             (..., H), to what enters `outer`, so that parts shared by experts are computed once.
+        is_open: `gates != 0` on the host; None: the host waits for it.
 
     Returns:
         (B, T, D) in the dtype of x.
     """
     shape = x.shape
     x_in, gates = _as_rows(x, gates, inner)
-    is_open = gates.detach() != 0  # (N, E)
-    rows = is_open.any(1).nonzero()[:, 0]
-    if len(rows) == len(gates):
+    is_open = _on_host(gates, is_open)
+    chosen = is_open.any(1).nonzero()[:, 0]
+    if len(chosen) == len(gates):
         return _rows_sum(x_in, gates, is_open, inner, outer, middle).view(shape).to(x.dtype)
     total = torch.zeros_like(x_in)
-    if len(rows):
-        part = _rows_sum(x_in[rows], gates[rows], is_open[rows], inner, outer, middle)
+    if len(chosen):
+        rows = _beside(chosen, x_in)
+        part = _rows_sum(x_in[rows], gates[rows], is_open[chosen], inner, outer, middle)
         total = total.index_copy(0, rows, part)
     return total.view(shape).to(x.dtype)
 
 
-def merged_sum(x: Tensor, gates: Tensor, inner: Tensor, outer: Tensor, middle: Middle) -> Tensor:
+def merged_sum(
+    x: Tensor,
+    gates: Tensor,
+    inner: Tensor,
+    outer: Tensor,
+    middle: Middle,
+    is_open: Tensor | None = None,
+) -> Tensor:
     """(sum_e gates_e outer_e)^T middle((sum_e gates_e inner_e) x), with the shapes of `gated_sum`.
 
     Each linear map of the merged expert is the gated sum of the experts' linear maps, so that no
-    row needs weights of its own.
+    row needs weights of its own. All gates count, whatever is open.
     """
     x_in, rows_gates = _as_rows(x, gates, inner)
     num_experts, width, _ = inner.shape
@@ -250,23 +269,24 @@ def merged_sum(x: Tensor, gates: Tensor, inner: Tensor, outer: Tensor, middle: M
     return after.view(x.shape).to(x.dtype)
 
 
-def linear_sum(z: Tensor, gates: Tensor, outer: Tensor) -> Tensor:
+def linear_sum(z: Tensor, gates: Tensor, outer: Tensor, is_open: Tensor | None = None) -> Tensor:
     """sum_e gates_e outer_e^T z, MEMoE v1 Eq. 10; only what a gate opens is computed.
 
     Args:
         z: (B, T, H).
         gates: (B, E), one route for all tokens of a row, or (B, T, E).
         outer: (E, H, D).
+        is_open: As in `gated_sum`.
 
     Returns:
         (B, T, D) in the dtype of `outer`.
     """
     rows_z, rows_gates = _as_rows(z, gates, outer)
     total = rows_z.new_zeros(*rows_z.shape[:2], outer.shape[-1])
-    is_open = rows_gates.detach() != 0
+    is_open = _on_host(rows_gates, is_open)
     weights = outer.unbind()  # indexing's gradient would fill a whole bank for each expert
     for expert in is_open.any(0).nonzero()[:, 0].tolist():
-        rows = is_open[:, expert].nonzero()[:, 0]
+        rows = _beside(is_open[:, expert].nonzero()[:, 0], z)
         own = (rows_z[rows] @ weights[expert]) * rows_gates[rows, expert, None, None]
         total = total.index_add(0, rows, own)
     return total.view(*z.shape[:-1], outer.shape[-1])
@@ -280,10 +300,22 @@ def _as_rows(x: Tensor, gates: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
     return x.reshape(-1, 1, x.shape[-1]), gates.flatten(0, 1)
 
 
+def _on_host(gates: Tensor, is_open: Tensor | None) -> Tensor:
+    """Which of the rows (N, E) opens which expert, in host memory."""
+    if is_open is None:
+        return (gates.detach() != 0).cpu()
+    return is_open.reshape(gates.shape)
+
+
+def _beside(index: Tensor, like: Tensor) -> Tensor:
+    """An index that was found on the host, on the device of `like`; nobody waits for the copy."""
+    return index.to(like.device, non_blocking=True)
+
+
 def _rows_sum(
     x: Tensor, gates: Tensor, is_open: Tensor, inner: Tensor, outer: Tensor, middle: Middle
 ) -> Tensor:
-    """The gated sum for rows (N, S, D) with at least one open gate each."""
+    """The gated sum for rows (N, S, D) with at least one open gate each; `is_open` on the host."""
     counts = is_open.sum(0)  # (E,)
     largest, used = int(counts.max()), int((counts > 0).sum())
     # Gathering costs about as much as the products that it saves where it saves under a quarter.
@@ -310,7 +342,7 @@ def _one_by_one(
     # unbind: the gradient of indexing would fill a whole bank with zeros for each expert.
     inners, outers = inner.unbind(), outer.unbind()
     for expert in is_open.any(0).nonzero()[:, 0].tolist():
-        rows = is_open[:, expert].nonzero()[:, 0]
+        rows = _beside(is_open[:, expert].nonzero()[:, 0], x)
         own = x[rows]
         between = middle(own)(own @ inners[expert].T) * gates[rows, expert, None, None]
         total = total.index_add(0, rows, between @ outers[expert])
@@ -325,16 +357,18 @@ def _grouped(
     counts = is_open.sum(0)
     used = counts.nonzero()[:, 0]  # (U,)
     if len(used) < len(inner):
-        inner, outer = inner[used], outer[used]
-        gates, is_open, counts = gates[:, used], is_open[:, used], counts[used]
+        there = _beside(used, x)
+        inner, outer, gates = inner[there], outer[there], gates[:, there]
+        is_open, counts = is_open[:, used], counts[used]
     expert, row = is_open.T.nonzero().T  # (P,) each, sorted by expert
-    slot = torch.arange(len(row), device=x.device) - (counts.cumsum(0) - counts)[expert]
+    slot = torch.arange(len(row)) - (counts.cumsum(0) - counts)[expert]
     size = int(counts.max())
     # Padding names row 0 with a gate of 0: it adds nothing.
     rows = row.new_zeros(len(used), size).index_put((expert, slot), row)
-    weights = gates.new_zeros(len(used), size).index_put((expert, slot), gates[row, expert])
+    rows, expert, slot, row = (_beside(index, x) for index in (rows, expert, slot, row))
+    weights = gates.new_zeros(len(rows), size).index_put((expert, slot), gates[row, expert])
     own = x[rows]  # (U, n, S, D)
-    before = torch.bmm(own.flatten(1, 2), inner.transpose(1, 2)).view(len(used), size, length, -1)
+    before = torch.bmm(own.flatten(1, 2), inner.transpose(1, 2)).view(len(rows), size, length, -1)
     between = middle(own)(before) * weights[:, :, None, None]
     after = torch.bmm(between.flatten(1, 2), outer)  # (U, n * S, D)
     return x.new_zeros(num_rows, length, width).index_add(

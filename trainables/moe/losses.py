@@ -29,5 +29,6 @@ def balance_loss(gates: Tensor, top_k: int) -> Tensor:
     if not 1 <= top_k <= num_experts:
         raise ValueError(f"top_k is {top_k}; it must lie in [1, {num_experts}]")
     chosen = gates.detach().topk(top_k, dim=-1).indices.flatten()
-    share = torch.bincount(chosen, minlength=num_experts).to(gates.dtype) / len(chosen)
+    counts = torch.nn.functional.one_hot(chosen, num_experts).sum(0)  # not bincount: it waits
+    share = counts.to(gates.dtype) / len(chosen)
     return num_experts * (share * gates.mean(0)).sum()

@@ -30,7 +30,7 @@ from trainables.moe.side_memory import (
     shifted,
 )
 from trainables.moe.side_plan import BatchPlan
-from trainables.optimise import row_loss, token_losses
+from trainables.optimise import TargetRows, row_loss, token_losses
 from trainables.prompts import Row, collate, labels_of, pad_id, row_index, tokenise
 
 
@@ -169,12 +169,14 @@ class SideTraining:
         device = rows.edit_of_row.device
         owner = torch.tensor(plan.owners, device=device)
         self.row_owners = owner[rows.edit_of_row]  # (R,)
-        self._unrelated_owners = owner[rows.edit_of_unrelated]
-        self._scored_rows = row_index(rows.edited.tokens)
+        names = sorted(set(plan.owners))
+        self._edited_by = _rows_of(names, self.row_owners)
+        self._unrelated_by = _rows_of(names, owner[rows.edit_of_unrelated])
+        self._scored_rows = TargetRows.of(row_index(rows.edited.tokens))
         same = rows.edit_of_row[:, None] == rows.edit_of_unrelated[None]
         self._pairs = same.nonzero()[:, 0], same.nonzero()[:, 1]
         self.parameters: dict[str, nn.Parameter] = {}
-        for index in sorted(set(plan.owners)):
+        for index in names:
             parameter = nn.Parameter(memories.deltas[index].clone())
             # The gradient is masked, not the delta: decay may act on every entry.
             parameter.register_hook(lambda grad, mask=memories.masks[index]: grad * mask)
@@ -184,19 +186,20 @@ class SideTraining:
         if self._remembered is not None:
             holders = torch.tensor([item.owner for item in plan.remembered], device=device)
             self._held = self._by_owner(self._remembered, holders)
-            self._against = owner[[item.edit for item in plan.remembered]]
+            against = owner[[item.edit for item in plan.remembered]]
+            self._remembered_by = _rows_of(names, against)
 
     def loss(self) -> Tensor:
         """Likelihood of the targets, and the terms that `LossTerms` names."""
         rows, terms = self._rows, self._terms
-        shift = self._shift(rows.edited, self.row_owners)
+        shift = self._shift(rows.edited, self._edited_by)
         output = rows.edited.layer + shift.to(rows.edited.layer.dtype)
         losses = self._layer.per_token(token_losses, rows.edited.tokens, output, rows.labels)
         loss = row_loss(losses, self._scored_rows)
         if terms.has_margin:
             loss = loss + terms.margin_weight * self._margin(shift)
         if self._remembered is not None:
-            trained = self._shift(self._remembered, self._against)
+            trained = self._shift(self._remembered, self._remembered_by)
             activation = self._activation(self._remembered, trained)
             behind = memory_loss(self._held, activation, terms.margins.gap)
             loss = loss + terms.margin_weight * behind
@@ -223,7 +226,7 @@ class SideTraining:
         edited = self._activation(rows.edited, shift)
         far = edited.new_zeros(0)
         if rows.unrelated is not None:
-            unrelated = self._shift(rows.unrelated, self._unrelated_owners)
+            unrelated = self._shift(rows.unrelated, self._unrelated_by)
             far = self._activation(rows.unrelated, unrelated)
         return margin_loss(edited, far, self._pairs, terms.margins, terms.average)
 
@@ -236,14 +239,14 @@ class SideTraining:
     def _activation(self, read: Read, shift: Tensor) -> Tensor:
         return self._memories.measure.activations(shift, read.outputs, read.counted)
 
-    def _shift(self, read: Read, owners: Tensor) -> Tensor:
+    def _shift(self, read: Read, rows_by: dict[str, Tensor]) -> Tensor:
         """D a_t of each row by the memory that trains it, (B, T, D) float32."""
         if len(self.parameters) == 1:
             (delta,) = self.parameters.values()
             return shifted(read.inputs, delta)
         total = read.inputs.new_zeros(*read.inputs.shape[:2], read.layer.shape[-1]).float()
         for name, delta in self.parameters.items():
-            rows = (owners == int(name)).nonzero()[:, 0]
+            rows = rows_by[name]
             total = total.index_add(0, rows, shifted(read.inputs[rows], delta))
         return total
 
@@ -267,6 +270,11 @@ def at_ends(states: Tensor, prompts: PromptBatch) -> Tensor:
     """States (B, T, ...) at the last prompt token of each row, float32."""
     rows = torch.arange(len(states), device=states.device)
     return states[rows, prompts.prompt_ends].float()
+
+
+def _rows_of(names: Sequence[int], owners: Tensor) -> dict[str, Tensor]:
+    """The rows of each memory, by its name; found once, because the host waits for them."""
+    return {str(name): (owners == name).nonzero()[:, 0] for name in names}
 
 
 def _row_of(tokens: PromptBatch, index: int) -> Row:

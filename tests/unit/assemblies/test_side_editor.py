@@ -16,7 +16,7 @@ from trainables.moe.augmentation import Augmentation
 from trainables.moe.side_memory import random_masks
 from trainables.moe.side_plan import BatchPlan, Remembered
 from trainables.moe.side_training import LossTerms
-from trainables.optimise import target_loss
+from trainables.optimise import TargetRows, target_loss
 from trainables.prompts import collate, edit_batch, labels_of, row_index, tokenise
 
 SETTINGS = SideSettings(
@@ -79,7 +79,7 @@ def naive_loss(backbone: Backbone, editor: SideEditor, deltas: list[Tensor]) -> 
         activation = shift[0][0, : row.prompt_length].norm(dim=-1).mean() / unit
         if not target:
             return activation, activation
-        return target_loss(logits, labels_of(tokens), row_index(tokens)), activation
+        return target_loss(logits, labels_of(tokens), TargetRows.of(row_index(tokens))), activation
 
     likelihoods, near, far, gaps = [], [], [], []
     for index, edit in enumerate(EDITS):

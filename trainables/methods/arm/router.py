@@ -64,7 +64,7 @@ class ProjectionRouter:
         """Logits of the experts; their argmax is Eq. 8."""
         return nn.functional.linear(features, self._weight, self._bias)
 
-    def step(self, features: Tensor, owners: Tensor) -> float:
+    def step(self, features: Tensor, owners: Tensor) -> Tensor:
         """One step on the cross entropy of Eq. 7; returns its value before the step.
 
         Args:
@@ -77,7 +77,7 @@ class ProjectionRouter:
         loss.backward()
         self._adam.step()
         self._adam.zero_grad(set_to_none=True)
-        return float(loss.detach())
+        return loss.detach()
 
     def state(self) -> State:
         """The layer and Adam's moments."""

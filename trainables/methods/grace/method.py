@@ -50,6 +50,7 @@ from trainables.methods.grace.codebook import Codebook, OnEqualKey
 from trainables.optimise import (
     Optimisation,
     OptimiserSettings,
+    TargetRows,
     begun,
     row_loss,
     stored_batch,
@@ -86,8 +87,9 @@ class Config:
 
 @dataclass(frozen=True)
 class _Wave:
-    """The edits that train now: the values (len(rows), D) of their entries."""
+    """The edits that train now: the values (len(rows), D) of their entries (len(rows),)."""
 
+    entries: Tensor
     values: nn.Parameter
     optimisation: Optimisation
 
@@ -146,7 +148,7 @@ class Grace:
             before = optimisation.steps_taken
             is_done = optimisation.advance(max_steps)
             max_steps -= optimisation.steps_taken - before
-            self.codebook.values[run.entries] = run.wave.values.detach()
+            self.codebook.values[run.wave.entries] = run.wave.values.detach()
             if not is_done:
                 return False
             run.num_trained += len(run.rows)
@@ -276,8 +278,9 @@ class Grace:
         rows = torch.tensor(run.rows, device=run.hidden.device)
         tokens, hidden = run.batch.tokens.rows(rows), run.hidden[rows]
         labels = run.batch.labels[torch.isin(row_index(run.batch.tokens), rows)]
-        positions, scored_rows = self._positions(tokens), row_index(tokens)
-        values = nn.Parameter(self.codebook.values[run.entries].clone())
+        positions, scored_rows = self._positions(tokens), TargetRows.of(row_index(tokens))
+        entries = torch.tensor(run.entries, device=run.hidden.device)
+        values = nn.Parameter(self.codebook.values[entries].clone())
 
         def loss() -> Tensor:
             with self._watched(lambda _, output: _replaced(output, positions, values)):
@@ -286,12 +289,9 @@ class Grace:
             return row_loss(losses, scored_rows) * len(rows)
 
         settings = OptimiserSettings("adam", self._config.edit_lr, self._config.num_steps)
-        return _Wave(
-            values,
-            Optimisation(
-                {"values": values}, loss, settings, agreed=self._split.backbone.micro_batch.agreed
-            ),
-        )
+        agreed = self._split.backbone.micro_batch.agreed
+        optimisation = Optimisation({"values": values}, loss, settings, agreed=agreed)
+        return _Wave(entries, values, optimisation)
 
     @torch.no_grad()
     def _is_right(self, run: _Run, row: int, covering: int) -> bool:

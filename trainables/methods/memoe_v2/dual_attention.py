@@ -145,8 +145,8 @@ def instance_gates(logits: Tensor, top_k: int, gate: Gate, labels: Tensor | None
     chances = logits.softmax(-1)
     ranking = chances.detach().clone()
     if labels is not None:
-        forced = labels >= 0
-        ranking[forced, labels[forced]] = 2.0  # above every probability
+        is_forced = labels[:, None] == torch.arange(ranking.shape[1], device=labels.device)
+        ranking.masked_fill_(is_forced, 2.0)  # above every probability
     chosen = ranking.topk(min(top_k, ranking.shape[1]), dim=-1).indices
     values = {
         "single": lambda: chances,

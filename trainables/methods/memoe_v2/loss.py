@@ -11,6 +11,7 @@ own unrelated prompts (counted round), and they go where the router sends them.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -53,6 +54,16 @@ class ConstrainedRows:
     is_answer: Tensor
     is_held: Tensor
     num_without: int = 0
+
+    @cached_property
+    def answer_at(self) -> Tensor:
+        """Where `is_answer`; found once, because the host waits for it."""
+        return self.is_answer.nonzero()[:, 0]
+
+    @cached_property
+    def held_at(self) -> Tensor:
+        """Where `is_held`."""
+        return self.is_held.nonzero()[:, 0]
 
 
 def constrained_rows(
@@ -143,7 +154,7 @@ class ConstrainedLoss:
         self._read = routing.read(held.tokens)
         self._frozen = bypass.frozen(held.tokens)
         self._target = torch.zeros_like(self._rows)
-        self._target[held.is_answer] = held.batch.labels
+        self._target[held.answer_at] = held.batch.labels
         self._place = (held.is_held.cumsum(0) - 1).clamp_min(0)  # in what was before
         self._log_before = self._before() if settings.balance_term else None
 
@@ -162,17 +173,17 @@ class ConstrainedLoss:
             held.is_held,
             self._place,
         )
-        nll, divergence = terms[held.is_answer, 0], None
+        nll, divergence = terms[held.answer_at, 0], None
         if self._log_before is not None:
-            moved = terms[held.is_held, 1]
-            divergence = row_means(moved, self._rows[held.is_held], num_edits)
+            moved = terms[held.held_at, 1]
+            divergence = row_means(moved, self._rows[held.held_at], num_edits)
         log_chances = None
         if self._labels is not None:
             own = scores[:num_edits].log_softmax(-1)
             log_chances = own.gather(1, self._labels[:, None])[:, 0]
         return balancing_constraint_loss(
             self._settings,
-            nll=row_means(nll, self._rows[held.is_answer], num_edits),
+            nll=row_means(nll, self._rows[held.answer_at], num_edits),
             divergence=divergence,
             log_chances=log_chances,
             g=self._g,
@@ -182,14 +193,18 @@ class ConstrainedLoss:
         self, logits: Tensor, target: Tensor, is_answer: Tensor, is_held: Tensor, place: Tensor
     ) -> Tensor:
         """Loss of each answer's token, and divergence of each held position, (m, 2)."""
+        whole = self._held
+        is_whole = is_answer is whole.is_answer  # not a part of the rows
+        answer = whole.answer_at if is_whole else is_answer.nonzero()[:, 0]
         terms = torch.zeros(len(logits), 2, device=logits.device)
-        terms[is_answer, 0] = token_losses(logits[is_answer], target[is_answer])
+        terms[answer, 0] = token_losses(logits[answer], target[answer])
         if self._log_before is not None:
-            terms[is_held, 1] = divergences(logits[is_held], self._log_before[place[is_held]])
+            held = whole.held_at if is_whole else is_held.nonzero()[:, 0]
+            terms[held, 1] = divergences(logits[held], self._log_before[place[held]])
         return terms
 
     @torch.no_grad()
     def _before(self) -> Tensor:
         closed = torch.zeros_like(self._routing.scores(self._read))
         logits = self._bypass.per_token(lambda each: each, self._held.tokens, self._frozen, closed)
-        return logits[self._held.is_held].float().log_softmax(-1)
+        return logits[self._held.held_at].float().log_softmax(-1)

@@ -73,7 +73,9 @@ def focal_term(log_chances: Tensor, power: float) -> Tensor:
 def row_means(values: Tensor, rows: Tensor, num_rows: int) -> Tensor:
     """Mean of `values` (M,) over the positions of each row, (N,); 0 for a row without any."""
     sums = values.new_zeros(num_rows).index_add(0, rows, values)
-    return sums / torch.bincount(rows, minlength=num_rows).clamp_min(1)
+    # Not bincount: on a GPU the host would wait for it.
+    counts = rows.new_zeros(num_rows).index_add(0, rows, torch.ones_like(rows))
+    return sums / counts.clamp_min(1)
 
 
 def divergences(after: Tensor, log_before: Tensor) -> Tensor:

@@ -1,0 +1,65 @@
+"""No method mixes devices, and none waits for its GPU more often than it did: without any GPU.
+
+Every file in search_spaces/method/ runs a whole trial on pretended GPUs, see `tests.devices`.
+`python -m tests.devices <method> --lines` says where the host waits.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.contract.test_every_method import METHODS
+from tests.devices.trials import FAMILIES, HOME, LAYOUTS, Layout, loaded, run_trial
+
+# Waits of the host in the worst optimiser step after the first of a batch: what no method exceeds,
+# and what these have reached.
+ALLOWED_SYNCS = 3
+MOST_SYNCS = {
+    "arm": 1,
+    "conventional_moe": 2,
+    "dense_adapter": 2,
+    "ft_l": 1,
+    "ft_m": 1,
+    "grace": 1,
+    "lemoe": 2,
+    "lemoe_lora": 2,
+    "memit": 2,
+    "memoe_v1": 2,
+    "memoe_v2": 2,
+    "no_edit": 0,
+    "wise_merge": 1,
+    "wise_retrieval": 1,
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", METHODS)
+def test_trial_on_gpus_mixes_no_devices_and_seldom_waits(
+    name: str, family: str, layout: Layout, checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    trial = run_trial(name, checkpoints[family], layout, tmp_path)
+    assert not trial.mixes
+    assert min(trial.peak_bytes.values()) > 0
+    assert trial.syncs_per_step <= MOST_SYNCS.get(name, ALLOWED_SYNCS), trial.worst_step
+
+
+def test_limits_of_waits_name_methods_and_are_within_what_is_allowed() -> None:
+    assert set(MOST_SYNCS) <= set(METHODS)
+    assert max(MOST_SYNCS.values()) <= ALLOWED_SYNCS
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_sharded_backbone_lies_on_all_gpus_with_the_edited_layers_at_home(
+    family: str, checkpoints: dict[str, Path]
+) -> None:
+    with loaded(checkpoints[family], "sharded") as (devices, backbone):
+        used = {parameter.device for parameter in backbone.model.parameters()}
+        assert used == set(devices.gpus)
+        assert backbone.device == devices.gpus[0] == torch.device("cuda:0")
+        for layer in HOME:
+            for weight in backbone.model.get_submodule(backbone.layer_path(layer)).parameters():
+                assert weight.device == backbone.device
