@@ -86,6 +86,24 @@ def check_dataset(dataset: Mapping[str, Any]) -> None:
             )
 
 
+def find_files(dataset: dict[str, Any]) -> None:
+    """Makes `path` absolute.
+
+    Raises:
+        UsageError: If a data set that is read from files lacks its files, or a part is unknown.
+    """
+    typed = dataset.get("path")
+    if typed is not None:
+        paths = [_data_file(each) for each in (typed if isinstance(typed, list) else [typed])]
+        if not paths or len(set(paths)) < len(paths):
+            raise UsageError(f"dataset.path={typed}: name at least one file, and each only once")
+        dataset["path"] = paths if len(paths) > 1 else paths[0]
+    elif dataset.get("source") == "file":
+        raise UsageError(f"dataset={dataset['name']} is read from a file: add dataset.path=FILE")
+    if dataset.get("part", "report") not in ("tune", "report", "all"):
+        raise UsageError(f"dataset.part={dataset['part']}: allowed: tune, report, all")
+
+
 def check_pair(backbone: Mapping[str, Any], dataset: Mapping[str, Any]) -> None:
     """Checks that an embedded backbone is not trained on a file that its data set does not use.
 
@@ -107,6 +125,14 @@ def check_null(part: str, key: str, value: Any, default: Any) -> None:
     """
     if value is None and default is not None and key not in _MAY_BE_NULL:
         raise UsageError(f"{part}.{key}=null: must have a value, such as {default!r}")
+
+
+def _data_file(typed: Any) -> str:
+    """The absolute path of a file that is there."""
+    path = Path(str(typed)).expanduser().absolute()
+    if not path.exists():
+        raise UsageError(f"dataset.path={typed}: there is no such file")
+    return str(path)
 
 
 def _is_number(value: Any) -> bool:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from orchestrator.errors import UsageError
 from orchestrator.planning.counts import STREAMS, counts_within, limit_of, num_drawn, with_counts
-from orchestrator.planning.part_values import check_backbone, check_dataset, check_null, check_pair
+from orchestrator.planning.part_values import (
+    check_backbone,
+    check_dataset,
+    check_null,
+    check_pair,
+    find_files,
+)
 from orchestrator.planning.presets import Presets, fields_of
 from orchestrator.planning.ranges import as_kind_of, check_size
 from orchestrator.planning.shapes import EMBEDDED, read_backbone
@@ -130,7 +135,7 @@ class Resolver:
                     self._described_by[id(resolved)] = file
             else:
                 check_dataset(resolved)
-                _check_dataset(resolved)
+                find_files(resolved)
                 self._check_frequencies(resolved, origins, swept)
             self._parts[key] = resolved, origins
         return self._parts[key]
@@ -368,28 +373,6 @@ def _reduced(
 
 
 _COUNTED = {"num_questions": "questions"}
-
-
-def _check_dataset(dataset: dict[str, Any]) -> None:
-    """Makes `path` absolute; raises UsageError if a data set read from files lacks its files."""
-    typed = dataset.get("path")
-    if typed is not None:
-        paths = [_data_file(each) for each in (typed if isinstance(typed, list) else [typed])]
-        if not paths or len(set(paths)) < len(paths):
-            raise UsageError(f"dataset.path={typed}: name at least one file, and each only once")
-        dataset["path"] = paths if len(paths) > 1 else paths[0]
-    elif dataset.get("source") == "file":
-        raise UsageError(f"dataset={dataset['name']} is read from a file: add dataset.path=FILE")
-    if dataset.get("part", "report") not in ("tune", "report", "all"):
-        raise UsageError(f"dataset.part={dataset['part']}: allowed: tune, report, all")
-
-
-def _data_file(typed: Any) -> str:
-    """The absolute path of a file that is there."""
-    path = Path(str(typed)).expanduser().absolute()
-    if not path.exists():
-        raise UsageError(f"dataset.path={typed}: there is no such file")
-    return str(path)
 
 
 def _published(stands_for: Mapping[Any, Any] | None, value: Any) -> Any:

@@ -15,8 +15,9 @@ import torch
 
 from trainables.artefacts import Artefacts
 from trainables.backbones.loading import load_backbone
+from trainables.backbones.prefix_cache import PrefixCache
 from trainables.backbones.pristine import Pristine
-from trainables.backbones.split import PrefixCache, Split
+from trainables.backbones.split import Split
 from trainables.bases import read_method
 from trainables.errors import BackboneError
 from trainables.interfaces import Backbone, DecodeState, Edit, EditMethod

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from trainables.backbones.split import PerToken, PrefixCache, Site, Split
+from trainables.backbones.prefix_cache import PrefixCache
+from trainables.backbones.split import PerToken, Site, Split
 from trainables.backbones.surgery import get_module, replace_module
 from trainables.errors import ConfigError
 from trainables.interfaces import Backbone, DecodeState, PromptBatch, State

@@ -19,7 +19,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from trainables.backbones.split import PrefixCache, Split
+from trainables.backbones.prefix_cache import PrefixCache
+from trainables.backbones.split import Split
 from trainables.errors import DataError
 from trainables.interfaces import Backbone, Edit, PromptBatch
 from trainables.prompts import Row, collate, pad_id, tokenise

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from trainables.backbones.split import PerToken, PrefixCache, Site, Split
+from trainables.backbones.prefix_cache import PrefixCache
+from trainables.backbones.split import PerToken, Site, Split
 from trainables.backbones.surgery import get_module
 from trainables.backbones.token_statistics import ordinary_tokens, token_mean
 from trainables.interfaces import Backbone, DecodeState, PromptBatch, State

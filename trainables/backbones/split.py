@@ -12,50 +12,16 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
 import torch
-from cachetools import LRUCache
 from torch import Tensor, nn
 
 from trainables.backbones.layer_mask import layer_mask
+from trainables.backbones.prefix_cache import PrefixCache
 from trainables.backbones.surgery import replace_module
 from trainables.errors import BackboneError
 from trainables.interfaces import Backbone, DecodeState, PromptBatch
 
 # Makes something of the logits of each scored token, and of what is held for it.
 PerToken: TypeAlias = Callable[..., Tensor]
-
-
-class PrefixCache:
-    """Hidden states entering a layer, per prompt, least recently used dropped first.
-
-    Keys name the backbone with its dtype and device, the layer and the row's tokens: all inputs of
-    the value.
-    """
-
-    def __init__(self, max_gib: float = 2.0) -> None:
-        """`max_gib`: most that is kept, 2**30 bytes."""
-        self._states: LRUCache[tuple[str, int, bytes], Tensor] = LRUCache(
-            max_gib * 2**30, getsizeof=lambda states: states.nbytes
-        )
-        self.hits = 0
-        self.misses = 0
-
-    def get(self, key: tuple[str, int, bytes]) -> Tensor | None:
-        """The states (row length, D) of `key`, or None."""
-        found = self._states.get(key)
-        if found is None:
-            self.misses += 1
-        else:
-            self.hits += 1
-        return found
-
-    def put(self, key: tuple[str, int, bytes], states: Tensor) -> None:
-        """Store `states` under `key`, if there is room for them at all."""
-        if states.nbytes <= self._states.maxsize:
-            self._states[key] = states
-
-    def clear(self) -> None:
-        """Drop all states."""
-        self._states.clear()
 
 
 class Split:

@@ -26,7 +26,8 @@ import torch
 from torch import Tensor, nn
 
 from trainables.backbones.covariance import states_above, watched_keys
-from trainables.backbones.split import PerToken, PrefixCache, Split
+from trainables.backbones.prefix_cache import PrefixCache
+from trainables.backbones.split import PerToken, Split
 from trainables.interfaces import Backbone, DecodeState, EditBatch, PromptBatch, State
 from trainables.prompts import (
     Row,

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trainables.backbones.split import PrefixCache, Site, Split
+from trainables.backbones.prefix_cache import PrefixCache
+from trainables.backbones.split import Site, Split
 from trainables.interfaces import DecodeState, PromptBatch
 from trainables.optimise import token_losses
 from trainables.prompts import Row, by_length, collate, pad_id, row_index

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from trainables.backbones.down_site import DownScale, DownSite
-from trainables.backbones.split import PrefixCache
+from trainables.backbones.prefix_cache import PrefixCache
 from trainables.interfaces import Backbone
 from trainables.prompts import collate, tokenise
 

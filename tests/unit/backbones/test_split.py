@@ -5,7 +5,8 @@ import torch
 
 from tests.conftest import save_tiny
 from trainables.backbones.loading import load_backbone
-from trainables.backbones.split import PrefixCache, Site, Split
+from trainables.backbones.prefix_cache import PrefixCache
+from trainables.backbones.split import Site, Split
 from trainables.interfaces import Backbone, DecodeState
 from trainables.optimise import token_losses
 from trainables.prompts import PaddingSide, Row, collate, labels_of, pad_id, tokenise

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from trainables.artefacts import Artefacts
-from trainables.backbones.split import PrefixCache, Split
+from trainables.backbones.prefix_cache import PrefixCache
+from trainables.backbones.split import Split
 from trainables.backbones.subject_vectors import (
     SubjectVectors,
     VectorSettings,

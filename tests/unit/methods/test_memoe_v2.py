@@ -9,7 +9,8 @@ from torch import Tensor
 
 from trainables.artefacts import Artefacts
 from trainables.backbones.loading import load_backbone
-from trainables.backbones.split import PrefixCache, Split
+from trainables.backbones.prefix_cache import PrefixCache
+from trainables.backbones.split import Split
 from trainables.backbones.unedited import FinalStates
 from trainables.errors import ConfigError
 from trainables.interfaces import Backbone, DecodeState, Edit, EditBatch, EditReport, PromptBatch

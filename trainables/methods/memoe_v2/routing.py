@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from trainables.assemblies.bypass import Bypass
-from trainables.backbones.split import PrefixCache, Split
+from trainables.backbones.prefix_cache import PrefixCache
+from trainables.backbones.split import Split
 from trainables.backbones.unedited import FinalStates
 from trainables.errors import ConfigError
 from trainables.interfaces import Backbone, PromptBatch, State
