@@ -40,7 +40,7 @@ def write_state(path: Path, state: State) -> None:
     Raises:
         OSError: If it cannot be stored, as where the disk is full.
     """
-    tensors = {name: t.detach().cpu().contiguous() for name, t in state.tensors.items()}
+    tensors = _apart(state.tensors)
     values = json.dumps(state.values)
     told = {"values": values, "sha256": _digest(tensors, values)}
     try:
@@ -113,6 +113,18 @@ class StateWriter:
 def _on_host(tensor: Tensor) -> Tensor:
     # `to` would keep strides, which files do not have.
     return torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor.detach())
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """All in host memory, none sharing it with another: safetensors refuses that."""
+    found: dict[str, Tensor] = {}
+    held = set[int]()
+    for name, tensor in tensors.items():
+        own = tensor.detach().cpu().contiguous()
+        place = own.untyped_storage().data_ptr()
+        found[name] = own.clone() if place in held else own
+        held.add(place)
+    return found
 
 
 def _digest(tensors: Mapping[str, Tensor], values: str) -> str:

@@ -60,6 +60,16 @@ def test_state_when_written_and_read_then_is_the_same(tmp_path: Path) -> None:
     assert torch.equal(read.inner("inner").tensors["x"], torch.arange(3))
 
 
+def test_write_state_when_tensors_share_memory_then_each_is_stored(tmp_path: Path) -> None:
+    whole = torch.arange(4.0)
+    write_state(tmp_path / "state", State({"whole": whole, "again": whole, "part": whole[:2]}))
+    read = read_state(tmp_path / "state")
+    assert read is not None
+    assert [read.tensors[name].tolist() for name in ("whole", "again", "part")] == [
+        *([0.0, 1.0, 2.0, 3.0], [0.0, 1.0, 2.0, 3.0], [0.0, 1.0])
+    ]
+
+
 @pytest.mark.parametrize("damage", ["cut", "a bit", "other values", "no file", "empty"])
 def test_read_state_when_a_file_is_not_whole_then_there_is_none(
     tmp_path: Path, damage: str
