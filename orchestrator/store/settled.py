@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
 
 from orchestrator.planning.identity import canonical, fingerprint
 from orchestrator.planning.trial_spec import TrialSpec
@@ -25,15 +28,42 @@ def ended(specs: Sequence[TrialSpec], history: History) -> list[EndRow | None]:
     """The end row of each specification; None if no driver has ended it.
 
     A fingerprint also covers weights, data and versions; these are taken from the rows themselves,
-    so that nothing has to be loaded.
+    so that nothing has to be loaded. A row of other files counts for nothing: of a checkpoint or
+    data file that is still there, or of one that bore another name.
     """
     known = {canonical(end.resolved): end.resolved for end in history.ends.values()}
     found: list[EndRow | None] = []
     for spec in specs:
         keys = [fingerprint(spec, resolved) for resolved in known.values()]
         ends = [history.ends[key] for key in keys if key in history.ends]
+        ends = [end for end in ends if _may_be_of(end.spec, spec)]
         found.append(max(ends, key=lambda end: end.time, default=None))
     return found
+
+
+def _may_be_of(told: Mapping[str, Any], spec: TrialSpec) -> bool:
+    """Whether a row's checkpoint and data files may be those of `spec`."""
+    if not told:
+        return True  # nothing is known of them
+    pairs = [
+        (told["backbone"].get("model"), spec.backbone.get("model")),
+        (told["backbone"].get("data_path"), spec.backbone.get("data_path")),
+        *zip_longest(_files(told["dataset"]), _files(spec.dataset)),
+    ]
+    return all(_may_be_one(theirs, own) for theirs, own in pairs)
+
+
+def _files(dataset: Mapping[str, Any]) -> list[str]:
+    paths = dataset.get("path") or []
+    return [paths] if isinstance(paths, str) else list(paths)
+
+
+def _may_be_one(theirs: str | None, own: str | None) -> bool:
+    if theirs == own or theirs is None or own is None:
+        return theirs == own
+    before, now = Path(theirs), Path(own)
+    is_moved = before.is_absolute() and now.is_absolute() and not before.exists()
+    return is_moved and before.name == now.name
 
 
 def unsettled(
