@@ -21,6 +21,7 @@ from tests.unit.file_trials import write, zsre_line
 
 LORA = "ablation=lemoe_lora"
 SEARCH = ["ablation=lemoe_search", "scheduler=fifo"]
+DRAWN = ["ablation=smoke", "plan=search", "num_trials=4"]
 RATES = "axes={method.edit_lr:{distribution:uniform,low:1e-3,high:1}}"
 SMALLEST = "axes.method.edit_lr={distribution:uniform,low:0,high:1}"
 
@@ -57,7 +58,7 @@ def questions(tmp_path: Path) -> Path:
             "compares stale_rate; it is measured with protocol.kind=serial alone",
         ),
         (
-            [*SEARCH, "scheduler.metric=routing_purity", "method=ft_m", RATES],
+            [*DRAWN, "method=ft_m", RATES, "scheduler.metric=routing_purity"],
             "compares routing_purity; method=ft_m routes nothing",
         ),
         (
