@@ -68,7 +68,7 @@ class StateWriter:
 
     def __init__(self) -> None:
         self._thread: threading.Thread | None = None
-        self._error: OSError | None = None
+        self._error: Exception | None = None
         self.seconds = 0.0  # that the last state took to be written
 
     @property
@@ -92,20 +92,24 @@ class StateWriter:
         """Return when nothing is being written any more.
 
         Raises:
-            OSError: If the last state could not be stored.
+            OSError: If the last state could not be stored; or whatever else went wrong.
         """
+        if (error := self.settle()) is not None:
+            raise error
+
+    def settle(self) -> Exception | None:
+        """As `wait`, but what went wrong is returned."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
         error, self._error = self._error, None
-        if error is not None:
-            raise error
+        return error
 
     def _write(self, path: Path, state: State) -> None:
         begin = time.monotonic()
         try:
             write_state(path, state)
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001 - a thread has nobody to raise it to
             self._error = error
         self.seconds = time.monotonic() - begin
 

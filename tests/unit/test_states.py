@@ -117,6 +117,17 @@ def test_writer_stores_one_state_at_a_time_while_its_caller_goes_on(
     assert not read.tensors["weight"].any()
 
 
+def test_writer_when_a_state_cannot_be_written_at_all_then_its_caller_hears_of_it(
+    tmp_path: Path,
+) -> None:
+    writer = StateWriter()
+    writer.submit(tmp_path / "state", State(values={"set": {1}}))  # type: ignore[dict-item]
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        writer.wait()
+    assert writer.settle() is None
+    assert not list(tmp_path.iterdir())
+
+
 def test_writer_when_the_disk_is_full_then_the_next_one_hears_of_it_and_the_last_file_stays(
     tmp_path: Path,
 ) -> None:

@@ -7,7 +7,6 @@ the actor, the node and the driver alike; it is deleted when the trial has ended
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import hashlib
 import json
@@ -269,8 +268,7 @@ class EditTrial(tune.Trainable):
 
     def _close(self) -> None:
         """Take the method out; what it leaves behind costs this process its next trial."""
-        with contextlib.suppress(OSError):  # what was stored before is there to go on from
-            self._writer.wait()
+        self._writer.settle()  # where it failed, what was stored before is there to go on from
         try:
             self._run.close()
             self._bench.check_restored()
