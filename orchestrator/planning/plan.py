@@ -332,12 +332,18 @@ def _ordered(cells: list[TrialSpec], seeds: tuple[int, ...], compares: bool) -> 
     backbone and data set form a block. Where a scheduler `compares` arms each block stays as
     shuffled, since early stopping depends on the order; elsewhere it is one layer after another.
     """
+    texts: dict[int, str] = {}  # of the parts, which most cells share, by id
+
+    def text(part: dict[str, Any]) -> str:
+        if id(part) not in texts:
+            texts[id(part)] = canonical(part)
+        return texts[id(part)]
 
     def shared(spec: TrialSpec) -> list[tuple[str, ...]]:
         layers = [spec.method.get("edit_layer"), spec.method.get("layers")]
-        parts = [spec.backbone, spec.dataset, *([] if compares else [layers])]
-        written = tuple(map(canonical, parts))
-        return [written[: depth + 1] for depth in range(len(parts))]
+        written = (text(spec.backbone), text(spec.dataset))
+        written += () if compares else (canonical(layers),)
+        return [written[: depth + 1] for depth in range(len(written))]
 
     blocks = [shared(cell) for cell in cells]
     for seed in seeds:
