@@ -341,8 +341,8 @@ def _ordered(cells: list[TrialSpec], seeds: tuple[int, ...], compares: bool) -> 
 
     def shared(spec: TrialSpec) -> list[tuple[str, ...]]:
         layers = [spec.method.get("edit_layer"), spec.method.get("layers")]
-        written = (text(spec.backbone), text(spec.dataset))
-        written += () if compares else (canonical(layers),)
+        by_layer = () if compares else (canonical(layers),)
+        written = (text(spec.backbone), text(spec.dataset), *by_layer)
         return [written[: depth + 1] for depth in range(len(written))]
 
     blocks = [shared(cell) for cell in cells]
