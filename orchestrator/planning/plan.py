@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import json
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.errors import UsageError
 from orchestrator.planning.conditions import Condition
 from orchestrator.planning.distributions import Distribution, extremes, middle, read_distributions
-from orchestrator.planning.identity import canonical
 from orchestrator.planning.plan_keys import check_keys, partly_obeyed
 from orchestrator.planning.ranges import check_ranges
 from orchestrator.planning.resolving import Resolver
@@ -29,9 +29,7 @@ class Plan:
     """What a sweep will run.
 
     Attributes:
-        trials: One seed after another. The arms of a seed are shuffled by that seed, but those of
-            one backbone and data set follow one another. Empty for a search.
-        arms: Labels, in the order of the axes.
+        cells: One trial per arm, for the first seed, in the order of the axes. Empty for a search.
         swept: Keys that differ between arms.
         protected: Arms that the scheduler never stops.
         excluded: Number of cells that `where` left out.
@@ -42,8 +40,7 @@ class Plan:
     """
 
     config: SweepConfig
-    trials: tuple[TrialSpec, ...]
-    arms: tuple[str, ...]
+    cells: tuple[TrialSpec, ...]
     swept: tuple[str, ...]
     protected: frozenset[str] = frozenset()
     excluded: int = 0
@@ -51,6 +48,21 @@ class Plan:
     notes: tuple[str, ...] = ()
     distributions: dict[str, Distribution] = field(default_factory=dict)
     checked: tuple[TrialSpec, ...] = ()
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """Labels, in the order of the axes."""
+        return tuple(cell.arm for cell in self.cells)
+
+    @functools.cached_property
+    def trials(self) -> tuple[TrialSpec, ...]:
+        """All trials, one seed after another; empty for a search.
+
+        The arms of a seed are shuffled by that seed, but those of one backbone and data set follow
+        one another.
+        """
+        compares = self.config.scheduler.name != "fifo"
+        return tuple(_ordered(self.cells, self.config.seeds, compares))
 
     @property
     def is_search(self) -> bool:
@@ -76,13 +88,13 @@ class Plan:
         return self.trials or self.checked
 
     def __len__(self) -> int:
-        return len(self.trials)
+        return len(self.cells) * len(self.config.seeds)
 
     @property
     def num_trials(self) -> int:
         """Trials that will run in all, the reruns of a search included."""
         if not self.is_search:
-            return len(self.trials)
+            return len(self)
         rerun = self.config.rerun
         return (self.config.num_trials or 0) * len(self.config.seeds) + (
             rerun.best * len(rerun.seeds) if rerun else 0
@@ -105,7 +117,8 @@ def expand(config: SweepConfig) -> Plan:
         return _search(config, resolver)
     conditions = [Condition(text) for text in config.where]
     cells, excluded, merged = _cells(config, resolver, conditions)
-    _check_conditions(config, conditions, cells)
+    if conditions:
+        _check_conditions(conditions, cells)
     if not cells:
         raise _emptied(config, conditions, excluded)
     for cell in cells:
@@ -114,8 +127,7 @@ def expand(config: SweepConfig) -> Plan:
     resolver.presets.check_used(labelled)
     return Plan(
         config,
-        tuple(_ordered(labelled, config.seeds, config.scheduler.name != "fifo")),
-        tuple(cell.arm for cell in labelled),
+        tuple(labelled),
         _swept_keys(config),
         _protected(config, labelled),
         len(excluded),
@@ -159,7 +171,6 @@ def _search(config: SweepConfig, resolver: Resolver) -> Plan:
     return Plan(
         config,
         (),
-        (),
         tuple(distributions),
         notes=notes,
         distributions=distributions,
@@ -189,7 +200,8 @@ def _cells(
     config: SweepConfig, resolver: Resolver, conditions: list[Condition]
 ) -> tuple[list[TrialSpec], list[list[Condition]], int]:
     """Distinct cells, the condition that each excluded cell failed, and how many were merged."""
-    kept: dict[str, TrialSpec] = {}
+    kept: dict[tuple[str, ...], TrialSpec] = {}
+    written = _writer()
     excluded: list[list[Condition]] = []
     merged = 0
     for arm, values in _combinations(config):
@@ -200,9 +212,8 @@ def _cells(
         if failed:
             excluded.append(failed)
             continue
-        identity = json.dumps(
-            [arm, spec.method, spec.backbone, spec.dataset, spec.protocol], sort_keys=True
-        )
+        shared = (written(part) for part in (spec.backbone, spec.dataset, spec.protocol))
+        identity = (arm, json.dumps(spec.method, sort_keys=True), *shared)
         if identity in kept:
             merged += 1
             _add_published(kept[identity], spec)
@@ -252,9 +263,7 @@ def _emptied(
     )
 
 
-def _check_conditions(
-    config: SweepConfig, conditions: list[Condition], cells: list[TrialSpec]
-) -> None:
+def _check_conditions(conditions: list[Condition], cells: list[TrialSpec]) -> None:
     known = {
         f"{part}.{key}"
         for cell in cells
@@ -325,25 +334,34 @@ def _has(cell: TrialSpec, key: str) -> bool:
     return True
 
 
-def _ordered(cells: list[TrialSpec], seeds: tuple[int, ...], compares: bool) -> Iterator[TrialSpec]:
+def _writer() -> Callable[[dict[str, Any]], str]:
+    """Parts of trials as text, equal for equal ones; each, which most cells share, written once."""
+    texts: dict[int, str] = {}  # by the part's id: the resolver keeps the parts
+
+    def written(part: dict[str, Any]) -> str:
+        if id(part) not in texts:
+            texts[id(part)] = json.dumps(part, sort_keys=True)
+        return texts[id(part)]
+
+    return written
+
+
+def _ordered(
+    cells: Sequence[TrialSpec], seeds: tuple[int, ...], compares: bool
+) -> Iterator[TrialSpec]:
     """Trials seed by seed, shuffled within each; those that share much follow one another.
 
     A worker keeps one backbone, its data and the states below the edited layer, so trials of one
     backbone and data set form a block. Where a scheduler `compares` arms each block stays as
     shuffled, since early stopping depends on the order; elsewhere it is one layer after another.
     """
-    texts: dict[int, str] = {}  # of the parts, which most cells share, by id
-
-    def text(part: dict[str, Any]) -> str:
-        if id(part) not in texts:
-            texts[id(part)] = canonical(part)
-        return texts[id(part)]
+    written = _writer()
 
     def shared(spec: TrialSpec) -> list[tuple[str, ...]]:
         layers = [spec.method.get("edit_layer"), spec.method.get("layers")]
-        by_layer = () if compares else (canonical(layers),)
-        written = (text(spec.backbone), text(spec.dataset), *by_layer)
-        return [written[: depth + 1] for depth in range(len(written))]
+        by_layer = () if compares else (json.dumps(layers),)
+        texts = (written(spec.backbone), written(spec.dataset), *by_layer)
+        return [texts[: depth + 1] for depth in range(len(texts))]
 
     blocks = [shared(cell) for cell in cells]
     for seed in seeds:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from typing import Any
@@ -86,6 +87,7 @@ def as_kind_of(key: str, value: Any, default: Any) -> Any:
     return value
 
 
+@functools.cache
 def _is_count(name: str) -> bool:
     return name.startswith("num_") or name in ("top_k", "lora_rank")
 

@@ -42,6 +42,7 @@ class Resolver:
         self._parts: dict[str, tuple[dict[str, Any], dict[str, Origin]]] = {}
         self._described_by: dict[int, str] = {}  # file that describes a backbone, by its id
         self._methods: dict[tuple[str, int], tuple[dict[str, Any], dict[str, Origin]]] = {}
+        self._costs: dict[tuple[str, str], dict[str, Any]] = {}
         self._protocols: dict[str, tuple[dict[str, Any], dict[str, Origin]]] = {}
 
     def trial(self, values: Mapping[str, Swept], seed: int, arm: str) -> TrialSpec:
@@ -68,7 +69,7 @@ class Resolver:
             {},
             {},
             origins,
-            self._cost("method", values) | self._cost("dataset", values),
+            self._cost(values),
         )
         for key, swept in values.items():
             try:
@@ -82,9 +83,16 @@ class Resolver:
                 spec.published.setdefault(key, [origin.published])
         return spec
 
-    def _cost(self, group: str, values: Mapping[str, Swept]) -> dict[str, Any]:
-        """The chosen file's `cost`, which only the forecast reads."""
-        return dict(self.config.spaces.load(group, self._choice(group, values)).get("cost") or {})
+    def _cost(self, values: Mapping[str, Swept]) -> dict[str, Any]:
+        """The `cost` of the chosen method's and data set's files, which only the forecast reads."""
+        names = self._choice("method", values), self._choice("dataset", values)
+        if names not in self._costs:
+            files = zip(("method", "dataset"), names, strict=True)
+            loaded = [
+                self.config.spaces.load(group, name).get("cost") or {} for group, name in files
+            ]
+            self._costs[names] = loaded[0] | loaded[1]
+        return dict(self._costs[names])
 
     def _choice(self, group: str, values: Mapping[str, Swept]) -> str:
         return str(values[group].value) if group in values else self.config.choices[group]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from orchestrator.errors import UsageError
-from orchestrator.store.settled import Options
+
+if TYPE_CHECKING:
+    from orchestrator.store.settled import Options
 
 
 class Parser(argparse.ArgumentParser):
@@ -44,6 +46,8 @@ def parser() -> Parser:
 
 def options(typed: argparse.Namespace) -> Options:
     """Which settled trials are to run again."""
+    from orchestrator.store.settled import Options  # a thirtieth of --list's time
+
     return Options(typed.retry_failed, typed.complete_stopped, typed.fresh)
 
 

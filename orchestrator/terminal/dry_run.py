@@ -22,7 +22,7 @@ from orchestrator.precheck import cache_of, precheck
 from orchestrator.settings.addresses import LOCAL
 from orchestrator.store.ledger import History, Ledger
 from orchestrator.store.settled import Options, ended, unsettled
-from orchestrator.terminal import listing
+from orchestrator.terminal.plan_tables import plan_tables
 from orchestrator.threads import usable_cpus
 from trainables.cache import default_cache
 from trainables.edits.data_check import DataCheck
@@ -52,7 +52,7 @@ def dry_run(plan: Plan, options: Options, gpu_counts: Sequence[int] = ()) -> Ren
         cpu_flops=known_speed(default_cache()),
         cpus=usable_cpus() if plan.config.cluster == LOCAL else None,
     )
-    return listing.plan_tables(plan, expected, simulated(plan, ends, gpu_counts), warnings)
+    return plan_tables(plan, expected, simulated(plan, ends, gpu_counts), warnings)
 
 
 def left(plan: Plan, history: History, options: Options) -> tuple[TrialSpec, ...]:

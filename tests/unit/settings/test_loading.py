@@ -211,7 +211,7 @@ def test_compose_when_compared_with_hydra_then_it_gives_the_same(ablation: str, 
 
 def test_import_when_planning_then_neither_torch_nor_ray_nor_mlflow_is_loaded() -> None:
     code = (
-        "import sys, orchestrator.terminal.listing, orchestrator.forecast.placement\n"
+        "import sys, orchestrator.terminal.listing, orchestrator.terminal.plan_tables\n"
         "import orchestrator.store.ledger\n"
         "print([name for name in ('torch', 'ray', 'mlflow') if name in sys.modules])"
     )
