@@ -41,13 +41,33 @@ class PromptBatch:
     scored: Tensor
 
     @cached_property
-    def scored_at(self) -> tuple[Tensor, Tensor]:
-        """Row and column of each scored position, (M,) each, in row-major order.
+    def on_host(self) -> PromptBatch:
+        """The same rows in host memory, where positions are counted without waiting for a GPU."""
+        if self.input_ids.device.type == "cpu":
+            return self
+        return PromptBatch(*(tensor.cpu() for tensor in self._tensors()))
 
-        Found once: to count them the host waits for the device.
-        """
-        rows, columns = self.scored.nonzero(as_tuple=True)
-        return rows, columns
+    @cached_property
+    def scored_at(self) -> tuple[Tensor, Tensor]:
+        """Row and column of each scored position, (M,) each, in row-major order."""
+        return self._places(self.on_host.scored)
+
+    @cached_property
+    def scored_counts(self) -> tuple[int, ...]:
+        """Number of scored positions of each row."""
+        return tuple(self.on_host.scored.sum(1).tolist())
+
+    @cached_property
+    def real_at(self) -> tuple[Tensor, Tensor]:
+        """Row and column of each real token, in row-major order."""
+        return self._places(self.on_host.attention_mask)
+
+    @cached_property
+    def real_ids(self) -> tuple[Tensor, ...]:
+        """The real tokens of each row, on the host."""
+        host = self.on_host
+        counts = host.attention_mask.sum(1).tolist()
+        return host.input_ids[host.attention_mask.bool()].split(counts)
 
     @property
     def position_ids(self) -> Tensor:
@@ -67,12 +87,28 @@ class PromptBatch:
         return torch.where(self.prompt_mask, columns, -1).amax(1)
 
     def to(self, device: torch.device) -> PromptBatch:
-        """The same rows on `device`."""
-        return PromptBatch(*(tensor.to(device) for tensor in self._tensors()))
+        """The same rows on `device`; those on the host are kept beside them, as `on_host`."""
+        is_here = self.input_ids.device.type == "cpu"  # then nobody waits for the copy
+        moved = PromptBatch(
+            *(tensor.to(device, non_blocking=is_here) for tensor in self._tensors())
+        )
+        if is_here:
+            vars(moved)["on_host"] = self
+        return moved
 
     def rows(self, index: Tensor) -> PromptBatch:
-        """The rows named by `index`, an integer or boolean tensor over B."""
-        return PromptBatch(*(tensor[index] for tensor in self._tensors()))
+        """The rows named by `index`, an integer or boolean tensor over B, best one on the host."""
+        if index.device == self.input_ids.device:
+            return PromptBatch(*(tensor[index] for tensor in self._tensors()))
+        return self.on_host.rows(index.cpu()).to(self.input_ids.device)
+
+    def _places(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
+        """Row and column of what is not 0 in `chosen` (B, T), which is on the host."""
+        device = self.input_ids.device
+        rows, columns = (
+            each.to(device, non_blocking=True) for each in chosen.nonzero(as_tuple=True)
+        )
+        return rows, columns
 
     def _tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         return self.input_ids, self.attention_mask, self.prompt_lengths, self.scored

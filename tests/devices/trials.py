@@ -82,6 +82,8 @@ def loaded(checkpoint: Path, layout: Layout) -> Iterator[tuple[Devices, Backbone
 def run_trial(name: str, checkpoint: Path, layout: Layout, folder: Path) -> Trial:
     """Everything that a trial does with the method of this name.
 
+    On a sharded backbone the second batch runs in micro-batches, as where memory ran out.
+
     Raises:
         RuntimeError: At the first operation on two devices.
     """
@@ -94,6 +96,8 @@ def run_trial(name: str, checkpoint: Path, layout: Layout, folder: Path) -> Tria
         method = make(name, backbone, artefacts, **_STEPS)
         steps = _edit(method, backbone, devices, MORE_EDITS)
         method.finish()
+        if layout == "sharded":
+            backbone.micro_batch.halve()
         steps += _edit(method, backbone, devices, EDITS, stops=True)
         writer = StateWriter()
         writer.submit(folder / "state", method.state())

@@ -4,24 +4,60 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from trainables.interfaces import PromptBatch
 
-def layer_mask(
-    model: nn.Module, part: nn.Module, states: Tensor, mask: Tensor, positions: Tensor
-) -> Tensor:
-    """The attention mask as the layers of `part` get it, (B, 1, T, T), where they all get the same.
+
+class LayerMasks:
+    """Masks for parts of a decoder, of the batch that ran last.
+
+    A training loop comes with the same batch in every step.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        """Name the model that the parts are of."""
+        self._model = model
+        self._batch: Tensor | None = None
+        self._made: dict[int, Tensor] = {}
+
+    def of(self, part: nn.Module, prompts: PromptBatch, states: Tensor) -> Tensor:
+        """The mask that `part` takes with states (B, T, D).
+
+        It is (B, 1, T, T) as the layers get it, where they all get the same. Where the decoder
+        needs the plain mask, as for ALiBi or where nothing is padded, it is that, (B, T).
+        """
+        if self._batch is not prompts.attention_mask:
+            self._batch, self._made = prompts.attention_mask, {}
+        if id(part) not in self._made:
+            made = _of_layers(self._model, part, prompts.on_host, states.dtype)
+            self._made[id(part)] = (
+                prompts.attention_mask
+                if made is None
+                else made.to(states.device, non_blocking=True)
+            )
+        return self._made[id(part)]
+
+
+def _of_layers(
+    model: nn.Module, part: nn.Module, prompts: PromptBatch, dtype: torch.dtype
+) -> Tensor | None:
+    """The mask (B, 1, T, T) of prompts on the host; None where the plain one is needed.
 
     The decoder makes it in every pass, for which the host waits; one that is made already it takes
-    as it is. Where it needs the plain mask (B, T), as for ALiBi or where nothing is padded, that.
+    as it is.
     """
     from transformers.masking_utils import create_masks_for_generate
 
     if hasattr(model, "create_masks_for_generate"):  # a family with a need of its own
-        return mask
+        return None
     config: Any = part.config
-    made: Any = create_masks_for_generate(config, states, mask, None, positions)
+    states = torch.empty(*prompts.input_ids.shape, 0, dtype=dtype)  # its form is asked for
+    made: Any = create_masks_for_generate(
+        config, states, prompts.attention_mask, None, prompts.position_ids
+    )
     if isinstance(made, dict):  # by kind of layer
         made = next(iter(made.values())) if len(made) == 1 else None
-    is_whole = isinstance(made, Tensor) and made.ndim == 4
-    return made if is_whole else mask
+    is_whole = isinstance(made, Tensor) and made.ndim == 4 and len(made) == len(states)
+    return made if is_whole else None

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from trainables.backbones.layer_mask import layer_mask
+from trainables.backbones.layer_mask import LayerMasks
 from trainables.backbones.prefix_cache import PrefixCache
 from trainables.backbones.surgery import replace_module
 from trainables.errors import BackboneError
@@ -63,7 +63,7 @@ class Split:
         self._keeps_whole = plain > first_layer
         self._whole = _decoder_part(backbone, first_layer, plain, has_norm=False)
         self._plain = _decoder_part(backbone, plain, backbone.num_layers, has_norm=True)
-        self._masks: tuple[Tensor, Tensor] | None = None  # of the batch that ran last
+        self._masks = LayerMasks(backbone.model)
 
     @torch.no_grad()
     def hidden(self, prompts: PromptBatch) -> Tensor:
@@ -80,21 +80,22 @@ class Split:
             raise BackboneError(f"a row of {width} tokens is longer than the {limit} positions")
         if self.first_layer == 0:
             return self.backbone.embedding(prompts.input_ids)
-        real = prompts.attention_mask.bool()
-        keys = [self._key(ids[mask]) for ids, mask in zip(prompts.input_ids, real, strict=True)]
+        keys = [self._key(ids) for ids in prompts.real_ids]
         found = [self._cache.get(key) for key in keys]
         missing = torch.tensor([i for i, states in enumerate(found) if states is None])
         if len(missing):
-            part = prompts.rows(missing.to(real.device))
+            part = prompts.rows(missing)
             computed = self.backbone.micro_batch.apply(
                 self._below, part.input_ids, part.attention_mask, part.position_ids
             )
-            for row, index in enumerate(missing.tolist()):
-                found[index] = computed[row][part.attention_mask[row].bool()].clone()
+            lengths = [len(ids) for ids in part.real_ids]
+            each = computed[part.real_at].split(lengths)
+            for index, states in zip(missing.tolist(), each, strict=True):
+                found[index] = states.clone()
                 self._cache.put(keys[index], found[index])
-        states: list[Tensor] = [states for states in found if states is not None]
-        hidden = states[0].new_zeros(*prompts.input_ids.shape, self.backbone.hidden_size)
-        hidden[real] = torch.cat(states)
+        known: list[Tensor] = [states for states in found if states is not None]
+        hidden = known[0].new_zeros(*prompts.input_ids.shape, self.backbone.hidden_size)
+        hidden[prompts.real_at] = torch.cat(known)
         return hidden
 
     def logits(
@@ -134,21 +135,11 @@ class Split:
         micro_batch = self.backbone.micro_batch
         if micro_batch.is_whole(len(states)):
             return function(head(self.backbone, self._whole_final(prompts, states)), *held)
-        mask, positions, scored = prompts.attention_mask, prompts.position_ids, prompts.scored
-        if self._keeps_whole:
-            states = _run(self._whole, states, mask, positions)
-        counts = scored.sum(1)
-        place = torch.zeros_like(prompts.input_ids)
-        place[prompts.scored_at] = torch.arange(len(prompts.scored_at[0]), device=place.device)
 
-        def some(
-            states: Tensor, mask: Tensor, positions: Tensor, scored: Tensor, place: Tensor
-        ) -> Tensor:
-            final = self._scored(states, mask, positions, scored)
-            chosen = place[scored]
-            return function(head(self.backbone, final), *(tensor[chosen] for tensor in held))
+        def some(final: Tensor, *held: Tensor) -> Tensor:
+            return function(head(self.backbone, final), *held)
 
-        return micro_batch.apply_on_ranks(some, counts, states, mask, positions, scored, place)
+        return self._in_pieces(some, prompts, states, held)
 
     def final(self, prompts: PromptBatch, hidden: Tensor | None = None) -> Tensor:
         """Final hidden states after the last norm, (M, D), at the scored positions of whole rows.
@@ -159,31 +150,50 @@ class Split:
         micro_batch = self.backbone.micro_batch
         if micro_batch.is_whole(len(states)):
             return self._whole_final(prompts, states)
-        mask, positions = prompts.attention_mask, prompts.position_ids
+        return self._in_pieces(lambda final: final, prompts, states, ())
+
+    def _in_pieces(
+        self,
+        function: Callable[..., Tensor],
+        prompts: PromptBatch,
+        states: Tensor,
+        held: Sequence[Tensor],
+    ) -> Tensor:
+        """`function(final, *held)` of the scored positions, some rows at a time, (M, ...)."""
+        positions, numbers = prompts.position_ids, torch.arange(len(states), device=states.device)
         if self._keeps_whole:
+            mask = self._masks.of(self._whole, prompts, states)
             states = _run(self._whole, states, mask, positions)
-        counts = prompts.scored.sum(1)
-        return micro_batch.apply_on_ranks(
-            self._scored, counts, states, mask, positions, prompts.scored
+
+        def some(
+            states: Tensor,
+            mask: Tensor,
+            positions: Tensor,
+            numbers: Tensor,
+            rows: Tensor,
+            columns: Tensor,
+            *held: Tensor,
+        ) -> Tensor:
+            final = _run(self._plain, states, mask, positions)
+            return function(final[rows - numbers[0], columns], *held)
+
+        return self.backbone.micro_batch.apply_on_ranks(
+            some,
+            (states, self._masks.of(self._plain, prompts, states), positions, numbers),
+            (*prompts.scored_at, *held),
+            prompts.scored_counts,
         )
 
     def _whole_final(self, prompts: PromptBatch, states: Tensor) -> Tensor:
         """`final` of rows that run all at once."""
-        mask, positions = prompts.attention_mask, prompts.position_ids
-        if self._masks is None or self._masks[0] is not mask:
-            # A training loop comes with the same batch in every step.
-            made = layer_mask(self.backbone.model, self._upper, states, mask, positions)
-            self._masks = mask, made
-        return _run(self._upper, states, self._masks[1], positions)[prompts.scored_at]
+        mask = self._masks.of(self._upper, prompts, states)
+        return _run(self._upper, states, mask, prompts.position_ids)[prompts.scored_at]
 
     def _below(self, ids: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
         return _run(self._lower, self.backbone.embedding(ids), mask, positions)
 
-    def _scored(self, states: Tensor, mask: Tensor, positions: Tensor, scored: Tensor) -> Tensor:
-        return _run(self._plain, states, mask, positions)[scored]
-
     def _key(self, ids: Tensor) -> tuple[str, int, bytes]:
-        digest = hashlib.blake2b(ids.cpu().numpy().tobytes(), digest_size=16).digest()
+        digest = hashlib.blake2b(ids.numpy().tobytes(), digest_size=16).digest()
         return self.backbone.memory_key, self.first_layer, digest
 
 
@@ -205,6 +215,7 @@ class Site:
         self._split = Split(backbone, layer, cache)
         self._layer = _decoder_part(backbone, layer, layer + 1, has_norm=False)
         self._above = Split(backbone, layer + 1, cache, has_batch_state=False)
+        self._masks = LayerMasks(backbone.model)
 
     @torch.no_grad()
     def frozen(self, prompts: PromptBatch) -> tuple[Tensor, Tensor]:
@@ -243,7 +254,8 @@ class Site:
 
     def _run_layer(self, prompts: PromptBatch) -> Tensor:
         hidden = self._split.hidden(prompts)
-        return _run(self._layer, hidden, prompts.attention_mask, prompts.position_ids)
+        mask = self._masks.of(self._layer, prompts, hidden)
+        return _run(self._layer, hidden, mask, prompts.position_ids)
 
 
 def _run(part: nn.Module, states: Tensor, mask: Tensor, positions: Tensor) -> Tensor:

@@ -75,7 +75,7 @@ class SubjectRows:
 
     def prompts(self) -> PromptBatch:
         """The rows without those of the KL term."""
-        return self.tokens.rows(torch.arange(self.num_prompts, device=self.owner.device))
+        return self.tokens.rows(torch.arange(self.num_prompts))
 
     def at_subjects(self, states: Tensor, first: int = 0) -> Tensor:
         """Some rows (R, T, D), from `first` on -> states at the subjects' last tokens, (R, D)."""
@@ -96,7 +96,7 @@ def subject_rows(
     num_absent = 0
     for context in ("", *contexts):
         for index, edit in enumerate(batch.edits):
-            row, prompt = _row_of(batch.tokens, index), edit.prompt
+            row, prompt = _row_of(batch.tokens.on_host, index), edit.prompt
             if context:
                 prompt = f"{context} {edit.prompt}"
                 end = row.ids[-1] == tokenizer.eos_token_id
@@ -116,11 +116,11 @@ def subject_rows(
             columns.append(column)
             owner.append(index)
     device = backbone.device
-    tokens = collate(rows, pad_id=pad_id(tokenizer), device=device)
-    kl_rows = torch.arange(num_prompts, len(rows), device=device)
+    tokens = collate(rows, pad_id=pad_id(tokenizer))
+    kl_rows = torch.arange(num_prompts, len(rows))
     tokens.scored[kl_rows, tokens.prompt_ends[kl_rows]] = True
     return SubjectRows(
-        tokens,
+        tokens.to(device),
         torch.tensor(owner, device=device),
         torch.tensor(columns, device=device),
         len(batch),
@@ -146,8 +146,9 @@ class _Moving:
     Attributes:
         part: Their rows.
         labels: Token that each of their M scored positions should predict.
-        is_prompt: Which positions are not of the KL term, (M,).
-        kept: Row of the KL term of each other position.
+        is_prompt: Which positions are not of the KL term, (M,), on the host.
+        kept: Row of the KL term of each other position, on the host.
+        kept_of_others: The same of those alone.
         prompts: Where `is_prompt`.
         prompt_rows: The rows of those positions.
         others: Where not `is_prompt`.
@@ -158,6 +159,7 @@ class _Moving:
     labels: Tensor
     is_prompt: Tensor
     kept: Tensor
+    kept_of_others: Tensor
     prompts: Tensor
     prompt_rows: Tensor
     others: Tensor
@@ -176,7 +178,7 @@ class SubjectVectors:
         self._above = Split(backbone, layer + 1, PrefixCache(0.0), has_batch_state=False)
         self._labels = labels_of(rows.tokens)
         # What settles decides which rows run: found on the host, which waits once in a step.
-        self._owner, self._scored_rows = rows.owner.cpu(), row_index(rows.tokens).cpu()
+        self._owner, self._scored_rows = rows.owner.cpu(), row_index(rows.tokens.on_host)
         self._settled = [False] * rows.num_edits
         self._moving: _Moving | None = None
         device = backbone.device
@@ -257,38 +259,43 @@ class SubjectVectors:
         scored_rows = self._scored_rows[kept]
         is_prompt = scored_rows < rows.num_prompts
         prompts, others = is_prompt.nonzero()[:, 0], (~is_prompt).nonzero()[:, 0]
+        kl_rows = (scored_rows - rows.num_prompts).clamp_min(0)
         found = (
-            is_prompt,
-            (scored_rows - rows.num_prompts).clamp_min(0),
+            kl_rows[others],
             prompts,
             scored_rows[prompts],
             others,
             self._owner[scored_rows[others]],
         )
         there = (_beside(each, self._labels) for each in found)
-        return _Moving(self._part(chosen), self._labels[_beside(kept, self._labels)], *there)
+        labels = self._labels[_beside(kept, self._labels)]
+        return _Moving(self._part(chosen), labels, is_prompt, kl_rows, *there)
 
     def _part(self, chosen: Tensor) -> _Part:
         """The `chosen` rows, (R,) on the host."""
         rows = self.rows
-        index = _beside(chosen.nonzero()[:, 0], self._hidden)
+        there = chosen.nonzero()[:, 0]
+        index = _beside(there, self._hidden)
         numbers = torch.arange(len(index), device=index.device)
         if len(index) == len(chosen):  # without a second copy of all states
             return _Part(rows.tokens, self._hidden, rows.owner, (numbers, rows.columns))
         place = (numbers, rows.columns[index])
-        return _Part(rows.tokens.rows(index), self._hidden[index], rows.owner[index], place)
+        return _Part(rows.tokens.rows(there), self._hidden[index], rows.owner[index], place)
 
     def _terms(self, logits: Tensor, labels: Tensor, is_prompt: Tensor, kept: Tensor) -> Tensor:
         """For each position the loss of its label, or how far its distribution has drifted."""
         if self._moving is not None and is_prompt is self._moving.is_prompt:
             prompts, others = self._moving.prompts, self._moving.others
+            kept = self._moving.kept_of_others
         else:  # a part of the rows
             prompts, others = is_prompt.nonzero()[:, 0], (~is_prompt).nonzero()[:, 0]
+            kept = _beside(kept[others], logits)
+            prompts, others = _beside(prompts, logits), _beside(others, logits)
         log_probs = _log_probabilities(logits)
         terms = log_probs.new_zeros(len(log_probs))
         terms[prompts] = -log_probs[prompts].gather(1, labels[prompts, None])[:, 0]
         if self._before is not None:
-            now, before = log_probs[others], self._before[kept[others]]
+            now, before = log_probs[others], self._before[kept]
             terms[others] = (now.exp() * (now - before)).sum(-1)
         return terms
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -91,19 +92,19 @@ def gradient_factors(
         labels: (M,), in row-major order of the scored positions.
         rows_at_a_time: Rows of one part.
     """
-    rows = row_index(tokens)
-    for part in torch.arange(len(tokens.input_ids), device=rows.device).split(rows_at_a_time):
-        batch = tokens.rows(part)
+    ends = [0, *accumulate(tokens.scored_counts)]
+    for part in torch.arange(len(tokens.input_ids)).split(rows_at_a_time):
+        batch, first = tokens.rows(part), int(part[0])
         inputs, output = site.frozen(batch)
         output = output.detach().requires_grad_(True)
         with torch.enable_grad():
-            wanted = labels[(rows >= part[0]) & (rows <= part[-1])]
+            wanted = labels[ends[first] : ends[first + len(part)]]
             own = site.per_token(token_losses, batch, output, wanted)
             counts = batch.scored.sum(1)
             loss = (own / counts[row_index(batch)]).sum()
         (gradient,) = torch.autograd.grad(loss, output)
-        real = batch.attention_mask.bool()
-        yield gradient[real].float(), inputs[real].float(), part[real.nonzero()[:, 0]]
+        real = batch.real_at
+        yield gradient[real].float(), inputs[real].float(), real[0] + first
 
 
 class FinalStates:
@@ -128,8 +129,10 @@ class FinalStates:
     @torch.no_grad()
     def read(self, prompts: PromptBatch) -> tuple[Tensor, Tensor]:
         """States (B, L, D) float32 or wider, padded in front, and where there are any, (B, L)."""
-        real = prompts.prompt_mask
-        keys = [self._key(ids[mask]) for ids, mask in zip(prompts.input_ids, real, strict=True)]
+        host = prompts.on_host
+        keys = [
+            self._key(ids[mask]) for ids, mask in zip(host.input_ids, host.prompt_mask, strict=True)
+        ]
         found = [self._cache.get(key) for key in keys]
         missing = [row for row, states in enumerate(found) if states is None]
         if missing:
@@ -139,22 +142,22 @@ class FinalStates:
         return _padded([states for states in found if states is not None])
 
     def _computed(self, prompts: PromptBatch, rows: Sequence[int]) -> list[Tensor]:
-        part = prompts.rows(torch.tensor(rows, device=prompts.input_ids.device))
+        part = prompts.on_host.rows(torch.tensor(rows))
         wanted = part.prompt_mask
         if not self._has_all_tokens:
             columns = torch.arange(wanted.shape[1], device=wanted.device)
             wanted = columns == part.prompt_ends[:, None]
-        asked = PromptBatch(part.input_ids, part.attention_mask, part.prompt_lengths, wanted)
+        asked = replace(part, scored=wanted).to(prompts.input_ids.device)
         with (
             self._split.backbone.micro_batch.undivided()
         ):  # other ranks may have them in their caches
             final = self._split.final(asked)
         final = final.to(torch.promote_types(final.dtype, torch.float32))
-        return [states.clone() for states in final.split(wanted.sum(1).tolist())]
+        return [states.clone() for states in final.split(asked.scored_counts)]
 
     def _key(self, ids: Tensor) -> tuple[str, int, bytes]:
         backbone = self._split.backbone
-        digest = hashlib.blake2b(ids.cpu().numpy().tobytes(), digest_size=16).digest()
+        digest = hashlib.blake2b(ids.numpy().tobytes(), digest_size=16).digest()
         kind = "all" if self._has_all_tokens else "last"
         # One above the layers that a prefix can end at.
         return f"{backbone.memory_key}/{kind}", backbone.num_layers + 1, digest

@@ -7,8 +7,9 @@ while loss and gradients stay those of the whole batch, whatever terms a method'
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
@@ -49,7 +50,7 @@ class MicroBatch:
         """The rows of each micro-batch; a single slice where the batch is within the limit."""
         self.note_rows(num_rows)
         size = self.at_most(num_rows)
-        return [slice(start, start + size) for start in range(0, num_rows, size)]
+        return [slice(start, min(start + size, num_rows)) for start in range(0, num_rows, size)]
 
     def is_whole(self, num_rows: int) -> bool:
         """Whether `apply_on_ranks` would run so many rows in this process and all at once."""
@@ -69,26 +70,40 @@ class MicroBatch:
             self._is_undivided = before
 
     def apply_on_ranks(
-        self, function: Callable[..., Tensor], counts: Tensor, states: Tensor, *rows: Tensor
+        self,
+        function: Callable[..., Tensor],
+        rows: Sequence[Tensor],
+        outputs: Sequence[Tensor],
+        counts: Sequence[int],
     ) -> Tensor:
         """As `apply`, with the rows divided among the ranks; each gets the whole result.
 
         All ranks must call it with the same rows, and `function` must train nothing.
 
         Args:
-            function: As for `apply`.
-            counts: How many outputs each row has, (B,).
-            states: (B, ...), the only tensor that gradients flow to.
-            rows: Further tensors (B, ...).
+            function: Maps some `rows`, and what stands for their outputs, to these, (m, ...); the
+                outputs of a row must depend on that row alone.
+            rows: Tensors (B, ...); gradients flow to the first one alone.
+            outputs: Tensors (M, ...), with one entry for each output of the first row, then of the
+                second, and so on.
+            counts: How many outputs each row has, B numbers.
         """
-        if self.ranks is None or not self._is_divided(len(states)):
-            return self.apply(function, states, *rows)
-        shares = self.ranks.counts(len(states))
+        if self.ranks is None or not self._is_divided(len(rows[0])):
+            return self._apply(function, rows, outputs, counts)
+        shares = self.ranks.counts(len(rows[0]))
         own = self.ranks.own(shares)
-        part = self.ranks.share(states, shares)
-        result = self.apply(function, part, *(tensor[own] for tensor in rows))
-        outputs = [int(each.sum()) for each in counts.split(shares)]
-        return self.ranks.joined(result, outputs)
+        part = self.ranks.share(rows[0], shares)
+        ends = [0, *accumulate(counts)]
+        result = self._apply(
+            function,
+            [part, *(tensor[own] for tensor in rows[1:])],
+            [tensor[ends[own.start] : ends[own.stop]] for tensor in outputs],
+            counts[own],
+        )
+        stops = [0, *accumulate(shares)]
+        return self.ranks.joined(
+            result, [ends[stop] - ends[first] for first, stop in pairwise(stops)]
+        )
 
     def agreed(self, values: Tensor) -> Tensor:
         """`values` as rank 0 has them; by them every rank decides alike, whatever the rounding."""
@@ -106,10 +121,24 @@ class MicroBatch:
                 outputs of a row must depend on that row alone.
             rows: Tensors (B, ...).
         """
+        return self._apply(function, rows, (), [0] * len(rows[0]))
+
+    def _apply(
+        self,
+        function: Callable[..., Tensor],
+        rows: Sequence[Tensor],
+        outputs: Sequence[Tensor],
+        counts: Sequence[int],
+    ) -> Tensor:
         slices = self.slices(len(rows[0]))
         if len(slices) == 1:
-            return function(*rows)
-        parts = [[tensor[some] for tensor in rows] for some in slices]
+            return function(*rows, *outputs)
+        ends = [0, *accumulate(counts)]
+        parts = [
+            [tensor[some] for tensor in rows]
+            + [tensor[ends[some.start] : ends[some.stop]] for tensor in outputs]
+            for some in slices
+        ]
         if not torch.is_grad_enabled():
             return torch.cat([function(*part) for part in parts])
         return torch.cat([_recomputed(function, part) for part in parts])
@@ -119,6 +148,13 @@ def _recomputed(function: Callable[..., Tensor], arguments: list[Tensor]) -> Ten
     """`function(*arguments)`, computed again in the backward pass instead of kept."""
     from torch.utils.checkpoint import checkpoint  # half a second; only where memory is short
 
-    # A frozen backbone draws nothing at random: it is in evaluation mode.
-    result: Tensor = checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False)
+    # A frozen backbone draws nothing at random, as it is in evaluation mode: what is computed again
+    # is the same, and need not be compared.
+    result: Tensor = checkpoint(
+        function,
+        *arguments,
+        use_reentrant=False,
+        preserve_rng_state=False,
+        determinism_check="none",
+    )
     return result

@@ -43,8 +43,8 @@ class ConstrainedRows:
         batch: The edits.
         tokens: The batch's rows, then those of unrelated prompts; scored where anything is read.
         owner: Edit of each row, (R,).
-        is_answer: Which of the M scored positions predict a target token, (M,).
-        is_held: At which of them Eq. 18 keeps the model as it was, (M,).
+        is_answer: Which of the M scored positions predict a target token, (M,), on the host.
+        is_held: At which of them Eq. 18 keeps the model as it was, (M,), on the host.
         num_without: Edits without an unrelated prompt of their own, where one was asked for.
     """
 
@@ -57,13 +57,13 @@ class ConstrainedRows:
 
     @cached_property
     def answer_at(self) -> Tensor:
-        """Where `is_answer`; found once, because the host waits for it."""
-        return self.is_answer.nonzero()[:, 0]
+        """Where `is_answer`."""
+        return _places(self.is_answer, self.owner)
 
     @cached_property
     def held_at(self) -> Tensor:
         """Where `is_held`."""
-        return self.is_held.nonzero()[:, 0]
+        return _places(self.is_held, self.owner)
 
 
 def constrained_rows(
@@ -74,8 +74,9 @@ def constrained_rows(
     Raises:
         ConfigError: If `positions` is `locality` and no edit has an unrelated prompt.
     """
-    tokens, num_without = batch.tokens, 0
-    owner = torch.arange(len(batch), device=tokens.input_ids.device)
+    tokens, num_without = batch.tokens.on_host, 0
+    device = batch.tokens.input_ids.device
+    owner = torch.arange(len(batch))
     answer, held = tokens.scored, torch.zeros_like(tokens.scored)
     if positions == "answer":
         held = answer
@@ -89,17 +90,22 @@ def constrained_rows(
         answer = tokens.scored
         held = tokens.attention_mask.bool() & is_added[:, None]
     scored = answer | held
-    rows = replace(tokens, scored=scored)
-    return ConstrainedRows(batch, rows, owner, answer[scored], held[scored], num_without)
+    rows = replace(tokens, scored=scored).to(device)
+    at = answer[scored], held[scored]
+    return ConstrainedRows(batch, rows, owner.to(device), *at, num_without)
+
+
+def _places(chosen: Tensor, like: Tensor) -> Tensor:
+    """Where `chosen`, which is on the host, on the device of `like`; nobody waits for it."""
+    return chosen.nonzero()[:, 0].to(like.device, non_blocking=True)
 
 
 def _with_locality(batch: EditBatch, tokenizer: Any) -> tuple[PromptBatch, Tensor]:
-    real = batch.tokens.attention_mask.bool()
+    """Rows on the host, and the edit of each."""
+    host = batch.tokens.on_host
     rows = [
-        Row(tuple(ids[mask].tolist()), length)
-        for ids, mask, length in zip(
-            batch.tokens.input_ids, real, batch.tokens.prompt_lengths.tolist(), strict=True
-        )
+        Row(tuple(ids.tolist()), length)
+        for ids, length in zip(host.real_ids, host.prompt_lengths.tolist(), strict=True)
     ]
     owner = list(range(len(batch)))
     for index, edit in enumerate(batch.edits):
@@ -112,13 +118,10 @@ def _with_locality(batch: EditBatch, tokenizer: Any) -> tuple[PromptBatch, Tenso
             "method.balance_positions is 'locality' and no edit brings an unrelated prompt; "
             "allowed with this data: prompt, answer"
         )
-    device = batch.tokens.input_ids.device
-    tokens = collate(rows, pad_id=pad_id(tokenizer), device=device)
+    tokens = collate(rows, pad_id=pad_id(tokenizer))
     # A row without a target would be scored at its last token, which predicts nothing known.
-    is_edit = torch.arange(len(rows), device=device) < len(batch)
-    return replace(tokens, scored=tokens.scored & is_edit[:, None]), torch.tensor(
-        owner, device=device
-    )
+    is_edit = torch.arange(len(rows)) < len(batch)
+    return replace(tokens, scored=tokens.scored & is_edit[:, None]), torch.tensor(owner)
 
 
 class ConstrainedLoss:
@@ -155,7 +158,8 @@ class ConstrainedLoss:
         self._frozen = bypass.frozen(held.tokens)
         self._target = torch.zeros_like(self._rows)
         self._target[held.answer_at] = held.batch.labels
-        self._place = (held.is_held.cumsum(0) - 1).clamp_min(0)  # in what was before
+        place = (held.is_held.cumsum(0) - 1).clamp_min(0)  # in what was before
+        self._place = place.to(self._rows.device)
         self._log_before = self._before() if settings.balance_term else None
 
     def __call__(self) -> Tensor:
@@ -195,11 +199,11 @@ class ConstrainedLoss:
         """Loss of each answer's token, and divergence of each held position, (m, 2)."""
         whole = self._held
         is_whole = is_answer is whole.is_answer  # not a part of the rows
-        answer = whole.answer_at if is_whole else is_answer.nonzero()[:, 0]
+        answer = whole.answer_at if is_whole else _places(is_answer, logits)
         terms = torch.zeros(len(logits), 2, device=logits.device)
         terms[answer, 0] = token_losses(logits[answer], target[answer])
         if self._log_before is not None:
-            held = whole.held_at if is_whole else is_held.nonzero()[:, 0]
+            held = whole.held_at if is_whole else _places(is_held, logits)
             terms[held, 1] = divergences(logits[held], self._log_before[place[held]])
         return terms
 
