@@ -56,18 +56,15 @@ def load_backbone(
             family, or a weight is beyond the range of `dtype`.
     """
     device = device or usable_device()
-    if device == "cpu":
-        home_layers = None
     folder = checkpoint_folder(str(model), revision)
     whole = examine(folder, cache)
     whole.check_range(folder, dtype)
     config = read_config(folder)
     family = get_family(config.model_type)
     torch.backends.cuda.matmul.allow_tf32 = tf32
-    loaded = _loaded(folder, config, DTYPES[dtype], _spread(config, family, home_layers))
+    places = None if device == "cpu" else _places(config, family, home_layers)
+    loaded = _loaded(folder, config, DTYPES[dtype], places)
     tokenizer = load_tokenizer(folder)
-    if device == "cuda" and not _is_spread(home_layers):
-        torch.nn.Module.cuda(loaded)
     loaded.requires_grad_(False)
     loaded.eval()
     up = loaded.get_parameter(f"{family.layers}.0.{family.up}.weight")
@@ -87,8 +84,8 @@ def load_backbone(
     )
 
 
-def _loaded(folder: Path, config: Any, dtype: torch.dtype, device: dict[str, int] | None) -> Any:
-    """The model with its weights.
+def _loaded(folder: Path, config: Any, dtype: torch.dtype, places: dict[str, int] | None) -> Any:
+    """The model with its weights, each read straight to its place; None: host memory.
 
     They are handed over tensor by tensor: told of a folder, transformers also takes up an adapter
     that lies there, where the package for that is installed.
@@ -112,7 +109,7 @@ def _loaded(folder: Path, config: Any, dtype: torch.dtype, device: dict[str, int
                     name: opened[tensor.file].get_slice(name) for name, tensor in stored.items()
                 },
                 dtype=dtype,
-                device_map=device,
+                device_map=places,
                 ignore_mismatched_sizes=True,  # so that they are told, not raised
                 output_loading_info=True,
             )
@@ -140,18 +137,12 @@ def assigned_device(num_gpus: int) -> Device:
     return "cpu"
 
 
-def _is_spread(home_layers: Collection[int] | None) -> bool:
-    return home_layers is not None and torch.cuda.device_count() > 1
-
-
-def _spread(
-    config: Any, family: Family, home_layers: Collection[int] | None
-) -> dict[str, int] | None:
-    """Device of each part over the GPUs there are; None where one holds all."""
+def _places(config: Any, family: Family, home_layers: Collection[int] | None) -> dict[str, int]:
+    """The GPU of each part, by its name: the first one for all, or over all GPUs there are."""
     from transformers import AutoModelForCausalLM
 
-    if home_layers is None or not _is_spread(home_layers):
-        return None
+    if home_layers is None or torch.cuda.device_count() < 2:
+        return {"": 0}
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     return device_map(model, family, home_layers, torch.cuda.device_count())
