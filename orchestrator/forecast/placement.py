@@ -56,6 +56,23 @@ def least_gib(spec: TrialSpec) -> float:
     return memory(spec).with_rows(LEAST_ROWS)
 
 
+def beside_gib(specs: Iterable[TrialSpec]) -> float:
+    """Most that a trial holds beside its process and the weights, however few rows run, GiB.
+
+    Where layers lie on several GPUs all of it lies with the edited ones.
+    """
+    return max(_beside_gib(spec) for spec in specs)
+
+
+def _beside_gib(spec: TrialSpec) -> float:
+    fixed = max(stage.fixed_gib for stage in memory(spec).stages)
+    return max(0.0, fixed - PROCESS_GIB - _weights_gib(spec))
+
+
+def _weights_gib(spec: TrialSpec) -> float:
+    return float(spec.backbone.get("memory_gib") or Shape.of_backbone(spec.backbone).weights_gib)
+
+
 def rows_within(need: Memory, gib: float) -> int | None:
     """Rows at a time with so much memory; None: as many as there are; 0: too few to be of use."""
     if need.peak_gib <= gib:
@@ -87,8 +104,7 @@ def resources(
         gpu_gib: Memory of one GPU.
     """
     has_gpu = bool(cluster and cluster.get("GPU", 0) > 0)
-    weights = spec.backbone.get("memory_gib") or Shape.of_backbone(spec.backbone).weights_gib
-    if weights <= (WORTH_GPU_GIB if has_gpu else NEEDS_GPU_GIB):
+    if _weights_gib(spec) <= (WORTH_GPU_GIB if has_gpu else NEEDS_GPU_GIB):
         return {"cpu": 1.0, "gpu": 0.0}
     need = memory(spec)
     if per_gpu := trials_per_gpu(need, gpu_gib):

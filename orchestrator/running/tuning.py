@@ -16,7 +16,7 @@ from pyarrow.fs import LocalFileSystem
 from ray import tune
 from ray.tune.schedulers import TrialScheduler
 
-from orchestrator.forecast.placement import Placement, at_a_time, rows_at_a_time
+from orchestrator.forecast.placement import Placement, at_a_time, beside_gib, rows_at_a_time
 from orchestrator.planning.cell import Cell, Remembered
 from orchestrator.planning.distributions import Distribution
 from orchestrator.planning.plan import TrialSpec
@@ -149,8 +149,7 @@ class Tuning:
         scheduler, rungs = self._scheduled(scheduler_name, cells, past)
         is_compared = len(rungs) > 1 or search_alg is not None
         nodes, need = self._machines.nodes, self._machines.need(cells)
-        rows = rows_at_a_time((cell.spec for cell in cells), need, self._config.sharing)
-        runtime = self._runtime(need, rungs, rows, is_compared=is_compared)
+        runtime = self._runtime(need, rungs, cells, is_compared=is_compared)
         events = Events(self._listener, scheduler, self._interruption, nodes)
         # Tune's own record of its trials; the ledger has all of it that counts.
         scratch = self._scratch / uuid.uuid4().hex[:8]
@@ -195,13 +194,14 @@ class Tuning:
         self,
         need: Placement,
         rungs: tuple[float, ...],
-        rows: Mapping[tuple[str, str], int],
+        cells: Collection[Cell],
         *,
         is_compared: bool,
     ) -> Runtime:
         """The settings that every trial gets besides its specification."""
         demands = self._machines.nodes.demands
         compared = self._config.scheduler.compared
+        specs, is_sharded = [cell.spec for cell in cells], need.parallel == "shard"
         return Runtime(
             cache=self._cache,
             store=self._store,
@@ -209,11 +209,12 @@ class Tuning:
             compares=Compares(compared.name, compared.numbers) if is_compared else None,
             max_seconds=self._config.max_trial_seconds,
             max_trials=self._config.max_trials_per_process,
-            is_sharded=need.parallel == "shard",
+            is_sharded=is_sharded,
+            beside_gib=beside_gib(specs) if is_sharded else 0.0,
             num_ranks=need.num_bundles,
             problems=demands.problems if demands is not None else None,
             pulses=self._scratch / "pulses",
-            rows_at_a_time=rows,
+            rows_at_a_time=rows_at_a_time(specs, need, self._config.sharing),
         )
 
     def _recorded_in(self, scratch: Path, events: Events) -> tune.RunConfig:

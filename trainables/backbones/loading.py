@@ -34,6 +34,7 @@ def load_backbone(
     revision: str | None = None,
     dtype: Dtype = "float32",
     home_layers: Collection[int] | None = None,
+    beside_gib: float = 0.0,
     cache: Path | None = None,
     device: Device | None = None,
     tf32: bool = False,
@@ -46,6 +47,7 @@ def load_backbone(
         dtype: Of all weights.
         home_layers: Layers that stay with the embedding on the first GPU while the others are
             spread over all GPUs of the process; None: everything on one.
+        beside_gib: What a method makes beside those layers, 2**30 bytes.
         cache: Where it is kept that the checkpoint is whole; None: found out anew.
         device: Where it lies; None: on the GPU when there is one.
         tf32: Whether a GPU rounds the factors of float32 products to 10 bits, which is faster;
@@ -62,7 +64,7 @@ def load_backbone(
     config = read_config(folder)
     family = get_family(config.model_type)
     torch.backends.cuda.matmul.allow_tf32 = tf32
-    places = None if device == "cpu" else _places(config, family, home_layers)
+    places = None if device == "cpu" else _places(config, family, home_layers, beside_gib)
     loaded = _loaded(folder, config, DTYPES[dtype], places)
     tokenizer = load_tokenizer(folder)
     loaded.requires_grad_(False)
@@ -137,7 +139,9 @@ def assigned_device(num_gpus: int) -> Device:
     return "cpu"
 
 
-def _places(config: Any, family: Family, home_layers: Collection[int] | None) -> dict[str, int]:
+def _places(
+    config: Any, family: Family, home_layers: Collection[int] | None, beside_gib: float
+) -> dict[str, int]:
     """The GPU of each part, by its name: the first one for all, or over all GPUs there are."""
     from transformers import AutoModelForCausalLM
 
@@ -145,4 +149,4 @@ def _places(config: Any, family: Family, home_layers: Collection[int] | None) ->
         return {"": 0}
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
-    return device_map(model, family, home_layers, torch.cuda.device_count())
+    return device_map(model, family, home_layers, torch.cuda.device_count(), beside_gib * 2**30)

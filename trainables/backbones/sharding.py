@@ -11,7 +11,11 @@ from trainables.interfaces import Family
 
 
 def device_map(
-    model: nn.Module, family: Family, home_layers: Collection[int], num_devices: int
+    model: nn.Module,
+    family: Family,
+    home_layers: Collection[int],
+    num_devices: int,
+    beside_bytes: float = 0.0,
 ) -> dict[str, int]:
     """Device of every part; whole layers, the same number of bytes on each as nearly as may be.
 
@@ -24,6 +28,7 @@ def device_map(
         family: Where its parts are.
         home_layers: Layers that are read or changed from outside, from 0.
         num_devices: At least 2.
+        beside_bytes: What the method makes, which takes room at home.
     """
     from accelerate.utils import compute_module_sizes
 
@@ -35,7 +40,8 @@ def device_map(
     count = sum(1 for _ in model.get_submodule(family.layers).children())
     layers = [f"{family.layers}.{index}" for index in range(count)]
     placed |= {layers[index]: 0 for index in home_layers}
-    left = sizes[""] / num_devices - sum(sizes[name] for name in placed)  # room at home
+    share = (sizes[""] + beside_bytes) / num_devices
+    left = share - beside_bytes - sum(sizes[name] for name in placed)  # room at home
     away = [name for name in layers if name not in placed]
     while away and sizes[away[0]] <= left:
         left -= sizes[away[0]]

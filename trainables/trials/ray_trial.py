@@ -73,7 +73,10 @@ class EditTrial(tune.Trainable):
         quiet_process()
         self._plan, self._runtime = plan, runtime
         self._bench = Workbench(
-            runtime.cache, is_sharded=runtime.is_sharded, device=device_from_ray()
+            runtime.cache,
+            is_sharded=runtime.is_sharded,
+            beside_gib=runtime.beside_gib,
+            device=device_from_ray(),
         )
         self._team = Team(self._bench, runtime) if runtime.num_ranks > 1 else None
         self._pulse = Pulse(runtime.pulses)

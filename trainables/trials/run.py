@@ -30,6 +30,7 @@ class Runtime:
         max_seconds: A trial that takes longer has failed; None: no limit.
         max_trials: Trials after which an actor gives way to a new process.
         is_sharded: Whether the backbone's layers lie on all GPUs of the process.
+        beside_gib: Most that a method then makes on the GPU of the edited layers, 2**30 bytes.
         num_ranks: Processes that share one trial.
         rank_timeout_seconds: A rank that does not join, or answer when rank 0 has, for so long is
             lost.
@@ -47,6 +48,7 @@ class Runtime:
     max_seconds: float | None = None
     max_trials: int = 500  # a process that lives for days is not to be trusted like a new one
     is_sharded: bool = False
+    beside_gib: float = 0.0
     num_ranks: int = 1
     rank_timeout_seconds: float = JOIN_SECONDS
     problems: Callable[[], Sequence[str]] | None = None

@@ -50,6 +50,7 @@ class Workbench:
         artefact_gib: float = 10.0,
         prefix_gib: float = 2.0,
         is_sharded: bool = False,
+        beside_gib: float = 0.0,
         device: Device | None = None,
     ) -> None:
         """Set up an empty bench.
@@ -59,10 +60,11 @@ class Workbench:
             artefact_gib: Budget of the artefacts on disk, 2**30 bytes.
             prefix_gib: Budget of the hidden states held in memory, 2**30 bytes.
             is_sharded: Whether a backbone's layers are spread over all GPUs of the process.
+            beside_gib: What the methods make beside the edited layers of such a backbone.
             device: Where backbones lie; None: on the GPU when there is one.
         """
         self.device = device or usable_device()
-        self._is_sharded = is_sharded
+        self._is_sharded, self._beside_gib = is_sharded, beside_gib
         self._cache = cache
         self._artefacts = Artefacts(
             cache / "artefacts", max_gib=artefact_gib, prefix_gib=prefix_gib
@@ -89,6 +91,7 @@ class Workbench:
                 revision=wanted.revision,
                 dtype=wanted.dtype,
                 home_layers=home,
+                beside_gib=self._beside_gib,
                 cache=self._cache,
                 device=self.device,
                 tf32=wanted.tf32,

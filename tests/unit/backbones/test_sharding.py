@@ -62,6 +62,20 @@ def test_device_map_gives_every_device_about_as_many_bytes() -> None:
     assert max(load) - min(load) <= 2 * sizes["model.layers.0"]
 
 
+def test_device_map_when_a_method_makes_much_then_other_layers_leave_it_room() -> None:
+    model, family = meta_model("llama", 32), get_family("llama")
+    sizes = compute_module_sizes(model)
+    layer = sizes["model.layers.0"]
+    for beside in (6 * layer, 100 * layer):
+        placed = device_map(model, family, [18], 4, beside)
+        load = [
+            sum(sizes[name] for name, at in placed.items() if at == device) for device in range(4)
+        ]
+        alone = sizes["model.embed_tokens"] + sizes["lm_head"] + sizes["model.norm"] + layer
+        assert load[0] == pytest.approx(max(alone, (sizes[""] + beside) / 4 - beside), abs=layer)
+        assert max(load[1:]) - min(load[1:]) <= 2 * layer
+
+
 def scattered(backbone: Backbone, folder: Path) -> None:
     placed: dict[str, str] = {
         name: "cpu" for name in device_map(backbone.model, backbone.family, HOME, 2)

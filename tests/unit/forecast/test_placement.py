@@ -11,6 +11,7 @@ from orchestrator.forecast.placement import (
     Sharing,
     at_a_time,
     attainable,
+    beside_gib,
     placement,
     placement_lines,
     preflight,
@@ -20,6 +21,7 @@ from orchestrator.forecast.placement import (
     widest,
 )
 from orchestrator.planning.plan import TrialSpec
+from tests.unit.forecast.test_costs import spec as memory_spec
 from trainables.parallel.gpu_memory import CONTEXT_BYTES
 
 
@@ -269,3 +271,14 @@ def test_at_a_time_when_memory_is_short_then_it_decides(
     assert at_a_time(on_gpu, [spec(memory_gib=20.0)], there) == 8  # the GPU's memory is meant
     two = Placement("data", 1.0, 0.0, 2)
     assert at_a_time(two, [spec(memory_gib=1.0)], there) == 4  # two CPUs each
+
+
+def test_beside_gib_when_several_trials_then_the_most_that_one_holds_beside_weights() -> None:
+    few, many = (
+        memory_spec({"trains": "experts"}, {"num_experts": count, "top_k": 1}) for count in (3, 9)
+    )
+    # 9 experts x 600 numbers in float32 with two moments, a gradient and the optimiser's scratch;
+    # for each of 20 tokens what one expert and the layer keep; states below the layer
+    held = 9 * 600 * 20 + 20 * (360 + 320) + 2 * 8 * 10 * 10 * 4
+    assert beside_gib([few, many]) * 2**30 == pytest.approx(held)
+    assert beside_gib([few]) < beside_gib([many, few])
