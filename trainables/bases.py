@@ -19,6 +19,12 @@ from trainables.errors import ConfigError
 FOLDER = Path(__file__).resolve().parents[1] / "search_spaces"
 Read: TypeAlias = Callable[[str], Mapping[str, Any]]  # name of a file -> what it holds
 _PRESETS = "presets"
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the former is ten times as fast
+
+
+def read_yaml(path: Path) -> Any:
+    """What a YAML file holds, read without making any object but plain ones."""
+    return yaml.load(path.read_text("utf-8"), Loader=_LOADER)
 
 
 def with_base(name: str, read: Read, *, has_module: bool) -> tuple[dict[str, Any], dict[str, str]]:
@@ -92,7 +98,7 @@ def _reader(group: str) -> Read:
         if not path.is_file():
             known = ", ".join(sorted(each.stem for each in path.parent.glob("*.yaml")))
             raise ConfigError(f"no {group} {name!r}; known: {known}")
-        return yaml.safe_load(path.read_text("utf-8")) or {}
+        return read_yaml(path) or {}
 
     return read
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from trainables.bases import read_yaml
 from trainables.errors import BackboneError
 from trainables.interfaces import Family
 
@@ -39,7 +40,7 @@ def get_family(model_type: str) -> Family:
         raise BackboneError(f"model family {model_type!r} is not known; known: {', '.join(known)}")
     path = FOLDER / f"{model_type}.yaml"
     try:
-        values: dict[str, Any] = yaml.safe_load(path.read_text("utf-8"))
+        values: dict[str, Any] = read_yaml(path)
         values.pop("small", None)  # of the tests' checkpoint
         values["max_positions"] = values.pop("config")["max_positions"]
         parts: dict[str, Any] = {
