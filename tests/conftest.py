@@ -34,6 +34,10 @@ settings.load_profile("ci")
 
 VOCABULARY = 320
 FAMILIES = known_families()
+# Where one of these takes part, `make test` runs a method of the contract on a family: a method
+# that writes a weight, one that trains experts beside it, one that solves for an update.
+QUICK_FAMILIES = ("gpt2", "llama")
+QUICK_METHODS = ("ft_m", "lemoe_lora", "memit")
 TEXTS = (
     "The capital of Fooland is Bar City.",
     "Where was Ada Quell born? Vesper",
@@ -99,9 +103,18 @@ def save_tiny(family: str, folder: Path, num_layers: int = 4, seed: int = 0, **v
     return folder
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The long tests first: of several workers none is then left with one of them at the end."""
+    """The long tests first: of several workers none is then left with one of them at the end.
+
+    A method on a family is slow, too, unless it is one of three or the family one of two.
+    """
     items.sort(key=lambda item: "end_to_end" not in item.path.parts)
+    for item in items:
+        if isinstance(item, pytest.Function) and hasattr(item, "callspec"):
+            method, family = (item.callspec.params.get(key) for key in ("name", "backbone"))
+            if method and family and method not in QUICK_METHODS and family not in QUICK_FAMILIES:
+                item.add_marker("slow")
 
 
 @pytest.fixture(scope="session", autouse=True)
