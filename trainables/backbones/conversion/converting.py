@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import mmap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -53,17 +52,15 @@ def convert(header: Header, dtype: str, folder: Path, source: dict[str, Any], to
         BackboneError: If a tensor is missing, too many, of another shape or beyond the range of
             `dtype`, or the tokenizer is not the file's.
     """
-    with (
-        header.path.open("rb") as file,
-        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
-    ):
-        maker = _Maker(header, data, DTYPES[dtype], told)
-        write_tokenizer(header, folder)
-        maker.config.dtype = DTYPES[dtype]
-        maker.config.save_pretrained(folder)
-        (folder / "source.json").write_text(json.dumps(source, indent=1) + "\n")
-        shapes = {name: parameter.shape for name, parameter in maker.parameters.items()}
-        write_tensors(folder / WEIGHTS, shapes, DTYPES[dtype], maker.made())
+    # not closed here: an error that is under way still refers to parts of it
+    data = np.memmap(header.path, np.uint8, "r")
+    maker = _Maker(header, data, DTYPES[dtype], told)
+    write_tokenizer(header, folder)
+    maker.config.dtype = DTYPES[dtype]
+    maker.config.save_pretrained(folder)
+    (folder / "source.json").write_text(json.dumps(source, indent=1) + "\n")
+    shapes = {name: parameter.shape for name, parameter in maker.parameters.items()}
+    write_tensors(folder / WEIGHTS, shapes, DTYPES[dtype], maker.made())
 
 
 class _Maker:
@@ -144,7 +141,7 @@ class _Maker:
         return bool(np.array_equal(self._bytes(head), self._bytes(embedding)))
 
     def _bytes(self, stored: StoredTensor) -> Any:
-        return np.frombuffer(self._data, np.uint8, stored.num_bytes, stored.begin)
+        return self._data[stored.begin : stored.begin + stored.num_bytes]
 
     def _llama3_scaling(self, config: Any) -> dict[str, Any]:
         """The scaling that gives the factors which the file holds; nothing if it holds none."""

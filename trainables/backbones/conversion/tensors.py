@@ -23,7 +23,7 @@ def dequantised(
     """The tensor as it stands in the file, rounded to `dtype`.
 
     Args:
-        data: The bytes of the whole file.
+        data: The bytes of the whole file, as an array.
         stored: The tensor.
         dtype: Of the result.
         label: File and tensor, for errors.
@@ -37,7 +37,7 @@ def dequantised(
 
     kind = gguf.GGMLQuantizationType[stored.kind]
     num_rows = math.prod(stored.shape[:-1])
-    raw = np.frombuffer(data, np.uint8, stored.num_bytes, stored.begin).reshape(num_rows, -1)
+    raw = data[stored.begin : stored.begin + stored.num_bytes].reshape(num_rows, -1)
     made = torch.empty((num_rows, stored.shape[-1]), dtype=dtype)
     step = max(1, _MOST_NUMBERS // stored.shape[-1])
     for start in range(0, num_rows, step):
