@@ -27,7 +27,7 @@ _PACKAGE = {
 }
 _PACKAGE_SAYS = {
     "name": "the name of a package",
-    "version": "a version of it",
+    "version": "a version of it, in quotes",
     "file": "the path of a .gguf file in its wheel",
     "sha256": "the 64 hex digits of that file's SHA-256",
 }

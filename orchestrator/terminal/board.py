@@ -242,6 +242,7 @@ class Building:
 
     def converting(self, what: str, share: float) -> None:
         """So much of a backbone is fetched or converted."""
+        self._said = self._said or time.monotonic()  # what takes a moment needs no line
         self._show(what, share, f": {share:.0%}" if share else "")
 
     def _show(self, what: str, share: float, more: str) -> None:

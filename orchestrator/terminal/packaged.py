@@ -28,7 +28,8 @@ def packaged_lines(folder: Path = FOLDER) -> list[str]:
 
 
 def _lines(name: str, values: Mapping[str, Any], cache: Path) -> list[str]:
-    says = [f"dequantised from {values['dequantised_from']}"] * bool(values.get("dequantised_from"))
+    quantised = values.get("dequantised_from")
+    says = [f"dequantised from {quantised}"] if quantised else []
     if values.get("package"):
         told = {key: values[key] for key in ("name", "model", "dtype", "package")}
         package = BackboneSpec.parse(told).package

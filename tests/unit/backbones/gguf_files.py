@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from gguf import GGMLQuantizationType as Kind
 from safetensors.torch import load_file
-from transformers.pytorch_utils import Conv1D
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.pytorch_utils import Conv1D
 
 from tests.conftest import save_tiny
 from trainables.backbones.conversion.architectures import architectures

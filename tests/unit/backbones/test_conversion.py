@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import gguf
-
 import pytest
 import torch
 from gguf import GGMLQuantizationType as Kind

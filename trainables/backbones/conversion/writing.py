@@ -39,4 +39,4 @@ def write_tensors(
         for shape, tensor in zip(shapes.values(), made, strict=True):
             assert tensor.shape == shape
             assert tensor.dtype == dtype
-            file.write(memoryview(tensor.contiguous().view(-1).view(torch.uint8).numpy()))
+            file.write(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
