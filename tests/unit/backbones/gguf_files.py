@@ -20,7 +20,17 @@ from trainables.backbones.conversion.architectures import architectures
 
 # Family -> architecture of the file; Mistral's is told apart from Llama's by nothing.
 ARCHITECTURES = {each.family: name for name, each in architectures().items()}
+_HEADS = ("embed_out.weight",)  # under which a head is stored that has another name in the model
 _CONTROL, _NORMAL = 3, 1
+# Rows that can be quantised, and what a file cannot say and is the same in all that there are.
+_SIZES = {"intermediate_size": 64}
+SIZES: dict[str, dict[str, Any]] = {
+    "bloom": {},
+    "gpt2": {"n_inner": 64},
+    "falcon": {"ffn_hidden_size": 64},
+    "gemma2": {"intermediate_size": 64, "head_dim": 8, "query_pre_attn_scalar": 8},
+    "gemma3_text": {"intermediate_size": 64, "head_dim": 8, "query_pre_attn_scalar": 8},
+}
 
 
 def write_gguf(
@@ -99,7 +109,7 @@ def tensors_of(checkpoint: Path) -> dict[str, np.ndarray]:
     made: dict[str, np.ndarray] = {}
     for path, parameter in model.named_parameters():
         short = path.removeprefix(f"{model.base_model_prefix}.")
-        weight = stored[path if path in stored else short].numpy()
+        weight = next(stored[each] for each in (path, short, *_HEADS) if each in stored).numpy()
         assert weight.shape == tuple(parameter.shape)
         spelt = [table.get_name(each, (".weight", ".bias")) for each in (path, short)]
         to = next(each for each in spelt if each)
@@ -112,6 +122,8 @@ def tensors_of(checkpoint: Path) -> dict[str, np.ndarray]:
 def _rows(name: str, tensor: str, weight: np.ndarray, config: Any) -> np.ndarray:
     """Written out for each architecture: what the reading has to undo."""
     heads = config.num_attention_heads
+    if name in ("gemma2", "gemma3") and tensor.endswith("norm.weight"):
+        return weight + 1
     if name == "llama" and (".attn_q." in tensor or ".attn_k." in tensor):
         own = heads if ".attn_q." in tensor else config.num_key_value_heads
         halves = weight.reshape(own, 2, weight.shape[0] // own // 2, *weight.shape[1:])
@@ -124,6 +136,7 @@ def _rows(name: str, tensor: str, weight: np.ndarray, config: Any) -> np.ndarray
 
 def _metadata(name: str, config: Any) -> dict[str, Any]:
     rotary = getattr(config, "rope_parameters", None) or {}
+    rotary = rotary.get("full_attention", rotary)
     heads, width = config.num_attention_heads, config.hidden_size
     epsilon = next(
         float(getattr(config, key))
@@ -132,6 +145,8 @@ def _metadata(name: str, config: Any) -> dict[str, Any]:
     )
     norm = "rms_epsilon" if hasattr(config, "rms_norm_eps") else "epsilon"
     ffn = getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None)
+    ffn = ffn or getattr(config, "ffn_hidden_size", None)
+    kv_heads = getattr(config, "num_key_value_heads", 1 if name == "falcon" else heads)
     share = rotary.get("partial_rotary_factor", 1.0)
     head_dim = getattr(config, "head_dim", None) or width // heads
     return {
@@ -140,9 +155,12 @@ def _metadata(name: str, config: Any) -> dict[str, Any]:
         "block_count": config.num_hidden_layers,
         "feed_forward_length": ffn or 4 * width,
         "attention.head_count": heads,
-        "attention.head_count_kv": getattr(config, "num_key_value_heads", heads),
+        "attention.head_count_kv": kv_heads,
         f"attention.layer_norm_{norm}": epsilon,
-        "attention.key_length": head_dim if name == "qwen3" else None,
+        "attention.key_length": head_dim if name in ("qwen3", "gemma2", "gemma3") else None,
+        "attention.sliding_window": getattr(config, "sliding_window", None),
+        "attn_logit_softcapping": getattr(config, "attn_logit_softcapping", None),
+        "final_logit_softcapping": getattr(config, "final_logit_softcapping", None),
         "rope.dimension_count": int(head_dim * share) if rotary else None,
         "rope.freq_base": float(rotary["rope_theta"]) if rotary else None,
         "use_parallel_residual": getattr(config, "use_parallel_residual", None),
@@ -166,6 +184,5 @@ def _add_tokenizer(writer: gguf.GGUFWriter, checkpoint: Path, pre: str) -> None:
 
 def tiny_gguf(folder: Path, family: str = "llama", kind: Kind = Kind.F32, **changed: Any) -> Path:
     """A GGUF file of a random model whose rows can be quantised; its checkpoint lies beside."""
-    sizes = {"gpt2": {"n_inner": 64}, "bloom": {}}.get(family, {"intermediate_size": 64})
-    checkpoint = save_tiny(family, folder / "checkpoint", **sizes)
+    checkpoint = save_tiny(family, folder / "checkpoint", **SIZES.get(family, _SIZES))
     return write_gguf(checkpoint, folder / f"tiny-{family}.gguf", kind, **changed)

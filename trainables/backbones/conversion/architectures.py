@@ -19,7 +19,7 @@ from trainables.errors import BackboneError
 
 FILE = Path(__file__).resolve().parents[3] / "search_spaces" / "gguf.yaml"
 EMBEDDING, HEAD, ROPE_FACTORS = "token_embd.weight", "output.weight", "rope_freqs.weight"
-Rows = Literal["pairs", "whole"]
+Rows, Norms = Literal["pairs", "whole"], Literal["as_they_are", "plus_one"]
 _LINEAR = "linear"
 
 
@@ -30,6 +30,8 @@ class Architecture:
     family: str
     config: Mapping[str, Any]
     rows: Mapping[str, Rows] = field(default_factory=dict)
+    norms: Norms = "as_they_are"
+    too_terse: Mapping[str, int] = field(default_factory=dict)
 
 
 @cache
@@ -114,8 +116,15 @@ def _check_plain(header: Header) -> None:
     scaling = _value(header, "rope.scaling.type")
     if scaling not in (None, "none", _LINEAR):
         raise BackboneError(f"{label}: its rope.scaling.type={scaling} is not read; read: linear")
+    for key, value in architecture_of(header).too_terse.items():
+        if _value(header, key) == value:
+            raise BackboneError(
+                f"{label}: a {header.architecture} of {key} {value} has a setting that its GGUF "
+                "does not hold; use the checkpoint"
+            )
     window, positions = _value(header, "attention.sliding_window"), _value(header, "context_length")
-    if window and positions and window < positions:
+    is_read = "sliding_window" in architecture_of(header).config
+    if window and positions and window < positions and not is_read:
         raise BackboneError(f"{label}: its attention.sliding_window={window} is not read")
 
 

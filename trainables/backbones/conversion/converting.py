@@ -88,8 +88,12 @@ class _Maker:
         for name in self.parameters:
             stored = self._header.tensors[self._names[name]]
             label = f"{self._label}: the tensor {self._names[name]!r}"
-            tensor = dequantised(self._data, stored, self._dtype, label, told)
-            yield self._arranged(name, tensor)
+            if self._names[name].endswith("norm.weight") and self._architecture.norms == "plus_one":
+                exact = dequantised(self._data, stored, torch.float32, label, told)
+                yield (exact - 1).to(self._dtype)
+            else:
+                tensor = dequantised(self._data, stored, self._dtype, label, told)
+                yield self._arranged(name, tensor)
 
     def _arranged(self, name: str, tensor: Tensor) -> Tensor:
         """A tensor in the orientation and order of rows that the model has."""
@@ -114,20 +118,21 @@ class _Maker:
 
         family = get_family(self._architecture.family)
         values = config_of(self._header)
-        rotary = values.pop("rope_theta", None)
-        rotary_dim = values.pop("rotary_dim", None)
+        theta, rotary_dim = values.pop("rope_theta", None), values.pop("rotary_dim", None)
         values["tie_word_embeddings"] = self._is_tied()
         try:
             config: Any = AutoConfig.for_model(family.name, **values)
         except (ValueError, TypeError) as error:
             reason = " ".join(str(error).split())
             raise BackboneError(f"{self._label}: describes no {family.name}: {reason}") from error
-        if rotary is not None:
-            config.rope_parameters = {"rope_type": "default", "rope_theta": rotary}
+        if theta is not None:
+            # by kind of attention, where that is not the same for all
+            rotary = config.rope_parameters.get("full_attention", config.rope_parameters)
+            rotary["rope_theta"] = theta
             if rotary_dim is not None:
                 width = config.hidden_size // config.num_attention_heads
-                config.rope_parameters["partial_rotary_factor"] = rotary_dim / width
-            config.rope_parameters |= scaling_of(self._header) or self._llama3_scaling(config)
+                rotary["partial_rotary_factor"] = rotary_dim / width
+            rotary |= scaling_of(self._header) or self._llama3_scaling(config, theta)
         config.architectures = None
         return config
 
@@ -143,7 +148,7 @@ class _Maker:
     def _bytes(self, stored: StoredTensor) -> Any:
         return self._data[stored.begin : stored.begin + stored.num_bytes]
 
-    def _llama3_scaling(self, config: Any) -> dict[str, Any]:
+    def _llama3_scaling(self, config: Any, theta: float) -> dict[str, Any]:
         """The scaling that gives the factors which the file holds; nothing if it holds none."""
         stored = self._header.tensors.get(ROPE_FACTORS)
         if stored is None:
@@ -154,7 +159,7 @@ class _Maker:
         width = (
             getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         )
-        due = _llama3_factors(config.rope_parameters["rope_theta"], width, scaling)
+        due = _llama3_factors(theta, width, scaling)
         if factors.shape != due.shape or not torch.allclose(factors, due, rtol=1e-3):
             raise BackboneError(f"{label} scales positions in a way that is not known")
         return scaling
