@@ -19,7 +19,8 @@ from trainables.errors import BackboneError
 
 FILE = Path(__file__).resolve().parents[3] / "search_spaces" / "gguf.yaml"
 EMBEDDING, HEAD, ROPE_FACTORS = "token_embd.weight", "output.weight", "rope_freqs.weight"
-Rows, Norms = Literal["pairs", "whole"], Literal["as_they_are", "plus_one"]
+Rows = Literal["pairs", "whole"]
+Norms = Literal["as_they_are", "plus_one"]
 _LINEAR = "linear"
 
 
