@@ -250,6 +250,9 @@ def _mixed(section: Section) -> list[str]:
             lines.append(f"mixed {name}: {_join(value[:12] for value in values)}")
         elif name in ("device", "dtype"):
             lines.append(f"{name}: {_join(values) or 'not stated'}")
+    quantised = [kind for kind in section.provenance["dequantised_from"] if kind]
+    if quantised:
+        lines.append(f"backbone: dequantised from {_join(quantised)}")
     return lines
 
 

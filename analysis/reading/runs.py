@@ -22,7 +22,7 @@ from analysis.reading.server import Server, fetch
 TAGS = (
     *("fingerprint", "arm_fingerprint", "ablation", "arm", "seed", "method", "module", "paper"),
     *("scale", "status", "stop_reason", "fidelity", "error", "protocol", "published", "swept"),
-    *("backbone", "backbone_fingerprint", "num_layers", "hidden_size"),
+    *("backbone", "backbone_fingerprint", "dequantised_from", "num_layers", "hidden_size"),
     *("dataset", "dataset_digest", "dataset_part", "target_field"),
     *("device", "dtype", "micro_batch", "commit", "is_dirty", "source_hash"),
     "packages",

@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import UsageError
-from orchestrator.planning.shapes import EMBEDDED, SHAPE
+from orchestrator.planning.shapes import EMBEDDED, PACKAGED, SHAPE, is_path
 from orchestrator.planning.trial_spec import Origin
 from orchestrator.settings.models import MOST_SEED
 
 _PARTS = ("all", "report", "tune")
-_OF_THE_MODEL = ("family", *SHAPE, "num_parameters")  # what a checkpoint says of itself
+# What a checkpoint says of itself.
+_OF_THE_MODEL = ("family", *SHAPE, "num_parameters", "dequantised_from")
 _MAY_BE_NULL = frozenset(
     {"revision", "memory_gib", "num_parameters", "data_path", "path", "max_edits", "frequency_band"}
 )
 _MOST_GIB = 1e6
+_PACKAGE = {
+    "name": re.compile(r"[A-Za-z0-9][\w.-]*"),
+    "version": re.compile(r"[A-Za-z0-9][\w.!+-]*"),
+    "file": re.compile(r"[\w][^\\:]*\.gguf"),
+    "sha256": re.compile(r"[0-9a-f]{64}"),
+}
+_PACKAGE_SAYS = {
+    "name": "the name of a package",
+    "version": "a version of it, in quotes",
+    "file": "the path of a .gguf file in its wheel",
+    "sha256": "the 64 hex digits of that file's SHA-256",
+}
 _OF_TRAINING = ("seed", "data_path")
 
 
@@ -34,7 +48,8 @@ def check_backbone(backbone: Mapping[str, Any], origins: Mapping[str, Origin]) -
     if not isinstance(model, str) or not model:
         raise UsageError(f"backbone.model={model}: must be a model id, or a folder")
     is_embedded = model.startswith(EMBEDDED)
-    is_id = not is_embedded and not Path(model).expanduser().is_dir()
+    is_made = model.startswith((EMBEDDED, PACKAGED))
+    is_id = not is_made and not is_path(model) and not Path(model).expanduser().is_dir()
     moved = {
         key.removeprefix("backbone.")
         for key, origin in origins.items()
@@ -50,6 +65,8 @@ def check_backbone(backbone: Mapping[str, Any], origins: Mapping[str, Origin]) -
     for key in _OF_TRAINING:
         if key in moved and not is_embedded and backbone[key] is not None:
             raise UsageError(f"backbone.{key}={backbone[key]}: {model} is not trained here")
+    if model.startswith(PACKAGED):
+        _check_package(backbone.get("package"))
     memory, count = backbone.get("memory_gib"), backbone.get("num_parameters")
     if memory is not None and not (_is_number(memory) and 0 < memory <= _MOST_GIB):
         raise UsageError(f"backbone.memory_gib={memory}: must be GiB above 0, or null")
@@ -60,6 +77,17 @@ def check_backbone(backbone: Mapping[str, Any], origins: Mapping[str, Origin]) -
         raise UsageError(f"backbone.seed={seed}: must be a whole number in 0 to {MOST_SEED}")
     if data is not None and not Path(str(data)).expanduser().is_file():
         raise UsageError(f"backbone.data_path={data}: there is no such file")
+
+
+def _check_package(package: Any) -> None:
+    """Raises UsageError unless a package says where one file of it is, and which."""
+    for key, form in _PACKAGE.items():
+        value = package.get(key) if isinstance(package, Mapping) else None
+        if not isinstance(value, str) or not form.fullmatch(value):
+            raise UsageError(f"backbone.package.{key}={value}: must be {_PACKAGE_SAYS[key]}")
+    if len(package) > len(_PACKAGE):
+        other = next(key for key in package if key not in _PACKAGE)
+        raise UsageError(f"backbone.package.{other}: is no key; keys are {', '.join(_PACKAGE)}")
 
 
 def check_dataset(dataset: Mapping[str, Any]) -> None:

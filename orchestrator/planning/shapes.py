@@ -11,8 +11,12 @@ from typing import Any
 
 from orchestrator.errors import UsageError
 from orchestrator.planning.families import get_family, known_families
+from trainables.backbones.conversion.architectures import shape_of
+from trainables.backbones.conversion.header import SUFFIX, gguf_file, read_header
+from trainables.errors import BackboneError
 
 EMBEDDED = "embedded:"  # prefix of a model that is trained here on first use
+PACKAGED = "packaged:"  # prefix of a model that is fetched in a wheel on first use
 DTYPES = ("float32", "bfloat16", "float16")
 SHAPE = ("num_layers", "hidden_size", "ffn_size")
 # Kept when another folder takes the place of the YAML's model; all else describes that model.
@@ -34,8 +38,8 @@ def read_backbone(
         is_embedded: Whether this project trains the model that the YAML names.
 
     Raises:
-        UsageError: For a folder that is not a safe checkpoint, another model id without its
-            revision, or a dtype or family that is not known.
+        UsageError: For a folder that is not a safe checkpoint, a broken GGUF file, another model
+            id without its revision, or a dtype or family that is not known.
     """
     if backbone.get("dtype", "float32") not in DTYPES:
         raise UsageError(f"backbone.dtype={backbone['dtype']}: allowed: {', '.join(DTYPES)}")
@@ -43,21 +47,20 @@ def read_backbone(
     typed = backbone.get("model")
     source = origins.get("backbone.model")
     is_typed = source is not None and not source.source.startswith("backbone ")
-    if typed is not None and (_is_folder(str(typed)) or Path(str(typed)).is_dir()):
+    if typed is not None and (is_path(str(typed)) or Path(str(typed)).is_dir()):
         folder = Path(str(typed)).expanduser().absolute()
-        shape = read_shape(folder, str(typed))
+        shape = _read_gguf(folder) or read_shape(folder, str(typed))
+        backbone.pop("package", None)
+        backbone.pop("dequantised_from", None)
         if is_embedded or any(backbone.get(key) != shape[key] for key in ("family", *SHAPE)):
             # another model than the YAML's: neither its name nor its memory need, and no preset
             for key in set(backbone) - set(_KEPT):
                 del backbone[key]
             backbone["name"] = folder.name
         backbone.update(shape, model=str(folder), revision=None)
-        changed = (
-            {f"backbone.{key}": type(source)(f"{folder.name}/config.json") for key in shape}
-            if source
-            else {}
-        )
-    elif typed is not None and not str(typed).startswith(EMBEDDED):
+        says = folder.name if "dequantised_from" in shape else f"{folder.name}/config.json"
+        changed = {f"backbone.{key}": type(source)(says) for key in shape} if source else {}
+    elif typed is not None and not str(typed).startswith((EMBEDDED, PACKAGED)):
         if is_embedded:
             raise UsageError(
                 f"backbone.model={typed}: there is no such folder; "
@@ -76,6 +79,24 @@ def read_backbone(
                 f"backbone.{key}={backbone.get(key)}: must be a whole number of at least 1"
             )
     return changed
+
+
+def _read_gguf(path: Path) -> dict[str, Any] | None:
+    """As `read_shape`, of a GGUF file or a folder that holds one; None for anything else."""
+    try:
+        file = gguf_file(path)
+        if file is None:
+            return None
+        header = read_header(file)
+        shape = shape_of(header)
+    except BackboneError as error:
+        raise UsageError(str(error)) from error
+    if shape["family"] not in known_families():
+        raise UsageError(
+            f"backbone.model={file}: the family {shape['family']!r} is not known; "
+            f"known: {', '.join(known_families())}"
+        )
+    return shape | {"dequantised_from": header.quantisation}
 
 
 def read_shape(folder: Path, typed: str) -> dict[str, Any]:
@@ -171,6 +192,10 @@ def _weights(folder: Path) -> list[Path]:
     return sorted(folder / str(name) for name in names if (folder / str(name)).is_file())
 
 
-def _is_folder(model: str) -> bool:
-    """Whether `model` is written as a path; no model id begins like one."""
-    return model.startswith(("/", "./", "../", "~")) or model in (".", "..")
+def is_path(model: str) -> bool:
+    """Whether `model` is written as a path; no model id begins, or ends, like one."""
+    return model.startswith(("/", "./", "../", "~")) or model in (".", "..") or _is_gguf(model)
+
+
+def _is_gguf(model: str) -> bool:
+    return model.endswith(SUFFIX)

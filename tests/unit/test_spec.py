@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from orchestrator.settings.yaml_files import SearchSpaces
 from tests.unit.file_trials import spec
 from trainables.errors import ConfigError
 from trainables.methods import method_settings
-from trainables.spec import BackboneSpec, DatasetSpec, ProtocolSpec, TrialSpec
+from trainables.spec import BackboneSpec, DatasetSpec, PackageSpec, ProtocolSpec, TrialSpec
 
 PARTS = {"backbone": BackboneSpec, "dataset": DatasetSpec, "protocol": ProtocolSpec}
 
@@ -32,7 +32,8 @@ def commands(file: Path) -> Iterator[list[str]]:
     for ablation in spaces.names("ablation"):
         yield from ([f"ablation={ablation}", f"scale={scale}"] for scale in ("quick", "paper"))
     for backbone in spaces.names("backbone"):
-        is_hosted = not str(spaces.load("backbone", backbone)["model"]).startswith("embedded:")
+        model = str(spaces.load("backbone", backbone)["model"])
+        is_hosted = not model.startswith(("embedded:", "packaged:"))
         pin = ["backbone.revision=main"] if is_hosted else []
         yield ["ablation=smoke", f"backbone={backbone}", *pin]
     for dataset in spaces.names("dataset"):
@@ -72,6 +73,7 @@ def test_every_planned_trial_is_read_as_it_was_meant(tmp_path: Path) -> None:
         for part, kind in PARTS.items():
             for field in fields(kind):
                 value = getattr(getattr(read, part), field.name)
+                value = asdict(value) if isinstance(value, PackageSpec) else value
                 assert value == sent[part].get(field.name, field.default), f"{part}.{field.name}"
         assert pickle.loads(pickle.dumps(read)) == read  # ranks of one trial send it on
         num_read += 1

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 
 from trainables.backbones.checkpoint import DTYPES, examine
+from trainables.backbones.conversion.prepared import converted, needs_conversion
 from trainables.backbones.families import get_family
 from trainables.backbones.hub import checkpoint_folder
 from trainables.backbones.sharding import device_map
@@ -21,8 +22,10 @@ from trainables.backbones.silence import without_reports
 from trainables.backbones.tokenizer import load_tokenizer
 from trainables.backbones.weight_check import check_told, read_config
 from trainables.backbones.weight_files import stored_tensors
+from trainables.cache import default_cache
 from trainables.errors import BackboneError
 from trainables.interfaces import Backbone, Family
+from trainables.spec import BackboneSpec
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 Device = Literal["cpu", "cuda"]
@@ -42,13 +45,14 @@ def load_backbone(
     """A frozen backbone in evaluation mode.
 
     Args:
-        model: Folder written by `save_pretrained`, or a model id of the hub.
+        model: Folder written by `save_pretrained`, GGUF file, or a model id of the hub.
         revision: Commit of a model id; ignored for a folder.
         dtype: Of all weights.
         home_layers: Layers that stay with the embedding on the first GPU while the others are
             spread over all GPUs of the process; None: everything on one.
         beside_gib: What a method makes beside those layers, 2**30 bytes.
-        cache: Where it is kept that the checkpoint is whole; None: found out anew.
+        cache: Where it is kept that the checkpoint is whole; None: found out anew, and what a GGUF
+            file is converted to is kept in the user's cache.
         device: Where it lies; None: on the GPU when there is one.
         tf32: Whether a GPU rounds the factors of float32 products to 10 bits, which is faster;
             from now on in this process.
@@ -58,6 +62,9 @@ def load_backbone(
             family, or a weight is beyond the range of `dtype`.
     """
     device = device or usable_device()
+    wanted = BackboneSpec("", str(model), dtype)
+    if needs_conversion(wanted):
+        model = converted(wanted, cache or default_cache())
     folder = checkpoint_folder(str(model), revision)
     whole = examine(folder, cache)
     whole.check_range(folder, dtype)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+from trainables.backbones.conversion import prepared
 from trainables.datasets import (
     DataSet,
     FileDataSet,
@@ -108,9 +109,21 @@ def backbone_folder(
     spec: TrialSpec,
     cache: Path,
     progress: Callable[[int, int, float], None] | None = None,
+    told: prepared.Told | None = None,
 ) -> str:
-    """Folder or model id to load; an embedded backbone is trained on first use."""
+    """Folder or model id to load.
+
+    An embedded backbone is trained on first use, one that comes in a GGUF file is converted.
+
+    Args:
+        spec: Of a trial.
+        cache: Folder of what is made on first use.
+        progress: Called after every step of a training.
+        told: Called while something is fetched or converted.
+    """
     backbone = spec.backbone
+    if prepared.needs_conversion(backbone):
+        return str(prepared.converted(backbone, cache, told))
     if not backbone.is_embedded:
         return str(backbone.model)
     return str(

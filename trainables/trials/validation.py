@@ -34,6 +34,7 @@ class Validator:
         cache: Path,
         progress: Callable[[int, int, float], None] | None = None,
         compared: Sequence[str] = (),
+        told: Callable[[str, float], None] | None = None,
     ) -> None:
         """Nothing is read yet.
 
@@ -41,8 +42,9 @@ class Validator:
             cache: Folder of embedded backbones and artefacts.
             progress: Told how an embedded backbone's training goes on.
             compared: Numbers of a trial that are compared, see `DataCheck`.
+            told: Told what is fetched or converted, and which share of it is done.
         """
-        self._cache, self._progress = cache, progress
+        self._cache, self._progress, self._told = cache, progress, told
         self._checkpoints: dict[str, Checkpoint] = {}
         self._nltk_data: dict[tuple[NltkData, ...], str] = {}
         self._data = DataCheck(cache, compared)
@@ -105,14 +107,15 @@ class Validator:
     def _examined(self, spec: TrialSpec) -> tuple[Checkpoint, Path]:
         """The checkpoint of a specification, within the range of its dtype, and its folder."""
         wanted = spec.backbone
-        model = backbone_folder(spec, self._cache, self._progress)
+        model = backbone_folder(spec, self._cache, self._progress, self._told)
         folder = checkpoint_folder(model, wanted.revision)
         try:
             whole = examine(folder, self._cache)
         except BackboneError as error:
-            if not wanted.is_embedded:
+            if model == wanted.model:  # the user's own
                 raise
-            raise BackboneError(f"{error}; without that folder it is trained anew") from error
+            how = "trained" if wanted.is_embedded else "made"
+            raise BackboneError(f"{error}; without that folder it is {how} anew") from error
         whole.check_range(folder, wanted.dtype)
         if whole.adapter:
             self.warnings.append(

@@ -8,11 +8,14 @@ from typing import Any
 
 import pytest
 
+from tests.unit.backbones.gguf_files import write_gguf
 from tests.unit.file_trials import spec, write, zsre_line
+from trainables.backbones.checkpoint import fingerprint
 from trainables.backbones.loading import Dtype
 from trainables.interfaces import Backbone
 from trainables.spec import TrialSpec
 from trainables.trials.run import Runtime, TrialRun
+from trainables.trials.validation import Validator
 from trainables.trials.workbench import Workbench
 
 
@@ -42,6 +45,18 @@ def test_other_dtype_in_the_same_process_then_the_row_of_a_process_of_its_own(
         own = Workbench(tmp_path / f"cache{index}")
         asked = in_dtype(wanted, dtype)  # type: ignore[arg-type]
         assert row_of(shared, asked) == row_of(own, asked)
+
+
+def test_trial_on_a_gguf_file_then_the_row_of_the_checkpoint_it_was_made_of(
+    wanted: dict[str, Any], checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+    path = write_gguf(checkpoints["llama"], tmp_path / "tiny.gguf")
+    quantised = wanted | {"backbone": wanted["backbone"] | {"model": str(path)}}
+    found = Validator(cache).validate(TrialSpec.parse(quantised))
+    (made,) = (cache / "backbones").glob("tiny-float32-*")  # before any trial
+    assert found["backbone_fingerprint"] == fingerprint(made) != fingerprint(checkpoints["llama"])
+    assert row_of(Workbench(cache), quantised) == row_of(Workbench(tmp_path / "own"), wanted)
 
 
 def test_identity_then_dtype_and_device_tell_backbones_apart(llama: Backbone) -> None:
