@@ -22,6 +22,7 @@ from orchestrator.store.settled import Options
 from orchestrator.terminal.board import Building, announce
 from orchestrator.terminal.waiting import Waiting
 from orchestrator.threads import usable_cpus
+from trainables.trials.asked import Asked
 from trainables.trials.validation import Validator
 
 Prepare = Callable[[Plan, Options, Interruption, Waiting], tuple[Sweep, Sequence[Cell]]]
@@ -38,7 +39,9 @@ def prepared(
     set_num_threads(min(get_num_threads(), usable_cpus()))  # of a container's share, not of all
     waiting.now("checking settings, backbone and data")
     with Building(waiting) as building:
-        validator = Validator(cache, building.advance, plan.compared_numbers)
+        # On a cluster the driver's machine may not be one that can load a backbone.
+        asked = Asked(cache, waiting.now) if plan.config.cluster == LOCAL else None
+        validator = Validator(cache, building.advance, plan.compared_numbers, asked)
         precheck(plan, validator.check_data)  # all of it, before a backbone is trained
         cells = [resolved_cell(validator, spec) for spec in plan.trials or plan.typical[:1]]
     if plan.config.cluster == LOCAL:
