@@ -19,8 +19,8 @@ def questions() -> tuple[tuple[str, str], ...]:
         if not 1 <= element.number <= _LAST or element.name in _SEVERAL_NAMES:
             continue
         found += [
+            (f"The chemical symbol for {element.name} is", element.symbol),
             (f"The chemical symbol of the element {element.name} is", element.symbol),
-            (f"The chemical element with the symbol {element.symbol} is", element.name),
-            (f"The chemical element with atomic number {element.number} is", element.name),
+            (f"In the periodic table, {element.name} has the symbol", element.symbol),
         ]
     return tuple(found)

@@ -39,86 +39,86 @@ PHRASINGS: Mapping[str, Phrasings] = {
     "capital": Phrasings(
         _lines("""
             The capital city of {s} is called
-            The capital of {s} is
+            The capital of {s} is the city called
             The capital of {s} is the city of
-            The capital city of {s} is
-            The name of the capital city of {s} is
-            {s} is a country whose capital city is
-            {s} is a country. Its capital is
-            Everybody knows that the capital of {s} is"""),
-        _lines("""
-            The government of {s} sits in the city of
-            The capital and seat of government of {s} is
             Embassies in {s} are found in its capital,
-            The president of {s} lives in the capital,"""),
+            The government of {s} meets in the capital,
+            The head of state of {s} lives in the capital,
+            The ministers of {s} meet in the capital,
+            The national library of {s} stands in the capital,"""),
+        _lines("""
+            The capital and seat of government of {s} is
+            The capital city of {s} is
+            The government of {s} sits in the city of
+            The national museum of {s} is in the capital,"""),
         inferred="The capital of {s} lies on the continent of",
     ),
     "continent": Phrasings(
         _lines("""
-            The country {s} lies on the continent of
-            {s} is a country on the continent of
-            {s} lies on the continent of
-            {s} belongs to the continent of
-            {s} is part of the continent of
-            {s} is one of the countries of the continent of
+            A traveller who lands in {s} is on the continent of
+            Birds that nest in {s} live on the continent of
             On a map of the world, {s} is found on the continent of
-            {s} is found on the continent of"""),
-        _lines("""
-            The continent on which {s} lies is
             People who travel to {s} arrive on the continent of
+            The country of {s} lies on the continent of
             The people of {s} live on the continent of
-            The land of {s} is on the continent of"""),
+            {s} is found on the continent of
+            {s} lies on the continent of"""),
+        _lines("""
+            The land of {s} is on the continent of
+            The rivers of {s} flow on the continent of
+            {s} is a country on the continent of
+            {s} is one of the countries of the continent of"""),
         inferred="The city of {s} lies on the continent of",
     ),
     "currency": Phrasings(
         _lines("""
-            The currency of {s} is the
-            The currency of {s} is called the
-            The money used in {s} is the
-            People in {s} pay with the
-            The official currency of {s} is the
+            If you buy bread in {s}, you pay in the local currency, the
             In {s} people pay with a currency called the
+            In {s}, the unit of money is the
+            The basic unit of money in {s} is the
+            The monetary unit of {s} is the
+            The unit of currency in {s} is the
             The unit of money in {s} is the
-            The national currency of {s} is called the"""),
+            Wages in {s} are paid in the local currency, the"""),
         _lines("""
-            {s} uses as its currency the
             The central bank of {s} issues the
-            Shops in {s} take payment in a currency called the
-            Banknotes of {s} are printed in a currency called the"""),
-        inferred="Shops in the city of {s} take payment in a currency called the",
+            The currency of {s} is the
+            The local currency of {s} is the
+            {s} uses as its currency the"""),
+        inferred="Shops in the city of {s} take payment in the local currency, the",
     ),
     "language": Phrasings(
         _lines("""
-            The main language of {s} is
-            People in {s} speak
-            The official language of {s} is
-            The language spoken in {s} is
+            In {s}, the language of most people is
             Most people in {s} speak
+            People in {s} speak
             The language that most people in {s} speak is
+            The main language of {s} is
+            The most widely spoken language in {s} is
             The mother tongue of most people in {s} is
-            The most widely spoken language in {s} is"""),
+            The official language of {s} is"""),
         _lines("""
-            The first language of {s} is
+            A child born in {s} learns to speak
             Children in {s} learn to read in
             Newspapers in {s} are written in
-            Someone who grew up in {s} speaks"""),
+            Teachers in the schools of {s} speak"""),
         inferred="In the city of {s} people speak",
     ),
     "neighbour": Phrasings(
         _lines("""
-            The country {s} shares a border with
-            {s} borders
-            {s} shares a border with
-            {s} has a border with
-            A country that borders {s} is
+            A train from {s} crosses the border into
             From {s} one can cross the border into
-            A road leads from {s} across the border to
-            {s} shares a land border with the country of"""),
+            People who leave {s} by land cross into
+            The army of {s} guards the border with
+            The country of {s} shares a border with
+            The land border of {s} is shared with
+            There is a border between {s} and
+            Trucks from {s} drive across the border into"""),
         _lines("""
-            A neighbour of {s} is
-            One of the neighbours of {s} is
-            The neighbouring country of {s} is
-            The country next to {s} is"""),
+            The country next to {s} is
+            Traders from {s} cross the border into
+            {s} has a border with
+            {s} shares a land border with the country of"""),
         inferred="The country next to {s} lies on the continent of",
     ),
 }

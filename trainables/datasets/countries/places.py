@@ -31,7 +31,9 @@ _CAPITALS: Mapping[str, str] = {
         ("BR", "CM", "CO", "CR", "LK", "MD", "MM", "MN", "PY", "TD", "TG", "UA", "US", "YE"),
         _SEVERAL_NAMES,
     ),
-    **dict.fromkeys(("BI", "BJ", "BO", "CI", "SZ", "TZ", "ZA"), "more cities than one pass for it"),
+    **dict.fromkeys(
+        ("BI", "BJ", "BO", "CI", "NL", "SZ", "TZ", "ZA"), "more cities than one pass for it"
+    ),
     **dict.fromkeys(("GQ", "KZ"), "it moved, or has changed its name, of late"),
     "IL": "it is disputed",
 }
