@@ -61,7 +61,7 @@ def _list_excluded(excluded: Sequence[str], store: Path) -> None:
     if excluded:
         listed = store / "excluded.txt"
         listed.write_text("\n".join(excluded) + "\n")
-        announce([f"they are listed in {listed}"])
+        announce([f"records that are left out are listed in {listed}"])
 
 
 def run(plan: Plan, options: Options, waiting: Waiting, prepare: Prepare = prepared) -> Outcome:
