@@ -257,7 +257,7 @@ def _file_source(
         records=part,
         training=tuple(streams.to_edit(record) for record in tune),
         training_locality=_unscored_locality(records, part),
-        digest=loaded.digest,
+        digest=_digest(loaded.digest, dataset),
         unchanged=frozenset(loaded.unchanged),
         num_repeated=loaded.num_repeated,
         num_in_all_parts=len({record.prompt for record in records}),
@@ -334,7 +334,14 @@ def _made_up_source(spec: TrialSpec, kind: MadeUpDataSet, folder: Path) -> Sourc
         records=kind.records(part, known),
         training=tuple(streams.to_edit(record, few) for record in tune),
         training_locality=prompts,
-        digest=kind.digest(),
+        digest=_digest(kind.digest(), spec.dataset),
         has_passages=kind.HAS_PASSAGES,
         part=part,
     )
+
+
+def _digest(digest: str, dataset: DatasetSpec) -> str:
+    """Of the data and of what chose the records; which ones a backbone knows, it decides itself."""
+    if not dataset.known_only:
+        return digest
+    return hashlib.sha256(f"{digest} known only".encode()).hexdigest()
