@@ -8,7 +8,8 @@ Rooms, each of which imports only those below it:
 - `subsets`: divides an arm into subsets of its records.
 - `reading`: reads MLflow's runs as tidy rows.
 - `published`: the papers' numbers and claims, and whether ours may be compared with them.
-- `render`, `counts`: cells and tables as text, and the fall-backs counted below them.
+- `render`, `counts`, `known`: cells and tables as text; and below them the fall-backs counted, and
+  what the backbone knew beforehand.
 - `aggregate`: makes one mean and interval per arm of the tidy rows.
 - `metrics`: what may be measured, and how a table shows it.
 - `arguments`, `errors`: the options of the commands, and errors for the user.

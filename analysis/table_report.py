@@ -15,6 +15,7 @@ from analysis import aggregate
 from analysis.aggregate import Section
 from analysis.counts import count_lines
 from analysis.errors import AnalysisError, StoreError
+from analysis.known import known_lines
 from analysis.layouts.catalogue import get_layout, known_layouts
 from analysis.layouts.layout import Body, Layout
 from analysis.metrics import AVERAGED, MAIN
@@ -148,8 +149,8 @@ def _table(
         notes.insert(0, f"differs from the paper: {differing or 'nothing in backbone, data, size'}")
         suspect = paper_numbers.caveats(body.paper[0].table)
         notes += [f"the paper's own numbers: {caveat}" for caveat in suspect]
-    footer = [*body.footer, *_pruned_line(section), *_floor_line(section), *_failures(section)]
-    footer += [*count_lines(section), *left_out]
+    footer = [*body.footer, *_pruned_line(section), *_floor_line(section), *known_lines(section)]
+    footer += [*_failures(section), *count_lines(section), *left_out]
     if section.num_superseded:
         footer.append(f"left out: {section.num_superseded} trials with newer ones of the same arm")
     return Table(

@@ -79,6 +79,10 @@ class Artefacts:
             self._loaded[key] = state
         return state
 
+    def find(self, kind: str, inputs: Mapping[str, Json]) -> State | None:
+        """The artefact of `inputs` if it was built before; None if not."""
+        return self._read(self._root / key_of(kind, inputs))
+
     def free(self) -> None:
         """Forget in this process all that can be computed or read again."""
         self._loaded.clear()

@@ -131,6 +131,7 @@ class DatasetSpec:
         keep_unchanged: Whether edits whose target was true before are drawn too.
         frequency_band: Shares [low, high] of the records, the most frequent at 0; None: all.
         frequency_source: What ranks them, `known` or `gece`.
+        known_only: Whether only what the backbone answers rightly is edited, or asked for locality.
     """
 
     name: str
@@ -142,6 +143,7 @@ class DatasetSpec:
     keep_unchanged: bool = False
     frequency_band: Sequence[float] | None = None
     frequency_source: str = "known"
+    known_only: bool = False
 
     @property
     def module_name(self) -> str:

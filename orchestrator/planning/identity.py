@@ -42,6 +42,8 @@ def identity_fields(spec: TrialSpec, extra: Mapping[str, Any]) -> dict[str, Any]
     dataset = {key: value for key, value in spec.dataset.items() if key not in _NOT_DATASET}
     if dataset.get("frequency_band") is None:  # drawn from all: as before there were bands
         dataset = {key: value for key, value in dataset.items() if key not in _OF_BAND}
+    if not dataset.get("known_only"):  # as before anybody was asked what it knows
+        dataset.pop("known_only", None)
     if dataset.get("module") == dataset.get("name"):  # as before modules were named
         dataset.pop("module", None)
     return {

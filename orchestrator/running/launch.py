@@ -22,6 +22,7 @@ from orchestrator.store.settled import Options
 from orchestrator.terminal.board import Building, announce
 from orchestrator.terminal.waiting import Waiting
 from orchestrator.threads import usable_cpus
+from trainables.trials.asked import Asked
 from trainables.trials.validation import Validator
 
 Prepare = Callable[[Plan, Options, Interruption, Waiting], tuple[Sweep, Sequence[Cell]]]
@@ -38,7 +39,11 @@ def prepared(
     set_num_threads(min(get_num_threads(), usable_cpus()))  # of a container's share, not of all
     waiting.now("checking settings, backbone and data")
     with Building(waiting) as building:
-        validator = Validator(cache, building.advance, plan.compared_numbers, building.converting)
+        # On a cluster the driver's machine may not be one that can load a backbone.
+        asked = Asked(cache, waiting.now) if plan.config.cluster == LOCAL else None
+        validator = Validator(
+            cache, building.advance, plan.compared_numbers, building.converting, asked
+        )
         precheck(plan, validator.check_data)  # all of it, before a backbone is trained
         cells = [resolved_cell(validator, spec) for spec in plan.trials or plan.typical[:1]]
     if plan.config.cluster == LOCAL:
@@ -58,7 +63,7 @@ def _list_excluded(excluded: Sequence[str], store: Path) -> None:
     if excluded:
         listed = store / "excluded.txt"
         listed.write_text("\n".join(excluded) + "\n")
-        announce([f"they are listed in {listed}"])
+        announce([f"records that are left out are listed in {listed}"])
 
 
 def run(plan: Plan, options: Options, waiting: Waiting, prepare: Prepare = prepared) -> Outcome:

@@ -60,6 +60,7 @@ class _Dataset(_Checked):
     source: Literal["file"] | None = None
     version: Annotated[int, Field(ge=1)] | None = None
     keep_unchanged: bool = False
+    known_only: bool = False
     cost: _DatasetCost | None = None
 
 

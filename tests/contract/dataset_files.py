@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.settings.yaml_files import SearchSpaces
-from trainables.datasets import FileDataSet, get_dataset
+from trainables.datasets import FileDataSet, InstalledDataSet, MadeUpDataSet, get_dataset
 
 SPACES = SearchSpaces()
 NAMES = SPACES.names("dataset")
 STATED = {name: SPACES.load("dataset", name) for name in NAMES}
 MODULES = {name: get_dataset(STATED[name]["module"]) for name in NAMES}
 FROM_FILES = [name for name in NAMES if isinstance(MODULES[name], FileDataSet)]
-MADE_UP = [name for name in NAMES if name not in FROM_FILES]
+MADE_UP = [name for name in NAMES if isinstance(MODULES[name], MadeUpDataSet)]
+INSTALLED = [name for name in NAMES if isinstance(MODULES[name], InstalledDataSet)]
 NUM_RECORDS = 40
 Row = dict[str, Any]
 

@@ -14,6 +14,7 @@ import pytest
 
 from tests.contract.dataset_files import (
     FROM_FILES,
+    INSTALLED,
     MADE_UP,
     MODULES,
     NAMES,
@@ -23,7 +24,7 @@ from tests.contract.dataset_files import (
     rows_of,
     write,
 )
-from trainables.datasets import MadeUpDataSet, known_modules
+from trainables.datasets import InstalledDataSet, MadeUpDataSet, known_modules
 from trainables.draws.streams import topic
 from trainables.edits.drawing import FREQUENCY_SOURCES
 from trainables.errors import ConfigError, DataError
@@ -180,3 +181,21 @@ def test_made_up_records_when_made_again_then_they_are_the_same_and_whole(name: 
     for record in records:
         check_record(record)
     assert found.records("report", frozenset()) != records  # nothing may be asked
+
+
+# --- facts of installed packages ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", INSTALLED)
+def test_installed_facts_when_read_then_they_are_whole_and_offer_what_is_asked(name: str) -> None:
+    found = MODULES[name]
+    assert isinstance(found, InstalledDataSet)
+    loaded = found.loaded()
+    assert loaded == found.loaded()
+    for record in loaded.records:
+        check_record(record)
+        assert record.subject is not None
+        assert record.subject in record.prompt
+        assert record.true_answer not in (None, record.target_new)
+    assert len({record.record_id for record in loaded.records}) == len(loaded.records)
+    assert all(bad.reason and "\n" not in bad.reason for bad in loaded.excluded)

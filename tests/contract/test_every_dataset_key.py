@@ -6,6 +6,7 @@ What is typed goes the whole way from the command line to the records.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,9 @@ from trainables.datasets import MadeUpDataSet
 from trainables.draws.streams import topic
 from trainables.edits.data_check import DataCheck
 from trainables.edits.drawing import draw
+from trainables.edits.known import asked_facts, only_known
 from trainables.edits.sources import Source, open_source
+from trainables.errors import DataError
 from trainables.spec import TrialSpec as ToldSpec
 
 OF_THE_FILE = ("name", "module", "source", "version")  # what a YAML says of itself
@@ -62,7 +65,7 @@ class Typed:
         self.words = ["ablation=smoke", "method=no_edit", f"dataset={name}"]
         self.words += ["seeds=[0]", "protocol.num_edits=3", "dataset.part=report"]
         self.words += [f"dataset.{key}=null" for key in ("max_edits", "frequency_band")]
-        self.words.append("dataset.keep_unchanged=false")
+        self.words += [f"dataset.{key}=false" for key in ("keep_unchanged", "known_only")]
         self.words.append("backbone=facts_tiny" if name in MADE_UP else "backbone=gpt2_xl")
         self.path = folder / "records.jsonl"
         if name in FROM_FILES:
@@ -106,7 +109,7 @@ def typed(name: str, tmp_path: Path) -> Typed:
 
 
 def check_path(typed: Typed) -> None:
-    if typed.name in MADE_UP:
+    if typed.name not in FROM_FILES:
         assert "is not read from a file" in typed.refused("dataset.path=a.json")
         return
     assert "add dataset.path=FILE" in typed.refused("dataset.path=null")
@@ -143,7 +146,7 @@ def check_part(typed: Typed) -> None:
 
 def check_keep_unchanged(typed: Typed) -> None:
     assert "true or false" in typed.refused("dataset.keep_unchanged=maybe")
-    if typed.name in MADE_UP:
+    if typed.name not in FROM_FILES:
         for record in typed.source().records:
             assert record.target_new != record.true_answer
         return
@@ -193,11 +196,41 @@ def check_frequency_source(typed: Typed) -> None:
     assert typed.spec(f"{key}=gece", band).dataset["frequency_source"] == "gece"
 
 
+def check_known_only(typed: Typed) -> None:
+    assert "true or false" in typed.refused("dataset.known_only=maybe")
+    records = typed.source("dataset.part=all").records
+    if all(record.true_answer is None for record in records):
+        words = typed.refused("dataset.known_only=true", "dataset.part=all")
+        assert f"none of the {len(records)} records of dataset={typed.name} says" in words
+        return
+    plain = typed.fingerprint()
+    assert typed.fingerprint("dataset.known_only=true") != plain
+    without = replace(typed.spec(), dataset=dict(typed.spec().dataset))
+    del without.dataset["known_only"]
+    digest = {"dataset_digest": typed.source().digest, "backbone_fingerprint": "of some backbone"}
+    assert fingerprint(without, digest) == fingerprint(typed.spec(), digest)  # as of old results
+    source = typed.source("dataset.known_only=true")
+    if typed.name not in MADE_UP:  # of those a preview has none
+        assert source.digest != typed.source().digest  # another table
+    prompts = sorted({r.prompt for r in source.records if r.true_answer is not None})
+    held = {fact for fact in asked_facts(source.records) if fact[0] in prompts[::2]}
+    known = only_known(source, held, typed.name, "gpt2_xl")
+    assert {record.prompt for record in known.records} == set(prompts[::2])
+    assert (known.knowledge.num_known, known.knowledge.num_facts) == (
+        len(prompts[::2]),
+        len(prompts),
+    )
+    words = "none of the"
+    with pytest.raises(DataError, match=words):
+        only_known(source, (), typed.name, "gpt2_xl")
+
+
 CHECKS: dict[str, Callable[[Typed], None]] = {
     "path": check_path,
     "target_field": check_target_field,
     "part": check_part,
     "keep_unchanged": check_keep_unchanged,
+    "known_only": check_known_only,
     "max_edits": check_max_edits,
     "frequency_band": check_frequency_band,
     "frequency_source": check_frequency_source,

@@ -45,7 +45,13 @@ from trainables.trials.run import Runtime
 
 TINY = {"edit_layer": 2, "num_experts": 2, "top_k": 1, "num_steps": 2}
 # Measured where a test of every machine cannot go; test_trial has the second.
-ELSEWHERE = {"peak_gpu_gib": "needs a GPU", "micro_batch": "memory has to run out"}
+_KNOWS = "needs a backbone that knows something; test_known_only has both"
+ELSEWHERE = {
+    "peak_gpu_gib": "needs a GPU",
+    "micro_batch": "memory has to run out",
+    "known_facts": _KNOWS,
+    "facts_asked": _KNOWS,
+}
 KINDS = ("locality_far", "locality_near", "locality_same", "portability")
 
 

@@ -12,6 +12,8 @@ LIGHT = (
     "trainables.edits.drawing",
     "trainables.edits.embedded",
     "trainables.edits.data_check",
+    "trainables.edits.known",
+    "trainables.datasets.countries.dataset",
 )
 
 

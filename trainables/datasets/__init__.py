@@ -2,7 +2,8 @@
 
 Every module says its `VERSION`, raised with a change that moves a number; its `TARGET_FIELDS`,
 where the new answer may stand, the published field first; and `HAS_PASSAGES`, whether targets are
-running text. A `FileDataSet` is read from files that a user names, a `MadeUpDataSet` from nothing.
+running text. A `FileDataSet` is read from files that a user names, an `InstalledDataSet` from
+packages that are installed beside this one, a `MadeUpDataSet` from nothing.
 A data set that needs parts of its own is a folder, whose `dataset.py` is its module.
 
 A YAML of search_spaces/dataset names its module, so that several can share one: a variant is one
@@ -51,6 +52,21 @@ class FileDataSet(DataSet, Protocol):
 
 
 @runtime_checkable
+class InstalledDataSet(DataSet, Protocol):
+    """A data set about the real world whose facts come with packages that are installed.
+
+    Attributes:
+        MOST_ASKED: Locality questions of a kind that an edit is scored on. A record may offer more,
+            so that those which a backbone answers rightly can be chosen, see `dataset.known_only`.
+    """
+
+    MOST_ASKED: int
+
+    def loaded(self) -> Loaded:
+        """The records of all parts, and what is left out of them."""
+
+
+@runtime_checkable
 class MadeUpDataSet(DataSet, Protocol):
     """A data set about the made-up world, for the embedded backbones trained on that world."""
 
@@ -74,7 +90,7 @@ def known_modules() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
-def get_dataset(module: str) -> FileDataSet | MadeUpDataSet:
+def get_dataset(module: str) -> FileDataSet | InstalledDataSet | MadeUpDataSet:
     """The data set whose module bears that name.
 
     Raises:
@@ -90,7 +106,7 @@ def get_dataset(module: str) -> FileDataSet | MadeUpDataSet:
         )
     name = f"{__name__}.{module}"
     found = importlib.import_module(f"{name}.dataset" if are_folders[module] else name)
-    if not isinstance(found, FileDataSet | MadeUpDataSet):
+    if not isinstance(found, FileDataSet | InstalledDataSet | MadeUpDataSet):
         raise ConfigError(f"dataset.module is {module!r}; {name} lacks {_missing(found)}")
     return found
 
@@ -103,5 +119,9 @@ def file_datasets() -> list[str]:
 def _missing(found: object) -> str:
     """Names that a data set must have and that this module lacks."""
     of_all = ("VERSION", "TARGET_FIELDS", "HAS_PASSAGES")
-    own = ("records", "digest") if hasattr(found, "records") else ("load", "EXAMPLES")
+    own = ("load", "EXAMPLES")
+    if hasattr(found, "records"):
+        own = ("records", "digest")
+    elif hasattr(found, "loaded"):
+        own = ("loaded", "MOST_ASKED")
     return ", ".join(name for name in (*of_all, *own) if not hasattr(found, name))

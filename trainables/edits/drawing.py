@@ -69,6 +69,8 @@ def _unchanged(records: Sequence[EditRecord], source: Source) -> dict[str, int]:
 
 def _more(source: Source) -> str:
     """Where more records are than in this part, to end an error's message."""
+    if source.knowledge is not None:
+        return f": with dataset.known_only=true the backbone knows {source.knowledge}"
     if source.num_in_all_parts <= len({record.prompt for record in source.records}):
         return ""
     return (

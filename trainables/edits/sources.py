@@ -1,7 +1,7 @@
 """Opens the backbone and the records that a specification names; the driver checks both first.
 
-The only module that handles both the made-up world and the files that a user names. It tells
-data sets apart by these two kinds alone.
+The only module that handles the made-up world, the facts of installed packages and the files that a
+user names. It tells data sets apart by these three kinds alone.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from trainables.backbones.conversion import prepared
 from trainables.datasets import (
     DataSet,
     FileDataSet,
+    InstalledDataSet,
     MadeUpDataSet,
     file_datasets,
     get_dataset,
@@ -24,6 +25,7 @@ from trainables.datasets.facts import made_up
 from trainables.draws import streams
 from trainables.draws.groups import similarity_groups
 from trainables.edits import embedded
+from trainables.edits.known import Knowledge, asked_at_most, check_answers
 from trainables.errors import ConfigError, DataError
 from trainables.reading.loaded import Loaded, check_target_field
 from trainables.records import Edit, EditRecord
@@ -52,6 +54,8 @@ class Source:
         num_in_all_parts: Different prompts of the whole data set, where it is read from files.
         part: `tune`, `report` or `all`.
         is_preview: The embedded backbone was not asked; it may leave questions out.
+        most_asked: Locality questions of a kind that an edit is scored on; None: all it has.
+        knowledge: What the backbone knows of the part, where only that is drawn; see `only_known`.
     """
 
     records: tuple[EditRecord, ...]
@@ -67,6 +71,8 @@ class Source:
     num_in_all_parts: int = 0
     part: str = ""
     is_preview: bool = False
+    most_asked: int | None = None
+    knowledge: Knowledge | None = None
 
     @cached_property
     def group_of(self) -> dict[str, int]:
@@ -148,6 +154,8 @@ def open_source(spec: TrialSpec, cache: Path) -> Source:
     if isinstance(dataset, MadeUpDataSet):
         _check_made_up(spec, dataset)
         return _made_up_source(spec, dataset, Path(backbone_folder(spec, cache)))
+    if isinstance(dataset, InstalledDataSet):
+        return _installed_source(spec, dataset)
     loaded, known, lines = _loaded(spec, dataset), None, None
     if spec.backbone.is_embedded:
         folder = Path(backbone_folder(spec, cache))
@@ -166,8 +174,11 @@ def preview(spec: TrialSpec) -> Source:
     if isinstance(dataset, MadeUpDataSet):
         _check_made_up(spec, dataset)
         known = None if is_embedded else embedded.known_facts(Path(spec.backbone.model))
+        records = dataset.records(wanted.part, known)
+        if wanted.known_only:
+            check_answers(wanted.name, records)
         return Source(
-            records=dataset.records(wanted.part, known),
+            records=records,
             training=(),
             training_locality=(),
             digest="",
@@ -175,6 +186,8 @@ def preview(spec: TrialSpec) -> Source:
             part=wanted.part,
             is_preview=True,
         )
+    if isinstance(dataset, InstalledDataSet):
+        return _installed_source(spec, dataset)
     loaded, lines = _loaded(spec, dataset), None
     if is_embedded:  # trained on what the file offers with the published target, whatever is edited
         published = dataset.TARGET_FIELDS[0]
@@ -209,6 +222,22 @@ def _paths(path: str | Sequence[str] | None) -> Path | tuple[Path, ...] | None:
     return Path(path) if isinstance(path, str) else tuple(Path(each) for each in path)
 
 
+def _installed_source(spec: TrialSpec, kind: InstalledDataSet) -> Source:
+    """The part of the facts of installed packages; with `known_only` all questions they offer."""
+    dataset = spec.dataset
+    _check_backbone(spec, dataset.module_name)
+    if dataset.path:
+        raise ConfigError(
+            f"dataset.path is {dataset.path}; dataset={dataset.name} reads no file; data sets "
+            f"that do: {', '.join(file_datasets())}"
+        )
+    _check_keys(dataset, kind)
+    loaded = kind.loaded()
+    if not dataset.known_only:
+        loaded = replace(loaded, records=asked_at_most(loaded.records, kind.MOST_ASKED))
+    return replace(_file_source(spec, kind, loaded, None), most_asked=kind.MOST_ASKED)
+
+
 def _file_source(
     spec: TrialSpec,
     kind: DataSet,
@@ -227,6 +256,8 @@ def _file_source(
         if lines is None or line in lines
     )
     part = streams.split(records, dataset.part)
+    if dataset.known_only:
+        check_answers(dataset.name, records)
     if not part:
         raise DataError(
             f"dataset.part is {dataset.part!r}; none of the {len(records)} records of "
@@ -239,7 +270,7 @@ def _file_source(
         records=part,
         training=tuple(streams.to_edit(record) for record in tune),
         training_locality=_unscored_locality(records, part),
-        digest=loaded.digest,
+        digest=_digest(loaded.digest, dataset),
         unchanged=frozenset(loaded.unchanged),
         num_repeated=loaded.num_repeated,
         num_in_all_parts=len({record.prompt for record in records}),
@@ -316,7 +347,14 @@ def _made_up_source(spec: TrialSpec, kind: MadeUpDataSet, folder: Path) -> Sourc
         records=kind.records(part, known),
         training=tuple(streams.to_edit(record, few) for record in tune),
         training_locality=prompts,
-        digest=kind.digest(),
+        digest=_digest(kind.digest(), spec.dataset),
         has_passages=kind.HAS_PASSAGES,
         part=part,
     )
+
+
+def _digest(digest: str, dataset: DatasetSpec) -> str:
+    """Of the data and of what chose the records; which ones a backbone knows, it decides itself."""
+    if not dataset.known_only:
+        return digest
+    return hashlib.sha256(f"{digest} known only".encode()).hexdigest()

@@ -64,10 +64,20 @@ class EditStream:
         return [record for record in order if record not in newest]
 
 
-def edit_stream(spec: TrialSpec, backbone: Backbone, drawn: Drawn, source: Source) -> EditStream:
-    """The batches of a trial, with the similarities within and between them."""
+def edit_stream(
+    spec: TrialSpec,
+    backbone: Backbone,
+    drawn: Drawn,
+    source: Source,
+    knowledge: Mapping[str, float] | None = None,
+) -> EditStream:
+    """The batches of a trial, with the similarities within and between them.
+
+    `knowledge` are numbers for its row: what the backbone knew of the data before.
+    """
     batches = edit_batches(spec, backbone, drawn)
     numbers = {f"count.{name}": float(count) for name, count in drawn.counts.items()}
+    numbers |= knowledge or {}
     if not spec.protocol.is_rolled_back:
         numbers |= _similarities(backbone, drawn.records, batches)
 

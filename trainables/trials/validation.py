@@ -20,6 +20,7 @@ from trainables.metrics.evaluator import GENERATED_BEHIND, GENERATED_TOKENS
 from trainables.moe import nltk_data
 from trainables.moe.nltk_data import NltkData
 from trainables.spec import MethodSpec, ProtocolSpec, TrialSpec
+from trainables.trials.asked import Asked
 from trainables.trials.row_lengths import DriverLengths, check_lengths
 
 
@@ -35,6 +36,7 @@ class Validator:
         progress: Callable[[int, int, float], None] | None = None,
         compared: Sequence[str] = (),
         told: Callable[[str, float], None] | None = None,
+        asked: Asked | None = None,
     ) -> None:
         """Nothing is read yet.
 
@@ -43,11 +45,15 @@ class Validator:
             progress: Told how an embedded backbone's training goes on.
             compared: Numbers of a trial that are compared, see `DataCheck`.
             told: Told what is fetched or converted, and which share of it is done.
+            asked: Finds out what backbones know, where `dataset.known_only` is true; None: each
+                trial finds it out itself.
         """
         self._cache, self._progress, self._told = cache, progress, told
         self._checkpoints: dict[str, Checkpoint] = {}
         self._nltk_data: dict[tuple[NltkData, ...], str] = {}
         self._data = DataCheck(cache, compared)
+        self._asked = asked
+        self._folders: dict[str, Path] = {}
         self._families: dict[str, Family] = {}
         self._lengths: dict[str, DriverLengths] = {}
         self._measured: set[str] = set()  # draws whose rows fit
@@ -84,13 +90,19 @@ class Validator:
         if backbone not in self._checkpoints:
             self._checkpoints[backbone], folder = self._examined(spec)
             self._lengths[backbone] = DriverLengths(folder)
+            self._folders[backbone] = folder
             self._families[backbone] = family_of(folder)
         whole = self._checkpoints[backbone]
         check_family(module, self._families[backbone])
         _check_end_token(spec, whole)
         self.warnings += self._data.check(spec, trains=True)
         source = self._data.source(spec)
-        self._check_lengths(spec, source, self._lengths[backbone])
+        drawn_from = source
+        if spec.dataset.known_only and self._asked is not None:
+            known = self._asked.known(spec, source, whole, self._folders[backbone])
+            self._warn_of(spec, known)
+            drawn_from = known or source
+        self._check_lengths(spec, drawn_from, self._lengths[backbone])
         return {
             "backbone_fingerprint": whole.fingerprint,
             "tokenizer": whole.tokenizer,
@@ -103,6 +115,18 @@ class Validator:
                 "count.subject_absent_in_data": source.num_subject_absent,
             },
         }
+
+    def _warn_of(self, spec: TrialSpec, source: Source | None) -> None:
+        """Say once what a backbone knows of a data set."""
+        if source is None or source.knowledge is None:
+            return
+        text = (
+            f"backbone={spec.backbone.name} knows {source.knowledge} of "
+            f"dataset={spec.dataset.name}, dataset.part={spec.dataset.part}; the others are left "
+            "out (dataset.known_only=true)"
+        )
+        if text not in self.warnings:
+            self.warnings.append(text)
 
     def _examined(self, spec: TrialSpec) -> tuple[Checkpoint, Path]:
         """The checkpoint of a specification, within the range of its dtype, and its folder."""

@@ -15,8 +15,10 @@ from trainables.artefacts import Artefacts
 from trainables.backbones.loading import Device, load_backbone, usable_device
 from trainables.backbones.pristine import Pristine
 from trainables.backbones.split import Split
-from trainables.edits.drawing import draw
+from trainables.edits.asking import known_facts
+from trainables.edits.drawing import Drawn, draw
 from trainables.edits.frequency import with_gece
+from trainables.edits.known import asked_facts, only_known, true_facts
 from trainables.edits.sources import Source, backbone_folder, open_source
 from trainables.edits.stream import edit_stream
 from trainables.errors import MemoryExhaustedError
@@ -108,6 +110,10 @@ class Workbench:
         if name not in self._sources:
             pulse().stage("reading the data")
             source = open_source(spec, self._cache)
+            if spec.dataset.known_only:
+                facts = asked_facts(source.records)
+                known = known_facts(facts, self.backbone(spec), self._artefacts)
+                source = only_known(source, known, spec.dataset.name, spec.backbone.name)
             if spec.dataset.frequency_band and spec.dataset.frequency_source == "gece":
                 source = with_gece(source, self.backbone(spec), self._artefacts)
             self._sources[name] = source
@@ -135,7 +141,7 @@ class Workbench:
             self._maker(spec, backbone, allowed),
             backbone.tokenizer,
             evaluator,
-            edit_stream(spec, backbone, drawn, source),
+            edit_stream(spec, backbone, drawn, source, self._knowledge(backbone, drawn, source)),
             how,
             self._pristine_answers(backbone, evaluator, how),
             device=backbone.device,
@@ -224,6 +230,24 @@ class Workbench:
             return method
 
         return make
+
+    def _knowledge(self, backbone: Backbone, drawn: Drawn, source: Source) -> dict[str, float]:
+        """What the backbone knew of the data before any edit, for the trial's row.
+
+        `known_share` is that of the drawn edits whose true answer is stated.
+        """
+        facts = true_facts(drawn.records)
+        if not facts:
+            return {}
+        if source.knowledge is None:
+            known = known_facts(facts, backbone, self._artefacts)
+            return {"known_share": len(known) / len(facts)}
+        found = source.knowledge  # of what was drawn it knows all
+        return {
+            "known_share": 1.0,
+            "known_facts": float(found.num_known),
+            "facts_asked": float(found.num_facts),
+        }
 
     def _evaluator(self, backbone: Backbone, records: Sequence[EditRecord]) -> Evaluator:
         key = tuple(records)  # whole: two files may name different records alike

@@ -1,0 +1,1 @@
+"""Facts about the countries of the world: see `dataset`."""
