@@ -36,10 +36,11 @@ def main(arguments: Sequence[str]) -> int:
     try:
         typed = parser().parse_intermixed_args(arguments)
         if typed.list:
-            from orchestrator.terminal.packaged import packaged_lines
+            from orchestrator.terminal.backbones import backbones
 
             console.print(listing.ablations())
-            console.print(*packaged_lines(), sep="\n")
+            console.print()
+            console.print(backbones())
             return 0
         if typed.status and not any(each.startswith("ablation=") for each in typed.overrides):
             return status(config.load_store(typed.overrides))

@@ -195,13 +195,20 @@ class Family:
     activation: str
     attention: tuple[str, ...]  # its modules that hold weights
     norms: tuple[str, ...]
-    gate: str | None = None  # gated FFNs only
+    gate: str | None = None  # gated FFNs only; equal to `up`: one weight, the gate's rows first
     norm_before_ffn: str | None = None  # if it reads the very stream that the FFN adds to
     norm_after_ffn: str | None = None  # between the FFN's output and the stream
 
     is_transposed: bool = False  # True: linear weights are stored (in, out), as GPT-2's Conv1D
     input_only: tuple[str, ...] = ()  # modules of the decoder that act before layer 0
     max_positions: tuple[str, ...] = ()  # keys of config.json, the first that is there
+    logit_cap: str | None = None  # key of config.json: c of c * tanh(logits / c), behind the head
+    requires: tuple[tuple[str, Json], ...] = ()  # values of config.json, where it has the key
+
+    @property
+    def is_fused(self) -> bool:
+        """Whether one weight holds gate and up."""
+        return self.gate == self.up
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ a family says how the code reaches into a model, which no experiment chooses.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -29,13 +29,16 @@ class Family:
         hidden_size: Keys, as for `num_layers`.
         ffn_size: Keys, as for `num_layers`; if none is present, the FFN is four times as wide as
             the stream.
-        num_ffn_matrices: Number of hidden_size x ffn_size matrices: up, down and perhaps a gate.
+        num_ffn_matrices: Number of hidden_size x ffn_size matrices: up, down and perhaps a gate,
+            which may lie in one weight with up.
+        requires: What config.json must say, where it has the key.
     """
 
     num_layers: tuple[str, ...]
     hidden_size: tuple[str, ...]
     ffn_size: tuple[str, ...]
     num_ffn_matrices: int
+    requires: Mapping[str, Any] = field(default_factory=dict)
 
 
 @cache
@@ -55,7 +58,8 @@ def get_family(name: str) -> Family:
     depth, width, ffn = (
         _keys(name, values, size) for size in ("num_layers", "hidden_size", "ffn_size")
     )
-    return Family(depth, width, ffn, num_ffn_matrices=3 if values.get("gate") else 2)
+    matrices = 3 if values.get("gate") else 2
+    return Family(depth, width, ffn, matrices, requires=values.get("requires") or {})
 
 
 def _keys(name: str, values: Mapping[str, Any], size: str) -> tuple[str, ...]:

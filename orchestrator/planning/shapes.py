@@ -11,6 +11,7 @@ from typing import Any
 
 from orchestrator.errors import UsageError
 from orchestrator.planning.families import get_family, known_families
+from trainables.backbones.config_check import why_unfit, why_unknown
 from trainables.backbones.conversion.architectures import shape_of
 from trainables.backbones.conversion.header import SUFFIX, gguf_file, read_header
 from trainables.errors import BackboneError
@@ -70,7 +71,8 @@ def read_backbone(
         is_own = revision is None or revision.source.startswith("backbone ")
         if not backbone.get("revision") or (is_typed and is_own):
             raise UsageError(
-                f"backbone.model={typed}: add its backbone.revision=COMMIT, so that it is pinned"
+                f"backbone.model={typed}: needs revision: add its backbone.revision=COMMIT, "
+                "so that it is pinned"
             )
     _check_family(backbone)
     for key in SHAPE:
@@ -130,12 +132,13 @@ def read_shape(folder: Path, typed: str) -> dict[str, Any]:
             f"{label}: weights must be model.safetensors, or the *.safetensors that "
             f"model.safetensors.index.json names; the folder holds {found}"
         )
-    family = config.get("model_type") if isinstance(config, dict) else None
-    if family not in known_families():
-        raise UsageError(
-            f"{label}: model_type {family!r} is not known; known: {', '.join(known_families())}"
-        )
+    config = config if isinstance(config, dict) else {}
+    if unknown := why_unknown(config, known_families()):
+        raise UsageError(f"{label}: {unknown}")
+    family = str(config["model_type"])
     stated = get_family(family)
+    if unfit := why_unfit(config, stated.requires):
+        raise UsageError(f"{label}: {unfit}")
     depth, width, ffn = (
         next((config[key] for key in keys if config.get(key)), None)
         for keys in (stated.num_layers, stated.hidden_size, stated.ffn_size)

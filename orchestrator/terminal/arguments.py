@@ -27,7 +27,9 @@ def parser() -> Parser:
         epilog="keys: search_spaces/README.md; for example ablation=lemoe_lora seeds=[0,1]",
     )
     made.add_argument("overrides", nargs="*", metavar="key=value")
-    made.add_argument("--list", action="store_true", help="every ablation with its question")
+    made.add_argument(
+        "--list", action="store_true", help="every ablation with its question, every backbone"
+    )
     made.add_argument("--dry-run", action="store_true", help="the plan and its forecast")
     made.add_argument(
         "--simulate-gpus",

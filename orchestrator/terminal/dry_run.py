@@ -22,7 +22,7 @@ from orchestrator.precheck import cache_of, precheck
 from orchestrator.settings.addresses import LOCAL
 from orchestrator.store.ledger import History, Ledger
 from orchestrator.store.settled import Options, ended, unsettled
-from orchestrator.terminal.packaged import source_lines
+from orchestrator.terminal.backbones import source_lines
 from orchestrator.terminal.plan_tables import plan_tables
 from orchestrator.threads import usable_cpus
 from trainables.cache import default_cache

@@ -102,7 +102,8 @@ def test_weights_are_stored_as_the_file_says(backbone: Backbone) -> None:
     assert width != ffn
     for index in range(backbone.num_layers):
         layer, family = get_module(backbone.model, backbone.layer_path(index)), backbone.family
-        for path, shape in ((family.up, (ffn, width)), (family.down, (width, ffn))):
+        above = ffn * (2 if family.is_fused else 1)
+        for path, shape in ((family.up, (above, width)), (family.down, (width, ffn))):
             stored = layer.get_parameter(f"{path}.weight").shape
             assert tuple(stored) == (shape[::-1] if family.is_transposed else shape)
 
@@ -188,11 +189,10 @@ class _Doubled(nn.Module):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_forecast_counts_the_parameters_that_the_model_has(family: str, tmp_path: Path) -> None:
     config = tiny_config(family)
-    heads = (
-        {"num_key_value_heads": config.num_attention_heads}  # keys as wide as the stream
-        if getattr(config, "num_key_value_heads", None)
-        else {}
-    )
+    as_wide = {"num_key_value_heads": config.num_attention_heads, "multi_query": False}
+    heads = {  # keys as wide as the stream
+        key: value for key, value in as_wide.items() if getattr(config, key, None)
+    }
     backbone = load_backbone(save_tiny(family, tmp_path / family, **heads))
     shape = read_shape(tmp_path / family, "x")
     assert num_parameters(shape) == num_numbers(backbone.model)

@@ -43,6 +43,7 @@ def get_family(model_type: str) -> Family:
         values: dict[str, Any] = read_yaml(path)
         values.pop("small", None)  # of the tests' checkpoint
         values["max_positions"] = values.pop("config")["max_positions"]
+        values["requires"] = list(values.get("requires", {}).items())
         parts: dict[str, Any] = {
             k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
         }

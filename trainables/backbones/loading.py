@@ -76,7 +76,7 @@ def load_backbone(
     tokenizer = load_tokenizer(folder)
     loaded.requires_grad_(False)
     loaded.eval()
-    up = loaded.get_parameter(f"{family.layers}.0.{family.up}.weight")
+    down = loaded.get_parameter(f"{family.layers}.0.{family.down}.weight")
     return Backbone(
         model=loaded,
         tokenizer=tokenizer,
@@ -84,7 +84,7 @@ def load_backbone(
         fingerprint=whole.name_of_answers,
         num_layers=int(config.num_hidden_layers),
         hidden_size=loaded.get_parameter(f"{family.embedding}.weight").shape[1],
-        ffn_size=up.shape[1] if family.is_transposed else up.shape[0],
+        ffn_size=down.shape[0] if family.is_transposed else down.shape[1],
         folder=folder,
         tf32=tf32,
         max_positions=next(

@@ -317,7 +317,9 @@ def head(backbone: Backbone, final: Tensor) -> Tensor:
     """Vocabulary logits (..., V) of final hidden states (..., D)."""
     output = backbone.model.get_output_embeddings()  # type: ignore[operator]
     logits: Tensor = output(final)
-    return logits
+    key = backbone.family.logit_cap
+    cap = None if key is None else getattr(backbone.model.config, key, None)
+    return logits if cap is None else torch.tanh(logits / cap) * cap
 
 
 class _Nothing(nn.Module):

@@ -15,13 +15,15 @@ from typing import Any
 
 import torch
 
-from trainables.backbones.families import get_family
+from trainables.backbones.config_check import why_unfit, why_unknown
+from trainables.backbones.families import get_family, known_families
 from trainables.backbones.silence import without_reports
 from trainables.backbones.weight_files import DTYPES, INDEX, WEIGHTS, Stored, stored_tensors
 from trainables.errors import BackboneError
 
-# Buffers that checkpoints of years ago hold and the models of today compute: GPT-2's mask value.
-_OUTDATED = re.compile(r"(^|\.)attn\.masked_bias$")
+# Buffers that checkpoints of years ago hold and the models of today compute: the mask of GPT-2 and
+# GPT-J, and the value that it puts in.
+_OUTDATED = re.compile(r"(^|\.)attn\.(masked_)?bias$")
 _QUANTISED = ("quantization_config", "compression_config")
 # What transformers raises of a config.json that describes no model.
 _UNBUILDABLE = (ValueError, TypeError, KeyError, AttributeError, RuntimeError, ArithmeticError)
@@ -56,9 +58,12 @@ def read_config(folder: Path) -> Any:
         raise BackboneError(f"{label}: has no config.json")
     try:
         values = json.loads(file.read_text("utf-8"))
-        get_family(str(values["model_type"]))
+        model_type = str(values["model_type"])
     except (ValueError, KeyError, TypeError) as error:
         raise BackboneError(f"{label}: config.json is no configuration of a model") from error
+    unknown = why_unknown(values, known_families())
+    if reason := unknown or why_unfit(values, dict(get_family(model_type).requires)):
+        raise BackboneError(f"{label}: {reason}")
     for key in _QUANTISED:
         if values.get(key):
             kind = values[key].get("quant_method") if isinstance(values[key], dict) else None
@@ -107,7 +112,12 @@ def check_weights(folder: Path, config: Any) -> Weights:
     named = {name for name, _ in asked.named_parameters(remove_duplicate=False)}
     prefix = f"{asked.base_model_prefix}."
     full = {name: name if name in named else prefix + name for name in stored}
-    parameters = {name: tensor for name, tensor in stored.items() if full[name] in named}
+    parameters = {
+        name: tensor
+        for name, tensor in stored.items()
+        # A matrix under another name is renamed on its way in, as GPT-NeoX's head.
+        if full[name] in named or len(tensor.shape) == 2
+    }
     for name, tensor in parameters.items():
         if tensor.dtype not in DTYPES:
             raise BackboneError(

@@ -27,12 +27,20 @@ class PromptEmbedder:
     @torch.no_grad()
     def table_mean(self) -> Tensor:
         """Mean of the embedding table, (D,)."""
-        return self._embedding.weight.float().mean(0)
+        return self._table().float().mean(0)
 
     @torch.no_grad()
     def table_std(self) -> Tensor:
         """Standard deviation over all entries of the embedding table, scalar."""
-        return self._embedding.weight.float().std()
+        return self._table().float().std()
+
+    def _table(self) -> Tensor:
+        """What each token of the vocabulary is embedded as, (V, D)."""
+        weight = self._embedding.weight
+        if type(self._embedding) is nn.Embedding:
+            return weight
+        embedded: Tensor = self._embedding(torch.arange(len(weight), device=weight.device))
+        return embedded  # Gemma's are scaled
 
     @torch.no_grad()
     def tokens(self, prompts: PromptBatch) -> Tensor:

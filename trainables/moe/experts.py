@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -57,13 +58,16 @@ class FrozenFfn:
         up = parent.get_submodule(family.up)
         weight, bias = up.weight, getattr(up, "bias", None)
         assert isinstance(weight, Tensor)
-        return cls(
-            # GPT-2 stores (in, out), the others (out, in).
-            up=weight.T if family.is_transposed else weight,
-            activation=parent.get_submodule(family.activation),
-            gate=parent.get_submodule(family.gate) if family.gate else None,
-            up_bias=bias,
-        )
+        # GPT-2 stores (in, out), the others (out, in).
+        weight = weight.T if family.is_transposed else weight
+        gate: Callable[[Tensor], Tensor] | None = None
+        if family.is_fused:  # Phi-3; views, so that both still follow the one weight
+            gate_weight, weight = weight.chunk(2)
+            gate_bias, bias = (None, None) if bias is None else bias.chunk(2)
+            gate = partial(nn.functional.linear, weight=gate_weight, bias=gate_bias)
+        elif family.gate:
+            gate = parent.get_submodule(family.gate)
+        return cls(weight, parent.get_submodule(family.activation), gate, bias)
 
     @property
     def expert_dtype(self) -> torch.dtype:

@@ -29,7 +29,12 @@ SIZES: dict[str, dict[str, Any]] = {
     "gpt2": {"n_inner": 64},
     "falcon": {"ffn_hidden_size": 64},
     "gemma2": {"intermediate_size": 64, "head_dim": 8, "query_pre_attn_scalar": 8},
-    "gemma3_text": {"intermediate_size": 64, "head_dim": 8, "query_pre_attn_scalar": 8},
+    "gemma3_text": {
+        "intermediate_size": 64,
+        "head_dim": 8,
+        "query_pre_attn_scalar": 8,
+        "sliding_window_pattern": 6,
+    },
 }
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.conftest import FAMILIES
+from tests.conftest import FAMILIES, save_tiny
 from tests.unit.damage import OF_FILES, OF_WEIGHTS, WEIGHTS, change, cut, down, store, tensors
 from tests.unit.file_trials import spec, write, zsre_line
 from trainables.backbones.checkpoint import examine, fingerprint
@@ -141,12 +141,32 @@ def test_checkpoint_of_the_model_without_its_head_is_whole(
 
 
 @pytest.mark.parametrize(
+    ("family", "head"),
+    [("gpt_neox", "embed_out.weight"), ("gptj", "lm_head.weight"), ("phi3", "lm_head.weight")],
+)
+def test_a_head_of_its_own_is_loaded_and_looked_at(family: str, head: str, tmp_path: Path) -> None:
+    folder = save_tiny(family, tmp_path / "model", tie_word_embeddings=False)
+    held = tensors(folder)
+    model = load_backbone(folder).model
+    assert torch.equal(model.get_output_embeddings().weight, held[head])  # type: ignore[operator]
+    held[head][2, 3] = torch.nan
+    store(folder, held)
+    with pytest.raises(BackboneError, match=rf"tensor '{head}' in .* not finite"):
+        examine(folder)
+
+
+@pytest.mark.parametrize(
     ("family", "name", "value"),
     [
         ("llama", "model.layers.0.self_attn.rotary_emb.inv_freq", torch.ones(4)),
         ("gpt2", "transformer.h.0.attn.bias", torch.ones(1, 1, 64, 64, dtype=torch.bool)),
         ("gpt2", "transformer.h.0.attn.masked_bias", torch.tensor(-1e4)),
         ("gpt2", "transformer.h.0.attn.masked_bias", torch.tensor(float("-inf"))),
+        ("gptj", "transformer.h.0.attn.bias", torch.ones(1, 1, 64, 64, dtype=torch.bool)),
+        ("gptj", "transformer.h.0.attn.masked_bias", torch.tensor(-1e9)),
+        ("gpt_neox", "gpt_neox.layers.0.attention.bias", torch.ones(1, 1, 64, 64) == 1),
+        ("gpt_neox", "gpt_neox.layers.0.attention.masked_bias", torch.tensor(-1e9)),
+        ("gpt_neox", "gpt_neox.layers.0.attention.rotary_emb.inv_freq", torch.ones(1)),
         ("llama", "lm_head.weight", None),
         ("gpt2", "lm_head.weight", None),
     ],

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,31 @@ def test_split_logits_match_the_unpadded_full_forward(
     for _ in range(2):  # the second time from the cache
         logits, _ = split.logits(batch)
         torch.testing.assert_close(logits, expected, atol=1e-4, rtol=0)
+
+
+@torch.no_grad()
+def test_logits_when_the_head_has_a_bias_then_it_counts(fresh: Callable[[str], Backbone]) -> None:
+    gptj = fresh("gptj")
+    head = gptj.model.get_submodule("lm_head")
+    expected = full_logits(gptj, *PAIRS[0])
+    assert head.bias is not None
+    head.bias.copy_(torch.arange(len(head.bias)))
+    batch = collate([tokenise(gptj.tokenizer, *PAIRS[0])], pad_id=0)
+    logits, _ = Split(gptj, 2, PrefixCache()).logits(batch)
+    torch.testing.assert_close(logits, expected + head.bias, atol=1e-4, rtol=0)
+
+
+@torch.no_grad()
+def test_logits_when_they_are_capped_then_none_is_beyond_the_cap(
+    fresh: Callable[[str], Backbone],
+) -> None:
+    gemma = fresh("gemma2")
+    cap = gemma.model.config.final_logit_softcapping
+    gemma.embedding.weight.mul_(20)  # which is the head, too
+    batch = collate([tokenise(gemma.tokenizer, *PAIRS[0])], pad_id=0)
+    logits, _ = Split(gemma, 2, PrefixCache()).logits(batch)
+    assert 0.99 * cap < float(logits.abs().max()) <= cap
+    torch.testing.assert_close(logits, full_logits(gemma, *PAIRS[0]), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("padding_side", ["left", "right"])
@@ -154,22 +180,30 @@ def test_decode_token_by_token_equals_the_full_forward(
 
 
 WINDOW = 5  # shorter than every prompt of PAIRS
+MIXED = {
+    "use_sliding_window": True,
+    "sliding_window": WINDOW,
+    "layer_types": ["sliding_attention", "full_attention"] * 2,
+}
 WINDOWED = {
-    "mistral": {"sliding_window": WINDOW},
-    "qwen2_upper": {"use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 2},
-    "qwen2_mixed": {
-        "use_sliding_window": True,
-        "sliding_window": WINDOW,
-        "layer_types": ["sliding_attention", "full_attention"] * 2,
-    },
+    "mistral": ("mistral", {"sliding_window": WINDOW}),
+    "phi3": ("phi3", {"sliding_window": WINDOW}),
+    "qwen2_upper": (
+        "qwen2",
+        {"use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 2},
+    ),
+    "qwen2_mixed": ("qwen2", MIXED),
+    "qwen3_mixed": ("qwen3", MIXED),
+    "gemma2": ("gemma2", {"sliding_window": WINDOW}),
+    "gemma3": ("gemma3_text", {"sliding_window": WINDOW}),
 }
 
 
 @pytest.fixture(params=WINDOWED)
 def windowed(request: pytest.FixtureRequest, tmp_path: Path) -> Backbone:
     """A tiny backbone some of whose layers see a few tokens back only."""
-    family = request.param.partition("_")[0]
-    backbone = load_backbone(save_tiny(family, tmp_path / "model", **WINDOWED[request.param]))
+    family, values = WINDOWED[request.param]
+    backbone = load_backbone(save_tiny(family, tmp_path / "model", **values))
     backbone.model.double()  # rounding must not hide a token that is seen or not
     return backbone
 

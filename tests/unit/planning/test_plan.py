@@ -313,8 +313,14 @@ def test_expand_when_axes_do_not_collide_then_the_length_is_their_product(
         (["backbone.dtype=int8"], ["backbone.dtype=int8", "bfloat16"]),
         (["backbone.model=/absent"], ["backbone.model=/absent", "no such folder"]),
         (["backbone.model=org/other"], ["backbone.model=org/other", "backbone=NAME"]),
-        (["backbone=big", "backbone.model=org/other"], ["backbone.revision=COMMIT"]),
-        (["backbone=big", "backbone.revision=null"], ["backbone.revision=COMMIT"]),
+        (
+            ["backbone=big", "backbone.model=org/other"],
+            ["needs revision", "backbone.revision=COMMIT"],
+        ),
+        (
+            ["backbone=big", "backbone.revision=null"],
+            ["needs revision", "backbone.revision=COMMIT"],
+        ),
         (["protocol.edit_batch_size=4"], ["protocol.edit_batch_size=4", "protocol.num_edits=8"]),
         (["protocol.order=random"], ["protocol.order=random", "lifelong"]),
         (["scheduler.protect=[nobody]"], ["scheduler.protect=nobody"]),

@@ -71,7 +71,7 @@ def test_expand_when_a_folder_has_the_yamls_shape_then_it_keeps_its_name(
     ("weights", "values", "part"),
     [
         ("pytorch_model.bin", {"model_type": "llama"}, "only pytorch_model.bin"),
-        ("model.safetensors", {"model_type": "t5"}, "'t5' is not known; known: bloom, gpt2, llama"),
+        ("model.safetensors", {"model_type": "t5"}, "'t5' is not known; known: bloom, falcon, gem"),
         ("model.safetensors", {"model_type": "llama"}, "does not state depth and width"),
     ],
 )

@@ -6,6 +6,7 @@ import pytest
 from rich.console import Console, RenderableType
 
 from orchestrator.terminal import listing
+from orchestrator.terminal.backbones import backbones
 from tests.unit.small_spaces import write_small_spaces
 
 
@@ -40,3 +41,25 @@ def test_ablations_when_one_is_broken_then_the_others_are_still_listed(folder: P
     assert row(lines, "methods")[-2:] == ["-", "-"]
     assert any("cannot run: method=multi: no such name" in line for line in lines)
     assert row(lines, "ranks")[-2:] == ["18", "6"]
+
+
+def test_backbones_when_listed_then_each_says_what_it_still_needs(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    big = (folder / "backbone/big.yaml").read_text()
+    (folder / "backbone/other.yaml").write_text(
+        big.replace("name: big", "name: other").replace("revision: abc", "revision: null")
+    )
+    (folder / "backbone/wheel.yaml").write_text(
+        "name: wheel\nmodel: 'packaged:w'\nrevision: null\ndtype: float32\nfamily: llama\n"
+        "num_layers: 4\nhidden_size: 32\nffn_size: 48\nmemory_gib: null\ndequantised_from: Q4_1\n"
+        f"package: {{name: w, version: '1', file: w/w.gguf, sha256: {'0' * 64}}}\n"
+    )
+    lines = shown(backbones(folder))
+    assert row(lines, "tiny") == ["tiny", "embedded:tiny", "llama", "16", "x", "128"]
+    assert row(lines, "big")[1:] == ["org/big", "llama", "32", "x", "4096"]
+    assert " ".join(row(lines, "other")).endswith(
+        "x 4096 needs revision: add backbone.revision=COMMIT"
+    )
+    assert "dequantised from Q4_1; w 1 is not in the cache" in " ".join(row(lines, "wheel"))

