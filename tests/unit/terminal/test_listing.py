@@ -54,7 +54,7 @@ def test_backbones_when_listed_then_each_says_what_it_still_needs(
     (folder / "backbone/wheel.yaml").write_text(
         "name: wheel\nmodel: 'packaged:w'\nrevision: null\ndtype: float32\nfamily: llama\n"
         "num_layers: 4\nhidden_size: 32\nffn_size: 48\nmemory_gib: null\ndequantised_from: Q4_1\n"
-        f"package: {{name: w, version: '1', file: w/w.gguf, sha256: {'0' * 64}}}\n"
+        f"package: {{name: w, version: '1', file: w/w.gguf, sha256: {'f' * 64}}}\n"
     )
     lines = shown(backbones(folder))
     assert row(lines, "tiny") == ["tiny", "embedded:tiny", "llama", "16", "x", "128"]
