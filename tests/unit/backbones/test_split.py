@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -44,13 +45,12 @@ def test_split_logits_match_the_unpadded_full_forward(
 @torch.no_grad()
 def test_logits_when_the_head_has_a_bias_then_it_counts(fresh: Callable[[str], Backbone]) -> None:
     gptj = fresh("gptj")
-    head = gptj.model.get_submodule("lm_head")
     expected = full_logits(gptj, *PAIRS[0])
-    assert head.bias is not None
-    head.bias.copy_(torch.arange(len(head.bias)))
+    bias = gptj.model.get_parameter("lm_head.bias")
+    bias.copy_(torch.arange(len(bias)))
     batch = collate([tokenise(gptj.tokenizer, *PAIRS[0])], pad_id=0)
     logits, _ = Split(gptj, 2, PrefixCache()).logits(batch)
-    torch.testing.assert_close(logits, expected + head.bias, atol=1e-4, rtol=0)
+    torch.testing.assert_close(logits, expected + bias, atol=1e-4, rtol=0)
 
 
 @torch.no_grad()
@@ -58,7 +58,8 @@ def test_logits_when_they_are_capped_then_none_is_beyond_the_cap(
     fresh: Callable[[str], Backbone],
 ) -> None:
     gemma = fresh("gemma2")
-    cap = gemma.model.config.final_logit_softcapping
+    config: Any = gemma.model.config
+    cap = config.final_logit_softcapping
     gemma.embedding.weight.mul_(20)  # which is the head, too
     batch = collate([tokenise(gemma.tokenizer, *PAIRS[0])], pad_id=0)
     logits, _ = Split(gemma, 2, PrefixCache()).logits(batch)
@@ -186,7 +187,7 @@ MIXED = {
     "layer_types": ["sliding_attention", "full_attention"] * 2,
 }
 # Not Gemma 2: its attention cannot be computed in float64; its windows are those of its tiny model.
-WINDOWED = {
+WINDOWED: dict[str, tuple[str, dict[str, Any]]] = {
     "mistral": ("mistral", {"sliding_window": WINDOW}),
     "phi3": ("phi3", {"sliding_window": WINDOW}),
     "qwen2_upper": (
