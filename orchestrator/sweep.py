@@ -12,6 +12,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 
 import argparse
+import gc
 import shlex
 import subprocess
 from collections.abc import Sequence
@@ -36,6 +37,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         typed = parser().parse_intermixed_args(arguments)
         if typed.list:
+            gc.disable()  # a tenth of its time, for next to no garbage
             console.print(listing.ablations())
             return 0
         if typed.status and not any(each.startswith("ablation=") for each in typed.overrides):
