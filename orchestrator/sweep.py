@@ -12,6 +12,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 
 import argparse
+import gc
 import shlex
 import subprocess
 from collections.abc import Sequence
@@ -38,6 +39,7 @@ def main(arguments: Sequence[str]) -> int:
         if typed.list:
             from orchestrator.terminal.packaged import packaged_lines
 
+            gc.disable()  # a tenth of its time, for next to no garbage
             console.print(listing.ablations())
             console.print(*packaged_lines(), sep="\n")
             return 0

@@ -42,6 +42,7 @@ class Resolver:
         self._parts: dict[str, tuple[dict[str, Any], dict[str, Origin]]] = {}
         self._described_by: dict[int, str] = {}  # file that describes a backbone, by its id
         self._methods: dict[tuple[str, int], tuple[dict[str, Any], dict[str, Origin]]] = {}
+        self._swept: dict[tuple[str, int, str, int], tuple[Swept, Any, Origin]] = {}
         self._costs: dict[tuple[str, str], dict[str, Any]] = {}
         self._protocols: dict[str, tuple[dict[str, Any], dict[str, Origin]]] = {}
 
@@ -180,14 +181,22 @@ class Resolver:
             field_name = key.removeprefix("method.")
             if not key.startswith("method.") or field_name not in loaded:
                 continue  # the field of another arm's method; `plan` checks that one of them has it
-            units = (
-                None if swept.own_units else self.config.published_on or loaded.get("published_on")
-            )
-            typed = as_kind_of(key, swept.value, loaded[field_name])
-            method[field_name] = self.scaled(field_name, typed, units, backbone)
-            changed = method[field_name] != typed
-            origins[key] = Origin(swept.source, typed if changed else None)
+            # Cells share such values. Each is kept, so that no other one gets its id.
+            known = (key, id(swept), name, id(backbone))
+            if known not in self._swept:
+                self._swept[known] = swept, *self._swept_field(key, swept, loaded, backbone)
+            _, method[field_name], origins[key] = self._swept[known]
         return method, origins, loaded.get("order")
+
+    def _swept_field(
+        self, key: str, swept: Swept, loaded: Mapping[str, Any], backbone: Mapping[str, Any]
+    ) -> tuple[Any, Origin]:
+        """A method's field as an axis or an arm sets it on this backbone, and its origin."""
+        field_name = key.removeprefix("method.")
+        units = None if swept.own_units else self.config.published_on or loaded.get("published_on")
+        typed = as_kind_of(key, swept.value, loaded[field_name])
+        scaled = self.scaled(field_name, typed, units, backbone)
+        return scaled, Origin(swept.source, typed if scaled != typed else None)
 
     def _unswept_method(
         self, name: str, loaded: Mapping[str, Any], backbone: Mapping[str, Any]
