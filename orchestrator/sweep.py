@@ -22,6 +22,7 @@ from rich.console import Console
 from orchestrator.errors import UsageError
 from orchestrator.planning import plan
 from orchestrator.settings import loading as config
+from orchestrator.settings.yaml_files import SearchSpaces
 from orchestrator.store.provenance import ROOT  # `ray submit` copies this file elsewhere
 from orchestrator.terminal import listing
 from orchestrator.terminal.arguments import options, parser
@@ -40,8 +41,9 @@ def main(arguments: Sequence[str]) -> int:
             from orchestrator.terminal.packaged import packaged_lines
 
             gc.disable()  # a tenth of its time, for next to no garbage
-            console.print(listing.ablations())
-            console.print(*packaged_lines(), sep="\n")
+            spaces = SearchSpaces()
+            console.print(listing.ablations(spaces))
+            console.print(*packaged_lines(spaces), sep="\n")
             return 0
         if typed.status and not any(each.startswith("ablation=") for each in typed.overrides):
             return status(config.load_store(typed.overrides))

