@@ -21,11 +21,12 @@ setup: .venv/installed
 sweep: setup
 	$(BIN)/python orchestrator/sweep.py ablation=$(ABLATION) 'store="$(STORE)"' $(ARGS)
 
+# Three on two cores: while one waits for Ray to start, the others compute.
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist worksteal $(ARGS)
 
 test-all: setup
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not gpu and not network" $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist worksteal -m "not gpu and not network" $(ARGS)
 
 accept: setup
 	$(BIN)/python tests/accept.py $(ARGS)

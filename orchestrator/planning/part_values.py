@@ -66,7 +66,7 @@ def check_backbone(backbone: Mapping[str, Any], origins: Mapping[str, Origin]) -
         if key in moved and not is_embedded and backbone[key] is not None:
             raise UsageError(f"backbone.{key}={backbone[key]}: {model} is not trained here")
     if model.startswith(PACKAGED):
-        _check_package(backbone.get("package"))
+        check_package(backbone.get("package"))
     memory, count = backbone.get("memory_gib"), backbone.get("num_parameters")
     if memory is not None and not (_is_number(memory) and 0 < memory <= _MOST_GIB):
         raise UsageError(f"backbone.memory_gib={memory}: must be GiB above 0, or null")
@@ -79,7 +79,7 @@ def check_backbone(backbone: Mapping[str, Any], origins: Mapping[str, Origin]) -
         raise UsageError(f"backbone.data_path={data}: there is no such file")
 
 
-def _check_package(package: Any) -> None:
+def check_package(package: Any) -> None:
     """Raises UsageError unless a package says where one file of it is, and which."""
     for key, form in _PACKAGE.items():
         value = package.get(key) if isinstance(package, Mapping) else None

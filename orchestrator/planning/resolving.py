@@ -42,6 +42,7 @@ class Resolver:
         self._parts: dict[str, tuple[dict[str, Any], dict[str, Origin]]] = {}
         self._described_by: dict[int, str] = {}  # file that describes a backbone, by its id
         self._methods: dict[tuple[str, int], tuple[dict[str, Any], dict[str, Origin]]] = {}
+        self._swept: dict[tuple[str, int, str, int], tuple[Swept, Any, Origin]] = {}
         self._costs: dict[tuple[str, str], dict[str, Any]] = {}
         self._protocols: dict[str, tuple[dict[str, Any], dict[str, Origin]]] = {}
 
@@ -87,11 +88,9 @@ class Resolver:
         """The `cost` of the chosen method's and data set's files, which only the forecast reads."""
         names = self._choice("method", values), self._choice("dataset", values)
         if names not in self._costs:
-            files = zip(("method", "dataset"), names, strict=True)
-            loaded = [
-                self.config.spaces.load(group, name).get("cost") or {} for group, name in files
-            ]
-            self._costs[names] = loaded[0] | loaded[1]
+            files = map(self.config.spaces.load, ("method", "dataset"), names)
+            costs = [file.get("cost") or {} for file in files]
+            self._costs[names] = costs[0] | costs[1]
         return dict(self._costs[names])
 
     def _choice(self, group: str, values: Mapping[str, Swept]) -> str:
@@ -180,14 +179,21 @@ class Resolver:
             field_name = key.removeprefix("method.")
             if not key.startswith("method.") or field_name not in loaded:
                 continue  # the field of another arm's method; `plan` checks that one of them has it
-            units = (
-                None if swept.own_units else self.config.published_on or loaded.get("published_on")
-            )
-            typed = as_kind_of(key, swept.value, loaded[field_name])
-            method[field_name] = self.scaled(field_name, typed, units, backbone)
-            changed = method[field_name] != typed
-            origins[key] = Origin(swept.source, typed if changed else None)
+            known = (key, id(swept), name, id(backbone))  # kept below: no other one gets its id
+            if known not in self._swept:
+                self._swept[known] = swept, *self._swept_field(key, swept, loaded, backbone)
+            _, method[field_name], origins[key] = self._swept[known]
         return method, origins, loaded.get("order")
+
+    def _swept_field(
+        self, key: str, swept: Swept, loaded: Mapping[str, Any], backbone: Mapping[str, Any]
+    ) -> tuple[Any, Origin]:
+        """A method's field as an axis or an arm sets it on this backbone, and its origin."""
+        name = key.removeprefix("method.")
+        units = None if swept.own_units else self.config.published_on or loaded.get("published_on")
+        typed = as_kind_of(key, swept.value, loaded[name])
+        scaled = self.scaled(name, typed, units, backbone)
+        return scaled, Origin(swept.source, typed if scaled != typed else None)
 
     def _unswept_method(
         self, name: str, loaded: Mapping[str, Any], backbone: Mapping[str, Any]
@@ -368,9 +374,10 @@ def _reduced(
             f"and {resolved['num_batches']} batches of {resolved['num_edits']} are drawn"
         )
     if size in typed or size == "group_sizes":
+        counted = "questions" if size == "num_questions" else "edits"
         raise UsageError(
             f"protocol.{size}={resolved[size]}: data set {dataset['name']!r}, part "
-            f"{dataset.get('part')!r}, can feed {limit} {_COUNTED.get(size, 'edits')} at most"
+            f"{dataset.get('part')!r}, can feed {limit} {counted} at most"
         )
     reduced = {**resolved, **counts_within(resolved, limit)}
     for key in ("num_edits", "edit_batch_size", "num_questions"):
@@ -378,9 +385,6 @@ def _reduced(
             source = f"all that {dataset['name']} can feed"
             origins[f"protocol.{key}"] = Origin(source, resolved[key])
     return reduced
-
-
-_COUNTED = {"num_questions": "questions"}
 
 
 def _published(stands_for: Mapping[Any, Any] | None, value: Any) -> Any:

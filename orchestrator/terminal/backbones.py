@@ -9,12 +9,12 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.errors import UsageError
+from orchestrator.planning.part_values import check_package
 from orchestrator.planning.shapes import EMBEDDED, PACKAGED, is_path
 from orchestrator.planning.trial_spec import TrialSpec
-from orchestrator.settings.yaml_files import FOLDER, SearchSpaces
-from trainables.backbones.conversion.prepared import is_fetched
-from trainables.cache import default_cache
-from trainables.spec import BackboneSpec
+from orchestrator.settings.yaml_files import SearchSpaces
+from trainables.cache import default_cache, packaged_file
 
 
 def source_lines(specs: Iterable[TrialSpec], cache: Path) -> list[str]:
@@ -23,21 +23,30 @@ def source_lines(specs: Iterable[TrialSpec], cache: Path) -> list[str]:
     return [line for name, values in found.items() for line in _lines(name, values, cache)]
 
 
-def backbones(folder: Path = FOLDER) -> Table:
+def backbones(spaces: SearchSpaces) -> Table:
     """Every backbone with its model, its shape, and what it still needs before a sweep can run."""
-    spaces, cache = SearchSpaces(folder), default_cache()
+    cache = default_cache()
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("backbone", "model", "family", "layers x width"):
+    for heading in ("backbone", "model", "family", "layers x width", ""):
         table.add_column(heading, overflow="fold")
-    table.add_column("", overflow="fold")
     for name in spaces.names("backbone"):
         values = spaces.load("backbone", name)
+        model = str(values.get("model"))
         shape = f"{values.get('num_layers')} x {values.get('hidden_size')}"
-        model, says = str(values.get("model")), "; ".join(_source(values, cache))
-        if not (values.get("revision") or model.startswith((EMBEDDED, PACKAGED)) or is_path(model)):
-            says = "needs revision: add backbone.revision=COMMIT"
-        table.add_row(name, Text(model), values.get("family"), shape, Text(says))
+        says = Text(_needs(model, values, cache))
+        table.add_row(name, Text(model), values.get("family"), shape, says)
     return table
+
+
+def _needs(model: str, values: Mapping[str, Any], cache: Path) -> str:
+    if package := values.get("package"):
+        try:
+            check_package(package)
+        except UsageError as error:
+            return f"cannot run: {error}"
+    if not (values.get("revision") or model.startswith((EMBEDDED, PACKAGED)) or is_path(model)):
+        return "needs revision: add backbone.revision=COMMIT"
+    return "; ".join(_source(values, cache))
 
 
 def _lines(name: str, values: Mapping[str, Any], cache: Path) -> list[str]:
@@ -48,14 +57,11 @@ def _lines(name: str, values: Mapping[str, Any], cache: Path) -> list[str]:
 def _source(values: Mapping[str, Any], cache: Path) -> list[str]:
     quantised = values.get("dequantised_from")
     says = [f"dequantised from {quantised}"] if quantised else []
-    if values.get("package"):
-        told = {key: values[key] for key in ("name", "model", "dtype", "package")}
-        package = BackboneSpec.parse(told).package
-        assert package is not None
-        wheel = f"{package.name} {package.version}"
+    if package := values.get("package"):
+        wheel = f"{package['name']} {package['version']}"
         says.append(
             f"{wheel} is in the cache"
-            if is_fetched(package, cache)
+            if packaged_file(cache, package["sha256"], package["file"]).is_file()
             else f"{wheel} is not in the cache: a sweep fetches it from pip's package index"
         )
     return says

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from rich.table import Table
 from rich.text import Text
 
 from orchestrator.errors import UsageError
 from orchestrator.planning.plan import expand
 from orchestrator.settings.loading import load_plain
-from orchestrator.settings.yaml_files import FOLDER, SearchSpaces
+from orchestrator.settings.yaml_files import SearchSpaces
 
 
-def ablations(folder: Path = FOLDER) -> Table:
+def ablations(spaces: SearchSpaces) -> Table:
     """Every ablation with its question, its published table, and its trials in each scale.
 
     An ablation that cannot be expanded is listed with the reason.
     """
-    spaces = SearchSpaces(folder)
     scales = sorted(spaces.names("scale"), key=lambda name: (name != "quick", name))
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("ablation", "question", "table"):

