@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.errors import UsageError
-from orchestrator.planning.resolving import Resolver
 from orchestrator.settings.complaints import unknown
-from orchestrator.settings.models import SweepConfig
 
 _MOST_COMBINATIONS = 1000  # a tenth of a second
 _DISTRIBUTIONS = {
@@ -30,38 +29,42 @@ class Distribution:
 
     Attributes:
         kind: uniform | loguniform | int | logint (both ends included) | categorical.
+        digits: Significant digits that a drawn number keeps; None: all.
     """
 
     kind: str
     low: float | None = None
     high: float | None = None
     choices: tuple[Any, ...] = ()
+    digits: int | None = None
+
+    def value(self, drawn: Any) -> Any:
+        """The value that a draw means: of choices their number is drawn."""
+        if self.choices:
+            return self.choices[drawn]
+        if self.digits is not None and isinstance(drawn, float):
+            return float(f"{drawn:.{self.digits}g}")
+        return drawn
 
 
-def read_distributions(config: SweepConfig, resolver: Resolver) -> dict[str, Distribution]:
-    """The distribution of each axis; layers and ranks are scaled to the backbone unless typed.
+def read_distribution(
+    key: str, axis: list[Any] | Mapping[str, Any], scaled: Callable[[Any], Any]
+) -> Distribution:
+    """The distribution that an axis names, in the backbone's own units.
+
+    Args:
+        key: Dotted key of the axis.
+        axis: A list of choices, or what a file calls a distribution.
+        scaled: An end or a choice -> its value on the backbone.
 
     Raises:
         UsageError: For a distribution that does not exist or lacks an end.
     """
-    backbone = resolver.trial({}, 0, "").backbone
-    method = config.spaces.load("method", config.choices["method"])
-    home = config.published_on or method.get("published_on")
-    distributions: dict[str, Distribution] = {}
-    for key, axis in config.axes.items():
-        units = None if key in config.own_units else home
-        name = key.removeprefix("method.")
-        distribution = _distribution(key, axis)
-        low, high, *choices = (
-            resolver.scaled(name, value, units, backbone)
-            for value in (distribution.low, distribution.high, *distribution.choices)
-        )
-        # dict: choices may fall together
-        choices = list(dict.fromkeys(choices))
-        distributions[key] = dataclasses.replace(
-            distribution, low=low, high=high, choices=tuple(choices)
-        )
-    return distributions
+    found = _distribution(key, axis)
+    low, high, *choices = map(scaled, (found.low, found.high, *found.choices))
+    # By what is written: choices may fall together, and lists are choices, too.
+    distinct = {json.dumps(choice): choice for choice in choices}
+    return dataclasses.replace(found, low=low, high=high, choices=tuple(distinct.values()))
 
 
 def extremes(distributions: Mapping[str, Distribution]) -> Iterator[dict[str, Any]]:
@@ -104,7 +107,7 @@ def _middle(distribution: Distribution) -> Any:
     return round(value) if distribution.kind.endswith("int") else value
 
 
-def _distribution(key: str, axis: list[Any] | dict[str, Any]) -> Distribution:
+def _distribution(key: str, axis: list[Any] | Mapping[str, Any]) -> Distribution:
     if isinstance(axis, list):
         return Distribution("categorical", choices=tuple(axis))
     kind = axis.get("distribution")

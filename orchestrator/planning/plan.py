@@ -7,21 +7,21 @@ import functools
 import itertools
 import json
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.errors import UsageError
 from orchestrator.planning.conditions import Condition
-from orchestrator.planning.distributions import Distribution, extremes, middle, read_distributions
 from orchestrator.planning.plan_keys import check_keys, partly_obeyed
 from orchestrator.planning.ranges import check_ranges
 from orchestrator.planning.resolving import Resolver
+from orchestrator.planning.searches import Search, arm_label, read_searches, spec_for
 from orchestrator.planning.trial_spec import Origin, Swept, TrialSpec
 from orchestrator.settings.complaints import unknown
 from orchestrator.settings.models import PARTS, SweepConfig
 
-__all__ = ["Distribution", "Origin", "Plan", "TrialSpec", "expand", "spec_for"]
+__all__ = ["Origin", "Plan", "Search", "TrialSpec", "expand", "spec_for"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Plan:
         excluded: Number of cells that `where` left out.
         merged: Number of published cells that became equal to another one on this backbone.
         notes: Lines that the person who typed the sweep should read.
-        distributions: For `plan: search`, what each key's values are drawn from; else empty.
+        searches: For `plan: search` and `plan: tune`, what is searched; else empty.
         checked: Trials that can be checked beforehand, in place of those that a search will draw.
     """
 
@@ -46,7 +46,7 @@ class Plan:
     excluded: int = 0
     merged: int = 0
     notes: tuple[str, ...] = ()
-    distributions: dict[str, Distribution] = field(default_factory=dict)
+    searches: tuple[Search, ...] = ()
     checked: tuple[TrialSpec, ...] = ()
 
     @property
@@ -67,7 +67,7 @@ class Plan:
     @property
     def is_search(self) -> bool:
         """Whether Optuna chooses the trials while the sweep runs."""
-        return bool(self.distributions)
+        return bool(self.searches)
 
     @property
     def compared_numbers(self) -> tuple[str, ...]:
@@ -80,7 +80,12 @@ class Plan:
         """The trials that a forecast counts; for a search, its middle trial as often as it runs."""
         if not self.is_search:
             return self.trials
-        return (spec_for(self.config, middle(self.distributions), 0),) * self.num_trials
+        return tuple(spec for spec in self.middles for _ in range(self._num_of_a_search))
+
+    @functools.cached_property
+    def middles(self) -> tuple[TrialSpec, ...]:
+        """Of each search its middle trial."""
+        return tuple(spec_for(self.config, each.middle, 0) for each in self.searches)
 
     @property
     def knowable(self) -> tuple[TrialSpec, ...]:
@@ -93,12 +98,14 @@ class Plan:
     @property
     def num_trials(self) -> int:
         """Trials that will run in all, the reruns of a search included."""
-        if not self.is_search:
-            return len(self)
-        rerun = self.config.rerun
-        return (self.config.num_trials or 0) * len(self.config.seeds) + (
-            rerun.best * len(rerun.seeds) if rerun else 0
-        )
+        return self._num_of_a_search * len(self.searches) if self.is_search else len(self)
+
+    @property
+    def _num_of_a_search(self) -> int:
+        """Trials of one search, with those that run again."""
+        config, rerun = self.config, self.config.rerun
+        again = (rerun.best + rerun.untuned) * len(rerun.seeds) if rerun else 0
+        return (config.num_trials or 0) * len(config.seeds) + again
 
 
 def expand(config: SweepConfig) -> Plan:
@@ -113,8 +120,8 @@ def expand(config: SweepConfig) -> Plan:
     """
     check_keys(config)
     resolver = Resolver(config)
-    if config.plan == "search":
-        return _search(config, resolver)
+    if config.is_search:
+        return _searched(config, resolver)
     conditions = [Condition(text) for text in config.where]
     cells, excluded, merged = _cells(config, resolver, conditions)
     if conditions:
@@ -136,64 +143,17 @@ def expand(config: SweepConfig) -> Plan:
     )
 
 
-def spec_for(config: SweepConfig, values: Mapping[str, Any], seed: int) -> TrialSpec:
-    """The trial of a search in which `values` hold, in the backbone's own units.
-
-    `values` may hold keys that the search does not draw, such as `dataset.part`; the arm's name
-    leaves them out.
-
-    Raises:
-        UsageError: For a key or value that does not fit.
-    """
-    spec = _point(Resolver(config), values, seed)
-    check_ranges(spec)
-    swept = {key: value for key, value in spec.swept.items() if key in config.axes}
-    return dataclasses.replace(spec, arm=_label(swept) or spec.method["name"], swept=swept)
-
-
-def _point(resolver: Resolver, values: Mapping[str, Any], seed: int) -> TrialSpec:
-    return resolver.trial(
-        {key: Swept(value, f"axis {key}", True) for key, value in values.items()}, seed, ""
-    )
-
-
-def _search(config: SweepConfig, resolver: Resolver) -> Plan:
+def _searched(config: SweepConfig, resolver: Resolver) -> Plan:
     if config.num_trials is None:
-        raise UsageError("num_trials is missing: a plan of kind search needs it")
-    if config.arms or not config.axes:
-        raise UsageError("plan=search draws from axes; it needs at least one, and takes no arms")
-    distributions = read_distributions(config, resolver)
-    checked = tuple(_extremes(config, resolver, distributions))
+        raise UsageError(f"num_trials is missing: a plan of kind {config.plan} needs it")
+    searches = read_searches(config, resolver)
+    checked = [spec for each in searches for spec in each.ends(config, resolver)]
     for spec in checked:
         check_ranges(spec)
     resolver.presets.check_used(checked)
-    notes = tuple(resolver.presets.notes(checked))
-    return Plan(
-        config,
-        (),
-        tuple(distributions),
-        notes=notes,
-        distributions=distributions,
-        checked=checked,
-    )
-
-
-def _extremes(
-    config: SweepConfig, resolver: Resolver, distributions: Mapping[str, Distribution]
-) -> Iterator[TrialSpec]:
-    """Trials at every end and choice of a search's axes, and at the middle, also for its reruns."""
-    for values in extremes(distributions):
-        yield _point(resolver, values, config.seeds[0])
-    for seed in config.seeds[1:]:  # each draws other edits
-        yield _point(resolver, middle(distributions), seed)
-    if config.rerun is None:
-        return
-    part = config.rerun.part
-    for seed in config.rerun.seeds:
-        try:
-            yield _point(resolver, {**middle(distributions), "dataset.part": part}, seed)
-        except UsageError as error:
-            raise UsageError(f"rerun.part={part}: {error}") from error
+    notes = (*partly_obeyed(config), *resolver.presets.notes(checked))
+    keys = dict.fromkeys(key for each in searches for key in each.keys)
+    return Plan(config, (), tuple(keys), notes=notes, searches=searches, checked=tuple(checked))
 
 
 def _cells(
@@ -290,11 +250,11 @@ def _labelled(config: SweepConfig, cells: list[TrialSpec]) -> list[TrialSpec]:
         moved = cell.swept
         if config.plan == "one_at_a_time":
             label = (
-                _label({key: value for key, value in moved.items() if key in config.axes})
+                arm_label({key: value for key, value in moved.items() if key in config.axes})
                 or "default"
             )
         else:
-            label = _label({key: moved[key] for key in short if key in moved})
+            label = arm_label({key: moved[key] for key in short if key in moved})
             label = label or (cell.method["name"] if not cell.swept.get("arm") else "")
         arm = " ".join(part for part in (str(moved.get("arm", "")), label) if part)
         swept = {
@@ -308,16 +268,6 @@ def _labelled(config: SweepConfig, cells: list[TrialSpec]) -> list[TrialSpec]:
             f"ablation={config.ablation}: two arms would bear the same name; rename one"
         )
     return labelled
-
-
-def _label(values: Mapping[str, Any]) -> str:
-    parts = []
-    for key, value in values.items():
-        shown = "-".join(map(str, value)) if isinstance(value, list) else str(value)
-        if isinstance(value, float):
-            shown = f"{value:g}"
-        parts.append(shown if key in PARTS else f"{key.partition('.')[2]}={shown}")
-    return " ".join(parts)
 
 
 def _value(cell: TrialSpec, key: str) -> Any:

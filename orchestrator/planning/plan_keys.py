@@ -86,11 +86,13 @@ def methods_of(config: SweepConfig) -> list[str]:
 
 
 def _methods_of_file(config: SweepConfig) -> list[Any]:
-    """Methods of all arms of the ablation's file, chosen or not; empty if no arm names one."""
+    """Methods that arms and axes of the ablation's file name, chosen or not; then the default."""
     content = config.spaces.load("ablation", config.ablation)
-    blocks = [content, *(content.get("scales") or {}).values()]
+    blocks = [content, *((content.get("scales") or {}).values())]
     arms = [each for block in blocks for each in ((block or {}).get("arms") or {}).values()]
     named = [settings["method"] for settings in arms if settings and "method" in settings]
+    axes = [((block or {}).get("axes") or {}).get("method") for block in blocks]
+    named += [name for axis in axes if isinstance(axis, list) for name in axis]
     return [*named, own_choices(config.spaces, config.ablation)["method"]] if named else []
 
 
@@ -113,9 +115,10 @@ def partly_obeyed(config: SweepConfig) -> list[str]:
 def _check_values(config: SweepConfig) -> None:
     """Raises UsageError for values that an axis, or the choice of a part, cannot have."""
     for key, values in config.axes.items():
-        if isinstance(values, dict) and config.plan != "search":
+        if isinstance(values, dict) and not config.is_search:
             raise UsageError(
-                f"axes.{key}: a distribution needs plan=search; plan={config.plan} takes a list"
+                f"axes.{key}: a distribution needs plan=search or plan=tune; "
+                f"plan={config.plan} takes a list"
             )
         listed = values.get("choices", []) if isinstance(values, dict) else values
         if not isinstance(listed, list):

@@ -2,7 +2,8 @@
 
 A method's file holds the values that papers print for public models, by backbone and paper. A
 backbone's file holds the values chosen for that backbone. Key by key, a backbone's value beats a
-published one, and a value of `presets=FILE` beats both.
+published one, and a value of `presets=FILE` beats both. `presets=published` leaves the
+backbone's out.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from orchestrator.planning.ranges import as_kind_of
 from orchestrator.planning.trial_spec import HEADER, TrialSpec
 from orchestrator.settings.complaints import unknown
 from orchestrator.settings.models import SweepConfig
+from orchestrator.settings.presets import PUBLISHED
 from orchestrator.settings.yaml_files import SearchSpaces
 
 Found = tuple[str, str, Any]  # source, key, value
@@ -42,11 +44,14 @@ class Presets:
             UsageError: For a key that the method does not have, or a value of another kind.
         """
         loaded = self._config.spaces.load("method", method)
-        found = [*self._published(loaded, backbone), *self._of_backbone(method, backbone)]
+        found = [*self._published(loaded, backbone)]
+        if self._config.presets != PUBLISHED:
+            found += self._of_backbone(method, backbone)
         typed = self._config.preset_values.get(method, {})
         found += [(f"presets {self._config.presets}", key, value) for key, value in typed.items()]
         fields = fields_of(loaded)
-        if fields and not found and backbone != loaded.get("published_on"):
+        is_asked = self._config.presets == PUBLISHED
+        if fields and not found and not is_asked and backbone != loaded.get("published_on"):
             self._without.add((method, shown))
         return found
 
@@ -66,6 +71,8 @@ class Presets:
 
     def check_used(self, trials: Iterable[TrialSpec]) -> None:
         """Raises UsageError where `presets=FILE` is typed and sets nothing of any trial."""
+        if self._config.presets == PUBLISHED:
+            return
         methods = dict.fromkeys(trial.method["name"] for trial in trials)
         if self._config.presets and not any(map(self._config.preset_values.get, methods)):
             raise UsageError(

@@ -9,8 +9,10 @@ from typing import Any, Protocol
 
 from orchestrator.planning.cell import Cell, Remembered
 from orchestrator.planning.distributions import Distribution
-from orchestrator.planning.plan import Plan, TrialSpec, spec_for
+from orchestrator.planning.searches import Search, spec_for
+from orchestrator.planning.trial_spec import TrialSpec
 from orchestrator.running.results import Results, Shown
+from orchestrator.settings.models import SweepConfig
 from orchestrator.store.leases import Leases, summary
 from orchestrator.store.rows import Outcome
 from orchestrator.store.settled import Settled
@@ -106,15 +108,22 @@ class Sweep:
                         is_told = True
                     self._wait()
 
-    def suggest(self, plan: Plan, seed: int, num_trials: int) -> None:
+    def suggest(self, config: SweepConfig, search: Search, seed: int) -> list[str]:
         """Let Optuna choose trials of a search, until there are `num_trials` of this seed.
 
         Two drivers that search at the same time may run a trial twice: nobody knows beforehand
         which trials Optuna will want.
+
+        Returns:
+            Fingerprints of the trials that it chose.
         """
+        asked: dict[str, None] = {}
+        num_trials = config.num_trials or 0
 
         def to_config(values: Mapping[str, Any]) -> dict[str, Any] | Remembered:
-            cell, scores = self.cell(spec_for(plan.config, values, seed)), self.results.scores
+            cell = self.cell(spec_for(config, {**search.fixed, **values}, seed))
+            scores = self.results.scores
+            asked[cell.key] = None
             if cell.key in self.results.cells:
                 return scores.remembered(cell.key)
             self.results.cells[cell.key] = cell
@@ -124,9 +133,10 @@ class Sweep:
 
         self.results.may_repeat = False
         self._leases.claim((), 0, set)  # other drivers see that this one lives
-        typical = self.cell(plan.typical[0])
+        typical = self.cell(spec_for(config, search.middle, seed))
         with self._board(num_trials) as self.results.board:
-            self._started().search(plan.distributions, seed, num_trials, to_config, typical)
+            self._started().search(search.distributions, seed, num_trials, to_config, typical)
+        return [*asked]
 
     def close(self, say: Callable[[str | Callable[[], str]], None]) -> None:
         """Stop Ray, give the leases back and close the results; `say` is told of each step."""

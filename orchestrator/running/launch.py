@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import cuda, get_num_threads, set_num_threads
 
@@ -11,7 +12,8 @@ from orchestrator.errors import StandstillError
 from orchestrator.forecast.calibration import keep_speed
 from orchestrator.forecast.placement import preflight
 from orchestrator.planning.cell import Cell
-from orchestrator.planning.plan import Plan, spec_for
+from orchestrator.planning.plan import Plan
+from orchestrator.planning.searches import spec_for
 from orchestrator.precheck import cache_of, precheck
 from orchestrator.running.cluster import LOCAL, check_address, check_folder, check_niceness
 from orchestrator.running.driver import Sweep
@@ -45,7 +47,7 @@ def prepared(
             cache, building.advance, plan.compared_numbers, building.converting, asked
         )
         precheck(plan, validator.check_data)  # all of it, before a backbone is trained
-        cells = [resolved_cell(validator, spec) for spec in plan.trials or plan.typical[:1]]
+        cells = [resolved_cell(validator, spec) for spec in plan.trials or plan.middles]
     if plan.config.cluster == LOCAL:
         here = {"CPU": plan.config.workers or usable_cpus(), "GPU": cuda.device_count()}
         for cell in cells:
@@ -99,17 +101,15 @@ def run(plan: Plan, options: Options, waiting: Waiting, prepare: Prepare = prepa
 
 
 def search(sweep: Sweep, plan: Plan) -> None:
-    """Optuna's trials on one part of the data, then the best of them again on another."""
-    config = plan.config
-    assert config.num_trials is not None
-    for seed in config.seeds:
-        sweep.suggest(plan, seed, config.num_trials)
-    if config.rerun is None:
-        return
-    known = sweep.results
-    specs = [
-        spec_for(config, {**known.cells[key].spec.swept, "dataset.part": config.rerun.part}, seed)
-        for seed in config.rerun.seeds
-        for key in known.scores.best(config.rerun.best)
-    ]
-    sweep.settle([sweep.cell(spec) for spec in specs], scheduler="fifo")
+    """Optuna's trials on one part of the data, then the best of each search again on another."""
+    config, rerun = plan.config, plan.config.rerun
+    again: list[dict[str, Any]] = []
+    for each in plan.searches:
+        keys = [key for seed in config.seeds for key in sweep.suggest(config, each, seed)]
+        if rerun is not None:
+            best = sweep.results.scores.best(rerun.best, keys)
+            again += [sweep.results.cells[key].spec.swept for key in best]
+            again += [dict(each.fixed)] if rerun.untuned else []
+    if rerun is not None:
+        specs = [spec_for(config, it, seed, rerun.part) for seed in rerun.seeds for it in again]
+        sweep.settle([sweep.cell(spec) for spec in specs], scheduler="fifo")

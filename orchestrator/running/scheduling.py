@@ -224,10 +224,13 @@ def _is_at(row: Mapping[str, Any], rung: float) -> bool:
     return float(row["progress"]) >= rung - 1e-9  # as near as `EditLoop.run` stops at it
 
 
-def tune_distribution(distribution: Distribution) -> Any:
-    """Tune's own form of a distribution, both ends included."""
+def _tune_distribution(distribution: Distribution) -> Any:
+    """Tune's own form of a distribution, both ends included.
+
+    Of choices the number is drawn: Optuna takes no lists, such as MEMIT's layers.
+    """
     if distribution.kind == "categorical":
-        return tune.choice(list(distribution.choices))
+        return tune.choice(list(range(len(distribution.choices))))
     assert distribution.low is not None
     assert distribution.high is not None
     if distribution.kind == "uniform":
@@ -247,7 +250,7 @@ class PlannedSearch(Searcher):
 
     def __init__(
         self,
-        distributions: Mapping[str, Any],
+        distributions: Mapping[str, Distribution],
         seed: int,
         num_trials: int,
         to_config: Callable[[Mapping[str, Any]], dict[str, Any] | Remembered],
@@ -261,7 +264,7 @@ class PlannedSearch(Searcher):
         results: a resumed search walks through the ledger and goes on behind it.
 
         Args:
-            distributions: Tune's distribution for each dotted key.
+            distributions: What the value of each dotted key is drawn from.
             seed: Seed of Optuna's sampler.
             num_trials: Number of suggestions.
             to_config: Makes a trial's config of values, or returns what is known of a settled one.
@@ -274,8 +277,10 @@ class PlannedSearch(Searcher):
 
         super().__init__(metric=METRIC, mode=mode)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        in_optunas_terms = OptunaSearch.convert_search_space(dict(distributions))
+        in_tunes_terms = {key: _tune_distribution(each) for key, each in distributions.items()}
+        in_optunas_terms = OptunaSearch.convert_search_space(in_tunes_terms)
         self._inner = OptunaSearch(in_optunas_terms, metric=METRIC, mode=mode, seed=seed)
+        self._distributions = distributions
         self._left = num_trials
         self._running: dict[str, tuple[str, str]] = {}  # Tune's trial id -> Optuna's name, key
         self.keys: list[str] = []  # of all trials that are to run
@@ -301,7 +306,9 @@ class PlannedSearch(Searcher):
             if values is None:
                 return None
             self._left -= 1
-            outcome = self._to_config(values)
+            outcome = self._to_config(
+                {key: each.value(values[key]) for key, each in self._distributions.items()}
+            )
             if isinstance(outcome, dict):
                 key = str(outcome["trial_key"])
                 self._running[trial_id] = (name, key)

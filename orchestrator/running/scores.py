@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from orchestrator.planning.cell import Remembered
 from orchestrator.settings.metrics import Compared
@@ -42,8 +42,8 @@ class Scores:
         """What a search is told of a trial that has run or runs; `rungs` are for the scheduler."""
         return Remembered(self._values.get(key), rungs, self._stopped_at.get(key))
 
-    def best(self, num_trials: int) -> list[str]:
+    def best(self, num_trials: int, among: Collection[str]) -> list[str]:
         """Keys of the best finished trials; of equal ones the first to end comes first."""
-        return sorted(self._finished, key=lambda key: -self._compared.sign * self._values[key])[
-            :num_trials
-        ]
+        finished = [key for key in self._finished if key in among]
+        ranked = sorted(finished, key=lambda key: -self._compared.sign * self._values[key])
+        return ranked[:num_trials]

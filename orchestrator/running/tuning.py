@@ -23,12 +23,7 @@ from orchestrator.planning.plan import TrialSpec
 from orchestrator.running.events import Events, Listener, Stop
 from orchestrator.running.interruption import Interruption
 from orchestrator.running.machines import Machines
-from orchestrator.running.scheduling import (
-    PlannedSearch,
-    Protecting,
-    make_scheduler,
-    tune_distribution,
-)
+from orchestrator.running.scheduling import PlannedSearch, Protecting, make_scheduler
 from orchestrator.running.watchdog import PulseTaker, Watchdog
 from orchestrator.settings.models import SweepConfig
 from orchestrator.store.rows import MAX_RETRIES
@@ -98,9 +93,8 @@ class Tuning:
 
         `typical` stands for all trials where resources are counted.
         """
-        in_tunes_terms = {key: tune_distribution(each) for key, each in distributions.items()}
         searcher = PlannedSearch(
-            in_tunes_terms,
+            distributions,
             seed,
             num_trials,
             to_config,

@@ -53,6 +53,7 @@ class _Method(_Checked):
     order: Order | None = None
     presets: dict[str, dict[str, dict[str, Any]]] | None = None
     cost: _MethodCost | None = None
+    tune: dict[str, list[Any] | dict[str, Any]] | None = None
 
 
 class _Dataset(_Checked):

@@ -99,11 +99,12 @@ class Scheduler(_Model):
 
 
 class Rerun(_Model):
-    """Which arms of a search run again, and on what."""
+    """Which arms of a search run again, and on what; `untuned`: also one without any draw."""
 
     best: Count = 3
     part: str = "report"
     seeds: Seeds = (0, 1, 2, 3, 4)
+    untuned: bool = False
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,8 @@ class SweepConfig(_Model):
         axes: Values, or one distribution for a search, per dotted key.
         arms: Named settings, crossed with the axes.
         arm_values: Settings typed for one arm, or one method, of several.
-        presets: File of values for methods, above the backbone's own presets.
+        presets: File of values for methods, above the backbone's own presets; `published`: without
+            the latter.
         preset_values: The content of that file, by method.
         own_units: Axes typed on the command line: their values are not scaled to the backbone.
         paper: Ids of the published tables and figures that the ablation answers.
@@ -145,7 +147,7 @@ class SweepConfig(_Model):
     paper: tuple[str, ...] = ()
     published_on: str | None = None
     presets: Annotated[str, Field(min_length=1)] | None = None
-    plan: Literal["grid", "one_at_a_time", "search"] = "grid"
+    plan: Literal["grid", "one_at_a_time", "search", "tune"] = "grid"
     axes: dict[str, list[Any] | dict[str, Any]] = {}
     arms: dict[str, dict[str, Any]] = {}
     where: tuple[str, ...] = ()
@@ -184,6 +186,11 @@ class SweepConfig(_Model):
     def sharing(self) -> Sharing:
         """How trials use GPUs."""
         return Sharing(self.parallel, self.gpus_per_trial, self.gpu_gib)
+
+    @property
+    def is_search(self) -> bool:
+        """Whether Optuna draws the trials."""
+        return self.plan in ("search", "tune")
 
     @property
     def scale(self) -> str:

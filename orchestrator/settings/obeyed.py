@@ -32,11 +32,10 @@ def check_obeyed(config: SweepConfig, typed: Collection[str]) -> None:
         UsageError: For a key typed that changes nothing, or a name that does not exist.
     """
     _check_scheduler(config, typed)
-    is_search = config.plan == "search"
     for key in sorted(typed):
-        if key.split(".")[0] in ("num_trials", "rerun") and not is_search:
-            raise UsageError(f"{key}: it is for plan=search; this is plan={config.plan}")
-    if is_search and config.where:
+        if key.split(".")[0] in ("num_trials", "rerun") and not config.is_search:
+            raise UsageError(f"{key}: it is for plan=search and tune; this is plan={config.plan}")
+    if config.is_search and config.where:
         raise UsageError(
             f"where={list(config.where)}: a search draws every combination of its axes; "
             "choose axes that fit each other, with where=[]"

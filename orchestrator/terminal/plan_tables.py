@@ -72,9 +72,13 @@ def _headline(plan: Plan) -> str:
     config = plan.config
     lines = [f"{config.ablation} ({config.scale}): {config.question}"]
     if plan.is_search:
-        lines.append(
-            f"{plan.num_trials} trials: a search of {config.num_trials}, then the best again"
+        searches = (
+            f"{len(plan.searches)} searches of {config.num_trials} trials"
+            if config.plan == "tune"
+            else f"a search of {config.num_trials}"
         )
+        again = ", then the best again" if config.rerun else ""
+        lines.append(f"{plan.num_trials} trials: {searches}{again}")
     else:
         lines.append(f"{len(plan)} trials: {len(plan.arms)} arms x {len(config.seeds)} seeds")
     if plan.excluded:
@@ -159,13 +163,17 @@ def _entries(key: str, arms: Mapping[str, TrialSpec]) -> dict[tuple[str, str], l
 
 def _distribution_table(plan: Plan) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("key", "drawn from", "range"):
+    shared = dict.fromkeys(key for each in plan.searches for key in each.fixed)
+    for heading in (*shared, "key", "drawn from", "range"):
         table.add_column(heading)
-    for key, distribution in plan.distributions.items():
-        values = (
-            ", ".join(map(str, distribution.choices))
-            if distribution.choices
-            else f"{distribution.low} to {distribution.high}"
-        )
-        table.add_row(key, distribution.kind, values)
+    for each in plan.searches:
+        for key, distribution in each.distributions.items():
+            values = (
+                ", ".join(map(str, distribution.choices))
+                if distribution.choices
+                else f"{distribution.low} to {distribution.high}"
+            )
+            fixed = (str(each.fixed[name]) for name in shared)
+            kind = "not drawn" if len(distribution.choices) == 1 else distribution.kind
+            table.add_row(*fixed, key, kind, values)
     return table

@@ -25,10 +25,11 @@ def test_search_when_expanded_then_the_space_is_in_the_backbones_units(folder: P
     made = plan(folder, "ablation=search")
     assert made.trials == ()
     assert made.num_trials == 5 + 3 * 2
-    assert made.distributions["method.lora_rank"].choices == (1, 64)  # 16 and 32 both fall on 1
-    layers = made.distributions["method.edit_layer"]
+    (search,) = made.searches
+    assert search.distributions["method.lora_rank"].choices == (1, 64)  # 16 and 32 both fall on 1
+    layers = search.distributions["method.edit_layer"]
     assert (layers.kind, layers.low, layers.high) == ("int", 0, 15)
-    rate = made.distributions["method.edit_lr"]
+    rate = search.distributions["method.edit_lr"]
     assert (rate.kind, rate.low, rate.high) == ("loguniform", 1e-4, 1e-2)
     middle = made.typical[0].method
     # sqrt(1e-4 * 1e-2) = 1e-3; (0 + 15) / 2 = 7.5 -> 8
@@ -38,7 +39,7 @@ def test_search_when_expanded_then_the_space_is_in_the_backbones_units(folder: P
 def test_spec_for_when_values_are_drawn_then_they_hold_as_they_are(folder: Path) -> None:
     loaded = config.load(["ablation=search"], folder)
     values = {"method.lora_rank": 64, "method.edit_lr": 0.00123456, "method.edit_layer": 15}
-    spec = spec_for(loaded, {**values, "dataset.part": "report"}, 4)
+    spec = spec_for(loaded, values, 4, "report")
     assert spec.arm == "lora_rank=64 edit_lr=0.00123456 edit_layer=15"
     assert (spec.seed, spec.dataset["part"]) == (4, "report")
     assert spec.swept == values

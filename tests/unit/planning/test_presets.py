@@ -77,6 +77,9 @@ def test_plan_when_a_file_of_presets_is_typed_then_it_holds_above_the_backbones(
     assert told(made, "num_steps") == (9, "preset tiny")
     assert told(moe(folder, f"presets={mine}", "scale=paper"), "stop_loss") == (0.5, "scale paper")
     assert told(moe(folder, f"presets={mine}", "method.edit_lr=0.5"), "edit_lr")[0] == 0.5
+    block = tmp_path / "block.yaml"
+    block.write_text("presets:\n  moe: {edit_lr: 1e-2}\n")  # as it stands in a backbone's file
+    assert told(moe(folder, f"presets={block}"), "edit_lr") == (1e-2, f"presets {block}")
 
 
 @pytest.mark.parametrize(

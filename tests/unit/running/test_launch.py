@@ -75,6 +75,46 @@ def test_search_when_it_is_over_then_the_best_that_finished_run_on_the_other_par
     assert new.num_starts == 1
 
 
+def test_tune_when_it_is_over_then_the_best_of_each_method_and_its_own_values_run_again(
+    tmp_path: Path,
+) -> None:
+    made = plan.expand(
+        config.load(
+            [
+                *("ablation=presets", "backbone=facts_tiny", "axes.method=[ft_l,ft_m]"),
+                *("num_trials=2", "rerun.seeds=[3]"),
+            ]
+        )
+    )
+    first = {"method.edit_lr": 1e-3, "method.edit_layer": 1, "method.num_steps": 10}
+    draws = [first, first | {"method.edit_lr": 2e-3}]
+    fates = {}
+    for method, scores in (("ft_l", (0.25, 0.5)), ("ft_m", (0.75, 0.5))):
+        for values, score in zip(draws, scores, strict=True):
+            drawn = plan.spec_for(made.config, {"method": method, **values}, 0)
+            fates[cell(drawn).key] = Fate(score=score)
+    new = Driver(tmp_path, fates)
+    new.tuning.suggested = draws
+    launch.search(new.sweep, made)
+    new.close()
+    specs = [end["spec"] for end in end_rows(tmp_path)]
+    found = [(spec["dataset"]["part"], spec["seed"], spec["arm"]) for spec in specs]
+    searched = [
+        ("tune", 0, f"{name} edit_lr={rate} edit_layer=1 num_steps=10")
+        for name in ("ft_l", "ft_m")
+        for rate in ("0.001", "0.002")
+    ]
+    assert found == [
+        *searched,
+        ("report", 3, "ft_l edit_lr=0.002 edit_layer=1 num_steps=10"),
+        ("report", 3, "ft_l"),
+        ("report", 3, "ft_m edit_lr=0.001 edit_layer=1 num_steps=10"),
+        ("report", 3, "ft_m"),
+    ]
+    published = next(spec["method"] for spec in specs if spec["arm"] == "ft_m")
+    assert published["edit_lr"] == 5e-4  # not the preset of facts_tiny
+
+
 def test_search_when_it_goes_on_then_nothing_runs_and_optuna_is_told_what_there_is(
     tmp_path: Path,
 ) -> None:
@@ -99,7 +139,7 @@ def test_search_when_it_suggests_a_trial_twice_then_that_has_run_once(tmp_path: 
     made = searched()
     new = driver(tmp_path, made, [Fate(score=0.25)] * 3)
     new.tuning.suggested = [{"method.edit_lr": RATES[0]}] * 2
-    new.sweep.suggest(made, 0, 2)
+    new.sweep.suggest(made.config, made.searches[0], 0)
     new.close()
     assert len(new.tuning.started) == 1
     assert new.tuning.answers[1] == Remembered(0.25)
@@ -110,7 +150,7 @@ def test_search_when_a_trial_is_lost_then_it_has_failed_and_the_others_go_on(
 ) -> None:
     made = searched()
     new = driver(tmp_path, made, [Fate(setbacks=("lost",)), Fate(setbacks=("silent",)), Fate()])
-    new.sweep.suggest(made, 0, 3)
+    new.sweep.suggest(made.config, made.searches[0], 0)
     new.close()
     assert [end["status"] for end in end_rows(tmp_path)] == ["failed", "failed", "finished"]
     assert len(new.tuning.started) == 3

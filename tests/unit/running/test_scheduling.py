@@ -2,11 +2,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from ray import tune
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
 from orchestrator.planning.cell import Remembered
+from orchestrator.planning.distributions import Distribution
 from orchestrator.running.scheduling import METRIC, TIME_ATTR, PlannedSearch, make_scheduler
 
 
@@ -145,7 +145,7 @@ def test_search_when_the_smallest_is_best_then_optuna_is_told_so() -> None:
     def to_config(values: Mapping[str, Any]) -> dict[str, Any] | Remembered:
         return Remembered(values["x"])
 
-    space = {"x": tune.uniform(0, 1)}
+    space = {"x": Distribution("uniform", 0.0, 1.0)}
     search = PlannedSearch(space, 0, 8, to_config, lambda past: None, never, "min")
     assert search.suggest("t1") == Searcher.FINISHED
     assert search.study.best_value == min(trial.value for trial in search.study.trials)
@@ -161,7 +161,9 @@ def test_search_when_trials_are_settled_then_their_rungs_are_told_in_the_sampler
             return Remembered(0.5, [{"trial_key": f"old-{len(asked)}"}])
         return {"trial_key": f"new-{len(asked)}"}
 
-    search = PlannedSearch({"x": tune.uniform(0, 1)}, 0, 4, to_config, told.extend, never)
+    search = PlannedSearch(
+        {"x": Distribution("uniform", 0.0, 1.0)}, 0, 4, to_config, told.extend, never
+    )
     assert search.suggest("t1") == {"trial_key": "new-2"}
     assert [row["trial_key"] for row in told] == ["old-1"]
     assert search.suggest("t2") == {"trial_key": "new-4"}
@@ -228,7 +230,7 @@ def test_search_when_it_is_over_then_optuna_believes_of_no_trial_that_it_runs() 
         return outcome if isinstance(outcome, Remembered) else {"trial_key": outcome}
 
     stopped = {"trial-4"}
-    space = {"x": tune.uniform(0, 1)}
+    space = {"x": Distribution("uniform", 0.0, 1.0)}
     search = PlannedSearch(space, 0, 11, to_config, lambda past: None, stopped.__contains__)
     for number in range(7):
         assert search.suggest(str(number)) == {"trial_key": f"trial-{number}"}
@@ -272,7 +274,7 @@ def test_search_when_trials_were_stopped_then_a_driver_that_goes_on_asks_the_sam
                 return Remembered(value, stopped_at=1 if number % 3 == 0 else None)
             return {"trial_key": str(number), "value": value}
 
-        space = {"x": tune.uniform(0, 1)}
+        space = {"x": Distribution("uniform", 0.0, 1.0)}
         search = PlannedSearch(space, 0, 30, to_config, lambda past: None, stopped.__contains__)
         while (config := search.suggest(f"trial-{len(asked[is_resumed])}")) != Searcher.FINISHED:
             is_stopped = int(config["trial_key"]) % 3 == 0

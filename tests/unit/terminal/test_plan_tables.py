@@ -2,8 +2,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from orchestrator.forecast.estimate import Forecast
 from orchestrator.planning.plan import expand
 from orchestrator.settings import loading as config

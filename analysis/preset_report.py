@@ -1,0 +1,142 @@
+"""Writes the outcome of `ablation=presets` as the block `presets` of a backbone's file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import yaml
+
+from analysis import aggregate
+from analysis.aggregate import Arm, Section
+from analysis.errors import AnalysisError
+from analysis.layouts.special.presets import drawn
+from analysis.metrics import MAIN, METRICS
+from analysis.reading import runs
+
+ABLATION = "presets"
+_SHOWN = (*MAIN, "locality_near")
+
+Context: TypeAlias = tuple[str, str]  # backbone, data set
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What a search chose for one method.
+
+    Attributes:
+        tuned: The arm of the values, on the part of the data that it was not chosen on.
+        published: The same with the method's own values, None if that did not run.
+    """
+
+    tuned: Arm
+    published: Arm | None
+
+
+def report(
+    store: Path, server: str | None, measure: str, backbone: str | None, dataset: str | None
+) -> str:
+    """A block `presets` as YAML, with what each method scored in comments.
+
+    Args:
+        store: Folder of the sweep's store.
+        server: Address of an MLflow server that is read instead.
+        measure: What the comments show.
+        backbone: Of which; None: of the only one.
+        dataset: On which data the values were chosen; None: on the only one.
+
+    Raises:
+        AnalysisError: If nothing ran again yet, or there are several and none is named.
+    """
+    rows = runs.read_runs(store, ABLATION, server)
+    found: dict[Context, list[Section]] = {}
+    for section in aggregate.sections(rows, measure):
+        context = (section.context["backbone"], section.context["dataset"])
+        if backbone in (None, context[0]) and dataset in (None, context[1]):
+            found.setdefault(context, []).append(section)
+    if len(found) != 1:
+        there = dict.fromkeys(zip(rows["backbone"], rows["dataset"], strict=True))
+        listed = "; ".join(f"backbone={each[0]} dataset={each[1]}" for each in there)
+        raise AnalysisError(f"name one of those that ablation={ABLATION} ran on: {listed}")
+    ((context, parts),) = found.items()
+    again, searched = _parts(parts)
+    return "\n".join(_lines(context, again, searched)) + "\n"
+
+
+def chosen(again: Section, searched: Section) -> dict[str, Chosen]:
+    """For each method the arm that did best in its search, of those that ran again.
+
+    Args:
+        again: What ran again, on another part of the data than the search.
+        searched: The search.
+    """
+    scores = {arm.name: arm.scores["average"].mean for arm in searched.arms if arm.scores}
+    found: dict[str, Chosen] = {}
+    for method in sorted({arm.method for arm in again.arms}):
+        own = [arm for arm in again.arms if arm.method == method]
+        published = next((arm for arm in own if not drawn(arm)), None)
+        tuned = [arm for arm in own if drawn(arm) and not arm.state]
+        if tuned:
+            best = max(tuned, key=lambda arm: scores.get(arm.name, float("-inf")))
+            found[method] = Chosen(best, published)
+    return found
+
+
+def _parts(sections: Sequence[Section]) -> tuple[Section, Section]:
+    """What ran again, and the search before it, on another part of the data."""
+    again = max(sections, key=lambda each: (any(not drawn(a) for a in each.arms), -len(each.arms)))
+    for section in sections:
+        if section.context["dataset_part"] != again.context["dataset_part"]:
+            return again, section
+    raise AnalysisError(
+        f"ablation={ABLATION} has not come to its end: no arm of it ran again on the part of the "
+        "data that tables are made on; the same command goes on"
+    )
+
+
+def _lines(context: Context, again: Section, searched: Section) -> Iterator[str]:
+    backbone, dataset = context
+    count = sum(1 for arm in searched.arms if drawn(arm))
+    seeds = max(len(arm.seeds) for arm in again.arms)
+    commits = ", ".join(commit[:12] for commit in again.provenance["commit"]) or "not stated"
+    found = chosen(again, searched)
+    yield (
+        f"# Chosen by ablation={ABLATION} on {backbone} and {dataset}: {count} settings on part "
+        f"{searched.context['dataset_part']}; commit {commits}"
+    )
+    yield (
+        f"# Comments: part {again.context['dataset_part']}, {seeds} seeds; in brackets with "
+        f"published values. Before editing: {_scores(_before(again))}"
+    )
+    yield "presets:"
+    for method, each in found.items():
+        yield f"  # {_compared(each)}"
+        if each.tuned.scores["reliability"].mean <= each.tuned.before.get("reliability", 0.0):
+            yield "  # no more reliable than the backbone without any edit"
+        values = yaml.safe_dump(
+            drawn(each.tuned), default_flow_style=True, sort_keys=False, width=float("inf")
+        )
+        yield f"  {method}: {values.strip()}"
+    for method in sorted({arm.method for arm in again.arms} - found.keys()):
+        yield f"  # {method}: no setting of its search came to its end"
+
+
+def _before(section: Section) -> Mapping[str, float]:
+    return next((arm.before for arm in section.arms if arm.before), {})
+
+
+def _compared(each: Chosen) -> str:
+    published = each.published.scores if each.published else {}
+    parts = []
+    for name in _SHOWN:
+        if name in each.tuned.scores:
+            beside = f" ({published[name].mean:.2f})" if name in published else " (not run)"
+            parts.append(f"{METRICS[name].heading} {each.tuned.scores[name].mean:.2f}{beside}")
+    return ", ".join(parts)
+
+
+def _scores(values: Mapping[str, float]) -> str:
+    shown = [name for name in _SHOWN if name in values]
+    return ", ".join(f"{METRICS[name].heading} {values[name]:.2f}" for name in shown)

@@ -1,0 +1,69 @@
+"""The command that prints the values which `ablation=presets` chose, as a block to paste.
+
+python analysis/presets.py store=results > mine.yaml
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+# Run as a file, Python puts analysis/ in front of the import path; the repository belongs there.
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from analysis.arguments import parse_options
+
+DEFAULTS = {"store": "results", "mlflow": "", "measure": "token", "backbone": "", "dataset": ""}
+
+EPILOG = """\
+options, as key=value:
+  store=FOLDER     the sweep's store (default results)
+  mlflow=ADDRESS   the MLflow server that the sweep wrote to; default: the store's own database
+  backbone=NAME    of which; needed if the ablation ran on several
+  dataset=NAME     on which data the values were chosen; needed if there are several
+  measure=MEASURE  token (default), exact, generated or token_no_blank: what the comments show
+
+What is printed goes into the backbone's file, or into a file of its own: presets=FILE.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the block; 0, or 2 with one line on standard error when there is none."""
+    parser = argparse.ArgumentParser(
+        prog="presets.py",
+        description="Print the values that ablation=presets chose for each method.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("words", nargs="*", metavar="key=value", help="see below")
+    given = parser.parse_args(arguments)
+    # pandas and mlflow take seconds to import; --help and wrong options should not wait for them.
+    try:
+        from analysis.metrics import MEASURES
+
+        names, options = parse_options(given.words, DEFAULTS, {"measure": MEASURES})
+        if names:
+            raise ValueError(f"{names[0]!r} is no option; known: {', '.join(DEFAULTS)}")
+        from analysis.preset_report import report
+
+        print(
+            report(
+                Path(options["store"]),
+                options["mlflow"] or None,
+                options["measure"],
+                options["backbone"] or None,
+                options["dataset"] or None,
+            ),
+            end="",
+        )
+    except ValueError as error:
+        print(f"presets.py: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,155 @@
+"""What `plan: tune` searches: for each method what its own file names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from orchestrator.errors import UsageError
+from orchestrator.planning.distributions import Distribution
+from orchestrator.planning.plan import Plan, expand, spec_for
+from orchestrator.planning.presets import fields_of
+from orchestrator.settings import loading as config
+from orchestrator.settings.yaml_files import SearchSpaces
+from tests.unit.small_spaces import write_small_spaces
+
+MOE = """
+tune:
+  edit_lr: {distribution: loguniform, low: 1e-4, high: 1e-2}
+  edit_layer: {distribution: int, low: 4, high: 31}
+  num_steps: [25]
+"""
+MULTI = "{name: multi, module: other, published_on: big, layers: [4, 5], clamp: 4.0, "
+MULTI += "tune: {layers: [[0, 1], [4, 5], [4, 6]], clamp: [1.0, 4.0]}}"
+TUNE = """\
+# @package _global_
+# What suits each?
+plan: tune
+presets: published
+dataset: {part: tune}
+axes: {method: [moe, multi]}
+protocol: {num_edits: 8}
+seeds: [0, 1]
+num_trials: 5
+rerun: {best: 1, part: report, seeds: [0, 1, 2], untuned: true}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    made = write_small_spaces(tmp_path / "search_spaces")
+    moe = made / "method/moe.yaml"
+    moe.write_text(moe.read_text() + MOE)
+    (made / "method/multi.yaml").write_text(MULTI)
+    (made / "ablation/tuning.yaml").write_text(TUNE)
+    tiny = made / "backbone/tiny.yaml"
+    tiny.write_text(tiny.read_text().rstrip().rstrip("}") + ", presets: {moe: {top_k: 1}}}")
+    return made
+
+
+def plan(folder: Path, *typed: str) -> Plan:
+    return expand(config.load(["ablation=tuning", *typed], folder))
+
+
+def test_each_method_has_a_search_of_its_own_in_the_backbones_units(folder: Path) -> None:
+    made = plan(folder)
+    moe, multi = made.searches
+    assert (moe.fixed, multi.fixed) == ({"method": "moe"}, {"method": "multi"})
+    assert moe.distributions == {
+        "method.edit_lr": Distribution("loguniform", 1e-4, 1e-2, digits=2),
+        "method.edit_layer": Distribution("int", 2, 15, digits=2),  # 4 and 31 of 32, of 16 layers
+        "method.num_steps": Distribution("categorical", choices=(25,), digits=2),
+    }
+    # 0, 1 -> 0, 1 (halves up); 4, 5 -> 2, 3; 4, 6 -> 2, 3: one choice fewer
+    assert multi.distributions["method.layers"].choices == ([0, 1], [2, 3])
+    # each: 5 draws for two seeds, then the best and the untuned one for three
+    assert made.num_trials == 2 * (5 * 2 + 2 * 3) == len(made.typical)
+    assert [spec.method["name"] for spec in made.middles] == ["moe", "multi"]
+    assert {spec.dataset["part"] for spec in made.knowable} == {"tune", "report"}
+
+
+def test_a_draw_is_an_arm_of_its_method(folder: Path) -> None:
+    loaded = plan(folder).config
+    values = {"method": "multi", "method.layers": [2, 3], "method.clamp": 1.0}
+    spec = spec_for(loaded, values, 1)
+    assert (spec.arm, spec.swept, spec.seed) == ("multi layers=2-3 clamp=1", values, 1)
+    assert (spec.method["layers"], spec.dataset["part"]) == ([2, 3], "tune")
+    untuned = spec_for(loaded, {"method": "multi"}, 1, "report")
+    assert (untuned.arm, untuned.method["clamp"]) == ("multi", 4.0)
+    assert (untuned.dataset["part"], untuned.swept) == ("report", {"method": "multi"})
+
+
+def test_what_is_typed_is_not_searched(folder: Path) -> None:
+    made = plan(folder, "method=moe", "method.edit_layer=3", "method.moe.num_steps=9")
+    (moe,) = made.searches
+    assert [*moe.distributions] == ["method.edit_lr"]
+    assert [made.middles[0].method[key] for key in ("edit_layer", "num_steps")] == [3, 9]
+    typed = "axes.method.edit_lr={distribution:uniform,low:1,high:2}"
+    moe, multi = plan(folder, typed).searches
+    assert moe.distributions["method.edit_lr"].kind == "uniform"
+    assert "method.edit_lr" not in multi.distributions
+
+
+@pytest.mark.parametrize(
+    ("typed", "says"),
+    [
+        (["axes.method=[moe,none]"], "method=none: its file names nothing under tune"),
+        (["axes.method=null"], r"needs axes.method=\[NAME"),
+        (["method=multi", "method.layers=[1]", "method.clamp=2.0"], "multi: all that its search"),
+        (["num_trials=null"], "num_trials is missing: a plan of kind tune"),
+        (['where=["method.clamp < 2"]'], "a search draws every combination"),
+        (["axes.method=[moe,mooe]"], "did you mean 'moe'"),
+    ],
+)
+def test_a_search_that_cannot_be_is_refused(folder: Path, typed: list[str], says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        plan(folder, *typed)
+
+
+def test_a_file_that_names_what_its_method_lacks_is_refused(folder: Path) -> None:
+    path = folder / "method/multi.yaml"
+    path.write_text(path.read_text().replace("clamp: [", "clmp: ["))
+    with pytest.raises(UsageError, match=r"method multi: tune\.clmp.*did you mean 'clamp'"):
+        plan(folder)
+    path.write_text(path.read_text().replace("tune: {", "tune: {name: 3, "))
+    with pytest.raises(UsageError, match=r"method/multi\.yaml: tune\.name"):
+        plan(folder)
+
+
+def test_published_presets_alone_hold_where_they_are_asked_for(folder: Path) -> None:
+    """What was pasted into a backbone's file decides nothing of a search for it."""
+    typed = ["ablation=ranks", "seeds=[0]", "axes={method.lora_rank:[16]}"]
+    (own,) = expand(config.load(typed, folder)).trials
+    assert own.origins["method.top_k"].source == "preset tiny"
+    made = expand(config.load([*typed, "presets=published"], folder))
+    assert made.trials[0].origins["method.top_k"].source == "method moe"
+    assert made.trials[0].origins["method.num_steps"].source == "preset tiny/lemoe"
+    assert made.notes == ()  # nothing is missed where nothing was wanted
+
+
+@pytest.mark.parametrize(
+    ("distribution", "drawn", "value"),
+    [
+        (Distribution("categorical", choices=([0], [1, 2])), 1, [1, 2]),
+        (Distribution("loguniform", 1e-4, 1.0, digits=2), 0.0031287, 0.0031),
+        (Distribution("loguniform", 1e-4, 1.0), 0.0031287, 0.0031287),
+        (Distribution("int", 0, 200, digits=2), 123, 123),
+    ],
+)
+def test_a_draw_means_a_choice_or_a_number_that_can_be_written_down(
+    distribution: Distribution, drawn: object, value: object
+) -> None:
+    assert distribution.value(drawn) == value
+
+
+def test_every_method_that_edits_can_be_tuned() -> None:
+    spaces = SearchSpaces()
+    files = {name: spaces.load("method", name) for name in spaces.names("method")}
+    assert {name for name, file in files.items() if not file.get("tune")} == {"no_edit"}
+    made = expand(config.load(["ablation=presets"]))
+    assert {each.fixed["method"] for each in made.searches} == files.keys() - {"no_edit"}
+    for each in made.searches:
+        fields = {f"method.{key}" for key in fields_of(files[str(each.fixed["method"])])}
+        assert each.distributions.keys() <= fields
+        assert sum(len(found.choices) != 1 for found in each.distributions.values()) >= 2
