@@ -73,21 +73,29 @@ def extremes(distributions: Mapping[str, Distribution]) -> Iterator[dict[str, An
     Of very many, all axes at their first value, all at their last, and each choice of one axis with
     the others at their first and at their last.
     """
-    values = {
-        key: list(distribution.choices)
-        if distribution.choices
-        else [distribution.low, distribution.high]
-        for key, distribution in distributions.items()
-    }
+    values = _ends(distributions)
     if math.prod(map(len, values.values())) <= _MOST_COMBINATIONS:
         yield from (
             dict(zip(values, point, strict=True)) for point in itertools.product(*values.values())
         )
         return
-    for end in (0, -1):
-        others = {key: each[end] for key, each in values.items()}
+    for others in lowest_and_highest(distributions):
         yield others
         yield from ({**others, key: value} for key, each in values.items() for value in each)
+
+
+def lowest_and_highest(distributions: Mapping[str, Distribution]) -> Iterator[dict[str, Any]]:
+    """All axes at their first end or choice, then all at their last."""
+    values = _ends(distributions)
+    for end in (0, -1):
+        yield {key: each[end] for key, each in values.items()}
+
+
+def _ends(distributions: Mapping[str, Distribution]) -> dict[str, list[Any]]:
+    return {
+        key: list(each.choices) if each.choices else [each.low, each.high]
+        for key, each in distributions.items()
+    }
 
 
 def middle(distributions: Mapping[str, Distribution]) -> dict[str, Any]:

@@ -36,7 +36,6 @@ class Plan:
         merged: Number of published cells that became equal to another one on this backbone.
         notes: Lines that the person who typed the sweep should read.
         searches: For `plan: search` and `plan: tune`, what is searched; else empty.
-        checked: Trials that can be checked beforehand, in place of those that a search will draw.
     """
 
     config: SweepConfig
@@ -47,7 +46,6 @@ class Plan:
     merged: int = 0
     notes: tuple[str, ...] = ()
     searches: tuple[Search, ...] = ()
-    checked: tuple[TrialSpec, ...] = ()
 
     @property
     def arms(self) -> tuple[str, ...]:
@@ -87,10 +85,16 @@ class Plan:
         """Of each search its middle trial."""
         return tuple(spec_for(self.config, each.middle, 0) for each in self.searches)
 
-    @property
+    @functools.cached_property
     def knowable(self) -> tuple[TrialSpec, ...]:
-        """The trials that can be checked before any runs; for a search, those at its axes' ends."""
-        return self.trials or self.checked
+        """The trials that can be checked before any runs; for a search, those at its axes' ends.
+
+        Raises:
+            UsageError: If one of the latter does not fit.
+        """
+        return self.trials or tuple(
+            spec for each in self.searches for spec in each.ends(self.config)
+        )
 
     def __len__(self) -> int:
         return len(self.cells) * len(self.config.seeds)
@@ -147,13 +151,11 @@ def _searched(config: SweepConfig, resolver: Resolver) -> Plan:
     if config.num_trials is None:
         raise UsageError(f"num_trials is missing: a plan of kind {config.plan} needs it")
     searches = read_searches(config, resolver)
-    checked = [spec for each in searches for spec in each.ends(config, resolver)]
-    for spec in checked:
-        check_ranges(spec)
-    resolver.presets.check_used(checked)
-    notes = (*partly_obeyed(config), *resolver.presets.notes(checked))
+    some = [spec for each in searches for spec in each.lowest_and_highest(config, resolver)]
+    resolver.presets.check_used(some)
+    notes = (*partly_obeyed(config), *resolver.presets.notes(some))
     keys = dict.fromkeys(key for each in searches for key in each.keys)
-    return Plan(config, (), tuple(keys), notes=notes, searches=searches, checked=tuple(checked))
+    return Plan(config, (), tuple(keys), notes=notes, searches=searches)
 
 
 def _cells(

@@ -15,6 +15,7 @@ from orchestrator.errors import UsageError
 from orchestrator.planning.distributions import (
     Distribution,
     extremes,
+    lowest_and_highest,
     middle,
     read_distribution,
 )
@@ -49,12 +50,26 @@ class Search:
         """The values in the middle of what is drawn from."""
         return {**self.fixed, **middle(self.distributions)}
 
-    def ends(self, config: SweepConfig, resolver: Resolver) -> Iterator[TrialSpec]:
-        """Trials at every end and choice, at the middle for each seed, and those that run again."""
+    def lowest_and_highest(self, config: SweepConfig, resolver: Resolver) -> Iterator[TrialSpec]:
+        """The trials with all values at their first end or choice, and with all at their last.
+
+        Raises:
+            UsageError: For a value that does not fit.
+        """
+        for values in lowest_and_highest(self.distributions):
+            yield _checked(resolver, {**self.fixed, **values}, config.seeds[0])
+
+    def ends(self, config: SweepConfig) -> Iterator[TrialSpec]:
+        """Trials at every end and choice, at the middle for each seed, and those that run again.
+
+        Raises:
+            UsageError: For values that do not fit, or that do not fit each other.
+        """
+        resolver = Resolver(config)
         for values in extremes(self.distributions):
-            yield _point(resolver, {**self.fixed, **values}, config.seeds[0])
+            yield _checked(resolver, {**self.fixed, **values}, config.seeds[0])
         for seed in config.seeds[1:]:  # each draws other edits
-            yield _point(resolver, self.middle, seed)
+            yield _checked(resolver, self.middle, seed)
         if config.rerun is None:
             return
         part, again = config.rerun.part, [self.middle]
@@ -62,7 +77,7 @@ class Search:
         for seed in config.rerun.seeds:
             for values in again:
                 try:
-                    yield _point(resolver, {**values, "dataset.part": part}, seed)
+                    yield _checked(resolver, {**values, "dataset.part": part}, seed)
                 except UsageError as error:
                     raise UsageError(f"rerun.part={part}: {error}") from error
 
@@ -106,8 +121,7 @@ def spec_for(
         UsageError: For a key or value that does not fit.
     """
     of_part = {} if part is None else {"dataset.part": part}
-    spec = _point(Resolver(config), {**values, **of_part}, seed)
-    check_ranges(spec)
+    spec = _checked(Resolver(config), {**values, **of_part}, seed)
     swept = {key: value for key, value in spec.swept.items() if key in values}
     return dataclasses.replace(spec, arm=arm_label(swept) or spec.method["name"], swept=swept)
 
@@ -123,10 +137,11 @@ def arm_label(values: Mapping[str, Any]) -> str:
     return " ".join(parts)
 
 
-def _point(resolver: Resolver, values: Mapping[str, Any], seed: int) -> TrialSpec:
-    return resolver.trial(
-        {key: Swept(value, f"axis {key}", True) for key, value in values.items()}, seed, ""
-    )
+def _checked(resolver: Resolver, values: Mapping[str, Any], seed: int) -> TrialSpec:
+    swept = {key: Swept(value, f"axis {key}", True) for key, value in values.items()}
+    spec = resolver.trial(swept, seed, "")
+    check_ranges(spec)
+    return spec
 
 
 def _tuned(config: SweepConfig, resolver: Resolver, method: str, axes: Mapping[str, Any]) -> Search:
