@@ -18,8 +18,8 @@ Deviations, and choices where the paper is silent:
 - With few tokens C is singular; 1e-8 of the system's mean diagonal is added before solving.
 - Contexts are sampled from the pristine backbone once, with a fixed seed, and shared by all trials.
 - `kl_position: last` is the papers' text: ROME (Meng et al., arXiv:2202.05262), Eq. 4, compares
-  what follows "{subject} is a", and MEMIT takes that loss over. `subject` is what both published
-  codes do: they compare at the subject's last token, where the vector itself is added.
+  what follows "{subject} is a", and MEMIT takes up that vector step. `subject` is what both
+  published codes do: they compare at the subject's last token, where the vector itself is added.
 - An absent subject is replaced by the last prompt token, counted as `subject_absent`; without any
   subject there is no KL term.
 - `accumulate_keys` adds K K^T of earlier batches to the system; published: they are forgotten.
