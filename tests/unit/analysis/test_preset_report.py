@@ -10,7 +10,7 @@ import yaml
 
 from analysis import presets, table
 from analysis.errors import AnalysisError
-from analysis.preset_report import report
+from analysis.preset_report import Options, report
 from tests.unit.analysis_store import Writer
 
 Scores = tuple[float, float, float]
@@ -47,7 +47,7 @@ def write(store: Path, *, again: bool = True) -> None:
 
 def test_the_best_of_each_search_is_written_as_presets_that_can_be_read(tmp_path: Path) -> None:
     write(tmp_path)
-    text = report(tmp_path, None, "token", None, None)
+    text = report("presets", tmp_path, Options())
     assert yaml.safe_load(text) == {
         "presets": {
             "ft_m": {"edit_lr": 0.001, "edit_layer": 3},
@@ -70,8 +70,8 @@ def test_the_best_of_each_search_is_written_as_presets_that_can_be_read(tmp_path
 
 def test_a_search_that_has_not_ended_chooses_nothing(tmp_path: Path) -> None:
     write(tmp_path, again=False)
-    with pytest.raises(AnalysisError, match="has not come to its end"):
-        report(tmp_path, None, "token", None, None)
+    with pytest.raises(AnalysisError, match="have not come to their end"):
+        report("presets", tmp_path, Options())
 
 
 def test_the_command_prints_the_block_or_one_line(
