@@ -83,7 +83,12 @@ class Published:
         npm = shutil.which("npm")
         if npm is None:
             raise NotReachedError("npm is not installed")
-        options = ("--ignore-scripts", "--silent", "--fetch-retries=1", "--fetch-timeout=60000")
+        options = (
+            "--ignore-scripts",
+            "--loglevel=error",
+            "--fetch-retries=1",
+            "--fetch-timeout=60000",
+        )
         try:
             subprocess.run(
                 [npm, "pack", self.package, *options],
@@ -93,9 +98,13 @@ class Published:
                 check=True,
                 timeout=FETCH_SECONDS,
             )
-        except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
-            # What npm says may hold an address with a password.
-            raise NotReachedError(f"npm gives no {self.package}: {type(error).__name__}") from None
+        except subprocess.TimeoutExpired:
+            raise NotReachedError(f"npm gives no {self.package} in time") from None
+        except subprocess.CalledProcessError as error:
+            # Its code alone: what else npm says may hold an address with a password.
+            code = re.search(rb"npm \S+ code (\w+)", error.stderr)
+            reason = code[1].decode() if code else f"exit status {error.returncode}"
+            raise NotReachedError(f"npm gives no {self.package} ({reason})") from None
         (archive,) = folder.glob("*.tgz")
         with tarfile.open(archive) as files:  # read, not unpacked: no path in it is written to
             given.write_bytes(_bytes_of(files, self.member))
