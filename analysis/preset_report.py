@@ -84,7 +84,9 @@ def chosen(again: Section, searched: Section) -> dict[str, Chosen]:
         again: What ran again, on another part of the data than the search.
         searched: The search.
     """
-    scores = {arm.name: arm.scores["average"].mean for arm in searched.arms if arm.scores}
+    scores = {
+        arm.name: arm.scores["average"].mean for arm in searched.arms if "average" in arm.scores
+    }
     found: dict[str, Chosen] = {}
     for method in sorted({arm.method for arm in again.arms}):
         own = [arm for arm in again.arms if arm.method == method]
@@ -97,7 +99,8 @@ def chosen(again: Section, searched: Section) -> dict[str, Chosen]:
 
 
 def _parts(sections: Sequence[Section]) -> tuple[Section, Section]:
-    """What ran again, and the search before it, on another part of the data."""
+    """What ran again last, and the search before it, on another part of the data."""
+    sections = [each for each in sections if each.protocol == sections[0].protocol]  # the newest's
     again = max(sections, key=lambda each: (any(not drawn(a) for a in each.arms), -len(each.arms)))
     for section in sections:
         if section.context["dataset_part"] != again.context["dataset_part"]:
@@ -125,7 +128,8 @@ def _lines(ablation: str, context: Context, again: Section, searched: Section) -
     yield "presets:"
     for method, each in found.items():
         yield f"  # {_compared(each)}"
-        if each.tuned.scores["reliability"].mean <= each.tuned.before.get("reliability", 0.0):
+        reliability = each.tuned.scores.get("reliability")
+        if reliability and reliability.mean <= each.tuned.before.get("reliability", 0.0):
             yield "  # no more reliable than the backbone without any edit"
         values = yaml.safe_dump(
             drawn(each.tuned), default_flow_style=True, sort_keys=False, width=float("inf")
