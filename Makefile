@@ -1,5 +1,8 @@
 # make sweep | test | test-all | accept | bench | gpu | ui | nltk: each sets itself up on a bare machine.
 ABLATION ?= lemoe_lora
+BACKBONE ?=
+# A backbone that was not made here knows nothing of the made-up world.
+DATASET ?= $(if $(filter-out facts%,$(BACKBONE)),countries)
 ARGS ?=
 PYTHON ?= python3
 STORE ?= results
@@ -19,7 +22,8 @@ setup: .venv/installed
 	touch $@
 
 sweep: setup
-	$(BIN)/python orchestrator/sweep.py ablation=$(ABLATION) 'store="$(STORE)"' $(ARGS)
+	$(BIN)/python orchestrator/sweep.py ablation=$(ABLATION) $(if $(BACKBONE),backbone=$(BACKBONE)) \
+		$(if $(DATASET),dataset=$(DATASET)) 'store="$(STORE)"' $(ARGS)
 
 # Three on two cores: while one waits for Ray to start, the others compute.
 test: setup

@@ -16,10 +16,26 @@ from analysis.layouts.special.presets import drawn
 from analysis.metrics import MAIN, METRICS
 from analysis.reading import runs
 
-ABLATION = "presets"
 _SHOWN = (*MAIN, "locality_near")
 
 Context: TypeAlias = tuple[str, str]  # backbone, data set
+
+
+@dataclass(frozen=True)
+class Options:
+    """Which runs of a store are read.
+
+    Attributes:
+        measure: What the comments show.
+        server: Address of an MLflow server that is read instead of the store's database.
+        backbone: Of which; None: of the only one.
+        dataset: On which data the values were chosen; None: on the only one.
+    """
+
+    measure: str = "token"
+    server: str | None = None
+    backbone: str | None = None
+    dataset: str | None = None
 
 
 @dataclass(frozen=True)
@@ -35,34 +51,30 @@ class Chosen:
     published: Arm | None
 
 
-def report(
-    store: Path, server: str | None, measure: str, backbone: str | None, dataset: str | None
-) -> str:
+def report(ablation: str, store: Path, options: Options) -> str:
     """A block `presets` as YAML, with what each method scored in comments.
 
     Args:
+        ablation: Whose searches; of `plan: tune`.
         store: Folder of the sweep's store.
-        server: Address of an MLflow server that is read instead.
-        measure: What the comments show.
-        backbone: Of which; None: of the only one.
-        dataset: On which data the values were chosen; None: on the only one.
+        options: Which of its runs.
 
     Raises:
         AnalysisError: If nothing ran again yet, or there are several and none is named.
     """
-    rows = runs.read_runs(store, ABLATION, server)
+    rows = runs.read_runs(store, ablation, options.server)
     found: dict[Context, list[Section]] = {}
-    for section in aggregate.sections(rows, measure):
+    for section in aggregate.sections(rows, options.measure):
         context = (section.context["backbone"], section.context["dataset"])
-        if backbone in (None, context[0]) and dataset in (None, context[1]):
+        if options.backbone in (None, context[0]) and options.dataset in (None, context[1]):
             found.setdefault(context, []).append(section)
     if len(found) != 1:
         there = dict.fromkeys(zip(rows["backbone"], rows["dataset"], strict=True))
         listed = "; ".join(f"backbone={each[0]} dataset={each[1]}" for each in there)
-        raise AnalysisError(f"name one of those that ablation={ABLATION} ran on: {listed}")
+        raise AnalysisError(f"name one of those that ablation={ablation} ran on: {listed}")
     ((context, parts),) = found.items()
     again, searched = _parts(parts)
-    return "\n".join(_lines(context, again, searched)) + "\n"
+    return "\n".join(_lines(ablation, context, again, searched)) + "\n"
 
 
 def chosen(again: Section, searched: Section) -> dict[str, Chosen]:
@@ -72,7 +84,9 @@ def chosen(again: Section, searched: Section) -> dict[str, Chosen]:
         again: What ran again, on another part of the data than the search.
         searched: The search.
     """
-    scores = {arm.name: arm.scores["average"].mean for arm in searched.arms if arm.scores}
+    scores = {
+        arm.name: arm.scores["average"].mean for arm in searched.arms if "average" in arm.scores
+    }
     found: dict[str, Chosen] = {}
     for method in sorted({arm.method for arm in again.arms}):
         own = [arm for arm in again.arms if arm.method == method]
@@ -85,25 +99,26 @@ def chosen(again: Section, searched: Section) -> dict[str, Chosen]:
 
 
 def _parts(sections: Sequence[Section]) -> tuple[Section, Section]:
-    """What ran again, and the search before it, on another part of the data."""
+    """What ran again last, and the search before it, on another part of the data."""
+    sections = [each for each in sections if each.protocol == sections[0].protocol]  # the newest's
     again = max(sections, key=lambda each: (any(not drawn(a) for a in each.arms), -len(each.arms)))
     for section in sections:
         if section.context["dataset_part"] != again.context["dataset_part"]:
             return again, section
     raise AnalysisError(
-        f"ablation={ABLATION} has not come to its end: no arm of it ran again on the part of the "
-        "data that tables are made on; the same command goes on"
+        "the searches have not come to their end: nothing ran again on the part of the data that "
+        "tables are made on; the same command goes on"
     )
 
 
-def _lines(context: Context, again: Section, searched: Section) -> Iterator[str]:
+def _lines(ablation: str, context: Context, again: Section, searched: Section) -> Iterator[str]:
     backbone, dataset = context
     count = sum(1 for arm in searched.arms if drawn(arm))
     seeds = max(len(arm.seeds) for arm in again.arms)
     commits = ", ".join(commit[:12] for commit in again.provenance["commit"]) or "not stated"
     found = chosen(again, searched)
     yield (
-        f"# Chosen by ablation={ABLATION} on {backbone} and {dataset}: {count} settings on part "
+        f"# Chosen by ablation={ablation} on {backbone} and {dataset}: {count} settings on part "
         f"{searched.context['dataset_part']}; commit {commits}"
     )
     yield (
@@ -113,7 +128,8 @@ def _lines(context: Context, again: Section, searched: Section) -> Iterator[str]
     yield "presets:"
     for method, each in found.items():
         yield f"  # {_compared(each)}"
-        if each.tuned.scores["reliability"].mean <= each.tuned.before.get("reliability", 0.0):
+        reliability = each.tuned.scores.get("reliability")
+        if reliability and reliability.mean <= each.tuned.before.get("reliability", 0.0):
             yield "  # no more reliable than the backbone without any edit"
         values = yaml.safe_dump(
             drawn(each.tuned), default_flow_style=True, sort_keys=False, width=float("inf")

@@ -16,10 +16,18 @@ if __name__ == "__main__":
 
 from analysis.arguments import parse_options
 
-DEFAULTS = {"store": "results", "mlflow": "", "measure": "token", "backbone": "", "dataset": ""}
+DEFAULTS = {
+    "ablation": "presets",
+    "store": "results",
+    "mlflow": "",
+    "measure": "token",
+    "backbone": "",
+    "dataset": "",
+}
 
 EPILOG = """\
 options, as key=value:
+  ablation=NAME    whose searches (default presets)
   store=FOLDER     the sweep's store (default results)
   mlflow=ADDRESS   the MLflow server that the sweep wrote to; default: the store's own database
   backbone=NAME    of which; needed if the ablation ran on several
@@ -47,18 +55,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         names, options = parse_options(given.words, DEFAULTS, {"measure": MEASURES})
         if names:
             raise ValueError(f"{names[0]!r} is no option; known: {', '.join(DEFAULTS)}")
-        from analysis.preset_report import report
+        from analysis.preset_report import Options, report
 
-        print(
-            report(
-                Path(options["store"]),
-                options["mlflow"] or None,
-                options["measure"],
-                options["backbone"] or None,
-                options["dataset"] or None,
-            ),
-            end="",
+        chosen = Options(
+            options["measure"],
+            options["mlflow"] or None,
+            options["backbone"] or None,
+            options["dataset"] or None,
         )
+        print(report(options["ablation"], Path(options["store"]), chosen), end="")
     except ValueError as error:
         print(f"presets.py: {error}", file=sys.stderr)
         return 2

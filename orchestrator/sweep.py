@@ -145,6 +145,9 @@ def run(expanded: plan.Plan, typed: argparse.Namespace, arguments: Sequence[str]
             for name in expanded.config.paper or (expanded.config.ablation,)
         ]
     print(*tables, sep="", end="", flush=True)
+    if expanded.config.plan == "tune":
+        words = [f"ablation={expanded.config.ablation}", f"store={store}", *where]
+        print("\nas presets: " + shlex.join(["python", "analysis/presets.py", *words]) + " > FILE")
     if outcome.experiment_id and server:
         print(f"\nbrowse: {chart_link(outcome.experiment_id, server)}")
     elif outcome.experiment_id:

@@ -37,14 +37,16 @@ class Condition:
     def __init__(self, text: str) -> None:
         self.text = text
         try:
-            self._tree = ast.parse(text.strip(), mode="eval").body
+            tree = ast.parse(text.strip(), mode="eval").body
         except (SyntaxError, ValueError) as error:
             raise UsageError(
                 f"where: {text!r} is not a comparison like 'method.top_k <= 5'"
             ) from error
-        if not isinstance(self._tree, ast.Compare | ast.BoolOp):
+        if not isinstance(tree, ast.Compare | ast.BoolOp):
             raise UsageError(f"where: {text!r} compares nothing; write 'a <op> b'")
-        self.keys: frozenset[str] = frozenset(self._names(self._tree))
+        keys = set[str]()
+        self._holds = self._compiled(tree, keys)
+        self.keys: frozenset[str] = frozenset(keys)
 
     def is_met(self, lookup: Callable[[str], Any]) -> bool:
         """Whether the condition holds; also true if a key is absent (KeyError) or null."""
@@ -55,26 +57,40 @@ class Condition:
         if any(value is None for value in values.values()):
             return True
         try:
-            return bool(self._value(self._tree, values))
+            return bool(self._holds(values))
         except (TypeError, ZeroDivisionError) as error:
             raise UsageError(f"where: {self.text!r} fails for {values}: {error}") from error
 
-    def _names(self, node: ast.expr) -> set[str]:
+    def _compiled(self, node: ast.expr, keys: set[str]) -> Callable[[Mapping[str, Any]], Any]:
+        """What computes the node from the values of its keys, which join `keys`."""
         match node:
             case ast.Name() | ast.Attribute():
-                return {self._dotted(node)}
-            case ast.Constant(value=int() | float() | str()):
-                return set()
-            case ast.UnaryOp(op=ast.USub(), operand=inner):
-                return self._names(inner)
+                keys.add(key := self._dotted(node))
+                return operator.itemgetter(key)
+            case ast.Constant(value=int() | float() | str() as constant):
+                return lambda values: constant
+            case ast.UnaryOp(op=ast.USub(), operand=operand):
+                inner = self._compiled(operand, keys)
+                return lambda values: -inner(values)
             case ast.BinOp(left=left, op=op, right=right) if type(op) in _ARITHMETIC:
-                return self._names(left) | self._names(right)
-            case ast.BoolOp(values=parts):
-                return set().union(*(self._names(part) for part in parts))
+                one, other = self._compiled(left, keys), self._compiled(right, keys)
+                computes = _ARITHMETIC[type(op)]
+                return lambda values: computes(one(values), other(values))
+            case ast.BoolOp(op=joint, values=parts):
+                joined = all if isinstance(joint, ast.And) else any
+                held = [self._compiled(part, keys) for part in parts]
+                return lambda values: joined(part(values) for part in held)
             case ast.Compare(left=left, ops=ops, comparators=rest) if all(
                 type(op) in _COMPARISONS for op in ops
             ):
-                return self._names(left).union(*(self._names(part) for part in rest))
+                sides = [self._compiled(part, keys) for part in (left, *rest)]
+                pairs = [
+                    (_COMPARISONS[type(op)], one, other)
+                    for op, (one, other) in zip(ops, itertools.pairwise(sides), strict=True)
+                ]
+                return lambda values: all(
+                    holds(one(values), other(values)) for holds, one, other in pairs
+                )
         raise UsageError(
             f"where: {self.text!r}: {ast.unparse(node)!r} is not allowed; allowed: "
             "dotted keys, numbers, + - * /, < <= > >= == !=, and, or"
@@ -86,23 +102,3 @@ class Condition:
         if isinstance(node, ast.Attribute):
             return f"{self._dotted(node.value)}.{node.attr}"
         raise UsageError(f"where: {self.text!r}: {ast.unparse(node)!r} is not a dotted key")
-
-    def _value(self, node: ast.expr, values: Mapping[str, Any]) -> Any:
-        match node:
-            case ast.Name() | ast.Attribute():
-                return values[self._dotted(node)]
-            case ast.Constant(value=value):
-                return value
-            case ast.UnaryOp(operand=inner):
-                return -self._value(inner, values)
-            case ast.BinOp(left=left, op=op, right=right):
-                return _ARITHMETIC[type(op)](self._value(left, values), self._value(right, values))
-            case ast.BoolOp(op=ast.And(), values=parts):
-                return all(self._value(part, values) for part in parts)
-            case ast.BoolOp(values=parts):
-                return any(self._value(part, values) for part in parts)
-            case ast.Compare(left=left, ops=ops, comparators=rest):
-                sides = [self._value(part, values) for part in (left, *rest)]
-                pairs = zip(ops, itertools.pairwise(sides), strict=True)
-                return all(_COMPARISONS[type(op)](a, b) for op, (a, b) in pairs)
-        raise AssertionError(f"{ast.dump(node)} passed the constructor")

@@ -88,7 +88,7 @@ def methods_of(config: SweepConfig) -> list[str]:
 def _methods_of_file(config: SweepConfig) -> list[Any]:
     """Methods that arms and axes of the ablation's file name, chosen or not; then the default."""
     content = config.spaces.load("ablation", config.ablation)
-    blocks = [content, *((content.get("scales") or {}).values())]
+    blocks = [content, *(content.get("scales") or {}).values()]
     arms = [each for block in blocks for each in ((block or {}).get("arms") or {}).values()]
     named = [settings["method"] for settings in arms if settings and "method" in settings]
     axes = [((block or {}).get("axes") or {}).get("method") for block in blocks]

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from orchestrator.errors import UsageError
-from orchestrator.planning.counts import STREAMS, counts_within, limit_of, num_drawn, with_counts
+from orchestrator.planning.counts import limit_of, num_drawn, with_counts
 from orchestrator.planning.part_values import (
     check_backbone,
     check_dataset,
@@ -18,6 +18,7 @@ from orchestrator.planning.part_values import (
     find_files,
 )
 from orchestrator.planning.presets import Presets, fields_of
+from orchestrator.planning.protocol_values import check_order_seed, check_use, is_typed, reduced
 from orchestrator.planning.ranges import as_kind_of, check_size
 from orchestrator.planning.shapes import EMBEDDED, read_backbone
 from orchestrator.planning.trial_spec import (
@@ -28,7 +29,7 @@ from orchestrator.planning.trial_spec import (
     TrialSpec,
 )
 from orchestrator.settings.complaints import unknown
-from orchestrator.settings.models import COMMAND_LINE, Protocol, SweepConfig
+from orchestrator.settings.models import COMMAND_LINE, PARTS, Protocol, SweepConfig
 
 _DESCRIBED_BY = "described_by"  # while a backbone is read: the file that describes its model
 
@@ -39,6 +40,7 @@ class Resolver:
     def __init__(self, config: SweepConfig) -> None:
         self.config = config
         self.presets = Presets(config)
+        self._keys: dict[tuple[str, ...], dict[str, tuple[str, ...]]] = {}  # by part
         self._parts: dict[str, tuple[dict[str, Any], dict[str, Origin]]] = {}
         self._described_by: dict[int, str] = {}  # file that describes a backbone, by its id
         self._methods: dict[tuple[str, int], tuple[dict[str, Any], dict[str, Origin]]] = {}
@@ -96,6 +98,15 @@ class Resolver:
     def _choice(self, group: str, values: Mapping[str, Swept]) -> str:
         return str(values[group].value) if group in values else self.config.choices[group]
 
+    def _swept_of(self, part: str, values: Mapping[str, Swept]) -> dict[str, Swept]:
+        """The values of one part; which keys those are is looked up once for each arm."""
+        if (all_keys := tuple(values)) not in self._keys:
+            self._keys[all_keys] = {
+                part: tuple(key for key in all_keys if key.startswith(f"{part}."))
+                for part in (*PARTS, "protocol")
+            }
+        return {key: values[key] for key in self._keys[all_keys][part]}
+
     def _layered(
         self, part: str, values: Mapping[str, Swept]
     ) -> Iterator[tuple[str, str, Any, Swept | None]]:
@@ -114,7 +125,7 @@ class Resolver:
     ) -> tuple[dict[str, Any], dict[str, Origin]]:
         """The backbone or data set, with origins."""
         name = self._choice(part, values)
-        swept = {key: value for key, value in values.items() if key.startswith(f"{part}.")}
+        swept = self._swept_of(part, values)
         key = f"{part} {name} {swept or ''}"
         if key not in self._parts:
             layered = list(self._layered(part, swept))
@@ -175,9 +186,9 @@ class Resolver:
             if field_name in loaded:
                 method[field_name] = value
                 origins[f"method.{field_name}"] = Origin(COMMAND_LINE)
-        for key, swept in values.items():
+        for key, swept in self._swept_of("method", values).items():
             field_name = key.removeprefix("method.")
-            if not key.startswith("method.") or field_name not in loaded:
+            if field_name not in loaded:
                 continue  # the field of another arm's method; `plan` checks that one of them has it
             known = (key, id(swept), name, id(backbone))  # kept below: no other one gets its id
             if known not in self._swept:
@@ -260,7 +271,7 @@ class Resolver:
     def _cached_protocol(
         self, values: Mapping[str, Swept], dataset: Mapping[str, Any], order: str | None
     ) -> tuple[dict[str, Any], dict[str, Origin]]:
-        swept = {key: value for key, value in values.items() if key.startswith("protocol.")}
+        swept = self._swept_of("protocol", values)
         key = f"{swept} {id(dataset)} {order}"
         if key not in self._protocols:
             self._protocols[key] = self._protocol(swept, dataset, order)
@@ -289,8 +300,8 @@ class Resolver:
         for key in ("edit_batch_size", "num_batches"):
             if getattr(protocol, key) is None:
                 origins[f"protocol.{key}"] = Origin("default")
-        typed = {key for key in Protocol.model_fields if _is_typed(key, values, origins)}
-        _check_use(protocol, typed)
+        typed = {key for key in Protocol.model_fields if is_typed(key, values, origins)}
+        check_use(protocol, typed)
         # The rounds of a serial stream leave a method's own order of all edits no room.
         own = order if protocol.kind == "lifelong" else None
         if protocol.order is None:
@@ -299,7 +310,7 @@ class Resolver:
         resolved["order"] = protocol.order or own or "given"
         is_one_order = "protocol.order" not in values  # of several some may obey
         if is_one_order and "order_seed" in typed and protocol.order_seed is not None:
-            _check_order_seed(protocol.order_seed, resolved["order"])
+            check_order_seed(protocol.order_seed, resolved["order"])
         if "num_edits" in typed and protocol.num_edits != resolved["num_edits"]:
             raise UsageError(
                 f"protocol.num_edits={protocol.num_edits}: here it follows from other counts and "
@@ -311,80 +322,8 @@ class Resolver:
             origins["protocol.answers"] = Origin("the published answers are not public")
         limit = limit_of(dataset)
         if limit is not None and num_drawn(resolved) > limit:
-            resolved = _reduced(resolved, limit, dataset, origins, typed)
+            resolved = reduced(resolved, limit, dataset, origins, typed)
         return resolved, origins
-
-
-def _is_typed(key: str, values: Mapping[str, Swept], origins: Mapping[str, Origin]) -> bool:
-    """Whether a key of the protocol was given on the command line."""
-    axis = values.get(f"protocol.{key}")
-    return axis.own_units if axis else origins[f"protocol.{key}"].source == COMMAND_LINE
-
-
-def _check_order_seed(order_seed: int, order: str) -> None:
-    """Raises UsageError for the seed of an order that is not random."""
-    if order in ("given", "hierarchical"):
-        raise UsageError(
-            f"protocol.order_seed={order_seed}: protocol.order={order} draws nothing; "
-            "it is for protocol.order=random or one of kmeans"
-        )
-
-
-def _check_use(protocol: Protocol, typed: set[str]) -> None:
-    """Raises UsageError for a key that does nothing in this kind of protocol."""
-    kind, is_stream = protocol.kind, protocol.kind in STREAMS
-    if not is_stream and protocol.order not in (None, "given"):
-        raise UsageError(
-            f"protocol.order={protocol.order}: protocol.kind={kind} rolls back "
-            "after every batch, so that no order matters; it is for protocol.kind=lifelong"
-        )
-    if not is_stream and protocol.curve:
-        raise UsageError(
-            f"protocol.curve=true: protocol.kind={kind} rolls back after every batch, so that "
-            "there is nothing to forget; it is for protocol.kind=lifelong or serial"
-        )
-    if not is_stream and "order_seed" in typed and protocol.order_seed is not None:
-        raise UsageError(
-            f"protocol.order_seed={protocol.order_seed}: protocol.kind={kind} rolls back after "
-            "every batch, so that no order matters; it is for protocol.kind=lifelong or serial"
-        )
-    for key in ("num_questions", "answers_per_question"):
-        if kind != "serial" and key in typed and getattr(protocol, key) is not None:
-            raise UsageError(
-                f"protocol.{key}={getattr(protocol, key)}: it is for protocol.kind=serial, "
-                f"not for protocol.kind={kind}"
-            )
-
-
-def _reduced(
-    resolved: dict[str, Any],
-    limit: int,
-    dataset: Mapping[str, Any],
-    origins: dict[str, Origin],
-    typed: set[str],
-) -> dict[str, Any]:
-    """The protocol reduced to `limit` records; changes the origins of what it reduces."""
-    size = "num_questions" if resolved["kind"] == "serial" else "num_edits"
-    size = "group_sizes" if "group_sizes" in resolved else size
-    if resolved["kind"] == "batch" and "num_batches" in typed and "group_sizes" not in resolved:
-        size = "num_edits" if resolved["num_edits"] > limit else "num_batches"
-        raise UsageError(
-            f"protocol.{size}={resolved[size]}: data set {dataset['name']!r}, part "
-            f"{dataset.get('part')!r}, can feed {limit} edits at most, "
-            f"and {resolved['num_batches']} batches of {resolved['num_edits']} are drawn"
-        )
-    if size in typed or size == "group_sizes":
-        counted = "questions" if size == "num_questions" else "edits"
-        raise UsageError(
-            f"protocol.{size}={resolved[size]}: data set {dataset['name']!r}, part "
-            f"{dataset.get('part')!r}, can feed {limit} {counted} at most"
-        )
-    reduced = {**resolved, **counts_within(resolved, limit)}
-    for key in ("num_edits", "edit_batch_size", "num_questions"):
-        if reduced.get(key) != resolved.get(key):
-            source = f"all that {dataset['name']} can feed"
-            origins[f"protocol.{key}"] = Origin(source, resolved[key])
-    return reduced
 
 
 def _published(stands_for: Mapping[Any, Any] | None, value: Any) -> Any:

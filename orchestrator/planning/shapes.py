@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import UsageError
+from orchestrator.planning.automatic import AUTO, automatic_dtype, cpu_flags
 from orchestrator.planning.families import get_family, known_families
 from trainables.backbones.config_check import why_unfit, why_unknown
 from trainables.backbones.conversion.architectures import shape_of
@@ -42,8 +43,9 @@ def read_backbone(
         UsageError: For a folder that is not a safe checkpoint, a broken GGUF file, another model
             id without its revision, or a dtype or family that is not known.
     """
-    if backbone.get("dtype", "float32") not in DTYPES:
-        raise UsageError(f"backbone.dtype={backbone['dtype']}: allowed: {', '.join(DTYPES)}")
+    if backbone.get("dtype", "float32") not in (*DTYPES, AUTO):
+        allowed = ", ".join((*DTYPES, AUTO))
+        raise UsageError(f"backbone.dtype={backbone['dtype']}: allowed: {allowed}")
     changed: dict[str, Any] = {}
     typed = backbone.get("model")
     source = origins.get("backbone.model")
@@ -80,6 +82,10 @@ def read_backbone(
             raise UsageError(
                 f"backbone.{key}={backbone.get(key)}: must be a whole number of at least 1"
             )
+    if backbone.get("dtype") == AUTO:
+        backbone["dtype"], why = automatic_dtype(backbone["hidden_size"], cpu_flags())
+        if source:
+            changed["backbone.dtype"] = type(source)(f"auto: {why}")
     return changed
 
 

@@ -189,10 +189,13 @@ class _Doubled(nn.Module):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_forecast_counts_the_parameters_that_the_model_has(family: str, tmp_path: Path) -> None:
     config = tiny_config(family)
-    as_wide = {"num_key_value_heads": config.num_attention_heads, "multi_query": False}
-    heads = {  # keys as wide as the stream
-        key: value for key, value in as_wide.items() if getattr(config, key, None)
+    as_wide = {
+        "num_key_value_heads": config.num_attention_heads,
+        "multi_query": False,
+        "head_dim": config.hidden_size // config.num_attention_heads,
     }
+    stated = config.to_dict()
+    heads = {key: value for key, value in as_wide.items() if stated.get(key)}  # all one width
     backbone = load_backbone(save_tiny(family, tmp_path / family, **heads))
     shape = read_shape(tmp_path / family, "x")
     assert num_parameters(shape) == num_numbers(backbone.model)

@@ -53,7 +53,10 @@ def load_tokenizer(folder: Path) -> Any:
     if source is None:
         raise BackboneError(f"{label}: holds no tokenizer ({FILE})")
     loader: Any = PreTrainedTokenizerFast if source == FILE else AutoTokenizer
-    pinned = {} if source == FILE else {"mistral_format": False}
+    # Llama 3's file asks for a clean-up that is BERT's: it takes blanks out of a text.
+    pinned: dict[str, bool] = {"clean_up_tokenization_spaces": False}
+    if source != FILE:
+        pinned["mistral_format"] = False
     try:
         if source == FILE:
             json.loads((folder / FILE).read_text("utf-8"))

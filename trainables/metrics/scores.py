@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 import string
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -172,7 +173,8 @@ def generated_exact_match(
         generated: Greedy continuations of the prompts, decoded without special tokens.
         targets: One target per text.
         normalises: Compare as SQuAD does (see `squad_normalised`); otherwise only outer blanks
-            are ignored.
+            are ignored. Either way an accent may be part of its letter or stand behind it: some
+            tokenizers, such as Qwen's, write the one for the other.
         stops: Strings that end an answer.
 
     Raises:
@@ -285,6 +287,7 @@ def _until_stop(text: str, target: str, stops: Sequence[str]) -> str:
 
 
 def _same_answer(answer: str, target: str, normalises: bool) -> bool:
+    answer, target = (unicodedata.normalize("NFC", text) for text in (answer, target))
     wanted = squad_normalised(target)
     # A target such as "A" or "?" is all article or punctuation: an empty answer would equal it.
     if not normalises or not wanted:

@@ -17,6 +17,7 @@ Choices where the papers are silent:
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from itertools import takewhile
@@ -112,9 +113,11 @@ class EntityFinder:
 
     def _subject_spans(self, text: str) -> Sequence[Span]:
         for subject in self._subjects:
-            begin = text.rfind(subject)
-            if begin >= 0:
-                return [(begin, begin + len(subject))]
+            # Some tokenizers, such as Qwen's, compose letters with their accents first.
+            for written in (subject, unicodedata.normalize("NFC", subject)):
+                begin = text.rfind(written)
+                if begin >= 0:
+                    return [(begin, begin + len(written))]
         return []
 
     def _decode(self, ids: list[int]) -> tuple[str, list[Span]]:

@@ -17,6 +17,7 @@ Choices where the paper is silent or cannot be taken literally:
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
@@ -74,8 +75,8 @@ class Meteor:
 
 
 def words(text: str) -> list[str]:
-    """Runs of letters and digits, lower-cased."""
-    return _WORD.findall(text.lower())
+    """Runs of letters and digits, lower-cased; an accent is part of its letter."""
+    return _WORD.findall(unicodedata.normalize("NFC", text.lower()))
 
 
 def word_counts(texts: Iterable[str]) -> Counter[str]:

@@ -39,7 +39,8 @@ def planned() -> dict[str, list[TrialSpec]]:
     found: dict[str, list[TrialSpec]] = {}
     for name in SPACES.names("ablation"):
         config = load_plain(SPACES, {"ablation": name})
-        trials = {trial.arm: trial for trial in expand(config).trials}
+        made = expand(config)
+        trials = {trial.arm: trial for trial in made.trials or made.middles}
         for table in config.paper:
             found.setdefault(table, []).extend(trials.values())
     return found

@@ -10,17 +10,21 @@ import yaml
 
 from analysis import presets, table
 from analysis.errors import AnalysisError
-from analysis.preset_report import report
-from tests.unit.analysis_store import Writer
+from analysis.preset_report import Options, report
+from tests.unit.analysis_store import BATCH, Writer
 
 Scores = tuple[float, float, float]
 LOW: dict[str, Any] = {"method.edit_lr": 0.001, "method.edit_layer": 3}
 HIGH: dict[str, Any] = {"method.edit_lr": 0.02, "method.edit_layer": 5}
 
 
-def write(store: Path, *, again: bool = True) -> None:
-    """Two searches of two draws; on the tune part LOW is better for ft_m, HIGH for memit."""
+def write(store: Path, *, again: bool = True, early: bool = False) -> None:
+    """Two searches of two draws; on the tune part LOW is better for ft_m, HIGH for memit.
+
+    `early`: before them another protocol, of which fewer ran again, chose HIGH for ft_m.
+    """
     writer = Writer(store)
+    protocol = BATCH
 
     def trial(part: str, method: str, values: dict[str, Any], seed: int, scores: Scores) -> None:
         arm = " ".join([method, *(f"{key}={value}" for key, value in values.items())])
@@ -30,9 +34,16 @@ def write(store: Path, *, again: bool = True) -> None:
             paper="presets",
             dataset_part=part,
             swept={"method": method, **values},
-            fingerprint=f"{part} {arm} {seed}",
+            fingerprint=f"{part} {arm} {seed} {protocol['num_edits']}",
+            protocol=protocol,
         )
 
+    if early:
+        protocol = BATCH | {"num_edits": 7}
+        trial("tune", "ft_m", HIGH, 0, (0.9, 0.9, 0.9))
+        trial("report", "ft_m", HIGH, 0, (0.9, 0.9, 0.9))
+        trial("report", "ft_m", {}, 0, (0.2, 0.1, 1.0))
+        protocol = BATCH
     trial("tune", "ft_m", LOW, 0, (0.9, 0.6, 0.9))
     trial("tune", "ft_m", HIGH, 0, (0.9, 0.5, 0.9))
     trial("tune", "memit", LOW, 0, (0.1, 0.1, 1.0))
@@ -45,9 +56,12 @@ def write(store: Path, *, again: bool = True) -> None:
         trial("report", "memit", HIGH, seed, (0.1, 0.1, 1.0))
 
 
-def test_the_best_of_each_search_is_written_as_presets_that_can_be_read(tmp_path: Path) -> None:
-    write(tmp_path)
-    text = report(tmp_path, None, "token", None, None)
+@pytest.mark.parametrize("early", [False, True])
+def test_the_best_of_each_search_is_written_as_presets_that_can_be_read(
+    tmp_path: Path, early: bool
+) -> None:
+    write(tmp_path, early=early)
+    text = report("presets", tmp_path, Options())
     assert yaml.safe_load(text) == {
         "presets": {
             "ft_m": {"edit_lr": 0.001, "edit_layer": 3},
@@ -70,8 +84,8 @@ def test_the_best_of_each_search_is_written_as_presets_that_can_be_read(tmp_path
 
 def test_a_search_that_has_not_ended_chooses_nothing(tmp_path: Path) -> None:
     write(tmp_path, again=False)
-    with pytest.raises(AnalysisError, match="has not come to its end"):
-        report(tmp_path, None, "token", None, None)
+    with pytest.raises(AnalysisError, match="have not come to their end"):
+        report("presets", tmp_path, Options())
 
 
 def test_the_command_prints_the_block_or_one_line(

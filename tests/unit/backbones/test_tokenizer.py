@@ -135,3 +135,12 @@ def test_tokenizer_that_needs_a_package_then_it_is_named(
     words = [name, f"without the package {package}", "tokenizer.json"]
     assert [word for word in words if word not in str(caught.value)] == [], str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_decode_when_a_clean_up_is_asked_for_then_no_blank_is_taken_away(folder: Path) -> None:
+    change(folder / "tokenizer_config.json", clean_up_tokenization_spaces=True)  # as Llama 3's
+    tokenizer = load_tokenizer(folder)
+    # transformers warns of the wish in every process, and releases before it did obey
+    assert tokenizer.clean_up_tokenization_spaces is False
+    text = "Who 's born , do n't ask ?"
+    assert tokenizer.decode(tokenizer(text)["input_ids"], skip_special_tokens=True) == text

@@ -3,17 +3,17 @@
 import pytest
 import torch
 
-from tests.unit import small_tokenizers
+from tests.contract.tokenizers import small
 from trainables.interfaces import DecodeState, EditRecord, PromptBatch, Question
 from trainables.metrics.evaluator import Evaluator, aggregate
 from trainables.prompts import tokenise
 
-DIGITS = small_tokenizers.digits_singly()
+DIGITS = small.digits_singly()
 YEAR = EditRecord(
     "year",
     "The year is",
     "1998",
-    locality=(Question("Who wrote The Long Tide?", "1998", "locality_far"),),
+    locality=(Question("Who wrote The Long Tide, and when?", "1998", "locality_far"),),
 )
 NAME = EditRecord("name", "The capital of Fooland is", "Bar City")
 
@@ -48,7 +48,7 @@ def test_counts_tell_blanks_of_edits_and_joins_of_all_probes() -> None:
         "blank_first_tokens": 1,  # the locality question's answer is no edit
     }
     crossing = Evaluator(
-        small_tokenizers.crosses_blanks(),
+        small.crosses_blanks(),
         [
             EditRecord("r", "Ada Quell's sister was born in", "1998"),  # " ", "19", "98"
             EditRecord("s", "Who is Antonín Holý?", "Vesper"),

@@ -120,6 +120,16 @@ def test_generated_exact_match_without_normalisation_minds_case_and_articles() -
         scores.generated_exact_match(texts, targets[:2])
 
 
+@pytest.mark.parametrize("normalises", [True, False])
+def test_generated_exact_match_when_an_accent_stands_behind_its_letter_then_it_is_the_same_text(
+    normalises: bool,
+) -> None:
+    # as a tokenizer that composes letters writes the first target
+    texts, targets = ["Hol\u00fd", "Holy\u0301", "Holy"], ["Holy\u0301", "Hol\u00fd", "Hol\u00fd"]
+    same = scores.generated_exact_match(texts, targets, normalises=normalises)
+    assert same.tolist() == [1.0, 1.0, 0.0]
+
+
 def test_generated_agreement_compares_the_answers_and_not_what_follows() -> None:
     after = ["Oslo\nWho", "The Oslo.", "Bergen. A", "", "St. Paul"]
     before = ["Oslo\nHow", " Oslo", "Oslo. A", "", "St. Louis"]

@@ -9,7 +9,7 @@ from nltk.corpus.reader.wordlist import WordListCorpusReader
 from nltk.corpus.util import LazyCorpusLoader
 
 from tests.conftest import tiny_tokenizer
-from tests.unit import small_tokenizers
+from tests.contract.tokenizers import small
 from trainables.errors import ConfigError
 from trainables.interfaces import PromptBatch
 from trainables.moe.embeddings import PromptEmbedder, mean_embedding
@@ -160,12 +160,12 @@ def test_find_when_a_chunker_is_handed_over_then_it_is_asked() -> None:
     assert found(finder, "Who wrote it?") == ("entity", ["wrote"])
 
 
-@pytest.mark.parametrize("kind", small_tokenizers.ALL)
+@pytest.mark.parametrize("kind", small.ALL)
 @pytest.mark.parametrize("entity", ["Antonín Holý", "漢字", "Zdeněk"])
 def test_find_when_an_entity_ends_in_a_letter_of_several_bytes_then_all_of_them_are_its_own(
     kind: str, entity: str
 ) -> None:
-    tokenizer = small_tokenizers.ALL[kind]()
+    tokenizer = small.ALL[kind]()
     prompt = f"Who is {entity}?"
     finder = EntityFinder(tokenizer, _finds(entity))
     ids = tokenise(tokenizer, prompt).ids

@@ -34,6 +34,7 @@ SCORES = st.lists(st.floats(0, 1000), min_size=1, max_size=12)
         ("oslo!", "Oslo", 1.0),  # case and punctuation do not count
         ("Bay Oslo", "Oslo Bay", 1.0),  # nor does the order, without a penalty
         ("works", "work", 1.0),  # the stem stage
+        ("Hol\u00fd", "Holy\u0301", 1.0),  # an accent in its letter or behind it
         ("Oslo Bay", "Oslo", 0.5 / 0.55),  # P = 1/2, R = 1: P R / (.9 P + .1 R)
         ("Oslo", "Oslo Bay", 0.5 / 0.95),  # P = 1, R = 1/2
         ("", "Oslo", 0.0),

@@ -25,7 +25,7 @@ def plan(folder: Path, *typed: str) -> Plan:
 
 def refusal(folder: Path, *typed: str) -> str:
     with pytest.raises(UsageError) as caught:
-        plan(folder, *typed)
+        _ = plan(folder, *typed).knowable  # of a search, what is checked before any trial runs
     message = str(caught.value)
     assert len(message.splitlines()) == 1
     return message

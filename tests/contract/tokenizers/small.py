@@ -10,6 +10,7 @@ from tokenizers import (
     Tokenizer,
     decoders,
     models,
+    normalizers,
     pre_tokenizers,
     processors,
     trainers,
@@ -50,6 +51,48 @@ def blank_as_sign() -> PreTrainedTokenizerFast:
     return _trained(cut, decoder, template="<s> $A", byte_fallback=True)
 
 
+def blank_in_text() -> PreTrainedTokenizerFast:
+    """As LLaMA-2's file: the sign is written into the text and in front of it; a begin token."""
+    strip = decoders.Strip(content=" ", left=1)
+    return _signed([normalizers.Prepend("▁")], [strip])
+
+
+def blank_in_text_alone() -> PreTrainedTokenizerFast:
+    """As Gemma-3's: the sign is written into the text, not in front of it; a begin token."""
+    return _signed([], [])
+
+
+def _signed(
+    before: list[normalizers.Normalizer], behind: list[decoders.Decoder]
+) -> PreTrainedTokenizerFast:
+    spelled = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    return _trained(
+        pre_tokenizers.Split(Regex("▁?[^▁]+|▁+"), "isolated"),
+        decoders.Sequence([*spelled, *behind]),
+        normalizer=normalizers.Sequence([*before, normalizers.Replace(" ", "▁")]),
+        template="<s> $A",
+        byte_fallback=True,
+    )
+
+
+def digits_in_threes() -> PreTrainedTokenizerFast:
+    """As Llama-3's: up to three digits together, the blank before them a token of its own."""
+    words = r"(?i:'s|'t)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+    cut = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(words), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    return _trained(cut, decoders.ByteLevel(), template="<s> $A")
+
+
+def composes_letters() -> PreTrainedTokenizerFast:
+    """As Qwen's: a letter and the accent behind it become one letter before all else."""
+    cut = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    return _trained(cut, decoders.ByteLevel(), normalizer=normalizers.NFC())
+
+
 def crosses_blanks() -> PreTrainedTokenizerFast:
     """A BPE that cuts at sentence marks alone: whole phrases, blanks and all, become one token."""
     cut = pre_tokenizers.Sequence(
@@ -87,7 +130,11 @@ def possessive_in_name() -> PreTrainedTokenizerFast:
 ALL: dict[str, Callable[[], PreTrainedTokenizerFast]] = {
     "byte_level": byte_level,
     "digits_singly": digits_singly,
+    "digits_in_threes": digits_in_threes,
     "blank_as_sign": blank_as_sign,
+    "blank_in_text": blank_in_text,
+    "blank_in_text_alone": blank_in_text_alone,
+    "composes_letters": composes_letters,
     "crosses_blanks": crosses_blanks,
     "appends_end": appends_end,
     "only_appends_end": only_appends_end,
@@ -99,20 +146,26 @@ def _trained(
     cut: pre_tokenizers.PreTokenizer,
     decoder: decoders.Decoder,
     *,
+    normalizer: normalizers.Normalizer | None = None,
     template: str | None = None,
-    vocabulary: int = 330,
+    vocabulary: int = 420,
     repeats: int = 1,
     byte_fallback: bool = False,
 ) -> PreTrainedTokenizerFast:
-    alphabet = [] if byte_fallback else pre_tokenizers.ByteLevel.alphabet()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    if (
+        byte_fallback
+    ):  # the other letters, those with an accent among them, fall back on their bytes
+        alphabet = sorted({letter for text in TEXTS for letter in text if letter.isascii()} | {"▁"})
     core = Tokenizer(models.BPE(unk_token="<unk>"))
     core.pre_tokenizer, core.decoder = cut, decoder
+    if normalizer is not None:
+        core.normalizer = normalizer
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
         special_tokens=_MARKS,
         initial_alphabet=alphabet,
-        # Few letters are known, so that the rare ones fall back on their bytes.
-        limit_alphabet=40 if byte_fallback else 256,
+        limit_alphabet=len(alphabet),
         show_progress=False,
     )
     core.train_from_iterator(TEXTS * repeats, trainer)
