@@ -12,9 +12,9 @@ and after each step delta is shrunk to |delta| <= clamp * |h|, with h the state 
 An edit whose loss is below `stop_loss` is not moved any more. The published code divides the norm,
 not its square, by |h|^2; its KL has the distribution before as reference, as here.
 
-The position of the KL term is `last`, the end of that prompt, as ROME's text has it (Eq. 4, its
-second term: the prediction that follows the prompt), or `subject`, the subject's last token, which
-the published codes of ROME and MEMIT read.
+The position of the KL term is `last`, the end of that prompt, as ROME's text has it (its term
+against "essence drift": what follows the prompt), or `subject`, the subject's last token, which the
+published codes of ROME and MEMIT read.
 
 All vectors are found together: an edit's loss contains its own vector only, and Adam acts by
 element, so the result is that of one after the other.

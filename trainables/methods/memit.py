@@ -17,7 +17,7 @@ Deviations, and choices where the paper is silent:
   documents. The text is `covariance_text`, or what `backbones/covariance.py` finds.
 - With few tokens C is singular; 1e-8 of the system's mean diagonal is added before solving.
 - Contexts are sampled from the pristine backbone once, with a fixed seed, and shared by all trials.
-- `kl_position: last` is the papers' text: ROME (Meng et al., arXiv:2202.05262), Eq. 4, compares
+- `kl_position: last` is the papers' text: ROME (Meng et al., arXiv:2202.05262) compares
   what follows "{subject} is a", and MEMIT takes up that vector step. `subject` is what both
   published codes do: they compare at the subject's last token, where the vector itself is added.
 - An absent subject is replaced by the last prompt token, counted as `subject_absent`; without any
