@@ -12,6 +12,7 @@ from orchestrator.planning.trial_spec import TrialSpec
 
 # What says where or under which name, not what: the same cell of two ablations is one result.
 _NOT_METHOD = {"name"}
+_METHOD_AS_BEFORE = {"kl_position": "last"}  # settings that were added, at what held before
 _NOT_DATASET = {"path", "max_edits", "keep_unchanged"}  # what the last one chose is in the digest
 _OF_BAND = {"frequency_band", "frequency_source"}
 _NOT_BACKBONE = {"name", "memory_gib", "weights_gib", "edit_layer"}
@@ -47,7 +48,11 @@ def identity_fields(spec: TrialSpec, extra: Mapping[str, Any]) -> dict[str, Any]
     if dataset.get("module") == dataset.get("name"):  # as before modules were named
         dataset.pop("module", None)
     return {
-        "method": {key: value for key, value in spec.method.items() if key not in _NOT_METHOD},
+        "method": {
+            key: value
+            for key, value in spec.method.items()
+            if key not in _NOT_METHOD and (key, value) not in _METHOD_AS_BEFORE.items()
+        },
         "backbone": backbone,
         "dataset": dataset,
         "protocol": spec.protocol,

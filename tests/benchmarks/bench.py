@@ -21,6 +21,8 @@ Only when asked for as well, since they take some minutes:
     python tests/benchmarks/bench.py \
         [only=trial|steps|edits|added|gpu|scale|workers|forecast|memory|shared|checkpoints]
 
+Beside a checkout of EasyEdit, in one run, on a real model: tests/benchmarks/peer.py.
+
 Nothing here passes or fails a test: times depend on the machine. CPU seconds are those of one
 thread; shared caches move them by a quarter.
 """

@@ -35,6 +35,14 @@ def log_softmax(logits: Matrix) -> Matrix:
     return shifted - np.log(np.exp(shifted).sum())
 
 
+def divergence(now: Matrix, before: Matrix) -> float:
+    """D_KL(P_now[x | p'] || P_before[x | p']), ROME's term against essence drift, of logits (V,)."""
+    total = 0.0
+    for p, q in zip(log_softmax(now), log_softmax(before), strict=True):
+        total += float(np.exp(p) * (p - q))
+    return total
+
+
 def edit_loss(
     target_logits: Sequence[Sequence[Matrix]],
     targets: Sequence[int],
@@ -46,8 +54,8 @@ def edit_loss(
 ) -> float:
     """Loss of one vector.
 
-    `target_logits[c][t]` predicts `targets[t]` in context c; `drift` holds the logits at the end of
-    "{subject} is a" now and before.
+    `target_logits[c][t]` predicts `targets[t]` in context c; `drift` holds the logits of one token
+    of "{subject} is a" now and before.
     """
     total = 0.0
     for of_context in target_logits:
@@ -55,8 +63,6 @@ def edit_loss(
         total += sum(losses) / len(losses)
     total /= len(target_logits)
     if drift is not None:
-        now, before = log_softmax(drift[0]), log_softmax(drift[1])
-        kl = sum(np.exp(p) * (p - q) for p, q in zip(now, before, strict=True))
-        total += kl_weight * float(kl)
+        total += kl_weight * divergence(*drift)
     norm = float(np.sqrt((delta**2).sum()))
     return total + v_weight_decay * norm / float((base**2).sum())

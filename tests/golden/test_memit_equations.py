@@ -14,7 +14,12 @@ from torch import Tensor
 
 from trainables.artefacts import Artefacts
 from trainables.backbones.loading import load_backbone
-from trainables.backbones.subject_vectors import SubjectVectors, VectorSettings, subject_rows
+from trainables.backbones.subject_vectors import (
+    KlPosition,
+    SubjectVectors,
+    VectorSettings,
+    subject_rows,
+)
 from trainables.interfaces import Backbone, Edit
 from trainables.methods.memit import Config, Memit, least_squares_update
 from trainables.prompts import edit_batch, subject_last_token
@@ -22,6 +27,7 @@ from trainables.seeding import trial_generators
 from trainables.states import snapshot
 
 from . import reference_memit as reference
+from .reference_memit import Matrix
 
 EDITS = (
     Edit("The capital of Fooland is", "Bar City", "Fooland"),
@@ -36,6 +42,7 @@ CONFIG = Config(
     stop_loss=0.0,
     clamp=4.0,
     kl_weight=0.0625,
+    kl_position="last",
     cov_weight=2.0,
     contexts=0,
     context_length=1,
@@ -139,6 +146,27 @@ def test_finish_then_each_weight_as_the_reference_spreads_the_residual(
         assert float(np.abs(change).max()) > 1e-3
 
 
+@torch.no_grad()
+def shifted_run(
+    backbone: Backbone, layer: int, ids: Tensor, column: int, vector: Tensor
+) -> tuple[Matrix, Matrix]:
+    """Logits (T, V) with the vector added behind `layer`, and the state it is added to."""
+    base: list[Tensor] = []
+
+    def add(_: torch.nn.Module, __: object, output: Tensor | tuple[Tensor]) -> object:
+        states = output[0] if isinstance(output, tuple) else output
+        base.append(states[0, column].double())
+        states = states.clone()
+        states[0, column] += vector
+        return (states, *output[1:]) if isinstance(output, tuple) else states
+
+    module = backbone.model.get_submodule(backbone.layer_path(layer))
+    handle = module.register_forward_hook(add)
+    out = backbone.model(ids).logits[0].double().numpy()
+    handle.remove()
+    return out, base[0].numpy()
+
+
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_vector_loss_then_as_the_reference(family: str, checkpoints: dict[str, Path]) -> None:
     backbone = load_backbone(checkpoints[family])
@@ -150,24 +178,6 @@ def test_vector_loss_then_as_the_reference(family: str, checkpoints: dict[str, P
     with torch.no_grad():
         vectors.delta.copy_(torch.randn(vectors.delta.shape, generator=generator))
 
-    @torch.no_grad()
-    def logits(ids: Tensor, column: int, vector: Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """Logits (T, V) with the vector added, and the state it is added to."""
-        base: list[Tensor] = []
-
-        def add(_: torch.nn.Module, __: object, output: Tensor | tuple[Tensor]) -> object:
-            states = output[0] if isinstance(output, tuple) else output
-            base.append(states[0, column].double())
-            states = states.clone()
-            states[0, column] += vector
-            return (states, *output[1:]) if isinstance(output, tuple) else states
-
-        module = backbone.model.get_submodule(backbone.layer_path(layer))
-        handle = module.register_forward_hook(add)
-        out = backbone.model(ids).logits[0].double().numpy()
-        handle.remove()
-        return out, base[0].numpy()
-
     expected = []
     tokenizer, end = backbone.tokenizer, [backbone.tokenizer.eos_token_id]
     for edit, vector in zip(EDITS, vectors.delta.detach(), strict=True):
@@ -177,17 +187,50 @@ def test_vector_loss_then_as_the_reference(family: str, checkpoints: dict[str, P
             ids = tokenizer(f"{prompt} {edit.target_new}")["input_ids"] + end
             length = len(tokenizer(prompt)["input_ids"])
             column = subject_column(backbone, Edit(prompt, edit.target_new, edit.subject))
-            out, state = logits(torch.tensor([ids]), column, vector)
+            out, state = shifted_run(backbone, layer, torch.tensor([ids]), column, vector)
             base = state if base is None else base
             per_context.append(list(out[length - 1 : len(ids) - 1]))
             targets = ids[length:]
         is_a = Edit(f"{edit.subject} is a", "", edit.subject)
         ids, column = tokens_of(backbone, is_a.prompt), subject_column(backbone, is_a)
-        drift = tuple(logits(ids, column, scale * vector)[0][-1] for scale in (1, 0))
+        now, before = (
+            shifted_run(backbone, layer, ids, column, scale * vector)[0][-1] for scale in (1, 0)
+        )
         expected.append(
             reference.edit_loss(
-                per_context, targets, drift, vector.double().numpy(), base, 0.0625, 0.5
+                per_context, targets, (now, before), vector.double().numpy(), base, 0.0625, 0.5
             )
         )
     assert float(vectors.loss().detach()) == pytest.approx(sum(expected), rel=1e-4)
     assert vectors.losses.tolist() == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("kl_position", ["last", "subject"])
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_kl_term_then_as_the_reference_in_float64_at_either_position(
+    family: str, kl_position: KlPosition, checkpoints: dict[str, Path]
+) -> None:
+    backbone, exact = (load_backbone(checkpoints[family]) for _ in range(2))
+    exact.model.double()
+    layer, generator = 1, torch.Generator().manual_seed(0)
+    batch = edit_batch(backbone.tokenizer, EDITS, end=True)
+    rows = subject_rows(backbone, batch, (), with_kl=True, kl_position=kl_position)
+    losses, deltas = [], torch.randn(len(EDITS), backbone.hidden_size, generator=generator)
+    for kl_weight in (1.0, 0.0):
+        vectors = SubjectVectors(backbone, layer, rows, VectorSettings(0.5, 0.0, 4.0, kl_weight))
+        with torch.no_grad():
+            vectors.delta.copy_(deltas)
+        vectors.loss()
+        losses.append(vectors.losses)
+
+    expected, elsewhere = [], []
+    for edit, delta in zip(EDITS, deltas.double(), strict=True):
+        prompt = Edit(f"{edit.subject} is a", "", edit.subject)
+        ids, column = tokens_of(exact, prompt.prompt), subject_column(exact, prompt)
+        now, before = (shifted_run(exact, layer, ids, column, x)[0] for x in (delta, 0 * delta))
+        read, other = (-1, column) if kl_position == "last" else (column, -1)
+        expected.append(reference.divergence(now[read], before[read]))
+        elsewhere.append(reference.divergence(now[other], before[other]))
+    # float32: what is left of two losses of about 6
+    assert (losses[0] - losses[1]).tolist() == pytest.approx(expected, abs=1e-5)
+    assert all(abs(a - b) > 1e-3 for a, b in zip(expected, elsewhere, strict=True))

@@ -5,12 +5,16 @@ arXiv:2210.07229). For each edit, a vector delta is added to the hidden state h 
 at the last token of the subject; its loss is
 
     mean over contexts of the target's negative log-likelihood per token
-    + kl_weight * KL(now || before) at the end of "{subject} is a"
+    + kl_weight * KL(now || before) at one position of "{subject} is a"
     + v_weight_decay * |delta| / |h|^2,
 
 and after each step delta is shrunk to |delta| <= clamp * |h|, with h the state of the bare prompt.
 An edit whose loss is below `stop_loss` is not moved any more. The published code divides the norm,
 not its square, by |h|^2; its KL has the distribution before as reference, as here.
+
+The position of the KL term is `last`, the end of that prompt, as ROME's text has it (its term
+against "essence drift": what follows the prompt), or `subject`, the subject's last token, which the
+published codes of ROME and MEMIT read.
 
 All vectors are found together: an edit's loss contains its own vector only, and Adam acts by
 element, so the result is that of one after the other.
@@ -20,7 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +42,8 @@ from trainables.prompts import (
     subject_last_token,
     tokenise,
 )
+
+KlPosition = Literal["last", "subject"]
 
 _OPENINGS = ("The", "Therefore", "Because", "I", "You")
 _TOP = 5  # likeliest tokens that a context is sampled from
@@ -58,7 +64,7 @@ class SubjectRows:
     """R token rows: the N bare prompts, the prompts in each context, then the rows of the KL term.
 
     Attributes:
-        tokens: Right-padded; scored at target tokens, in KL rows at the end.
+        tokens: Right-padded; scored at target tokens, in KL rows at their end.
         owner: Edit of each row, (R,).
         columns: Column of each subject's last token, (R,).
         num_edits: N.
@@ -84,11 +90,17 @@ class SubjectRows:
 
 
 def subject_rows(
-    backbone: Backbone, batch: EditBatch, contexts: Sequence[str], *, with_kl: bool
+    backbone: Backbone,
+    batch: EditBatch,
+    contexts: Sequence[str],
+    *,
+    with_kl: bool,
+    kl_position: KlPosition = "last",
 ) -> SubjectRows:
     """Token rows of `batch` as they are, behind each of `contexts`, and of "{subject} is a".
 
-    An edit without any subject has no KL row.
+    An edit without any subject has no KL row. Where the KL term is read at the subject, its row
+    ends there: no token reads what follows it.
     """
     tokenizer = backbone.tokenizer
     rows: list[Row] = []
@@ -112,7 +124,9 @@ def subject_rows(
         prompt = f"{edit.subject} is a"
         column = subject_last_token(tokenizer, prompt, edit.subject)
         if column is not None:
-            rows.append(tokenise(tokenizer, prompt))
+            row = tokenise(tokenizer, prompt)
+            read = column + 1 if kl_position == "subject" else len(row.ids)
+            rows.append(Row(row.ids[:read], read))
             columns.append(column)
             owner.append(index)
     device = backbone.device

@@ -17,6 +17,9 @@ Deviations, and choices where the paper is silent:
   documents. The text is `covariance_text`, or what `backbones/covariance.py` finds.
 - With few tokens C is singular; 1e-8 of the system's mean diagonal is added before solving.
 - Contexts are sampled from the pristine backbone once, with a fixed seed, and shared by all trials.
+- `kl_position: last` is the papers' text: ROME (Meng et al., arXiv:2202.05262) compares
+  what follows "{subject} is a", and MEMIT takes up that vector step. `subject` is what both
+  published codes do: they compare at the subject's last token, where the vector itself is added.
 - An absent subject is replaced by the last prompt token, counted as `subject_absent`; without any
   subject there is no KL term.
 - `accumulate_keys` adds K K^T of earlier batches to the system; published: they are forgotten.
@@ -42,6 +45,7 @@ from trainables.backbones.covariance import passage_batches, passages, second_mo
 from trainables.backbones.master_weight import MasterWeight
 from trainables.backbones.split import Split
 from trainables.backbones.subject_vectors import (
+    KlPosition,
     SubjectVectors,
     VectorSettings,
     keys_and_states,
@@ -80,6 +84,7 @@ class Config:
         stop_loss: An edit below it is not moved any more; nats.
         clamp: Largest |delta| as a multiple of |h|.
         kl_weight: Weight of the term that keeps "{subject} is a"; 0: without it, and cheaper.
+        kl_position: Token of that prompt whose prediction is kept; see the module's docstring.
         cov_weight: Lambda, the weight of the second moment against one edit's key.
         contexts: Sampled prefixes beside the bare prompt.
         context_length: Tokens of such a prefix.
@@ -95,6 +100,7 @@ class Config:
     stop_loss: PositiveOrZero
     clamp: Positive
     kl_weight: PositiveOrZero
+    kl_position: KlPosition
     cov_weight: Positive
     contexts: CountOrZero
     context_length: Count
@@ -181,7 +187,13 @@ class Memit:
         config = self._config
         if not self._moments:
             raise DataError("memit has no second moments: prepare() comes before the first edit")
-        rows = subject_rows(self._backbone, batch, self._contexts, with_kl=config.kl_weight > 0)
+        rows = subject_rows(
+            self._backbone,
+            batch,
+            self._contexts,
+            with_kl=config.kl_weight > 0,
+            kl_position=config.kl_position,
+        )
         vectors = SubjectVectors(
             self._backbone,
             self._layers[-1],

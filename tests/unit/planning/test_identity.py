@@ -66,6 +66,7 @@ def test_fingerprint_when_computed_then_it_is_the_hash_of_the_canonical_identity
         {"published": {}},
         {"swept": {}},
         {"method": {**SPEC.method, "name": "another_arm"}},
+        {"method": {**SPEC.method, "kl_position": "last"}},  # as before it could be chosen
         {"dataset": {**SPEC.dataset, "path": "/elsewhere"}},
         {"dataset": {**SPEC.dataset, "path": ["/one", "/two"]}},
         {"dataset": {**SPEC.dataset, "keep_unchanged": True}},  # the digest tells
@@ -85,6 +86,7 @@ def test_fingerprint_when_only_a_name_or_place_changes_then_it_stays(
         {"seed": 1},
         {"method": {**SPEC.method, "lora_rank": 16}},
         {"method": {**SPEC.method, "module": "other"}},
+        {"method": {**SPEC.method, "kl_position": "subject"}},
         {"backbone": {**SPEC.backbone, "dtype": "bfloat16"}},
         {"dataset": {**SPEC.dataset, "part": "tune"}},
         {"dataset": {**SPEC.dataset, "version": 2}},

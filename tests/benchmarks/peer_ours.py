@@ -1,0 +1,85 @@
+"""This project's side of peer.py: edits the records with one method, in a process of its own.
+
+    python -m tests.benchmarks.peer_ours CASE FOLDER
+
+What is timed is the editing, tokenisation included; the model is loaded and the method prepared.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tests.benchmarks.peer_inputs import SEED, Inputs, Probe, Record, text_file
+from tests.benchmarks.peer_result import ONE_BY_ONE, Result, method_of
+from trainables.artefacts import Artefacts
+from trainables.backbones.loading import load_backbone
+from trainables.bases import read_method
+from trainables.interfaces import Backbone, Edit
+from trainables.methods import build_config, get_method, method_settings
+from trainables.prompts import Row, collate, edit_batch, pad_id
+from trainables.seeding import trial_generators
+
+_FILES = {"wise": "wise_merge"}  # methods of another name in search_spaces/method
+
+
+def edited(case: str, inputs: Inputs, folder: Path) -> Result:
+    """Edit the records as `case` says, and what is answered then."""
+    backbone = load_backbone(inputs.model, device="cpu")
+    method = _method(case, inputs, backbone, folder)
+    with torch.no_grad():
+        backbone.model(torch.tensor([inputs.probes[0].ids]))  # so that no edit pays for a start
+    size = len(inputs.records) if case not in ONE_BY_ONE else 1
+    seconds, answers = 0.0, []
+    for start in range(0, len(inputs.records), size):
+        records = inputs.records[start : start + size]
+        begin = time.process_time()
+        _edit(method, backbone, records)
+        seconds += time.process_time() - begin
+        if case == "ft_m":  # each edit stands alone
+            answers += _answers(method, backbone, [p for r in records for p in r.probes])
+            begin = time.process_time()
+            method.remove()
+            seconds += time.process_time() - begin
+    return Result.of(seconds, answers or _answers(method, backbone, inputs.probes))
+
+
+def _method(case: str, inputs: Inputs, backbone: Backbone, folder: Path) -> Any:
+    name = method_of(case)
+    values = read_method(_FILES.get(name, name))
+    settings = {**method_settings(values), **inputs.settings(name)}
+    if "covariance_text" in settings:
+        settings["covariance_text"] = str(text_file(folder))
+    module = values["module"]
+    config, artefacts = build_config(module, settings), Artefacts(folder / "artefacts")
+    method = get_method(module)[1](config, backbone, artefacts, trial_generators(SEED))
+    method.prepare([Edit(prompt, "", None) for prompt in inputs.training])
+    return method
+
+
+def _edit(method: Any, backbone: Backbone, records: list[Record]) -> None:
+    edits = [Edit(r.prompt, r.target_new, r.subject, (r.unrelated,)) for r in records]
+    method.begin(edit_batch(backbone.tokenizer, edits, end=False))  # the peer trains no end token
+    while not method.advance(method.num_steps):
+        pass
+    method.finish()
+
+
+@torch.no_grad()
+def _answers(method: Any, backbone: Backbone, probes: list[Probe]) -> list[list[int]]:
+    rows = [Row(tuple(probe.ids), probe.prompt_length) for probe in probes]
+    logits, _ = method.logits(collate(rows, pad_id=pad_id(backbone.tokenizer)))
+    counts = [len(probe.target) for probe in probes]
+    return [each.tolist() for each in logits.argmax(-1).split(counts)]
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    torch.set_num_threads(1)
+    case_, folder_ = sys.argv[1], Path(sys.argv[2])
+    edited(case_, Inputs.read(folder_), folder_).write(folder_)
