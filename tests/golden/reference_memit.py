@@ -36,7 +36,7 @@ def log_softmax(logits: Matrix) -> Matrix:
 
 
 def divergence(now: Matrix, before: Matrix) -> float:
-    """D_KL(P_now[x | p'] || P_before[x | p']), ROME's term against essence drift, of logits (V,)."""
+    """D_KL(P_now[x | p'] || P_before[x | p']), ROME's term against essence drift; logits (V,)."""
     total = 0.0
     for p, q in zip(log_softmax(now), log_softmax(before), strict=True):
         total += float(np.exp(p) * (p - q))
