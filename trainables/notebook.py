@@ -78,17 +78,17 @@ class Editor:
         [answer] = greedy(self.method.logits, [row], tokenizer, self._backbone.device, max_tokens)
         return str(tokenizer.decode(answer, skip_special_tokens=True)).strip()
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path | str) -> None:
         """Store the edits in one safetensors file."""
-        write_state(path, snapshot(self.method.state()))
+        write_state(Path(path), snapshot(self.method.state()))
 
-    def load(self, path: Path) -> None:
+    def load(self, path: Path | str) -> None:
         """Take up the edits that `save` stored, of the same method and backbone.
 
         Raises:
             DataError: If there is no such file.
         """
-        state = read_state(path)
+        state = read_state(Path(path))
         if state is None:
             raise DataError(f"{path} holds no saved edits")
         self.method.load(state)

