@@ -12,7 +12,7 @@ from typing import Any
 from orchestrator.errors import UsageError
 from orchestrator.planning.automatic import AUTO, automatic_dtype, cpu_flags
 from orchestrator.planning.families import get_family, known_families
-from trainables.backbones.config_check import why_unfit, why_unknown
+from trainables.backbones.checkpoints.config_check import why_unfit, why_unknown
 from trainables.backbones.conversion.architectures import shape_of
 from trainables.backbones.conversion.header import SUFFIX, gguf_file, read_header
 from trainables.errors import BackboneError

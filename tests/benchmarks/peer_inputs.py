@@ -229,7 +229,11 @@ def _head(backbone: Backbone) -> str:
 def _write_moments(folder: Path, backbone: Backbone, inputs: Inputs, lines: Sequence[str]) -> None:
     from safetensors.torch import save_file
 
-    from trainables.backbones.covariance import passage_batches, passages, second_moments
+    from trainables.backbones.hidden_states.covariance import (
+        passage_batches,
+        passages,
+        second_moments,
+    )
 
     text_file(folder).write_text("\n".join(lines), encoding="utf-8")
     settings = inputs.settings("memit")

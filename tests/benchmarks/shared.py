@@ -76,7 +76,7 @@ def _seconds(settings: dict[str, str], *, is_busy: bool) -> float:
 def _train(num_steps: int) -> float:
     """Wall seconds of so many steps of `facts` after two that warm it up."""
     wait_passively()
-    from trainables.backbones import facts as trainer
+    from trainables.backbones.embedded import facts as trainer
     from trainables.edits import embedded as world
 
     material, made = world._world_material(), world.EMBEDDED["facts"]

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from trainables.artefacts import Artefacts
-from trainables.backbones.loading import load_backbone
-from trainables.backbones.subject_vectors import (
+from trainables.backbones.hidden_states.subject_vectors import (
     KlPosition,
     SubjectVectors,
     VectorSettings,
     subject_rows,
 )
+from trainables.backbones.loading import load_backbone
 from trainables.interfaces import Backbone, Edit
 from trainables.methods.memit import Config, Memit, least_squares_update
 from trainables.prompts import edit_batch, subject_last_token

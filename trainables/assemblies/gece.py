@@ -32,9 +32,13 @@ import torch
 from torch import Tensor
 
 from trainables.artefacts import Artefacts
-from trainables.backbones.covariance import passages
+from trainables.backbones.hidden_states.covariance import passages
+from trainables.backbones.hidden_states.unedited import (
+    ROWS_PER_FORWARD,
+    gradient_factors,
+    greedy_answers,
+)
 from trainables.backbones.split import Site, Split
-from trainables.backbones.unedited import ROWS_PER_FORWARD, gradient_factors, greedy_answers
 from trainables.errors import DataError, EditDiverged
 from trainables.interfaces import Backbone, Edit, EditBatch, Json, State
 from trainables.moe import nltk_data

@@ -30,10 +30,10 @@ import torch
 from torch import Tensor
 
 from trainables.artefacts import Artefacts
-from trainables.backbones.down_site import DownScale, DownSite
-from trainables.backbones.subject_vectors import sampled_contexts
+from trainables.backbones.hidden_states.down_site import DownScale, DownSite
+from trainables.backbones.hidden_states.subject_vectors import sampled_contexts
+from trainables.backbones.hidden_states.token_statistics import SINK_RATIO, ordinary_tokens
 from trainables.backbones.surgery import get_module
-from trainables.backbones.token_statistics import SINK_RATIO, ordinary_tokens
 from trainables.errors import ConfigError
 from trainables.interfaces import (
     Backbone,

@@ -13,15 +13,15 @@ from typing import Any, Literal
 
 import torch
 
-from trainables.backbones.checkpoint import DTYPES, examine
+from trainables.backbones.checkpoints.checkpoint import DTYPES, examine
+from trainables.backbones.checkpoints.hub import checkpoint_folder
+from trainables.backbones.checkpoints.weight_check import check_told, read_config
+from trainables.backbones.checkpoints.weight_files import stored_tensors
 from trainables.backbones.conversion.prepared import converted, needs_conversion
 from trainables.backbones.families import get_family
-from trainables.backbones.hub import checkpoint_folder
 from trainables.backbones.sharding import device_map
 from trainables.backbones.silence import without_reports
 from trainables.backbones.tokenizer import load_tokenizer
-from trainables.backbones.weight_check import check_told, read_config
-from trainables.backbones.weight_files import stored_tensors
 from trainables.cache import default_cache
 from trainables.errors import BackboneError
 from trainables.interfaces import Backbone, Family

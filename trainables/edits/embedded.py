@@ -20,8 +20,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-from trainables.backbones import recipe as recipes
-from trainables.backbones.recipe import Progress, Recipe, Row
+from trainables.backbones.embedded import recipe as recipes
+from trainables.backbones.embedded.recipe import Progress, Recipe, Row
 from trainables.datasets import FileDataSet, get_dataset
 from trainables.datasets.facts import made_up
 from trainables.errors import BackboneError, DataError
@@ -290,7 +290,9 @@ def _file_material(source: str, path: Paths) -> _Material:
 
 def _build(recipe: Recipe, material: _Material, folder: Path, progress: Progress | None) -> None:
     """Trains and measures beside `folder`, then renames: it appears whole or not at all."""
-    from trainables.backbones import facts as trainer  # torch: two seconds, for training alone
+    from trainables.backbones.embedded import (
+        facts as trainer,  # torch: two seconds, for training alone
+    )
 
     aside = folder.with_name(f".{folder.name}.part")  # one builder at a time: see the lock
     cpu, wall = time.process_time(), time.perf_counter()

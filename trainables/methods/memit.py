@@ -41,10 +41,8 @@ import torch
 from torch import Tensor
 
 from trainables.artefacts import Artefacts
-from trainables.backbones.covariance import passage_batches, passages, second_moments
-from trainables.backbones.master_weight import MasterWeight
-from trainables.backbones.split import Split
-from trainables.backbones.subject_vectors import (
+from trainables.backbones.hidden_states.covariance import passage_batches, passages, second_moments
+from trainables.backbones.hidden_states.subject_vectors import (
     KlPosition,
     SubjectVectors,
     VectorSettings,
@@ -52,6 +50,8 @@ from trainables.backbones.subject_vectors import (
     sampled_contexts,
     subject_rows,
 )
+from trainables.backbones.master_weight import MasterWeight
+from trainables.backbones.split import Split
 from trainables.backbones.surgery import KeptWeights
 from trainables.errors import BackboneError, ConfigError, DataError, EditDiverged
 from trainables.field_kinds import Count, CountOrZero, Positive, PositiveOrZero, checked

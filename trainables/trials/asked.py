@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 
 from trainables.artefacts import Artefacts
-from trainables.backbones.checkpoint import DTYPES, Checkpoint
+from trainables.backbones.checkpoints.checkpoint import DTYPES, Checkpoint
 from trainables.backbones.loading import usable_device
 from trainables.edits.asking import KIND, answered, inputs_of
 from trainables.edits.known import asked_facts, only_known

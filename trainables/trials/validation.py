@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from trainables.backbones.checkpoint import Checkpoint, examine
+from trainables.backbones.checkpoints.checkpoint import Checkpoint, examine
+from trainables.backbones.checkpoints.hub import checkpoint_folder
 from trainables.backbones.families import family_of
-from trainables.backbones.hub import checkpoint_folder
 from trainables.edits.data_check import DataCheck
 from trainables.edits.drawing import draw
 from trainables.edits.sources import Source, backbone_folder

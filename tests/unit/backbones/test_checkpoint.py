@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from tests.conftest import FAMILIES, save_tiny
 from tests.unit.damage import OF_FILES, OF_WEIGHTS, WEIGHTS, change, cut, down, store, tensors
 from tests.unit.file_trials import spec, write, zsre_line
-from trainables.backbones.checkpoint import examine, fingerprint
+from trainables.backbones.checkpoints.checkpoint import examine, fingerprint
 from trainables.backbones.loading import load_backbone
 from trainables.edits import embedded as world
 from trainables.errors import BackboneError

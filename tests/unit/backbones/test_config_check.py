@@ -10,7 +10,7 @@ import pytest
 
 from orchestrator.errors import UsageError
 from orchestrator.planning.shapes import read_shape
-from trainables.backbones.weight_check import read_config
+from trainables.backbones.checkpoints.weight_check import read_config
 from trainables.errors import BackboneError
 
 SIZES = {"num_hidden_layers": 2, "hidden_size": 32, "intermediate_size": 48}

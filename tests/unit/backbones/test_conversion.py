@@ -26,7 +26,7 @@ from tests.unit.backbones.gguf_files import (
     tiny_gguf,
     write_gguf,
 )
-from trainables.backbones.checkpoint import examine
+from trainables.backbones.checkpoints.checkpoint import examine
 from trainables.backbones.conversion import wheels
 from trainables.backbones.conversion.architectures import architectures, shape_of
 from trainables.backbones.conversion.header import Header, gguf_file, read_header

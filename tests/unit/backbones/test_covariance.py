@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainables.backbones.covariance import (
+from trainables.backbones.hidden_states.covariance import (
     check_second_moment,
     passage_batches,
     passages,

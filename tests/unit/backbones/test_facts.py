@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from trainables.backbones import facts as trainer
-from trainables.backbones.facts import EncodedRow, Recipe, Row
+from trainables.backbones.embedded import facts as trainer
+from trainables.backbones.embedded.facts import EncodedRow, Recipe, Row
+from trainables.backbones.embedded.newton_schulz import Muon, orthogonalised
 from trainables.backbones.loading import load_backbone
-from trainables.backbones.newton_schulz import Muon, orthogonalised
 from trainables.datasets.facts import made_up
 from trainables.errors import ConfigError, DataError
 

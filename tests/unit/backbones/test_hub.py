@@ -12,8 +12,8 @@ import huggingface_hub.constants as hub
 import pytest
 
 from tests.unit.file_trials import spec, write, zsre_line
-from trainables.backbones.checkpoint import fingerprint
-from trainables.backbones.hub import checkpoint_folder
+from trainables.backbones.checkpoints.checkpoint import fingerprint
+from trainables.backbones.checkpoints.hub import checkpoint_folder
 from trainables.backbones.loading import load_backbone
 from trainables.errors import BackboneError
 from trainables.spec import TrialSpec

@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import save_tiny
 from tests.unit.damage import change
-from trainables.backbones.checkpoint import fingerprint
+from trainables.backbones.checkpoints.checkpoint import fingerprint
 from trainables.backbones.loading import load_backbone
 from trainables.errors import BackboneError
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from trainables.backbones.facts import Recipe
+from trainables.backbones.embedded.facts import Recipe
 from trainables.datasets.facts import dataset, made_up
 from trainables.edits import embedded as world
 from trainables.errors import BackboneError, DataError

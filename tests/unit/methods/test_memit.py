@@ -10,15 +10,15 @@ import pytest
 import torch
 
 from trainables.artefacts import Artefacts
-from trainables.backbones.prefix_cache import PrefixCache
-from trainables.backbones.split import Split
-from trainables.backbones.subject_vectors import (
+from trainables.backbones.hidden_states.subject_vectors import (
     SubjectVectors,
     VectorSettings,
     keys_and_states,
     sampled_contexts,
     subject_rows,
 )
+from trainables.backbones.prefix_cache import PrefixCache
+from trainables.backbones.split import Split
 from trainables.errors import ConfigError, DataError
 from trainables.interfaces import Backbone, Edit, EditReport
 from trainables.methods.memit import Config, Memit, least_squares_update

@@ -8,10 +8,10 @@ import yaml
 from torch import Tensor
 
 from trainables.artefacts import Artefacts
+from trainables.backbones.hidden_states.unedited import FinalStates
 from trainables.backbones.loading import load_backbone
 from trainables.backbones.prefix_cache import PrefixCache
 from trainables.backbones.split import Split
-from trainables.backbones.unedited import FinalStates
 from trainables.errors import ConfigError
 from trainables.interfaces import Backbone, DecodeState, Edit, EditBatch, EditReport, PromptBatch
 from trainables.methods import method_settings

@@ -10,7 +10,7 @@ import pytest
 
 from tests.unit.backbones.gguf_files import write_gguf
 from tests.unit.file_trials import spec, write, zsre_line
-from trainables.backbones.checkpoint import fingerprint
+from trainables.backbones.checkpoints.checkpoint import fingerprint
 from trainables.backbones.loading import Dtype
 from trainables.interfaces import Backbone
 from trainables.spec import TrialSpec

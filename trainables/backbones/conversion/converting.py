@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from trainables.backbones.checkpoint import DTYPES
+from trainables.backbones.checkpoints.checkpoint import DTYPES
+from trainables.backbones.checkpoints.weight_files import WEIGHTS
 from trainables.backbones.conversion.architectures import (
     EMBEDDING,
     HEAD,
@@ -26,7 +27,6 @@ from trainables.backbones.conversion.tokenizers import write_tokenizer
 from trainables.backbones.conversion.writing import write_tensors
 from trainables.backbones.families import get_family
 from trainables.backbones.silence import without_reports
-from trainables.backbones.weight_files import WEIGHTS
 from trainables.errors import BackboneError
 
 # Llama 3's scaling of slow frequencies: what a file holds of it are the factors alone.

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from trainables.backbones.weight_files import DTYPES
+from trainables.backbones.checkpoints.weight_files import DTYPES
 
 _BLOCK = 8  # the header's length is a multiple of it
 

@@ -15,10 +15,16 @@ from typing import Any
 
 import torch
 
-from trainables.backbones.config_check import why_unfit, why_unknown
+from trainables.backbones.checkpoints.config_check import why_unfit, why_unknown
+from trainables.backbones.checkpoints.weight_files import (
+    DTYPES,
+    INDEX,
+    WEIGHTS,
+    Stored,
+    stored_tensors,
+)
 from trainables.backbones.families import get_family, known_families
 from trainables.backbones.silence import without_reports
-from trainables.backbones.weight_files import DTYPES, INDEX, WEIGHTS, Stored, stored_tensors
 from trainables.errors import BackboneError
 
 # Buffers that checkpoints of years ago hold and the models of today compute: the mask of GPT-2 and

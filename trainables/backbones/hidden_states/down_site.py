@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from trainables.backbones.hidden_states.token_statistics import ordinary_tokens, token_mean
 from trainables.backbones.prefix_cache import PrefixCache
 from trainables.backbones.split import PerToken, Site, Split
 from trainables.backbones.surgery import get_module
-from trainables.backbones.token_statistics import ordinary_tokens, token_mean
 from trainables.interfaces import Backbone, DecodeState, PromptBatch, State
 from trainables.prompts import collate, pad_id, tokenise
 

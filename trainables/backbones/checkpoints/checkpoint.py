@@ -17,9 +17,8 @@ from typing import Any
 
 import torch
 
-from trainables.backbones.tokenizer import check_tokenizer, load_tokenizer, tokenizer_identity
-from trainables.backbones.weight_check import check_weights, read_config
-from trainables.backbones.weight_files import (
+from trainables.backbones.checkpoints.weight_check import check_weights, read_config
+from trainables.backbones.checkpoints.weight_files import (
     POINTER,
     Extreme,
     Stored,
@@ -27,6 +26,7 @@ from trainables.backbones.weight_files import (
     read_through,
     weight_files,
 )
+from trainables.backbones.tokenizer import check_tokenizer, load_tokenizer, tokenizer_identity
 from trainables.errors import BackboneError
 
 # that a backbone can be run in

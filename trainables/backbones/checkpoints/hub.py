@@ -9,8 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from trainables.backbones.checkpoints.weight_files import weight_files
 from trainables.backbones.tokenizer import has_tokenizer
-from trainables.backbones.weight_files import weight_files
 from trainables.errors import BackboneError
 
 TIMEOUT_SECONDS = 5.0

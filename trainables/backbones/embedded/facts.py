@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainables.backbones.newton_schulz import Muon
-from trainables.backbones.recipe import Progress, Recipe, Row
+from trainables.backbones.embedded.newton_schulz import Muon
+from trainables.backbones.embedded.recipe import Progress, Recipe, Row
 from trainables.backbones.silence import without_bars
 from trainables.errors import DataError
 

@@ -29,7 +29,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from trainables.backbones.covariance import states_above, watched_keys
+from trainables.backbones.hidden_states.covariance import states_above, watched_keys
 from trainables.backbones.prefix_cache import PrefixCache
 from trainables.backbones.split import PerToken, Split
 from trainables.interfaces import Backbone, DecodeState, EditBatch, PromptBatch, State

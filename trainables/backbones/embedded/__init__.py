@@ -1,0 +1,1 @@
+"""The backbones that are made here: their recipe and their training."""
