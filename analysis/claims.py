@@ -14,18 +14,14 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from analysis.arguments import parse_options
+from analysis.arguments import SHARED_HELP, parse_options
 
+DEFAULTS = {"format": "markdown"}
 CHOICES = {"format": ("markdown", "csv")}
-DEFAULTS = {"store": "results", "mlflow": "", "measure": "token", "format": "markdown"}
 
-EPILOG = """\
-options, as key=value:
-  store=FOLDER     the sweeps' store (default results)
-  mlflow=ADDRESS   the MLflow server that they wrote to; default: the store's own database
+EPILOG = f"""\
+{SHARED_HELP}\
   format=FORM      markdown (default) or csv, one line per comparison
-  measure=MEASURE  token (default: teacher-forced token accuracy, as published), exact, generated
-                   or token_no_blank (token without a first token that is a blank alone)
 """
 
 
@@ -46,10 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     # pandas and mlflow take seconds to import; --help and wrong options should not wait for them.
     try:
-        from analysis.metrics import MEASURES
-
-        choices = {"measure": MEASURES, **CHOICES}
-        asked, options = parse_options(given.words, DEFAULTS, choices)
+        asked, options = parse_options(given.words, DEFAULTS, CHOICES)
         from analysis.claim_report import Options, report
 
         chosen = Options(Path(options["store"]), options["measure"], options["mlflow"] or None)

@@ -14,25 +14,15 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from analysis.arguments import parse_options
+from analysis.arguments import SHARED, SHARED_HELP, parse_options
 
-DEFAULTS = {
-    "ablation": "presets",
-    "store": "results",
-    "mlflow": "",
-    "measure": "token",
-    "backbone": "",
-    "dataset": "",
-}
+DEFAULTS = {"ablation": "presets", "backbone": "", "dataset": ""}
 
-EPILOG = """\
-options, as key=value:
+EPILOG = f"""\
+{SHARED_HELP}\
   ablation=NAME    whose searches (default presets)
-  store=FOLDER     the sweep's store (default results)
-  mlflow=ADDRESS   the MLflow server that the sweep wrote to; default: the store's own database
   backbone=NAME    of which; needed if the ablation ran on several
   dataset=NAME     on which data the values were chosen; needed if there are several
-  measure=MEASURE  token (default), exact, generated or token_no_blank: what the comments show
 
 What is printed goes into the backbone's file, or into a file of its own: presets=FILE.
 """
@@ -50,11 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     # pandas and mlflow take seconds to import; --help and wrong options should not wait for them.
     try:
-        from analysis.metrics import MEASURES
-
-        names, options = parse_options(given.words, DEFAULTS, {"measure": MEASURES})
+        names, options = parse_options(given.words, DEFAULTS, {})
         if names:
-            raise ValueError(f"{names[0]!r} is no option; known: {', '.join(DEFAULTS)}")
+            known = ", ".join((*SHARED, *DEFAULTS))
+            raise ValueError(f"{names[0]!r} is no option; known: {known}")
         from analysis.preset_report import Options, report
 
         chosen = Options(

@@ -14,28 +14,14 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from analysis.arguments import parse_options
+from analysis.arguments import SHARED_HELP, parse_options
 
-CHOICES = {
-    "filter": ("none", "published"),
-    "format": ("markdown", "csv", "latex"),
-}
-DEFAULTS = {
-    "store": "results",
-    "mlflow": "",
-    "measure": "token",
-    "filter": "none",
-    "format": "markdown",
-}
+DEFAULTS = {"filter": "none", "format": "markdown"}
+CHOICES = {"filter": ("none", "published"), "format": ("markdown", "csv", "latex")}
 
-EPILOG = """\
-options, as key=value:
-  store=FOLDER     the sweep's store (default results)
-  mlflow=ADDRESS   the MLflow server that the sweep wrote to; default: the store's own database
+EPILOG = f"""\
+{SHARED_HELP}\
   format=FORM      markdown (default), csv or latex; for csv the notes go to standard error
-  measure=MEASURE  token (default: teacher-forced token accuracy, as published),
-                   exact (every token right), generated (free greedy answer) or token_no_blank
-                   (token without a target's first token where that is a blank alone)
   filter=FILTER    none (default) or published (only our rows that pass the paper's filter)
 """
 
@@ -70,9 +56,7 @@ def parse(words: Sequence[str], needs_table: bool = True) -> tuple[str, dict[str
     Raises:
         ValueError: If a key or value is unknown, or there is not exactly one table.
     """
-    from analysis.metrics import MEASURES
-
-    names, options = parse_options(words, DEFAULTS, {"measure": MEASURES, **CHOICES})
+    names, options = parse_options(words, DEFAULTS, CHOICES)
     if needs_table and len(names) != 1:
         asked = f"{len(names)} tables were named" if names else "no table was named"
         raise ValueError(f"{asked}; name one, such as lemoe_table9 (--list shows them)")
