@@ -239,7 +239,9 @@ def _write_moments(folder: Path, backbone: Backbone, inputs: Inputs, lines: Sequ
     settings = inputs.settings("memit")
     num_tokens = settings["covariance_tokens_per_dim"] * backbone.ffn_size
     _, texts = passages(str(text_file(folder)), backbone, ())
-    batches = passage_batches(backbone, texts, num_tokens)
+    batches = list(passage_batches(backbone, texts, num_tokens))
+    if sum(int(batch.attention_mask.sum()) for batch in batches) < num_tokens:
+        return  # of fewer tokens they are singular, and both sides' edits nothing but noise
     found = second_moments(backbone, settings["layers"], batches)
     save_file({str(layer): moment for layer, moment in found.items()}, moments_file(folder))
 
