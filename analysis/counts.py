@@ -53,8 +53,8 @@ _KINDS: Mapping[str, _Kind] = {
     "locality_rows_missing": _Kind("unrelated prompts missing in training"),
     "scale_from_edits": _Kind("batches that had to give the scale themselves"),
     "centre_from_table": _Kind("batches whose anchors are centred by the embedding table"),
-    "covariance_from_edits": _Kind(
-        "batches with second moments of the data set's own prompts, for want of a text"
+    "covariance_from_samples": _Kind(
+        "batches with second moments of text that the backbone sampled, for want of another"
     ),
     "new_to_all_experts": _edits("new to all experts, one was drawn"),
     "no_selection_score": _edits("no unrelated prompt to choose an expert by, one was drawn"),

@@ -14,6 +14,7 @@ from typing import Any
 
 from orchestrator.errors import UsageError
 from orchestrator.planning.families import get_family
+from orchestrator.planning.shapes import EMBEDDED
 from orchestrator.planning.trial_spec import TrialSpec
 
 GIB = 2**30  # bytes
@@ -234,14 +235,20 @@ def _vectors(spec: TrialSpec, shape: Shape) -> Training:
     keys = len(layers) * edits * (1 + contexts) * row * 2 * (last + 1) * shape.layer
     tokens = int(method.get("covariance_tokens_per_dim") or 0) * shape.ffn
     read = 2 * tokens * ((last + 1) * shape.layer + len(layers) * square)
+    has_no_text = "covariance_text" in method and method["covariance_text"] is None
+    samples = has_no_text and not str(spec.backbone["model"]).startswith(EMBEDDED)
+    sampled = tokens * samples  # by the backbone itself, where its folder has no text
     return Training(
         rows=rows,
         tokens=row,
         above=shape.num_layers - last - 1,
         trained=edits * shape.width,
         finish=solved + keys,
-        once=read + len(layers) * 6 * shape.ffn * square + 2 * contexts * length * shape.layer,
-        once_calls=(length * bool(contexts) + tokens / 4096) * shape.num_layers,
+        once=read
+        + len(layers) * 6 * shape.ffn * square
+        + 2 * contexts * length * shape.layer
+        + 2 * sampled * shape.num_parameters,
+        once_calls=(length * bool(contexts) + tokens / 4096 + sampled / 32) * shape.num_layers,
     )
 
 

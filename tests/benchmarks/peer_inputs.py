@@ -230,15 +230,15 @@ def _write_moments(folder: Path, backbone: Backbone, inputs: Inputs, lines: Sequ
     from safetensors.torch import save_file
 
     from trainables.backbones.hidden_states.covariance import (
+        different_passages,
         passage_batches,
-        passages,
         second_moments,
     )
 
     text_file(folder).write_text("\n".join(lines), encoding="utf-8")
     settings = inputs.settings("memit")
     num_tokens = settings["covariance_tokens_per_dim"] * backbone.ffn_size
-    _, texts = passages(str(text_file(folder)), backbone, ())
+    texts = different_passages(text_file(folder).read_text(encoding="utf-8").splitlines())
     batches = list(passage_batches(backbone, texts, num_tokens))
     if sum(int(batch.attention_mask.sum()) for batch in batches) < num_tokens:
         return  # of fewer tokens they are singular, and both sides' edits nothing but noise

@@ -32,14 +32,14 @@ import torch
 from torch import Tensor
 
 from trainables.artefacts import Artefacts
-from trainables.backbones.hidden_states.covariance import passages
+from trainables.backbones.hidden_states.covariance import different_passages, kept_passages
 from trainables.backbones.hidden_states.unedited import (
     ROWS_PER_FORWARD,
     gradient_factors,
     greedy_answers,
 )
 from trainables.backbones.split import Site, Split
-from trainables.errors import DataError, EditDiverged
+from trainables.errors import EditDiverged
 from trainables.interfaces import Backbone, Edit, EditBatch, Json, State
 from trainables.moe import nltk_data
 from trainables.moe.frequency import (
@@ -145,10 +145,11 @@ def text_word_counts(backbone: Backbone, training: Sequence[Edit]) -> dict[str, 
 
     Without such a text, in the prompts and targets of `training`; empty without either.
     """
-    try:
-        return word_counts(passages(None, backbone, training)[1])
-    except DataError:
-        return {}
+    if kept := kept_passages(None, backbone):
+        return word_counts(kept[1])
+    lines = [f"{edit.prompt} {edit.target_new}" for edit in training]
+    lines += [prompt for edit in training for prompt in edit.training_locality]
+    return word_counts(different_passages(lines))
 
 
 def _inputs(batch: EditBatch, settings: GeceSettings, split: Split) -> dict[str, Json]:

@@ -31,7 +31,7 @@ from torch import Tensor
 
 from trainables.artefacts import Artefacts
 from trainables.backbones.hidden_states.down_site import DownScale, DownSite
-from trainables.backbones.hidden_states.subject_vectors import sampled_contexts
+from trainables.backbones.hidden_states.sampled_text import sampled_contexts
 from trainables.backbones.hidden_states.token_statistics import SINK_RATIO, ordinary_tokens
 from trainables.backbones.surgery import get_module
 from trainables.errors import ConfigError

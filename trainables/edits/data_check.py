@@ -12,7 +12,6 @@ from trainables.reading.loaded import has_subject
 from trainables.spec import TrialSpec
 
 LEAST_KNOWN = 0.3  # share of locality questions below which locality says little
-TRAINING_TEXT = "training_text.txt"  # in the folder of a checkpoint that was trained here
 # Scores that a data set may ask no question of; reliability is asked of every edit.
 QUESTIONS = frozenset(
     {"generality", "locality_near", "locality_same", "locality_far", "portability"}
@@ -34,7 +33,7 @@ class DataCheck:
         self._cache = cache
         self._compared = compared
         self._sources: dict[str, Source] = {}
-        self._drawn: dict[str, bool] = {}  # whether a draw leaves edits to train on
+        self._drawn = set[str]()
         self._said: set[str] = set()
         self._excluded: dict[str, None] = {}
 
@@ -60,8 +59,8 @@ class DataCheck:
         _check_compared(source, spec, self._compared)
         key = repr((self._key(spec), source.is_preview, spec.protocol, spec.seed))
         if key not in self._drawn:
-            self._drawn[key] = bool(source.beside(draw(spec, source).records).training)
-        _check_text(spec, self._drawn[key])
+            draw(spec, source)
+            self._drawn.add(key)
         new = [text for text in _warnings(source, spec) if text not in self._said]
         self._said.update(new)
         self._excluded.update(dict.fromkeys(source.excluded))
@@ -113,17 +112,6 @@ def _has(source: Source, score: str) -> bool:
         return any(record.rephrases for record in source.records)
     questions = ((*record.locality, *record.portability) for record in source.records)
     return any(question.kind == score for each in questions for question in each)
-
-
-def _check_text(spec: TrialSpec, has_training: bool) -> None:
-    """Raises DataError where a method takes second moments of a text and there is none."""
-    backbone, method = spec.backbone, spec.method
-    has_own = backbone.is_embedded or (Path(backbone.model) / TRAINING_TEXT).is_file()
-    if method.settings.get("covariance_text", "") is None and not has_own and not has_training:
-        raise DataError(
-            f"method.covariance_text is not set: method={method.name} reads a text, and with "
-            f"dataset.part={spec.dataset.part} no edit is left to take one from"
-        )
 
 
 def _warnings(source: Source, spec: TrialSpec) -> list[str]:

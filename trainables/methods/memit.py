@@ -14,7 +14,9 @@ Deviations, and choices where the paper is silent:
 - The weights change in `finish`: a batch that is scored before shows the floor.
 - `v_num_steps` counts updates of the vectors; published code takes one fewer.
 - C is made from 10 tokens a key dimension, which suffices (arXiv:2506.04226); published are 100,000
-  documents. The text is `covariance_text`, or what `backbones/covariance.py` finds.
+  documents of Wikipedia. The text is `covariance_text`, else the checkpoint's own
+  (`training_text.txt`), else one that the pristine backbone samples: the prompts of a data set are
+  no substitute, as all that they leave untouched the update is free to change.
 - With few tokens C is singular; 1e-8 of the system's mean diagonal is added before solving.
 - Contexts are sampled from the pristine backbone once, with a fixed seed, and shared by all trials.
 - `kl_position: last` is the papers' text: ROME (Meng et al., arXiv:2202.05262) compares
@@ -41,13 +43,18 @@ import torch
 from torch import Tensor
 
 from trainables.artefacts import Artefacts
-from trainables.backbones.hidden_states.covariance import passage_batches, passages, second_moments
+from trainables.backbones.hidden_states.covariance import (
+    different_passages,
+    kept_passages,
+    passage_batches,
+    second_moments,
+)
+from trainables.backbones.hidden_states.sampled_text import sampled_contexts, sampled_passages
 from trainables.backbones.hidden_states.subject_vectors import (
     KlPosition,
     SubjectVectors,
     VectorSettings,
     keys_and_states,
-    sampled_contexts,
     subject_rows,
 )
 from trainables.backbones.master_weight import MasterWeight
@@ -63,12 +70,14 @@ from trainables.interfaces import (
     EditReport,
     Family,
     Generators,
+    Json,
     PromptBatch,
     State,
 )
 from trainables.optimise import BatchRun, Optimisation, OptimiserSettings, begun, stored_batch
 
 _CONTEXT_SEED = 0
+_PASSAGE_SEED = 0
 _RIDGE = 1e-8
 
 
@@ -89,7 +98,8 @@ class Config:
         contexts: Sampled prefixes beside the bare prompt.
         context_length: Tokens of such a prefix.
         covariance_tokens_per_dim: Tokens that C is made from, per key dimension.
-        covariance_text: Text file for C, one passage a line; None: the backbone's own text.
+        covariance_text: Text file for C, one passage a line; None: the checkpoint's own text, or
+            one that the backbone samples.
         accumulate_keys: Whether keys of earlier batches are protected too.
     """
 
@@ -176,9 +186,10 @@ class Memit:
         """Second moments and contexts of the pristine backbone, through artefacts.
 
         Raises:
-            DataError: If there is no text to take second moments of.
+            DataError: If `covariance_text` holds no text.
         """
-        self._moments = self._second_moments(training)
+        del training  # C is of ordinary text
+        self._moments = self._second_moments()
         if self._config.contexts:
             self._contexts = self._sampled_contexts()
 
@@ -229,7 +240,7 @@ class Memit:
             final_loss=float(vectors.losses.mean()),
             counts={
                 "subject_absent": vectors.rows.num_absent,
-                "covariance_from_edits": int(self._text_source == "edits"),
+                "covariance_from_samples": int(self._text_source == "sampled"),
             },
         )
 
@@ -298,12 +309,13 @@ class Memit:
             earlier = self._earlier.get(layer, torch.zeros_like(old))
             self._earlier[layer] = earlier + keys @ keys.T
 
-    def _second_moments(self, training: Sequence[Edit]) -> dict[int, Tensor]:
+    def _second_moments(self) -> dict[int, Tensor]:
         """C of each layer; one pass over the text builds all that are not stored."""
         config, backbone = self._config, self._backbone
-        source, texts = passages(config.covariance_text, backbone, training)
-        self._text_source = source
         num_tokens = config.covariance_tokens_per_dim * backbone.ffn_size
+        kept = kept_passages(config.covariance_text, backbone)
+        source, texts = kept or ("sampled", self._sampled_passages(num_tokens))
+        self._text_source = source
         built: dict[int, Tensor] = {}
 
         def build(layer: int) -> State:
@@ -324,12 +336,22 @@ class Memit:
             for layer in self._layers
         }
 
+    def _sampled_passages(self, num_tokens: int) -> list[str]:
+        inputs = self._backbone.identity | {"num_tokens": num_tokens, "seed": _PASSAGE_SEED}
+
+        def build() -> State:
+            texts: list[Json] = [*sampled_passages(self._split, num_tokens, _PASSAGE_SEED)]
+            return State(values={"texts": texts})
+
+        texts: Any = self._artefacts.get("passages", inputs, build).values["texts"]
+        return different_passages(texts)
+
     def _sampled_contexts(self) -> tuple[str, ...]:
         count, length = self._config.contexts, self._config.context_length
         inputs = self._backbone.identity | {"count": count, "length": length, "seed": _CONTEXT_SEED}
 
         def build() -> State:
-            texts = sampled_contexts(self._split, count, length, _CONTEXT_SEED)
+            texts: list[Json] = [*sampled_contexts(self._split, count, length, _CONTEXT_SEED)]
             return State(values={"texts": texts})
 
         texts: Any = self._artefacts.get("contexts", inputs, build).values["texts"]
@@ -351,6 +373,6 @@ def least_squares_update(keys: Tensor, residuals: Tensor, old: Tensor) -> Tensor
     return residuals @ solution.T
 
 
-VERSION = 2  # low-precision weights are summed up in float32
+VERSION = 3  # without a text the backbone samples one; before, C was of the data set's prompts
 CONFIG = Config
 METHOD = Memit

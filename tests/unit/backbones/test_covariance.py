@@ -12,17 +12,17 @@ from hypothesis import strategies as st
 
 from trainables.backbones.hidden_states.covariance import (
     check_second_moment,
+    different_passages,
+    kept_passages,
     passage_batches,
-    passages,
     second_moments,
     watched_keys,
 )
 from trainables.errors import DataError
-from trainables.interfaces import Backbone, Edit
+from trainables.interfaces import Backbone
 from trainables.prompts import collate, tokenise
 
 TEXTS = ("Ada Quell works for Lumen Works", "Who wrote it?", "The capital of Fooland is Bar City.")
-TRAINING = (Edit("Ada works for", "Lumen Works", "Ada", ("Who wrote it?",)),)
 
 
 def test_second_moments_then_as_row_by_row_without_padding(backbone: Backbone) -> None:
@@ -64,34 +64,31 @@ def test_check_second_moment_when_it_cannot_be_one_then_says_why(
         check_second_moment(3, torch.tensor(matrix))
 
 
-def test_passages_then_file_before_checkpoint_before_edits(llama: Backbone, tmp_path: Path) -> None:
+def test_kept_passages_then_file_before_checkpoint(llama: Backbone, tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("one\n\n two \none\n")
     bare = replace(llama, folder=tmp_path)
-    assert passages(str(text), bare, TRAINING)[0] == "file"
-    assert set(passages(str(text), bare, TRAINING)[1]) == {"one", "two"}
-    source, found = passages(None, bare, TRAINING)
-    assert (source, set(found)) == ("edits", {"Ada works for Lumen Works", "Who wrote it?"})
+    assert kept_passages(None, bare) is None
+    assert kept_passages(None, replace(llama, folder=None)) is None
     (tmp_path / "training_text.txt").write_text("three")
-    assert passages(None, bare, TRAINING) == ("checkpoint", ["three"])
+    assert kept_passages(None, bare) == ("checkpoint", ["three"])
+    found = kept_passages(str(text), bare)
+    assert found is not None
+    assert (found[0], set(found[1])) == ("file", {"one", "two"})
 
 
-def test_passages_when_there_is_no_text_then_names_the_setting(llama: Backbone) -> None:
-    with pytest.raises(DataError, match=r"method.covariance_text is None"):
-        passages(None, replace(llama, folder=None), [])
+def test_kept_passages_when_the_file_is_empty_then_names_it(
+    llama: Backbone, tmp_path: Path
+) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("\n \n")
+    with pytest.raises(DataError, match=r"method.covariance_text is .*text.txt', which holds no"):
+        kept_passages(str(text), llama)
 
 
 @given(st.permutations(["a", "b", "c", "d", "e"]))
-def test_passages_then_do_not_depend_on_the_order_of_the_edits(order: list[str]) -> None:
-    class NoFolder:
-        folder = None
-
-    edits = [Edit(text, text) for text in order]
-    assert passages(None, NoFolder(), edits) == passages(  # type: ignore[arg-type]
-        None,
-        NoFolder(),  # type: ignore[arg-type]
-        sorted(edits, key=lambda edit: edit.prompt),
-    )
+def test_different_passages_then_do_not_depend_on_the_order(order: list[str]) -> None:
+    assert different_passages([*order, " a", ""]) == different_passages(sorted(order))
 
 
 def test_passage_batches_then_exactly_so_many_tokens_longest_first(llama: Backbone) -> None:

@@ -213,19 +213,6 @@ def test_subjects_that_no_prompt_holds_are_told_and_refused_where_they_are_neede
     assert DataCheck(tmp_path).check(TrialSpec.parse(wanted)) == []
 
 
-def test_a_method_that_reads_a_text_is_refused_where_no_edit_is_left_for_one(
-    tmp_path: Path,
-) -> None:
-    path = write(tmp_path / "z.jsonl", [zsre_line(number) for number in range(4)])
-    wanted = spec(tmp_path, "zsre", path, num_edits=4)
-    wanted["dataset"]["part"] = "all"
-    wanted["method"] = {"name": "memit", "module": "memit", "covariance_text": None}
-    with pytest.raises(DataError, match=r"method\.covariance_text is not set: .*part=all no edit"):
-        DataCheck(tmp_path).check(TrialSpec.parse(wanted))
-    wanted["protocol"]["num_edits"] = 3
-    assert DataCheck(tmp_path).check(TrialSpec.parse(wanted)) == []
-
-
 def test_files_that_ask_the_same_are_told(tmp_path: Path) -> None:
     lines = [zsre_line(number) for number in range(20)]
     paths = [

@@ -93,6 +93,19 @@ def test_work_once_when_covariances_are_taken_then_their_tokens_count() -> None:
     assert work_once(spec({"trains": "weight"})).operations == 0
 
 
+def test_work_once_when_there_is_no_text_then_the_tokens_that_are_sampled_count() -> None:
+    memit = {"layers": [0, 1], "contexts": 0, "covariance_tokens_per_dim": 10}
+    told = spec({"trains": "vectors"}, memit)
+    own = spec({"trains": "vectors"}, memit | {"covariance_text": None})
+    own.backbone["model"] = "embedded:made_here"  # with its training text
+    assert work_once(own) == work_once(told)
+    own.backbone["model"] = "/a/checkpoint"
+    # 300 tokens x 2 x (4 x 1000 + 100 x 10), in 300 / 32 calls of 4 layers
+    more = work_once(own).operations - work_once(told).operations
+    assert more == 300 * 2 * 5000
+    assert work_once(own).layer_calls - work_once(told).layer_calls == 300 / 32 * 4
+
+
 def test_work_once_when_records_are_ranked_by_the_backbone_then_all_of_them_are_read() -> None:
     plain = spec({"trains": "nothing", "records": 100})
     plain.dataset.update(frequency_band=[0, 0.3], frequency_source="gece")

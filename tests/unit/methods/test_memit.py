@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from trainables.artefacts import Artefacts
+from trainables.backbones.hidden_states.sampled_text import sampled_contexts
 from trainables.backbones.hidden_states.subject_vectors import (
     SubjectVectors,
     VectorSettings,
     keys_and_states,
-    sampled_contexts,
     subject_rows,
 )
 from trainables.backbones.prefix_cache import PrefixCache
@@ -149,7 +149,7 @@ def test_subject_absent_then_the_last_prompt_token_stands_in_and_is_counted(
     assert rows.owner.tolist() == [0, 1, 2, 0, 1]  # no KL row without any subject
     assert apply(make(llama, tmp_path), llama, *edits).counts == {
         "subject_absent": 2,
-        "covariance_from_edits": 1,  # the tiny checkpoint has no text of its own
+        "covariance_from_samples": 1,  # the tiny checkpoint has no text of its own
     }
 
 
@@ -241,7 +241,7 @@ def test_prepare_then_moments_come_from_the_store_the_second_time(
     first.remove()
     second = make(llama, tmp_path, contexts=2)
     assert sorted(path.name for path in tmp_path.glob("*/meta.json")) == written
-    assert len(written) == 3  # two layers and the contexts
+    assert len(written) == 4  # two layers, the contexts, and the passages that were sampled
     apply(second, llama, *EDITS)
     assert torch.equal(second.logits(batch.tokens)[0], after)
 

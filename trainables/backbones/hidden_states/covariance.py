@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from trainables.backbones.prefix_cache import PrefixCache
 from trainables.backbones.split import Split
 from trainables.errors import DataError
-from trainables.interfaces import Backbone, Edit, PromptBatch
+from trainables.interfaces import Backbone, PromptBatch
 from trainables.prompts import Row, collate, pad_id, tokenise
 
 _TRAINING_TEXT = "training_text.txt"
@@ -139,33 +139,36 @@ def check_second_moment(layer: int, moment: Tensor) -> None:
         )
 
 
-def passages(
-    path: str | None, backbone: Backbone, training: Sequence[Edit]
-) -> tuple[str, list[str]]:
-    """Where the text comes from (file, checkpoint or edits), and its different passages.
+def kept_passages(path: str | None, backbone: Backbone) -> tuple[str, list[str]] | None:
+    """Where a text comes from ("file" or "checkpoint") and its passages; None if there is none.
 
-    The first of: the lines of the file at `path`; those of `training_text.txt` in the checkpoint's
-    folder; "prompt target" and the training-locality prompts of `training`. Their order comes from
-    their hashes, so that a cut takes no section of the source and does not depend on its order.
+    The lines of the file at `path`, else those of `training_text.txt` in the checkpoint's folder.
 
     Raises:
-        DataError: If there is no text at all.
+        DataError: If the file at `path` has no passage.
     """
-    kept = backbone.folder / _TRAINING_TEXT if backbone.folder is not None else None
     if path is not None:
-        source, lines = "file", Path(path).read_text(encoding="utf-8").splitlines()
-    elif kept is not None and kept.is_file():
-        source, lines = "checkpoint", kept.read_text(encoding="utf-8").splitlines()
-    else:
-        source, lines = "edits", [f"{edit.prompt} {edit.target_new}" for edit in training]
-        lines += [prompt for edit in training for prompt in edit.training_locality]
-    different = {line.strip() for line in lines} - {""}
-    if not different:
+        if found := different_passages(Path(path).read_text(encoding="utf-8").splitlines()):
+            return "file", found
         raise DataError(
-            f"method.covariance_text is {path!r} and there is no text for second moments; "
-            "allowed: a text file with one passage a line"
+            f"method.covariance_text is {path!r}, which holds no text; allowed: a text file with "
+            "one passage a line"
         )
-    return source, sorted(different, key=lambda text: hashlib.sha256(text.encode()).digest())
+    kept = None if backbone.folder is None else backbone.folder / _TRAINING_TEXT
+    if kept is None or not kept.is_file():
+        return None
+    found = different_passages(kept.read_text(encoding="utf-8").splitlines())
+    return ("checkpoint", found) if found else None
+
+
+def different_passages(lines: Iterable[str]) -> list[str]:
+    """`lines` without blanks and repetitions.
+
+    Their order comes from their hashes, so that a cut takes no section of the source and does not
+    depend on its order.
+    """
+    different = {line.strip() for line in lines} - {""}
+    return sorted(different, key=lambda text: hashlib.sha256(text.encode()).digest())
 
 
 def passage_batches(

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from trainables.backbones.hidden_states.covariance import states_above, watched_keys
 from trainables.backbones.prefix_cache import PrefixCache
 from trainables.backbones.split import PerToken, Split
-from trainables.interfaces import Backbone, DecodeState, EditBatch, PromptBatch, State
+from trainables.interfaces import Backbone, EditBatch, PromptBatch, State
 from trainables.prompts import (
     Row,
     collate,
@@ -44,9 +44,6 @@ from trainables.prompts import (
 )
 
 KlPosition = Literal["last", "subject"]
-
-_OPENINGS = ("The", "Therefore", "Because", "I", "You")
-_TOP = 5  # likeliest tokens that a context is sampled from
 
 
 @dataclass(frozen=True)
@@ -343,31 +340,6 @@ def keys_and_states(
     if len(by_context) > 1:
         keys = (keys + by_context[1:].mean(0)) / 2
     return keys, rows.at_subjects(states)[: rows.num_edits].float()
-
-
-@torch.no_grad()
-def sampled_contexts(
-    split: Split, count: int, length: int, seed: int, openings: Sequence[str] = _OPENINGS
-) -> list[Any]:
-    """`count` sentences of `length` sampled tokens (top 5), begun by the `openings` in turn."""
-    tokenizer, device = split.backbone.tokenizer, split.backbone.device
-    generator = torch.Generator().manual_seed(seed)
-    words = [openings[index % len(openings)] for index in range(count)]
-    rows = [tokenise(tokenizer, word) for word in words]
-    ids = [list(row.ids) for row in rows]
-    prompts = collate(rows, pad_id=pad_id(tokenizer), scores_last=True, device=device)
-    state = DecodeState()
-    for _ in range(length):
-        logits, state = split.logits(prompts, state)
-        best = logits.float().cpu().topk(_TOP)
-        drawn = torch.multinomial(best.values.softmax(-1), 1, generator=generator)
-        chosen = best.indices.gather(1, drawn).to(device)
-        for row, token in zip(ids, chosen[:, 0].tolist(), strict=True):
-            row.append(token)
-        ones = torch.ones_like(chosen)
-        prompts = PromptBatch(chosen, ones, ones[:, 0], ones.bool())
-    texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
-    return [f"{' '.join(text.split())}." for text in texts]
 
 
 def _beside(index: Tensor, like: Tensor) -> Tensor:
