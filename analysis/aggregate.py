@@ -40,7 +40,7 @@ _SEEDS_FOR_T = 3  # fewer seeds: bootstrap over subjects (house rule)
 _RESAMPLES = 2000
 _BOOTSTRAP_SEED = 0  # an interval must not change from one printing to the next
 
-RecordReader: TypeAlias = Callable[[str], pd.DataFrame | None]
+RecordReader: TypeAlias = Callable[[str, str], pd.DataFrame | None]  # of address, data set
 Interval: TypeAlias = tuple[float, float]
 
 
@@ -270,7 +270,7 @@ def _estimates(
 ) -> dict[str, Estimate]:
     resampled: dict[str, Interval] = {}
     if records is not None and len(trials) < _SEEDS_FOR_T:
-        found = [records(address) for address in trials["records"]]
+        found = list(map(records, trials["records"], trials["dataset"]))
         present = [frame for frame in found if frame is not None]
         if len(present) == len(found):
             resampled = intervals_over_subjects(pd.concat(present), measure)

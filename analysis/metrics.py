@@ -45,6 +45,8 @@ class Metric:
         digits: Decimals in a table.
         has_column: Whether every ablation's table shows it where it was measured.
         mean_of: Metrics whose mean it is; empty if it is logged itself.
+        one_of: Metrics of which it is one, as the file of the data set says; empty if it is logged
+            itself.
         printed_as: Its column in the files of published numbers; None: no paper prints it.
     """
 
@@ -57,6 +59,7 @@ class Metric:
     digits: int = 2
     has_column: bool = True
     mean_of: tuple[str, ...] = ()
+    one_of: tuple[str, ...] = ()
     printed_as: str | None = None
 
 
@@ -72,9 +75,12 @@ def read_metrics(path: Path = FILE) -> tuple[tuple[str, ...], dict[str, Metric]]
         measures = tuple(_WORDS.validate_python(content["measures"]))
         found = {name: _metric(name, values) for name, values in content["metrics"].items()}
         for each in found.values():
-            for part in each.mean_of:
-                if part not in found:
-                    raise TypeError(f"metrics.{each.name}.mean_of: {part!r} is none of the metrics")
+            for key in ("mean_of", "one_of"):
+                for part in getattr(each, key):
+                    if part not in found:
+                        raise TypeError(
+                            f"metrics.{each.name}.{key}: {part!r} is none of the metrics"
+                        )
     except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise AnalysisError(
@@ -92,7 +98,7 @@ def _metric(name: str, values: Mapping[str, Any]) -> Metric:
         raise TypeError(f"metrics.{name}.{unknown[0]} is none of {', '.join(known)}")
     lists = {
         key: tuple(_WORDS.validate_python(values[key]))
-        for key in ("moments", "mean_of")
+        for key in ("moments", "mean_of", "one_of")
         if key in values
     }
     try:

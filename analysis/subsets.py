@@ -34,7 +34,7 @@ def subsets(arm: Arm, measure: str, divide: Division, name: str) -> tuple[Arm, .
         return ()
     values: dict[int, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for address in arm.records:
-        means = _means(address, measure, divide)
+        means = _means(address, arm.context["dataset"], measure, divide)
         if means is None:
             return ()
         for (subset, score), value in means.items():
@@ -73,11 +73,13 @@ def by_frequency(num_subsets: int) -> Division:
     return divide
 
 
-def _means(address: str, measure: str, divide: Division) -> dict[tuple[int, str], float] | None:
+def _means(
+    address: str, dataset: str, measure: str, divide: Division
+) -> dict[tuple[int, str], float] | None:
     """Mean of each subset and score of one trial; None where there is nothing to divide."""
     means: dict[tuple[int, str], float] = {}
     for when, suffix in (("final", ""), ("immediate", ".immediate")):
-        records = read_records(address, when)
+        records = read_records(address, dataset, when)
         if records is None or measure not in records:
             return None
         subset = divide(records)

@@ -21,6 +21,7 @@ from analysis.layouts.layout import Body, Layout
 from analysis.metrics import AVERAGED, MAIN
 from analysis.published import compare, paper_numbers
 from analysis.reading import runs
+from analysis.reading.published_locality import USUAL, published_locality
 from analysis.render import Table
 
 _GENERATED_ANSWERS = (
@@ -178,10 +179,16 @@ def _context(section: Section, measure: str) -> dict[str, str]:
         "target field": own["target_field"] or "not stated",
         "part": own["dataset_part"] or "not stated",
         "protocol": _protocol(section) + _generated(section),
-        "measure": f"{measure}, after the last edit",
+        "measure": f"{measure}, after the last edit{_locality(section)}",
         "seeds": _seeds(section),
         "commit": (_join(commit[:12] for commit in seen["commit"]) or "not stated") + dirty,
     }
+
+
+def _locality(section: Section) -> str:
+    """Which questions are the published locality, unless they are the usual ones."""
+    kinds = {published_locality(arm.context["dataset"]) for arm in section.arms}
+    return "" if kinds == {USUAL} else f"; Loc. is {_join(kinds)}"
 
 
 def _protocol(section: Section) -> str:

@@ -132,6 +132,7 @@ class DatasetSpec:
         frequency_band: Shares [low, high] of the records, the most frequent at 0; None: all.
         frequency_source: What ranks them, `known` or `gece`.
         known_only: Whether only what the backbone answers rightly is edited, or asked for locality.
+        locality: Which of its locality questions are the published locality: far, near or same.
     """
 
     name: str
@@ -144,11 +145,17 @@ class DatasetSpec:
     frequency_band: Sequence[float] | None = None
     frequency_source: str = "known"
     known_only: bool = False
+    locality: Literal["far", "near", "same"] = "far"
 
     @property
     def module_name(self) -> str:
         """Name of the module that reads it."""
         return self.module or self.name
+
+    def named_here(self, number: str) -> str:
+        """What a trial on this data set calls `number`: `locality.token` is of one kind here."""
+        score, dot, rest = number.partition(".")
+        return f"{score}_{self.locality}{dot}{rest}" if score == "locality" else number
 
 
 @dataclass(frozen=True)

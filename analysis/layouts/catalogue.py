@@ -68,7 +68,7 @@ _MEMOE_TABLES: Mapping[str, Layout] = {
         scores={
             **headings(["routing_consistency_similar"]),
             "routing_consistency": "Same",
-            **headings(["generality", "reliability", "locality_far"]),
+            **headings(["generality", "reliability", "locality"]),
         },
         extras=headings(["routing_purity", "largest_load"]),
         notes=(

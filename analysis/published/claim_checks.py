@@ -269,7 +269,7 @@ def _paired_records(
 
 
 def _asked(arm: Arm, seed: int, measure: str, records: RecordReader) -> pd.DataFrame | None:
-    found = records(arm.records[arm.seeds.index(seed)])
+    found = records(arm.records[arm.seeds.index(seed)], arm.context["dataset"])
     if found is None or measure not in found or "prompt" not in found:
         return None
     kept = found[found[measure].notna()]

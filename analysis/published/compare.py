@@ -31,7 +31,7 @@ KIND_OF_SETTING = {
     "serial": "serial",
 }
 # LEMoE, section C.4: rows below these values are not printed in Table 9.
-FILTER = {"reliability": 0.1, "generality": 0.1, "locality_far": 0.5}
+FILTER = {"reliability": 0.1, "generality": 0.1, "locality": 0.5}
 # LLaMA2-7B, on which every published sweep of layers and ranks was run.
 _SHAPES = {"method.edit_layer": 32, "method.lora_rank": 4096}
 _LABELLED = ("arm", "method")  # swept keys that the name of an arm already tells

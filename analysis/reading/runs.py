@@ -7,6 +7,7 @@ import json
 import re
 import shlex
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -17,6 +18,7 @@ from analysis.errors import StoreError
 from analysis.reading.database import Database
 from analysis.reading.ledger_ends import ledger_ends
 from analysis.reading.logged import LoggedRun
+from analysis.reading.published_locality import named_in_tables
 from analysis.reading.server import Server, fetch
 
 TAGS = (
@@ -58,8 +60,8 @@ def read_runs(store: Path, experiment: str, server: str | None = None) -> pd.Dat
         Columns `run_id`, `started` (ms since 1970), `records` (where the per-record results would
         lie: the artifact named by the run's tag `records`, or "" without one), every name of
         `TAGS` as text ("" where a run lacks it; `seed` is an integer; JSON tags in canonical
-        form), `metric` and `value`, the last value logged. A trial without any metric has one row
-        with `metric` "" and a NaN.
+        form), `metric` and `value`, the last value logged; the data set's published locality is
+        called `locality`. A trial without any metric has one row with `metric` "" and a NaN.
 
     Raises:
         StoreError: If there is no store or no such experiment; the message names what exists.
@@ -129,7 +131,7 @@ def papers_of(tag: str) -> tuple[str, ...]:
     return tuple(name for name in tag.split(", ") if name)
 
 
-def read_records(address: str, when: str = "final") -> pd.DataFrame | None:
+def read_records(address: str, dataset: str, when: str = "final") -> pd.DataFrame | None:
     """Per-record results of one trial at one moment, or None where there is no such file.
 
     The file is JSON lines, one per record and prompt. A record without a subject counts as a
@@ -137,10 +139,11 @@ def read_records(address: str, when: str = "final") -> pd.DataFrame | None:
 
     Args:
         address: Value of the column `records` of `read_runs`, a path or URI.
+        dataset: The trial's; its published locality is called `locality`.
         when: `final`, or `immediate` for what was scored right after each record's own batch.
 
     Returns:
-        Columns `subject`, `score` (reliability, generality, locality_far, ...) and the measures
+        Columns `subject`, `score` (reliability, generality, locality, ...) and the measures
         that the file has (`token`, `exact`, ...), fractions, beside whatever else stands
         in it. Rows of other moments are left out where the file tells the moment.
     """
@@ -151,6 +154,7 @@ def read_records(address: str, when: str = "final") -> pd.DataFrame | None:
         records = pd.DataFrame([json.loads(line) for line in file])
     if not {"record_id", "score"} <= set(records.columns):
         return None
+    records["score"] = [named_in_tables(score, dataset) for score in records["score"]]
     subject = records["subject"] if "subject" in records else records["record_id"]
     records["subject"] = subject.where(~subject.isin(["", "None"]), records["record_id"])
     records["subject"] = records["subject"].fillna(records["record_id"])
@@ -178,7 +182,12 @@ def _tidy(runs: Iterable[LoggedRun], store: Path, server: str | None) -> pd.Data
     of_trial = pd.DataFrame([_of_trial(run, store, server) for run in trials], columns=columns)
     repeated = of_trial.index.repeat([len(found) for found in metrics])
     rows = of_trial.loc[repeated].reset_index(drop=True)
-    rows["metric"] = [name for found in metrics for name in found]
+    named = cache(named_in_tables)  # a few names, a thousand times
+    rows["metric"] = [
+        named(name, run.tags.get("dataset", ""))
+        for run, found in zip(trials, metrics, strict=True)
+        for name in found
+    ]
     rows["value"] = [value for found in metrics for value in found.values()]
     return rows
 

@@ -13,7 +13,7 @@ from orchestrator.planning.trial_spec import TrialSpec
 # What says where or under which name, not what: the same cell of two ablations is one result.
 _NOT_METHOD = {"name"}
 _METHOD_AS_BEFORE = {"kl_position": "last"}  # settings that were added, at what held before
-_NOT_DATASET = {"path", "max_edits", "keep_unchanged"}  # what the last one chose is in the digest
+_NOT_DATASET = {"path", "max_edits", "locality", "keep_unchanged"}  # the last is in the digest
 _OF_BAND = {"frequency_band", "frequency_source"}
 _NOT_BACKBONE = {"name", "memory_gib", "weights_gib", "edit_layer"}
 

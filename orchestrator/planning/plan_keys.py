@@ -18,7 +18,7 @@ from orchestrator.settings.models import COMMAND_LINE, PARTS, Protocol, SweepCon
 _DESCRIBED = {
     "method": frozenset({*HEADER, "base"}),
     "backbone": frozenset({"name", "base", "presets", "presets_from"}),
-    "dataset": frozenset({"name", "base", "module", "source", "version"}),
+    "dataset": frozenset({"name", "base", "module", "source", "version", "locality"}),
 }
 
 

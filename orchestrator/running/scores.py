@@ -28,7 +28,8 @@ class Scores:
         """
         key, value = end.fingerprint, end.metrics.get("compared")
         if end.compared_by not in ("", self._compared.name):
-            value = self._compared.at_the_end(end.metrics) if end.status == "finished" else None
+            is_whole, dataset = end.status == "finished", end.spec.get("dataset", {})
+            value = self._compared.at_the_end(end.metrics, dataset) if is_whole else None
         if value is None or not math.isfinite(value):
             return
         self._values[key] = float(value)

@@ -44,9 +44,19 @@ class Compared:
         """1 or -1; multiplied by it, the best value is the largest."""
         return 1 if self.mode == "max" else -1
 
-    def at_the_end(self, metrics: Mapping[str, Any]) -> float | None:
+    def on(self, dataset: Mapping[str, Any]) -> tuple[str, ...]:
+        """`numbers` as a trial on this data set calls them: its file says what `locality` is."""
+        kind = dataset.get("locality") or "far"  # the only one, before files said so
+        return tuple(
+            name.replace("locality.", f"locality_{kind}.", 1)
+            if name.startswith("locality.")
+            else name
+            for name in self.numbers
+        )
+
+    def at_the_end(self, metrics: Mapping[str, Any], dataset: Mapping[str, Any]) -> float | None:
         """Mean of those of its numbers that a trial's last row has; None if it has none."""
-        found = [metrics.get(f"{name}.final", metrics.get(name)) for name in self.numbers]
+        found = [metrics.get(f"{name}.final", metrics.get(name)) for name in self.on(dataset)]
         values = [float(value) for value in found if value is not None]
         return fmean(values) if values else None
 
@@ -82,6 +92,7 @@ class _Metric(BaseModel):
     per: Literal["prompts", "checkpoint", "trial"]
     better: Literal["higher", "lower"] | None = None
     mean_of: list[str] | None = None
+    one_of: list[str] | None = None
     moments: list[str] = []
 
 
@@ -95,9 +106,10 @@ class _Declared(BaseModel):
     @classmethod
     def _check_parts(cls, metrics: dict[str, _Metric]) -> dict[str, _Metric]:
         for name, metric in metrics.items():
-            for part in metric.mean_of or ():
-                if part not in metrics:
-                    raise ValueError(f"{name}.mean_of: {part!r} is none of the metrics")
+            for key in ("mean_of", "one_of"):
+                for part in getattr(metric, key) or ():
+                    if part not in metrics:
+                        raise ValueError(f"{name}.{key}: {part!r} is none of the metrics")
         return metrics
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import fmean
@@ -104,7 +104,8 @@ class Board:
     def ended(self, row: LabelledRow) -> None:
         """One trial settled."""
         status = row.end.status
-        score = at_the_end(row.end.metrics, self._compared)
+        numbers = self._compared.on(row.end.spec.get("dataset", {}))
+        score = at_the_end(row.end.metrics, numbers)
         with self._lock:
             self._stage = ""
             self._counts[status] = self._counts.get(status, 0) + 1
@@ -261,9 +262,9 @@ class Building:
         self._bar.update(self._task, description=what, completed=share)
 
 
-def at_the_end(metrics: Mapping[str, Any], compared: Compared) -> float | None:
-    """Mean of the compared numbers in a trial's last row; None if one is missing."""
-    values = [metrics.get(f"{name}.final", metrics.get(name)) for name in compared.numbers]
+def at_the_end(metrics: Mapping[str, Any], numbers: Sequence[str]) -> float | None:
+    """Mean of these numbers in a trial's last row; None if one is missing."""
+    values = [metrics.get(f"{name}.final", metrics.get(name)) for name in numbers]
     if any(value is None for value in values):
         return None
     return fmean(float(value) for value in values if value is not None)

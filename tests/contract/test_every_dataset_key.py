@@ -38,7 +38,7 @@ from trainables.edits.sources import Source, open_source
 from trainables.errors import DataError
 from trainables.spec import TrialSpec as ToldSpec
 
-OF_THE_FILE = ("name", "module", "source", "version")  # what a YAML says of itself
+OF_THE_FILE = ("name", "module", "source", "version", "locality")  # what a YAML says of itself
 
 
 def with_texts(value: Any, texts: Mapping[str, str]) -> Any:

@@ -31,36 +31,37 @@ TWO_SEEDS = (
     "workers=2",
 )
 FORTY = (*TWO_SEEDS, f"axes.method.edit_lr={RATES}")  # 20 rates
+TWENTY = tuple("seeds=[0]" if each.startswith("seeds=") else each for each in FORTY)
 
 
-def test_driver_killed_amid_40_trials_then_the_same_command_finishes_the_rest(
+def test_driver_killed_amid_20_trials_then_the_same_command_finishes_the_rest(
     commands: Commands,
 ) -> None:
-    process = commands.start(*FORTY)
+    process = commands.start(*TWENTY)
     try:
-        wait_until(lambda: len(commands.ends()) >= 8, process)
+        wait_until(lambda: len(commands.ends()) >= 6, process)
         os.kill(process.pid, signal.SIGKILL)
         process.communicate()
         num_before = len(commands.ends())
-        assert num_before < 40
+        assert num_before < 20
 
-        again = commands.sweep(*FORTY)
+        again = commands.sweep(*TWENTY)
     finally:
         end(process)
 
     assert again.returncode == 0, again.stderr
     times_ended = Counter(row["fingerprint"] for row in commands.ends())
-    assert len(times_ended) == 40
+    assert len(times_ended) == 20
     assert set(times_ended.values()) == {1}
     first, second = commands.segments()
     assert len(first) == num_before
-    assert len(second) == 40 - num_before
+    assert len(second) == 20 - num_before
     assert not list((commands.store / "ray").iterdir())  # nothing of the killed one is left
     assert_agree(commands)
 
 
 def test_ctrl_c_ends_with_status_130_and_the_command_to_go_on(commands: Commands) -> None:
-    process = commands.start(*FORTY)
+    process = commands.start(*TWENTY)
     try:
         wait_until(lambda: len(commands.ends()) >= 2, process)
         os.killpg(process.pid, signal.SIGINT)  # a terminal tells the whole group
@@ -71,15 +72,15 @@ def test_ctrl_c_ends_with_status_130_and_the_command_to_go_on(commands: Commands
     assert process.returncode == 130, err
     assert "Traceback" not in out + err
     typed = next(line for line in out.splitlines() if "to go on" in line).partition("sweep.py")[2]
-    assert shlex.split(typed) == list(FORTY)
+    assert shlex.split(typed) == list(TWENTY)
     ends = commands.ends()
-    assert 2 <= len(ends) < 40
+    assert 2 <= len(ends) < 20
     assert {row["status"] for row in ends} == {"finished"}
     assert_agree(commands)
 
 
 def test_ctrl_c_before_the_first_trial_ends_with_status_130(commands: Commands) -> None:
-    process = commands.start(*FORTY)
+    process = commands.start(*TWENTY)
     try:
         wait_until(lambda: (commands.store / "ledger").is_dir(), process)  # Ray is yet to start
         os.killpg(process.pid, signal.SIGINT)

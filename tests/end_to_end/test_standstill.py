@@ -80,6 +80,7 @@ def assert_each_ended_once(commands: Commands, num_trials: int) -> None:
     assert_agree(commands)
 
 
+@pytest.mark.slow
 def test_search_when_processes_have_done_their_share_then_others_take_their_place(
     commands: Commands,
 ) -> None:

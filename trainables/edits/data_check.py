@@ -93,6 +93,7 @@ def _check_subjects(source: Source, spec: TrialSpec) -> None:
 
 def _check_compared(source: Source, spec: TrialSpec, numbers: Sequence[str]) -> None:
     """Raises DataError where no record has what a scheduler compares."""
+    numbers = [spec.dataset.named_here(number) for number in numbers]
     asked = {number.partition(".")[0] for number in numbers}
     if asked and asked <= QUESTIONS and not any(_has(source, score) for score in asked):
         raise DataError(

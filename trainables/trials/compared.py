@@ -8,6 +8,7 @@ from statistics import mean
 
 from trainables.errors import ConfigError
 from trainables.metrics.evaluator import MEASURES
+from trainables.spec import DatasetSpec
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,10 @@ class Compares:
 
     name: str
     numbers: tuple[str, ...]
+
+    def on(self, dataset: DatasetSpec) -> Compares:
+        """The same, with the numbers as a trial on this data set calls them."""
+        return Compares(self.name, tuple(map(dataset.named_here, self.numbers)))
 
     @property
     def scores(self) -> tuple[str, ...]:

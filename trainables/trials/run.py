@@ -69,6 +69,7 @@ class TrialRun:
         self.loop: EditLoop | None = None
         self.spec = spec
         self._bench, self._runtime = bench, runtime
+        self._compares = runtime.compares.on(spec.dataset) if runtime.compares else None
         self._rung = 0
 
     def next_row(self, after_chunk: Callable[[], None] = lambda: None) -> dict[str, Any]:
@@ -84,9 +85,7 @@ class TrialRun:
             self._rung = len(rungs) - 1  # a rung before the end would show the floor
         while rungs[self._rung] <= self.loop.progress and self._rung < len(rungs) - 1:
             self._rung += 1
-        row: dict[str, Any] = dict(
-            self.loop.run(rungs[self._rung], self._runtime.compares, after_chunk)
-        )
+        row: dict[str, Any] = dict(self.loop.run(rungs[self._rung], self._compares, after_chunk))
         is_done = row["progress"] >= 1.0
         # Tune compares whole numbers of its time attribute.
         row.update(rung=self._rung + 1, status="finished" if is_done else "running", done=is_done)
@@ -98,10 +97,10 @@ class TrialRun:
             row["peak_gpu_gib"] = max(map(torch.cuda.max_memory_allocated, devices)) / 2**30
         if self._bench.micro_batch is not None:
             row["micro_batch"] = self._bench.micro_batch
-        if self._runtime.compares is not None:
+        if self._compares is not None:
             moment = "final" if is_done else "rung"
-            row["compared"] = compared(row, self._runtime.compares, moment)
-            row["compared_by"] = self._runtime.compares.name
+            row["compared"] = compared(row, self._compares, moment)
+            row["compared_by"] = self._compares.name
         self._rung = min(self._rung + 1, len(rungs) - 1)
         return row
 

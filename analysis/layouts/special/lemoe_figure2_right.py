@@ -66,14 +66,15 @@ def arrange(section: Section, paper: Sequence[PaperRow], is_filtered: bool) -> B
 def _ours(arms: Sequence[Arm]) -> dict[tuple[int, int], Estimate]:
     """Each share over all trials; 0 if an expert learned inputs, none of which went there."""
     values: dict[tuple[int, int], list[float]] = defaultdict(list)
-    for address in (address for arm in arms if not arm.state for address in arm.records):
-        for cell, share in _shares(address).items():
-            values[cell].append(share)
+    for arm in arms:
+        for address in () if arm.state else arm.records:
+            for cell, share in _shares(address, arm.context["dataset"]).items():
+                values[cell].append(share)
     return {cell: estimate(found) for cell, found in values.items()}
 
 
-def _shares(address: str) -> Shares:
-    records = read_records(address)
+def _shares(address: str, dataset: str) -> Shares:
+    records = read_records(address, dataset)
     if records is None or not {"experts", "trained_experts"} <= set(records.columns):
         return {}
     edits = records[(records["score"] == "reliability") & records["trained_experts"].notna()]

@@ -14,7 +14,7 @@ from analysis import aggregate
 from analysis.aggregate import interval_over_seeds, intervals_over_subjects, sections
 from analysis.reading import runs
 
-SCORES = ("reliability", "generality", "locality_far")
+SCORES = ("reliability", "generality", "locality")
 
 
 def trial(arm: str = "a", seed: int = 0, started: int = 1, **tags: str) -> pd.DataFrame:
@@ -149,7 +149,7 @@ def test_sections_when_one_seed_has_records_then_a_bootstrap_over_subjects() -> 
     records = pd.concat(
         [questions(s, hits, score) for s, hits in (("s", [0]), ("t", [1])) for score in SCORES]
     )
-    (section,) = sections(trial(), records=lambda run_id: records)
+    (section,) = sections(trial(), records=lambda address, dataset: records)
     average = section.arms[0].scores["average"]
     assert (average.source, average.low, average.high) == ("bootstrap", 0.0, 1.0)
 

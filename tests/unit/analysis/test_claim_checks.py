@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from analysis.aggregate import Arm, Estimate, Section, estimate
+from analysis.aggregate import Arm, Estimate, RecordReader, Section, estimate
 from analysis.errors import PaperNumbersError
 from analysis.published.claim_checks import (
     Check,
@@ -46,6 +46,7 @@ def arm(name: str, *values: float, **more: Any) -> Arm:
         scores={"reliability": estimate(values)} if values else {},
         before={},
         errors=(),
+        context={"dataset": "facts"},
         records=tuple(f"{name}/{seed}" for seed in range(len(values))),
     )
 
@@ -134,7 +135,9 @@ def test_find_when_fewer_seeds_then_subjects_are_drawn_with_both_arms_answers() 
         for name, value in (("full/0", 1.0), ("less/0", 0.0))
     }
     arms = section(arm("full", 1.0), arm("less", 0.0))
-    made = find(check({"arm": "full"}, {"arm": "less"}), arms, asked.get)
+    made = find(
+        check({"arm": "full"}, {"arm": "less"}), arms, lambda address, _: asked.get(address)
+    )
     assert made.difference is not None
     assert (made.difference.low, made.difference.high) == (1.0, 1.0)
     assert (made.difference.source, made.verdict) == ("bootstrap", "confirmed")
@@ -143,7 +146,9 @@ def test_find_when_fewer_seeds_then_subjects_are_drawn_with_both_arms_answers() 
 def test_find_when_fewer_seeds_and_other_questions_then_no_interval() -> None:
     asked = {"full/0": answers(("s0", 1.0), ("s1", 1.0)), "less/0": answers(("s0", 0.0))}
     arms = section(arm("full", 1.0), arm("less", 0.0))
-    made = find(check({"arm": "full"}, {"arm": "less"}), arms, asked.get)
+    made = find(
+        check({"arm": "full"}, {"arm": "less"}), arms, lambda address, _: asked.get(address)
+    )
     assert made.difference is not None
     assert (made.difference.low, made.verdict) == (None, "undecided")
 
@@ -153,6 +158,11 @@ def test_find_when_an_arm_failed_or_is_absent_then_it_says_so() -> None:
     assert find(check({"arm": "full"}, {"arm": "less"}), arms, None).why == "less failed 1/1"
     made = find(check({"arm": "full"}, {"arm": "other"}), arms, None)
     assert (made.verdict, made.why) == ("not run", "no such arms in the store")
+
+
+def reader(asked: Mapping[str, pd.DataFrame]) -> RecordReader:
+    """Reads what was asked by its address."""
+    return lambda address, dataset: asked.get(address)
 
 
 def answers(*found: tuple[str, float]) -> pd.DataFrame:

@@ -22,7 +22,7 @@ def arm(
     published: dict[str, list[Any]] | None = None,
     num_layers: int = 16,
 ) -> Arm:
-    names = ("reliability", "generality", "locality_far")
+    names = ("reliability", "generality", "locality")
     found = zip(names, scores or (), strict=False)
     return Arm(
         name="a",

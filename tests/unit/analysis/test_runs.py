@@ -65,15 +65,15 @@ def test_experiments_when_the_file_is_no_database_then_says_so(tmp_path: Path) -
 
 def test_read_records_when_the_artifact_exists_then_scores_bear_our_names(store: Path) -> None:
     rows = runs.read_runs(store, "lemoe_lora")
-    records = runs.read_records(rows[rows["arm"] == "small"].iloc[0]["records"])
+    records = runs.read_records(rows[rows["arm"] == "small"].iloc[0]["records"], "facts")
     assert records is not None
-    assert set(records["score"]) == {"reliability", "generality", "locality_far"}
+    assert set(records["score"]) == {"reliability", "generality", "locality"}
     assert set(records["subject"]) == {"s0", "s1"}
 
 
 def test_read_records_when_there_is_no_artifact_then_none(store: Path) -> None:
     rows = runs.read_runs(store, "smoke")
-    assert runs.read_records(rows.iloc[0]["records"]) is None
+    assert runs.read_records(rows.iloc[0]["records"], "facts") is None
 
 
 def test_read_records_when_a_record_has_no_subject_then_it_is_its_own(tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_read_records_when_a_record_has_no_subject_then_it_is_its_own(tmp_path: 
     ]
     path = tmp_path / "records with space.jsonl"
     path.write_text("\n".join(lines), encoding="utf-8")
-    records = runs.read_records(path.as_uri())
+    records = runs.read_records(path.as_uri(), "facts")
     assert records is not None
     assert list(zip(records["subject"], records["token"], strict=True)) == [("7", 1), ("s", 0)]
 

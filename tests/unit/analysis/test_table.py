@@ -94,7 +94,7 @@ def test_table9_when_printed_then_says_what_the_numbers_rest_on(
         "- mixed device: cpu, cuda",
         "- mixed micro_batch: 16, whole",
         "- backbone: dequantised from Q4_1",
-        "- before editing: reliability 0.10, generality 0.10, locality_far 1.00, average 0.40",
+        "- before editing: reliability 0.10, generality 0.10, locality 1.00, average 0.40",
         "- differs from the paper: backbone: ours facts, paper LLaMA2-7B; dataset: ours facts",
     ):
         assert line in text

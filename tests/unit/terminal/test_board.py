@@ -52,7 +52,7 @@ def test_board_on_a_terminal_ranks_the_arms() -> None:
 
 
 def test_average_when_a_score_is_missing_then_none() -> None:
-    average = compared("average.token")
+    average = compared("average.token").on({"locality": "far"})
     two = {"reliability.token.final": 1.0, "generality.token.final": 1.0}
     assert at_the_end(two, average) is None
     three = {**ended("a", 0.0).end.metrics, "reliability.token.final": 0.9}

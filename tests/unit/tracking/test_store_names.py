@@ -39,7 +39,7 @@ def test_a_store_of_any_name_holds_its_runs_and_records_and_a_table_reads_them(
     rows = read_runs(store, "named")
     assert set(rows["fingerprint"]) == {"f1"}
     for address in (rows["records"].iloc[0], str(store / "records" / "abc.jsonl")):
-        records = read_records(address)
+        records = read_records(address, "facts")
         assert records is not None
         assert records["token"].tolist() == [0.25]
 

@@ -290,7 +290,7 @@ def test_a_server_that_does_not_answer_is_given_up_in_time_and_gets_all_when_it_
         rows = read_runs(folder, "served", server.address)
         assert set(rows["fingerprint"]) == {"f1", "f2"}
         assert {Path(address).is_file() for address in rows["records"]} == {is_here}
-        records = read_records(rows["records"].iloc[0])
+        records = read_records(rows["records"].iloc[0], "facts")
         assert records is not None
         assert records[["score", "token"]].to_numpy().tolist() == [["reliability", 0.25]]
     shutil.rmtree(store / "records")
