@@ -6,14 +6,15 @@ import difflib
 from collections.abc import Mapping, Sequence
 
 # What every command reads: which store, and what it shows of it.
-SHARED: Mapping[str, str] = {"store": "results", "mlflow": "", "measure": "token"}
+SHARED: Mapping[str, str] = {"store": "results", "mlflow": "", "measure": ""}
 SHARED_HELP = """\
 options, as key=value:
   store=FOLDER     the sweep's store (default results)
   mlflow=ADDRESS   the MLflow server that the sweep wrote to; default: the store's own database
-  measure=MEASURE  token (default: teacher-forced token accuracy, as published),
-                   exact (every token right), generated (free greedy answer) or token_no_blank
-                   (token without a target's first token where that is a blank alone)
+  measure=MEASURE  token (teacher-forced token accuracy), exact (every token right), generated
+                   (free greedy answer) or token_no_blank (token without a target's first token
+                   where that is a blank alone); default: what the published table counts, token
+                   where there is none or its digits do not tell
 """
 
 

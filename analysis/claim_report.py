@@ -27,6 +27,7 @@ from analysis.published.claim_checks import (
     load_checks,
     load_claims,
 )
+from analysis.published.measures import USUAL, measure_of
 from analysis.reading import runs
 from analysis.render import estimate_text
 
@@ -50,7 +51,7 @@ class Options:
     """Where the runs are, and which measure is compared."""
 
     store: Path = Path("results")
-    measure: str = "token"
+    measure: str | None = None  # that of the published table which an ablation answers
     server: str | None = None
 
 
@@ -118,7 +119,8 @@ def _sections(ablation: str, options: Options) -> dict[Context, Section]:
     # What may differ in the ablation's own tables; each backbone and data set is judged alone.
     varying = {key for layout in known for key in layout.varying} - {"backbone", "dataset"}
     made: dict[Context, Section] = {}
-    for section in aggregate.sections(rows, options.measure, sorted(varying)):
+    measure = options.measure or measure_of(papers)
+    for section in aggregate.sections(rows, measure, sorted(varying)):
         made.setdefault((section.context["backbone"], section.context["dataset"]), section)
     return made
 
@@ -173,7 +175,7 @@ def _claim_lines(claim: Claim, verdict: Verdict, found: Sequence[Finding]) -> li
     evidence = f"{claim.rests_on}: {claim.published_evidence}"
     caution = [f"- caution: {claim.caution}"] if claim.caution else []
     rows = [
-        (_relation(finding.check), finding.check.score, _difference(finding), finding.verdict)
+        (_relation(finding.check), _score(finding), _difference(finding), finding.verdict)
         for finding in found
     ]
     table = pd.DataFrame(rows, columns=["Comparison", "Score", "Difference", "Verdict"])
@@ -187,6 +189,11 @@ def _claim_lines(claim: Claim, verdict: Verdict, found: Sequence[Finding]) -> li
         "",
         table.to_markdown(index=False, disable_numparse=True),
     ]
+
+
+def _score(finding: Finding) -> str:
+    usual = finding.measure in (None, USUAL)
+    return finding.check.score if usual else f"{finding.check.score} ({finding.measure})"
 
 
 def _relation(check: Check) -> str:
@@ -235,6 +242,7 @@ def _lines(
                     "ablation": check.ablation,
                     "comparison": _relation(check),
                     "score": check.score,
+                    "measure": finding.measure or "",
                     "difference": made.mean if made else None,
                     "low": made.low if made else None,
                     "high": made.high if made else None,

@@ -45,7 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         asked, options = parse_options(given.words, DEFAULTS, CHOICES)
         from analysis.claim_report import Options, report
 
-        chosen = Options(Path(options["store"]), options["measure"], options["mlflow"] or None)
+        chosen = Options(
+            Path(options["store"]), options["measure"] or None, options["mlflow"] or None
+        )
         print(report(asked, chosen, options["format"]), end="")
     except ValueError as error:
         print(f"claims.py: {error}", file=sys.stderr)

@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from analysis.preset_report import Options, report
 
         chosen = Options(
-            options["measure"],
+            options["measure"] or "token",
             options["mlflow"] or None,
             options["backbone"] or None,
             options["dataset"] or None,

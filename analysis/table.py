@@ -69,7 +69,7 @@ def _print_tables(name: str, options: dict[str, str]) -> int:
 
     chosen = Options(
         Path(options["store"]),
-        options["measure"],
+        options["measure"] or None,
         is_filtered=options["filter"] == "published",
         server=options["mlflow"] or None,
     )

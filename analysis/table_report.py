@@ -20,6 +20,8 @@ from analysis.layouts.catalogue import get_layout, known_layouts
 from analysis.layouts.layout import Body, Layout
 from analysis.metrics import AVERAGED, MAIN
 from analysis.published import compare, paper_numbers
+from analysis.published.measures import USUAL as USUAL_MEASURE
+from analysis.published.measures import measure_of, published_measures
 from analysis.reading import runs
 from analysis.reading.published_locality import USUAL, published_locality
 from analysis.render import Table
@@ -38,13 +40,13 @@ class Options:
 
     Attributes:
         store: Folder of the sweep's store.
-        measure: token, exact, generated or token_no_blank.
+        measure: token, exact, generated or token_no_blank; None: that of the published table.
         is_filtered: Whether only rows that pass the paper's filter are shown.
         server: Address of the MLflow server that holds the runs; None: the store's database.
     """
 
     store: Path = Path("results")
-    measure: str = "token"
+    measure: str | None = None
     is_filtered: bool = False
     server: str | None = None
 
@@ -88,7 +90,8 @@ def _tables(
     layout = get_layout(paper or "generic")
     if options.is_filtered and not layout.has_filter:
         raise AnalysisError(f"filter=published: {name} has no published filter; use filter=none")
-    found = aggregate.sections(rows, options.measure, layout.varying, runs.read_records)
+    measure = options.measure or measure_of([paper] if paper else [])
+    found = aggregate.sections(rows, measure, layout.varying, runs.read_records)
     numbers = (layout.numbers or paper) if layout.has_paper else None
     printed = paper_numbers.load(numbers) if numbers else ()
     left_out: tuple[str, ...] = ()
@@ -101,8 +104,8 @@ def _tables(
             layout,
             section,
             layout.arrange(section, printed, options.is_filtered),
-            options,
             left_out,
+            _measure_note(paper, section),
         )
         for section in found
     )
@@ -140,10 +143,10 @@ def _table(
     layout: Layout,
     section: Section,
     body: Body,
-    options: Options,
     left_out: tuple[str, ...],
+    measure_note: Sequence[str],
 ) -> Table:
-    notes = [*body.notes, *_serial_notes(section)]
+    notes = [*body.notes, *_serial_notes(section), *measure_note]
     notes += [*_interval_notes(section, layout.has_paper), *_mixed(section)]
     if body.paper:
         differing = "; ".join(compare.differences(section, body.paper))
@@ -159,14 +162,14 @@ def _table(
         labels=body.labels,
         scores=body.scores,
         rows=body.rows,
-        context=_context(section, options.measure),
+        context=_context(section),
         notes=tuple(notes),
         footer=tuple(footer),
         digits=body.digits,
     )
 
 
-def _context(section: Section, measure: str) -> dict[str, str]:
+def _context(section: Section) -> dict[str, str]:
     own, seen = section.context, section.provenance
     dirty = " (dirty)" if any(flag.lower() == "true" for flag in seen["is_dirty"]) else ""
     sizes = sorted({(arm.num_layers, arm.hidden_size) for arm in section.arms if arm.num_layers})
@@ -179,7 +182,7 @@ def _context(section: Section, measure: str) -> dict[str, str]:
         "target field": own["target_field"] or "not stated",
         "part": own["dataset_part"] or "not stated",
         "protocol": _protocol(section) + _generated(section),
-        "measure": f"{measure}, after the last edit{_locality(section)}",
+        "measure": f"{section.measure}, after the last edit{_locality(section)}",
         "seeds": _seeds(section),
         "commit": (_join(commit[:12] for commit in seen["commit"]) or "not stated") + dirty,
     }
@@ -228,6 +231,14 @@ def _seeds(section: Section) -> str:
     every = sorted({seed for arm in section.arms for seed in arm.seeds})
     spread = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     return f"{spread} per arm ({_join(every)})"
+
+
+def _measure_note(paper: str | None, section: Section) -> list[str]:
+    """Why the paper's numbers are of another measure than usual, or than ours here."""
+    published = published_measures().get(paper or "")
+    if published is None or {published.measure, section.measure} == {USUAL_MEASURE}:
+        return []
+    return [f"the paper's measure: {published.measure}, as {published.why}"]
 
 
 def _serial_notes(section: Section) -> list[str]:

@@ -82,6 +82,7 @@ class Finding:
         difference: First minus second, averaged over pairs of arms, then over seeds; None: not run.
         num_pairs: Number of pairs of arms that it is averaged over.
         why: Why there is no difference; "" if there is one.
+        measure: How the answers were scored; None: not run.
     """
 
     check: Check
@@ -89,6 +90,7 @@ class Finding:
     difference: Estimate | None = None
     num_pairs: int = 0
     why: str = ""
+    measure: str | None = None
 
 
 def load_claims() -> tuple[Claim, ...]:
@@ -168,7 +170,8 @@ def find(check: Check, section: Section, records: RecordReader | None) -> Findin
     found = _difference(check, scored, section.measure, records)
     if found is None:
         return Finding(check, "not run", why="the arms have no seed in common")
-    return Finding(check, judge(found, check.relation, check.by), found, len(scored))
+    verdict = judge(found, check.relation, check.by)
+    return Finding(check, verdict, found, len(scored), measure=section.measure)
 
 
 def judge(difference: Estimate, relation: str, by: float) -> Verdict:

@@ -14,6 +14,7 @@ from pathlib import Path
 import yaml
 
 FOLDER = Path(__file__).resolve().parents[2] / "search_spaces" / "dataset"
+LOCALITY = "locality"
 USUAL = "locality_far"  # also of a data set that has no file here
 
 
@@ -38,4 +39,4 @@ def published_locality(dataset: str, folder: Path = FOLDER) -> str:
 def named_in_tables(score: str, dataset: str) -> str:
     """`score`, or `locality` in place of the kind that the data set's is."""
     first, dot, rest = score.partition(".")
-    return f"locality{dot}{rest}" if first == published_locality(dataset) else score
+    return f"{LOCALITY}{dot}{rest}" if first == published_locality(dataset) else score

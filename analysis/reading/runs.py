@@ -18,7 +18,11 @@ from analysis.errors import StoreError
 from analysis.reading.database import Database
 from analysis.reading.ledger_ends import ledger_ends
 from analysis.reading.logged import LoggedRun
-from analysis.reading.published_locality import named_in_tables
+from analysis.reading.published_locality import (
+    LOCALITY,
+    named_in_tables,
+    published_locality,
+)
 from analysis.reading.server import Server, fetch
 
 TAGS = (
@@ -154,7 +158,7 @@ def read_records(address: str, dataset: str, when: str = "final") -> pd.DataFram
         records = pd.DataFrame([json.loads(line) for line in file])
     if not {"record_id", "score"} <= set(records.columns):
         return None
-    records["score"] = [named_in_tables(score, dataset) for score in records["score"]]
+    records["score"] = records["score"].replace(published_locality(dataset), LOCALITY)
     subject = records["subject"] if "subject" in records else records["record_id"]
     records["subject"] = subject.where(~subject.isin(["", "None"]), records["record_id"])
     records["subject"] = records["subject"].fillna(records["record_id"])

@@ -11,6 +11,8 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Metric
 
+from analysis.published.measures import measure_of
+
 BATCH = {
     "kind": "batch",
     "num_edits": 30,
@@ -51,7 +53,11 @@ class Writer:
         numbers: Mapping[str, float] | None = None,
         **tags: Any,
     ) -> str:
-        """Write one run; `scores` are final token reliability, generality and far locality."""
+        """Write one run.
+
+        Its `scores` are final reliability, generality and far locality, in tokens and in the
+        measure of the published table that it answers.
+        """
         if ablation not in self._experiments:
             location = (self.store / "artifacts").as_uri()
             found = self.client.create_experiment(ablation, artifact_location=location)
@@ -66,7 +72,9 @@ class Writer:
             tags={k: v if isinstance(v, str) else json.dumps(v) for k, v in values.items()},
         )
         if scores is not None:
-            self.client.log_batch(run.info.run_id, metrics=_metrics(scores, values["protocol"]))
+            for measure in {"token", measure_of([values["paper"]])}:
+                logged = _metrics(scores, values["protocol"], measure)
+                self.client.log_batch(run.info.run_id, metrics=logged)
         if numbers:
             step = int(values["protocol"]["num_edits"])
             logged = [Metric(name, value, 0, step) for name, value in numbers.items()]
@@ -112,14 +120,16 @@ def _tags(ablation: str, arm: str, seed: int) -> dict[str, Any]:
     }
 
 
-def _metrics(scores: tuple[float, float, float], protocol: Mapping[str, Any]) -> list[Metric]:
+def _metrics(
+    scores: tuple[float, float, float], protocol: Mapping[str, Any], measure: str
+) -> list[Metric]:
     names = ("reliability", "generality", "locality_far")
     final = dict(zip(names, scores, strict=True))
     step = int(protocol["num_edits"])
-    logged = [Metric(f"{name}.token.before", BEFORE[name], 0, 0) for name in names]
+    logged = [Metric(f"{name}.{measure}.before", BEFORE[name], 0, 0) for name in names]
     # An earlier checkpoint, to be superseded by the last step.
-    logged += [Metric(f"{name}.token.final", 0.0, 0, step // 2) for name in names]
-    logged += [Metric(f"{name}.token.final", final[name], 0, step) for name in names]
+    logged += [Metric(f"{name}.{measure}.final", 0.0, 0, step // 2) for name in names]
+    logged += [Metric(f"{name}.{measure}.final", final[name], 0, step) for name in names]
     return [*logged, Metric("edit_seconds", 0.5, 0, step)]
 
 
@@ -149,7 +159,13 @@ def _fill_lora(write: Writer) -> None:
         write.trial(lora, "middle", seed, (reliability, 0.5, 1.0), **middle)
     # One seed with per-record results of two subjects; stands for ranks 16 (printed) and 32, 64.
     records = [
-        {"record_id": str(i), "subject": f"s{i % 2}", "score": score, "token": i % 2, "exact": 0}
+        {
+            "record_id": str(i),
+            "subject": f"s{i % 2}",
+            "score": score,
+            "token": i % 2,
+            "exact": i % 2,
+        }
         for i in range(4)
         for score in ("reliability", "generality", "locality_far")
     ]

@@ -80,6 +80,7 @@ def test_read_records_when_a_record_has_no_subject_then_it_is_its_own(tmp_path: 
     lines = [
         '{"record_id": "7", "subject": null, "score": "reliability", "token": 1, "when": "final"}',
         '{"record_id": "8", "subject": "s", "score": "reliability", "token": 0, "when": "final"}',
+        '{"record_id": "9", "subject": "s", "token": 1, "when": "before"}',  # of no score
         '{"record_id": "8", "subject": "s", "score": "reliability", "token": 1, "when": "before"}',
     ]
     path = tmp_path / "records with space.jsonl"
