@@ -17,6 +17,7 @@ from orchestrator.planning.plan_keys import check_keys, partly_obeyed
 from orchestrator.planning.ranges import check_ranges
 from orchestrator.planning.resolving import Resolver
 from orchestrator.planning.searches import Search, arm_label, read_searches, spec_for
+from orchestrator.planning.shapes import is_unpinned
 from orchestrator.planning.trial_spec import Origin, Swept, TrialSpec
 from orchestrator.settings.complaints import unknown
 from orchestrator.settings.models import PARTS, SweepConfig
@@ -79,6 +80,20 @@ class Plan:
         if not self.is_search:
             return self.trials
         return tuple(spec for spec in self.middles for _ in range(self._num_of_a_search))
+
+    @functools.cached_property
+    def unpinned(self) -> tuple[str, ...]:
+        """One line for each backbone whose file names no revision: no sweep loads it like that."""
+        names = {
+            str(spec.backbone["name"]): str(spec.backbone["model"])
+            for spec in self.knowable
+            if is_unpinned(spec.backbone)
+        }
+        return tuple(
+            f"backbone={name}: {model} needs revision: add backbone.revision=COMMIT, so that it "
+            "is pinned"
+            for name, model in names.items()
+        )
 
     @functools.cached_property
     def middles(self) -> tuple[TrialSpec, ...]:

@@ -71,7 +71,8 @@ def read_backbone(
             )
         revision = origins.get("backbone.revision")
         is_own = revision is None or revision.source.startswith("backbone ")
-        if not backbone.get("revision") or (is_typed and is_own):
+        is_given = revision is not None and not is_own
+        if (is_typed and is_own) or (is_given and not backbone.get("revision")):
             raise UsageError(
                 f"backbone.model={typed}: needs revision: add its backbone.revision=COMMIT, "
                 "so that it is pinned"
@@ -87,6 +88,13 @@ def read_backbone(
         if source:
             changed["backbone.dtype"] = type(source)(f"auto: {why}")
     return changed
+
+
+def is_unpinned(backbone: Mapping[str, Any]) -> bool:
+    """Whether a read backbone is a model id without the revision that is meant."""
+    model = str(backbone.get("model"))
+    is_id = not model.startswith((EMBEDDED, PACKAGED)) and not is_path(model)
+    return is_id and not backbone.get("revision")
 
 
 def _read_gguf(path: Path) -> dict[str, Any] | None:

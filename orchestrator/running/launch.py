@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import cuda, get_num_threads, set_num_threads
 
-from orchestrator.errors import StandstillError
+from orchestrator.errors import StandstillError, UsageError
 from orchestrator.forecast.calibration import keep_speed
 from orchestrator.forecast.placement import preflight
 from orchestrator.planning.cell import Cell
@@ -37,6 +37,8 @@ def prepared(
     check_niceness(plan.config.cluster, plan.config.niceness)
     check_address(plan.config.cluster)
     check_folder(plan.config.cluster)
+    if plan.unpinned:
+        raise UsageError(plan.unpinned[0])
     cache = cache_of(plan.config)
     set_num_threads(min(get_num_threads(), usable_cpus()))  # of a container's share, not of all
     waiting.now("checking settings, backbone and data")

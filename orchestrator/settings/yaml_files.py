@@ -152,6 +152,10 @@ class SearchSpaces:
             self._loaded["", "metrics"] = self.read(self.folder / "metrics.yaml")
         return self._loaded["", "metrics"]
 
+    def deviations(self) -> Mapping[str, Any]:
+        """`deviations.yaml`: what papers state and `scale=paper` does not meet."""
+        return self.read(self.folder / "deviations.yaml")
+
     def question(self, ablation: str) -> str:
         """The question that an ablation answers: the comment on the second line of its file."""
         lines = self._lines("ablation", ablation)

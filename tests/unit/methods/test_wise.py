@@ -199,7 +199,7 @@ def test_norm_bound_then_no_entry_leaves_the_box(llama: Backbone, tmp_path: Path
 def test_yaml_then_paper_and_public_code_differ_in_six_settings(name: str) -> None:
     values = read_method(name)
     settings = method_settings(values)
-    reference = values["presets"]["llama2_7b"]["reference"]
+    reference = values["presets"]["llama2_7b"]["arm"]
     for preset in (reference, read_presets("facts", name), read_presets("facts_zsre", name)):
         assert preset
         assert set(preset) <= set(settings)

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from orchestrator.errors import LedgerError, StandstillError
+from orchestrator.errors import LedgerError, StandstillError, UsageError
 from orchestrator.planning import plan
 from orchestrator.planning.cell import Cell, Remembered
 from orchestrator.running import launch
 from orchestrator.running.driver import Sweep
+from orchestrator.running.interruption import Interruption
 from orchestrator.settings import loading as config
 from orchestrator.store.rows import Outcome
 from orchestrator.store.settled import Options
@@ -224,3 +225,13 @@ def run(new: Driver) -> Outcome:
 
     with Waiting("") as waiting:
         return launch.run(grid(), Options(), waiting, prepare)
+
+
+def test_run_when_a_backbone_has_no_revision_then_it_is_refused_and_planned_all_the_same() -> None:
+    made = plan.expand(config.load(["ablation=smoke", "backbone=bloomz_1b1"]))
+    (line,) = made.unpinned
+    assert line.startswith("backbone=bloomz_1b1: bigscience/bloomz-1b1 needs revision: add back")
+    with pytest.raises(UsageError, match="backbone=bloomz_1b1: .* needs revision"):
+        launch.prepared(made, Options(), Interruption(), Waiting("checking"))
+    assert plan.expand(config.load(["ablation=smoke", "backbone=bloomz_560m"])).unpinned == ()
+    assert plan.expand(config.load(["ablation=smoke", "backbone=facts"])).unpinned == ()

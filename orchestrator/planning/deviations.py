@@ -1,0 +1,73 @@
+"""What papers state and a plan at `scale=paper` does not meet: `search_spaces/deviations.yaml`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from orchestrator.errors import UsageError
+from orchestrator.planning.plan import Plan
+from orchestrator.settings.complaints import complaint
+from orchestrator.settings.yaml_files import SearchSpaces
+
+PAPER_SCALE = "paper"
+
+
+class Deviation(BaseModel):
+    """Some settings of one method in one paper, and why they are not met.
+
+    Attributes:
+        paper: As in the names of its tables: memoe_v1, memoe_v2, lemoe, arm.
+        method: As the paper calls it.
+        settings: Their names in `analysis/paper_tables/hyperparameters.csv`.
+        values: The stated values that are not met, where a paper states several; none: all.
+        concerns: Methods whose trials deviate, or all; none: nothing that runs does.
+        why: The reason, in words.
+    """
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    paper: str
+    method: str
+    settings: Annotated[list[str], Field(min_length=1)]
+    values: list[str] = []
+    concerns: list[str] | Literal["all"] = []
+    why: str
+
+
+class _Deviations(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    deviations: list[Deviation]
+
+
+def read_deviations(spaces: SearchSpaces) -> tuple[Deviation, ...]:
+    """All deviations, in the order of the file.
+
+    Raises:
+        UsageError: If the file is not as it should be, or names a method that there is not.
+    """
+    try:
+        found = _Deviations.model_validate(spaces.deviations()).deviations
+    except ValidationError as error:
+        raise UsageError(f"deviations.yaml: {complaint(error, _Deviations, (), ())}") from error
+    known = spaces.names("method")
+    for deviation in found:
+        for name in () if deviation.concerns == "all" else deviation.concerns:
+            if name not in known:
+                raise UsageError(f"deviations.yaml: {name!r} is no method")
+    return tuple(found)
+
+
+def deviation_lines(plan: Plan) -> list[str]:
+    """One line for each reason why a trial of `plan` differs from its paper's text."""
+    if plan.config.scale != PAPER_SCALE:
+        return []
+    papers = {table.partition("_table")[0].partition("_figure")[0] for table in plan.config.paper}
+    methods = {str(spec.method["name"]) for spec in plan.knowable}
+    return [
+        f"not as {each.paper} states, {each.method}: {', '.join(each.settings)}: {each.why}"
+        for each in read_deviations(plan.config.spaces)
+        if each.paper in papers and (each.concerns == "all" or methods & set(each.concerns))
+    ]
