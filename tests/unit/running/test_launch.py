@@ -231,7 +231,7 @@ def test_run_when_a_backbone_has_no_revision_then_it_is_refused_and_planned_all_
     made = plan.expand(config.load(["ablation=smoke", "backbone=bloomz_1b1"]))
     (line,) = made.unpinned
     assert line.startswith("backbone=bloomz_1b1: bigscience/bloomz-1b1 needs revision: add back")
-    with pytest.raises(UsageError, match="backbone=bloomz_1b1: .* needs revision"):
+    with pytest.raises(UsageError, match=r"backbone=bloomz_1b1: .* needs revision"):
         launch.prepared(made, Options(), Interruption(), Waiting("checking"))
     assert plan.expand(config.load(["ablation=smoke", "backbone=bloomz_560m"])).unpinned == ()
     assert plan.expand(config.load(["ablation=smoke", "backbone=facts"])).unpinned == ()
