@@ -48,8 +48,12 @@ class MethodSpec:
 
     @classmethod
     def parse(cls, told: Mapping[str, Any]) -> MethodSpec:
-        """Its settings stand beside name and module; which there are is for the Config to say."""
-        settings = {key: value for key, value in told.items() if key not in ("name", "module")}
+        """Its settings stand beside name and module; which there are is for the Config to say.
+
+        The reading of the paper is none of them: the plan has put its values in.
+        """
+        beside = ("name", "module", "reading")
+        settings = {key: value for key, value in told.items() if key not in beside}
         names = {key: told[key] for key in ("name", "module") if key in told}
         return _part(cls, "method", {**names, "settings": settings})
 

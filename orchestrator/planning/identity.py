@@ -11,8 +11,13 @@ from typing import Any
 from orchestrator.planning.trial_spec import TrialSpec
 
 # What says where or under which name, not what: the same cell of two ablations is one result.
-_NOT_METHOD = {"name"}
-_METHOD_AS_BEFORE = {"kl_position": "last"}  # settings that were added, at what held before
+_NOT_METHOD = {"name", "reading"}  # the values that a reading stands for are there
+# Settings that were added, at what held before; by module, as others have the same names.
+_AS_BEFORE: Mapping[str, Mapping[str, Any]] = {
+    "memit": {"kl_position": "last"},
+    "lemoe": {"renormalises_gates": True},
+    "arm": {"likelihood_term": True, "router_optimiser": "adam"},
+}
 _NOT_DATASET = {"path", "max_edits", "locality", "keep_unchanged"}  # the last is in the digest
 _OF_BAND = {"frequency_band", "frequency_source"}
 _NOT_BACKBONE = {"name", "memory_gib", "weights_gib", "edit_layer"}
@@ -47,11 +52,12 @@ def identity_fields(spec: TrialSpec, extra: Mapping[str, Any]) -> dict[str, Any]
         dataset.pop("known_only", None)
     if dataset.get("module") == dataset.get("name"):  # as before modules were named
         dataset.pop("module", None)
+    as_before = _AS_BEFORE.get(str(spec.method.get("module")), {}).items()
     return {
         "method": {
             key: value
             for key, value in spec.method.items()
-            if key not in _NOT_METHOD and (key, value) not in _METHOD_AS_BEFORE.items()
+            if key not in _NOT_METHOD and (key, value) not in as_before
         },
         "backbone": backbone,
         "dataset": dataset,

@@ -20,6 +20,7 @@ from orchestrator.planning.part_values import (
 from orchestrator.planning.presets import Presets, fields_of
 from orchestrator.planning.protocol_values import check_order_seed, check_use, is_typed, reduced
 from orchestrator.planning.ranges import as_kind_of, check_size
+from orchestrator.planning.readings import read_as_printed
 from orchestrator.planning.shapes import EMBEDDED, read_backbone
 from orchestrator.planning.trial_spec import (
     DEPTH_FIELDS,
@@ -194,6 +195,7 @@ class Resolver:
             if known not in self._swept:
                 self._swept[known] = swept, *self._swept_field(key, swept, loaded, backbone)
             _, method[field_name], origins[key] = self._swept[known]
+        read_as_printed(method, origins, loaded)
         return method, origins, loaded.get("order")
 
     def _swept_field(

@@ -52,6 +52,8 @@ class _Method(_Checked):
     published_on: str | None = None
     order: Order | None = None
     presets: dict[str, dict[str, dict[str, Any]]] | None = None
+    reading: Literal["working", "printed"] | None = None
+    printed: dict[str, Any] | None = None
     cost: _MethodCost | None = None
     tune: dict[str, list[Any] | dict[str, Any]] | None = None
 

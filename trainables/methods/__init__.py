@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from trainables.interfaces import Family  # and torch: not for --list
 
 # Keys of a method's YAML that are not settings of the method itself.
-NOT_SETTINGS = frozenset({"name", "module", "order", "published_on", "presets", "cost", "tune"})
+NOT_SETTINGS = frozenset(
+    {"name", "module", "order", "published_on", "presets", "reading", "printed", "cost", "tune"}
+)
 
 
 def method_settings(values: Mapping[str, Any]) -> dict[str, Any]:

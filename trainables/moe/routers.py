@@ -56,9 +56,12 @@ def top_k_of_softmax(scores: Tensor, top_k: int) -> Tensor:
 
     The kept gates are not scaled up to sum 1. With fewer experts than `top_k` all are kept.
     """
-    gates = scores.softmax(-1)
-    top_k = min(top_k, gates.shape[-1])
-    index = gates.topk(top_k, dim=-1).indices
+    return largest(scores.softmax(-1), top_k)
+
+
+def largest(gates: Tensor, top_k: int) -> Tensor:
+    """`gates` (..., E), all but the `top_k` largest set to zero."""
+    index = gates.topk(min(top_k, gates.shape[-1]), dim=-1).indices
     return torch.zeros_like(gates).scatter(-1, index, gates.gather(-1, index))
 
 
@@ -73,9 +76,11 @@ def softmax_of_top_k(scores: Tensor, top_k: int) -> Tensor:
 
 
 class FrozenAnchors:
-    """Keys computed from data and kept; cosine similarity, softmax over the top_k of them."""
+    """Keys computed from data and kept; cosine similarity, softmax, top_k of them."""
 
-    def __init__(self, centre: Tensor, top_k: int, temperature: float) -> None:
+    def __init__(
+        self, centre: Tensor, top_k: int, temperature: float, *, renormalises: bool = True
+    ) -> None:
         """No experts yet.
 
         Args:
@@ -83,11 +88,15 @@ class FrozenAnchors:
                 their differences, and without it all cosines are close to 1.
             top_k: Experts per input.
             temperature: Divides the cosines before the softmax.
+            renormalises: Whether the gates of the top_k sum to 1; else they are those of the
+                softmax over all experts (LEMoE, Eq. 11), in training those of the experts that
+                learn.
         """
         self.centre = centre
         self.keys = centre.new_empty(0, len(centre))  # (E, D)
         self._top_k = top_k
         self._temperature = temperature
+        self._renormalises = renormalises
 
     def add(self, groups: Tensor, generator: torch.Generator) -> None:
         """Append the keys of new experts."""
@@ -103,7 +112,11 @@ class FrozenAnchors:
 
     def gates(self, features: Tensor, first: int = 0) -> Tensor:
         """Gates (..., E); training is forced onto the experts from `first` on, its own."""
-        own = softmax_of_top_k(self.scores(features)[..., first:], self._top_k)
+        scores = self.scores(features)
+        if self._renormalises:
+            own = softmax_of_top_k(scores[..., first:], self._top_k)
+        else:
+            own = largest(scores.softmax(-1)[..., first:], self._top_k)
         return nn.functional.pad(own, (first, 0))
 
     def trainable(self) -> dict[str, nn.Parameter]:

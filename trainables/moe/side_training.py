@@ -89,12 +89,14 @@ class LossTerms:
         margins: In the unit of the memories' activations.
         margin_weight: Weight of L_mar and L_mem beside the likelihood, which weighs 1.
         has_margin: Whether L_mar is part of it.
+        has_likelihood: Whether the targets' likelihood is.
         average: How hinges are averaged.
     """
 
     margins: Margins
     margin_weight: float
     has_margin: bool = True
+    has_likelihood: bool = True
     average: HingeMean = "all"
 
 
@@ -193,9 +195,7 @@ class SideTraining:
         """Likelihood of the targets, and the terms that `LossTerms` names."""
         rows, terms = self._rows, self._terms
         shift = self._shift(rows.edited, self._edited_by)
-        output = rows.edited.layer + shift.to(rows.edited.layer.dtype)
-        losses = self._layer.per_token(token_losses, rows.edited.tokens, output, rows.labels)
-        loss = row_loss(losses, self._scored_rows)
+        loss = self._likelihood(shift) if terms.has_likelihood else 0.0 * shift.sum()
         if terms.has_margin:
             loss = loss + terms.margin_weight * self._margin(shift)
         if self._remembered is not None:
@@ -204,6 +204,12 @@ class SideTraining:
             behind = memory_loss(self._held, activation, terms.margins.gap)
             loss = loss + terms.margin_weight * behind
         return loss
+
+    def _likelihood(self, shift: Tensor) -> Tensor:
+        rows = self._rows
+        output = rows.edited.layer + shift.to(rows.edited.layer.dtype)
+        losses = self._layer.per_token(token_losses, rows.edited.tokens, output, rows.labels)
+        return row_loss(losses, self._scored_rows)
 
     @torch.no_grad()
     def commit(self) -> None:

@@ -120,6 +120,31 @@ def test_loss_and_gradient_then_those_of_the_whole_model(
         torch.testing.assert_close(parameter.grad, gradient * mask, atol=1e-3 * size, rtol=1e-3)
 
 
+def test_loss_without_the_likelihood_then_the_margins_alone(
+    llama: Backbone, tmp_path: Path
+) -> None:
+    editor = make(llama, tmp_path)
+    rows = editor.rows(edit_batch(llama.tokenizer, EDITS, end=True), PLAN)
+    weight = SETTINGS.margin_weight
+    losses = {
+        names: float(
+            editor.training(
+                rows,
+                PLAN,
+                LossTerms(SETTINGS.margins, weight, has_likelihood="likelihood" in names),
+            )
+            .loss()
+            .detach()
+        )
+        for names in ("likelihood and margins", "margins")
+    }
+    plain = editor.training(rows, PLAN, LossTerms(SETTINGS.margins, 0.0))
+    assert losses["margins"] > 0
+    assert losses["likelihood and margins"] == pytest.approx(
+        losses["margins"] + float(plain.loss().detach()), rel=1e-5
+    )
+
+
 def test_commit_then_only_the_owners_change_and_only_inside_their_masks(
     llama: Backbone, tmp_path: Path
 ) -> None:

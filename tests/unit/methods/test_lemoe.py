@@ -38,6 +38,7 @@ CONFIG = Config(
     anchor_words="content",
     projection_size=None,
     router_temperature=0.1,
+    renormalises_gates=True,
     bypass_weight=1.0,
     edit_lr=2e-2,
     num_steps=6,

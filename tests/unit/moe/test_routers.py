@@ -57,6 +57,17 @@ def test_frozen_anchors_scores_by_hand() -> None:
     torch.testing.assert_close(scores, torch.tensor([[1.2, 1.6]]))
 
 
+def test_frozen_anchors_gates_as_printed_are_those_of_the_softmax_over_all() -> None:
+    router = FrozenAnchors(torch.tensor([0.0, 0.0]), 1, 1.0, renormalises=False)
+    router.add(torch.eye(2), drawn())
+    feature = torch.tensor([[0.6, 0.8]])  # its cosines
+    first, second = (math.exp(cosine) / (math.exp(0.6) + math.exp(0.8)) for cosine in (0.6, 0.8))
+    torch.testing.assert_close(router.gates(feature), torch.tensor([[0.0, second]]))
+    # In training the expert that learns has the gate which it will have, whoever is larger.
+    router.keys = router.keys.flip(0)
+    torch.testing.assert_close(router.gates(feature, first=1), torch.tensor([[0.0, first]]))
+
+
 def test_frozen_anchors_gates_by_hand() -> None:
     query = torch.tensor([[4.0, 5.0]])
     torch.testing.assert_close(anchors(1).gates(query), torch.tensor([[0.0, 1.0]]))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -145,3 +147,17 @@ def test_router_when_loaded_then_its_next_step_is_the_same() -> None:
     for router in (one, other):
         router.step(features, owners)
     assert torch.equal(one.scores(features), other.scores(features))
+
+
+def test_router_by_sgd_then_one_step_is_the_rate_times_the_gradient() -> None:
+    router = ProjectionRouter(2, 2, 0.5, CPU, optimiser="sgd")
+    features = torch.tensor([[1.0, 2.0]])
+    loss = router.step(features, torch.tensor([1]))
+    assert float(loss) == pytest.approx(math.log(2))  # it starts at zero
+    # softmax less one-hot: (.5, -.5), times the features and the rate; then the bias
+    weight = -0.5 * torch.tensor([[0.5, 1.0], [-0.5, -1.0]])
+    bias = -0.5 * torch.tensor([0.5, -0.5])
+    torch.testing.assert_close(router.scores(features), features @ weight.T + bias)
+    again = ProjectionRouter(2, 2, 0.5, CPU, optimiser="sgd")
+    again.load(router.state())
+    assert torch.equal(again.scores(features), router.scores(features))

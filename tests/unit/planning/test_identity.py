@@ -66,7 +66,7 @@ def test_fingerprint_when_computed_then_it_is_the_hash_of_the_canonical_identity
         {"published": {}},
         {"swept": {}},
         {"method": {**SPEC.method, "name": "another_arm"}},
-        {"method": {**SPEC.method, "kl_position": "last"}},  # as before it could be chosen
+        {"method": {**SPEC.method, "reading": "printed"}},  # its values stand there
         {"dataset": {**SPEC.dataset, "path": "/elsewhere"}},
         {"dataset": {**SPEC.dataset, "path": ["/one", "/two"]}},
         {"dataset": {**SPEC.dataset, "keep_unchanged": True}},  # the digest tells
@@ -86,7 +86,7 @@ def test_fingerprint_when_only_a_name_or_place_changes_then_it_stays(
         {"seed": 1},
         {"method": {**SPEC.method, "lora_rank": 16}},
         {"method": {**SPEC.method, "module": "other"}},
-        {"method": {**SPEC.method, "kl_position": "subject"}},
+        {"method": {**SPEC.method, "kl_position": "last"}},  # of another method than memit
         {"backbone": {**SPEC.backbone, "dtype": "bfloat16"}},
         {"dataset": {**SPEC.dataset, "part": "tune"}},
         {"dataset": {**SPEC.dataset, "version": 2}},
@@ -124,3 +124,23 @@ def test_spec_when_written_and_read_as_json_then_it_is_the_same_trial() -> None:
     again = TrialSpec.from_dict(json.loads(json.dumps(SPEC.to_dict())))
     assert again == SPEC
     assert fingerprint(again, EXTRA) == fingerprint(SPEC, EXTRA)
+
+
+@pytest.mark.parametrize(
+    ("module", "key", "as_before", "other"),
+    [
+        ("memit", "kl_position", "last", "subject"),
+        ("lemoe", "renormalises_gates", True, False),
+        ("arm", "likelihood_term", True, False),
+        ("arm", "router_optimiser", "adam", "sgd"),
+    ],
+)
+def test_fingerprint_when_a_setting_was_added_then_what_held_before_is_what_it_was(
+    module: str, key: str, as_before: object, other: object
+) -> None:
+    method = {**SPEC.method, "module": module}
+    before, same, new = (
+        fingerprint(dataclasses.replace(SPEC, method=method | more), EXTRA)
+        for more in ({}, {key: as_before}, {key: other})
+    )
+    assert before == same != new

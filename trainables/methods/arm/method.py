@@ -55,7 +55,12 @@ from trainables.interfaces import (
     State,
 )
 from trainables.methods.arm.memory import EditMemory
-from trainables.methods.arm.router import ProjectionRouter, Routing, expert_route
+from trainables.methods.arm.router import (
+    ProjectionRouter,
+    RouterOptimiser,
+    Routing,
+    expert_route,
+)
 from trainables.moe.augmentation import Augmentation
 from trainables.moe.embeddings import PromptEmbedder
 from trainables.moe.merging import Compression, compressed
@@ -93,6 +98,7 @@ class Config:
         margin_weight: Weight of L_mar + L_mem beside the edit's likelihood.
         margin_term: Whether L_mar is part of the loss.
         memory_term: Whether L_mem is.
+        likelihood_term: Whether the likelihood of the edit's target is; the paper prints none.
         memory_size: Most edits remembered for L_mem; at the limit a drawn one is removed.
         augmentation: Further forms of an edit's prompt: random prefixes, changed subjects.
         num_prefixes: So many further forms.
@@ -100,7 +106,8 @@ class Config:
         edit_lr: SGD's rate, in the margins' unit.
         num_steps: Most steps per batch of edits.
         stop_loss: A batch is done below this loss; None: never early.
-        router_lr: Adam's rate of the projection router.
+        router_optimiser: Of the projection router.
+        router_lr: Its rate.
         router_input: What the router reads.
         inference_routing: Who routes at inference (Table 5).
         abstain_threshold: beta' in the margins' unit; None: by `abstain_ratio`.
@@ -123,6 +130,7 @@ class Config:
     margin_weight: PositiveOrZero
     margin_term: bool
     memory_term: bool
+    likelihood_term: bool
     memory_size: Count
     augmentation: Augmentation
     num_prefixes: CountOrZero
@@ -130,6 +138,7 @@ class Config:
     edit_lr: Positive
     num_steps: Count
     stop_loss: float | None
+    router_optimiser: RouterOptimiser
     router_lr: Positive
     router_input: RouterInput
     inference_routing: Routing
@@ -315,11 +324,22 @@ class Arm:
     def _new_router(self) -> ProjectionRouter:
         backbone, config = self._backbone, self._config
         size = backbone.ffn_size if config.router_input == "down_input" else backbone.hidden_size
-        return ProjectionRouter(size, config.num_experts, config.router_lr, backbone.device)
+        return ProjectionRouter(
+            size,
+            config.num_experts,
+            config.router_lr,
+            backbone.device,
+            optimiser=config.router_optimiser,
+        )
 
     def _start(self, batch: EditBatch, plan: BatchPlan, rows: EditRows) -> SideRun:
         editor, config, router = self._editor, self._config, begun(self._router)
-        terms = LossTerms(editor.settings.margins, config.margin_weight, config.margin_term)
+        terms = LossTerms(
+            editor.settings.margins,
+            config.margin_weight,
+            has_margin=config.margin_term,
+            has_likelihood=config.likelihood_term,
+        )
         training = editor.training(rows, plan, terms)
         features = self._features(rows.edited.inputs, rows.edited.tokens)
 

@@ -2,8 +2,10 @@
 
 Source: ARM (Serial Lifelong Editing via Mixture of Knowledge Experts), Eq. 7 to 9 and Table 5.
 
-Choices where the paper is silent: a linear layer that starts at zero, trained by Adam with one step
-for each step of the expert; its moments live as long as the router, and its features are
+Table 8 names one optimiser, SGD, for both rates; the default here is Adam, and `sgd` is as printed.
+
+Choices where the paper is silent: a linear layer that starts at zero, trained with one step for
+each step of the expert; Adam's moments live as long as the router, and its features are
 standardised by the caller. The published rate is 1e-4; on standardised features of small models
 1e-3 routes more edits to their own expert. Table 5's "Act. + Router" is "the weighted sum"; here
 the router's softmax and the experts' shares of all activation weigh alike.
@@ -19,6 +21,7 @@ from torch import Tensor, nn
 from trainables.interfaces import State
 
 Routing = Literal["projection", "activation", "both"]
+RouterOptimiser = Literal["adam", "sgd"]
 
 
 def expert_route(
@@ -48,11 +51,17 @@ class ProjectionRouter:
     """Scores (B, E) of E experts from features (B, F)."""
 
     def __init__(
-        self, num_features: int, num_experts: int, lr: float, device: torch.device
+        self,
+        num_features: int,
+        num_experts: int,
+        lr: float,
+        device: torch.device,
+        optimiser: RouterOptimiser = "adam",
     ) -> None:
         self._weight = nn.Parameter(torch.zeros(num_experts, num_features, device=device))
         self._bias = nn.Parameter(torch.zeros(num_experts, device=device))
-        self._adam = torch.optim.Adam([self._weight, self._bias], lr=lr)
+        kind = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[optimiser]
+        self._optimiser = kind([self._weight, self._bias], lr=lr)
 
     @property
     def num_bytes(self) -> int:
@@ -73,16 +82,16 @@ class ProjectionRouter:
         """
         logits = nn.functional.linear(features, self._weight, self._bias)
         loss = nn.functional.cross_entropy(logits, owners)
-        self._adam.zero_grad(set_to_none=True)
+        self._optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        self._adam.step()
-        self._adam.zero_grad(set_to_none=True)
+        self._optimiser.step()
+        self._optimiser.zero_grad(set_to_none=True)
         return loss.detach()
 
     def state(self) -> State:
         """The layer and Adam's moments."""
         state = State({"weight": self._weight.detach(), "bias": self._bias.detach()})
-        for index, moments in self._adam.state_dict()["state"].items():
+        for index, moments in self._optimiser.state_dict()["state"].items():
             for key, value in moments.items():
                 state.tensors[f"adam/{index}/{key}"] = torch.as_tensor(value)
         return state
@@ -97,5 +106,5 @@ class ProjectionRouter:
             if name.startswith("adam/"):
                 _, index, key = name.split("/")
                 moments.setdefault(int(index), {})[key] = value.clone()
-        groups = self._adam.state_dict()["param_groups"]
-        self._adam.load_state_dict({"state": moments, "param_groups": groups})
+        groups = self._optimiser.state_dict()["param_groups"]
+        self._optimiser.load_state_dict({"state": moments, "param_groups": groups})
