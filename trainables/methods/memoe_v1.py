@@ -67,7 +67,7 @@ from trainables.interfaces import (
 )
 from trainables.moe.embeddings import PromptEmbedder
 from trainables.moe.entities import AnchorSource, AnchorWords
-from trainables.moe.experts import ExpertShape, bank_of
+from trainables.moe.experts import ExpertShape, Merging, bank_of
 from trainables.moe.losses import balance_loss
 from trainables.moe.nltk_data import NltkData
 from trainables.moe.routers import HiddenRouter
@@ -84,7 +84,6 @@ from trainables.optimise import (
 )
 from trainables.prompts import row_index
 
-Merging = Literal["top_k", "soft", "soft_outputs"]
 RoutingInput = Literal["token", "sentence", "anchor", "anchor_only"]
 AnchorScale = Literal["rescaled", "raw"]
 

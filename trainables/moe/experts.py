@@ -29,6 +29,9 @@ from torch import Tensor, nn
 from trainables.interfaces import Backbone
 
 ExpertShape = Literal["ffn", "dense", "down"]
+Merging = Literal[
+    "top_k", "soft", "soft_outputs"
+]  # the best experts, or all: parameters or outputs
 
 # Elements of one expert's matrix above which experts are run one by one on views: a batched product
 # would copy the weights of the experts in use and pad every group to the largest one.

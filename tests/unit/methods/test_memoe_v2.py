@@ -265,3 +265,38 @@ def test_router_when_the_term_is_left_out_and_gates_are_constant_then_it_is_not_
     guided.advance(5)
     after = guided.state().inner("router").tensors
     assert not torch.equal(before["experts"], after["experts"])
+
+
+@pytest.mark.parametrize("merging", ["top_k", "soft", "soft_outputs"])
+def test_merging_then_soft_lets_every_expert_learn_and_lowers_the_loss(
+    llama: Backbone, artefacts: Artefacts, merging: str
+) -> None:
+    """Of three edits that one expert is told to learn, the others learn nothing."""
+    method = built(llama, artefacts, merging=merging, head_share=1.0, num_steps=12)
+    report = edit(method, llama, FIRST)
+    assert report.final_loss is not None
+    stored = method.state().tensors
+    (bank,) = [tensor for name, tensor in stored.items() if name.endswith("outer")]
+    learned = [bool(expert.abs().max() > 0) for expert in bank]
+    assert learned == ([True, False, False] if merging == "top_k" else [True] * 3)
+
+
+def test_soft_merging_then_parameters_are_mixed_and_not_outputs(
+    llama: Backbone, artefacts: Artefacts
+) -> None:
+    prompts, found = prompts_of(llama, FIRST), []
+    for merging in ("soft", "soft_outputs"):
+        method = built(llama, artefacts, merging=merging)
+        edit(method, llama, FIRST)
+        found.append(method.logits(prompts)[0].detach())
+        method.remove()
+    assert not torch.allclose(*found)
+
+
+def test_one_expert_then_it_learns_all_edits_at_full_weight(
+    llama: Backbone, artefacts: Artefacts
+) -> None:
+    method = built(llama, artefacts, num_experts=1)
+    report = edit(method, llama, FIRST)
+    assert report.final_loss is not None
+    assert set(method.trained_routes()) == {0}

@@ -131,6 +131,7 @@ def test_spec_when_written_and_read_as_json_then_it_is_the_same_trial() -> None:
     [
         ("memit", "kl_position", "last", "subject"),
         ("lemoe", "renormalises_gates", True, False),
+        ("memoe_v2", "merging", "top_k", "soft"),
         ("arm", "likelihood_term", True, False),
         ("arm", "router_optimiser", "adam", "sgd"),
     ],

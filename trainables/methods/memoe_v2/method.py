@@ -26,14 +26,16 @@ Choices where the paper is silent or contradicts itself:
 - With fewer edits than experts some experts get none: `empty_experts` is reported.
 - Experts are FFN-shaped: a copy of the up projection, the backbone's gate, a down projection of
   zeros. Not published: p (20 %), d_p (a quarter of the width), the steps, the weight decay.
-- `top_k` above 1 (Figure 4) adds the next best experts to the labelled one; `top_k: num_experts` is
-  soft merging, since mixing outputs and parameters is the same for them.
+- `top_k` above 1 (Figure 4) adds the next best experts to the labelled one. Soft merging (Appendix
+  D.3) mixes the parameters of all experts by their gates, as in version 1; `soft_outputs` mixes
+  what they answer, which for FFN-shaped experts is something else. No expert is forced then.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import torch
@@ -75,7 +77,7 @@ from trainables.methods.memoe_v2.dual_attention import Gate, Reading
 from trainables.methods.memoe_v2.loss import ConstrainedLoss, Positions, constrained_rows
 from trainables.methods.memoe_v2.routing import RoutingSettings, UneditedRouting
 from trainables.methods.memoe_v2.terms import ConstraintSettings, Sign
-from trainables.moe.experts import FfnBank
+from trainables.moe.experts import FfnBank, Merging
 from trainables.moe.frequency import Denominator, Scale, Synonyms
 from trainables.moe.nltk_data import NltkData
 from trainables.optimise import (
@@ -99,7 +101,8 @@ class Config:
     Attributes:
         edit_layer: Decoder layer whose FFN gets the bypass, from 0.
         num_experts: Experts [n].
-        top_k: Experts that one prompt uses [Top_k of Eq. 10].
+        top_k: Experts that one prompt uses [Top_k of Eq. 10]; not read by soft merging.
+        merging: How experts are combined; see the module's docstring.
         bypass_weight: Scales what the experts add [lambda of Eq. 10].
         division: What edits are divided by; none: not at all.
         head_share: Share of the edits that the first expert learns [p of Eq. 11].
@@ -137,6 +140,7 @@ class Config:
     edit_layer: CountOrZero
     num_experts: Count
     top_k: int
+    merging: Merging
     bypass_weight: PositiveOrZero
     division: DivisionBy
     head_share: Share
@@ -183,6 +187,11 @@ class Config:
             )
 
     @property
+    def num_selected(self) -> int:
+        """Experts that a prompt uses: `top_k`, or all where they are merged softly."""
+        return self.top_k if self.merging == "top_k" else self.num_experts
+
+    @property
     def reads_gece(self) -> bool:
         """True where edits are divided or weighed by what GECE is made of."""
         return (
@@ -219,12 +228,13 @@ class MemoeV2:
         self._bypass = Bypass(
             backbone,
             layer,
-            FfnBank,
+            partial(FfnBank, merges_parameters=config.merging == "soft"),
             cache,
             num_experts=config.num_experts,
             bypass_weight=config.bypass_weight,
         )
-        routing = RoutingSettings(**config.part(RoutingSettings))
+        chosen = config.part(RoutingSettings) | {"top_k": config.num_selected}
+        routing = RoutingSettings(**chosen)
         self._routing = UneditedRouting(routing, backbone, self._bypass, cache)
         self.first_layer = layer
         self.num_steps = config.num_steps
