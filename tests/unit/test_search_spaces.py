@@ -11,7 +11,9 @@ from orchestrator.settings import loading as config
 from orchestrator.settings.yaml_files import SearchSpaces
 
 SPACES = SearchSpaces()
-WITHOUT_TABLE = {"smoke", "lemoe_search", "memoe_constants", "memoe_balance", "as_printed"}
+WITHOUT_TABLE = {"smoke", "lemoe_search", "memoe_constants", "memoe_balance", "as_printed"} | {
+    *("arm_margins", "grace_radius", "memoe_bypass", "memoe_gammas", "wise_mask")
+}
 
 
 def plan(*typed: str) -> Plan:
