@@ -38,6 +38,7 @@ _STREAM = ("order", "edit_batch_size", "num_batches")  # each method its own, in
 
 _METRICS = headings(AVERAGED)
 _ROUTING = headings(["routing_consistency", "routing_purity", "largest_load"])
+_PERPLEXITY = headings(["perplexity.mean", "perplexity.median"])  # of passages; printed: the mean
 _SERIAL = headings(["stale_rate", "own_expert_rate", "edit_state_bytes"])
 _ROUTED = _METRICS | {"own_expert_rate": "Route Acc."}
 
@@ -119,8 +120,8 @@ _MEMOE_TABLES: Mapping[str, Layout] = {
 }
 
 _LEMOE_TABLES: Mapping[str, Layout] = {
-    "lemoe_table1": Matrix(_MEMOE_V1, _EDITS).layout(
-        "LEMoE Table 1 (ZsRE): lifelong editing, by method and number of edits",
+    "lemoe_table1": Matrix(_MEMOE_V1, _EDITS, extras=_PERPLEXITY).layout(
+        "LEMoE Table 1: lifelong editing, by method and number of edits",
         ("num_edits", *_STREAM),
     ),
     "lemoe_table2": Matrix(_MEMOE_V1).layout("LEMoE Table 2: batch editing, by method"),

@@ -47,8 +47,9 @@ class Matrix:
     Attributes:
         rows: What tells its rows apart.
         columns: What tells its groups of columns apart; None: there is one group.
-        scores: The scores that the paper prints in each group, with their headings.
-        extras: Further numbers of ours, shown where an arm has them.
+        scores: The scores that the paper prints in each group, with their headings; those that it
+            leaves out for this model and data set, and no arm has, are left out here too.
+        extras: Further numbers, shown where an arm has them or the paper prints them.
         methods: The methods whose arms belong here; empty: all.
         is_one_block: Whether only the paper's rows of one model and one data set stand beside ours.
         notes: Lines printed above the table in any case.
@@ -78,9 +79,10 @@ class Matrix:
         arms = [arm for arm in section.arms if not self.methods or arm.method in self.methods]
         paper = block(section, paper) if self.is_one_block else tuple(paper)
         cells = _Cells(self, arms, paper)
-        measured = {name for arm in arms for name in arm.scores}
-        scores = {n: head for n, head in self.extras.items() if n in measured}
-        scores = {**self.scores, **{n: h for n, h in scores.items() if n not in self.scores}}
+        known = {name for arm in arms for name in arm.scores} | cells.printed_scores
+        all_of_them = {**self.extras, **self.scores}
+        scores = {n: all_of_them[n] for n in (*self.scores, *self.extras) if n in known}
+        scores = scores or dict(self.scores)  # of arms none of which has ended
         heads, shown = dict[str, str](), dict[str, int]()
         declared = digits(scores)
         for column in cells.columns:
@@ -108,6 +110,7 @@ class _Cells:
 
     def __init__(self, matrix: Matrix, arms: Sequence[Arm], paper: Sequence[PaperRow]) -> None:
         self.matrix, self.has_paper = matrix, bool(paper)
+        self.printed_scores = {name for row in paper for name in row.scores}
         self.printed: dict[Cell, PaperRow] = {}
         self.ours: dict[Cell, list[Arm]] = defaultdict(list)
         for row in paper:
@@ -178,7 +181,7 @@ class _Cells:
         return [(row, column) for row in rows for column in columns]
 
     def _entry(self, arm: Arm | None, row: PaperRow | None, name: str) -> Entry:
-        if name not in self.matrix.scores:
+        if name not in {*self.matrix.scores, *self.printed_scores}:
             return Entry(ours(arm, name))
         paper = theirs(row, name, NOT_IN_PAPER) if self.has_paper else None
         return Entry(ours(arm, name), paper)

@@ -35,7 +35,10 @@ FILTER = {"reliability": 0.1, "generality": 0.1, "locality": 0.5}
 # LLaMA2-7B, on which every published sweep of layers and ranks was run.
 _SHAPES = {"method.edit_layer": 32, "method.lora_rank": 4096}
 _LABELLED = ("arm", "method")  # swept keys that the name of an arm already tells
-_SAME = {"wikicf": "wikicounterfact", "slkewikicf": "wikicounterfact", "slkezsre": "zsre"}
+_SAME = {
+    **{"wikicf": "wikicounterfact", "slkewikicf": "wikicounterfact", "slkezsre": "zsre"},
+    "selfcheckgpt": "hallucination",
+}
 _ROUNDING = 1e-9  # 3/30 must pass a threshold of .1 whatever the order of summation
 _SYMBOLS = {
     "method.edit_layer": "layer",
