@@ -74,7 +74,7 @@ def ours(arm: Arm | None, name: str) -> Estimate | str:
     found = arm.state or arm.scores.get(name, "not measured")
     declared = metric(name)
     if declared is not None and declared.kind == "bytes" and isinstance(found, Estimate):
-        return _divided(found, _MEGABYTE)
+        return divided(found, _MEGABYTE)
     return found
 
 
@@ -100,6 +100,7 @@ def score_pairs(pairs: Sequence[tuple[Arm, PaperRow]], name: str) -> list[tuple[
     return [(mine.mean, printed) for mine, printed in both if mine and printed is not None]
 
 
-def _divided(estimate: Estimate, by: float) -> Estimate:
+def divided(estimate: Estimate, by: float) -> Estimate:
+    """`estimate` in a unit that is `by` times as large."""
     low, high = (None if value is None else value / by for value in (estimate.low, estimate.high))
     return replace(estimate, mean=estimate.mean / by, low=low, high=high)

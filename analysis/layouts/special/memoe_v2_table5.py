@@ -1,0 +1,86 @@
+"""MEMoE v2 Table 5: what an edit and an answer cost, by method.
+
+The paper prints the time to train 30 edits, or none where a method has no phase of its own for it,
+and an inference time "per edit" that it does not explain. Ours are seconds an edit: of editing, and
+of answering all prompts that an edit is scored by, teacher forced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from analysis.aggregate import Arm, Estimate, Section
+from analysis.layouts.layout import NOT_IN_PAPER, NOT_PRINTED, NOT_RUN, Body, Layout, divided
+from analysis.published.compare import plain
+from analysis.published.paper_numbers import PaperRow, read
+from analysis.render import Entry, Row
+
+NUMBERS = "memoe_v2_table5"
+_SCORES = {
+    "peak_gpu_gib": "GPU GiB / GB",
+    "edit_seconds": "Edit s",
+    "evaluation_seconds": "Answers s",
+}
+_OURS = {"memoe_v2": "MEMoE"}  # the paper's own method; others differ by spelling alone
+
+
+def arrange(section: Section, paper: Sequence[PaperRow], is_filtered: bool) -> Body:
+    """The paper's rows in its order, also those that we did not run; then our further methods."""
+    ours = {plain(_OURS.get(arm.method, arm.method)): arm for arm in section.arms}
+    rows, printed = [], set[str]()
+    for cells in read(NUMBERS, ("method", "num_edits", "vram_gb", "training_minutes")):
+        name = plain(cells["method"])
+        printed.add(name)
+        rows.append(Row((cells["method"],), _entries(ours.get(name), _printed(cells))))
+    rows += [
+        Row((arm.method,), _entries(arm, None)) for name, arm in ours.items() if name not in printed
+    ]
+    return Body(
+        labels=("Method",),
+        scores=_SCORES,
+        rows=tuple(rows),
+        notes=(
+            "seconds an edit; answers: of all prompts that an edit is scored by, teacher forced",
+            "paper: 30 edits on LLaMA2-7B and a V100 of 32 GB, which four of its rows exceed; its "
+            "training time is divided by 30",
+        ),
+    )
+
+
+def per_edit(arm: Arm, name: str) -> Estimate | str:
+    """Our value of one cost, seconds divided by the edits; or why there is none."""
+    found = arm.state or arm.scores.get(name, "not measured")
+    if isinstance(found, str) or name == "peak_gpu_gib":
+        return found
+    edits = arm.protocol["num_edits"]
+    if arm.protocol["kind"] == "batch":
+        edits *= arm.protocol.get("num_batches") or 1
+    return divided(found, edits)
+
+
+def _printed(cells: Mapping[str, str]) -> dict[str, float]:
+    """The paper's numbers under our names, times in seconds an edit."""
+    found = {
+        "peak_gpu_gib": (cells["vram_gb"], 1.0),
+        "edit_seconds": (cells["training_minutes"], 60.0 / float(cells["num_edits"])),
+        "evaluation_seconds": (cells["inference_seconds_per_edit"], 1.0),
+    }
+    return {name: float(text) * factor for name, (text, factor) in found.items() if text}
+
+
+def _entries(arm: Arm | None, printed: Mapping[str, float] | None) -> tuple[Entry, ...]:
+    return tuple(
+        Entry(
+            NOT_RUN if arm is None else per_edit(arm, name),
+            NOT_IN_PAPER if printed is None else printed.get(name, NOT_PRINTED),
+        )
+        for name in _SCORES
+    )
+
+
+LAYOUT = Layout(
+    question="MEMoE v2 Table 5: seconds and memory of an edit, by method",
+    arrange=arrange,
+    has_paper=False,  # the file has no scores
+    varying=("order", "edit_batch_size", "num_batches"),
+)
