@@ -58,9 +58,10 @@ class DataCheck:
         _check_subjects(source, spec)
         _check_compared(source, spec, self._compared)
         key = repr((self._key(spec), source.is_preview, spec.protocol, spec.seed))
-        if key not in self._drawn:
-            draw(spec, source)
-            self._drawn.add(key)
+        if key in self._drawn:
+            return []
+        draw(spec, source)
+        self._drawn.add(key)
         new = [text for text in _warnings(source, spec) if text not in self._said]
         self._said.update(new)
         self._excluded.update(dict.fromkeys(source.excluded))

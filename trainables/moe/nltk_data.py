@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -99,12 +100,24 @@ def check(which: Sequence[NltkData], folder: Path | None) -> None:
     named = os.environ.get("NLTK_DATA", "").split(os.pathsep)
     places = [folder, *(Path(name) for name in named if name), Path.home() / "nltk_data"]
     for name in which:
-        lies_open = any(
-            place is not None and all((place / path).is_file() for path in _FILES[name])
-            for place in places
-        )
-        if not lies_open:  # in a zip file, in another of NLTK's places, or nowhere
-            identity((name,), folder)
+        if not all(any(_holds(place, path) for place in places) for path in _FILES[name]):
+            identity((name,), folder)  # in another of NLTK's places, or nowhere
+
+
+def _holds(place: Path | None, path: str) -> bool:
+    """Whether a folder of NLTK's has a file, as it is or in its package's zip file."""
+    if place is None:
+        return False
+    if (place / path).is_file():
+        return True
+    group, package, _ = path.split("/", 2)
+    packed = place / group / f"{package}.zip"
+    try:
+        with zipfile.ZipFile(packed) as archive:
+            archive.getinfo(path.removeprefix(f"{group}/"))
+    except (OSError, KeyError, zipfile.BadZipFile):
+        return False
+    return True
 
 
 def fetch(folder: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any, get_args
@@ -73,6 +75,27 @@ def test_check_when_data_lie_open_or_packed_then_they_are_there(
         archive.write(word_list, "words/en-basic")
     word_list.unlink()
     check(("chunker",), folder)
+
+
+def test_check_when_a_package_is_a_zip_file_then_nltk_is_not_imported(tmp_path: Path) -> None:
+    """Its import takes seconds, which a dry run has not."""
+    folder = made_up(tmp_path / "nltk_data", "chunker")
+    word_list = folder / "corpora" / "words" / "en-basic"
+    with zipfile.ZipFile(folder / "corpora" / "words.zip", "w") as archive:
+        archive.write(word_list, "words/en-basic")
+    word_list.unlink()
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom trainables.moe import nltk_data\n"
+        "nltk_data.check(('chunker',), Path(sys.argv[1]))\nprint('nltk' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(folder)],
+        env={**os.environ, "NLTK_DATA": "", "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "False\n"
 
 
 @pytest.mark.parametrize(
