@@ -201,6 +201,8 @@ def _relation(check: Check) -> str:
     first, second = _named(check.first), _named(check.second)
     if check.score != check.second_score:
         second += f" ({check.second_score})"
+    if check.relation in ("reaches", "stays_below"):
+        return f"{first} {check.relation.replace('_', ' ')} {check.by:g}{where}"
     if check.relation == "within":
         return f"{first} within {check.by:g} of {second}{where}"
     margin = f" by {check.by:g}" if check.by else ""

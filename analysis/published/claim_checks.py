@@ -30,7 +30,8 @@ from analysis.published.paper_numbers import FOLDER, read
 Selector: TypeAlias = Mapping[str, str]  # key of an arm -> value as text
 Verdict: TypeAlias = Literal["confirmed", "refuted", "undecided", "not run"]
 VERDICTS: tuple[Verdict, ...] = ("confirmed", "refuted", "undecided", "not run")
-RELATIONS = ("above", "within")
+_OF_ONE = ("reaches", "stays_below")  # relations of one arm's score to a number
+RELATIONS = ("above", "within", *_OF_ONE)
 
 _COLUMNS = ("claim_id", "ablation", "where", "first", "second", "score", "second_score")
 _QUESTION = ["record_id", "score", "prompt", "nth"]  # what one line of two arms' results asks
@@ -60,7 +61,7 @@ class Check:
         score: The score of the first arm.
         second_score: The score of the second arm.
         relation: `above`: the first exceeds the second by more than `by`; `within`: they differ by
-            no more than `by`.
+            no more than `by`; `reaches`, `stays_below`: the first alone is above, or below, `by`.
     """
 
     claim_id: str
@@ -111,7 +112,7 @@ def load_checks(folder: Any = FOLDER) -> tuple[Check, ...]:
         place = f"claim_checks.csv line {number}"
         if row["relation"] not in RELATIONS:
             raise PaperNumbersError(
-                f"{place}: relation is {row['relation']!r}; use above or within"
+                f"{place}: relation is {row['relation']!r}; use {', '.join(RELATIONS)}"
             )
         try:
             by = float(row["by"])
@@ -123,6 +124,8 @@ def load_checks(folder: Any = FOLDER) -> tuple[Check, ...]:
                 raise PaperNumbersError(f"{place}: {wrong}")
         first = _selectors(place, row["first"])
         second = _selectors(place, row["second"]) if row["second"] else None
+        if row["relation"] in _OF_ONE and (second or row["second_score"]):
+            raise PaperNumbersError(f"{place}: {row['relation']} has no second arm or score")
         (where,) = _selectors(place, row["where"]) if row["where"] else ({},)
         for score, one in itertools.product(scores, first):
             for other in second or [one]:
@@ -167,7 +170,10 @@ def find(check: Check, section: Section, records: RecordReader | None) -> Findin
     ]
     if len(scored) < len(matched):
         return Finding(check, "not run", why=f"{check.score} was not measured")
-    found = _difference(check, scored, section.measure, records)
+    if check.relation in _OF_ONE:
+        found = _own(check, [first for first, _ in scored])
+    else:
+        found = _difference(check, scored, section.measure, records)
     if found is None:
         return Finding(check, "not run", why="the arms have no seed in common")
     verdict = judge(found, check.relation, check.by)
@@ -180,14 +186,16 @@ def judge(difference: Estimate, relation: str, by: float) -> Verdict:
     An interval that touches the margin leaves it undecided.
 
     Args:
-        difference: First minus second.
+        difference: First minus second, or the first alone.
         relation: One of `RELATIONS`.
         by: The margin, in the score's units; not negative for `within`.
     """
     low, high = difference.low, difference.high
     if low is None or high is None:
         return "undecided"
-    if relation == "above":
+    if relation == "stays_below":
+        return "confirmed" if high < by else "refuted" if low > by else "undecided"
+    if relation in ("above", "reaches"):
         return "confirmed" if low > by else "refuted" if high < by else "undecided"
     if -by <= low and high <= by:
         return "confirmed"
@@ -244,6 +252,17 @@ def _difference(
     return (
         found if drawn is None else replace(found, low=drawn[0], high=drawn[1], source="bootstrap")
     )
+
+
+def _own(check: Check, arms: Sequence[Arm]) -> Estimate | None:
+    """The score of one arm, with its interval, or of several, averaged over them."""
+    if len(arms) == 1:
+        return arms[0].scores[check.score]
+    shared = sorted(set.intersection(*(set(arm.seeds) for arm in arms)))
+    if not shared:
+        return None
+    sums = (math.fsum(_of_seed(arm, check.score, seed) for arm in arms) for seed in shared)
+    return estimate([total / len(arms) for total in sums])
 
 
 def _paired_records(

@@ -153,6 +153,27 @@ def test_find_when_fewer_seeds_and_other_questions_then_no_interval() -> None:
     assert (made.difference.low, made.verdict) == (None, "undecided")
 
 
+@pytest.mark.parametrize(
+    ("relation", "by", "verdict"),
+    [
+        ("reaches", 0.7, "confirmed"),  # .8 +- .08 over the seeds: from .72 to .88
+        ("reaches", 0.9, "refuted"),
+        ("reaches", 0.8, "undecided"),
+        ("stays_below", 0.9, "confirmed"),
+        ("stays_below", 0.7, "refuted"),
+    ],
+)
+def test_find_when_one_arm_is_held_to_a_number_then_its_interval_decides(
+    relation: str, by: float, verdict: str
+) -> None:
+    half = 0.08 / 4.302653 * math.sqrt(3)  # Student's t of two degrees of freedom
+    wanted = check({"arm": "full"}, {"arm": "full"}, relation=relation, by=by)
+    made = find(wanted, section(arm("full", 0.8 - half, 0.8, 0.8 + half)), None)
+    assert made.difference is not None
+    assert made.difference.low == pytest.approx(0.72)
+    assert made.verdict == verdict
+
+
 def test_find_when_an_arm_failed_or_is_absent_then_it_says_so() -> None:
     arms = section(arm("full", 0.5), arm("less", state="failed 1/1"))
     assert find(check({"arm": "full"}, {"arm": "less"}), arms, None).why == "less failed 1/1"
