@@ -14,6 +14,7 @@ from typing import Any
 from orchestrator.errors import UsageError
 from orchestrator.planning.conditions import Condition
 from orchestrator.planning.plan_keys import check_keys, partly_obeyed
+from orchestrator.planning.printed_cells import PUBLISHED, printed_arms
 from orchestrator.planning.ranges import check_ranges
 from orchestrator.planning.resolving import Resolver
 from orchestrator.planning.searches import Search, arm_label, read_searches, spec_for
@@ -343,9 +344,11 @@ def _ordered(
 
 
 def _protected(config: SweepConfig, cells: list[TrialSpec]) -> frozenset[str]:
-    names = {name for cell in cells for name in (cell.arm, cell.method["name"])}
+    names = {name for cell in cells for name in (cell.arm, cell.method["name"])} | {PUBLISHED}
     for name in config.scheduler.protect:
         if name not in names:
             raise unknown(f"scheduler.protect={name}", name, names)
     protect = set(config.scheduler.protect)
-    return frozenset(cell.arm for cell in cells if protect & {cell.arm, cell.method["name"]})
+    named = {cell.arm for cell in cells if protect & {cell.arm, cell.method["name"]}}
+    printed = printed_arms(config, cells) if PUBLISHED in protect else ()
+    return frozenset(named.union(printed))

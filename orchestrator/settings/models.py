@@ -83,7 +83,8 @@ class Scheduler(_Model):
         metric: The score that is compared at a rung; `settings.metrics` says which may be.
         grace: Progress in (0, 1] before which nothing is stopped.
         reduction_factor: One in so many trials passes a rung.
-        protect: Arms, or methods, that are never stopped.
+        protect: Arms, or methods, that are never stopped; `published`: those that stand for a cell
+            which the published table prints.
     """
 
     name: Literal["fifo", "asha", "median"] = "fifo"
@@ -96,6 +97,18 @@ class Scheduler(_Model):
     def compared(self) -> Compared:
         """The numbers that `metric` names, and whether large or small is better."""
         return compared(self.metric)
+
+
+class PrintedCells(_Model):
+    """The cells of a grid that a published table prints; `scheduler.protect=published` names them.
+
+    Attributes:
+        file: CSV file with one row a cell, relative to the folder of the search spaces.
+        columns: Its column for each swept key.
+    """
+
+    file: str
+    columns: Annotated[dict[str, str], Field(min_length=1)]
 
 
 class Rerun(_Model):
@@ -130,6 +143,7 @@ class SweepConfig(_Model):
         preset_values: The content of that file, by method.
         own_units: Axes typed on the command line: their values are not scaled to the backbone.
         paper: Ids of the published tables and figures that the ablation answers.
+        printed_cells: Where those stand that `scheduler.protect=published` means.
         published_on: Backbone whose depth and width the ablation's layers and ranks refer to.
         cluster: `local`: a Ray of this machine's own; `auto`, or an address: one that runs already.
         mlflow: Address of an MLflow server; None: the database in the store.
@@ -145,6 +159,7 @@ class SweepConfig(_Model):
     ablation: str
     question: str = ""
     paper: tuple[str, ...] = ()
+    printed_cells: PrintedCells | None = None
     published_on: str | None = None
     presets: Annotated[str, Field(min_length=1)] | None = None
     plan: Literal["grid", "one_at_a_time", "search", "tune"] = "grid"
