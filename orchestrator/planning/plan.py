@@ -13,8 +13,8 @@ from typing import Any
 
 from orchestrator.errors import UsageError
 from orchestrator.planning.conditions import Condition
+from orchestrator.planning.papers.printed_cells import PUBLISHED, printed_arms
 from orchestrator.planning.plan_keys import check_keys, partly_obeyed
-from orchestrator.planning.printed_cells import PUBLISHED, printed_arms
 from orchestrator.planning.ranges import check_ranges
 from orchestrator.planning.resolving import Resolver
 from orchestrator.planning.searches import Search, arm_label, read_searches, spec_for

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable
 from typing import Any
 
 from orchestrator.errors import UsageError
-from orchestrator.planning.presets import check_typed_presets, fields_of
+from orchestrator.planning.papers.presets import check_typed_presets, fields_of
 from orchestrator.planning.ranges import as_kind_of
 from orchestrator.planning.trial_spec import HEADER
 from orchestrator.settings.complaints import unknown

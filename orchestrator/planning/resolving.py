@@ -10,6 +10,8 @@ from pydantic import ValidationError
 
 from orchestrator.errors import UsageError
 from orchestrator.planning.counts import limit_of, num_drawn, with_counts
+from orchestrator.planning.papers.presets import Presets, fields_of
+from orchestrator.planning.papers.readings import read_as_printed
 from orchestrator.planning.part_values import (
     check_backbone,
     check_dataset,
@@ -17,10 +19,8 @@ from orchestrator.planning.part_values import (
     check_pair,
     find_files,
 )
-from orchestrator.planning.presets import Presets, fields_of
 from orchestrator.planning.protocol_values import check_order_seed, check_use, is_typed, reduced
 from orchestrator.planning.ranges import as_kind_of, check_size
-from orchestrator.planning.readings import read_as_printed
 from orchestrator.planning.shapes import EMBEDDED, read_backbone
 from orchestrator.planning.trial_spec import (
     DEPTH_FIELDS,

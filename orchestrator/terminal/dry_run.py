@@ -16,7 +16,7 @@ from orchestrator.forecast.estimate import (
     forecast_trials,
 )
 from orchestrator.forecast.simulate import Job, Simulation, simulate
-from orchestrator.planning.deviations import deviation_lines
+from orchestrator.planning.papers.deviations import deviation_lines
 from orchestrator.planning.plan import Plan
 from orchestrator.planning.trial_spec import TrialSpec
 from orchestrator.precheck import cache_of, precheck
@@ -42,7 +42,8 @@ def dry_run(plan: Plan, options: Options, gpu_counts: Sequence[int] = ()) -> Ren
         UsageError: If a trial cannot work, or needs more GPUs than one of the clusters has.
     """
     data = DataCheck(cache_of(plan.config), plan.compared_numbers)
-    warnings = [*plan.notes, *plan.unpinned, *deviation_lines(plan)]
+    methods = {str(spec.method["name"]) for spec in plan.knowable}
+    warnings = [*plan.notes, *plan.unpinned, *deviation_lines(plan.config, methods)]
     precheck(plan, lambda spec: warnings.extend(data.check(spec)))
     warnings += source_lines(plan.knowable, cache_of(plan.config))
     history = Ledger.read(plan.config.store)

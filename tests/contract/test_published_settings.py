@@ -18,7 +18,7 @@ import pytest
 
 from analysis.published import compare
 from orchestrator.errors import UsageError
-from orchestrator.planning.deviations import deviation_lines, read_deviations
+from orchestrator.planning.papers.deviations import deviation_lines, read_deviations
 from orchestrator.planning.plan import Plan, TrialSpec, expand
 from orchestrator.settings.loading import load
 from orchestrator.settings.yaml_files import SearchSpaces
@@ -432,7 +432,8 @@ def test_no_end_token_is_trained_at_the_papers_scale() -> None:
 
 
 def told(*typed: str) -> Sequence[str]:
-    return deviation_lines(expand(load(list(typed))))
+    made = expand(load(list(typed)))
+    return deviation_lines(made.config, {spec.method["name"] for spec in made.trials})
 
 
 def test_deviations_are_told_of_the_plan_s_own_paper_and_methods_at_its_scale() -> None:

@@ -6,8 +6,8 @@ import pytest
 
 from orchestrator.errors import UsageError
 from orchestrator.planning.identity import fingerprint
+from orchestrator.planning.papers.presets import fields_of
 from orchestrator.planning.plan import TrialSpec, expand
-from orchestrator.planning.presets import fields_of
 from orchestrator.settings.loading import load
 from orchestrator.settings.yaml_files import SearchSpaces
 

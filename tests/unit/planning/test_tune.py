@@ -8,8 +8,8 @@ import pytest
 
 from orchestrator.errors import UsageError
 from orchestrator.planning.distributions import Distribution
+from orchestrator.planning.papers.presets import fields_of
 from orchestrator.planning.plan import Plan, expand, spec_for
-from orchestrator.planning.presets import fields_of
 from orchestrator.settings import loading as config
 from orchestrator.settings.yaml_files import SearchSpaces
 from tests.unit.small_spaces import write_small_spaces

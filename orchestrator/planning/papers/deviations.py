@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from orchestrator.errors import UsageError
-from orchestrator.planning.plan import Plan
 from orchestrator.settings.complaints import complaint
+from orchestrator.settings.models import SweepConfig
 from orchestrator.settings.yaml_files import SearchSpaces
 
 PAPER_SCALE = "paper"
@@ -60,14 +61,13 @@ def read_deviations(spaces: SearchSpaces) -> tuple[Deviation, ...]:
     return tuple(found)
 
 
-def deviation_lines(plan: Plan) -> list[str]:
-    """One line for each reason why a trial of `plan` differs from its paper's text."""
-    if plan.config.scale != PAPER_SCALE:
+def deviation_lines(config: SweepConfig, methods: Set[str]) -> list[str]:
+    """One line for each reason why a trial of these methods differs from its paper's text."""
+    if config.scale != PAPER_SCALE:
         return []
-    papers = {table.partition("_table")[0].partition("_figure")[0] for table in plan.config.paper}
-    methods = {str(spec.method["name"]) for spec in plan.knowable}
+    papers = {table.partition("_table")[0].partition("_figure")[0] for table in config.paper}
     return [
         f"not as {each.paper} states, {each.method}: {', '.join(each.settings)}: {each.why}"
-        for each in read_deviations(plan.config.spaces)
+        for each in read_deviations(config.spaces)
         if each.paper in papers and (each.concerns == "all" or methods & set(each.concerns))
     ]

@@ -1,0 +1,1 @@
+"""What the papers print: presets, readings, printed cells, and what a plan does not meet of it."""
