@@ -82,7 +82,7 @@ def test_notebook_with_its_sweep_ends_in_a_table(
     printed = capsys.readouterr().out
     assert "6 trials run" in printed
     header = next(line for line in printed.splitlines() if "reliability_seeds" in line)
-    assert "locality_far" in header
+    assert "locality" in header
 
 
 @pytest.mark.slow

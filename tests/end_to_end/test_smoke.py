@@ -14,7 +14,7 @@ from tests.end_to_end.commands import Commands, assert_agree
 
 SMOKE = ("ablation=smoke", "backbone=facts_tiny")
 TAUGHT = (*SMOKE, "method.edit_lr=5e-3")  # at the published rate facts_tiny learns nothing
-SCORES = ("reliability", "generality", "locality_far", "locality_near", "locality_same", "average")
+SCORES = ("reliability", "generality", "locality", "locality_near", "locality_same", "average")
 
 
 TOKEN = "0123456789abcdef" * 4  # of the sweep's own Ray
@@ -42,7 +42,7 @@ def test_smoke_fills_the_table_and_then_has_nothing_left_to_do(bare: Commands) -
         assert all(row[f"{score}_seeds"] == "2" for score in SCORES)
     by_arm = {row["Arm"]: row for row in rows}
     # An untouched backbone answers every locality question as it did before.
-    assert float(by_arm["no_edit"]["locality_far"]) == 1.0
+    assert float(by_arm["no_edit"]["locality"]) == 1.0
     # 25 steps on 8 edits teach something of them.
     assert float(by_arm["ft_m"]["reliability"]) > float(by_arm["no_edit"]["reliability"])
 
