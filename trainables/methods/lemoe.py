@@ -10,8 +10,8 @@ Deviations:
   prompt embedding of an expert's edits; a query is made the same way. Training is forced onto the
   experts of the batch. `anchor: learned` is Eq. 10 and 11 as printed; there the shared projection
   moves on while old keys stay, and most inputs end at the newest expert.
-- The gates of frozen anchors are a softmax over the top_k alone (`renormalises_gates`); Eq. 11
-  takes the top_k of the softmax over all experts, which is what learned keys do.
+- The gates of frozen anchors are a softmax over the top_k alone (`renormalises_gates`), so that a
+  temperature has no effect at top_k 1; Eq. 11, and learned keys, take it over all experts.
 - The centre is the mean embedding of the edits given to `prepare`, which are never edited here, so
   it knows no later edit. Without them it is the mean of the embedding table.
 - Eq. 13 sums; the loss here is the mean over a target's tokens and over edits, so that `stop_loss`
@@ -101,10 +101,8 @@ class Config:
         anchor_source: Entities: NLTK's, or the subjects of all edits so far.
         anchor_words: Whether question words may be entities of NLTK's.
         projection_size: d_p of Eq. 10, for learned keys; None: a quarter of the model's width.
-        router_temperature: Divides the cosines of frozen anchors; of no effect at top_k 1 with
-            gates that sum to 1.
-        renormalises_gates: Whether the top_k gates of frozen anchors sum to 1; Eq. 11 as printed
-            takes them from the softmax over all experts, so that one of many weighs little.
+        router_temperature: Divides the cosines of frozen anchors.
+        renormalises_gates: Whether the top_k gates of frozen anchors sum to 1; see above.
         bypass_weight: lambda of Eq. 9.
         edit_lr: AdamW's learning rate.
         num_steps: Most steps per batch of edits.
@@ -322,12 +320,8 @@ class Lemoe:
         if config.routing == "knowledge_anchor":
             return HiddenRouter(centre, config.top_k, anchor_size=len(centre))
         if config.anchor == "frozen":
-            return FrozenAnchors(
-                centre,
-                config.top_k,
-                config.router_temperature,
-                renormalises=config.renormalises_gates,
-            )
+            temperature, sums_to_one = config.router_temperature, config.renormalises_gates
+            return FrozenAnchors(centre, config.top_k, temperature, renormalises=sums_to_one)
         size = config.projection_size or max(1, len(centre) // 4)
         return LearnedKeys(centre, size, config.top_k, self._generator)
 
