@@ -67,6 +67,7 @@ _KINDS: Mapping[str, _Kind] = {
     "meteor_without_synonyms": _edits("METEOR without its stage of synonyms"),
     "word_frequency_without_text": _edits("no text to count words in, every word alike"),
     "word_frequency_without_words": _edits("no word to count, every word alike"),
+    "gece_mean_of_batch": _edits("no training part, so E of GECE is the batch's"),
     "word_frequency_from_prompt": _edits("word frequency taken from the prompt, not the subject"),
     "already_right": _edits("answered rightly before, not edited"),
     "added": _edits("made a new entry of the codebook"),

@@ -41,7 +41,7 @@ LARGE: dict[str, int] = {
     "num_key_value_heads": 32,
     "vocab_size": 32000,
 }
-_GECE = GeceSettings("true_answer", "target_new", "gradient", "none", 0.0, "none")
+_GECE = GeceSettings("true_answer", "target_new", "gradient", "none", "batch", 0.0, "none")
 FACTOR = 1.3  # by which what is declared may differ
 _SMALL = 0.01  # a checkpoint of less than this share of a step matters to nobody
 STEPS = 2  # from the second on an optimiser has its moments

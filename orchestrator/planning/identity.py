@@ -16,7 +16,7 @@ _NOT_METHOD = {"name", "reading"}  # the values that a reading stands for are th
 _AS_BEFORE: Mapping[str, Mapping[str, Any]] = {
     "memit": {"kl_position": "last"},
     "lemoe": {"renormalises_gates": True},
-    "memoe_v2": {"merging": "top_k"},
+    "memoe_v2": {"merging": "top_k", "gece_mean_over": "batch"},
     "arm": {"likelihood_term": True, "router_optimiser": "adam"},
 }
 _NOT_DATASET = {"path", "max_edits", "locality", "keep_unchanged"}  # the last is in the digest

@@ -16,7 +16,13 @@ from trainables.methods.memoe_v2.terms import (
     divergences,
     row_means,
 )
-from trainables.moe.frequency import balanced_clusters, divide, gece, gradient_products
+from trainables.moe.frequency import (
+    balanced_clusters,
+    divide,
+    gece,
+    gradient_products,
+    mean_gradient,
+)
 from trainables.optimise import OptimiserSettings
 
 WIDTH, LENGTH, EXPERTS = 8, 3, 5
@@ -50,7 +56,8 @@ def test_gece_when_the_denominator_is_as_printed_then_equals_equation_9(num_toke
     owner = torch.arange(num_edits).repeat_interleave(num_tokens)
     deltas, keys = numbers(len(owner), 5, seed=1), numbers(len(owner), 7, seed=2)
     meteor, alpha, p = chances(3, seed=3), chances(3, seed=4), chances(3, num_tokens, seed=5)
-    products = gradient_products(lambda: [(deltas, keys, owner)], num_edits)
+    factors = [(deltas, keys, owner)]
+    products = gradient_products(factors, num_edits, mean_gradient(factors, num_edits))
     actual = gece(meteor, p.mean(1), alpha, products, "printed")
     gradients = [
         sum(np.outer(deltas[t].numpy(), keys[t].numpy()) for t in (owner == i).nonzero()[:, 0])

@@ -11,9 +11,12 @@ Choices where the paper is silent or contradicts itself:
 - An edit without a known true answer: METEOR counts as 1, which leaves 1 - probability; counted.
 - The prediction is the greedy answer, up to the end token or as many tokens as the reference has
   (the edit's target where there is none); p is the mean probability of its tokens.
-- The gradient is that of the edited layer's FFN output projection alone, for the edit's target, its
-  loss being a mean over tokens; the mean E goes over the batch. `gece_target: true_answer` takes
-  the true answer's, which makes rare knowledge look frequent: its gradients are the larger ones.
+- The gradient is that of the edited layer's FFN output projection alone, for the edit's target,
+  its loss being a mean over tokens. `gece_target: true_answer` takes the true answer's, which makes
+  rare knowledge look frequent: its gradients are the larger ones.
+- The mean E goes over the batch. The paper's "entire dataset" (Section 2.2) holds the edits to
+  come, which no editor knows: `gece_mean_over: training` takes the training part for it, at most
+  its first 1,000 records; where there is none the batch, counted.
 - alpha is the mean frequency of the subject's words (of the prompt's, where there is no subject or
   where asked) in the text that the caller hands over; no text, or no word: 1 for every edit.
 """
@@ -23,7 +26,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -44,18 +47,23 @@ from trainables.interfaces import Backbone, Edit, EditBatch, Json, State
 from trainables.moe import nltk_data
 from trainables.moe.frequency import (
     Denominator,
+    Factors,
     Meteor,
     Synonyms,
     gece,
     gradient_products,
+    mean_gradient,
     mean_word_frequency,
     word_counts,
 )
 from trainables.moe.nltk_data import NltkData
-from trainables.prompts import collate, labels_of, pad_id, tokenise
+from trainables.prompts import collate, edit_batch, labels_of, pad_id, tokenise
 
 Answer = Literal["true_answer", "target_new"]
 WordSource = Literal["subject", "prompt", "none"]
+MeanOver = Literal["batch", "training"]
+
+_NUM_MEAN_EDITS = 1000  # training records that make E
 
 
 @dataclass(frozen=True)
@@ -67,6 +75,7 @@ class GeceSettings:
         gece_target: The answer whose gradient is taken.
         gece_denominator: What becomes of the inner product.
         gece_word_source: Whose words make alpha; none: alpha is 1.
+        gece_mean_over: The edits whose mean gradient is E.
         meteor_penalty: Weight of METEOR's penalty for fragments.
         meteor_synonyms: Whether METEOR uses WordNet.
     """
@@ -75,6 +84,7 @@ class GeceSettings:
     gece_target: Answer
     gece_denominator: Denominator
     gece_word_source: WordSource
+    gece_mean_over: MeanOver
     meteor_penalty: float
     meteor_synonyms: Synonyms
 
@@ -103,6 +113,7 @@ def calibration(
     site: Site,
     artefacts: Artefacts,
     frequencies: Mapping[str, int],
+    training: Sequence[Edit] = (),
 ) -> Calibration:
     """GECE of the edits of `batch`; what comes from the backbone is built once and stored.
 
@@ -113,6 +124,7 @@ def calibration(
         site: At the output projection of that layer's FFN.
         artefacts: Where METEOR, probabilities and inner products are kept.
         frequencies: How often each word occurs in the text that alpha is taken from.
+        training: The training part, for `gece_mean_over: training`.
 
     Raises:
         EditDiverged: If a GECE is not finite; the message names the edit.
@@ -121,7 +133,16 @@ def calibration(
     needed: tuple[NltkData, ...] = ("wordnet",) if settings.meteor_synonyms == "wordnet" else ()
     inputs = _inputs(batch, settings, split)
     inputs["nltk_data"] = nltk_data.identity(needed, artefacts.nltk_data)
-    parts = artefacts.get("gece", inputs, lambda: _parts(batch, settings, split, site)).tensors
+    averaged = training[:_NUM_MEAN_EDITS] if settings.gece_mean_over == "training" else ()
+    mean = None
+    if averaged:
+        others = _alike(averaged, batch, split.backbone)
+        mean_inputs = _gradient_inputs(others, settings, split)
+        made = partial(_mean_gradient, others, settings.gece_target, split, site)
+        mean = artefacts.get("gece_mean", mean_inputs, made).tensors["mean"]
+        inputs["mean_over"] = mean_inputs
+    made = partial(_parts, batch, settings, split, site, mean)
+    parts = artefacts.get("gece", inputs, made).tensors
     alpha, counts = _alpha(batch.edits, settings.gece_word_source, frequencies)
     scores = gece(
         parts["meteor"], parts["probability"], alpha, parts["product"], settings.gece_denominator
@@ -136,6 +157,8 @@ def calibration(
         counts["gece_without_true_answer"] = sum(e.true_answer is None for e in batch.edits)
     if settings.meteor_synonyms == "none":
         counts["meteor_without_synonyms"] = len(batch)
+    if settings.gece_mean_over == "training" and not averaged:
+        counts["gece_mean_of_batch"] = len(batch)
     share = float((parts["product"] <= 0).double().mean())
     return Calibration(scores, parts["probability"], counts, share)
 
@@ -154,6 +177,15 @@ def text_word_counts(backbone: Backbone, training: Sequence[Edit]) -> dict[str, 
 
 def _inputs(batch: EditBatch, settings: GeceSettings, split: Split) -> dict[str, Json]:
     """Everything that the stored parts depend on."""
+    return _gradient_inputs(batch, settings, split) | {
+        "reference": settings.gece_reference,
+        "meteor_penalty": settings.meteor_penalty,
+        "meteor_synonyms": settings.meteor_synonyms,
+    }
+
+
+def _gradient_inputs(batch: EditBatch, settings: GeceSettings, split: Split) -> dict[str, Json]:
+    """Everything that the edits' gradients depend on."""
     backbone = split.backbone
     shown = [[e.prompt, e.target_new, e.true_answer] for e in batch.edits]
     tokens = batch.tokens
@@ -163,14 +195,19 @@ def _inputs(batch: EditBatch, settings: GeceSettings, split: Split) -> dict[str,
     return backbone.identity | {
         "layer": split.first_layer,
         "edits": digest.hexdigest(),
-        "reference": settings.gece_reference,
         "target": settings.gece_target,
-        "meteor_penalty": settings.meteor_penalty,
-        "meteor_synonyms": settings.meteor_synonyms,
     }
 
 
-def _parts(batch: EditBatch, settings: GeceSettings, split: Split, site: Site) -> State:
+def _alike(edits: Sequence[Edit], batch: EditBatch, backbone: Backbone) -> EditBatch:
+    """`edits` with their tokens; targets are closed by the end token where those of `batch` are."""
+    end = int(batch.labels[-1]) == backbone.tokenizer.eos_token_id
+    return edit_batch(backbone.tokenizer, edits, end=end, device=backbone.device)
+
+
+def _parts(
+    batch: EditBatch, settings: GeceSettings, split: Split, site: Site, mean: Tensor | None
+) -> State:
     meteor = Meteor(settings.meteor_penalty, settings.meteor_synonyms)
     tokenizer = split.backbone.tokenizer
     references = [_answer(edit, settings.gece_reference) for edit in batch.edits]
@@ -188,13 +225,36 @@ def _parts(batch: EditBatch, settings: GeceSettings, split: Split, site: Site) -
         {
             "meteor": torch.tensor(scores, dtype=torch.float64),
             "probability": torch.tensor([a.probability for a in answers], dtype=torch.float64),
-            "product": _products(batch, settings.gece_target, split, site).cpu(),
+            "product": _products(batch, settings.gece_target, split, site, mean).cpu(),
         },
         {"answers": [answer.text for answer in answers]},
     )
 
 
-def _products(batch: EditBatch, target: Answer, split: Split, site: Site) -> Tensor:
+def _mean_gradient(batch: EditBatch, target: Answer, split: Split, site: Site) -> State:
+    factors = _factors(batch, target, split, site)
+    with split.backbone.micro_batch.undivided():  # a stored part: other ranks may read it instead
+        return State({"mean": mean_gradient(factors(), len(batch)).cpu()})
+
+
+def _products(
+    batch: EditBatch, target: Answer, split: Split, site: Site, mean: Tensor | None
+) -> Tensor:
+    """<E, G_i> of each edit, (N,); E is `mean`, or the mean over the batch itself."""
+    factors = _factors(batch, target, split, site)
+    with split.backbone.micro_batch.undivided():
+        if mean is not None:
+            return gradient_products(factors(), len(batch), mean.to(split.backbone.device))
+        if len(batch) <= ROWS_PER_FORWARD:  # few enough to be held, and not computed twice
+            held = list(factors())
+            return gradient_products(held, len(batch), mean_gradient(held, len(batch)))
+        return gradient_products(factors(), len(batch), mean_gradient(factors(), len(batch)))
+
+
+def _factors(
+    batch: EditBatch, target: Answer, split: Split, site: Site
+) -> Callable[[], Iterator[Factors]]:
+    """Gives the factors of the edits' gradients anew, each time it is called."""
     tokens, labels = batch.tokens, batch.labels
     if target == "true_answer":
         tokenizer, backbone = split.backbone.tokenizer, split.backbone
@@ -204,13 +264,8 @@ def _products(batch: EditBatch, target: Answer, split: Split, site: Site) -> Ten
         ]
         tokens = collate(rows, pad_id=pad_id(tokenizer), device=backbone.device)
         labels = labels_of(tokens)
-    micro_batch = split.backbone.micro_batch
-    factors = partial(gradient_factors, site, tokens, labels, micro_batch.at_most(ROWS_PER_FORWARD))
-    with micro_batch.undivided():  # a stored part: other ranks may read it instead
-        if len(batch) <= ROWS_PER_FORWARD:  # few enough to be held, and not computed twice
-            held = list(factors())
-            return gradient_products(lambda: held, len(batch))
-        return gradient_products(factors, len(batch))
+    rows_at_a_time = split.backbone.micro_batch.at_most(ROWS_PER_FORWARD)
+    return partial(gradient_factors, site, tokens, labels, rows_at_a_time)
 
 
 def _answer(edit: Edit, which: Answer) -> str | None:

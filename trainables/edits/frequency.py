@@ -17,6 +17,7 @@ _SETTINGS = GeceSettings(
     gece_target="target_new",
     gece_denominator="gradient",
     gece_word_source="subject",
+    gece_mean_over="batch",  # here of all records
     meteor_penalty=0.0,
     meteor_synonyms="none",
 )

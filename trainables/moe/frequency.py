@@ -19,7 +19,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -96,26 +96,37 @@ def mean_word_frequency(text: str, counts: Mapping[str, int]) -> float | None:
     return sum(counts.get(word, 0) + 1 for word in own) / (len(own) * total)
 
 
-def gradient_products(factors: Callable[[], Iterable[Factors]], num_edits: int) -> Tensor:
-    """<E, G_i> of Eq. 9 for each edit, (N,) float64, without any edit's own gradient matrix.
+def mean_gradient(factors: Iterable[Factors], num_edits: int) -> Tensor:
+    """E of Eq. 9, (D, F): the mean over `num_edits` edits of their gradients in a linear layer.
 
-    The gradient of edit i in a linear layer is G_i = sum over its tokens of delta z^T and E is the
-    mean of the G_i, so <E, G_i> is the sum over its tokens of delta . (E z). The tokens come in
-    parts, twice: once for E, once for the products. So memory does not grow with their number.
+    The gradient of edit i is G_i = sum over its tokens of delta z^T.
 
     Args:
-        factors: Gives all parts anew, each time it is called: gradients at the layer's output
-            (S, D), the layer's inputs z (S, F), and the edit of each token (S,).
+        factors: Parts of all edits' tokens: gradients at the layer's output (S, D), the layer's
+            inputs z (S, F), and the edit of each token (S,).
         num_edits: N, at least 1.
     """
-    total: Tensor | None = None  # (D, F)
-    for deltas, keys, _ in factors():
+    total: Tensor | None = None
+    for deltas, keys, _ in factors:
         part = deltas.T @ keys
         total = part if total is None else total.add_(part)
     assert total is not None
-    mean = total.div_(num_edits)
+    return total.div_(num_edits)
+
+
+def gradient_products(factors: Iterable[Factors], num_edits: int, mean: Tensor) -> Tensor:
+    """<E, G_i> of Eq. 9 for each edit, (N,) float64, without any edit's own gradient matrix.
+
+    As G_i = sum over its tokens of delta z^T, <E, G_i> is the sum over its tokens of delta . (E z).
+    The tokens come in parts, so memory does not grow with their number.
+
+    Args:
+        factors: As for `mean_gradient`.
+        num_edits: N, at least 1.
+        mean: E, (D, F).
+    """
     found = torch.zeros(num_edits, dtype=torch.float64, device=mean.device)
-    for deltas, keys, owner in factors():
+    for deltas, keys, owner in factors:
         # in place: (S, F) is large
         products = (deltas @ mean).mul_(keys).sum(-1, dtype=torch.float64)
         found = found.index_add(0, owner, products)

@@ -18,6 +18,7 @@ PLAIN = GeceSettings(
     gece_target="target_new",
     gece_denominator="none",
     gece_word_source="none",
+    gece_mean_over="batch",
     meteor_penalty=0.0,
     meteor_synonyms="none",
 )
@@ -35,11 +36,13 @@ def calibrated(
     edits: tuple[Edit, ...],
     settings: GeceSettings = PLAIN,
     words: dict[str, int] | None = None,
+    training: tuple[Edit, ...] = (),
 ) -> Calibration:
     split = Split(backbone, LAYER, artefacts.prefix_cache)
     site = Site(backbone, LAYER, backbone.down_path(LAYER), artefacts.prefix_cache)
     batch = edit_batch(backbone.tokenizer, edits, end=True)
-    return calibration(batch, settings, split, site, artefacts, WORDS if words is None else words)
+    words = WORDS if words is None else words
+    return calibration(batch, settings, split, site, artefacts, words, training)
 
 
 def test_calibration_when_the_true_answer_is_unknown_then_its_uncertainty_stands_in(
@@ -110,6 +113,34 @@ def test_calibration_when_the_gradient_divides_then_layer_and_target_matter(
     )
     assert bool((by_target.gece > 0).all())
     assert not torch.allclose(by_target.gece, by_truth.gece)
+
+
+def test_calibration_when_the_mean_goes_over_training_then_an_edit_does_not_depend_on_its_batch(
+    llama: Backbone, artefacts: Artefacts
+) -> None:
+    training = tuple(Edit(f"{name} works for", "Oslo Bay") for name in ("Ivo Carr", "Mira Sand"))
+    edits = tuple(Edit(prompt, "Vesper", true_answer="Oslo") for prompt in PROMPTS)
+    settings = replace(PLAIN, gece_denominator="printed", gece_mean_over="training")
+    together = calibrated(llama, artefacts, edits, settings, training=training)
+    alone = [calibrated(llama, artefacts, (e,), settings, training=training) for e in edits]
+    torch.testing.assert_close(
+        torch.cat([each.gece for each in alone]), together.gece, rtol=1e-3, atol=0
+    )
+    # the batch itself as training part: E as without one
+    own = calibrated(llama, artefacts, edits, settings, training=edits)
+    over_batch = replace(settings, gece_mean_over="batch")
+    torch.testing.assert_close(own.gece, calibrated(llama, artefacts, edits, over_batch).gece)
+    assert "gece_mean_of_batch" not in own.counts
+
+
+def test_calibration_when_there_is_no_training_part_then_the_batch_makes_the_mean_and_it_is_counted(
+    llama: Backbone, artefacts: Artefacts
+) -> None:
+    edits = tuple(Edit(prompt, "Vesper", true_answer="Oslo") for prompt in PROMPTS)
+    settings = replace(PLAIN, gece_denominator="printed")
+    found = calibrated(llama, artefacts, edits, replace(settings, gece_mean_over="training"))
+    torch.testing.assert_close(found.gece, calibrated(llama, artefacts, edits, settings).gece)
+    assert found.counts["gece_mean_of_batch"] == 3
 
 
 def test_calibration_when_asked_again_then_the_backbone_is_not(

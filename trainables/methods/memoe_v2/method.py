@@ -48,6 +48,7 @@ from trainables.assemblies.gece import (
     Answer,
     Calibration,
     GeceSettings,
+    MeanOver,
     WordSource,
     calibration,
     text_word_counts,
@@ -112,6 +113,7 @@ class Config:
         gece_target: The answer whose gradient Eq. 9 takes.
         gece_denominator: What becomes of Eq. 9's inner product.
         gece_word_source: Whose words' frequency is alpha of Eq. 9.
+        gece_mean_over: The edits whose mean gradient is E of Eq. 9.
         meteor_penalty: Weight of METEOR's penalty for fragments; NLTK's own is 0.5.
         meteor_synonyms: Whether METEOR uses WordNet.
         router: Reading of Eq. 14.
@@ -150,6 +152,7 @@ class Config:
     gece_target: Answer
     gece_denominator: Denominator
     gece_word_source: WordSource
+    gece_mean_over: MeanOver
     meteor_penalty: Share
     meteor_synonyms: Synonyms
     router: Reading
@@ -245,6 +248,7 @@ class MemoeV2:
         self._split = Split(backbone, layer, cache)
         self._down = Site(backbone, layer, backbone.down_path(layer), cache)
         self._word_counts: dict[str, int] = {}
+        self._training: Sequence[Edit] = ()
         self._forget()
 
     def _forget(self) -> None:
@@ -252,7 +256,8 @@ class MemoeV2:
         self._run: _Run | None = None
 
     def prepare(self, training: Sequence[Edit]) -> None:
-        """Count the words that alpha of Eq. 9 is taken from."""
+        """Count the words that alpha of Eq. 9 is taken from, and keep the edits of its mean E."""
+        self._training = training
         if self._config.reads_gece and self._config.gece_word_source != "none":
             self._word_counts = text_word_counts(self._backbone, training)
 
@@ -360,7 +365,13 @@ class MemoeV2:
         settings = GeceSettings(**self._config.part(GeceSettings))
         with self._bypass.detached():
             return calibration(
-                batch, settings, self._split, self._down, self._artefacts, self._word_counts
+                batch,
+                settings,
+                self._split,
+                self._down,
+                self._artefacts,
+                self._word_counts,
+                self._training,
             )
 
     def _start(self, batch: EditBatch, division: Division) -> BatchRun:
