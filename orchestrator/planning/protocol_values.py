@@ -3,12 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.errors import UsageError
 from orchestrator.planning.counts import STREAMS, counts_within
 from orchestrator.planning.trial_spec import Origin, Swept
 from orchestrator.settings.models import COMMAND_LINE, Protocol
+
+
+@dataclass(frozen=True)
+class OwnStream:
+    """What a method's file says of the stream that it edits.
+
+    Attributes:
+        method: Its name.
+        order: Its own order of the edits, where no other is asked for.
+        batches: `one`: it takes all edits at once, whatever the other methods do.
+    """
+
+    method: str
+    order: str | None = None
+    batches: str | None = None
+
+
+def in_own_batches(protocol: Protocol, own: OwnStream, typed: set[str]) -> Protocol:
+    """A stream in the one batch that the method takes.
+
+    Raises:
+        UsageError: If other batches were typed, or the protocol edits a question more than once.
+    """
+    takes = f"method {own.method} takes all edits of a stream at once"
+    if protocol.kind == "serial":
+        raise UsageError(
+            f"protocol.kind=serial: {takes}, and here a question is edited several times; "
+            "it is for protocol.kind=lifelong"
+        )
+    for key, one in (("num_batches", 1), ("edit_batch_size", protocol.num_edits)):
+        if key in typed and (value := getattr(protocol, key)) not in (None, one):
+            raise UsageError(f"protocol.{key}={value}: {takes}; leave it out")
+    return protocol.model_copy(update={"num_batches": 1, "edit_batch_size": None})
 
 
 def is_typed(key: str, values: Mapping[str, Swept], origins: Mapping[str, Origin]) -> bool:

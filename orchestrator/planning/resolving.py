@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from orchestrator.errors import UsageError
-from orchestrator.planning.counts import limit_of, num_drawn, with_counts
+from orchestrator.planning.counts import STREAMS, limit_of, num_drawn, with_counts
 from orchestrator.planning.papers.presets import Presets, fields_of
 from orchestrator.planning.papers.readings import read_as_printed
 from orchestrator.planning.part_values import (
@@ -19,7 +19,14 @@ from orchestrator.planning.part_values import (
     check_pair,
     find_files,
 )
-from orchestrator.planning.protocol_values import check_order_seed, check_use, is_typed, reduced
+from orchestrator.planning.protocol_values import (
+    OwnStream,
+    check_order_seed,
+    check_use,
+    in_own_batches,
+    is_typed,
+    reduced,
+)
 from orchestrator.planning.ranges import as_kind_of, check_size
 from orchestrator.planning.shapes import EMBEDDED, read_backbone
 from orchestrator.planning.trial_spec import (
@@ -58,9 +65,9 @@ class Resolver:
         backbone, origins = self._part("backbone", values)
         dataset, dataset_origins = self._part("dataset", values)
         check_pair(backbone, dataset)
-        method, method_origins, order = self._method(values, backbone, arm)
+        method, method_origins, own = self._method(values, backbone, arm)
         origins = {**origins, **dataset_origins, **method_origins}
-        protocol, protocol_origins = self._cached_protocol(values, dataset, order)
+        protocol, protocol_origins = self._cached_protocol(values, dataset, own)
         origins.update(protocol_origins)
         spec = TrialSpec(
             self.config.ablation,
@@ -175,8 +182,8 @@ class Resolver:
 
     def _method(
         self, values: Mapping[str, Swept], backbone: Mapping[str, Any], arm: str
-    ) -> tuple[dict[str, Any], dict[str, Origin], str | None]:
-        """The method's name, module and fields on this backbone, their origins, its own order."""
+    ) -> tuple[dict[str, Any], dict[str, Origin], OwnStream]:
+        """The method's name, module and fields on this backbone, their origins, its own stream."""
         name = self._choice("method", values)
         loaded = self.config.spaces.load("method", name)
         # id: the backbone is kept in `_parts`, so that no other one takes its place
@@ -196,7 +203,7 @@ class Resolver:
                 self._swept[known] = swept, *self._swept_field(key, swept, loaded, backbone)
             _, method[field_name], origins[key] = self._swept[known]
         read_as_printed(method, origins, loaded)
-        return method, origins, loaded.get("order")
+        return method, origins, OwnStream(name, loaded.get("order"), loaded.get("batches"))
 
     def _swept_field(
         self, key: str, swept: Swept, loaded: Mapping[str, Any], backbone: Mapping[str, Any]
@@ -271,16 +278,16 @@ class Resolver:
         return int(self.config.spaces.load("backbone", backbone)[name])
 
     def _cached_protocol(
-        self, values: Mapping[str, Swept], dataset: Mapping[str, Any], order: str | None
+        self, values: Mapping[str, Swept], dataset: Mapping[str, Any], own: OwnStream
     ) -> tuple[dict[str, Any], dict[str, Origin]]:
         swept = self._swept_of("protocol", values)
-        key = f"{swept} {id(dataset)} {order}"
+        key = f"{swept} {id(dataset)} {own}"
         if key not in self._protocols:
-            self._protocols[key] = self._protocol(swept, dataset, order)
+            self._protocols[key] = self._protocol(swept, dataset, own)
         return self._protocols[key]
 
     def _protocol(
-        self, values: Mapping[str, Swept], dataset: Mapping[str, Any], order: str | None
+        self, values: Mapping[str, Swept], dataset: Mapping[str, Any], own: OwnStream
     ) -> tuple[dict[str, Any], dict[str, Origin]]:
         """The protocol with all defaults filled in, reduced to the records of the data set."""
         protocol = self.config.protocol
@@ -304,12 +311,16 @@ class Resolver:
                 origins[f"protocol.{key}"] = Origin("default")
         typed = {key for key in Protocol.model_fields if is_typed(key, values, origins)}
         check_use(protocol, typed)
+        if own.batches and protocol.kind in STREAMS:
+            protocol = in_own_batches(protocol, own, typed)
+            for key in ("edit_batch_size", "num_batches"):
+                origins[f"protocol.{key}"] = Origin("the method's own")
         # The rounds of a serial stream leave a method's own order of all edits no room.
-        own = order if protocol.kind == "lifelong" else None
+        own_order = own.order if protocol.kind == "lifelong" else None
         if protocol.order is None:
-            origins["protocol.order"] = Origin("the method's own" if own else "default")
+            origins["protocol.order"] = Origin("the method's own" if own_order else "default")
         resolved = with_counts(protocol)
-        resolved["order"] = protocol.order or own or "given"
+        resolved["order"] = protocol.order or own_order or "given"
         is_one_order = "protocol.order" not in values  # of several some may obey
         if is_one_order and "order_seed" in typed and protocol.order_seed is not None:
             check_order_seed(protocol.order_seed, resolved["order"])

@@ -10,7 +10,10 @@ from typing import Any
 DEPTH_FIELDS = ("edit_layer", "layers")
 WIDTH_FIELDS = ("lora_rank",)
 # Keys of a method's YAML that are not fields of its Config.
-HEADER = ("name", "module", "published_on", "order", "presets", "printed", "cost", "tune")
+HEADER = (
+    *("name", "module", "published_on", "order", "batches"),
+    *("presets", "printed", "cost", "tune"),
+)
 # What `TrialSpec.to_dict` writes.
 _PARTS = ("method", "backbone", "dataset", "protocol", "swept", "published")
 _KINDS: dict[str, type] = {"ablation": str, "arm": str, "seed": int, **dict.fromkeys(_PARTS, dict)}

@@ -51,6 +51,7 @@ class _Method(_Checked):
     module: str = ""
     published_on: str | None = None
     order: Order | None = None
+    batches: Literal["one"] | None = None
     presets: dict[str, dict[str, dict[str, Any]]] | None = None
     reading: Literal["working", "printed"] | None = None
     printed: dict[str, Any] | None = None

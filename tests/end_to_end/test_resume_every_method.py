@@ -12,13 +12,13 @@ import pytest
 
 from orchestrator.planning import plan
 from orchestrator.settings import loading as config
+from tests.contract.test_every_method import METHODS
 from trainables.spec import TrialSpec
 from trainables.states import read_state, write_state
 from trainables.trials.loop import EditLoop, MetricRow
 from trainables.trials.workbench import Workbench
 
 ROOT = Path(__file__).resolve().parents[2]
-METHODS = sorted(path.stem for path in (ROOT / "search_spaces" / "method").glob("*.yaml"))
 CHUNKS_BEFORE_THE_END = 2  # of some steps each; the second is in the middle of a batch, or its end
 _MEASURED = ("edit_seconds", "evaluation_seconds")
 

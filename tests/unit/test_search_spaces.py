@@ -153,4 +153,4 @@ def test_lemoe_lifelong_when_paper_then_each_method_has_its_published_batches() 
     }
     assert batches["lemoe", 1000]["num_batches"] == 5
     assert batches["grace", 100]["edit_batch_size"] == 1
-    assert batches["memit", 100]["num_batches"] == 1
+    assert batches["memit_mass", 100]["num_batches"] == 1

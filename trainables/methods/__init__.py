@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 # Keys of a method's YAML that are not settings of the method itself.
 NOT_SETTINGS = frozenset(
-    {"name", "module", "order", "published_on", "presets", "reading", "printed", "cost", "tune"}
+    {"name", "module", "order", "batches", "published_on", "reading", "cost", "tune"}
+    | {"presets", "printed"}
 )
 
 

@@ -148,7 +148,8 @@ def test_every_method_that_edits_can_be_tuned() -> None:
     files = {name: spaces.load("method", name) for name in spaces.names("method")}
     assert {name for name, file in files.items() if not file.get("tune")} == {"no_edit"}
     made = expand(config.load(["ablation=presets"]))
-    assert {each.fixed["method"] for each in made.searches} == files.keys() - {"no_edit"}
+    found = {each.fixed["method"] for each in made.searches}
+    assert found == files.keys() - {"no_edit", "memit_mass"}  # the last: memit's in one batch
     for each in made.searches:
         fields = {f"method.{key}" for key in fields_of(files[str(each.fixed["method"])])}
         assert each.distributions.keys() <= fields
