@@ -38,6 +38,10 @@ def test_memit_in_one_batch_by_hand_is_the_same_trial() -> None:
     assert identity_fields(of_name.trials[0], {}) == identity_fields(by_hand.trials[0], {})
 
 
+def test_the_batches_are_no_setting_of_the_editor() -> None:
+    assert method_settings(read_method("memit_mass")) == method_settings(read_method("memit"))
+
+
 @pytest.mark.parametrize(
     ("typed", "named"),
     [
@@ -49,10 +53,6 @@ def test_memit_in_one_batch_by_hand_is_the_same_trial() -> None:
         ),
     ],
 )
-def test_the_batches_are_no_setting_of_the_editor() -> None:
-    assert method_settings(read_method("memit_mass")) == method_settings(read_method("memit"))
-
-
 def test_other_batches_than_the_methods_own_are_one_error(
     typed: tuple[str, ...], named: str
 ) -> None:
