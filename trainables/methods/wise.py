@@ -319,6 +319,6 @@ class Wise:
         return torch.where(is_known.any(1), best, -1)
 
 
-VERSION = 2  # attention sinks are left out of scales and activations
+VERSION = 3  # an edit's own memory is the one that it was merged into
 CONFIG = Config
 METHOD = Wise

@@ -27,6 +27,7 @@ from trainables.metrics.routing import (
 from trainables.metrics.scores import own_expert_rate
 
 Experts = tuple[int, ...]
+_MOST_EXPERTS = 64  # of a routing matrix in the file of per-record results
 
 
 @runtime_checkable
@@ -38,7 +39,7 @@ class Routed(Protocol):
         ...
 
     def trained_routes(self) -> Sequence[int]:
-        """Expert that each edit so far was trained into, in the order of the edits."""
+        """Expert that holds each edit so far, in the order of the edits; -1 for none."""
         ...
 
 
@@ -115,7 +116,7 @@ def route_numbers(rows: Sequence[RouteRow], groups: Sequence[int]) -> dict[str, 
     - `routing_purity`: mean over edits.
     - `largest_load`: over the prompt tokens (or prompts) of the edits.
     - `own_expert_rate`: share of the edits that go to the expert of most of their tokens when they
-      were learned.
+      were learned, or to the one that holds them now where a method tells that itself.
 
     Load and similar knowledge are taken within a part and averaged over parts: experts of different
     parts have nothing in common.
@@ -156,7 +157,8 @@ def routing_matrices(rows: Sequence[RouteRow]) -> list[dict[str, Any]]:
     """For each part `part`, `matrix` (E x E lists) and `learned`, the inputs of each expert.
 
     The matrix is that of `routing_matrix`, over prompt tokens or whole prompts; E counts every
-    expert that has learned or answered anything.
+    expert that has learned or answered anything. Parts with more experts than `_MOST_EXPERTS` are
+    left out: where every edit has an entry of its own, the matrix is as large as their square.
     """
     found = []
     for part in dict.fromkeys(row.part for row in rows):
@@ -164,7 +166,7 @@ def routing_matrices(rows: Sequence[RouteRow]) -> list[dict[str, Any]]:
         trained = torch.tensor([expert for row in own for expert in row.trained or ()])
         routed = torch.tensor([expert for row in own for expert in row.experts])
         num_experts = int(torch.cat([trained, routed]).max()) + 1 if own else 0
-        if num_experts:
+        if 0 < num_experts <= _MOST_EXPERTS:
             counts = torch.bincount(trained[trained >= 0], minlength=num_experts)
             matrix = routing_matrix(trained, routed, num_experts)
             found.append({"part": part, "matrix": matrix.tolist(), "learned": counts.tolist()})

@@ -271,6 +271,8 @@ class EditLoop:
         outdated = self._stream.outdated()
         if outdated:
             self._measurements.outdated = self._scored(outdated, ["reliability"])
+        if isinstance(self.method, Routed) and not isinstance(self.method, TokenRouted):
+            self._note_owners(self._stream.order)  # experts that merged since have another number
         self._measure_method(newest)
 
     def _scored(
@@ -311,9 +313,14 @@ class EditLoop:
             found = experts_of(self.method, self._evaluator, chosen)
             self._measurements.trained.update(zip(owners, found, strict=True))
         elif isinstance(self.method, Routed):
-            newest = list(self.method.trained_routes())[-len(batch) :]
-            pairs = zip(batch, newest, strict=True)
-            self._measurements.trained.update((record, (int(expert),)) for record, expert in pairs)
+            self._note_owners(batch)
+
+    def _note_owners(self, newest: Sequence[int]) -> None:
+        """Remembers the expert that holds each of the newest edits, as the method itself tells."""
+        assert isinstance(self.method, Routed)
+        owners = list(self.method.trained_routes())[-len(newest) :]
+        pairs = zip(newest, owners, strict=True)
+        self._measurements.trained.update((record, (int(expert),)) for record, expert in pairs)
 
     def _measure_method(self, records: Sequence[int]) -> None:
         """Note where the edits are sent, and how many bytes the method adds to the backbone."""

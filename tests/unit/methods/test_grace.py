@@ -10,12 +10,14 @@ import pytest
 import torch
 
 from trainables.artefacts import Artefacts
+from trainables.backbones.surgery import get_module
 from trainables.errors import ConfigError
-from trainables.interfaces import Backbone, Edit, PromptBatch
+from trainables.interfaces import Backbone, DecodeState, Edit, PromptBatch
 from trainables.methods.grace.codebook import Codebook
 from trainables.methods.grace.method import Config, Grace
 from trainables.prompts import Row, collate, edit_batch, tokenise
 from trainables.seeding import trial_generators
+from trainables.states import snapshot
 
 CONFIG = Config(
     edit_layer=2,
@@ -177,6 +179,9 @@ def test_batch_when_a_prompt_comes_twice_and_the_rule_is_literal_then_it_is_uned
     assert not torch.equal(method.logits(tokens)[0], before)
     assert apply(method, llama, again).counts == {"split": 1}
     assert torch.equal(method.logits(tokens)[0], before)
+    # each learned by an entry of its own, and answered by none
+    assert method.trained_routes() == [0, 1]
+    assert method.routes(tokens).tolist() == [-1]
 
 
 def test_batch_when_an_edit_comes_twice_then_its_value_is_trained_again(
@@ -202,6 +207,9 @@ def test_skip_correct_then_a_right_answer_costs_no_entry(llama: Backbone, tmp_pa
     assert not method.advance(1)
     assert method.advance(1000)
     assert method.finish().counts == {"already_right": 1, "added": 1}
+    assert method.trained_routes() == [-1, 0]
+    apply(method, llama, EDITS[0])  # another target: the backbone does not give it
+    assert method.trained_routes() == [-1, 0, 1]
 
 
 def test_value_init_warm_then_nothing_changes_before_the_first_step(
@@ -212,6 +220,46 @@ def test_value_init_warm_then_nothing_changes_before_the_first_step(
     before, _ = method.logits(batch.tokens)
     method.begin(batch)
     torch.testing.assert_close(method.logits(batch.tokens)[0], before, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_routes_then_the_entries_that_answer_are_found_without_the_layers_above(
+    backbone: Backbone, tmp_path: Path
+) -> None:
+    method = make(backbone, tmp_path)
+    asked = [edit.prompt for edit in (EDITS[1], EDITS[0], EDITS[2])]
+    rows = [tokenise(backbone.tokenizer, text) for text in (*asked, "Who wrote The Long Tide?")]
+    prompts = collate(rows, pad_id=0, scores_last=True)
+    assert method.routes(prompts).tolist() == [-1, -1, -1, -1]
+    with torch.enable_grad():
+        apply(method, backbone, *EDITS)
+    assert method.trained_routes() == [0, 1, 2]
+    above = get_module(backbone.model, backbone.layer_path(CONFIG.edit_layer + 1))
+    passes: list[int] = []
+    handle = above.register_forward_hook(lambda *_: passes.append(1))
+    found = method.routes(prompts)
+    assert not passes
+    _, state = method.logits(prompts, DecodeState())
+    handle.remove()
+    assert passes
+    assert found.tolist() == [1, 0, 2, -1] == state.route.tolist()
+
+
+def test_state_in_the_middle_of_a_batch_then_the_owners_are_those_of_one_go(
+    llama: Backbone, tmp_path: Path
+) -> None:
+    again = replace(EDITS[0], target_new="Vesper")  # waits for the first edit to be trained
+    batch = edit_batch(llama.tokenizer, (EDITS[1], EDITS[0], again), end=True)
+    method, other = make(llama, tmp_path, num_steps=3), make(llama, tmp_path, num_steps=3)
+    apply(method, llama, EDITS[2])
+    method.begin(batch)
+    assert not method.advance(4)
+    other.load(snapshot(method.state()))
+    for each in (method, other):
+        while not each.advance(100):
+            pass
+        each.finish()
+        assert each.trained_routes() == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize(

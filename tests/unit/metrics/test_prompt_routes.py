@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,15 @@ def test_routing_matrices_count_tokens_of_edits_alone() -> None:
     assert second == {"part": 1, "matrix": [[1.0]], "learned": [1]}
 
 
+def test_routing_matrices_when_every_edit_has_an_entry_then_none_is_as_large_as_their_square() -> (
+    None
+):
+    rows = [edit(n, n) for n in range(65)]
+    assert routing_matrices(learned(rows, {n: (n,) for n in range(65)})) == []
+    (kept,) = routing_matrices(learned(rows[:64], {n: (n,) for n in range(64)}))
+    assert len(kept["matrix"]) == 64
+
+
 def test_same_expert_rate_compares_with_the_edit_of_the_question_before() -> None:
     # question 7: experts 0, 0, 1; question 8: experts 2 (of three tokens), 2. One of three moves.
     trained = [(7, (0,)), (8, (2, 2, 0)), (7, (0,)), (8, (2,)), (7, (1,))]
@@ -95,11 +105,17 @@ def test_same_expert_rate_compares_with_the_edit_of_the_question_before() -> Non
 
 
 def run(
-    name: str, backbone: Backbone, folder: Path, **how: bool
+    name: str,
+    backbone: Backbone,
+    folder: Path,
+    changes: Mapping[str, Any] | None = None,
+    batches: Sequence[Sequence[int]] = ((3, 0), (2, 1)),
+    **how: bool,
 ) -> tuple[EditLoop, dict[str, Any]]:
     values = read_method(name)
     settings = method_settings(values)
     settings.update({key: value for key, value in TINY.items() if key in settings})
+    settings.update(changes or {})
     module, artefacts = values.get("module", name), Artefacts(folder)
 
     def make() -> EditMethod:
@@ -114,7 +130,7 @@ def run(
         make,
         backbone.tokenizer,
         evaluator,
-        EditStream([[3, 0], [2, 1]], groups=lambda: [0, 0, 1, 1]),
+        EditStream(batches, groups=lambda: [0, 0, 1, 1]),
         EditProtocol(target_ends_with_eos=True, **{"is_rolled_back": False, **how}),
         Before(answers),
         to_edit=to_edit,
@@ -142,6 +158,32 @@ def test_whole_prompts_are_compared_with_what_the_method_says_it_trained(
     ]
     [matrix] = [line for line in loop.record_lines() if line["when"] == "routing"]
     assert sum(matrix["learned"]) == 4
+    loop.close()
+
+
+def test_memories_that_merged_are_compared_by_what_they_became(
+    llama: Backbone, tmp_path: Path
+) -> None:
+    merging = {"edits_per_memory": 2, "num_memories": 2, "margin_unit": "residual"}
+    merging |= {"margin_far": 0.15, "margin_edit": 0.6, "margin_gap": 0.3, "num_prefixes": 1}
+    loop, row = run("wise_retrieval", llama, tmp_path, merging, [[3], [0], [2], [1]])
+    # Edits 3 and 0 are learned by memory 0, 2 and 1 by memory 1; with the last the two become one.
+    lines = [line for line in loop.record_lines() if line["when"] == "final"]
+    edits = [line for line in lines if line["score"] == "reliability"]
+    assert [line["trained_experts"] for line in edits] == [(0,)] * 4
+    assert row["own_expert_rate"] == sum(line["experts"] == (0,) for line in edits) / 4
+    loop.close()
+
+
+def test_entries_of_a_codebook_are_experts_too(llama: Backbone, tmp_path: Path) -> None:
+    loop, row = run("grace", llama, tmp_path, {"deferral_radius": 0.01})
+    lines = [line for line in loop.record_lines() if line["when"] == "final"]
+    edits = {line["record_id"]: line for line in lines if line["score"] == "reliability"}
+    # Learned in the order 3, 0, 2, 1, an entry each, so small that no other prompt falls into it.
+    assert [edits[f"r{n}"]["trained_experts"] for n in (3, 0, 2, 1)] == [(0,), (1,), (2,), (3,)]
+    assert [edits[f"r{n}"]["experts"] for n in (3, 0, 2, 1)] == [(0,), (1,), (2,), (3,)]
+    assert row["own_expert_rate"] == 1.0
+    assert row["routing_consistency"] == 0.0  # its rephrases are answered without the codebook
     loop.close()
 
 

@@ -33,7 +33,7 @@ import torch
 from torch import Tensor, nn
 
 from trainables.artefacts import Artefacts
-from trainables.backbones.split import Split
+from trainables.backbones.split import Site, Split
 from trainables.backbones.surgery import get_module
 from trainables.field_kinds import Count, Positive, checked
 from trainables.interfaces import (
@@ -106,6 +106,7 @@ class _Run:
     next_row: int = 0
     rows: list[int] = field(default_factory=list)
     entries: list[int] = field(default_factory=list)
+    owners: list[int] = field(default_factory=list)  # of the rows so far
     counts: dict[str, int] = field(default_factory=dict)
     num_trained: int = 0
     num_steps: int = 0
@@ -125,11 +126,14 @@ class Grace:
         self.num_steps = config.num_steps
         self._config = config
         self._split = Split(backbone, config.edit_layer, artefacts.prefix_cache)
-        self._down = get_module(backbone.model, backbone.down_path(config.edit_layer))
+        path = backbone.down_path(config.edit_layer)
+        self._site = Site(backbone, config.edit_layer, path, artefacts.prefix_cache)
+        self._down = get_module(backbone.model, path)
         self._generator = generators.init
         self.codebook = Codebook(
             backbone.ffn_size, backbone.hidden_size, backbone.device, config.on_equal_key
         )
+        self._owners: list[int] = []  # of each edit, the entry that learned it; -1: none had to
         self._run: _Run | None = None
 
     def prepare(self, training: Sequence[Edit]) -> None:
@@ -160,6 +164,7 @@ class Grace:
     def finish(self) -> EditReport:
         """The entries are in the codebook already; says what they did to it."""
         run = begun(self._run)
+        self._owners += run.owners
         self._run = None
         return EditReport(
             num_edits=len(run.batch),
@@ -192,9 +197,24 @@ class Grace:
             after.route = chosen
         return logits, after
 
+    @torch.no_grad()
+    def routes(self, prompts: PromptBatch) -> Tensor:
+        """The entry that answers each prompt, (B,); -1: none. The layers above are not run."""
+        if not len(self.codebook):
+            return torch.full_like(prompts.prompt_lengths, -1)
+        inputs, _ = self._site.frozen(prompts)
+        return self.codebook.lookup(_at(inputs, prompts.prompt_ends))
+
+    def trained_routes(self) -> list[int]:
+        """For each edit so far, in order, the entry that learned it.
+
+        Of an edit that was answered rightly before, what answered it: an entry, or -1 for none.
+        """
+        return list(self._owners)
+
     def state(self) -> State:
         """The codebook and the generator; the batch and its optimiser when one is under way."""
-        state = State(tensors={"generator": self._generator.get_state()})
+        state = State({"generator": self._generator.get_state()}, {"owners": list(self._owners)})
         state.nest("codebook", self.codebook.state())
         run = self._run
         if run is not None:
@@ -208,6 +228,8 @@ class Grace:
         """Continue from `state`."""
         self._generator.set_state(state.tensors["generator"].cpu())
         self.codebook.load(state.inner("codebook"))
+        owners: Any = state.values["owners"]
+        self._owners = list(owners)
         self._run = None
         batch = stored_batch(state, self._split.backbone.device)
         if batch is None:
@@ -218,6 +240,7 @@ class Grace:
             int(stored[name]) for name in ("next_row", "num_trained", "num_steps")
         )
         run.rows, run.entries = list(stored["rows"]), list(stored["entries"])
+        run.owners = list(stored["owners"])
         run.counts, run.total_loss = dict(stored["counts"]), float(stored["total_loss"])
         if "optimisation" in state.values:
             run.wave = self._wave(run)
@@ -227,6 +250,7 @@ class Grace:
     def remove(self) -> None:
         """Forget all entries; the backbone itself was never changed."""
         self.codebook.load(Codebook(*self._sizes(), self.codebook.keys.device).state())
+        self._owners = []
         self._run = None
 
     def _sizes(self) -> tuple[int, int]:
@@ -266,11 +290,13 @@ class Grace:
             run.next_row += 1
             if self._config.skip_correct and self._is_right(run, row, covering):
                 run.counts["already_right"] = run.counts.get("already_right", 0) + 1
+                run.owners.append(covering)
                 continue
             _, entry = self.codebook.insert(key, label, radius, partial(self._start, run, row))
             run.counts[change] = run.counts.get(change, 0) + 1
             run.rows.append(row)
             run.entries.append(entry)
+            run.owners.append(entry)
         run.wave = self._wave(run) if run.rows else None
 
     def _wave(self, run: _Run) -> _Wave:
@@ -336,7 +362,10 @@ class Grace:
             handle.remove()
 
 
-_COUNTERS = ("next_row", "rows", "entries", "counts", "num_trained", "num_steps", "total_loss")
+_COUNTERS = (
+    *("next_row", "rows", "entries", "owners", "counts"),
+    *("num_trained", "num_steps", "total_loss"),
+)
 
 
 def _at(states: Tensor, columns: Tensor) -> Tensor:
@@ -356,5 +385,6 @@ def _all_right(logits: Tensor, labels: Tensor, rows: Tensor) -> list[bool]:
     return (misses == 0).tolist()
 
 
+VERSION = 2  # tells which entry learned an edit, and which answers it
 CONFIG = Config
 METHOD = Grace
