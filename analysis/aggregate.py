@@ -70,7 +70,7 @@ class Arm:
             empty.
         scores: Final scores in the table's measure, `average` included; `<score>.immediate` is a
             score right after each batch. Metrics that do not score questions are here by name.
-        before: The same scores before the first edit.
+        before: The same scores before the first edit, and what else was measured then.
         errors: Reasons of failed trials, one line each.
         context: Backbone and data set of the arm, by the names in `CONTEXT`.
         records: Where the per-record results of each seed lie, as `runs.read_records` takes it.
@@ -88,7 +88,7 @@ class Arm:
     hidden_size: int | None
     state: str
     scores: Mapping[str, Estimate]
-    before: Mapping[str, float]
+    before: Mapping[str, Estimate]
     errors: tuple[str, ...]
     context: Mapping[str, str] = field(default_factory=dict)
     records: tuple[str, ...] = ()
@@ -213,6 +213,7 @@ def _section(part: pd.DataFrame, measure: str, records: RecordReader | None) -> 
     values = kept.pivot(index="run_id", columns="metric", values="value")
     final, before = (_scores(values, measure, when) for when in ("final", "before"))
     final = pd.concat([final, _numbers(values, measure)], axis=1)
+    before = pd.concat([before, _numbers_before(values)], axis=1)
     groups = trials.groupby(identity, sort=False)
     counts = values[[name for name in values.columns if str(name).startswith(_COUNT)]]
     arms = tuple(
@@ -252,7 +253,7 @@ def _arm(
         hidden_size=_whole(trials["hidden_size"]),
         state=state,
         scores={} if state else _estimates(own, trials, measure, records),
-        before=before.loc[trials["run_id"]].mean().dropna().to_dict(),
+        before=_before(before.loc[trials["run_id"]]),
         errors=tuple(str(error) for error in trials["error"] if error),
         context={name: str(first[name]) for name in CONTEXT},
         records=tuple(str(address) for address in trials["records"]),
@@ -263,6 +264,12 @@ def _counts(trials: pd.DataFrame, counts: pd.DataFrame) -> dict[str, tuple[float
     own = counts.loc[trials["run_id"]]
     found = {str(name).removeprefix(_COUNT): own[name].dropna() for name in own.columns}
     return {name: tuple(map(float, values)) for name, values in found.items() if len(values)}
+
+
+def _before(own: pd.DataFrame) -> dict[str, Estimate]:
+    """What the seeds that got so far measured before the first edit."""
+    found = {str(name): list(map(float, own[name].dropna())) for name in own.columns}
+    return {name: estimate(values) for name, values in found.items() if values}
 
 
 def _estimates(
@@ -297,6 +304,15 @@ def _numbers(table: pd.DataFrame, measure: str) -> pd.DataFrame:
     """Further numbers of each run that a table may show, (runs, names)."""
     names = {name: _number_name(str(name), measure) for name in table.columns}
     return table[[name for name, shown in names.items() if shown]].rename(columns=names)
+
+
+def _numbers_before(table: pd.DataFrame) -> pd.DataFrame:
+    """Further numbers of each run before its first edit, (runs, names)."""
+    logged = [str(name) for name in table.columns if str(name).endswith(".before")]
+    names = {name: name.removesuffix(".before") for name in logged}
+    declared = {name: metric(short) for name, short in names.items()}
+    kept = [name for name, found in declared.items() if found and found.per == "checkpoint"]
+    return table[kept].rename(columns=names)
 
 
 def _number_name(logged: str, measure: str) -> str:

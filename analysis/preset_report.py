@@ -129,7 +129,8 @@ def _lines(ablation: str, context: Context, again: Section, searched: Section) -
     for method, each in found.items():
         yield f"  # {_compared(each)}"
         reliability = each.tuned.scores.get("reliability")
-        if reliability and reliability.mean <= each.tuned.before.get("reliability", 0.0):
+        before = each.tuned.before.get("reliability")
+        if reliability and reliability.mean <= (before.mean if before else 0.0):
             yield "  # no more reliable than the backbone without any edit"
         values = yaml.safe_dump(
             drawn(each.tuned), default_flow_style=True, sort_keys=False, width=float("inf")
@@ -140,7 +141,8 @@ def _lines(ablation: str, context: Context, again: Section, searched: Section) -
 
 
 def _before(section: Section) -> Mapping[str, float]:
-    return next((arm.before for arm in section.arms if arm.before), {})
+    found = next((arm.before for arm in section.arms if arm.before), {})
+    return {name: value.mean for name, value in found.items()}
 
 
 def _compared(each: Chosen) -> str:

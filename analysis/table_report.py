@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from analysis import aggregate
-from analysis.aggregate import Section
+from analysis.aggregate import Estimate, Section
 from analysis.counts import count_lines
 from analysis.errors import AnalysisError, StoreError
 from analysis.known import known_lines
@@ -92,8 +92,8 @@ def _tables(
         raise AnalysisError(f"filter=published: {name} has no published filter; use filter=none")
     measure = options.measure or measure_of([paper] if paper else [])
     found = aggregate.sections(rows, measure, layout.varying, runs.read_records)
-    numbers = (layout.numbers or paper) if layout.has_paper else None
-    printed = paper_numbers.load(numbers) if numbers else ()
+    names = layout.numbers_of(paper) if paper else ()
+    printed = tuple(row for each in names for row in paper_numbers.load(each))
     left_out: tuple[str, ...] = ()
     if printed:
         found, left_out = compare.comparable(found, printed, str(paper))
@@ -151,8 +151,9 @@ def _table(
     if body.paper:
         differing = "; ".join(compare.differences(section, body.paper))
         notes.insert(0, f"differs from the paper: {differing or 'nothing in backbone, data, size'}")
-        suspect = paper_numbers.caveats(body.paper[0].table)
-        notes += [f"the paper's own numbers: {caveat}" for caveat in suspect]
+        for shown in dict.fromkeys(row.table for row in body.paper):
+            suspect = paper_numbers.caveats(shown)
+            notes += [f"the paper's own numbers: {caveat}" for caveat in suspect]
     footer = [*body.footer, *_pruned_line(section), *_floor_line(section), *known_lines(section)]
     footer += [*_failures(section), *count_lines(section), *left_out]
     if section.num_superseded:
@@ -289,14 +290,14 @@ def _pruned_line(section: Section) -> list[str]:
 
 def _floor_line(section: Section) -> list[str]:
     """The scores before the first edit, which a method that does nothing would get."""
-    by_edits: dict[Any, list[Mapping[str, float]]] = defaultdict(list)
+    by_edits: dict[Any, list[Mapping[str, Estimate]]] = defaultdict(list)
     for arm in section.arms:
         by_edits[arm.protocol.get("num_edits")].append(arm.before)
     lines = []
     for edits, found in by_edits.items():
         means = []
         for name in MAIN:
-            values = [before[name] for before in found if name in before]
+            values = [before[name].mean for before in found if name in before]
             means += [f"{name} {sum(values) / len(values):.2f}"] if values else []
         where = f" ({edits} edits)" if len(by_edits) > 1 else ""
         lines.append(f"before editing{where}: {', '.join(means) or 'not measured'}")

@@ -103,7 +103,9 @@ _MEMOE_TABLES: Mapping[str, Layout] = {
             notes=("paper: the figure has no numbers; beside ours stand those of its Table 6",),
         ),
         "memoe_v1",
-    ).layout("MEMoE v1 Figure 4: number of experts, layer and routing", numbers="memoe_v1_table6"),
+    ).layout(
+        "MEMoE v1 Figure 4: number of experts, layer and routing", numbers=["memoe_v1_table6"]
+    ),
     "memoe_v2_table1": Matrix(_MEMOE_V2, BY_PROTOCOL).layout(
         "MEMoE v2 Table 1: batch and sequential batch editing, by method", _ANY_KIND
     ),
@@ -198,6 +200,21 @@ _ARM_TABLES: Mapping[str, Layout] = {
     ).layout(
         "ARM Figure 4b: memory of the edits, by method and number of questions",
         _ANY_KIND[1:],
+        has_paper=False,
+    ),
+    "arm_figure4c": Matrix(
+        by_variant("Compression"),
+        BY_KIND,
+        scores=_METRICS | headings(["edit_state_bytes"]),
+        extras=headings(["own_expert_rate"]),
+        notes=(
+            _MB,
+            "paper (no numbers): EMR merges the experts, "
+            '"thereby decreasing memory usage while also retaining performance" (Section 3.3)',
+        ),
+    ).layout(
+        "ARM Figure 4c: experts kept apart and merged by EMR, in both protocols",
+        _ANY_KIND,
         has_paper=False,
     ),
 }

@@ -47,7 +47,7 @@ class Layout:
     Attributes:
         question: What the table tells, for `--list`.
         has_paper: Whether published numbers stand beside ours.
-        numbers: Name of their file in `paper_tables/`, if it is not the layout's own name.
+        numbers: Names of their files in `paper_tables/`, if it is not the layout's own name.
         varying: Protocol keys that may differ between rows or columns of one table, `backbone` and
             `dataset` among them.
         has_filter: Whether the paper prints only rows that pass a filter.
@@ -57,9 +57,13 @@ class Layout:
     question: str
     arrange: Arrange
     has_paper: bool = True
-    numbers: str | None = None
+    numbers: tuple[str, ...] = ()
     varying: tuple[str, ...] = ()
     has_filter: bool = False
+
+    def numbers_of(self, name: str) -> tuple[str, ...]:
+        """The files with the published numbers of this layout, whose own name is `name`."""
+        return (self.numbers or (name,)) if self.has_paper else ()
 
 
 def entries(arm: Arm | None, row: PaperRow | None, absent: str) -> tuple[Entry, ...]:

@@ -69,10 +69,10 @@ class Matrix:
         varying: Sequence[str] = (),
         *,
         has_paper: bool = True,
-        numbers: str | None = None,
+        numbers: Sequence[str] = (),
     ) -> Layout:
         """The layout that arranges a section this way."""
-        return Layout(question, self.arrange, has_paper, numbers, tuple(varying))
+        return Layout(question, self.arrange, has_paper, tuple(numbers), tuple(varying))
 
     def arrange(self, section: Section, paper: Sequence[PaperRow], is_filtered: bool) -> Body:
         """The paper's rows in its order, also those that we did not run; then our further rows."""
@@ -89,7 +89,7 @@ class Matrix:
             for name, head in scores.items():
                 key = f"{name}_{plain(column.label)}" if column.label else name
                 heads[key] = f"{column.label} {head}".strip()
-                shown[key] = declared[name]
+                shown.update({key: declared[name]} if name in declared else {})
         elsewhere = len(section.arms) - len(arms)
         others = (f"left out: {elsewhere} arms of methods that are not in this table",)
         return Body(

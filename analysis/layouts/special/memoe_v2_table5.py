@@ -9,18 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from analysis.aggregate import Arm, Estimate, Section
-from analysis.layouts.layout import NOT_IN_PAPER, NOT_PRINTED, NOT_RUN, Body, Layout, divided
+from analysis.aggregate import Arm, Section
+from analysis.layouts.costs import COSTS, EXPLAINED, per_edit
+from analysis.layouts.layout import NOT_IN_PAPER, NOT_PRINTED, NOT_RUN, Body, Layout
 from analysis.published.compare import plain
 from analysis.published.paper_numbers import PaperRow, read
 from analysis.render import Entry, Row
 
 NUMBERS = "memoe_v2_table5"
-_SCORES = {
-    "peak_gpu_gib": "GPU GiB / GB",
-    "edit_seconds": "Edit s",
-    "evaluation_seconds": "Answers s",
-}
 _OURS = {"memoe_v2": "MEMoE"}  # the paper's own method; others differ by spelling alone
 
 
@@ -37,25 +33,14 @@ def arrange(section: Section, paper: Sequence[PaperRow], is_filtered: bool) -> B
     ]
     return Body(
         labels=("Method",),
-        scores=_SCORES,
+        scores=COSTS,
         rows=tuple(rows),
         notes=(
-            "seconds an edit; answers: of all prompts that an edit is scored by, teacher forced",
+            EXPLAINED,
             "paper: 30 edits on LLaMA2-7B and a V100 of 32 GB, which four of its rows exceed; its "
             "training time is divided by 30",
         ),
     )
-
-
-def per_edit(arm: Arm, name: str) -> Estimate | str:
-    """Our value of one cost, seconds divided by the edits; or why there is none."""
-    found = arm.state or arm.scores.get(name, "not measured")
-    if isinstance(found, str) or name == "peak_gpu_gib":
-        return found
-    edits = arm.protocol["num_edits"]
-    if arm.protocol["kind"] == "batch":
-        edits *= arm.protocol.get("num_batches") or 1
-    return divided(found, edits)
 
 
 def _printed(cells: Mapping[str, str]) -> dict[str, float]:
@@ -74,7 +59,7 @@ def _entries(arm: Arm | None, printed: Mapping[str, float] | None) -> tuple[Entr
             NOT_RUN if arm is None else per_edit(arm, name),
             NOT_IN_PAPER if printed is None else printed.get(name, NOT_PRINTED),
         )
-        for name in _SCORES
+        for name in COSTS
     )
 
 

@@ -97,7 +97,7 @@ def section(arms: Sequence[Arm]) -> Section:
 def test_every_layout_when_its_arms_ran_then_they_stand_in_it(name: str) -> None:
     layout = get_layout(name)
     assert layout.question
-    printed = load(layout.numbers or name) if layout.has_paper else ()
+    printed = [row for each in layout.numbers_of(name) for row in load(each)]
     trials = planned().get(name, [])
     arms = [arm_of(trial) for trial in trials] or [arm_like(row) for row in printed]
     body = layout.arrange(section(arms), printed, False)
@@ -114,9 +114,7 @@ def test_every_layout_when_its_arms_ran_then_they_stand_in_it(name: str) -> None
 
 # A figure beside which another table's numbers stand picks some of them.
 PRINTED = [
-    name
-    for name in known_layouts()
-    if get_layout(name).has_paper and get_layout(name).numbers is None
+    name for name in known_layouts() if get_layout(name).has_paper and not get_layout(name).numbers
 ]
 
 
@@ -125,7 +123,7 @@ def test_every_table_when_arms_are_made_like_its_rows_then_the_papers_numbers_ar
     name: str,
 ) -> None:
     layout = get_layout(name)
-    printed = load(layout.numbers or name)
+    printed = load(name)
     body = layout.arrange(section([arm_like(row) for row in printed]), printed, False)
     entries = [entry for row in body.rows for entry in row.entries]
     shown = {e.paper for e in entries if isinstance(e.paper, float)}

@@ -1,0 +1,117 @@
+"""ARM Table 6: what training and inference hold beside the model, and what that costs.
+
+The paper prints layers and experts, and says of time (Section 4.4): "less than a 10% increase in
+computation time relative to baseline methods", fine-tuning and WISE. Ours beside it: the experts
+that hold the edits at the end, their bytes, and seconds of each edit and of its answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from analysis.aggregate import Arm, Estimate, Section, estimate
+from analysis.counts import num_edits
+from analysis.layouts.costs import COSTS, EXPLAINED, per_edit
+from analysis.layouts.layout import NOT_IN_PAPER, NOT_PRINTED, NOT_RUN, Body, Layout, ours
+from analysis.published.paper_numbers import PaperRow, read
+from analysis.reading.runs import read_records
+from analysis.render import Entry, Row
+
+NUMBERS = "arm_table6"
+_EXPERTS, _BYTES = "experts", "edit_state_bytes"
+_SCORES = {_EXPERTS: "Experts", _BYTES: "MB", **COSTS}
+_METHODS = {
+    "LLaMA2 finetuned": ("ft_l",),
+    "WISE": ("wise_merge", "wise_retrieval"),
+    "ARM": ("arm",),
+}
+_OWN, _BASELINES = "arm", ("ft_l", "wise_merge", "wise_retrieval")
+_SECONDS = ("edit_seconds", "evaluation_seconds")
+
+
+def arrange(section: Section, paper: Sequence[PaperRow], is_filtered: bool) -> Body:
+    """The paper's rows in its order, a line for each of our arms; then our further methods."""
+    columns = ("method", "method_printed", "training_printed", "inference_printed")
+    rows, placed = list[Row](), set[str]()
+    for cells in read(NUMBERS, (*columns, "inference_experts")):
+        methods = _METHODS[cells["method"]]
+        placed.update(methods)
+        arms = [arm for name in methods for arm in section.arms if arm.method == name]
+        labels = tuple(cells[column] for column in columns[1:])
+        printed = {_EXPERTS: float(cells["inference_experts"])}
+        for arm in arms or (None,):
+            rows.append(Row((*labels, arm.name if arm else NOT_RUN), _entries(arm, printed)))
+    for arm in (arm for arm in section.arms if arm.method not in placed):
+        rows.append(Row((arm.method, NOT_IN_PAPER, NOT_IN_PAPER, arm.name), _entries(arm, None)))
+    return Body(
+        labels=("Method", "Training", "Inference", "ours"),
+        scores=_SCORES,
+        rows=tuple(rows),
+        notes=(
+            "experts: those that hold the edits at the end, of GRACE its entries / the paper's at "
+            "inference; MB: what the edits add to the model, in 10^6 bytes",
+            EXPLAINED,
+            'paper, of ARM: "less than a 10% increase in computation time relative to baseline '
+            'methods"; below, ours',
+        ),
+        footer=tuple(_times(section.arms)),
+        digits={_EXPERTS: 1, **dict.fromkeys(_SECONDS, 3)},
+    )
+
+
+def _entries(arm: Arm | None, printed: Mapping[str, float] | None) -> tuple[Entry, ...]:
+    absent = NOT_IN_PAPER if printed is None else NOT_PRINTED
+    return tuple(Entry(_ours(arm, name), (printed or {}).get(name, absent)) for name in _SCORES)
+
+
+def _ours(arm: Arm | None, name: str) -> Estimate | str:
+    if arm is None:
+        return NOT_RUN
+    if name == _EXPERTS:
+        return arm.state or _experts(arm)
+    return ours(arm, name) if name == _BYTES else per_edit(arm, name)
+
+
+def _experts(arm: Arm) -> Estimate | str:
+    """How many experts hold the edits that count at the end, by seed."""
+    counts = []
+    for address in arm.records:
+        records = read_records(address, arm.context["dataset"])
+        if records is None:
+            return "no per-record results"
+        if "trained_experts" not in records.columns:
+            return "none"
+        held = records["trained_experts"].dropna()
+        counts.append(float(len({expert for each in held for expert in each if expert >= 0})))
+    return estimate(counts) if counts else "no per-record results"
+
+
+def _times(arms: Sequence[Arm]) -> Iterator[str]:
+    """For each protocol, ARM's seconds over those of the paper's baselines."""
+    for own in (arm for arm in arms if arm.method == _OWN and _seconds(arm)):
+        same = [arm for arm in arms if arm.protocol == own.protocol and arm.method in _BASELINES]
+        parts = [
+            f"{_seconds(own) / _seconds(arm):.2f} that of {arm.method}"
+            for arm in same
+            if _seconds(arm)
+        ]
+        if parts:
+            where = f"{own.protocol['kind']}, {num_edits(own.protocol)} edits"
+            yield f"ARM's time of all edits and answers, {where}: {', '.join(parts)}"
+
+
+def _seconds(arm: Arm) -> float:
+    """Of all edits and answers, mean over seeds; 0 where they were not measured."""
+    found = [arm.scores.get(name) for name in _SECONDS]
+    return sum(value.mean for value in found if value is not None)
+
+
+LAYOUT = Layout(
+    question="ARM Table 6: experts in training and at inference, and what they cost",
+    arrange=arrange,
+    has_paper=False,  # the file has no scores
+    varying=(
+        *("kind", "order", "answers", "num_edits", "edit_batch_size", "num_batches"),
+        *("num_questions", "answers_per_question"),
+    ),
+)
