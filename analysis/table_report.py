@@ -151,9 +151,11 @@ def _table(
     if body.paper:
         differing = "; ".join(compare.differences(section, body.paper))
         notes.insert(0, f"differs from the paper: {differing or 'nothing in backbone, data, size'}")
-        for shown in dict.fromkeys(row.table for row in body.paper):
-            suspect = paper_numbers.caveats(shown)
-            notes += [f"the paper's own numbers: {caveat}" for caveat in suspect]
+        shown = dict.fromkeys(row.table for row in body.paper)
+        for each in shown:
+            of = f" ({each})" if len(shown) > 1 else ""
+            suspect = paper_numbers.caveats(each)
+            notes += [f"the paper's own numbers{of}: {caveat}" for caveat in suspect]
     footer = [*body.footer, *_pruned_line(section), *_floor_line(section), *known_lines(section)]
     footer += [*_failures(section), *count_lines(section), *left_out]
     if section.num_superseded:

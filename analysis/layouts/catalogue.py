@@ -27,7 +27,7 @@ from analysis.layouts.directions import (
     by_variant,
 )
 from analysis.layouts.grid import grid_layout
-from analysis.layouts.layout import Layout
+from analysis.layouts.layout import SCORES, Layout
 from analysis.layouts.matrix import Matrix, only
 from analysis.metrics import AVERAGED, headings
 from analysis.published.paper_numbers import PaperRow
@@ -205,7 +205,7 @@ _ARM_TABLES: Mapping[str, Layout] = {
     "arm_figure4c": Matrix(
         by_variant("Compression"),
         BY_KIND,
-        scores=_METRICS | headings(["edit_state_bytes"]),
+        scores=SCORES | headings(["edit_state_bytes"]),
         extras=headings(["own_expert_rate"]),
         notes=(
             _MB,

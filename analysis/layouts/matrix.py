@@ -89,7 +89,8 @@ class Matrix:
             for name, head in scores.items():
                 key = f"{name}_{plain(column.label)}" if column.label else name
                 heads[key] = f"{column.label} {head}".strip()
-                shown.update({key: declared[name]} if name in declared else {})
+                if name in declared:
+                    shown[key] = declared[name]
         elsewhere = len(section.arms) - len(arms)
         others = (f"left out: {elsewhere} arms of methods that are not in this table",)
         return Body(

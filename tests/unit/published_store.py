@@ -56,7 +56,7 @@ def at(**values: tuple[Any, Any]) -> dict[str, Any]:
 
 def _memoe(write: Writer) -> None:
     routing = {"routing_consistency": 0.75, "routing_purity": 0.8, "largest_load": 0.4}
-    both = "memoe_v1_table1, memoe_v2_table1"
+    both = "memoe_v1_table1, memoe_v1_figure1, memoe_v2_table1"
     tags: dict[str, Any] = {"paper": both, "swept": {}}
     write.trial("memoe_batch", "memoe_v1", 0, GOOD, numbers=routing, method="memoe_v1", **tags)
     write.trial("memoe_batch", "memoe_v2", 0, FAIR, method="memoe_v2", **tags)
@@ -146,6 +146,14 @@ def _arm(write: Writer) -> None:
             own = {"paper": table, "protocol": protocol, "swept": {"arm": name}, "method": "arm"}
             scores = GOOD if kind == "serial" else FAIR
             write.trial(table, f"{name} {kind}", 0, scores, **own)
+        for name, scores in (("none", GOOD), ("emr", FAIR)):
+            own = {"paper": "arm_figure4c", "protocol": protocol, "swept": {"arm": name}}
+            write.trial("compression", f"{name} {kind}", 0, scores, numbers=found, **own)
+        own = {"paper": "arm_figure5", **(ask if kind == "serial" else plain), "protocol": protocol}
+        for method, scores in (("arm", GOOD), ("wise_merge", FAIR), ("grace", POOR)):
+            routed = {"own_expert_rate": 0.05 if method == "grace" and kind == "serial" else 0.75}
+            name = f"{method} {kind}"
+            write.trial("routes", name, 0, scores, numbers=routed, method=method, **own)
     own = {"paper": "arm_table5", "protocol": SERIAL, "swept": {"arm": "wise_merge"}}
     write.trial("arm_table5", "wise_merge serial", 0, POOR, method="wise_merge", **own)
     own = {"paper": "arm_table9", "protocol": SERIAL} | at(method__selection_threshold=(0.35, 0.35))

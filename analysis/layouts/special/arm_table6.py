@@ -7,19 +7,20 @@ that hold the edits at the end, their bytes, and seconds of each edit and of its
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 from analysis.aggregate import Arm, Estimate, Section, estimate
 from analysis.counts import num_edits
 from analysis.layouts.costs import COSTS, EXPLAINED, per_edit
-from analysis.layouts.layout import NOT_IN_PAPER, NOT_PRINTED, NOT_RUN, Body, Layout, ours
+from analysis.layouts.layout import NOT_IN_PAPER, NOT_RUN, Body, Layout, ours
+from analysis.metrics import headings
 from analysis.published.paper_numbers import PaperRow, read
 from analysis.reading.runs import read_records
 from analysis.render import Entry, Row
 
 NUMBERS = "arm_table6"
 _EXPERTS, _BYTES = "experts", "edit_state_bytes"
-_SCORES = {_EXPERTS: "Experts", _BYTES: "MB", **COSTS}
+_SCORES = {_EXPERTS: "Experts", **headings([_BYTES]), **COSTS, **headings(["peak_gpu_gib"])}
 _METHODS = {
     "LLaMA2 finetuned": ("ft_l",),
     "WISE": ("wise_merge", "wise_retrieval"),
@@ -38,7 +39,7 @@ def arrange(section: Section, paper: Sequence[PaperRow], is_filtered: bool) -> B
         placed.update(methods)
         arms = [arm for name in methods for arm in section.arms if arm.method == name]
         labels = tuple(cells[column] for column in columns[1:])
-        printed = {_EXPERTS: float(cells["inference_experts"])}
+        printed = float(cells["inference_experts"])
         for arm in arms or (None,):
             rows.append(Row((*labels, arm.name if arm else NOT_RUN), _entries(arm, printed)))
     for arm in (arm for arm in section.arms if arm.method not in placed):
@@ -59,9 +60,9 @@ def arrange(section: Section, paper: Sequence[PaperRow], is_filtered: bool) -> B
     )
 
 
-def _entries(arm: Arm | None, printed: Mapping[str, float] | None) -> tuple[Entry, ...]:
-    absent = NOT_IN_PAPER if printed is None else NOT_PRINTED
-    return tuple(Entry(_ours(arm, name), (printed or {}).get(name, absent)) for name in _SCORES)
+def _entries(arm: Arm | None, printed: float | None) -> tuple[Entry, ...]:
+    theirs = NOT_IN_PAPER if printed is None else printed
+    return tuple(Entry(_ours(arm, name), theirs if name == _EXPERTS else None) for name in _SCORES)
 
 
 def _ours(arm: Arm | None, name: str) -> Estimate | str:

@@ -1,8 +1,9 @@
-"""MEMoE v2 Table 5: seconds an edit, whatever the number of batches, beside the paper's."""
+"""MEMoE v2 Table 5 and ARM Table 6: what an edit costs, beside what the papers print."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from analysis.render import render
 from analysis.table_report import Options, assemble
@@ -39,3 +40,51 @@ def test_costs_are_those_of_one_edit_beside_the_paper_s(tmp_path: Path) -> None:
     assert memoe["Edit s"] == "0.50 (1) / 10.00"
     assert cells_of(printed, "GRACE")["Edit s"] == "not run / not printed"
     assert cells_of(printed, "conventional_moe")["Edit s"] == "0.50 (1) / not in the paper"
+
+
+SERIAL = {
+    **{"kind": "serial", "num_edits": 120, "edit_batch_size": 1, "num_batches": 120},
+    **{"num_questions": 15, "answers_per_question": 8, "order": "given", "answers": "generated"},
+}
+
+
+def test_arm_table6_then_experts_that_hold_edits_and_arms_time_over_its_baselines(
+    tmp_path: Path,
+) -> None:
+    write = Writer(tmp_path)
+    own = {"paper": "arm_table6", "protocol": SERIAL}
+
+    def edits(*experts: int) -> list[dict[str, Any]]:
+        line = {"score": "reliability", "token": 1.0, "when": "final"}
+        return [
+            {**line, "record_id": str(n), "subject": f"s{n}", "trained_experts": [expert]}
+            for n, expert in enumerate(experts)
+        ]
+
+    for method, seconds, held in (
+        ("ft_l", 6.0, None),
+        ("wise_retrieval", 20.0, edits(0, 1, 1)),
+        ("arm", 24.0, edits(2, 0, 1, 2)),
+        ("grace", 12.0, edits(-1, 7)),  # one was answered rightly before
+    ):
+        numbers = {"edit_seconds": seconds, "evaluation_seconds": 6.0, "edit_state_bytes": 2.5e6}
+        write.trial("arm_serial", method, 0, None, held, numbers, method=method, **own)
+    (table,) = assemble("arm_table6", Options(store=tmp_path))
+    printed = render([table], "markdown")
+    # 24 s and 6 s over 120 edits
+    assert cells_of(printed, "Ours") == {
+        "Method": "Ours",
+        "Training": "32 layers + 3 experts",
+        "Inference": "32 layers + 3 experts + proj. router",
+        "ours": "arm",
+        "Experts": "3.0 (1) / 3.0",
+        "MB": "2.50 (1)",
+        "GPU GiB": "not measured",
+        "Edit s": "0.200 (1)",
+        "Answers s": "0.050 (1)",
+    }
+    assert cells_of(printed, "WISE")["Experts"] == "2.0 (1) / 3.0"
+    assert cells_of(printed, "LLaMA2 finetuned")["Experts"] == "no per-record results / 0.0"
+    assert cells_of(printed, "grace")["Experts"] == "1.0 (1) / not in the paper"
+    # (24 + 6) / (6 + 6) and (24 + 6) / (20 + 6)
+    assert "serial, 120 edits: 2.50 that of ft_l, 1.15 that of wise_retrieval" in printed

@@ -33,6 +33,12 @@ LINES = [
     ),
     ("memoe_v1_table1", ("SERAC",), ["not run / 0.89", "not run / 0.16"]),
     ("memoe_v1_table1", ("memoe_v2",), ["0.70 (1) / not in the paper"]),
+    # balance: 1 - |.6 - .9| = .7 and 1 - |.903 - 1| = .903; of SERAC 1 - |.1629 - .8182| = .3447
+    (
+        *("memoe_v1_figure1", ("MOMoE",)),
+        *(["0.90 (1) / 1.00", "0.70 (1) / 0.90", "0.60 (1) / 0.90", "0.90 (1) / 1.00"],),
+    ),
+    ("memoe_v1_figure1", ("SERAC",), ["not run / 0.89", "not run / 0.34"]),
     ("memoe_v1_table2", ("MOMoE",), ["0.70 (1) / 0.69", "0.50 (1) / 0.43"]),
     # similar, same, Gen., Rel., Loc.
     (
@@ -105,6 +111,23 @@ LINES = [
     ("arm_table13", ("EMR-Merge", "emr"), ["0.90 (1) / 0.94"]),
     ("arm_figure4a", ("3",), ["0.90 (1)", "0.80 (1)"]),
     ("arm_figure4b", ("wise_merge",), ["2.50 (1)", "0.70 (1)"]),
+    # Rel., Gen., Loc., Avg., MB, own expert of the plain stream, then of the serial one
+    (
+        *("arm_figure4c", ("emr", "emr")),
+        *(["0.70 (1)", "0.50 (1)", "0.90 (1)", "0.70 (1)", "2.50 (1)", "0.50 (1)", "0.70 (1)"],),
+    ),
+    # average and routing accuracy: plain N=1000, N=2000, then serial; averages of Tables 2 and 1
+    (
+        *("arm_figure5", ("GRACE",)),
+        *(
+            [
+                *("0.20 (1) / 0.66", "0.75 (1)", "not run / 0.66", "not run"),
+                *("0.20 (1) / 0.34", "0.05 (1)"),
+            ],
+        ),
+    ),
+    ("arm_figure5", ("WISE-Merge",), ["0.70 (1) / 0.82", "-"]),
+    ("arm_figure5", ("WISE-Retrieval",), ["not run / 0.84", "not run"]),
 ]
 
 
@@ -211,6 +234,28 @@ def test_arm_table2_when_nothing_is_serial_then_no_word_of_answers(
     store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert "alternative answers" not in printed(store, capsys, "arm_table2")
+
+
+def test_arm_figure5_when_printed_then_methods_with_a_memory_alone(
+    store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = printed(store, capsys, "arm_figure5")
+    assert "| MALMEN" not in text
+    assert "columns serial N=1000: ours 15 questions x 8 answers" in text
+    # plain .8 .7 .2 against .85 .82 .66
+    assert "rows that both have, lifelong N=1000: Avg. 1.00 (n = 3)" in text
+    assert "the paper's own numbers (arm_table1): the full method has 0.85" in text
+
+
+def test_memoe_v1_figure1_when_seeds_differ_then_the_balance_of_each(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write = Writer(tmp_path)
+    for seed, scores in enumerate(((1.0, 0.9, 0.5), (1.0, 0.5, 0.9))):
+        own = {"method": "memoe_v1", "paper": "memoe_v1_figure1"}
+        write.trial("memoe_batch", "memoe_v1", seed, scores, **own)
+    # 1 - .4 in both; of the means it would be 1 - |.7 - .7|
+    assert line_of(printed(tmp_path, capsys, "memoe_v1_figure1"), "MOMoE")[1] == "0.60 (2) / 0.90"
 
 
 def test_read_table_runs_when_a_longer_name_begins_alike_then_only_its_own(store: Path) -> None:
