@@ -145,8 +145,8 @@ def own_expert_rate(trained: Tensor, routed: Tensor) -> float | None:
     by its number of edits.
 
     Args:
-        trained: Expert that each edit was trained into, (N,).
-        routed: Expert that its prompt is sent to now, (N,); any other number where none is.
+        trained: Expert that holds each edit, (N,); -1 of one that was answered without any before.
+        routed: Expert that its prompt is sent to now, (N,); -1 where none is.
 
     Raises:
         ValueError: If the shapes differ.
