@@ -21,7 +21,7 @@ OF_REPEATED_EDITS = frozenset({"stale_rate", "same_expert_rate"})
 OF_ROUTES = frozenset(
     {
         *("routing_consistency", "routing_consistency_similar", "routing_purity"),
-        *("largest_load", "own_expert_rate", "same_expert_rate"),
+        *("largest_load", "own_expert_rate", "same_expert_rate", "num_experts_used"),
     }
 )
 OF_LATER_BATCHES = "retention"

@@ -172,6 +172,8 @@ class Measurements:
             return {}
         groups = stream.groups() if stream.groups else [0] * len(stream.order)
         row = route_numbers(learned(self.routes, self.trained), groups)
+        held = {expert for experts in self.trained.values() for expert in experts if expert >= 0}
+        row["num_experts_used"] = float(len(held))
         repeated = [
             (stream.question(record), self.trained[record])
             for record in stream.order

@@ -9,18 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from analysis.aggregate import Arm, Estimate, Section, estimate
+from analysis.aggregate import Arm, Estimate, Section
 from analysis.counts import num_edits
 from analysis.layouts.costs import COSTS, EXPLAINED, per_edit
 from analysis.layouts.layout import NOT_IN_PAPER, NOT_RUN, Body, Layout, ours
-from analysis.metrics import headings
+from analysis.metrics import digits, headings
 from analysis.published.paper_numbers import PaperRow, read
-from analysis.reading.runs import read_records
 from analysis.render import Entry, Row
 
 NUMBERS = "arm_table6"
-_EXPERTS, _BYTES = "experts", "edit_state_bytes"
-_SCORES = {_EXPERTS: "Experts", **headings([_BYTES]), **COSTS, **headings(["peak_gpu_gib"])}
+_EXPERTS, _BYTES = "num_experts_used", "edit_state_bytes"
+_SCORES = {**headings([_EXPERTS, _BYTES]), **COSTS, **headings(["peak_gpu_gib"])}
 _METHODS = {
     "LLaMA2 finetuned": ("ft_l",),
     "WISE": ("wise_merge", "wise_retrieval"),
@@ -41,9 +40,10 @@ def arrange(section: Section, paper: Sequence[PaperRow], is_filtered: bool) -> B
         labels = tuple(cells[column] for column in columns[1:])
         printed = float(cells["inference_experts"])
         for arm in arms or (None,):
-            rows.append(Row((*labels, arm.name if arm else NOT_RUN), _entries(arm, printed)))
+            rows.append(Row((*labels, _stream(arm)), _entries(arm, printed)))
     for arm in (arm for arm in section.arms if arm.method not in placed):
-        rows.append(Row((arm.method, NOT_IN_PAPER, NOT_IN_PAPER, arm.name), _entries(arm, None)))
+        labels = (arm.method, NOT_IN_PAPER, NOT_IN_PAPER)
+        rows.append(Row((*labels, _stream(arm)), _entries(arm, None)))
     return Body(
         labels=("Method", "Training", "Inference", "ours"),
         scores=_SCORES,
@@ -56,8 +56,15 @@ def arrange(section: Section, paper: Sequence[PaperRow], is_filtered: bool) -> B
             'methods"; below, ours',
         ),
         footer=tuple(_times(section.arms)),
-        digits={_EXPERTS: 1, **dict.fromkeys(_SECONDS, 3)},
+        digits={**digits([_EXPERTS]), **dict.fromkeys(_SECONDS, 3)},
     )
+
+
+def _stream(arm: Arm | None) -> str:
+    """An arm's method and what it edited, such as `arm, serial, 104 edits`."""
+    if arm is None:
+        return NOT_RUN
+    return f"{arm.method}, {arm.protocol['kind']}, {num_edits(arm.protocol)} edits"
 
 
 def _entries(arm: Arm | None, printed: float | None) -> tuple[Entry, ...]:
@@ -74,17 +81,9 @@ def _ours(arm: Arm | None, name: str) -> Estimate | str:
 
 
 def _experts(arm: Arm) -> Estimate | str:
-    """How many experts hold the edits that count at the end, by seed."""
-    counts = []
-    for address in arm.records:
-        records = read_records(address, arm.context["dataset"])
-        if records is None:
-            return "no per-record results"
-        if "trained_experts" not in records.columns:
-            return "none"
-        held = records["trained_experts"].dropna()
-        counts.append(float(len({expert for each in held for expert in each if expert >= 0})))
-    return estimate(counts) if counts else "no per-record results"
+    """How many experts hold the edits at the end; `none` of a method without any."""
+    is_routed = "own_expert_rate" in arm.scores
+    return arm.scores.get(_EXPERTS, "not measured" if is_routed else "none")
 
 
 def _times(arms: Sequence[Arm]) -> Iterator[str]:
@@ -97,8 +96,7 @@ def _times(arms: Sequence[Arm]) -> Iterator[str]:
             if _seconds(arm)
         ]
         if parts:
-            where = f"{own.protocol['kind']}, {num_edits(own.protocol)} edits"
-            yield f"ARM's time of all edits and answers, {where}: {', '.join(parts)}"
+            yield f"time of all edits and answers, {_stream(own)}: {', '.join(parts)}"
 
 
 def _seconds(arm: Arm) -> float:

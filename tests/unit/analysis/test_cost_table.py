@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from analysis.render import render
 from analysis.table_report import Options, assemble
@@ -54,21 +53,14 @@ def test_arm_table6_then_experts_that_hold_edits_and_arms_time_over_its_baseline
     write = Writer(tmp_path)
     own = {"paper": "arm_table6", "protocol": SERIAL}
 
-    def edits(*experts: int) -> list[dict[str, Any]]:
-        line = {"score": "reliability", "token": 1.0, "when": "final"}
-        return [
-            {**line, "record_id": str(n), "subject": f"s{n}", "trained_experts": [expert]}
-            for n, expert in enumerate(experts)
-        ]
-
-    for method, seconds, held in (
-        ("ft_l", 6.0, None),
-        ("wise_retrieval", 20.0, edits(0, 1, 1)),
-        ("arm", 24.0, edits(2, 0, 1, 2)),
-        ("grace", 12.0, edits(-1, 7)),  # one was answered rightly before
+    for method, seconds, routed in (
+        ("ft_l", 6.0, {}),
+        ("wise_retrieval", 20.0, {"own_expert_rate": 1.0}),  # of a time that did not count them
+        ("arm", 24.0, {"own_expert_rate": 1.0, "num_experts_used": 3.0}),
+        ("grace", 12.0, {"own_expert_rate": 0.5, "num_experts_used": 118.0}),
     ):
         numbers = {"edit_seconds": seconds, "evaluation_seconds": 6.0, "edit_state_bytes": 2.5e6}
-        write.trial("arm_serial", method, 0, None, held, numbers, method=method, **own)
+        write.trial("arm_serial", method, 0, numbers=numbers | routed, method=method, **own)
     (table,) = assemble("arm_table6", Options(store=tmp_path))
     printed = render([table], "markdown")
     # 24 s and 6 s over 120 edits
@@ -76,15 +68,17 @@ def test_arm_table6_then_experts_that_hold_edits_and_arms_time_over_its_baseline
         "Method": "Ours",
         "Training": "32 layers + 3 experts",
         "Inference": "32 layers + 3 experts + proj. router",
-        "ours": "arm",
+        "ours": "arm, serial, 120 edits",
         "Experts": "3.0 (1) / 3.0",
         "MB": "2.50 (1)",
         "GPU GiB": "not measured",
         "Edit s": "0.200 (1)",
         "Answers s": "0.050 (1)",
     }
-    assert cells_of(printed, "WISE")["Experts"] == "2.0 (1) / 3.0"
-    assert cells_of(printed, "LLaMA2 finetuned")["Experts"] == "no per-record results / 0.0"
-    assert cells_of(printed, "grace")["Experts"] == "1.0 (1) / not in the paper"
+    assert cells_of(printed, "WISE")["Experts"] == "not measured / 3.0"
+    assert cells_of(printed, "LLaMA2 finetuned")["Experts"] == "none / 0.0"
+    assert cells_of(printed, "grace")["Experts"] == "118.0 (1) / not in the paper"
     # (24 + 6) / (6 + 6) and (24 + 6) / (20 + 6)
-    assert "serial, 120 edits: 2.50 that of ft_l, 1.15 that of wise_retrieval" in printed
+    assert (
+        "answers, arm, serial, 120 edits: 2.50 that of ft_l, 1.15 that of wise_retrieval" in printed
+    )

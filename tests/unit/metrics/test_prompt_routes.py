@@ -172,6 +172,7 @@ def test_memories_that_merged_are_compared_by_what_they_became(
     edits = [line for line in lines if line["score"] == "reliability"]
     assert [line["trained_experts"] for line in edits] == [(0,)] * 4
     assert row["own_expert_rate"] == sum(line["experts"] == (0,) for line in edits) / 4
+    assert row["num_experts_used"] == 1.0
     loop.close()
 
 
@@ -183,6 +184,7 @@ def test_entries_of_a_codebook_are_experts_too(llama: Backbone, tmp_path: Path) 
     assert [edits[f"r{n}"]["trained_experts"] for n in (3, 0, 2, 1)] == [(0,), (1,), (2,), (3,)]
     assert [edits[f"r{n}"]["experts"] for n in (3, 0, 2, 1)] == [(0,), (1,), (2,), (3,)]
     assert row["own_expert_rate"] == 1.0
+    assert row["num_experts_used"] == 4.0
     assert row["routing_consistency"] == 0.0  # its rephrases are answered without the codebook
     loop.close()
 
