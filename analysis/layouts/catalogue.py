@@ -203,7 +203,7 @@ _ARM_TABLES: Mapping[str, Layout] = {
         has_paper=False,
     ),
     "arm_figure4c": Matrix(
-        by_variant("Compression"),
+        replace(by_variant("Merging"), ours=None),
         BY_KIND,
         scores=SCORES | headings(["edit_state_bytes"]),
         extras=headings(["own_expert_rate"]),

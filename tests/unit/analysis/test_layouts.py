@@ -113,7 +113,7 @@ LINES = [
     ("arm_figure4b", ("wise_merge",), ["2.50 (1)", "0.70 (1)"]),
     # Rel., Gen., Loc., Avg., MB, own expert of the plain stream, then of the serial one
     (
-        *("arm_figure4c", ("emr", "emr")),
+        *("arm_figure4c", ("emr",)),
         *(["0.70 (1)", "0.50 (1)", "0.90 (1)", "0.70 (1)", "2.50 (1)", "0.50 (1)", "0.70 (1)"],),
     ),
     # average and routing accuracy: plain N=1000, N=2000, then serial; averages of Tables 2 and 1
