@@ -16,7 +16,7 @@ from trainables.edits.embedded import embedded_name
 from trainables.errors import DataError
 from trainables.interfaces import Backbone, Edit, EditMethod, EditReport
 from trainables.methods import build_config, get_method, method_settings
-from trainables.metrics.evaluator import GENERATED_TOKENS, greedy
+from trainables.metrics.generation import GENERATED_TOKENS, greedy
 from trainables.prompts import edit_batch, tokenise
 from trainables.seeding import trial_generators
 from trainables.states import read_state, snapshot, write_state

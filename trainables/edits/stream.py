@@ -57,6 +57,14 @@ class EditStream:
         newest = {self.question(record): record for record in self.order[:edits_seen]}
         return list(newest.values())
 
+    def earlier(self) -> dict[int, tuple[int, ...]]:
+        """For each record those that its question was edited to before, in their order."""
+        found, asked = dict[int, tuple[int, ...]](), dict[int, tuple[int, ...]]()
+        for record in self.order:
+            found[record] = asked.get(self.question(record), ())
+            asked[self.question(record)] = (*found[record], record)
+        return found
+
     def outdated(self) -> list[int]:
         """Records whose question is answered anew by a later one."""
         order = self.order

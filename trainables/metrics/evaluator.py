@@ -8,14 +8,15 @@ and set of prompts; never with a model that other edits have changed.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from trainables.interfaces import DecodeState, EditRecord, PromptBatch
+from trainables.interfaces import EditRecord, PromptBatch
+from trainables.metrics.generation import GENERATED_BEHIND, GENERATED_TOKENS, Logits, greedy
 from trainables.metrics.scores import (
     exact_match,
     generated_agreement,
@@ -25,8 +26,8 @@ from trainables.metrics.scores import (
     perplexity_summary,
     token_accuracy,
 )
+from trainables.metrics.wrong_answers import WrongAnswer, given_pieces, given_text
 from trainables.prompts import (
-    Row,
     by_length,
     collate,
     has_blank_first,
@@ -36,10 +37,7 @@ from trainables.prompts import (
     tokenise,
 )
 
-Logits = Callable[[PromptBatch, DecodeState | None], tuple[Tensor, DecodeState]]
 BATCH_SIZE = 128  # prompts read at a time, where memory allows
-GENERATED_TOKENS = 32  # at least so many are generated: where an answer ends is seen then
-GENERATED_BEHIND = 8  # and so many more than the longest target has, for another spelling of it
 MEASURES = ("token", "exact", "generated", "token_no_blank")  # fields of `ProbeScore` to average
 MAX_PERPLEXITY = 1e30  # a ruined model's is infinite, and a mean must stay a number
 
@@ -75,6 +73,7 @@ class ProbeScore:
     text: str | None = None
     generated: float | None = None
     perplexity: float | None = None  # of an edit whose target is running text
+    wrong: WrongAnswer | None = None  # of an edit or a rephrase, where asked for
 
 
 def probes_of(records: Sequence[EditRecord]) -> tuple[Probe, ...]:
@@ -220,8 +219,18 @@ class Evaluator:
         before: Mapping[int, tuple[int, ...]],
         texts: Mapping[int, str] | None = None,
         texts_before: Mapping[int, str] | None = None,
+        old: Mapping[int, Sequence[str]] | None = None,
     ) -> list[ProbeScore]:
-        """Score each answered probe against its target or, for locality, against `before`."""
+        """Score each answered probe against its target or, for locality, against `before`.
+
+        Args:
+            answers: Argmax tokens by probe.
+            before: The same of the pristine backbone; of all probes if `old` is given.
+            texts: Generated texts by probe.
+            texts_before: The same of the pristine backbone.
+            old: For each record the answers that held before its edit; wrong answers to edits and
+                rephrases then say what they were.
+        """
         chosen = list(answers)
         expected = [
             before[i] if self.probes[i].is_locality else self._rows[i].target for i in chosen
@@ -249,7 +258,7 @@ class Evaluator:
                 else:
                     match = generated_exact_match([texts[i]], [self.probes[i].answer])
                 generated[position] = match.item()
-        return [
+        found = [
             ProbeScore(
                 record=self.probes[i].record,
                 score=self.probes[i].score,
@@ -262,6 +271,14 @@ class Evaluator:
             )
             for position, i in enumerate(chosen)
         ]
+        if old is None:
+            return found
+        for position, i in enumerate(chosen):
+            if self.probes[i].score in ("reliability", "generality"):
+                shown = (found[position], answers[i], before[i], (texts_before or {}).get(i))
+                wrong = self._wrong(i, *shown, old[self.probes[i].record])
+                found[position] = replace(found[position], wrong=wrong)
+        return found
 
     def prompt_batches(self, chosen: Sequence[int]) -> Iterator[PromptBatch]:
         """The chosen probes' prompts without their answers, in the order given."""
@@ -270,6 +287,28 @@ class Evaluator:
             members = chosen[start : start + self._batch_size]
             rows = [tokenise(self._tokenizer, self.probes[index].prompt) for index in members]
             yield collate(rows, pad_id=pad, scores_last=True, device=self._device)
+
+    def _wrong(
+        self,
+        index: int,
+        score: ProbeScore,
+        said: tuple[int, ...],
+        before: tuple[int, ...],
+        text_before: str | None,
+        old: Sequence[str],
+    ) -> WrongAnswer | None:
+        """What a probe's answer was where it is wrong, piece by piece or as a text."""
+        if score.exact == 1.0 and score.generated != 0.0:
+            return None
+        probe, target = self.probes[index], self._rows[index].target
+        held = [each for each in old if each.strip() and each != probe.answer]
+        pieces = text = None
+        if score.exact != 1.0:
+            rows = [tokenise(self._tokenizer, probe.prompt, each).target for each in held]
+            pieces = given_pieces(self._tokenizer, probe.answer, target, said, before, rows)
+        if score.generated == 0.0 and score.text is not None and text_before is not None:
+            text = given_text(score.text, text_before, probe.answer, held)
+        return WrongAnswer(probe.answer, pieces, text)
 
     def _batched(self, chosen: tuple[int, ...]) -> list[tuple[list[int], PromptBatch]]:
         """Collated batches of the chosen probes, kept: every trial asks for the same ones."""
@@ -288,33 +327,6 @@ class Evaluator:
 
 def _ids(values: Iterable[int]) -> Tensor:
     return torch.tensor(list(values), dtype=torch.long)
-
-
-def greedy(
-    logits: Logits,
-    prompts: Sequence[Row],
-    tokenizer: Any,
-    device: torch.device | str = "cpu",
-    max_tokens: int = GENERATED_TOKENS,
-) -> list[list[int]]:
-    """Greedy continuations, each cut before the end token; the route is taken on the prompt."""
-    end = tokenizer.eos_token_id
-    batch = collate(prompts, pad_id=pad_id(tokenizer), scores_last=True, device=device)
-    grown: list[list[int]] = [[] for _ in prompts]
-    is_open = [True] * len(prompts)
-    state = DecodeState()
-    for _ in range(max_tokens):
-        scores, state = logits(batch, state)
-        tokens = scores.argmax(-1)
-        for row, token in enumerate(tokens.tolist()):
-            is_open[row] = is_open[row] and token != end
-            if is_open[row]:
-                grown[row].append(token)
-        if not any(is_open):
-            break
-        ones = torch.ones_like(tokens)[:, None]
-        batch = PromptBatch(tokens[:, None], ones, ones[:, 0], ones.bool())
-    return grown
 
 
 def aggregate(scores: Iterable[ProbeScore], measures: Sequence[str]) -> dict[str, float]:

@@ -181,7 +181,7 @@ def generated_exact_match(
         ValueError: If the numbers of texts differ.
     """
     matches = [
-        _same_answer(_until_stop(text, target, stops), target.strip(), normalises)
+        _same_answer(until_stop(text, target, stops), target.strip(), normalises)
         for text, target in zip(generated, targets, strict=True)
     ]
     return torch.tensor(matches, dtype=torch.float64)
@@ -208,9 +208,9 @@ def generated_agreement(
     Raises:
         ValueError: If the numbers of texts differ.
     """
-    answers = [_until_stop(text, "", stops) for text in before]
+    answers = [until_stop(text, "", stops) for text in before]
     return generated_exact_match(
-        [_until_stop(text, "", stops) for text in after], answers, normalises=normalises, stops=()
+        [until_stop(text, "", stops) for text in after], answers, normalises=normalises, stops=()
     )
 
 
@@ -221,6 +221,15 @@ def squad_normalised(text: str) -> str:
     and the order of the steps are those of its evaluation script.
     """
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+
+
+def until_stop(text: str, target: str, stops: Sequence[str] = SENTENCE_STOPS) -> str:
+    """The answer at the beginning of `text`: up to the first of `stops` that is not in `target`."""
+    answer = text.strip()
+    for stop in stops:
+        if stop not in target.strip():
+            answer = answer.split(stop, maxsplit=1)[0]
+    return answer.strip()
 
 
 def perplexity(losses: Tensor, rows: Tensor, num_rows: int | None = None) -> Tensor:
@@ -276,14 +285,6 @@ def _row_mean(values: Tensor, rows: Tensor, num_rows: int | None) -> Tensor:
 
 def _mean_or_none(values: Tensor) -> float | None:
     return float(values.double().mean()) if values.numel() else None
-
-
-def _until_stop(text: str, target: str, stops: Sequence[str]) -> str:
-    answer = text.strip()
-    for stop in stops:
-        if stop not in target.strip():
-            answer = answer.split(stop, maxsplit=1)[0]
-    return answer.strip()
 
 
 def _same_answer(answer: str, target: str, normalises: bool) -> bool:

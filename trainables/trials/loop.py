@@ -244,8 +244,8 @@ class EditLoop:
 
     def _close_batch(self) -> None:
         batch = self._current
-        generates = self._protocol.is_rolled_back
-        self._measurements.immediate += self._scored(batch, generates=generates)
+        is_final = self._protocol.is_rolled_back or len(self._batches) == 1
+        self._measurements.immediate += self._scored(batch, is_final=is_final)
         self._note_trained(batch)
         if self._protocol.is_rolled_back:
             self._measure_method(batch)
@@ -267,7 +267,7 @@ class EditLoop:
         if len(self._batches) == 1:
             self._measurements.final = list(self._measurements.immediate)
         else:
-            self._measurements.final = self._scored(newest, generates=self._protocol.generates)
+            self._measurements.final = self._scored(newest, is_final=True)
         outdated = self._stream.outdated()
         if outdated:
             self._measurements.outdated = self._scored(outdated, ["reliability"])
@@ -280,22 +280,33 @@ class EditLoop:
         records: Sequence[int],
         scores: Sequence[str] | None = None,
         *,
-        generates: bool = False,
+        is_final: bool = False,
     ) -> list[ProbeScore]:
+        """Scores as of now; final ones are of generated texts too, and tell wrong answers."""
         begin = self._now()
         pulse().stage("evaluating")
         chosen = self._evaluator.select(records, scores)
         answers = self._evaluator.answers(self._logits, chosen)
         texts = texts_before = None
-        if self._protocol.generates and generates:
+        if self._protocol.generates and is_final:
             texts = self._evaluator.generations(self._logits, chosen)
             texts_before = self._before.texts
-        found = self._evaluator.score(answers, self._before.answers, texts, texts_before)
+        old = self._old_answers() if is_final else None
+        found = self._evaluator.score(answers, self._before.answers, texts, texts_before, old)
         if self._protocol.has_passages:
             edits = self._evaluator.select(records, ["reliability"])
             measured = self._evaluator.perplexities(self._logits, edits)
             found = with_perplexities(found, list(answers), measured)
         self._measurements.seconds["evaluation"] += self._now() - begin
+        return found
+
+    def _old_answers(self) -> dict[int, list[str]]:
+        """Of each record the true answer, where it is known, and what a serial stream edited."""
+        found = {}
+        for record, earlier in self._stream.earlier().items():
+            true = self.records[record].true_answer
+            edited = [self.records[each].target_new for each in earlier]
+            found[record] = [true, *edited] if true else edited
         return found
 
     def _logits(

@@ -21,6 +21,7 @@ from trainables.metrics.prompt_routes import (
     same_expert_rate,
 )
 from trainables.metrics.scores import retention, stale_rate
+from trainables.metrics.wrong_answers import WrongAnswer
 
 
 @dataclass(frozen=True)
@@ -81,9 +82,9 @@ class Measurements:
     def from_values(cls, values: Mapping[str, Any]) -> Measurements:
         """The measurements that `values` wrote."""
         return cls(
-            immediate=[ProbeScore(**score) for score in values["immediate"]],
-            final=[ProbeScore(**score) for score in values["final"]],
-            outdated=[ProbeScore(**score) for score in values["outdated"]],
+            immediate=[_probe_score(score) for score in values["immediate"]],
+            final=[_probe_score(score) for score in values["final"]],
+            outdated=[_probe_score(score) for score in values["outdated"]],
             curve=[CurvePoint(**point) for point in values["curve"]],
             reports=[EditReport(**report) for report in values["reports"]],
             routes=[_route_row(row) for row in values["routes"]],
@@ -141,7 +142,8 @@ class Measurements:
         """One JSON object per probe and moment, then the curve and the routing matrices.
 
         `batch` counts from 0; `frequency` stands where it is known. Lines of the final moment bear
-        the experts of the prompt's tokens, those of edits also the experts that learned them.
+        the experts of the prompt's tokens, those of edits also the experts that learned them, and
+        where an edit or a rephrase is answered wrongly, what the answer was: `wrong`.
         Points of the curve bear `edits_seen` and the moment `curve`; lines of the moment `routing`
         the matrix of `routing_matrix`.
         """
@@ -242,11 +244,19 @@ def _line(score: ProbeScore, record: EditRecord, route: RouteRow | None) -> dict
     line |= {"record_id": record.record_id, "subject": record.subject}
     if record.frequency is not None:
         line["frequency"] = record.frequency
-    if score.perplexity is None:
-        del line["perplexity"]
+    for name in ("perplexity", "wrong"):
+        if line[name] is None:
+            del line[name]
     if route is not None:
         line["experts"] = route.experts
     return line
+
+
+def _probe_score(values: Mapping[str, Any]) -> ProbeScore:
+    wrong = values.get("wrong")  # not in a state that an earlier version wrote
+    return ProbeScore(
+        **{**values, "wrong": None if wrong is None else WrongAnswer.from_values(wrong)}
+    )
 
 
 def _route_row(values: Mapping[str, Any]) -> RouteRow:

@@ -16,7 +16,7 @@ from trainables.edits.sources import Source, backbone_folder
 from trainables.errors import BackboneError
 from trainables.interfaces import Family
 from trainables.methods import build_config, check_family, get_version
-from trainables.metrics.evaluator import GENERATED_BEHIND, GENERATED_TOKENS
+from trainables.metrics.generation import GENERATED_BEHIND, GENERATED_TOKENS
 from trainables.moe import nltk_data
 from trainables.moe.nltk_data import NltkData
 from trainables.spec import MethodSpec, ProtocolSpec, TrialSpec

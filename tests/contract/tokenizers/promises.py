@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from trainables.interfaces import DecodeState, Edit, EditRecord, PromptBatch, Question
-from trainables.metrics.evaluator import Evaluator, Logits, greedy
+from trainables.metrics.evaluator import Evaluator
+from trainables.metrics.generation import Logits, greedy
 from trainables.moe.entities import Chunker, EntityFinder
 from trainables.prompts import edit_batch, has_blank_first, subject_last_token, tokenise
 

@@ -45,6 +45,7 @@ def test_latest_holds_the_newest_record_of_each_question_and_outdated_the_rest()
     assert stream.latest(2) == [0, 1]
     assert stream.latest(4) == [3, 1, 2]  # question 0 was answered anew by record 3
     assert stream.outdated() == [0, 1, 2]
+    assert stream.earlier() == {0: (), 1: (), 2: (), 3: (0,), 4: (1,), 5: (2,)}
     plain = EditStream([[2, 0], [1]])
     assert plain.latest(3) == [2, 0, 1]
     assert plain.outdated() == []
