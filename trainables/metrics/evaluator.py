@@ -304,8 +304,8 @@ class Evaluator:
         held = [each for each in old if each.strip() and each != probe.answer]
         pieces = text = None
         if score.exact != 1.0:
-            rows = [tokenise(self._tokenizer, probe.prompt, each).target for each in held]
-            pieces = given_pieces(self._tokenizer, probe.answer, target, said, before, rows)
+            tokens = {each: tokenise(self._tokenizer, probe.prompt, each).target for each in held}
+            pieces = given_pieces(self._tokenizer, probe.answer, target, said, before, tokens)
         if score.generated == 0.0 and score.text is not None and text_before is not None:
             text = given_text(score.text, text_before, probe.answer, held)
         return WrongAnswer(probe.answer, pieces, text)

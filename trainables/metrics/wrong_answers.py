@@ -3,7 +3,8 @@
 An answer is known in two ways. Its pieces are the likeliest tokens at the places of the asked
 answer, teacher forced: each trial has them. Its text is what greedy generation writes, where a
 trial generates. Pieces behind the first wrong one follow a beginning that was not given, so a free
-answer may go on otherwise.
+answer goes on otherwise: whether pieces are old or unchanged is told by those up to there, and that
+the last word is right may be due to the words that were fed.
 
 What is right of an answer is told by words, whatever the tokenizer's pieces are, compared as SQuAD
 does: its first word, or its last. So are the printed cases of LEMoE, arXiv:2406.20030v1, Table 7,
@@ -28,14 +29,14 @@ class Given:
 
     Attributes:
         answer: Its text; it ends before an end token, and generated text as it does for its score.
-        is_old: It turns to an answer that held before the edit.
+        old: The answer that held before the edit and that it turns to; None: it turns to none.
         is_unchanged: It is what the unedited backbone answers.
         begins_right: Its first word is that of the asked answer.
         ends_right: Its last word is.
     """
 
     answer: str
-    is_old: bool
+    old: str | None
     is_unchanged: bool
     begins_right: bool
     ends_right: bool
@@ -68,13 +69,14 @@ def given_pieces(
     target: tuple[int, ...],
     said: tuple[int, ...],
     before: tuple[int, ...],
-    old: Sequence[tuple[int, ...]],
+    old: Mapping[str, tuple[int, ...]],
 ) -> Given:
-    """What the pieces at the places of the asked answer say.
+    """What the pieces at the places of the asked answer say, one of which at least is wrong.
 
-    It is old where they are right up to the place at which the asked answer and an old one part,
-    and the old one's there (the end token's, where the old answer is the beginning of the asked
-    one). An old answer that begins with the whole asked one cannot be told from it.
+    The answer is old where the first wrong piece stands where the asked answer and an old one part,
+    and is the old one's there (the end token, where the old answer is the beginning of the asked
+    one). An old answer that begins with the whole asked one cannot be told from it. The answer is
+    unchanged where the pieces up to the first wrong one are as before.
 
     Args:
         tokenizer: Of the backbone.
@@ -82,13 +84,16 @@ def given_pieces(
         target: Its tokens.
         said: The likeliest token at each place of `target`.
         before: The same of the unedited backbone.
-        old: Tokens of each answer that held before, behind the same prompt.
+        old: Each answer that held before, with its tokens behind the same prompt.
     """
     end = tokenizer.eos_token_id
     shown = said[: said.index(end)] if end in said else said
     answer = str(tokenizer.decode(shown, skip_special_tokens=True)).strip()
-    is_old = any(_turns_to(each, target, said, end) for each in old)
-    return Given(answer, is_old, said == before, *_right_ends(answer, asked))
+    wrong = next(place for place, token in enumerate(target) if said[place] != token)
+    told = said[: wrong + 1]  # what follows was said to a beginning that was not given
+    held = (text for text, tokens in old.items() if (*tokens, end)[: wrong + 1] == told)
+    is_unchanged = before[: wrong + 1] == told
+    return Given(answer, next(held, None), is_unchanged, *_right_ends(answer, asked))
 
 
 def given_text(text: str, before: str, asked: str, old: Sequence[str]) -> Given:
@@ -102,22 +107,11 @@ def given_text(text: str, before: str, asked: str, old: Sequence[str]) -> Given:
         asked: The answer that the edit asks for.
         old: Each answer that held before.
     """
-    answer, wanted = until_stop(text, asked), _words(asked)
-    held = [(_words(until_stop(text, each)), _words(each)) for each in old]
-    begins_old = any(words and said[: len(words)] == words for said, words in held)
-    is_old = begins_old and _words(answer)[: len(wanted)] != wanted
+    answer = until_stop(text, asked)
+    held = (each for each in old if _begins(until_stop(text, each), each))
+    turns_to = None if _begins(answer, asked) else next(held, None)
     is_unchanged = generated_agreement([text], [before]).item() == 1.0
-    return Given(answer, is_old, is_unchanged, *_right_ends(answer, asked))
-
-
-def _turns_to(
-    old: tuple[int, ...], target: tuple[int, ...], said: tuple[int, ...], end: int | None
-) -> bool:
-    common = min(len(old), len(target))
-    fork = next((n for n in range(common) if old[n] != target[n]), common)
-    if fork == len(target):
-        return False
-    return said[:fork] == target[:fork] and said[fork] == (old[fork] if fork < len(old) else end)
+    return Given(answer, turns_to, is_unchanged, *_right_ends(answer, asked))
 
 
 def _right_ends(answer: str, asked: str) -> tuple[bool, bool]:
@@ -126,6 +120,12 @@ def _right_ends(answer: str, asked: str) -> tuple[bool, bool]:
     if not said or not wanted:
         return False, False
     return said[0] == wanted[0], said[-1] == wanted[-1]
+
+
+def _begins(answer: str, with_: str) -> bool:
+    """Whether `answer` begins with all the words of another answer, which has some."""
+    words = _words(with_)
+    return bool(words) and _words(answer)[: len(words)] == words
 
 
 def _words(text: str) -> list[str]:

@@ -24,7 +24,7 @@ def ids(answer: str) -> tuple[int, ...]:
 
 def pieces(asked: str, said: tuple[int, ...], *old: str, before: str = "") -> Given:
     was = ids(before) if before else tuple(END for _ in said)
-    return given_pieces(DIGITS, asked, ids(asked), said, was, [ids(each) for each in old])
+    return given_pieces(DIGITS, asked, ids(asked), said, was, {each: ids(each) for each in old})
 
 
 def cases() -> list[tuple[str, str, str]]:
@@ -73,14 +73,23 @@ def test_text_is_right_at_its_first_and_at_its_last_word(
     assert (found.begins_right, found.ends_right) == (begins, ends)
 
 
-def test_text_when_it_begins_with_an_old_answer_then_old() -> None:
-    assert given_text("The Paris of old", "", "Lyon", ["Paris"]).is_old  # articles do not count
-    assert given_text("paris.\nAnd more", "", "Lyon", ["Rome", "Paris"]).is_old
-    assert given_text("St. Louis", "", "Lyon", ["St. Louis"]).is_old  # a stop of the old answer
-    assert not given_text("Parish", "", "Lyon", ["Paris"]).is_old
-    # asked "New York City" and answered with more than that: not with the old "New York"
-    assert not given_text("New York City Hall", "", "New York City", ["New York"]).is_old
-    assert given_text("New York", "", "New York City", ["New York"]).is_old
+@pytest.mark.parametrize(
+    ("text", "asked", "old", "turns_to"),
+    [
+        ("The Paris of old", "Lyon", ["Paris"], "Paris"),  # articles do not count
+        ("paris.\nAnd more", "Lyon", ["Rome", "Paris"], "Paris"),
+        ("St. Louis", "Lyon", ["St. Louis"], "St. Louis"),  # with a stop in it
+        ("Parish", "Lyon", ["Paris"], None),
+        ("In Paris", "Lyon", ["Paris"], None),
+        ("New York", "New York City", ["New York"], "New York"),
+        ("New York City Hall", "New York City", ["New York"], None),  # begins as asked
+        ("Rome", "Lyon", ["?"], None),  # no word of it can be compared
+    ],
+)
+def test_text_when_it_begins_with_an_old_answer_then_turns_to_it(
+    text: str, asked: str, old: list[str], turns_to: str | None
+) -> None:
+    assert given_text(text, "", asked, old).old == turns_to
 
 
 def test_text_is_unchanged_up_to_its_first_stop() -> None:
@@ -89,21 +98,21 @@ def test_text_is_unchanged_up_to_its_first_stop() -> None:
     assert not given_text("Rome", "Romania", "Lyon", []).is_unchanged
 
 
-def test_pieces_when_right_up_to_the_fork_and_old_there_then_old() -> None:
+def test_pieces_when_right_up_to_the_fork_and_old_there_then_turn_to_it() -> None:
     # " 1961" and " 1974" part at their third digit; what follows it is of the asked answer
-    assert pieces("1961", (*ids("197")[:4], ids("1961")[4]), "1974").is_old
-    assert not pieces("1961", ids("1985"), "1974").is_old  # another digit at the fork
-    assert not pieces("1961", ids("2074"), "1974").is_old  # wrong before the fork
-    assert pieces("1961", ids("2074"), "1974", "2003").is_old  # one of several, at the first digit
-    assert not pieces("1961", ids("1974")).is_old  # none is known
+    assert pieces("1961", (*ids("197")[:4], ids("1961")[4]), "1974").old == "1974"
+    assert pieces("1961", ids("1985"), "1974").old is None  # another digit at the fork
+    assert pieces("1961", ids("2074"), "1974").old is None  # wrong before the fork
+    assert pieces("1961", ids("2074"), "1974", "2003").old == "2003"  # fork at the first digit
+    assert pieces("1961", ids("1974")).old is None  # none is known
 
 
 def test_pieces_when_the_old_answer_is_a_beginning_then_old_where_the_answer_ends_there() -> None:
     bar, city = ids("Bar City")
     ends_there = pieces("Bar City", (bar, END), "Bar")
-    assert (ends_there.is_old, ends_there.answer) == (True, "Bar")
-    assert not pieces("Bar City", (bar, ids("Lumen")[0]), "Bar").is_old
-    assert not pieces("Bar", (city,), "Bar City").is_old  # begins with the asked one: cannot tell
+    assert (ends_there.old, ends_there.answer) == ("Bar", "Bar")
+    assert pieces("Bar City", (bar, ids("Lumen")[0]), "Bar").old is None
+    assert pieces("Bar", (city,), "Bar City").old is None  # begins as asked: cannot be told
 
 
 def test_pieces_say_what_stands_before_an_end_token() -> None:
@@ -112,9 +121,11 @@ def test_pieces_say_what_stands_before_an_end_token() -> None:
     assert (found.answer, found.begins_right, found.ends_right) == ("12 July", True, False)
 
 
-def test_pieces_are_unchanged_where_all_are_as_before() -> None:
+def test_pieces_are_unchanged_where_they_are_as_before_up_to_the_first_wrong_one() -> None:
     assert pieces("1961", ids("1974"), before="1974").is_unchanged
-    assert not pieces("1961", ids("1974"), before="1975").is_unchanged
+    assert pieces("1961", ids("1974"), before="1975").is_unchanged  # the third digit is wrong
+    assert not pieces("1961", ids("1974"), before="1984").is_unchanged
+    assert not pieces("1961", ids("1974"), before="2074").is_unchanged  # right by now up to there
 
 
 def test_wrong_answer_comes_back_from_json_as_it_was() -> None:

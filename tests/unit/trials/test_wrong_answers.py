@@ -19,18 +19,19 @@ def test_lines_tell_of_each_wrong_answer_to_an_edit_and_of_no_other(
     loop.run()
     chosen = loop._evaluator.select()
     now = loop._evaluator.answers(loop.method.logits, chosen)
-    unchanged = {
-        (probe.score, probe.prompt): now[index] == loop._before.answers[index]
+    same_first = {
+        (probe.score, probe.prompt): now[index][0] == loop._before.answers[index][0]
         for index, probe in enumerate(loop._evaluator.probes)
     }
-    assert len({unchanged[key] for key in unchanged if key[0] in EDITS}) == 2  # some of both
+    assert {same_first[key] for key in same_first if key[0] in EDITS} == {True, False}
     asked = {record.record_id: record.target_new for record in RECORDS}
     lines = [line for line in loop.record_lines() if line["when"] == "final"]
     wrong = [line for line in lines if line["score"] in EDITS and line["exact"] == 0.0]
     assert wrong
     for line in wrong:
         assert line["wrong"]["asked"] == asked[line["record_id"]]
-        assert line["wrong"]["pieces"]["is_unchanged"] == unchanged[line["score"], line["prompt"]]
+        same = same_first[line["score"], line["prompt"]]
+        assert line["wrong"]["pieces"]["is_unchanged"] == same  # all are wrong at once
         assert line["wrong"]["text"] is None  # nothing was generated
     assert all("wrong" not in line for line in lines if line not in wrong)
     loop.close()
@@ -56,9 +57,9 @@ def test_lines_when_the_answer_begins_as_the_true_one_then_old(
         return next(line for line in loop.record_lines() if line["score"] == "reliability")
 
     unknown = line_of(RECORDS[0])["wrong"]["text"]
-    assert not unknown["is_old"]
+    assert unknown["old"] is None
     known = line_of(replace(RECORDS[0], true_answer=unknown["answer"]))["wrong"]["text"]
-    assert known == {**unknown, "is_old": True}
+    assert known == {**unknown, "old": unknown["answer"]}
 
 
 def test_old_answers_of_a_serial_stream_are_the_true_one_and_the_earlier_ones(
