@@ -146,7 +146,8 @@ def _table(
     left_out: tuple[str, ...],
     measure_note: Sequence[str],
 ) -> Table:
-    notes = [*body.notes, *_serial_notes(section), *measure_note]
+    notes = [*body.notes, *_serial_notes(section)]
+    notes += [] if "measure" in body.context else measure_note
     notes += [*_interval_notes(section, layout.has_paper), *_mixed(section)]
     if body.paper:
         differing = "; ".join(compare.differences(section, body.paper))
@@ -165,7 +166,7 @@ def _table(
         labels=body.labels,
         scores=body.scores,
         rows=body.rows,
-        context=_context(section),
+        context={**_context(section), **body.context},
         notes=tuple(notes),
         footer=tuple(footer),
         digits=body.digits,

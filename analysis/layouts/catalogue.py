@@ -26,6 +26,7 @@ from analysis.layouts.directions import (
     by_method,
     by_variant,
 )
+from analysis.layouts.failures import failures
 from analysis.layouts.grid import grid_layout
 from analysis.layouts.layout import SCORES, Layout
 from analysis.layouts.matrix import Matrix, only
@@ -219,7 +220,30 @@ _ARM_TABLES: Mapping[str, Layout] = {
     ),
 }
 
-LAYOUTS: Mapping[str, Layout] = {**_MEMOE_TABLES, **_LEMOE_TABLES, **_ARM_TABLES}
+_PARTLY = "its group i is Begins and Ends right, ii the other forms"
+_GROUPS = f"{_PARTLY}, iii an edit alone, iv a rephrase alone; ii the most common, i a large part"
+_FAILURES: Mapping[str, Layout] = {
+    **failures(
+        "memoe_v2_table7",
+        "MEMoE v2 Table 7: what is answered where an edit failed",
+        _GROUPS,
+        _ANY_KIND[1:],
+    ),
+    **failures(
+        "lemoe_table7",
+        "LEMoE Table 7: what is answered where an edit failed",
+        _GROUPS,
+        _ANY_KIND[1:],
+    ),
+    **failures(
+        "arm_table12",
+        "ARM Table 12: what is answered where an edit failed",
+        f"{_PARTLY}, iii a rephrase alone, printed with its two outputs or marks exchanged",
+        _ANY_KIND[1:],
+    ),
+}
+
+LAYOUTS: Mapping[str, Layout] = {**_MEMOE_TABLES, **_LEMOE_TABLES, **_ARM_TABLES, **_FAILURES}
 SPECIAL = Path(__file__).with_name("special")
 
 

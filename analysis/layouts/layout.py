@@ -26,6 +26,7 @@ class Body:
         notes: Lines above the table.
         footer: Lines below the table.
         digits: Decimals by key of `scores`, for columns with other than two.
+        context: Lines above the table that say otherwise than the section does, by their name.
     """
 
     labels: tuple[str, ...]
@@ -35,6 +36,7 @@ class Body:
     notes: tuple[str, ...] = ()
     footer: tuple[str, ...] = ()
     digits: Mapping[str, int] = field(default_factory=dict)
+    context: Mapping[str, str] = field(default_factory=dict)
 
 
 Arrange: TypeAlias = Callable[[Section, Sequence[PaperRow], bool], Body]

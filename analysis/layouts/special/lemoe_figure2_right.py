@@ -9,6 +9,7 @@ from typing import TypeAlias
 from analysis.aggregate import Arm, Estimate, Section, estimate
 from analysis.layouts.layout import NOT_RUN, Body, Layout
 from analysis.published.paper_numbers import PaperRow, read
+from analysis.reading.routes import majority_expert
 from analysis.reading.runs import read_records
 from analysis.render import Entry, Row
 
@@ -79,7 +80,7 @@ def _shares(address: str, dataset: str) -> Shares:
         return {}
     edits = records[(records["score"] == "reliability") & records["trained_experts"].notna()]
     pairs = Counter(
-        (_majority(learned) + 1, _majority(tested) + 1)
+        (majority_expert(learned) + 1, majority_expert(tested) + 1)
         for learned, tested in zip(edits["trained_experts"], edits["experts"], strict=True)
     )
     totals: Counter[int] = Counter()
@@ -87,12 +88,6 @@ def _shares(address: str, dataset: str) -> Shares:
         totals[learned] += count
     experts = sorted({expert for pair in pairs for expert in pair})
     return {(i, j): pairs[i, j] / totals[i] for i in totals for j in experts}
-
-
-def _majority(experts: Sequence[int]) -> int:
-    """The expert of most tokens; if several have as many, the one with the lowest number."""
-    counts = Counter(experts)
-    return min(counts, key=lambda expert: (-counts[expert], expert))
 
 
 LAYOUT = Layout(
