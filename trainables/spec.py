@@ -176,6 +176,7 @@ class ProtocolSpec:
         order_seed: Of that order; None: the trial's.
         num_questions: Of a serial stream.
         answers_per_question: That each of them gets in turn.
+        update_order: How the answers of a serial stream follow each other.
         group_sizes: Edits from each group of similar records; None: from all alike.
         generate: Whether free generation is scored, too.
         curve: Whether all edits so far are scored after every batch.
@@ -190,6 +191,7 @@ class ProtocolSpec:
     order_seed: int | None = None
     num_questions: int | None = None
     answers_per_question: int | None = None
+    update_order: Literal["rounds", "bursts", "random"] = "rounds"
     group_sizes: Sequence[int] | None = None
     generate: bool = False
     curve: bool = False

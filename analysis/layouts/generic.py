@@ -25,5 +25,8 @@ LAYOUT = Layout(
     question="any ablation by its name: one row per arm",
     arrange=arrange,
     has_paper=False,
-    varying=("num_edits", "edit_batch_size", "num_batches", "order"),
+    varying=(
+        *("num_edits", "edit_batch_size", "num_batches", "order"),
+        *("num_questions", "answers_per_question", "update_order"),
+    ),
 )

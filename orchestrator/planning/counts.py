@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from orchestrator.errors import UsageError
+from orchestrator.planning.trial_spec import LEFT_OUT
 from orchestrator.settings.models import Protocol
 
 FEWEST_ANSWERS = 2
@@ -22,6 +23,7 @@ _OPTIONAL: Mapping[str, Any] = {
     "group_sizes": None,
     "order_seed": None,
     "curve": False,
+    **LEFT_OUT,
 }
 
 
@@ -35,7 +37,7 @@ def with_counts(protocol: Protocol) -> dict[str, Any]:
     if protocol.kind == "serial":
         values["answers"] = GENERATED_ANSWERS
     else:
-        values |= {"num_questions": None, "answers_per_question": None}
+        values |= {"num_questions": None, "answers_per_question": None, **LEFT_OUT}
     return {
         key: value
         for key, value in values.items()
@@ -146,7 +148,7 @@ def limit_of(dataset: Mapping[str, Any]) -> int | None:
 
 
 def _serial(protocol: Protocol) -> dict[str, int]:
-    """Counts of a serial stream, whose batches never reach from one round into the next."""
+    """Counts of a serial stream, no batch of which holds two answers of one question."""
     edits, questions = num_edits(protocol), protocol.num_questions
     assert questions is not None
     size = protocol.edit_batch_size or 1
@@ -160,6 +162,10 @@ def _serial(protocol: Protocol) -> dict[str, int]:
         raise UsageError(
             f"protocol.order={protocol.order}: with protocol.kind=serial it is given or random, "
             "as every round comes after the one before"
+        )
+    if (protocol.order, protocol.update_order) == ("random", "random"):
+        raise UsageError(
+            "protocol.order=random: protocol.update_order=random shuffles all updates already"
         )
     count = math.ceil(questions / size) * (edits // questions)
     if protocol.num_batches not in (None, count):

@@ -19,7 +19,7 @@ from orchestrator.planning.ranges import check_ranges
 from orchestrator.planning.resolving import Resolver
 from orchestrator.planning.searches import Search, arm_label, read_searches, spec_for
 from orchestrator.planning.shapes import is_unpinned
-from orchestrator.planning.trial_spec import Origin, Swept, TrialSpec
+from orchestrator.planning.trial_spec import LEFT_OUT, Origin, Swept, TrialSpec
 from orchestrator.settings.complaints import unknown
 from orchestrator.settings.models import PARTS, SweepConfig
 
@@ -248,6 +248,7 @@ def _check_conditions(conditions: list[Condition], cells: list[TrialSpec]) -> No
         for part in (*PARTS, "protocol")
         for key in getattr(cell, part)
     } | set(PARTS)
+    known |= {f"protocol.{key}" for key in LEFT_OUT}
     for condition in conditions:
         for key in sorted(condition.keys - known) if cells else ():
             raise unknown(f"where: {condition.text!r}: {key}", key, known)

@@ -51,12 +51,14 @@ def is_typed(key: str, values: Mapping[str, Swept], origins: Mapping[str, Origin
     return axis.own_units if axis else origins[f"protocol.{key}"].source == COMMAND_LINE
 
 
-def check_order_seed(order_seed: int, order: str) -> None:
+def check_order_seed(order_seed: int, resolved: Mapping[str, Any]) -> None:
     """Raises UsageError for the seed of an order that is not random."""
-    if order in ("given", "hierarchical"):
+    order, is_serial = resolved["order"], resolved["kind"] == "serial"
+    if order in ("given", "hierarchical") and resolved.get("update_order") != "random":
+        others = "protocol.update_order=random" if is_serial else "one of kmeans"
         raise UsageError(
             f"protocol.order_seed={order_seed}: protocol.order={order} draws nothing; "
-            "it is for protocol.order=random or one of kmeans"
+            f"it is for protocol.order=random or {others}"
         )
 
 
@@ -78,7 +80,7 @@ def check_use(protocol: Protocol, typed: set[str]) -> None:
             f"protocol.order_seed={protocol.order_seed}: protocol.kind={kind} rolls back after "
             "every batch, so that no order matters; it is for protocol.kind=lifelong or serial"
         )
-    for key in ("num_questions", "answers_per_question"):
+    for key in ("num_questions", "answers_per_question", "update_order"):
         if kind != "serial" and key in typed and getattr(protocol, key) is not None:
             raise UsageError(
                 f"protocol.{key}={getattr(protocol, key)}: it is for protocol.kind=serial, "

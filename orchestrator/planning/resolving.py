@@ -321,9 +321,10 @@ class Resolver:
             origins["protocol.order"] = Origin("the method's own" if own_order else "default")
         resolved = with_counts(protocol)
         resolved["order"] = protocol.order or own_order or "given"
-        is_one_order = "protocol.order" not in values  # of several some may obey
+        of_order = {"protocol.order", "protocol.update_order"}
+        is_one_order = not of_order & values.keys()  # of several some may obey
         if is_one_order and "order_seed" in typed and protocol.order_seed is not None:
-            check_order_seed(protocol.order_seed, resolved["order"])
+            check_order_seed(protocol.order_seed, resolved)
         if "num_edits" in typed and protocol.num_edits != resolved["num_edits"]:
             raise UsageError(
                 f"protocol.num_edits={protocol.num_edits}: here it follows from other counts and "

@@ -14,6 +14,9 @@ HEADER = (
     *("name", "module", "published_on", "order", "batches"),
     *("presets", "printed", "cost", "tune"),
 )
+# Values of a serial protocol that are left out where they hold, so that trials from before the key
+# was there keep their names.
+LEFT_OUT: Mapping[str, Any] = {"update_order": "rounds"}
 # What `TrialSpec.to_dict` writes.
 _PARTS = ("method", "backbone", "dataset", "protocol", "swept", "published")
 _KINDS: dict[str, type] = {"ablation": str, "arm": str, "seed": int, **dict.fromkeys(_PARTS, dict)}
@@ -86,7 +89,10 @@ class TrialSpec:
         part, _, name = key.partition(".")
         if part not in ("method", "backbone", "dataset", "protocol"):
             raise KeyError(key)
-        return getattr(self, part)[name or "name"]
+        held: Mapping[str, Any] = getattr(self, part)
+        if part == "protocol" and held["kind"] == "serial":
+            held = {**LEFT_OUT, **held}
+        return held[name or "name"]
 
 
 @dataclass(frozen=True)

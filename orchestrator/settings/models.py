@@ -57,6 +57,8 @@ class Protocol(_Model):
             the trial's.
         num_questions: Questions of a serial stream.
         answers_per_question: Answers that each of them gets in turn.
+        update_order: How these follow each other: by rounds of all questions, in bursts of one
+            question, or shuffled.
         group_sizes: Edits drawn from each group of similar records, the largest group first.
         curve: Also score the reliability of all edits so far after every batch of a stream.
     """
@@ -69,6 +71,7 @@ class Protocol(_Model):
     order_seed: Seed | None = None
     num_questions: Count | None = None
     answers_per_question: Count | None = None
+    update_order: Literal["rounds", "bursts", "random"] = "rounds"
     group_sizes: list[Annotated[int, Field(ge=0, strict=True)]] | None = None
     target_ends_with_eos: bool = True
     generate: bool = False

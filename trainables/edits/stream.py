@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from trainables.draws import streams
 from trainables.draws.ordering import (
     between_batch_similarity,
     plan_batches,
     within_batch_similarity,
 )
+from trainables.draws.update_order import serial_batches
 from trainables.edits.drawing import Drawn
 from trainables.edits.sources import Source
 from trainables.errors import ConfigError
@@ -23,8 +23,6 @@ from trainables.prompts import tokenise
 from trainables.records import EditRecord
 from trainables.seeding import derived_seed
 from trainables.spec import ProtocolSpec, TrialSpec
-
-SERIAL_ORDERS = ("given", "random")
 
 
 @dataclass(frozen=True)
@@ -100,7 +98,7 @@ def edit_batches(spec: TrialSpec, backbone: Backbone, drawn: Drawn) -> list[list
 
     Clustering reads the mean input embedding of the prompt's tokens: what a router sees at
     inference too. (LEMoE, Eq. 7 joins prompt and target for its similarities; at inference there
-    is no target.) Batches of a serial stream never reach from one round into the next.
+    is no target.) No batch of a serial stream holds two answers of one question.
 
     Raises:
         ConfigError: If the batch size or the order does not fit.
@@ -114,7 +112,14 @@ def edit_batches(spec: TrialSpec, backbone: Backbone, drawn: Drawn) -> list[list
     own_seed = spec.seed if protocol.order_seed is None else protocol.order_seed
     seed = derived_seed(own_seed, "order") % 2**32
     if protocol.kind == "serial":
-        return _rounds(num_edits, protocol.num_rounds, size, order, seed)
+        return serial_batches(
+            num_edits,
+            protocol.num_rounds,
+            size,
+            order=order,
+            update_order=protocol.update_order,
+            seed=seed,
+        )
     embeddings = _mean_embeddings(backbone, [(record.prompt, "") for record in drawn.records])
     planned = plan_batches(embeddings, order=order, seed=seed, edit_batch_size=size)
     return [[int(index) for index in batch] for batch in planned]
@@ -124,25 +129,6 @@ def _batch_size(protocol: ProtocolSpec) -> int:
     if protocol.is_rolled_back:
         return 1 if protocol.kind == "single" else protocol.num_edits
     return protocol.edit_batch_size or 1
-
-
-def _rounds(
-    num_questions: int, num_rounds: int, size: int, order: str, seed: int
-) -> list[list[int]]:
-    """Batches of a serial stream; `random` shuffles every round anew."""
-    if order not in SERIAL_ORDERS:
-        allowed = " or ".join(SERIAL_ORDERS)
-        raise ConfigError(f"protocol.order is {order!r}; with protocol.kind=serial it is {allowed}")
-    generator = np.random.default_rng(seed)
-    planned: list[list[int]] = []
-    for number in range(num_rounds):
-        first = number * num_questions
-        questions = (
-            generator.permutation(num_questions) if order == "random" else range(num_questions)
-        )
-        records = [first + int(question) for question in questions]
-        planned += [list(batch) for batch in streams.batches(records, size)]
-    return planned
 
 
 def _similarities(

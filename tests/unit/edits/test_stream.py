@@ -85,6 +85,20 @@ def test_serial_random_order_shuffles_every_round_anew(llama: Backbone) -> None:
         edit_batches(serial(order="kmeans_filled"), llama, draw(serial(), SOURCE))
 
 
+def test_serial_update_order_and_its_seed_are_obeyed(llama: Backbone) -> None:
+    bursts = serial(update_order="bursts")
+    assert edit_batches(bursts, llama, draw(bursts, SOURCE)) == [[0], [3], [1], [4], [2], [5]]
+
+    def shuffled(**changes: Any) -> list[list[int]]:
+        wanted = serial(num_questions=12, update_order="random", **changes)
+        drawn = draw(wanted, SOURCE)
+        assert drawn == draw(serial(num_questions=12), SOURCE)  # the same edits in any order
+        return edit_batches(wanted, llama, drawn)
+
+    assert shuffled() == shuffled(order_seed=0)  # the trial's own seed is 0
+    assert shuffled() != shuffled(order_seed=1)
+
+
 def test_serial_batch_larger_than_a_round_is_refused(llama: Backbone) -> None:
     wanted = serial(edit_batch_size=4)
     with pytest.raises(ConfigError, match=r"edit_batch_size is 4; it must lie in \[1, 3\]"):

@@ -48,9 +48,22 @@ def test_keys_that_a_protocol_does_not_use_are_not_part_of_it() -> None:
         *("kind", "num_edits", "edit_batch_size", "num_batches", "order"),
         *("target_ends_with_eos", "generate"),
     }
-    mixed = Protocol(kind="lifelong", num_questions=3, answers_per_question=2, curve=True)
+    mixed = Protocol(
+        kind="lifelong",
+        num_questions=3,
+        answers_per_question=2,
+        update_order="bursts",
+        curve=True,
+    )
     assert with_counts(mixed)["curve"] is True
-    assert "num_questions" not in with_counts(mixed)  # the arms beside it are serial
+    for key in ("num_questions", "answers_per_question", "update_order"):
+        assert key not in with_counts(mixed)  # the arms beside it are serial
+    assert set(serial()) == {
+        *("kind", "num_edits", "edit_batch_size", "num_batches", "order"),
+        *("num_questions", "answers_per_question", "answers"),
+        *("target_ends_with_eos", "generate"),
+    }
+    assert serial(update_order="bursts") == {**serial(), "update_order": "bursts"}
 
 
 @pytest.mark.parametrize(
@@ -62,6 +75,10 @@ def test_keys_that_a_protocol_does_not_use_are_not_part_of_it() -> None:
         ({"edit_batch_size": 126}, ["edit_batch_size=126", "1 to protocol.num_questions=125"]),
         ({"num_batches": 5}, ["num_batches=5", "1000"]),
         ({"order": "kmeans_filled"}, ["order=kmeans_filled", "given or random"]),
+        (
+            {"order": "random", "update_order": "random"},
+            ["protocol.order=random", "update_order=random shuffles all updates already"],
+        ),
         ({"group_sizes": [1]}, ["protocol.group_sizes", "kind=serial"]),
     ],
 )

@@ -207,6 +207,26 @@ protocol: {num_edits: 24, num_questions: 100, answers_per_question: 2}
     (folder / "ablation" / "both.yaml").unlink()
 
 
+def test_expand_when_orders_questions_and_answers_are_axes_then_each_arm_bears_its_own(
+    folder: Path,
+) -> None:
+    axes = ["axes.protocol.update_order=[rounds,bursts]", "axes.protocol.num_questions=[4,6]"]
+    axes.append("axes.protocol.answers_per_question=[2,3]")
+    words = ["ablation=methods", "method=none", "protocol.kind=serial", "seeds=[0]"]
+    cells = plan(folder, *words, *axes).cells
+    keys = [
+        f"protocol.{axis}" for axis in ("update_order", "num_questions", "answers_per_question")
+    ]
+    found = [(*map(cell.swept.get, keys), cell.protocol["num_edits"]) for cell in cells]
+    counts = [(4, 2, 8), (4, 3, 12), (6, 2, 12), (6, 3, 18)]  # T, P and T x P
+    assert set(found) == {(order, *each) for order in ("rounds", "bursts") for each in counts}
+    assert len(found) == 8
+    assert "update_order=rounds num_questions=4" in cells[0].arm
+    assert "update_order" not in cells[0].protocol  # as of trials from before there was the key
+    where = plan(folder, *words, *axes, "where=[\"protocol.update_order == 'rounds'\"]").cells
+    assert [cell.swept["protocol.update_order"] for cell in where] == ["rounds"] * 4
+
+
 @pytest.mark.parametrize(
     ("typed", "parts"),
     [
@@ -216,6 +236,12 @@ protocol: {num_edits: 24, num_questions: 100, answers_per_question: 2}
             ["protocol.num_edits=16", "is 15"],
         ),
         (["protocol.num_questions=5"], ["num_questions=5", "kind=serial", "kind=lifelong"]),
+        (["protocol.update_order=bursts"], ["update_order=bursts", "kind=serial", "kind=lifelong"]),
+        (["protocol.update_order=mixed"], ["protocol.update_order=mixed", "'rounds', 'bursts'"]),
+        (
+            ["protocol.order_seed=3", "protocol.num_questions=5", *SERIAL],
+            ["order_seed=3", "protocol.update_order=random"],
+        ),
         (["protocol.curve=true", "protocol.kind=batch"], ["protocol.curve=true", "kind=batch"]),
         (["protocol.group_sizes=[61]"], ["protocol.group_sizes=[61]", "60 edits"]),
         (["protocol.group_sizes=[1,-1]"], ["protocol.group_sizes.1=-1"]),
