@@ -41,6 +41,14 @@ _KINDS: Mapping[str, _Kind] = {
     ),
     "unchanged_edits": _edits("new answer equal to the true one, so that nothing changes"),
     "answers_topped_up": _Kind("older answers taken from other relations"),
+    "last_answers_of_file": _Kind(
+        "questions whose last answer in the file is not the data set's target: scored by the "
+        "file's, without portability"
+    ),
+    "answers_not_told_apart": _Kind(
+        "older answers that begin the last one of their question, or begin with it: none of them "
+        "can be stale"
+    ),
     "joins_retokenised": _Kind(
         "prompts that share a token with their target, joined as generation would"
     ),

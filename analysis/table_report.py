@@ -26,10 +26,13 @@ from analysis.reading import runs
 from analysis.reading.published_locality import USUAL, published_locality
 from analysis.render import Table
 
-_GENERATED_ANSWERS = (
-    "alternative answers: generated here from answers of the same relation, as the paper's files "
-    "of serial edits are not public; scored on each question's last answer"
-)
+_GENERATED, _GIVEN = "generated", "from a file"  # how `answers` of a serial protocol begins
+_ANSWERS = {
+    _GENERATED: "alternative answers: generated here from answers of the same relation, as the "
+    "paper's files of serial edits are not public; scored on each question's last answer",
+    _GIVEN: "alternative answers: from a file (dataset.answers); scored on each question's last "
+    "answer",
+}
 _MOST_VALUES = 6  # of one key, listed with the arms that have them
 _MOST_ERRORS = 8  # reasons listed below a table; the ledger has them all
 
@@ -246,8 +249,9 @@ def _measure_note(paper: str | None, section: Section) -> list[str]:
 
 
 def _serial_notes(section: Section) -> list[str]:
-    kinds = {arm.protocol.get("kind") for arm in section.arms}
-    return [_GENERATED_ANSWERS] if "serial" in kinds else []
+    serial = [arm.protocol for arm in section.arms if arm.protocol.get("kind") == "serial"]
+    told = {str(protocol.get("answers", _GENERATED)) for protocol in serial}
+    return [note for begin, note in _ANSWERS.items() if any(t.startswith(begin) for t in told)]
 
 
 def _interval_notes(section: Section, has_paper: bool) -> list[str]:

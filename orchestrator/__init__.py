@@ -5,6 +5,7 @@ Rooms, each of which imports only those below it:
 - `sweep`, `ui`: the commands.
 - `running`: starts or joins Ray, runs the trials and handles their results.
 - `terminal`, `tracking`: print on the terminal, and write to MLflow.
+- `answers`: writes the answers that a serial sweep edits into a file.
 - `precheck`: checks a plan before any model is loaded.
 - `store`, `forecast`: keep results on disk, and forecast time, memory and room on a cluster.
 - `planning`: turns one configuration into trials, each with its identity.

@@ -58,6 +58,8 @@ def main(arguments: Sequence[str]) -> int:
 
             console.print(dry_run(expanded, options(typed), typed.simulate_gpus))
             return 0
+        if typed.write_answers is not None:
+            return answers(expanded, typed.write_answers)
         return run(expanded, typed, arguments)
     except KeyboardInterrupt:
         return interrupted(arguments)
@@ -106,6 +108,18 @@ def sync(expanded: plan.Plan) -> int:
             "to send them, type the keys of their sweep"
         )
     return FAILED if synced.num_unsent else 0
+
+
+def answers(expanded: plan.Plan, file: Path) -> int:
+    """Write the answers that the questions of a serial plan get."""
+    from orchestrator.terminal.waiting import Waiting
+
+    with Waiting("drawing the questions and their answers"):
+        from orchestrator.answers import write_answers  # heavy: torch
+
+        said = write_answers(expanded, file)
+    print(said)
+    return 0
 
 
 def run(expanded: plan.Plan, typed: argparse.Namespace, arguments: Sequence[str]) -> int:

@@ -12,7 +12,7 @@ Rooms, each of which imports only those below it:
   are drawn, ordered and put into batches.
 - `optimise`: the training loop of all gradient methods, and the batch that it works on.
 - `prompts`, `seeding`: text to token rows; random generators. `reading`: reads files of records,
-  for several data sets.
+  for several data sets, and of answers.
 - `states`: copies what a trial needs to go on, and stores it.
 - `interfaces`: what passes between the rooms, and the protocol of an edit method.
 - `spec`: the settings of one trial, as typed attributes.

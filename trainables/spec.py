@@ -130,6 +130,7 @@ class DatasetSpec:
         part: `tune`, `report` or `all`.
         module: In `trainables/datasets`; None: it bears the YAML's name.
         path: File or files; None: it needs none.
+        answers: File of the answers of a serial stream; None: they are made from the data.
         target_field: Field of the file that is taught; None: the published one.
         version: Of the loader, where it was typed.
         keep_unchanged: Whether edits whose target was true before are drawn too.
@@ -143,6 +144,7 @@ class DatasetSpec:
     part: Part
     module: str | None = None
     path: str | Sequence[str] | None = None
+    answers: str | None = None
     target_field: str | None = None
     version: int | None = None
     keep_unchanged: bool = False

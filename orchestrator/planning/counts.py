@@ -15,6 +15,7 @@ STREAMS = ("lifelong", "serial")
 # What stands in a serial trial's protocol, and so in its table: where the answers come from. The
 # number is that of trainables/draws/serial.py.
 GENERATED_ANSWERS = "generated (version 1; the last is the data set's own)"
+GIVEN_ANSWERS = "from a file"
 # Keys of one kind of protocol alone, and keys younger than the first results: a protocol that does
 # not use them does without, so that its trials keep their names.
 _OPTIONAL: Mapping[str, Any] = {
@@ -27,15 +28,17 @@ _OPTIONAL: Mapping[str, Any] = {
 }
 
 
-def with_counts(protocol: Protocol) -> dict[str, Any]:
+def with_counts(protocol: Protocol, *, has_answers: bool = False) -> dict[str, Any]:
     """The protocol with every count filled in, without the optional keys that it does not use.
+
+    `has_answers`: a file gives the answers of a serial stream.
 
     Raises:
         UsageError: If counts contradict each other.
     """
     values = {**protocol.model_dump(), **batches(protocol)}
     if protocol.kind == "serial":
-        values["answers"] = GENERATED_ANSWERS
+        values["answers"] = GIVEN_ANSWERS if has_answers else GENERATED_ANSWERS
     else:
         values |= {"num_questions": None, "answers_per_question": None, **LEFT_OUT}
     return {

@@ -19,7 +19,8 @@ _AS_BEFORE: Mapping[str, Mapping[str, Any]] = {
     "memoe_v2": {"merging": "top_k", "gece_mean_over": "batch"},
     "arm": {"likelihood_term": True, "router_optimiser": "adam"},
 }
-_NOT_DATASET = {"path", "max_edits", "locality", "keep_unchanged"}  # the last is in the digest
+_NOT_DATASET = {"path", "max_edits", "locality"}
+_IN_DIGEST = {"keep_unchanged", "answers"}  # of the data
 _OF_BAND = {"frequency_band", "frequency_source"}
 _NOT_BACKBONE = {"name", "memory_gib", "weights_gib", "edit_layer"}
 
@@ -46,7 +47,8 @@ def identity_fields(spec: TrialSpec, extra: Mapping[str, Any]) -> dict[str, Any]
         backbone = {key: spec.backbone.get(key) for key in ("dtype", "tf32")}
     if not backbone.get("tf32"):  # exact: as before it could be chosen
         backbone.pop("tf32", None)
-    dataset = {key: value for key, value in spec.dataset.items() if key not in _NOT_DATASET}
+    left_out = _NOT_DATASET | _IN_DIGEST
+    dataset = {key: value for key, value in spec.dataset.items() if key not in left_out}
     if dataset.get("frequency_band") is None:  # drawn from all: as before there were bands
         dataset = {key: value for key, value in dataset.items() if key not in _OF_BAND}
     if not dataset.get("known_only"):  # as before anybody was asked what it knows

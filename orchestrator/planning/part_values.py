@@ -16,7 +16,10 @@ _PARTS = ("all", "report", "tune")
 # What a checkpoint says of itself.
 _OF_THE_MODEL = ("family", *SHAPE, "num_parameters", "dequantised_from")
 _MAY_BE_NULL = frozenset(
-    {"revision", "memory_gib", "num_parameters", "data_path", "path", "max_edits", "frequency_band"}
+    {
+        *("revision", "memory_gib", "num_parameters", "data_path"),
+        *("path", "answers", "max_edits", "frequency_band"),
+    }
 )
 _MOST_GIB = 1e6
 _PACKAGE = {
@@ -115,14 +118,18 @@ def check_dataset(dataset: Mapping[str, Any]) -> None:
 
 
 def find_files(dataset: dict[str, Any]) -> None:
-    """Makes `path` absolute.
+    """Makes `path` and `answers` absolute.
 
     Raises:
         UsageError: If a data set that is read from files lacks its files, or a part is unknown.
     """
+    if dataset.get("answers") is not None:
+        dataset["answers"] = _data_file("answers", dataset["answers"])
     typed = dataset.get("path")
     if typed is not None:
-        paths = [_data_file(each) for each in (typed if isinstance(typed, list) else [typed])]
+        paths = [
+            _data_file("path", each) for each in (typed if isinstance(typed, list) else [typed])
+        ]
         if not paths or len(set(paths)) < len(paths):
             raise UsageError(f"dataset.path={typed}: name at least one file, and each only once")
         dataset["path"] = paths if len(paths) > 1 else paths[0]
@@ -155,11 +162,11 @@ def check_null(part: str, key: str, value: Any, default: Any) -> None:
         raise UsageError(f"{part}.{key}=null: must have a value, such as {default!r}")
 
 
-def _data_file(typed: Any) -> str:
+def _data_file(key: str, typed: Any) -> str:
     """The absolute path of a file that is there."""
     path = Path(str(typed)).expanduser().absolute()
     if not path.exists():
-        raise UsageError(f"dataset.path={typed}: there is no such file")
+        raise UsageError(f"dataset.{key}={typed}: there is no such file")
     return str(path)
 
 

@@ -319,7 +319,8 @@ class Resolver:
         own_order = own.order if protocol.kind == "lifelong" else None
         if protocol.order is None:
             origins["protocol.order"] = Origin("the method's own" if own_order else "default")
-        resolved = with_counts(protocol)
+        has_answers = dataset.get("answers") is not None
+        resolved = with_counts(protocol, has_answers=has_answers)
         resolved["order"] = protocol.order or own_order or "given"
         of_order = {"protocol.order", "protocol.update_order"}
         is_one_order = not of_order & values.keys()  # of several some may obey
@@ -333,7 +334,8 @@ class Resolver:
         if protocol.num_edits != resolved["num_edits"]:
             origins["protocol.num_edits"] = Origin("follows from other counts")
         if "answers" in resolved:
-            origins["protocol.answers"] = Origin("the published answers are not public")
+            source = "dataset.answers" if has_answers else "the published answers are not public"
+            origins["protocol.answers"] = Origin(source)
         limit = limit_of(dataset)
         if limit is not None and num_drawn(resolved) > limit:
             resolved = reduced(resolved, limit, dataset, origins, typed)

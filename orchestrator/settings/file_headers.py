@@ -65,6 +65,7 @@ class _Dataset(_Checked):
     version: Annotated[int, Field(ge=1)] | None = None
     keep_unchanged: bool = False
     known_only: bool = False
+    answers: str | None = None
     locality: Literal["far", "near", "same"] | None = None
     cost: _DatasetCost | None = None
 

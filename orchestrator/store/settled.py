@@ -50,6 +50,7 @@ def _may_be_of(told: Mapping[str, Any], spec: TrialSpec) -> bool:
     pairs = [
         (told["backbone"].get("model"), spec.backbone.get("model")),
         (told["backbone"].get("data_path"), spec.backbone.get("data_path")),
+        (told["dataset"].get("answers"), spec.dataset.get("answers")),
         *zip_longest(_files(told["dataset"]), _files(spec.dataset)),
     ]
     return all(_may_be_one(theirs, own) for theirs, own in pairs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from orchestrator.errors import UsageError
@@ -40,6 +41,12 @@ def parser() -> Parser:
     )
     made.add_argument("--status", action="store_true", help="how far the sweeps of a store are")
     made.add_argument("--sync", action="store_true", help="write the ledger into MLflow again")
+    made.add_argument(
+        "--write-answers",
+        type=Path,
+        metavar="FILE",
+        help="the answers of a serial plan's questions, for dataset.answers",
+    )
     made.add_argument("--retry-failed", action="store_true", help="run failed trials again")
     made.add_argument("--complete-stopped", action="store_true", help="run stopped ones to the end")
     made.add_argument("--fresh", action="store_true", help="run finished trials anew, too")

@@ -36,6 +36,7 @@ from trainables.edits.drawing import draw
 from trainables.edits.known import asked_facts, only_known
 from trainables.edits.sources import Source, open_source
 from trainables.errors import DataError
+from trainables.reading.answers import answer_lines
 from trainables.spec import TrialSpec as ToldSpec
 
 OF_THE_FILE = ("name", "module", "source", "version", "locality")  # what a YAML says of itself
@@ -225,8 +226,32 @@ def check_known_only(typed: Typed) -> None:
         only_known(source, (), typed.name, "gpt2_xl")
 
 
+def check_answers(typed: Typed) -> None:
+    counts = ("protocol.num_questions=3", "protocol.answers_per_question=2")
+    serial = ("protocol.kind=serial", "protocol.num_edits=6", *counts)
+    assert "there is no such file" in typed.refused("dataset.answers=gone", *serial)
+    records = typed.source().records
+    asked = {record.prompt: record for record in records}  # a draw takes one for each prompt
+    chosen = list(asked.values())[:3]
+    answers = [(record, ["an older one", record.target_new]) for record in chosen]
+    path = typed.folder / "answers.jsonl"
+    path.write_text("".join(answer_lines(answers)))
+    word = f"dataset.answers={path}"
+    assert "it is for protocol.kind=serial, not for" in typed.refused(word)
+    spec = typed.spec(word, *serial)
+    assert spec.protocol["answers"] == "from a file"
+    drawn = draw(ToldSpec.parse(spec.to_dict()), typed.source(word, *serial)).records
+    assert {record.prompt for record in drawn} == {record.prompt for record in chosen}
+    assert [record.target_new for record in drawn[:3]] == ["an older one"] * 3
+    path.write_text("".join(answer_lines(answers[:2])))
+    assert "offers 2 different prompts" in typed.refused(word, *serial)
+    path.write_text('{"prompt": "Who asks that?", "answers": ["a", "b"]}')
+    assert "asks 'Who asks that?'" in typed.refused(word, *serial)
+
+
 CHECKS: dict[str, Callable[[Typed], None]] = {
     "path": check_path,
+    "answers": check_answers,
     "target_field": check_target_field,
     "part": check_part,
     "keep_unchanged": check_keep_unchanged,

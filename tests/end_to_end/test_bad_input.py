@@ -17,6 +17,7 @@ SMOKE = ["ablation=smoke", "backbone=facts_tiny"]
 LORA = ["ablation=lemoe_lora", "backbone=facts_tiny", "where=[]"]
 ZSRE = [*SMOKE, "dataset=zsre"]
 FILE = ["ablation=smoke", "dataset=zsre", "dataset.path=zsre.jsonl"]
+SERIAL = ["protocol.kind=serial", "protocol.num_questions=3", "protocol.answers_per_question=2"]
 # what is typed -> words that the one line must hold: the key or value, and what is allowed
 MISTAKES = {
     "nothing": ([], ["ablation=NAME", "smoke"]),
@@ -47,6 +48,18 @@ MISTAKES = {
     "missing file": ([*ZSRE, "dataset.path=gone.json"], ["dataset.path=gone.json", "no such file"]),
     "empty file": ([*ZSRE, "dataset.path=empty.json"], ["dataset.path", "empty.json", "is empty"]),
     "broken file": ([*ZSRE, "dataset.path=broken.json"], ["broken.json", "line 2"]),
+    "answers": (
+        [*FILE, "backbone=facts_zsre", "dataset.answers=answers.jsonl", *SERIAL],
+        ["dataset.answers is", "answers.jsonl, line 2: answers 1 and 2 are the same, 'a'"],
+    ),
+    "no answers to write": (
+        [*SMOKE, "--write-answers", "new.jsonl"],
+        ["--write-answers new.jsonl", "protocol.kind=serial"],
+    ),
+    "answers of two seeds": (
+        [*SMOKE, *SERIAL, "--write-answers", "new.jsonl"],
+        ["--write-answers new.jsonl", "seeds 0, 1", "leave one of each"],
+    ),
     "no checkpoint": (
         [*SMOKE, "backbone.model=./gone"],
         ["backbone.model=./gone", "no such folder"],
@@ -100,6 +113,9 @@ def bad_files(
     (torn / "model.safetensors").write_bytes((torn / "model.safetensors").read_bytes()[:-8])
     (bare.folder / "empty.json").touch()
     (bare.folder / "broken.json").write_text('{"src": "Who?", "answers": ["I"]}\n{"src": \n')
+    asked = [{"prompt": f"Where was person {n} born?", "answers": ["a", "b"]} for n in (0, 1)]
+    asked[1]["answers"] = ["a", "a"]
+    write(bare.folder / "answers.jsonl", asked)
     pickled = bare.folder / "pickled"
     pickled.mkdir()
     (pickled / "config.json").write_text('{"model_type": "llama"}')

@@ -2,13 +2,12 @@
 
 Source: "Serial Lifelong Editing via Mixture of Knowledge Experts" (ARM), Section 3.1: T questions,
 each updated P times, N = T x P edits in all; "we evaluate the last T edits with the associated
-latest answers" (Section 4.2). The order is by rounds: all questions with their first answer, then
-all with their second, as the memory of a question is meant to be overwritten long after it was
-written. The paper does not state its order.
+latest answers" (Section 4.2). In which order they come `update_order.py` says.
 
-The papers' answers were written by GPT-4o and are not public, so they are made here: the last
-answer of a question is the data set's own edit target, which keeps rephrases and portability
-questions right, and the P - 1 before it are answers of other records with the same relation.
+The papers' answers were written by GPT-4o (Appendix A) and are not public. Others may come from a
+file; without one they are made here: the last answer of a question is the data set's own edit
+target, which keeps rephrases and portability questions right, and the P - 1 before it are answers
+of other records with the same relation.
 Where records name no relation, those whose prompt has the same words before its subject stand for
 it, then those with the same first two words. What is still missing comes from any record, and is
 counted. The choice follows SHA-256, so it is the same on every machine.
@@ -38,11 +37,16 @@ class SerialRecords:
             earlier ones ask the same with another answer and are scored on nothing far away.
         questions: For each record the number of its question, in [0, T).
         num_topped_up: Answers that no record of the same relation or opening could give.
+        num_other_targets: Questions whose last answer is not the one of their record.
+        not_told_apart: Older records whose answer begins the last one of their question, or is
+            begun by it: a model that gives the last answer may give theirs with it.
     """
 
     records: tuple[EditRecord, ...]
     questions: tuple[int, ...]
-    num_topped_up: int
+    num_topped_up: int = 0
+    num_other_targets: int = 0
+    not_told_apart: frozenset[int] = frozenset()
 
 
 def serial_records(
@@ -70,29 +74,59 @@ def serial_records(
             f"protocol.answers_per_question is {answers_per_question}; it must be at least "
             f"{FEWEST_ANSWERS}: with one answer per question use protocol.kind=lifelong"
         )
-    answers = _Answers(pool)
-    earlier: list[tuple[str, ...]] = []
+    alternatives = _Alternatives(pool)
+    answers: list[tuple[str, ...]] = []
     num_topped_up = 0
     for record in questions:
-        chosen, num_any = answers.alternatives(record, answers_per_question - 1, seed)
-        earlier.append(chosen)
+        chosen, num_any = alternatives.to(record, answers_per_question - 1, seed)
+        answers.append((*chosen, record.target_new))
         num_topped_up += num_any
+    return replace(answered_records(questions, answers), num_topped_up=num_topped_up)
+
+
+def answered_records(
+    questions: Sequence[EditRecord], answers: Sequence[Sequence[str]]
+) -> SerialRecords:
+    """A serial stream whose answers are given.
+
+    A question whose last answer is another one than its record's target is scored by that answer;
+    its portability questions, which follow from the target, are left out.
+
+    Args:
+        questions: T records as drawn.
+        answers: Of each question the same number P of answers, in the order of their editing.
+    """
     rounds = [
         replace(
             record,
-            record_id=f"{record.record_id}#{number + 1}",
-            target_new=earlier[question][number],
+            record_id=f"{record.record_id}#{number}",
+            target_new=answer,
             locality=(),
             portability=(),
         )
-        for number in range(answers_per_question - 1)
-        for question, record in enumerate(questions)
+        for number, given in enumerate(zip(*answers, strict=True), start=1)
+        for record, answer in zip(questions, given, strict=True)
+    ][: -len(questions)]
+    last = [
+        record
+        if record.target_new == given[-1]
+        else replace(record, target_new=given[-1], portability=())
+        for record, given in zip(questions, answers, strict=True)
     ]
-    numbers = tuple(range(len(questions))) * answers_per_question
-    return SerialRecords((*rounds, *questions), numbers, num_topped_up)
+    numbers = tuple(range(len(questions))) * len(answers[0])
+    return SerialRecords(
+        (*rounds, *last),
+        numbers,
+        num_other_targets=sum(one != other for one, other in zip(last, questions, strict=True)),
+        not_told_apart=frozenset(
+            index
+            for index, record in enumerate(rounds)
+            if _overlap(record.target_new, last[numbers[index]].target_new)
+        ),
+    )
 
 
-class _Answers:
+class _Alternatives:
     """Answers of a data set, by what their questions have in common."""
 
     def __init__(self, pool: Iterable[EditRecord]) -> None:
@@ -104,9 +138,7 @@ class _Answers:
                         by_key[key].add(answer)
         self._by_key = {key: sorted(answers) for key, answers in by_key.items()}
 
-    def alternatives(
-        self, record: EditRecord, num_answers: int, seed: int
-    ) -> tuple[tuple[str, ...], int]:
+    def to(self, record: EditRecord, num_answers: int, seed: int) -> tuple[tuple[str, ...], int]:
         """So many other answers to `record`, and how many of them came from any record."""
         taken = [text for text in (record.target_new, record.true_answer, record.subject) if text]
         chosen: list[str] = []

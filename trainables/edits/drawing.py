@@ -11,7 +11,7 @@ from trainables.draws.groups import similarity_groups
 from trainables.edits.sources import Source
 from trainables.errors import ConfigError
 from trainables.records import EditRecord
-from trainables.spec import DatasetSpec, TrialSpec
+from trainables.spec import DatasetSpec, ProtocolSpec, TrialSpec
 
 FREQUENCY_SOURCES = ("known", "gece")
 
@@ -25,11 +25,13 @@ class Drawn:
         questions: For each record the number of its question; several answer the same one in a
             serial stream alone.
         counts: Numbers for the report, by name: answers topped up, edits that change nothing.
+        not_told_apart: Records of older answers that say nothing of what a model answers now.
     """
 
     records: tuple[EditRecord, ...]
     questions: tuple[int, ...]
     counts: Mapping[str, int] = field(default_factory=dict)
+    not_told_apart: frozenset[int] = frozenset()
 
 
 def draw(spec: TrialSpec, source: Source) -> Drawn:
@@ -40,16 +42,18 @@ def draw(spec: TrialSpec, source: Source) -> Drawn:
     of similar records, in every batch.
 
     Raises:
-        ConfigError: If the data offers too few records, answers, or members of a group.
+        ConfigError: If the data offers too few records, answers, or members of a group, or if there
+            is a file of answers for another kind of protocol.
     """
     protocol, seed = spec.protocol, spec.seed
+    if source.answers is not None and protocol.kind != "serial":
+        raise ConfigError(
+            f"dataset.answers is {source.answers.path}; it is for protocol.kind=serial, "
+            f"not for protocol.kind={protocol.kind}"
+        )
     source, hint = banded(spec.dataset, source), _more(source)
     if protocol.kind == "serial":
-        num_questions, key = protocol.num_questions or 0, "protocol.num_questions"
-        drawn = streams.drawn_records(source.records, num_questions, seed, key, hint)
-        made = serial.serial_records(drawn, source.records, protocol.num_rounds, seed)
-        counts = {"answers_topped_up": made.num_topped_up}
-        return Drawn(made.records, made.questions, counts | _unchanged(made.records, source))
+        return _serial(protocol, source, seed, hint)
     repeats = protocol.num_repeats
     if protocol.group_sizes:
         records = _from_groups(source, protocol.group_sizes, repeats, seed)
@@ -58,6 +62,42 @@ def draw(spec: TrialSpec, source: Source) -> Drawn:
             source.records, protocol.num_edits * repeats, seed, hint=hint
         )
     return Drawn(records, tuple(range(len(records))), _unchanged(records, source))
+
+
+def _serial(protocol: ProtocolSpec, source: Source, seed: int, hint: str) -> Drawn:
+    """Questions with their answers: made from the data, or those of a file to what it asks.
+
+    Of a question with more answers than are asked for, the last ones are edited: so the one that
+    counts in the end is the same for any number.
+    """
+    num_questions, key = protocol.num_questions or 0, "protocol.num_questions"
+    num_answers, given = protocol.num_rounds, source.answers
+    if given is None:
+        drawn = streams.drawn_records(source.records, num_questions, seed, key, hint)
+        made = serial.serial_records(drawn, source.records, num_answers, seed)
+        counts = {"answers_topped_up": made.num_topped_up}
+        return Drawn(made.records, made.questions, counts | _unchanged(made.records, source))
+    given.check_enough(num_answers)
+    answers = {record.record_id: given.of(record) for record in source.records}
+    answered = [record for record in source.records if answers[record.record_id]]
+    if not answered:
+        raise ConfigError(
+            f"dataset.answers is {given.path}; none of its {len(given.questions)} questions is "
+            f"asked in dataset.part={source.part}"
+        )
+    hint = f": so many of dataset.part={source.part} are answered in dataset.answers={given.path}"
+    drawn = streams.drawn_records(answered, num_questions, seed, key, hint)
+    made = serial.answered_records(
+        drawn, [(answers[record.record_id] or ())[-num_answers:] for record in drawn]
+    )
+    last = made.records[-len(drawn) :]
+    kept = [record for record, new in zip(drawn, last, strict=True) if record == new]
+    counts = {
+        "last_answers_of_file": made.num_other_targets,
+        "answers_not_told_apart": len(made.not_told_apart),
+    }
+    counts |= _unchanged(kept, source)
+    return Drawn(made.records, made.questions, counts, made.not_told_apart)
 
 
 def _unchanged(records: Sequence[EditRecord], source: Source) -> dict[str, int]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import get_args
 
 from trainables.backbones.conversion import prepared
 from trainables.datasets import (
@@ -27,9 +28,10 @@ from trainables.draws.groups import similarity_groups
 from trainables.edits import embedded
 from trainables.edits.known import Knowledge, asked_at_most, check_answers
 from trainables.errors import ConfigError, DataError
+from trainables.reading.answers import Answers, read_answers
 from trainables.reading.loaded import Loaded, check_target_field
 from trainables.records import Edit, EditRecord
-from trainables.spec import DatasetSpec, TrialSpec
+from trainables.spec import DatasetSpec, Part, TrialSpec
 
 NUM_TRAINING_LOCALITY = 8  # prompts that an edit may be trained to leave alone
 MAX_TRAINING_LOCALITY = 200  # prompts that these are drawn from
@@ -56,6 +58,7 @@ class Source:
         is_preview: The embedded backbone was not asked; it may leave questions out.
         most_asked: Locality questions of a kind that an edit is scored on; None: all it has.
         knowledge: What the backbone knows of the part, where only that is drawn; see `only_known`.
+        answers: Those of a serial stream, where a file gives them.
     """
 
     records: tuple[EditRecord, ...]
@@ -73,6 +76,7 @@ class Source:
     is_preview: bool = False
     most_asked: int | None = None
     knowledge: Knowledge | None = None
+    answers: Answers | None = None
 
     @cached_property
     def group_of(self) -> dict[str, int]:
@@ -150,6 +154,19 @@ def open_source(spec: TrialSpec, cache: Path) -> Source:
         ConfigError: If there is no such data set, or if it cannot obey a key.
         DataError: If the data is missing, broken, or does not fit the backbone.
     """
+    return _with_answers(_opened(spec, cache), spec.dataset)
+
+
+def preview(spec: TrialSpec) -> Source:
+    """As `open_source`, but trains no embedded backbone, so what that leaves out is not known yet.
+
+    Raises:
+        EditingError: As `open_source`.
+    """
+    return _with_answers(_previewed(spec), spec.dataset)
+
+
+def _opened(spec: TrialSpec, cache: Path) -> Source:
     dataset = get_dataset(spec.dataset.module_name)
     if isinstance(dataset, MadeUpDataSet):
         _check_made_up(spec, dataset)
@@ -163,12 +180,7 @@ def open_source(spec: TrialSpec, cache: Path) -> Source:
     return _file_source(spec, dataset, loaded, lines, known)
 
 
-def preview(spec: TrialSpec) -> Source:
-    """As `open_source`, but trains no embedded backbone, so what that leaves out is not known yet.
-
-    Raises:
-        EditingError: As `open_source`.
-    """
+def _previewed(spec: TrialSpec) -> Source:
     wanted, is_embedded = spec.dataset, spec.backbone.is_embedded
     dataset = get_dataset(wanted.module_name)
     if isinstance(dataset, MadeUpDataSet):
@@ -195,6 +207,24 @@ def preview(spec: TrialSpec) -> Source:
         read = loaded if is_published else _load(replace(wanted, target_field=published), dataset)
         lines = frozenset(embedded.to_be_trained(read))
     return replace(_file_source(spec, dataset, loaded, lines), is_preview=is_embedded)
+
+
+def _with_answers(source: Source, dataset: DatasetSpec) -> Source:
+    """`source` with the file of answers, where one is named, and checked against all parts."""
+    if dataset.answers is None:
+        return source
+    answers, kind = read_answers(Path(dataset.answers)), get_dataset(dataset.module_name)
+    records: Sequence[EditRecord]
+    if isinstance(kind, MadeUpDataSet):
+        # A passage is made of the edits of its part: each part asks its own.
+        records = [record for part in get_args(Part) for record in kind.records(part)]
+    elif isinstance(kind, InstalledDataSet):
+        records = kind.loaded().records
+    else:
+        records = _load(dataset, kind).records
+    answers.check_known(records, dataset.name)
+    digest = hashlib.sha256(f"{source.digest} answers {answers.digest}".encode()).hexdigest()
+    return replace(source, answers=answers, digest=digest)
 
 
 def _check_backbone(spec: TrialSpec, wanted: str) -> None:

@@ -34,12 +34,14 @@ class EditStream:
         questions: For each record the number of its question; None: each asks its own.
         numbers: What belongs in the trial's row.
         groups: Group of similar knowledge of each record, asked for where experts are compared.
+        not_told_apart: Records of older answers that say nothing of what a model answers now.
     """
 
     batches: Sequence[Sequence[int]]
     questions: Sequence[int] | None = None
     numbers: Mapping[str, float] = field(default_factory=dict)
     groups: Callable[[], Sequence[int]] | None = None
+    not_told_apart: frozenset[int] = frozenset()
 
     @property
     def order(self) -> list[int]:
@@ -64,10 +66,10 @@ class EditStream:
         return found
 
     def outdated(self) -> list[int]:
-        """Records whose question is answered anew by a later one."""
+        """Records whose question is answered anew by a later one, as far as that can be told."""
         order = self.order
-        newest = set(self.latest(len(order)))
-        return [record for record in order if record not in newest]
+        others = {*self.latest(len(order)), *self.not_told_apart}
+        return [record for record in order if record not in others]
 
 
 def edit_stream(
@@ -90,7 +92,7 @@ def edit_stream(
     def groups() -> list[int]:
         return [source.group_of[record.prompt] for record in drawn.records]
 
-    return EditStream(batches, drawn.questions, numbers, groups)
+    return EditStream(batches, drawn.questions, numbers, groups, drawn.not_told_apart)
 
 
 def edit_batches(spec: TrialSpec, backbone: Backbone, drawn: Drawn) -> list[list[int]]:

@@ -10,7 +10,7 @@ from analysis import table
 from analysis.reading import runs
 from tests.unit.analysis.test_table import line_of
 from tests.unit.analysis_store import Writer
-from tests.unit.published_store import FAIR, POOR, STREAM, published_store
+from tests.unit.published_store import FAIR, POOR, SERIAL, STREAM, published_store
 
 
 @pytest.fixture(scope="module")
@@ -219,6 +219,27 @@ def test_arm_table1_when_serial_then_stale_memory_and_where_the_answers_come_fro
     assert "columns T=125: ours 15 questions x 8 answers" in text
     # ours .8 .7 .2, theirs .86 .77 .04: the same order
     assert "rows that both have, T=125: Rel. 1.00 (n = 3)" in text
+
+
+def test_table_when_answers_come_from_a_file_then_it_says_so_and_not_that_they_were_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write = Writer(tmp_path)
+    orders: tuple[tuple[str, dict[str, str]], ...] = (
+        ("rounds", {}),
+        ("bursts", {"update_order": "bursts"}),
+    )
+    for order, more in orders:
+        protocol = SERIAL | {"answers": "from a file"} | more
+        counts = {"count.last_answers_of_file": 2.0, "count.answers_not_told_apart": 0.0}
+        write.trial("given", order, 0, FAIR, numbers=counts, protocol=protocol, paper="")
+    text = printed(tmp_path, capsys, "given")
+    assert "alternative answers: from a file (dataset.answers); scored on each question's" in text
+    assert "generated" not in text
+    assert "answers from a file" in text
+    assert "update_order bursts (bursts)" in text  # one table of both orders
+    assert "questions whose last answer in the file is not the data set's target" in text
+    assert "none of them can be stale" not in text  # nothing was counted
 
 
 def test_arm_table13_when_routing_is_published_then_under_the_papers_head_alone(

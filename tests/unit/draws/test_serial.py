@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.planning.counts import GENERATED_ANSWERS
 from trainables.draws import serial
-from trainables.draws.serial import serial_records
+from trainables.draws.serial import answered_records, serial_records
 from trainables.errors import ConfigError
 from trainables.interfaces import EditRecord, Question
 
@@ -52,6 +54,28 @@ def test_stream_goes_round_by_round_and_ends_with_the_questions_as_drawn() -> No
     assert (earlier.prompt, earlier.rephrases) == (POOL[0].prompt, POOL[0].rephrases)
     assert (earlier.locality, earlier.portability) == ((), ())
     assert made.num_topped_up == 0
+
+
+def test_given_answers_take_the_place_of_the_targets_in_their_order() -> None:
+    made = answered_records(POOL[:2], [("Ovar", "Orm", "Vesper"), ("Mell", "Isk", "Quill")])
+    assert [r.target_new for r in made.records] == ["Ovar", "Mell", "Orm", "Isk", "Vesper", "Quill"]
+    assert [r.record_id for r in made.records] == ["r0#1", "r1#1", "r0#2", "r1#2", "r0", "r1"]
+    assert made.questions == (0, 1, 0, 1, 0, 1)
+    assert made.records[4] == POOL[0]  # Vesper is its target
+    assert made.records[5] == replace(POOL[1], target_new="Quill", portability=())
+    assert made.num_other_targets == 1
+    assert not made.not_told_apart
+
+
+def test_given_answers_that_the_last_one_begins_with_are_named() -> None:
+    # question 0: "vesper hill" begins with the last answer; question 1: "Or" begins it
+    made = answered_records(POOL[:2], [("vesper hill", "Hill", "Vesper"), ("Ivo", "Or", "Orm")])
+    assert made.not_told_apart == {0, 3}
+
+
+def test_made_answers_are_all_told_apart_and_end_with_the_targets() -> None:
+    made = serial_records(POOL[:4], POOL, 4, seed=0)
+    assert (made.num_other_targets, made.not_told_apart) == (0, frozenset())
 
 
 @given(st.integers(2, 5), st.integers(0, 2**32))

@@ -70,6 +70,8 @@ def test_fingerprint_when_computed_then_it_is_the_hash_of_the_canonical_identity
         {"dataset": {**SPEC.dataset, "path": "/elsewhere"}},
         {"dataset": {**SPEC.dataset, "path": ["/one", "/two"]}},
         {"dataset": {**SPEC.dataset, "keep_unchanged": True}},  # the digest tells
+        {"dataset": {**SPEC.dataset, "answers": None}},
+        {"dataset": {**SPEC.dataset, "answers": "/a/file"}},  # the digest tells its content
         {"dataset": {**SPEC.dataset, "module": "world"}},  # as the name says, too
         {"backbone": {**SPEC.backbone, "name": "copy", "model": "/a/copy", "memory_gib": 3.0}},
     ],
@@ -93,6 +95,7 @@ def test_fingerprint_when_only_a_name_or_place_changes_then_it_stays(
         {"dataset": {**SPEC.dataset, "module": "other"}},
         {"dataset": {**SPEC.dataset, "target_field": "answers"}},
         {"protocol": {**SPEC.protocol, "order": "random"}},
+        {"protocol": {**SPEC.protocol, "update_order": "bursts"}},
         {"protocol": {**SPEC.protocol, "edit_batch_size": 10}},
     ],
 )

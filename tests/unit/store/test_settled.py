@@ -77,6 +77,24 @@ def test_ended_when_other_data_are_named_then_its_trial_is_not_settled(
     assert (found is not None) == is_settled
 
 
+@pytest.mark.parametrize(
+    ("before", "now", "is_settled"),
+    [(None, None, True), ("a", "a", True), ("a", "b", False), (None, "a", False)],
+)
+def test_ended_when_other_answers_are_named_then_its_trial_is_not_settled(
+    tmp_path: Path, before: str | None, now: str | None, is_settled: bool
+) -> None:
+    def named(name: str | None) -> TrialSpec:
+        path = name and str(tmp_path / name)
+        return replace(trial, dataset={**trial.dataset, "answers": path})
+
+    for name in ("a", "b"):
+        (tmp_path / name).write_text("[]")
+    trial = made_plan(tmp_path).trials[0]
+    (found,) = ended([named(now)], history_of(named(before)))
+    assert (found is not None) == is_settled
+
+
 def test_ended_when_a_model_id_is_another_then_its_trial_is_not_settled(tmp_path: Path) -> None:
     trial = made_plan(tmp_path).trials[0]
     history = history_of(on(trial, "one/model"))
