@@ -34,6 +34,7 @@ _ANSWERS = {
     "answer",
 }
 _MOST_VALUES = 6  # of one key, listed with the arms that have them
+_MOST_ARMS = 6  # that have one value; more are counted
 _MOST_ERRORS = 8  # reasons listed below a table; the ledger has them all
 
 
@@ -217,7 +218,9 @@ def _protocol(section: Section) -> str:
             continue
         lone = len(holders) == 1 and sum(map(len, holders.values())) == len(section.arms)
         for value, names in sorted(holders.items()):
-            parts.append(f"{key} {value}" + ("" if lone else f" ({_join(set(names))})"))
+            arms = set(names)
+            held_by = _join(arms) if len(arms) <= _MOST_ARMS else f"{len(arms)} arms"
+            parts.append(f"{key} {value}" + ("" if lone else f" ({held_by})"))
     return ", ".join(parts)
 
 

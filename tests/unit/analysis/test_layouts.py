@@ -242,6 +242,17 @@ def test_table_when_answers_come_from_a_file_then_it_says_so_and_not_that_they_w
     assert "none of them can be stale" not in text  # nothing was counted
 
 
+def test_table_when_many_arms_share_a_value_then_they_are_counted_and_few_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write = Writer(tmp_path)
+    for number in range(9):
+        protocol = SERIAL | ({"answers_per_question": 2} if number < 2 else {})
+        write.trial("given", f"a{number}", 0, FAIR, protocol=protocol, paper="")
+    text = printed(tmp_path, capsys, "given")
+    assert "answers_per_question 2 (a0, a1), answers_per_question 8 (7 arms)" in text
+
+
 def test_arm_table13_when_routing_is_published_then_under_the_papers_head_alone(
     store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
