@@ -10,7 +10,7 @@ import json
 import math
 import statistics
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
@@ -35,7 +35,7 @@ PROVENANCE = (
 )
 
 _COUNT = "count."  # how the names of metrics begin that count fall-backs
-_CONFIDENCE = 0.95
+CONFIDENCE = 0.95
 _SEEDS_FOR_T = 3  # fewer seeds: bootstrap over subjects (house rule)
 _RESAMPLES = 2000
 _BOOTSTRAP_SEED = 0  # an interval must not change from one printing to the next
@@ -55,7 +55,7 @@ class Estimate:
     num_seeds: int
     low: float | None = None
     high: float | None = None
-    source: Literal["t", "bootstrap", "none"] = "none"
+    source: Literal["t", "bootstrap", "fisher_z", "bounds", "none"] = "none"
     by_seed: tuple[float, ...] = field(default=(), compare=False)
 
 
@@ -157,6 +157,16 @@ def estimate(values: Sequence[float], resampled: Interval | None = None) -> Esti
     return made
 
 
+def with_intervals(arm: Arm, measure: str, records: RecordReader | None) -> dict[str, Estimate]:
+    """The scores of `arm`; with fewer than three seeds, their intervals are over subjects."""
+    if records is None or not arm.scores or len(arm.seeds) >= _SEEDS_FOR_T:
+        return dict(arm.scores)
+    resampled = _resampled(arm.records, arm.context["dataset"], measure, records)
+    return {
+        name: estimate(found.by_seed, resampled.get(name)) for name, found in arm.scores.items()
+    }
+
+
 def interval_over_seeds(values: Sequence[float]) -> Interval | None:
     """Student's t interval (95%) of the mean of `values`, or None for fewer than three."""
     if len(values) < _SEEDS_FOR_T:
@@ -164,7 +174,7 @@ def interval_over_seeds(values: Sequence[float]) -> Interval | None:
     from scipy.special import stdtrit  # scipy.stats takes a second to import
 
     error = statistics.stdev(values) / math.sqrt(len(values))
-    half = stdtrit(len(values) - 1, (1 + _CONFIDENCE) / 2) * error
+    half = stdtrit(len(values) - 1, (1 + CONFIDENCE) / 2) * error
     mean = math.fsum(values) / len(values)
     return mean - float(half), mean + float(half)
 
@@ -199,7 +209,7 @@ def intervals_over_subjects(records: pd.DataFrame, measure: str) -> dict[str, In
         )
     if set(AVERAGED) <= set(means):
         means["average"] = np.mean([means[name] for name in AVERAGED], axis=0)
-    tails = [(1 - _CONFIDENCE) / 2, (1 + _CONFIDENCE) / 2]
+    tails = [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]
     return {name: _pair(np.nanquantile(values, tails)) for name, values in means.items()}
 
 
@@ -277,10 +287,7 @@ def _estimates(
 ) -> dict[str, Estimate]:
     resampled: dict[str, Interval] = {}
     if records is not None and len(trials) < _SEEDS_FOR_T:
-        found = list(map(records, trials["records"], trials["dataset"]))
-        present = [frame for frame in found if frame is not None]
-        if len(present) == len(found):
-            resampled = intervals_over_subjects(pd.concat(present), measure)
+        resampled = _resampled(trials["records"], trials["dataset"].iloc[0], measure, records)
     estimates = {}
     for name in final.columns:
         values = [float(value) for value in final[name]]
@@ -288,6 +295,17 @@ def _estimates(
             continue  # not measured in every seed
         estimates[str(name)] = estimate(values, resampled.get(str(name)))
     return estimates
+
+
+def _resampled(
+    addresses: Iterable[str], dataset: str, measure: str, records: RecordReader
+) -> dict[str, Interval]:
+    """Intervals over the subjects of all seeds of one arm; none if a seed's results are gone."""
+    found = [records(address, dataset) for address in addresses]
+    present = [frame for frame in found if frame is not None]
+    if len(present) < len(found):
+        return {}
+    return intervals_over_subjects(pd.concat(present), measure)
 
 
 def _scores(table: pd.DataFrame, measure: str, when: str) -> pd.DataFrame:

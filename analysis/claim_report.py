@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TypeAlias
 
 import pandas as pd
 
@@ -18,27 +17,36 @@ from analysis.layouts.catalogue import get_layout, known_layouts
 from analysis.metrics import digits
 from analysis.published.claim_checks import (
     VERDICTS,
-    Check,
-    Claim,
     Finding,
     Verdict,
-    combined,
+    expanded,
     find,
+    left_out,
+    verdict_on,
+)
+from analysis.published.claim_list import (
+    NEEDS,
+    OF_ONE,
+    OF_TWO_SCORES,
+    RULES,
+    Check,
+    Claim,
     load_checks,
     load_claims,
 )
+from analysis.published.claims_over_models import Context, OverModels, over_models, over_models_text
 from analysis.published.measures import USUAL, measure_of
 from analysis.reading import runs
 from analysis.render import estimate_text
 
-Context: TypeAlias = tuple[str, str]  # backbone, data set
-
 _FURTHER_DIGITS = 1  # of a difference, beside those of the score in a table
 _NOTES = (
     "difference: first less second, mean over seeds (their number); ± 95% interval over seeds "
-    "(Student's t), or [low, high] 95% bootstrap over subjects where there are fewer than 3",
+    "(Student's t), or [low, high] 95% bootstrap over subjects where there are fewer than 3; of "
+    "many arms: what the comparison is about, and its interval as [low, high]",
     "confirmed: every comparison's interval lies where the claim says; refuted: that of one lies "
-    "elsewhere; undecided: an interval reaches both sides, or there is none, or no run",
+    "elsewhere; undecided: an interval reaches both sides, or there is none, or no run; below each "
+    "claim stands what its comparisons demand",
     "no interval: fewer than 3 seeds, and arms that were not asked the same questions, or a number "
     "that is no score of questions",
     "each interval is one of 95%: of a hundred comparisons of equals some five look decided",
@@ -78,11 +86,13 @@ def report(asked: Sequence[str], options: Options, form: str) -> str:
     if not found:
         why = f"no ablation in the store tests these claims; they are: {', '.join(names)}"
         raise AnalysisError("; ".join([why, *missing]))
+    over = {claim.claim_id: over_models(claim, found) for claim in claims if claim.over_models}
     if form == "csv":
-        frames = [_lines(context, claims, by_claim) for context, by_claim in found.items()]
+        frames = [_lines(context, claims, by_claim, over) for context, by_claim in found.items()]
         return str(pd.concat(frames).to_csv(index=False))
     parts = [_markdown(context, claims, by_claim) for context, by_claim in found.items()]
-    return "\n".join([*parts, *(f"- {line}\n" for line in missing)])
+    parts += [over_models_text([claim for claim in claims if claim.over_models], over)]
+    return "\n".join([*filter(None, parts), *(f"- {line}\n" for line in missing)])
 
 
 def findings(
@@ -102,11 +112,11 @@ def findings(
         for check in checks:
             section = sections.get(check.ablation, {}).get(context)
             made = (
-                Finding(check, "not run", why=f"ablation={check.ablation} was not run")
+                (Finding(check, "not run", why=f"ablation={check.ablation} was not run"),)
                 if section is None
-                else find(check, section, records)
+                else tuple(find(each, section, records) for each in expanded(check, section.arms))
             )
-            by_claim[check.claim_id] = (*by_claim.get(check.claim_id, ()), made)
+            by_claim[check.claim_id] = (*by_claim.get(check.claim_id, ()), *made)
         found[context] = by_claim
     return found
 
@@ -142,14 +152,10 @@ def _is_of(claim: Claim, word: str) -> bool:
     return claim.claim_id == word or claim.claim_id.startswith(f"{word}.")
 
 
-def _verdict(found: Sequence[Finding]) -> Verdict:
-    return combined([finding.verdict for finding in found])
-
-
 def _markdown(
     context: Context, claims: Sequence[Claim], found: Mapping[str, Sequence[Finding]]
 ) -> str:
-    verdicts = {name: _verdict(own) for name, own in found.items()}
+    verdicts = {name: verdict_on(own) for name, own in found.items()}
     counts = Counter(verdicts.values())
     tally = ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS)
     lines = [f"## Published claims on backbone {context[0]}, dataset {context[1]}: {tally}", ""]
@@ -165,18 +171,17 @@ def _markdown(
     if missing:
         names = "; ".join(f"{name} ({ablations})" for name, ablations in missing.items())
         lines += ["", f"- not run (by ablation): {names}"]
-    uncompared = [claim.claim_id for claim in claims if claim.claim_id not in found]
-    if uncompared:
-        lines += ["", f"- no comparison of arms is written for: {', '.join(uncompared)}"]
     return "\n".join(lines) + "\n"
 
 
 def _claim_lines(claim: Claim, verdict: Verdict, found: Sequence[Finding]) -> list[str]:
     evidence = f"{claim.rests_on}: {claim.published_evidence}"
     caution = [f"- caution: {claim.caution}"] if claim.caution else []
+    absent = left_out(found)
     rows = [
         (_relation(finding.check), _score(finding), _difference(finding), finding.verdict)
         for finding in found
+        if finding not in absent
     ]
     table = pd.DataFrame(rows, columns=["Comparison", "Score", "Difference", "Verdict"])
     return [
@@ -186,14 +191,30 @@ def _claim_lines(claim: Claim, verdict: Verdict, found: Sequence[Finding]) -> li
         "",
         f"- the paper, {evidence}",
         *caution,
+        *_rules(found),
         "",
         table.to_markdown(index=False, disable_numparse=True),
+        *_left_out_line(absent),
     ]
 
 
+def _rules(found: Sequence[Finding]) -> list[str]:
+    """What the comparisons of a claim demand, in plain words."""
+    relations = dict.fromkeys(finding.check.relation for finding in found)
+    return [f"- {relation.replace('_', ' ')}: {RULES[relation]}" for relation in relations]
+
+
+def _left_out_line(absent: Sequence[Finding]) -> list[str]:
+    if not absent:
+        return []
+    why = "; ".join(dict.fromkeys(NEEDS[finding.check.needed] for finding in absent))
+    names = "; ".join(dict.fromkeys(_relation(finding.check) for finding in absent))
+    return ["", f"- without what was not run ({why}): {names}"]
+
+
 def _score(finding: Finding) -> str:
-    usual = finding.measure in (None, USUAL)
-    return finding.check.score if usual else f"{finding.check.score} ({finding.measure})"
+    named = "share of arms" if finding.check.relation == "never_passes" else finding.check.score
+    return named if finding.measure in (None, USUAL) else f"{named} ({finding.measure})"
 
 
 def _relation(check: Check) -> str:
@@ -201,8 +222,17 @@ def _relation(check: Check) -> str:
     first, second = _named(check.first), _named(check.second)
     if check.score != check.second_score:
         second += f" ({check.second_score})"
-    if check.relation in ("reaches", "stays_below"):
-        return f"{first} {check.relation.replace('_', ' ')} {check.by:g}{where}"
+    words = check.relation.replace("_", " ")
+    if check.relation in OF_ONE:
+        return f"{first} {words} {check.by:g}{where}"
+    if check.relation == "spreads":
+        return f"{first} spreads by more than {check.by:g}{where}"
+    if check.relation == "spreads_more":
+        return f"{first} spreads more than {second}{where}"
+    if check.relation in OF_TWO_SCORES:
+        return f"{first} {words} {check.second_score}{where}"
+    if check.relation == "never_passes":
+        return f"{first} never passes{where}"
     if check.relation == "within":
         return f"{first} within {check.by:g} of {second}{where}"
     margin = f" by {check.by:g}" if check.by else ""
@@ -221,6 +251,7 @@ def _difference(finding: Finding) -> str:
     if finding.difference is None:
         return finding.why
     pairs = f", {finding.num_pairs} pairs of arms" if finding.num_pairs > 1 else ""
+    pairs += f", {finding.num_arms} arms" if finding.num_arms else ""
     bare = ", no interval" if finding.difference.low is None else ""
     score = finding.check.score
     shown = digits([score])[score] + _FURTHER_DIGITS
@@ -228,7 +259,10 @@ def _difference(finding: Finding) -> str:
 
 
 def _lines(
-    context: Context, claims: Sequence[Claim], found: Mapping[str, Sequence[Finding]]
+    context: Context,
+    claims: Sequence[Claim],
+    found: Mapping[str, Sequence[Finding]],
+    over: Mapping[str, OverModels],
 ) -> pd.DataFrame:
     """One line per comparison, numbers as numbers."""
     lines = []
@@ -240,7 +274,8 @@ def _lines(
                     "backbone": context[0],
                     "dataset": context[1],
                     "claim": claim.claim_id,
-                    "claim_verdict": _verdict(found[claim.claim_id]),
+                    "claim_verdict": verdict_on(found[claim.claim_id]),
+                    "over_models": over[claim.claim_id].verdict if claim.claim_id in over else "",
                     "ablation": check.ablation,
                     "comparison": _relation(check),
                     "score": check.score,
@@ -251,6 +286,7 @@ def _lines(
                     "interval": made.source if made else "none",
                     "seeds": made.num_seeds if made else 0,
                     "pairs": finding.num_pairs,
+                    "arms": finding.num_arms,
                     "verdict": finding.verdict,
                     "why": finding.why,
                 }

@@ -1,15 +1,15 @@
 """Compares the arms that a published claim is about, and judges whether our runs confirm it.
 
-A claim is a row of `paper_tables/claims.csv`; `paper_tables/claim_checks.csv` says which arms of
-which ablation it compares. Arms are paired when they agree in all that the comparison does not
-name, and differences are taken within a seed, as all arms of a seed make the same edits.
+Arms are paired when they agree in all that the comparison does not name, and differences are taken
+within a seed, as all arms of a seed make the same edits. What is said of many arms at once, such as
+all orders of the same edits, is said of their means over seeds.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
@@ -22,57 +22,16 @@ from analysis.aggregate import (
     Section,
     estimate,
     intervals_over_subjects,
+    with_intervals,
 )
-from analysis.errors import PaperNumbersError
-from analysis.metrics import score_error
-from analysis.published.paper_numbers import FOLDER, read
+from analysis.published.claim_list import EACH, OF_MANY, OF_ONE, Check, Selector
+from analysis.published.variation import more_spread, rank_correlation, share_passing, spread
 
-Selector: TypeAlias = Mapping[str, str]  # key of an arm -> value as text
 Verdict: TypeAlias = Literal["confirmed", "refuted", "undecided", "not run"]
 VERDICTS: tuple[Verdict, ...] = ("confirmed", "refuted", "undecided", "not run")
-_OF_ONE = ("reaches", "stays_below")  # relations of one arm's score to a number
-RELATIONS = ("above", "within", *_OF_ONE)
+_MOST_STATES = 3  # arms named where there is no mean to compare
 
-_COLUMNS = ("claim_id", "ablation", "where", "first", "second", "score", "second_score")
 _QUESTION = ["record_id", "score", "prompt", "nth"]  # what one line of two arms' results asks
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A statement of a paper, and its published evidence."""
-
-    claim_id: str
-    statement: str
-    rests_on: str
-    published_evidence: str
-    caution: str
-
-
-@dataclass(frozen=True)
-class Check:
-    """One comparison of a claim.
-
-    Attributes:
-        ablation: The sweep that runs both.
-        where: Keys and values that both arms have.
-        first: Keys and values that select the arms to compare.
-        second: Keys and values that select the arms to compare them with; equal to `first` if two
-            scores of one arm are compared.
-        score: The score of the first arm.
-        second_score: The score of the second arm.
-        relation: `above`: the first exceeds the second by more than `by`; `within`: they differ by
-            no more than `by`; `reaches`, `stays_below`: the first alone is above, or below, `by`.
-    """
-
-    claim_id: str
-    ablation: str
-    where: Selector
-    first: Selector
-    second: Selector
-    score: str
-    second_score: str
-    relation: str
-    by: float
 
 
 @dataclass(frozen=True)
@@ -80,8 +39,10 @@ class Finding:
     """The result of one check.
 
     Attributes:
-        difference: First minus second, averaged over pairs of arms, then over seeds; None: not run.
-        num_pairs: Number of pairs of arms that it is averaged over.
+        difference: First minus second, averaged over pairs of arms, then over seeds, or what the
+            relation of many arms is about; None: not run.
+        num_pairs: Number of pairs of arms that it is averaged over; 0 where there are none.
+        num_arms: Number of arms that it is said of, if not of pairs.
         why: Why there is no difference; "" if there is one.
         measure: How the answers were scored; None: not run.
     """
@@ -90,59 +51,9 @@ class Finding:
     verdict: Verdict
     difference: Estimate | None = None
     num_pairs: int = 0
+    num_arms: int = 0
     why: str = ""
     measure: str | None = None
-
-
-def load_claims() -> tuple[Claim, ...]:
-    """All claims of `paper_tables/claims.csv`, in its order."""
-    names = ("claim_id", "statement", "rests_on", "published_evidence", "caution")
-    return tuple(Claim(**{name: row[name] for name in names}) for row in read("claims", names))
-
-
-def load_checks(folder: Any = FOLDER) -> tuple[Check, ...]:
-    """All comparisons of `paper_tables/claim_checks.csv`; alternatives `a|b` are separate ones.
-
-    Raises:
-        PaperNumbersError: If a selector is not `key=value`, a relation or score is unknown, or `by`
-            is no number; the message names the row.
-    """
-    checks: list[Check] = []
-    for number, row in enumerate(read("claim_checks", (*_COLUMNS, "relation", "by"), folder), 2):
-        place = f"claim_checks.csv line {number}"
-        if row["relation"] not in RELATIONS:
-            raise PaperNumbersError(
-                f"{place}: relation is {row['relation']!r}; use {', '.join(RELATIONS)}"
-            )
-        try:
-            by = float(row["by"])
-        except ValueError:
-            raise PaperNumbersError(f"{place}: by is {row['by']!r}, not a number") from None
-        scores = row["score"].split("|")
-        for name in (*scores, *filter(None, [row["second_score"]])):
-            if wrong := score_error(name):
-                raise PaperNumbersError(f"{place}: {wrong}")
-        first = _selectors(place, row["first"])
-        second = _selectors(place, row["second"]) if row["second"] else None
-        if row["relation"] in _OF_ONE and (second or row["second_score"]):
-            raise PaperNumbersError(f"{place}: {row['relation']} has no second arm or score")
-        (where,) = _selectors(place, row["where"]) if row["where"] else ({},)
-        for score, one in itertools.product(scores, first):
-            for other in second or [one]:
-                checks.append(
-                    Check(
-                        claim_id=row["claim_id"],
-                        ablation=row["ablation"],
-                        where=where,
-                        first=one,
-                        second=other,
-                        score=score,
-                        second_score=row["second_score"] or score,
-                        relation=row["relation"],
-                        by=by,
-                    )
-                )
-    return tuple(checks)
 
 
 def find(check: Check, section: Section, records: RecordReader | None) -> Finding:
@@ -157,12 +68,13 @@ def find(check: Check, section: Section, records: RecordReader | None) -> Findin
         section: Arms of the check's ablation.
         records: `runs.read_records`; None: no interval with fewer than three seeds.
     """
+    if check.relation in OF_MANY:
+        return _find_over_arms(check, section, records)
     matched = pairs(check, section.arms)
     if not matched:
         return Finding(check, "not run", why="no such arms in the store")
-    states = {f"{arm.name} {arm.state}" for arm in itertools.chain(*matched) if arm.state}
-    if states:
-        return Finding(check, "not run", why="; ".join(sorted(states)))
+    if states := _states(itertools.chain(*matched)):
+        return Finding(check, "not run", why=states)
     scored = [
         (first, second)
         for first, second in matched
@@ -170,8 +82,8 @@ def find(check: Check, section: Section, records: RecordReader | None) -> Findin
     ]
     if len(scored) < len(matched):
         return Finding(check, "not run", why=f"{check.score} was not measured")
-    if check.relation in _OF_ONE:
-        found = _own(check, [first for first, _ in scored])
+    if check.relation in OF_ONE:
+        found = _own(check, [first for first, _ in scored], section.measure, records)
     else:
         found = _difference(check, scored, section.measure, records)
     if found is None:
@@ -181,25 +93,41 @@ def find(check: Check, section: Section, records: RecordReader | None) -> Findin
 
 
 def judge(difference: Estimate, relation: str, by: float) -> Verdict:
-    """Whether an interval confirms that a difference is `above`, or `within`, a margin.
+    """Whether an interval confirms what `claim_list.RULES` says of a relation.
 
     An interval that touches the margin leaves it undecided.
 
     Args:
-        difference: First minus second, or the first alone.
-        relation: One of `RELATIONS`.
+        difference: First minus second, the first alone, or a number of many arms.
+        relation: One of `claim_list.RELATIONS`.
         by: The margin, in the score's units; not negative for `within`.
     """
     low, high = difference.low, difference.high
     if low is None or high is None:
         return "undecided"
-    if relation == "stays_below":
+    if relation in ("stays_below", "falls_with"):
         return "confirmed" if high < by else "refuted" if low > by else "undecided"
-    if relation in ("above", "reaches"):
+    if relation not in ("within", "never_passes"):
         return "confirmed" if low > by else "refuted" if high < by else "undecided"
     if -by <= low and high <= by:
         return "confirmed"
     return "refuted" if low > by or high < -by else "undecided"
+
+
+def verdict_on(found: Sequence[Finding]) -> Verdict:
+    """The verdict on a claim by one backbone and data set, over what was run or has to be there."""
+    return combined(
+        [each.verdict for each in found if each.verdict != "not run" or _is_needed(each)]
+    )
+
+
+def left_out(found: Sequence[Finding]) -> tuple[Finding, ...]:
+    """Comparisons that were not run, and need not be for a verdict."""
+    return tuple(each for each in found if each.verdict == "not run" and not _is_needed(each))
+
+
+def _is_needed(finding: Finding) -> bool:
+    return finding.check.needed == "always"
 
 
 def combined(verdicts: Sequence[Verdict]) -> Verdict:
@@ -209,6 +137,23 @@ def combined(verdicts: Sequence[Verdict]) -> Verdict:
     if set(verdicts) <= {"not run"}:
         return "not run"
     return "confirmed" if set(verdicts) == {"confirmed"} else "undecided"
+
+
+def expanded(check: Check, arms: Sequence[Arm]) -> tuple[Check, ...]:
+    """One comparison for each value that `each` stands for in `where`: those with arms to compare.
+
+    `check` itself if there are none.
+    """
+    keys = [key for key, value in check.where.items() if value == EACH]
+    if not keys:
+        return (check,)
+    values = [{text for arm in arms for text in _texts(arm, key)} - {"None"} for key in keys]
+    ordered = [sorted(texts, key=lambda text: (len(text), text)) for texts in values]
+    chosen = [
+        replace(check, where={**check.where, **dict(zip(keys, point, strict=True))})
+        for point in itertools.product(*ordered)
+    ]
+    return tuple(each for each in chosen if pairs(each, arms)) or (check,)
 
 
 def pairs(check: Check, arms: Sequence[Arm]) -> tuple[tuple[Arm, Arm], ...]:
@@ -254,10 +199,63 @@ def _difference(
     )
 
 
-def _own(check: Check, arms: Sequence[Arm]) -> Estimate | None:
+def _find_over_arms(check: Check, section: Section, records: RecordReader | None) -> Finding:
+    """The result of a check that speaks of all selected arms at once."""
+    groups = [
+        [arm for arm in section.arms if _is_selected(arm, {**check.where, **selector})]
+        for selector in (check.first, check.second)
+    ]
+    if not all(groups):
+        return Finding(check, "not run", why="no such arms in the store")
+    every = list(itertools.chain(*groups)) if check.second != check.first else groups[0]
+    if check.relation == "never_passes":
+        if not any(arm.scores for arm in every):
+            return Finding(check, "not run", why=_states(every) or "no arm was scored")
+        scores = [with_intervals(arm, section.measure, records) for arm in every]
+        found: Estimate | None = share_passing(every, scores)
+    else:
+        if states := _states(every):
+            return Finding(check, "not run", why=states)
+        for name in dict.fromkeys((check.score, check.second_score)):
+            if any(name not in arm.scores for arm in every):
+                return Finding(check, "not run", why=f"{name} was not measured")
+        found = _of_many(check, groups)
+    if found is None:
+        return Finding(check, "undecided", why="too few arms, or all equal", num_arms=len(every))
+    return Finding(
+        check,
+        judge(found, check.relation, check.by),
+        replace(found, num_seeds=min(len(arm.seeds) for arm in every)),
+        num_arms=len(every),
+        measure=section.measure,
+    )
+
+
+def _of_many(check: Check, groups: Sequence[Sequence[Arm]]) -> Estimate | None:
+    """The number that a relation of many arms is about, over their means."""
+    first, second = ([arm.scores[check.score].mean for arm in group] for group in groups)
+    if check.relation == "spreads":
+        return spread(first)
+    if check.relation == "spreads_more":
+        return more_spread(first, second)
+    others = [arm.scores[check.second_score].mean for arm in groups[0]]
+    return rank_correlation(list(zip(others, first, strict=True)))
+
+
+def _states(arms: Iterable[Arm]) -> str:
+    """Which arms have no mean, and why; "" if all have one."""
+    found = sorted({f"{arm.name} {arm.state}" for arm in arms if arm.state})
+    further = len(found) - _MOST_STATES
+    more = [f"and {further} further arms"] if further > 0 else []
+    return "; ".join([*found[:_MOST_STATES], *more])
+
+
+def _own(
+    check: Check, arms: Sequence[Arm], measure: str, records: RecordReader | None
+) -> Estimate | None:
     """The score of one arm, with its interval, or of several, averaged over them."""
     if len(arms) == 1:
-        return arms[0].scores[check.score]
+        return with_intervals(arms[0], measure, records)[check.score]
     shared = sorted(set.intersection(*(set(arm.seeds) for arm in arms)))
     if not shared:
         return None
@@ -332,12 +330,3 @@ def _free_keys(arms: Sequence[Arm], named: Sequence[str]) -> list[str]:
         for key in swept
         if any(len({_texts(arm, key) for arm in group}) > 1 for group in groups.values())
     ]
-
-
-def _selectors(place: str, text: str) -> list[Selector]:
-    """`key=a|b` as two selectors, `key=a&other=b` as one with two keys."""
-    parts = [part.partition("=") for part in text.split("&")]
-    if any(not (key and equals and value) for key, equals, value in parts):
-        raise PaperNumbersError(f"{place}: {text!r} is not key=value, with & or | between")
-    choices = [[(key, value) for value in values.split("|")] for key, _, values in parts]
-    return [dict(chosen) for chosen in itertools.product(*choices)]

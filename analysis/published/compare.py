@@ -184,7 +184,12 @@ def passes_filter(arm: Arm) -> bool | None:
     """Whether the arm's means pass the filter of LEMoE Table 9; None where a mean is missing."""
     if not set(FILTER) <= set(arm.scores):
         return None
-    return all(arm.scores[name].mean >= least - _ROUNDING for name, least in FILTER.items())
+    return all(passes(name, arm.scores[name].mean) for name in FILTER)
+
+
+def passes(name: str, value: float) -> bool:
+    """Whether one score is not below the filter's number for it."""
+    return value >= FILTER[name] - _ROUNDING
 
 
 def agreement(cells: Mapping[Point, Arm], printed: Iterable[Point]) -> Agreement:

@@ -12,7 +12,8 @@ from orchestrator.settings.yaml_files import SearchSpaces
 
 SPACES = SearchSpaces()
 WITHOUT_TABLE = {"smoke", "lemoe_search", "memoe_constants", "memoe_balance", "as_printed"} | {
-    *("arm_margins", "arm_order", "grace_radius", "memoe_bypass", "memoe_gammas", "wise_mask")
+    *("arm_margins", "arm_order", "grace_radius", "memoe_bypass", "memoe_gammas"),
+    *("memoe_topk_range", "wise_mask"),
 }
 
 

@@ -13,6 +13,7 @@ from analysis.layouts.matrix import Matrix
 from analysis.metrics import headings
 from analysis.published.compare import spearman
 from analysis.published.paper_numbers import PaperRow
+from analysis.published.variation import spread
 
 ORDER = "protocol.order_seed"
 WITHIN, BETWEEN = "within_batch_similarity", "between_batch_similarity"
@@ -51,7 +52,7 @@ def _lines(size: int, arms: Sequence[Arm]) -> list[str]:
     }
     return [
         f"T={size}: Rel. {low:.2f} to {high:.2f} over {len(arms)} shuffles, spread "
-        f"{high - low:.2f}",
+        f"{spread(scores).mean:.2f}",
         f"T={size}: Spearman of Rel. over the shuffles {correlations(found)}",
     ]
 

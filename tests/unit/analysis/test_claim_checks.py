@@ -3,69 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 
-from analysis.aggregate import Arm, Estimate, RecordReader, Section, estimate
-from analysis.errors import PaperNumbersError
+from analysis.aggregate import Arm, Estimate, RecordReader, estimate
 from analysis.published.claim_checks import (
-    Check,
+    Finding,
     Verdict,
     combined,
+    expanded,
     find,
     judge,
-    load_checks,
-    load_claims,
+    left_out,
     pairs,
+    verdict_on,
 )
-from orchestrator.planning import plan
-from orchestrator.settings import loading as config
-
-ROOT = Path(__file__).resolve().parents[3]
-HEADER = "claim_id,ablation,where,first,second,score,second_score,relation,by\n"
-
-
-def arm(name: str, *values: float, **more: Any) -> Arm:
-    """An arm with these reliabilities for seeds 0, 1, ..."""
-    swept = more.pop("swept", {"arm": name})
-    return Arm(
-        name=name,
-        method=more.pop("method", "memoe_v1"),
-        ablation="a",
-        swept=swept,
-        published=more.pop("published", {}),
-        protocol={},
-        seeds=tuple(range(len(values))),
-        num_layers=16,
-        hidden_size=128,
-        state=more.pop("state", ""),
-        scores={"reliability": estimate(values)} if values else {},
-        before={},
-        errors=(),
-        context={"dataset": "facts"},
-        records=tuple(f"{name}/{seed}" for seed in range(len(values))),
-    )
-
-
-def check(first: Mapping[str, str], second: Mapping[str, str], **more: Any) -> Check:
-    """First above second in reliability."""
-    values: dict[str, Any] = {"where": {}, "relation": "above", "by": 0.0} | more
-    return Check(
-        *("x.c1", "a"),
-        first=first,
-        second=second,
-        score="reliability",
-        second_score="reliability",
-        **values,
-    )
-
-
-def section(*arms: Arm) -> Section:
-    return Section({}, {}, arms, {}, 0)
+from tests.unit.comparisons import arm, check, section
 
 
 @pytest.mark.parametrize(
@@ -82,6 +38,16 @@ def section(*arms: Arm) -> Section:
         (-0.02, 0.0, "within", 0.01, "undecided"),
         (0.02, 0.05, "within", 0.01, "refuted"),
         (-0.05, -0.02, "within", 0.01, "refuted"),
+        (0.25, 1.0, "spreads", 0.2, "confirmed"),
+        (0.15, 1.0, "spreads", 0.2, "undecided"),  # further orders may spread more
+        (0.15, 0.15, "spreads", 0.2, "refuted"),
+        (0.1, 0.8, "rises_with", 0.0, "confirmed"),
+        (0.1, 0.8, "falls_with", 0.0, "refuted"),
+        (-0.8, -0.1, "falls_with", 0.0, "confirmed"),
+        (-0.1, 0.2, "falls_with", 0.0, "undecided"),
+        (0.0, 0.0, "never_passes", 0.0, "confirmed"),
+        (0.0, 0.5, "never_passes", 0.0, "undecided"),
+        (0.5, 1.0, "never_passes", 0.0, "refuted"),
     ],
 )
 def test_judge_when_the_interval_lies_there_then_that_verdict(
@@ -181,6 +147,105 @@ def test_find_when_an_arm_failed_or_is_absent_then_it_says_so() -> None:
     assert (made.verdict, made.why) == ("not run", "no such arms in the store")
 
 
+@pytest.mark.parametrize(
+    ("needed", "verdict", "absent"), [("always", "undecided", 0), ("if_run", "confirmed", 1)]
+)
+def test_verdict_when_a_comparison_was_not_run_then_it_counts_if_it_is_needed(
+    needed: str, verdict: Verdict, absent: int
+) -> None:
+    ran = Finding(check({"arm": "a"}, {"arm": "b"}), "confirmed")
+    lacking = Finding(check({"arm": "a"}, {"arm": "c"}, needed=needed), "not run")
+    assert verdict_on([ran, lacking]) == verdict
+    assert len(left_out([ran, lacking])) == absent
+    assert verdict_on([lacking]) == "not run"
+
+
+def test_find_when_orders_are_correlated_then_ranks_and_fishers_interval_decide() -> None:
+    # Twelve orders, reliability rising with similarity throughout: r = 1, and so is its interval.
+    orders = [
+        arm(f"{n}", 0.5 + n / 100, swept={"protocol.order_seed": n}, similarity=n)
+        for n in range(12)
+    ]
+    wanted = check({"method": "memoe_v1"}, {"method": "memoe_v1"}, relation="rises_with")
+    wanted = replace(wanted, second_score="within_batch_similarity")
+    made = find(wanted, section(*orders), None)
+    assert made.difference is not None
+    assert (made.difference.mean, made.difference.low) == (pytest.approx(1.0), 1.0)
+    assert (made.verdict, made.num_arms, made.difference.num_seeds) == ("confirmed", 12, 1)
+    assert find(wanted, section(*orders[:9]), None).verdict == "undecided"
+    falling = replace(wanted, relation="falls_with")
+    assert find(falling, section(*orders), None).verdict == "refuted"
+
+
+def test_find_when_an_order_failed_then_nothing_is_said_of_the_others() -> None:
+    orders = [arm("0", 0.2), arm("1", 0.9), arm("2", state="failed 1/1")]
+    wanted = check({"method": "memoe_v1"}, {"method": "memoe_v1"}, relation="spreads", by=0.2)
+    assert find(wanted, section(*orders), None).why == "2 failed 1/1"
+    made = find(wanted, section(*orders[:2]), None)
+    assert made.difference is not None
+    assert (made.difference.mean, made.verdict) == (pytest.approx(0.7), "confirmed")
+
+
+def test_find_when_two_groups_of_orders_then_their_deviations_are_compared() -> None:
+    # A deviation of about .26 in the first, of .026 in the second: no resample turns them round.
+    wide = [arm(f"w{n}", 0.5 + 0.25 * (-1) ** n, method="wide") for n in range(12)]
+    narrow = [arm(f"n{n}", 0.5 + 0.025 * (-1) ** n, method="narrow") for n in range(12)]
+    wanted = check({"method": "wide"}, {"method": "narrow"}, relation="spreads_more")
+    made = find(wanted, section(*wide, *narrow), None)
+    assert made.difference is not None
+    # Twelve values at distance d from their mean: d sqrt(12 / 11)
+    assert made.difference.mean == pytest.approx(0.225 * math.sqrt(12 / 11))
+    assert (made.verdict, made.num_arms) == ("confirmed", 24)
+
+
+def test_find_when_no_arm_may_pass_the_filter_then_each_must_fail_by_an_interval() -> None:
+    def scored(name: str, reliability: Sequence[float]) -> Arm:
+        made = arm(name, *reliability)
+        others = {score: estimate([0.9] * 3) for score in ("generality", "locality")}
+        return replace(made, scores={**made.scores, **others})
+
+    weak = scored("weak", (0.0, 0.0, 0.0))
+    loose = scored("loose", (0.0, 0.05, 0.1))  # .05 +- .12: it may pass
+    strong = scored("strong", (0.8, 0.8, 0.8))
+    cut = arm("cut", state="pruned 1/1")
+    wanted = check({"method": "memoe_v1"}, {"method": "memoe_v1"}, relation="never_passes")
+
+    def verdict(*arms: Arm) -> Verdict:
+        return find(wanted, section(*arms), None).verdict
+
+    assert verdict(weak, weak) == "confirmed"
+    assert verdict(weak, loose) == "undecided"
+    assert verdict(weak, cut) == "undecided"
+    assert verdict(weak, strong) == "refuted"
+    assert verdict(cut) == "not run"
+
+
+def test_find_when_one_arm_has_few_seeds_then_its_subjects_are_drawn() -> None:
+    # All four subjects answered: every resample has .8 at least.
+    asked = {"full/0": answers(*[(f"s{number}", 1.0) for number in range(4)])}
+    wanted = check({"arm": "full"}, {"arm": "full"}, relation="reaches", by=0.8)
+    made = find(wanted, section(arm("full", 1.0)), reader(asked))
+    assert made.difference is not None
+    assert (made.difference.low, made.verdict) == (1.0, "confirmed")
+    assert find(wanted, section(arm("full", 1.0)), None).verdict == "undecided"
+
+
+def test_expanded_when_each_value_is_asked_for_then_those_with_both_arms_are_compared() -> None:
+    cells = [
+        arm(f"{experts} {top}", 0.5, swept={"method.num_experts": experts, "method.top_k": top})
+        for experts, top in ((1, 1), (10, 1), (10, 2), (2, 1), (2, 2))
+    ]
+    wanted = check(
+        {"method.top_k": "1"}, {"method.top_k": "2"}, where={"method.num_experts": "each"}
+    )
+    made = expanded(wanted, cells)
+    assert [one.where for one in made] == [
+        {"method.num_experts": "2"},
+        {"method.num_experts": "10"},
+    ]
+    assert expanded(wanted, cells[:2]) == (wanted,)  # one expert has no top-2
+
+
 def reader(asked: Mapping[str, pd.DataFrame]) -> RecordReader:
     """Reads what was asked by its address."""
     return lambda address, dataset: asked.get(address)
@@ -215,65 +280,3 @@ def test_pairs_when_arms_are_named_then_what_follows_from_the_name_need_not_agre
     full = arm("full", 0.5, swept={"arm": "full", "protocol.order": "kmeans"})
     given = arm("given", 0.5, swept={"arm": "given", "protocol.order": "given"})
     assert pairs(check({"arm": "full"}, {"arm": "given"}), [full, given]) == ((full, given),)
-
-
-def test_load_checks_when_there_are_alternatives_then_each_is_a_comparison(tmp_path: Path) -> None:
-    line = "x.c1,a,method=m,k=1|2,k=3&l=4|5,reliability|generality,,within,0.02\n"
-    (tmp_path / "claim_checks.csv").write_text(HEADER + line)
-    found = load_checks(tmp_path)
-    assert len(found) == 2 * 2 * 2
-    assert {tuple(one.second.items()) for one in found} == {
-        (("k", "3"), ("l", "4")),
-        (("k", "3"), ("l", "5")),
-    }
-    assert {(one.score, one.second_score) for one in found} == {
-        ("reliability", "reliability"),
-        ("generality", "generality"),
-    }
-
-
-@pytest.mark.parametrize(
-    ("line", "said"),
-    [
-        ("x,a,,arm=b,arm=c,reliability,,over,0", "line 2: relation is 'over'"),
-        ("x,a,,arm=b,arm=c,reliability,,above,much", "by is 'much', not a number"),
-        ("x,a,,arm,arm=c,reliability,,above,0", "'arm' is not key=value"),
-        (
-            "x,a,,arm=b,arm=c,reliabilty,,above,0",
-            "'reliabilty' is no metric; did you mean 'reliability'",
-        ),
-        ("x,a,,arm=b,arm=c,stale_rate,retention.immediate,above,0", "'retention.immediate' is no"),
-    ],
-)
-def test_load_checks_when_a_line_is_broken_then_the_error_names_it(
-    tmp_path: Path, line: str, said: str
-) -> None:
-    (tmp_path / "claim_checks.csv").write_text(f"{HEADER}{line}\n")
-    with pytest.raises(PaperNumbersError, match=said):
-        load_checks(tmp_path)
-
-
-def test_every_comparison_is_of_a_known_claim_and_of_arms_that_its_ablation_runs() -> None:
-    claims = {claim.claim_id for claim in load_claims()}
-    ran: dict[str, list[list[Arm]]] = {}
-    for one in load_checks():
-        assert one.claim_id in claims
-        if one.ablation not in ran:
-            ran[one.ablation] = [planned(one.ablation, scale) for scale in ("quick", "paper")]
-        assert any(pairs(one, arms) for arms in ran[one.ablation]), one
-
-
-def planned(ablation: str, scale: str) -> list[Arm]:
-    """The arms of a sweep before it ran."""
-    trials = plan.expand(
-        config.load([f"ablation={ablation}", f"scale={scale}", "seeds=[0]"])
-    ).trials
-    return [
-        arm(
-            trial.arm,
-            swept=dict(trial.swept),
-            published=trial.published,
-            method=str(trial.method["name"]),
-        )
-        for trial in trials
-    ]
