@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import json
 import math
-import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
 
+from analysis.intervals import SEEDS_FOR_T, Interval, interval_over_seeds, intervals_over_subjects
 from analysis.metrics import AVERAGED, metric
 
 CONTEXT = (
@@ -35,13 +35,9 @@ PROVENANCE = (
 )
 
 _COUNT = "count."  # how the names of metrics begin that count fall-backs
-CONFIDENCE = 0.95
-_SEEDS_FOR_T = 3  # fewer seeds: bootstrap over subjects (house rule)
-_RESAMPLES = 2000
-_BOOTSTRAP_SEED = 0  # an interval must not change from one printing to the next
 
+Trial: TypeAlias = Mapping[str, Any]  # one row of `runs.read_runs`
 RecordReader: TypeAlias = Callable[[str, str], pd.DataFrame | None]  # of address, data set
-Interval: TypeAlias = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -124,7 +120,7 @@ def sections(
     """Arms of all trials, divided by backbone, data and protocol; the newest section first.
 
     Args:
-        rows: Tidy rows of `runs.read_runs`.
+        rows: Rows of `runs.read_runs`.
         measure: One of `metrics.MEASURES`.
         varying: Protocol keys that may differ between the arms of one section; `backbone` and
             `dataset` too.
@@ -148,18 +144,17 @@ def sections(
 
 def estimate(values: Sequence[float], resampled: Interval | None = None) -> Estimate:
     """The mean over seeds; its interval is over seeds if there are enough, else `resampled`."""
-    mean, over_seeds = math.fsum(values) / len(values), interval_over_seeds(values)
-    made = Estimate(mean, len(values), by_seed=tuple(values))
-    if over_seeds is not None:
-        return replace(made, low=over_seeds[0], high=over_seeds[1], source="t")
+    mean, count, by_seed = math.fsum(values) / len(values), len(values), tuple(values)
+    if (over_seeds := interval_over_seeds(values)) is not None:
+        return Estimate(mean, count, *over_seeds, "t", by_seed)
     if resampled is not None:
-        return replace(made, low=resampled[0], high=resampled[1], source="bootstrap")
-    return made
+        return Estimate(mean, count, *resampled, "bootstrap", by_seed)
+    return Estimate(mean, count, by_seed=by_seed)
 
 
 def with_intervals(arm: Arm, measure: str, records: RecordReader | None) -> dict[str, Estimate]:
     """The scores of `arm`; with fewer than three seeds, their intervals are over subjects."""
-    if records is None or not arm.scores or len(arm.seeds) >= _SEEDS_FOR_T:
+    if records is None or not arm.scores or len(arm.seeds) >= SEEDS_FOR_T:
         return dict(arm.scores)
     resampled = _resampled(arm.records, arm.context["dataset"], measure, records)
     return {
@@ -167,69 +162,23 @@ def with_intervals(arm: Arm, measure: str, records: RecordReader | None) -> dict
     }
 
 
-def interval_over_seeds(values: Sequence[float]) -> Interval | None:
-    """Student's t interval (95%) of the mean of `values`, or None for fewer than three."""
-    if len(values) < _SEEDS_FOR_T:
-        return None
-    from scipy.special import stdtrit  # scipy.stats takes a second to import
-
-    error = statistics.stdev(values) / math.sqrt(len(values))
-    half = stdtrit(len(values) - 1, (1 + CONFIDENCE) / 2) * error
-    mean = math.fsum(values) / len(values)
-    return mean - float(half), mean + float(half)
-
-
-def intervals_over_subjects(records: pd.DataFrame, measure: str) -> dict[str, Interval]:
-    """Percentile bootstrap (95%) over subjects, by score, `average` included.
-
-    All questions about one subject are drawn together; the statistic is the mean over questions.
-    A score has no interval when fewer than two subjects have questions of its kind.
-
-    Args:
-        records: Per-record results of all seeds of one arm, as `runs.read_records` returns them.
-        measure: Column to average: token, token_no_blank or exact; another measure has no interval.
-    """
-    if measure not in records or records[measure].isna().all():
-        return {}
-    grouped = records.groupby(["subject", "score"])[measure]
-    sums, counts = grouped.sum().unstack(fill_value=0.0), grouped.count().unstack(fill_value=0)
-    if len(sums) < 2:
-        return {}
-    generator = np.random.default_rng(_BOOTSTRAP_SEED)
-    drawn = generator.integers(0, len(sums), (_RESAMPLES, len(sums)))
-    means: dict[str, np.ndarray[Any, Any]] = {}
-    for score in sums.columns:
-        if (counts[score] > 0).sum() < 2:
-            continue
-        total = counts[score].to_numpy()[drawn].sum(1)
-        drawn_sums = sums[score].to_numpy()[drawn].sum(1)
-        # A resample may hold no question of a rare kind: it has no mean and is left out below.
-        means[str(score)] = np.divide(
-            drawn_sums, total, out=np.full(_RESAMPLES, np.nan), where=total > 0
-        )
-    if set(AVERAGED) <= set(means):
-        means["average"] = np.mean([means[name] for name in AVERAGED], axis=0)
-    tails = [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]
-    return {name: _pair(np.nanquantile(values, tails)) for name, values in means.items()}
-
-
 def _section(part: pd.DataFrame, measure: str, records: RecordReader | None) -> Section:
     # One arm and seed under two fingerprints: the setting that is not swept was changed in between.
     identity = ["ablation", "arm", "own"]
     kept = _latest(part, [*identity, "seed"])
     newest = kept.sort_values("started").groupby(identity)["arm_fingerprint"].transform("last")
-    kept = kept[kept["arm_fingerprint"] == newest]
-    trials = kept.drop_duplicates("run_id")
-    values = kept.pivot(index="run_id", columns="metric", values="value")
+    trials = kept[kept["arm_fingerprint"] == newest]
+    values = _values_of(trials)
     final, before = (_scores(values, measure, when) for when in ("final", "before"))
     final = pd.concat([final, _numbers(values, measure)], axis=1)
     before = pd.concat([before, _numbers_before(values)], axis=1)
-    groups = trials.groupby(identity, sort=False)
-    counts = values[[name for name in values.columns if str(name).startswith(_COUNT)]]
-    arms = tuple(
-        replace(_arm(group, final, before, records, measure), counts=_counts(group, counts))
-        for _, group in groups
-    )
+    counts = values[[name for name in values.columns if name.startswith(_COUNT)]]
+    tables = _Tables(*(_Columns.of(table) for table in (final, before, counts)))
+    # Thousands of arms: a frame for each would take longer than all else.
+    groups: dict[Any, list[tuple[int, Trial]]] = {}
+    for place, trial in enumerate(trials.drop(columns="metrics").to_dict("records")):
+        groups.setdefault(tuple(trial[key] for key in identity), []).append((place, trial))
+    arms = tuple(_arm(group, tables, records, measure) for group in groups.values())
     return Section(
         context={name: ", ".join(_values(trials, name)) for name in CONTEXT},
         protocol=json.loads(trials["shared"].iloc[0]),
@@ -240,17 +189,37 @@ def _section(part: pd.DataFrame, measure: str, records: RecordReader | None) -> 
     )
 
 
+@dataclass(frozen=True)
+class _Columns:
+    """The columns of a table by name, each with a value for every trial of a section."""
+
+    by_name: Mapping[str, np.ndarray[Any, Any]]
+
+    @classmethod
+    def of(cls, table: pd.DataFrame) -> _Columns:
+        return cls({str(name): table[name].to_numpy(float) for name in table.columns})
+
+    def at(self, places: Sequence[int]) -> dict[str, list[float]]:
+        """The values of some trials."""
+        return {name: column[places].tolist() for name, column in self.by_name.items()}
+
+
+@dataclass(frozen=True)
+class _Tables:
+    final: _Columns
+    before: _Columns
+    counts: _Columns
+
+
 def _arm(
-    trials: pd.DataFrame,
-    final: pd.DataFrame,
-    before: pd.DataFrame,
-    records: RecordReader | None,
-    measure: str,
+    group: list[tuple[int, Trial]], tables: _Tables, records: RecordReader | None, measure: str
 ) -> Arm:
-    trials = trials.sort_values("seed", kind="stable")
-    first = trials.iloc[0]
+    group = sorted(group, key=lambda each: int(each[1]["seed"]))
+    places, trials = [place for place, _ in group], [trial for _, trial in group]
+    first = trials[0]
     state = _state(trials)
-    own = final.loc[trials["run_id"]]
+    before = {name: _known(found) for name, found in tables.before.at(places).items()}
+    counts = {name: _known(found) for name, found in tables.counts.at(places).items()}
     return Arm(
         name=str(first["arm"]),
         method=str(first["method"]),
@@ -258,43 +227,38 @@ def _arm(
         swept=json.loads(first["swept"]),
         published=json.loads(first["published"]),
         protocol=json.loads(first["protocol"]),
-        seeds=tuple(sorted(int(seed) for seed in trials["seed"])),
-        num_layers=_whole(trials["num_layers"]),
-        hidden_size=_whole(trials["hidden_size"]),
+        seeds=tuple(int(trial["seed"]) for trial in trials),
+        num_layers=_whole(trials, "num_layers"),
+        hidden_size=_whole(trials, "hidden_size"),
         state=state,
-        scores={} if state else _estimates(own, trials, measure, records),
-        before=_before(before.loc[trials["run_id"]]),
-        errors=tuple(str(error) for error in trials["error"] if error),
+        scores={} if state else _estimates(tables.final.at(places), trials, measure, records),
+        before={name: estimate(found) for name, found in before.items() if found},
+        errors=tuple(str(trial["error"]) for trial in trials if trial["error"]),
         context={name: str(first[name]) for name in CONTEXT},
-        records=tuple(str(address) for address in trials["records"]),
+        records=tuple(str(trial["records"]) for trial in trials),
+        counts={name.removeprefix(_COUNT): tuple(found) for name, found in counts.items() if found},
     )
 
 
-def _counts(trials: pd.DataFrame, counts: pd.DataFrame) -> dict[str, tuple[float, ...]]:
-    own = counts.loc[trials["run_id"]]
-    found = {str(name).removeprefix(_COUNT): own[name].dropna() for name in own.columns}
-    return {name: tuple(map(float, values)) for name, values in found.items() if len(values)}
-
-
-def _before(own: pd.DataFrame) -> dict[str, Estimate]:
-    """What the seeds that got so far measured before the first edit."""
-    found = {str(name): list(map(float, own[name].dropna())) for name in own.columns}
-    return {name: estimate(values) for name, values in found.items() if values}
+def _known(values: Sequence[float]) -> list[float]:
+    return [value for value in values if not math.isnan(value)]
 
 
 def _estimates(
-    final: pd.DataFrame, trials: pd.DataFrame, measure: str, records: RecordReader | None
+    final: Mapping[str, list[float]],
+    trials: Sequence[Trial],
+    measure: str,
+    records: RecordReader | None,
 ) -> dict[str, Estimate]:
     resampled: dict[str, Interval] = {}
-    if records is not None and len(trials) < _SEEDS_FOR_T:
-        resampled = _resampled(trials["records"], trials["dataset"].iloc[0], measure, records)
-    estimates = {}
-    for name in final.columns:
-        values = [float(value) for value in final[name]]
-        if any(math.isnan(value) for value in values):
-            continue  # not measured in every seed
-        estimates[str(name)] = estimate(values, resampled.get(str(name)))
-    return estimates
+    if records is not None and len(trials) < SEEDS_FOR_T:
+        addresses = [trial["records"] for trial in trials]
+        resampled = _resampled(addresses, trials[0]["dataset"], measure, records)
+    return {
+        name: estimate(values, resampled.get(name))
+        for name, values in final.items()
+        if not any(map(math.isnan, values))  # measured in every seed
+    }
 
 
 def _resampled(
@@ -306,6 +270,16 @@ def _resampled(
     if len(present) < len(found):
         return {}
     return intervals_over_subjects(pd.concat(present), measure)
+
+
+def _values_of(trials: pd.DataFrame) -> pd.DataFrame:
+    """What was logged, (trials, metrics) in alphabetical order; NaN where a trial lacks it."""
+    names = sorted({name for metrics in trials["metrics"] for name in metrics})
+    columns = {name: place for place, name in enumerate(names)}
+    values = np.full((len(trials), len(names)), np.nan)
+    for row, metrics in zip(values, trials["metrics"], strict=True):
+        row[[columns[name] for name in metrics]] = list(metrics.values())
+    return pd.DataFrame(values, index=trials["run_id"], columns=names)
 
 
 def _scores(table: pd.DataFrame, measure: str, when: str) -> pd.DataFrame:
@@ -347,9 +321,9 @@ def _number_name(logged: str, measure: str) -> str:
     return logged if is_number and not logged.startswith(_COUNT) else ""
 
 
-def _state(trials: pd.DataFrame) -> str:
+def _state(trials: Sequence[Trial]) -> str:
     """Why the arm has no mean: `failed 1/3`, `diverged`, `pruned 2/3`; "" when all seeds ended."""
-    counts = Counter(map(_outcome, trials["status"], trials["stop_reason"]))
+    counts = Counter(_outcome(trial["status"], trial["stop_reason"]) for trial in trials)
     ended = counts.pop("finished", 0)
     if set(counts) == {"diverged"} and not ended:
         return "diverged"
@@ -364,8 +338,8 @@ def _outcome(status: str, stop_reason: str) -> str:
 
 def _latest(rows: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     """Rows of the latest run for each value of `keys`."""
-    runs = rows.sort_values(["started", "run_id"]).drop_duplicates(keys, keep="last")
-    return rows[rows["run_id"].isin(runs["run_id"])].copy()
+    latest = rows.sort_values(["started", "run_id"]).drop_duplicates(keys, keep="last")
+    return rows[rows["run_id"].isin(latest["run_id"])].copy()
 
 
 def _fill_context(rows: pd.DataFrame) -> pd.DataFrame:
@@ -386,11 +360,6 @@ def _values(rows: pd.DataFrame, name: str) -> tuple[str, ...]:
     return tuple(sorted({str(value) for value in rows[name] if value != ""}))
 
 
-def _whole(column: pd.Series) -> int | None:
-    known = [int(value) for value in column if value != ""]
+def _whole(trials: Sequence[Trial], name: str) -> int | None:
+    known = [int(trial[name]) for trial in trials if trial[name] != ""]
     return known[0] if known else None
-
-
-def _pair(bounds: np.ndarray[Any, Any]) -> Interval:
-    low, high = bounds
-    return float(low), float(high)

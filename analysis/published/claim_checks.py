@@ -21,9 +21,9 @@ from analysis.aggregate import (
     RecordReader,
     Section,
     estimate,
-    intervals_over_subjects,
     with_intervals,
 )
+from analysis.intervals import intervals_over_subjects
 from analysis.published.claim_list import EACH, OF_MANY, OF_ONE, Check, Selector
 from analysis.published.variation import more_spread, rank_correlation, share_passing, spread
 

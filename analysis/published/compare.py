@@ -120,10 +120,13 @@ def comparable(
     fitting: list[Section] = []
     others: Counter[str] = Counter()
     for section in found:
-        kept = tuple(arm for arm in section.arms if _kind(section, arm) in kinds)
-        others.update(_kind(section, arm) for arm in section.arms if arm not in kept)
+        found_kinds = [_kind(section, arm) for arm in section.arms]
+        pairs = zip(section.arms, found_kinds, strict=True)
+        kept = tuple(arm for arm, kind in pairs if kind in kinds)
+        others.update(kind for kind in found_kinds if kind not in kinds)
         if kept:
-            fitting.append(section if kept == section.arms else replace(section, arms=kept))
+            is_whole = len(kept) == len(section.arms)
+            fitting.append(section if is_whole else replace(section, arms=kept))
     notes = tuple(
         f"left out: {count} arms with protocol.kind={kind}; the paper's is {' or '.join(kinds)}"
         for kind, count in others.items()

@@ -11,7 +11,8 @@ from statistics import NormalDist, stdev
 
 import numpy as np
 
-from analysis.aggregate import CONFIDENCE, Arm, Estimate
+from analysis.aggregate import Arm, Estimate
+from analysis.intervals import CONFIDENCE
 from analysis.published.compare import FILTER, passes, passes_filter, spearman
 
 PUBLISHED_ORDERS = 100  # LEMoE, section 3.3: "conducted 100 times", for each number of edits

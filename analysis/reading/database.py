@@ -77,12 +77,14 @@ class Database:
                     values,
                 )
             }
+            tags_of = {run_id: run.tags for run_id, run in found.items()}
+            metrics_of = {run_id: run.metrics for run_id, run in found.items()}
             tags = f"SELECT run_uuid, key, value FROM tags WHERE {of_chosen}"
             for run_id, name, text in database.execute(tags, values):
-                found[run_id].tags[name] = text
+                tags_of[run_id][name] = text
             last = f"SELECT run_uuid, key, value, is_nan FROM latest_metrics WHERE {of_chosen}"
             for run_id, name, value, is_nan in database.execute(last, values):
-                found[run_id].metrics[name] = float("nan") if is_nan else value
+                metrics_of[run_id][name] = float("nan") if is_nan else value
         return list(found.values())
 
     @contextmanager

@@ -36,6 +36,7 @@ def published_locality(dataset: str, folder: Path = FOLDER) -> str:
     return USUAL
 
 
+@cache  # a few names, a million times
 def named_in_tables(score: str, dataset: str) -> str:
     """`score`, or `locality` in place of the kind that the data set's is."""
     first, dot, rest = score.partition(".")

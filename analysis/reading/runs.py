@@ -1,4 +1,4 @@
-"""Reads the runs of a sweep from MLflow, a store's own database or a server, as tidy rows."""
+"""Reads the runs of a sweep from MLflow, a store's own database or a server, as rows of a frame."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def experiments(store: Path, server: str | None = None) -> tuple[str, ...]:
 
 
 def read_runs(store: Path, experiment: str, server: str | None = None) -> pd.DataFrame:
-    """Tidy rows of one ablation: one row per trial and metric.
+    """Rows of one ablation, one per trial.
 
     Args:
         store: Folder of the sweep's store; its `mlflow.db` is read.
@@ -64,8 +64,8 @@ def read_runs(store: Path, experiment: str, server: str | None = None) -> pd.Dat
         Columns `run_id`, `started` (ms since 1970), `records` (where the per-record results would
         lie: the artifact named by the run's tag `records`, or "" without one), every name of
         `TAGS` as text ("" where a run lacks it; `seed` is an integer; JSON tags in canonical
-        form), `metric` and `value`, the last value logged; the data set's published locality is
-        called `locality`. A trial without any metric has one row with `metric` "" and a NaN.
+        form), and `metrics`, a dict of the last value logged of each metric; the data set's
+        published locality is called `locality`.
 
     Raises:
         StoreError: If there is no store or no such experiment; the message names what exists.
@@ -74,11 +74,11 @@ def read_runs(store: Path, experiment: str, server: str | None = None) -> pd.Dat
     experiment_id = source.experiments().get(experiment)
     if experiment_id is None:
         raise StoreError(_missing(store, experiment, server))
-    return _tidy(source.runs([experiment_id]), store, server)
+    return _rows(source.runs([experiment_id]), store, server)
 
 
 def read_table_runs(store: Path, paper: str, server: str | None = None) -> pd.DataFrame:
-    """Tidy rows, as `read_runs` returns them, of all trials that answer a published table.
+    """Rows, as `read_runs` returns them, of all trials that answer a published table.
 
     Args:
         store: Folder of the sweep's store.
@@ -89,7 +89,7 @@ def read_table_runs(store: Path, paper: str, server: str | None = None) -> pd.Da
         StoreError: If there is no store, or no run bears the tag; the message names what exists.
     """
     source = _source(store, server)
-    rows = _tidy(source.runs(list(source.experiments().values()), paper), store, server)
+    rows = _rows(source.runs(list(source.experiments().values()), paper), store, server)
     # What was asked for takes a name for the beginning of a longer one.
     rows = rows[rows["paper"].map(lambda tag: paper in papers_of(tag)).astype(bool)]
     if rows.empty:
@@ -179,26 +179,15 @@ def _source(store: Path, server: str | None) -> Database | Server:
     return Database(store) if server is None else Server(server)
 
 
-def _tidy(runs: Iterable[LoggedRun], store: Path, server: str | None) -> pd.DataFrame:
+def _rows(runs: Iterable[LoggedRun], store: Path, server: str | None) -> pd.DataFrame:
     trials = [run for run in runs if run.tags.get("fingerprint")]  # others are summaries
-    metrics = [run.metrics or {"": float("nan")} for run in trials]
-    columns = ["run_id", "started", "records", *TAGS]
-    of_trial = pd.DataFrame([_of_trial(run, store, server) for run in trials], columns=columns)
-    repeated = of_trial.index.repeat([len(found) for found in metrics])
-    rows = of_trial.loc[repeated].reset_index(drop=True)
-    named = cache(named_in_tables)  # a few names, a thousand times
-    rows["metric"] = [
-        named(name, run.tags.get("dataset", ""))
-        for run, found in zip(trials, metrics, strict=True)
-        for name in found
-    ]
-    rows["value"] = [value for found in metrics for value in found.values()]
-    return rows
+    columns = ["run_id", "started", "records", *TAGS, "metrics"]
+    # Objects: what is read here is looked at one by one, for which Arrow's strings take longer.
+    return pd.DataFrame([_row(run, store, server) for run in trials], columns=columns, dtype=object)
 
 
-def _of_trial(run: LoggedRun, store: Path, server: str | None) -> dict[str, Any]:
-    """The columns that all rows of one trial share."""
-    tags = run.tags
+def _row(run: LoggedRun, store: Path, server: str | None) -> dict[str, Any]:
+    tags, dataset = run.tags, run.tags.get("dataset", "")
     artifact = Path(tags.get("records", "")).name  # never a file elsewhere
     return {
         "run_id": run.run_id,
@@ -207,6 +196,7 @@ def _of_trial(run: LoggedRun, store: Path, server: str | None) -> dict[str, Any]
         **{name: tags.get(name, "") for name in TAGS},
         **{name: _canonical(run.run_id, name, tags.get(name)) for name in _JSON_TAGS},
         "seed": int(tags.get("seed", 0)),
+        "metrics": {named_in_tables(name, dataset): value for name, value in run.metrics.items()},
     }
 
 
@@ -222,9 +212,15 @@ def _records(address: str, store: Path, server: str | None) -> str:
 
 def _canonical(run_id: str, tag: str, text: str | None) -> str:
     try:
-        return json.dumps(json.loads(text or "{}"), sort_keys=True)
+        return _sorted(text or "{}")
     except json.JSONDecodeError:
         raise StoreError(f"run {run_id}: tag {tag} is {text!r}, which is not JSON") from None
+
+
+@cache  # thousands of trials share a few protocols, published values and swept ones
+def _sorted(text: str) -> str:
+    """The same JSON with its keys in alphabetical order."""
+    return json.dumps(json.loads(text), sort_keys=True)
 
 
 def _missing(store: Path, name: str, server: str | None) -> str:

@@ -10,6 +10,7 @@ Only when asked for, since they take half an hour and some minutes:
 
 `scale`    10,000 trials of no_edit: time per trial, memory of the driver, replay, table
 `workers`  trials per minute of two workers against one
+`reports`  a table and all claims over 10,000 runs: wall and CPU seconds
 
 Only when asked for as well, since they take some minutes:
 
@@ -19,7 +20,7 @@ Only when asked for as well, since they take some minutes:
 `checkpoints`  how long training stands still while a state of 1 GiB is saved
 
     python tests/benchmarks/bench.py \
-        [only=trial|steps|edits|added|gpu|scale|workers|forecast|memory|shared|checkpoints]
+        [only=trial|steps|edits|added|gpu|scale|workers|reports|forecast|memory|shared|checkpoints]
 
 Beside a checkout of EasyEdit, in one run, on a real model: tests/benchmarks/peer.py.
 
@@ -52,6 +53,7 @@ from tests.benchmarks.forecasts import forecasts
 from tests.benchmarks.memory import memories
 from tests.benchmarks.naive import NaiveTrial
 from tests.benchmarks.per_method import line_of, method_cost
+from tests.benchmarks.reports import reports
 from tests.benchmarks.scaling import many_trials, two_workers, verdict
 from tests.benchmarks.shared import shared
 from trainables.cache import default_cache
@@ -230,6 +232,7 @@ PARTS: dict[str, Callable[[], None]] = {
 LONG_PARTS: dict[str, Callable[[], None]] = {
     "scale": many_trials,
     "workers": two_workers,
+    "reports": reports,
     "forecast": forecasts,
     "memory": memories,
     "shared": shared,

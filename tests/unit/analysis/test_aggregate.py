@@ -11,14 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analysis import aggregate
-from analysis.aggregate import interval_over_seeds, intervals_over_subjects, sections
+from analysis.aggregate import sections
+from analysis.intervals import interval_over_seeds, intervals_over_subjects
 from analysis.reading import runs
 
 SCORES = ("reliability", "generality", "locality")
 
 
 def trial(arm: str = "a", seed: int = 0, started: int = 1, **tags: str) -> pd.DataFrame:
-    """Tidy rows of one trial; `values`: its final scores, space separated."""
+    """The row of one trial; `values`: its final scores, space separated."""
     values = tags.pop("values", "0.6 0.3 0.9")
     base: dict[str, Any] = dict.fromkeys(runs.TAGS, "")
     base |= {"fingerprint": f"{arm}{seed}", "arm": arm, "backbone": "b", "dataset": "d"}
@@ -27,9 +28,9 @@ def trial(arm: str = "a", seed: int = 0, started: int = 1, **tags: str) -> pd.Da
     run_id = f"{base['fingerprint']}@{started}"
     base |= {"seed": seed, "run_id": run_id, "records": "", "started": started}
     found = zip(SCORES, values.split(), strict=False)
-    rows = [{**base, "metric": f"{name}.token.final", "value": float(v)} for name, v in found]
-    rows = rows or [{**base, "metric": "", "value": float("nan")}]
-    return pd.DataFrame(rows)
+    return pd.DataFrame(
+        [{**base, "metrics": {f"{name}.token.final": float(v) for name, v in found}}]
+    )
 
 
 def arms(*trials: pd.DataFrame) -> dict[str, aggregate.Arm]:

@@ -1,4 +1,4 @@
-"""Counted fall-backs, from tidy rows to the lines below a table."""
+"""Counted fall-backs, from rows to the lines below a table."""
 
 from __future__ import annotations
 
@@ -22,10 +22,9 @@ def section_of(*trials: pd.DataFrame) -> Section:
 
 
 def counting(arm: str, seed: int, counts: dict[str, float], **tags: str) -> pd.DataFrame:
-    rows = trial(arm, seed, **tags)
-    first = rows.iloc[0].to_dict()
-    added = [{**first, "metric": f"count.{name}", "value": v} for name, v in counts.items()]
-    return pd.concat([rows, pd.DataFrame(added)], ignore_index=True)
+    row = trial(arm, seed, **tags)
+    row["metrics"][0].update({f"count.{name}": value for name, value in counts.items()})
+    return row
 
 
 def test_lines_then_edits_are_summed_over_seeds_and_named_by_arm() -> None:

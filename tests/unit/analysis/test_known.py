@@ -10,10 +10,9 @@ from tests.unit.analysis.test_aggregate import trial
 
 
 def measuring(arm: str, seed: int, **numbers: float) -> pd.DataFrame:
-    rows = trial(arm, seed)
-    first = rows.iloc[0].to_dict()
-    added = [{**first, "metric": name, "value": value} for name, value in numbers.items()]
-    return pd.concat([rows, pd.DataFrame(added)], ignore_index=True)
+    row = trial(arm, seed)
+    row["metrics"][0].update(numbers)
+    return row
 
 
 def lines_of(*trials: pd.DataFrame) -> list[str]:

@@ -1,0 +1,82 @@
+"""The 95% intervals of a mean: over seeds where there are enough, else over subjects."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import cache
+from typing import Any, TypeAlias
+
+import numpy as np
+import pandas as pd
+
+from analysis.metrics import AVERAGED
+
+CONFIDENCE = 0.95
+SEEDS_FOR_T = 3  # fewer seeds: bootstrap over subjects (house rule)
+_RESAMPLES = 2000
+_BOOTSTRAP_SEED = 0  # an interval must not change from one printing to the next
+
+Interval: TypeAlias = tuple[float, float]
+
+
+def interval_over_seeds(values: Sequence[float]) -> Interval | None:
+    """Student's t interval (95%) of the mean of `values`, or None for fewer than three."""
+    if len(values) < SEEDS_FOR_T:
+        return None
+    # Differences from the first: those of equal values are exactly zero. `statistics.stdev`
+    # computes with fractions, and takes a third of a table of thousands of arms.
+    count, apart = len(values), [value - values[0] for value in values]
+    centre = math.fsum(apart) / count
+    variance = math.fsum((each - centre) ** 2 for each in apart) / (count - 1)
+    error = math.sqrt(variance / count)
+    half = _students_t(count - 1) * error
+    mean = math.fsum(values) / count
+    return mean - half, mean + half
+
+
+@cache
+def _students_t(freedom: int) -> float:
+    """Half a 95% interval in standard errors."""
+    from scipy.special import stdtrit  # scipy.stats takes a second to import
+
+    return float(stdtrit(freedom, (1 + CONFIDENCE) / 2))
+
+
+def intervals_over_subjects(records: pd.DataFrame, measure: str) -> dict[str, Interval]:
+    """Percentile bootstrap (95%) over subjects, by score, `average` included.
+
+    All questions about one subject are drawn together; the statistic is the mean over questions.
+    A score has no interval when fewer than two subjects have questions of its kind.
+
+    Args:
+        records: Per-record results of all seeds of one arm, as `runs.read_records` returns them.
+        measure: Column to average: token, token_no_blank or exact; another measure has no interval.
+    """
+    if measure not in records or records[measure].isna().all():
+        return {}
+    grouped = records.groupby(["subject", "score"])[measure]
+    sums, counts = grouped.sum().unstack(fill_value=0.0), grouped.count().unstack(fill_value=0)
+    if len(sums) < 2:
+        return {}
+    generator = np.random.default_rng(_BOOTSTRAP_SEED)
+    drawn = generator.integers(0, len(sums), (_RESAMPLES, len(sums)))
+    means: dict[str, np.ndarray[Any, Any]] = {}
+    for score in sums.columns:
+        if (counts[score] > 0).sum() < 2:
+            continue
+        total = counts[score].to_numpy()[drawn].sum(1)
+        drawn_sums = sums[score].to_numpy()[drawn].sum(1)
+        # A resample may hold no question of a rare kind: it has no mean and is left out below.
+        means[str(score)] = np.divide(
+            drawn_sums, total, out=np.full(_RESAMPLES, np.nan), where=total > 0
+        )
+    if set(AVERAGED) <= set(means):
+        means["average"] = np.mean([means[name] for name in AVERAGED], axis=0)
+    tails = [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]
+    return {name: _pair(np.nanquantile(values, tails)) for name, values in means.items()}
+
+
+def _pair(bounds: np.ndarray[Any, Any]) -> Interval:
+    low, high = bounds
+    return float(low), float(high)
