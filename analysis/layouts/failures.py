@@ -15,7 +15,8 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.aggregate import Arm, Estimate, Section, estimate, intervals_over_subjects
+from analysis.aggregate import Arm, Estimate, Section, estimate
+from analysis.intervals import intervals_over_subjects
 from analysis.layouts.layout import Body, Layout
 from analysis.published.paper_numbers import PaperRow, read
 from analysis.reading.wrong_answers import FORMS, Kind, read_answers
