@@ -7,11 +7,12 @@ Rooms, each of which imports only those below it:
   on claims, or the presets that a search chose.
 - `layouts`: arranges the arms of one published table as the paper does.
 - `subsets`: divides an arm into subsets of its records.
-- `reading`: reads MLflow's runs as tidy rows.
+- `reading`: reads MLflow's runs as rows, one per trial.
 - `published`: the papers' numbers and claims, and whether ours may be compared with them.
 - `render`, `counts`, `known`: cells and tables as text; and below them the fall-backs counted, and
   what the backbone knew beforehand.
-- `aggregate`: makes one mean and interval per arm of the tidy rows.
+- `aggregate`: makes one mean and interval per arm of these rows.
+- `intervals`: the intervals, over seeds or over subjects.
 - `metrics`: what may be measured, and how a table shows it.
 - `arguments`, `errors`: the options of the commands, and errors for the user.
 

@@ -1,4 +1,4 @@
-"""Makes arms of tidy rows: a mean and interval per score, or how many trials did not end.
+"""Makes arms of rows of trials: a mean and interval per score, or how many trials did not end.
 
 An arm has a mean only when all its seeds ended; otherwise its state says why not. Only trials of
 one `Section`, which share backbone, data and protocol, are averaged.
