@@ -90,6 +90,10 @@ class Arm:
     records: tuple[str, ...] = ()
     counts: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
+    def of_seed(self, score: str, seed: int) -> float:
+        """One of its scores in one of its seeds."""
+        return self.scores[score].by_seed[self.seeds.index(seed)]
+
 
 @dataclass(frozen=True)
 class Section:
@@ -160,6 +164,35 @@ def with_intervals(arm: Arm, measure: str, records: RecordReader | None) -> dict
     return {
         name: estimate(found.by_seed, resampled.get(name)) for name, found in arm.scores.items()
     }
+
+
+def paired_difference(
+    pairs: Sequence[tuple[Arm, Arm]], score: str, second_score: str
+) -> Estimate | None:
+    """First less second within each seed that all arms have, averaged over the pairs.
+
+    The edits of a seed are the same in all arms, so that the spread between seeds cancels.
+
+    Args:
+        pairs: At least one, of arms that have the scores.
+        score: Of the first arms.
+        second_score: Of the second ones.
+
+    Returns:
+        The estimate over seeds; None if the arms have no seed in common.
+    """
+    shared = sorted(set.intersection(*(set(arm.seeds) for pair in pairs for arm in pair)))
+    if not shared:
+        return None
+    by_seed = [
+        math.fsum(
+            first.of_seed(score, seed) - second.of_seed(second_score, seed)
+            for first, second in pairs
+        )
+        / len(pairs)
+        for seed in shared
+    ]
+    return estimate(by_seed)
 
 
 def _section(part: pd.DataFrame, measure: str, records: RecordReader | None) -> Section:

@@ -21,6 +21,7 @@ from analysis.aggregate import (
     RecordReader,
     Section,
     estimate,
+    paired_difference,
     with_intervals,
 )
 from analysis.intervals import intervals_over_subjects
@@ -178,20 +179,12 @@ def _difference(
     measure: str,
     records: RecordReader | None,
 ) -> Estimate | None:
-    shared = sorted(set.intersection(*(set(arm.seeds) for pair in matched for arm in pair)))
-    if not shared:
+    found = paired_difference(matched, check.score, check.second_score)
+    if found is None:
         return None
-    by_seed = [
-        math.fsum(
-            _of_seed(first, check.score, seed) - _of_seed(second, check.second_score, seed)
-            for first, second in matched
-        )
-        / len(matched)
-        for seed in shared
-    ]
-    found = estimate(by_seed)
     if found.low is not None or records is None or check.score != check.second_score:
         return found
+    shared = sorted(set.intersection(*(set(arm.seeds) for pair in matched for arm in pair)))
     asked = _paired_records(matched, shared, measure, records)
     drawn = None if asked is None else intervals_over_subjects(asked, measure).get(check.score)
     return (
@@ -259,7 +252,7 @@ def _own(
     shared = sorted(set.intersection(*(set(arm.seeds) for arm in arms)))
     if not shared:
         return None
-    sums = (math.fsum(_of_seed(arm, check.score, seed) for arm in arms) for seed in shared)
+    sums = (math.fsum(arm.of_seed(check.score, seed) for arm in arms) for seed in shared)
     return estimate([total / len(arms) for total in sums])
 
 
@@ -295,10 +288,6 @@ def _asked(arm: Arm, seed: int, measure: str, records: RecordReader) -> pd.DataF
     kept = found[found[measure].notna()]
     nth = kept.groupby(["record_id", "score", "prompt"]).cumcount()
     return kept.assign(nth=nth)[[*_QUESTION, "subject", measure]]
-
-
-def _of_seed(arm: Arm, score: str, seed: int) -> float:
-    return arm.scores[score].by_seed[arm.seeds.index(seed)]
 
 
 def _is_selected(arm: Arm, selector: Selector) -> bool:

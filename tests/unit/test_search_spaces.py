@@ -11,7 +11,7 @@ from orchestrator.settings import loading as config
 from orchestrator.settings.yaml_files import SearchSpaces
 
 SPACES = SearchSpaces()
-WITHOUT_TABLE = {"smoke", "lemoe_search", "memoe_constants", "memoe_balance", "as_printed"} | {
+WITHOUT_TABLE = {"smoke", "lemoe_search", "memoe_constants", "memoe_balance"} | {
     *("arm_margins", "arm_order", "grace_radius", "memoe_bypass", "memoe_gammas"),
     *("memoe_topk_range", "wise_mask"),
 }
