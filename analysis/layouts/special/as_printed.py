@@ -57,4 +57,5 @@ LAYOUT = Layout(
     question="each of the papers' methods as printed, equation by equation",
     arrange=arrange,
     has_paper=False,
+    varying=("order",),  # LEMoE puts similar edits side by side
 )

@@ -1,4 +1,4 @@
-"""What each printed equation costs its method: differences within seeds, beside the working form."""
+"""What each printed equation costs its method, taken within seeds."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from analysis import table
 from tests.unit.analysis_store import LIFELONG, Writer
 
 PAPER = {"paper": "as_printed", "protocol": LIFELONG}
+GIVEN = PAPER | {"protocol": LIFELONG | {"order": "given"}}
 WORKING = ((0.9, 0.9, 0.9), (0.6, 0.6, 0.6), (0.3, 0.3, 0.3))
 
 
@@ -43,7 +44,7 @@ def test_difference_when_the_working_method_was_not_run_then_says_so(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     writer = Writer(tmp_path)
-    writer.trial("as_printed", "arm_printed", 0, WORKING[0], method="arm", **PAPER)
+    writer.trial("as_printed", "arm_printed", 0, WORKING[0], method="arm", **GIVEN)
     writer.trial("as_printed", "lemoe", 0, WORKING[0], method="lemoe", **PAPER)
     writer.trial("as_printed", "lemoe_printed", 1, WORKING[0], method="lemoe", **PAPER)
     assert [row[6] for row in shown(tmp_path, capsys)] == ["arm not run", "-", "no seed in common"]
