@@ -2,8 +2,9 @@
 
 A file that says `base: <file of its folder>` has all keys of that file, and its own keys win.
 `presets` are merged with those of the base key by key; every other key is replaced whole. A
-backbone that says `presets_from: <file>` takes its presets from there instead of from its base. A
-base may have a base of its own.
+backbone that says `presets_from: <file>` takes its presets from there instead of from its base, and
+a method that does so has that method's, on every backbone, below its own. A base may have a base of
+its own.
 """
 
 from __future__ import annotations
@@ -95,8 +96,10 @@ def packages() -> dict[str, dict[str, Any]]:
 
 def read_presets(backbone: str, method: str) -> dict[str, Any]:
     """What `search_spaces/backbone/<backbone>.yaml` presets for a method; nothing for most."""
-    presets = presets_of(backbone, _reader("backbone")).get(method, {})
-    return {key: value for key, (value, _) in presets.items()}
+    presets = presets_of(backbone, _reader("backbone"))
+    other = read_method(method).get("presets_from") or method
+    found = presets.get(other, {}) | presets.get(method, {})
+    return {key: value for key, (value, _) in found.items()}
 
 
 def _files(group: str) -> Iterable[Path]:

@@ -12,7 +12,7 @@ WIDTH_FIELDS = ("lora_rank",)
 # Keys of a method's YAML that are not fields of its Config.
 HEADER = (
     *("name", "module", "published_on", "order", "batches"),
-    *("presets", "printed", "cost", "tune"),
+    *("presets", "presets_from", "printed", "cost", "tune"),
 )
 # Values of a serial protocol that are left out where they hold, so that trials from before the key
 # was there keep their names.

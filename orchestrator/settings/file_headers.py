@@ -53,6 +53,7 @@ class _Method(_Checked):
     order: Order | None = None
     batches: Literal["one"] | None = None
     presets: dict[str, dict[str, dict[str, Any]]] | None = None
+    presets_from: str | None = None
     reading: Literal["working", "printed"] | None = None
     printed: dict[str, Any] | None = None
     cost: _MethodCost | None = None

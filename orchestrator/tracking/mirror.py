@@ -42,11 +42,16 @@ _ENVIRONMENT = {
 _LONGEST_TAG = 5000  # of an experiment
 _LOCK_SECONDS = 30.0  # another driver writes one row at a time
 _WHOLE = ("FINISHED", "FAILED")  # a run gets its status last
+# What a run is found by, and labels that an ablation may give anew to a trial that has ended.
+_MARKS = ("ledger_row", "paper", "arm")
 _RUNS = """
-SELECT COALESCE(trial.value, ''), COALESCE(row.value, ''), runs.status
+SELECT COALESCE(trial.value, ''), runs.status, COALESCE(row.value, ''), COALESCE(paper.value, ''),
+    COALESCE(arm.value, '')
 FROM runs
 LEFT JOIN tags AS trial ON trial.run_uuid = runs.run_uuid AND trial.key = 'fingerprint'
 LEFT JOIN tags AS row ON row.run_uuid = runs.run_uuid AND row.key = 'ledger_row'
+LEFT JOIN tags AS paper ON paper.run_uuid = runs.run_uuid AND paper.key = 'paper'
+LEFT JOIN tags AS arm ON arm.run_uuid = runs.run_uuid AND arm.key = 'arm'
 WHERE runs.experiment_id = ? AND runs.lifecycle_stage = 'active'
 """
 # Results of a row that are text or bookkeeping, not metrics.
@@ -90,7 +95,7 @@ class Mirror:
         self._server = server
         self._lock = FileLock(store / "mlflow.lock", timeout=_LOCK_SECONDS)
         self._notes = store / "mlflow" / f"{ablation}.json"
-        self._written: dict[str, str] = {}  # fingerprint -> ledger row of its one whole run
+        self._written: dict[str, list[str]] = {}  # fingerprint -> marks of its one whole run
         self._known: list[int] | None = None  # state of the database that `_written` is true of
         self._packages: set[str] = set()  # digests whose list stands in the experiment
         self.experiment_id = ""  # until it is opened or recalled
@@ -123,8 +128,8 @@ class Mirror:
             aside.replace(self._notes)
 
     def has_row(self, row: LabelledRow) -> bool:
-        """Whether a row has its run, by what was read when the experiment was opened."""
-        return self._written.get(row.end.fingerprint) == row.end.row_id
+        """Whether a row has its run as the sweep labels it, by what was read on opening."""
+        return self._written.get(row.end.fingerprint) == _marks(row)
 
     def open(self) -> None:
         """Open or create store and experiment, and read the rows there.
@@ -143,12 +148,13 @@ class Mirror:
     def write(self, row: LabelledRow) -> None:
         """Write the run of an end row, unless it, or that of a later row of the trial, is there.
 
-        A run that was begun and not ended, because the driver or server was killed, is found by
-        its fingerprint and written anew.
+        A run that is there gets the labels of this sweep, as its ablation may answer another table
+        by now. A run that was begun and not ended, because the driver or server was killed, is
+        found by its fingerprint and written anew.
         """
         if self.has_row(row):
             return
-        fingerprint, row_id = row.end.fingerprint, row.end.row_id
+        fingerprint = row.end.fingerprint
         with self._lock:  # other drivers of this store see the same rows
             # To search for a run takes longer the more there are, and finds none for a new trial.
             is_alone = self._known is not None and self._known == self._state()
@@ -161,7 +167,9 @@ class Mirror:
                     self._client.delete_run(run.info.run_id)
             if kept is None:
                 self._create_run(row)
-            self._written[fingerprint] = row_id
+            elif _marks_in(kept.data.tags)[1:] != _marks(row)[1:]:
+                self._label(kept.info.run_id, row)
+            self._written[fingerprint] = _marks(row)
             if is_alone:
                 self._known = self._state()
 
@@ -205,17 +213,17 @@ class Mirror:
                     newest.add(fingerprint)
         _LOG.warning("MLflow: experiment %s had been deleted; it is restored", self._ablation)
 
-    def _read(self, experiment_id: str) -> dict[str, str]:
-        """The ledger row of each whole run by fingerprint; "" for a trial with several runs."""
+    def _read(self, experiment_id: str) -> dict[str, list[str]]:
+        """The marks of each whole run by fingerprint; none for a trial with several runs."""
         rows = self._served(experiment_id) if self._server else self._stored(experiment_id)
-        written: dict[str, str] = {}
-        for fingerprint, ledger_row, status in rows:
+        written: dict[str, list[str]] = {}
+        for fingerprint, status, *marks in rows:
             is_only = fingerprint not in written and status in _WHOLE
-            written[fingerprint] = ledger_row if is_only else ""
+            written[fingerprint] = marks if is_only else []
         return written
 
-    def _stored(self, experiment_id: str) -> Iterable[tuple[str, str, str]]:
-        """Fingerprint, ledger row and status of each run in the store's database.
+    def _stored(self, experiment_id: str) -> Iterable[tuple[str, ...]]:
+        """Fingerprint, status and marks of each run in the store's database.
 
         By SQL: MLflow's client makes an object of every metric and tag, which takes most of a
         minute for 10,000 runs.
@@ -224,11 +232,11 @@ class Mirror:
         with closing(sqlite3.connect(address, timeout=_LOCK_SECONDS, uri=True)) as database:
             return database.execute(_RUNS, (int(experiment_id),)).fetchall()
 
-    def _served(self, experiment_id: str) -> Iterator[tuple[str, str, str]]:
+    def _served(self, experiment_id: str) -> Iterator[tuple[str, ...]]:
         """Like `_stored`, for the runs of a server."""
         for run in self._runs(experiment_id):
             tags = run.data.tags
-            yield tags.get("fingerprint", ""), tags.get("ledger_row", ""), run.info.status
+            yield tags.get("fingerprint", ""), run.info.status, *_marks_in(tags)
 
     def _runs(self, experiment_id: str) -> Iterator[Run]:
         """All runs that are not deleted, by MLflow's client."""
@@ -254,13 +262,18 @@ class Mirror:
             self._client.set_experiment_tag(self.experiment_id, name, part)
         self._packages.add(digest)
 
+    def _label(self, run_id: str, row: LabelledRow) -> None:
+        from mlflow.entities import RunTag
+
+        tags = [RunTag(name, value) for name, value in _tags(row).items()]
+        self._client.log_batch(run_id, tags=tags)
+
     def _create_run(self, row: LabelledRow) -> None:
         from mlflow.entities import Metric, Param
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
         end, ended_ms = row.end, _end_ms(row.end)
-        tags = {name: _text(value) for name, value in row.tags.items()}
-        tags |= {"fingerprint": end.fingerprint, "ledger_row": end.row_id}
+        tags = _tags(row) | {"fingerprint": end.fingerprint, "ledger_row": end.row_id}
         if end.records:
             tags["records"] = end.records
         run = self._client.create_run(
@@ -291,6 +304,18 @@ def _is_kept(run: Run, end: EndRow) -> bool:
     """Whether a run is whole, and of this row or a later one of the same trial."""
     is_same = run.data.tags.get("ledger_row") == end.row_id
     return run.info.status in _WHOLE and (is_same or run.info.end_time > _end_ms(end))
+
+
+def _tags(row: LabelledRow) -> dict[str, str]:
+    return {name: _text(value) for name, value in row.tags.items()}
+
+
+def _marks(row: LabelledRow) -> list[str]:
+    return _marks_in(_tags(row) | {"ledger_row": row.end.row_id})
+
+
+def _marks_in(tags: Mapping[str, str]) -> list[str]:
+    return [tags.get(name, "") for name in _MARKS]
 
 
 def _age(run: Run) -> tuple[bool, int]:

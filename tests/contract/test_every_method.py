@@ -39,10 +39,11 @@ from trainables.states import read_state, snapshot, write_state
 
 FOLDER = Path(__file__).parents[2] / "search_spaces" / "method"
 # Without files that say no more than in which batches their base edits a stream.
+_OF_BASE = {"name", "base", "presets_from", "batches"}
 METHODS = sorted(
     path.stem
     for path in FOLDER.glob("*.yaml")
-    if "batches" not in yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not yaml.safe_load(path.read_text(encoding="utf-8")).keys() <= _OF_BASE
 )
 # The tiny backbones have four layers of width 32.
 TINY: dict[str, Any] = {

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 # Keys of a method's YAML that are not settings of the method itself.
 NOT_SETTINGS = frozenset(
     {"name", "module", "order", "batches", "published_on", "reading", "cost", "tune"}
-    | {"presets", "printed"}
+    | {"presets", "presets_from", "printed"}
 )
 
 

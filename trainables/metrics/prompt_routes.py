@@ -116,7 +116,8 @@ def route_numbers(rows: Sequence[RouteRow], groups: Sequence[int]) -> dict[str, 
     - `routing_purity`: mean over edits.
     - `largest_load`: over the prompt tokens (or prompts) of the edits.
     - `own_expert_rate`: share of the edits that go to the expert of most of their tokens when they
-      were learned, or to the one that holds them now where a method tells that itself.
+      were learned, or to the one that holds them now where a method tells that itself. Edits that
+      no expert holds, as they were answered before, do not count.
 
     Load and similar knowledge are taken within a part and averaged over parts: experts of different
     parts have nothing in common.
@@ -146,11 +147,28 @@ def route_numbers(rows: Sequence[RouteRow], groups: Sequence[int]) -> dict[str, 
         name: [value for value in values if value is not None] for name, values in numbers.items()
     }
     result = {name: mean(values) for name, values in known.items() if values}
-    pairs = [(row.trained, row.experts) for row in edits if row.trained is not None]
-    if pairs:
-        before, now = torch.tensor([[_majority(one), _majority(two)] for one, two in pairs]).T
+    pairs = [(_majority(row.trained), _majority(row.experts)) for row in edits if row.trained]
+    held = [pair for pair in pairs if pair[0] >= 0]
+    if held:
+        before, now = torch.tensor(held).T
         result["own_expert_rate"] = own_expert_rate(before, now) or 0.0
     return result
+
+
+def num_experts_used(trained: Mapping[int, Experts], parts: Mapping[int, int]) -> float | None:
+    """How many experts hold an edit, the mean over parts; None where no edit has an expert.
+
+    An edit of which most tokens have one expert is held by that.
+
+    Args:
+        trained: Experts of each edit, by record; -1 of one that none holds.
+        parts: Part of each record, which is 0 where it is not there.
+    """
+    used: dict[int, set[int]] = {}
+    for record, experts in trained.items():
+        if (expert := _majority(experts)) >= 0:
+            used.setdefault(parts.get(record, 0), set()).add(expert)
+    return mean(map(len, used.values())) if used else None
 
 
 def routing_matrices(rows: Sequence[RouteRow]) -> list[dict[str, Any]]:
@@ -174,10 +192,12 @@ def routing_matrices(rows: Sequence[RouteRow]) -> list[dict[str, Any]]:
 
 
 def same_expert_rate(trained: Sequence[tuple[int, Experts]]) -> float | None:
-    """Share of repeated edits that were learned by the expert of the edit before.
+    """Share of repeated edits that lie with the expert of the edit before.
 
     Args:
-        trained: Question and experts of each edit, in the order of the edits.
+        trained: Question and experts of each edit, in the order of the edits: those that learned
+            it, or the one that holds it now where a method tells that itself, so that experts that
+            were merged since are one.
 
     Returns:
         None where no question is edited twice.

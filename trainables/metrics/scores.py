@@ -145,7 +145,7 @@ def own_expert_rate(trained: Tensor, routed: Tensor) -> float | None:
     by its number of edits.
 
     Args:
-        trained: Expert that holds each edit, (N,); -1 of one that was answered without any before.
+        trained: Expert that holds each edit, (N,).
         routed: Expert that its prompt is sent to now, (N,); -1 where none is.
 
     Raises:

@@ -16,6 +16,7 @@ from trainables.metrics.prompt_routes import (
     Experts,
     RouteRow,
     learned,
+    num_experts_used,
     route_numbers,
     routing_matrices,
     same_expert_rate,
@@ -174,8 +175,9 @@ class Measurements:
             return {}
         groups = stream.groups() if stream.groups else [0] * len(stream.order)
         row = route_numbers(learned(self.routes, self.trained), groups)
-        held = {expert for experts in self.trained.values() for expert in experts if expert >= 0}
-        row["num_experts_used"] = float(len(held))
+        used = num_experts_used(self.trained, {route.record: route.part for route in self.routes})
+        if used is not None:
+            row["num_experts_used"] = used
         repeated = [
             (stream.question(record), self.trained[record])
             for record in stream.order

@@ -3,7 +3,7 @@
 A method's file holds the values that papers print for public models, by backbone and paper. A
 backbone's file holds the values chosen for that backbone. Key by key, a backbone's value beats a
 published one, and a value of `presets=FILE` beats both. `presets=published` leaves the
-backbone's out.
+backbone's out. A method that says `presets_from` has those of another one below its own.
 """
 
 from __future__ import annotations
@@ -45,10 +45,13 @@ class Presets:
         """
         loaded = self._config.spaces.load("method", method)
         found = [*self._published(loaded, backbone)]
-        if self._config.presets != PUBLISHED:
-            found += self._of_backbone(method, backbone)
-        typed = self._config.preset_values.get(method, {})
-        found += [(f"presets {self._config.presets}", key, value) for key, value in typed.items()]
+        for name in _names(method, loaded):
+            if self._config.presets != PUBLISHED:
+                found += self._of_backbone(name, loaded, backbone)
+        for name in _names(method, loaded):
+            typed = self._config.preset_values.get(name, {})
+            label = f"presets {self._config.presets}"
+            found += [(label, key, value) for key, value in typed.items()]
         fields = fields_of(loaded)
         is_asked = self._config.presets == PUBLISHED
         if fields and not found and not is_asked and backbone != loaded.get("published_on"):
@@ -74,7 +77,9 @@ class Presets:
         if self._config.presets == PUBLISHED:
             return
         methods = dict.fromkeys(trial.method["name"] for trial in trials)
-        if self._config.presets and not any(map(self._config.preset_values.get, methods)):
+        load = self._config.spaces.load
+        named = (name for method in methods for name in _names(method, load("method", method)))
+        if self._config.presets and not any(map(self._config.preset_values.get, named)):
             raise UsageError(
                 f"presets={self._config.presets}: sets nothing for {', '.join(methods)}"
             )
@@ -93,14 +98,15 @@ class Presets:
                     yield f"preset {backbone}/{paper}", key, value
                 return
 
-    def _of_backbone(self, method: str, backbone: str | None) -> Iterator[Found]:
+    def _of_backbone(
+        self, method: str, loaded: Mapping[str, Any], backbone: str | None
+    ) -> Iterator[Found]:
         if backbone is None:
             return
         if backbone not in self._of_backbones:
             made = self._config.spaces.presets(backbone)
             _check_methods(f"backbone {backbone}: presets", made, self._config.spaces)
             self._of_backbones[backbone] = made
-        loaded = self._config.spaces.load("method", method)
         for key, (value, file) in self._of_backbones[backbone].get(method, {}).items():
             label = f"backbone {file}: presets.{method}"
             _check_key(label, key, loaded)
@@ -122,6 +128,12 @@ def check_typed_presets(config: SweepConfig) -> None:
 def fields_of(method: Mapping[str, Any]) -> dict[str, Any]:
     """The settings in a method's file, without the keys that describe the method."""
     return {key: value for key, value in method.items() if key not in HEADER}
+
+
+def _names(method: str, loaded: Mapping[str, Any]) -> tuple[str, ...]:
+    """The methods whose presets hold for one, weakest first: that of `presets_from`, and itself."""
+    other = loaded.get("presets_from")
+    return (method,) if other is None else (str(other), method)
 
 
 def _check_methods(label: str, presets: Iterable[str], spaces: SearchSpaces) -> None:

@@ -21,6 +21,7 @@ from trainables.metrics.evaluator import Evaluator
 from trainables.metrics.prompt_routes import (
     RouteRow,
     learned,
+    num_experts_used,
     route_numbers,
     routing_matrices,
     same_expert_rate,
@@ -187,6 +188,25 @@ def test_entries_of_a_codebook_are_experts_too(llama: Backbone, tmp_path: Path) 
     assert row["num_experts_used"] == 4.0
     assert row["routing_consistency"] == 0.0  # its rephrases are answered without the codebook
     loop.close()
+
+
+def test_an_edit_that_no_expert_holds_is_no_part_of_the_rate() -> None:
+    owners = {0: (-1,), 1: (-1,), 2: (0,), 3: (1,)}
+    now = {0: (-1,), 1: (0,), 2: (1,), 3: (1,)}
+    rows = [RouteRow(n, "reliability", f"prompt {n}", now[n]) for n in owners]
+    # Of edits 2 and 3, which an expert holds, the last goes to its own.
+    assert route_numbers(learned(rows, owners), [0] * 4)["own_expert_rate"] == 0.5
+    nobody = learned(rows[:2], owners)
+    assert "own_expert_rate" not in route_numbers(nobody, [0] * 4)
+
+
+def test_experts_used_are_counted_within_a_part() -> None:
+    # Batches that are rolled back: two experts in the first, one in the second.
+    trained = {0: (0, 0, 1), 1: (3,), 2: (2,), 3: (2, 2, 0), 4: (-1,)}
+    parts = {0: 0, 1: 0, 2: 1, 3: 1, 4: 1}
+    assert num_experts_used(trained, parts) == 1.5
+    assert num_experts_used(trained, {}) == 3.0
+    assert num_experts_used({4: (-1,)}, {}) is None
 
 
 def test_tokens_are_measured_when_learned_and_again_at_the_end(

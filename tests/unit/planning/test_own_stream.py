@@ -30,6 +30,18 @@ def test_a_stream_when_memit_mass_edits_it_then_is_one_batch_and_memits_own_is_a
     assert {**mass.method, "name": "memit"} == memit.method
 
 
+def test_presets_of_memit_hold_for_memit_mass_from_a_file_too(tmp_path: Path) -> None:
+    presets = tmp_path / "presets.yaml"
+    presets.write_text("memit: {v_lr: 0.7}\nmemit_mass: {clamp: 3.0}\n")
+    asked = ("ablation=smoke", f"presets={presets}", *STREAM, "seeds=[0]")
+    memit, mass = plan(*asked, "axes.method=[memit,memit_mass]").trials
+    assert (memit.method["v_lr"], memit.method["clamp"]) == (0.7, 4.0)
+    assert (mass.method["v_lr"], mass.method["clamp"]) == (0.7, 3.0)
+    presets.write_text("memit: {v_lr: 0.7}\n")
+    (alone,) = plan(*asked, "axes.method=[memit_mass]").trials
+    assert alone.method["v_lr"] == 0.7
+
+
 def test_memit_in_one_batch_by_hand_is_the_same_trial() -> None:
     of_name = plan("ablation=smoke", "axes.method=[memit_mass]", *STREAM, "seeds=[0]")
     by_hand = plan(
