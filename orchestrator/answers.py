@@ -32,6 +32,8 @@ def write_answers(plan: Plan, path: Path) -> str:
     """
     if path.exists():
         raise UsageError(f"{OPTION} {path}: there is such a file already")
+    if not path.absolute().parent.is_dir():  # before anything is drawn, which may take minutes
+        raise UsageError(f"{OPTION} {path}: there is no folder {path.parent}")
     serial = [trial for trial in plan.knowable if trial.protocol["kind"] == "serial"]
     if not serial:
         raise UsageError(f"{OPTION} {path}: no trial of this plan is of protocol.kind=serial")

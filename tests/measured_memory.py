@@ -25,7 +25,7 @@ from orchestrator.planning import plan
 from orchestrator.settings import loading as config
 from orchestrator.settings.yaml_files import SearchSpaces
 from trainables.artefacts import Artefacts
-from trainables.assemblies.gece import GeceSettings, calibration
+from trainables.assemblies.gece import Corpus, GeceSettings, calibration
 from trainables.backbones.loading import Dtype, load_backbone
 from trainables.backbones.split import Site, Split
 from trainables.interfaces import Edit, EditMethod
@@ -207,7 +207,7 @@ def measured_ranking(
     site = Site(backbone, layer, backbone.down_path(layer), cache)
     peaks: dict[str, int] = {}
     with _stage("rank", peaks, [0]):
-        calibration(batch, _GECE, split, site, artefacts, {})
+        calibration(batch, _GECE, split, site, artefacts, Corpus())
     tokens = float(batch.tokens.attention_mask.sum()) / num_records
     told = replace(
         spec,

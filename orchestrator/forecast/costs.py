@@ -23,6 +23,7 @@ _ROWS_READ = 16  # prompts that the evaluation reads at a time
 # A batch whose loss falls below `stop_loss` is done: between a third and all of the steps.
 _STOPPED_SHARE = 0.75
 _GENERATED = 12  # tokens until the last prompt of a batch has ended
+_GRADIENT_PASSES, _MOST_AVERAGED = 3, 1000  # of each record of the training part that makes E
 _GECE_PASSES = 6  # greedy answers and gradients, in forward passes of the whole backbone
 
 
@@ -76,13 +77,14 @@ def work(spec: TrialSpec) -> Work:
 def work_once(spec: TrialSpec) -> Work:
     """What the first trial of a backbone computes and stores, and all others read."""
     training, shape = training_of(spec), Shape.of_backbone(spec.backbone)
-    operations, calls = training.once, training.once_calls
+    records, passes = float(spec.cost.get("records") or 0), 0.0
     if spec.dataset.get("frequency_band") and spec.dataset.get("frequency_source") == "gece":
-        records = float(spec.cost.get("records") or 0)
-        passes = _GECE_PASSES * records
-        operations += passes * per_edit(spec, "tokens_per_row") * 2 * shape.num_parameters
-        calls += passes / _ROWS_READ * shape.num_layers
-    return Work(operations, calls)
+        passes += _GECE_PASSES * records
+    if spec.method.get("gece_mean_over") == "training":
+        passes += _GRADIENT_PASSES * min(records, _MOST_AVERAGED)
+    operations = passes * per_edit(spec, "tokens_per_row") * 2 * shape.num_parameters
+    calls = passes / _ROWS_READ * shape.num_layers
+    return Work(training.once + operations, training.once_calls + calls)
 
 
 def num_steps(spec: TrialSpec) -> float:

@@ -28,17 +28,20 @@ _OPTIONAL: Mapping[str, Any] = {
 }
 
 
-def with_counts(protocol: Protocol, *, has_answers: bool = False) -> dict[str, Any]:
+def with_counts(protocol: Protocol, *, answers_digest: str | None = None) -> dict[str, Any]:
     """The protocol with every count filled in, without the optional keys that it does not use.
 
-    `has_answers`: a file gives the answers of a serial stream.
+    Args:
+        protocol: With the counts that are known.
+        answers_digest: Hash of the file that gives the answers of a serial stream, if one does.
 
     Raises:
         UsageError: If counts contradict each other.
     """
     values = {**protocol.model_dump(), **batches(protocol)}
     if protocol.kind == "serial":
-        values["answers"] = GIVEN_ANSWERS if has_answers else GENERATED_ANSWERS
+        given = f"{GIVEN_ANSWERS} (sha256 {answers_digest})"
+        values["answers"] = GENERATED_ANSWERS if answers_digest is None else given
     else:
         values |= {"num_questions": None, "answers_per_question": None, **LEFT_OUT}
     return {

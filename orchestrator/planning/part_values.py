@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -160,6 +161,24 @@ def check_null(part: str, key: str, value: Any, default: Any) -> None:
     """
     if value is None and default is not None and key not in _MAY_BE_NULL:
         raise UsageError(f"{part}.{key}=null: must have a value, such as {default!r}")
+
+
+def answers_digest(dataset: Mapping[str, Any]) -> str | None:
+    """The first 12 hex digits of the SHA-256 of the answers' file; None where there is none.
+
+    The file is made to be edited by hand, so that its name alone says little.
+
+    Raises:
+        UsageError: If it cannot be read.
+    """
+    path = dataset.get("answers")
+    if path is None:
+        return None
+    try:
+        with Path(path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:12]
+    except OSError as error:
+        raise UsageError(f"dataset.answers={path}: {error.strerror}") from error
 
 
 def _data_file(key: str, typed: Any) -> str:

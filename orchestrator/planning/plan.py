@@ -248,7 +248,8 @@ def _check_conditions(conditions: list[Condition], cells: list[TrialSpec]) -> No
         for part in (*PARTS, "protocol")
         for key in getattr(cell, part)
     } | set(PARTS)
-    known |= {f"protocol.{key}" for key in LEFT_OUT}
+    if any(cell.protocol["kind"] == "serial" for cell in cells):
+        known |= {f"protocol.{key}" for key in LEFT_OUT}
     for condition in conditions:
         for key in sorted(condition.keys - known) if cells else ():
             raise unknown(f"where: {condition.text!r}: {key}", key, known)

@@ -13,6 +13,7 @@ from orchestrator.planning.counts import STREAMS, limit_of, num_drawn, with_coun
 from orchestrator.planning.papers.presets import Presets, fields_of
 from orchestrator.planning.papers.readings import read_as_printed
 from orchestrator.planning.part_values import (
+    answers_digest,
     check_backbone,
     check_dataset,
     check_null,
@@ -319,8 +320,7 @@ class Resolver:
         own_order = own.order if protocol.kind == "lifelong" else None
         if protocol.order is None:
             origins["protocol.order"] = Origin("the method's own" if own_order else "default")
-        has_answers = dataset.get("answers") is not None
-        resolved = with_counts(protocol, has_answers=has_answers)
+        resolved = with_counts(protocol, answers_digest=answers_digest(dataset))
         resolved["order"] = protocol.order or own_order or "given"
         of_order = {"protocol.order", "protocol.update_order"}
         is_one_order = not of_order & values.keys()  # of several some may obey
@@ -334,7 +334,8 @@ class Resolver:
         if protocol.num_edits != resolved["num_edits"]:
             origins["protocol.num_edits"] = Origin("follows from other counts")
         if "answers" in resolved:
-            source = "dataset.answers" if has_answers else "the published answers are not public"
+            has_file = dataset.get("answers") is not None
+            source = "dataset.answers" if has_file else "the published answers are not public"
             origins["protocol.answers"] = Origin(source)
         limit = limit_of(dataset)
         if limit is not None and num_drawn(resolved) > limit:

@@ -28,24 +28,25 @@ def parser() -> Parser:
         epilog="keys: search_spaces/README.md; for example ablation=lemoe_lora seeds=[0,1]",
     )
     made.add_argument("overrides", nargs="*", metavar="key=value")
-    made.add_argument(
+    instead = made.add_mutually_exclusive_group()  # of running the sweep
+    instead.add_argument(
         "--list", action="store_true", help="every ablation with its question, every backbone"
     )
-    made.add_argument("--dry-run", action="store_true", help="the plan and its forecast")
+    instead.add_argument("--dry-run", action="store_true", help="the plan and its forecast")
+    instead.add_argument("--status", action="store_true", help="how far the sweeps of a store are")
+    instead.add_argument("--sync", action="store_true", help="write the ledger into MLflow again")
+    instead.add_argument(
+        "--write-answers",
+        type=Path,
+        metavar="FILE",
+        help="the answers of a serial plan's questions, for dataset.answers",
+    )
     made.add_argument(
         "--simulate-gpus",
         type=gpu_counts,
         default=(),
         metavar="N[,N]",
         help="with --dry-run: the plan's time on clusters of N GPUs",
-    )
-    made.add_argument("--status", action="store_true", help="how far the sweeps of a store are")
-    made.add_argument("--sync", action="store_true", help="write the ledger into MLflow again")
-    made.add_argument(
-        "--write-answers",
-        type=Path,
-        metavar="FILE",
-        help="the answers of a serial plan's questions, for dataset.answers",
     )
     made.add_argument("--retry-failed", action="store_true", help="run failed trials again")
     made.add_argument("--complete-stopped", action="store_true", help="run stopped ones to the end")

@@ -5,6 +5,7 @@ What is typed goes the whole way from the command line to the records.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache
@@ -239,7 +240,8 @@ def check_answers(typed: Typed) -> None:
     word = f"dataset.answers={path}"
     assert "it is for protocol.kind=serial, not for" in typed.refused(word)
     spec = typed.spec(word, *serial)
-    assert spec.protocol["answers"] == "from a file"
+    digest = hashlib.sha256(Path(spec.dataset["answers"]).read_bytes()).hexdigest()[:12]
+    assert spec.protocol["answers"] == f"from a file (sha256 {digest})"
     drawn = draw(ToldSpec.parse(spec.to_dict()), typed.source(word, *serial)).records
     assert {record.prompt for record in drawn} == {record.prompt for record in chosen}
     assert [record.target_new for record in drawn[:3]] == ["an older one"] * 3

@@ -52,6 +52,14 @@ MISTAKES = {
         [*FILE, "backbone=facts_zsre", "dataset.answers=answers.jsonl", *SERIAL],
         ["dataset.answers is", "answers.jsonl, line 2: answers 1 and 2 are the same, 'a'"],
     ),
+    "answers instead of a plan": (
+        [*SMOKE, *SERIAL, "--write-answers", "new.jsonl", "--dry-run"],
+        ["--dry-run", "--write-answers"],
+    ),
+    "folder of answers": (
+        [*SMOKE, *SERIAL, "seeds=[0]", "--write-answers", "gone/new.jsonl"],
+        ["--write-answers gone/new.jsonl", "no folder gone"],
+    ),
     "no answers to write": (
         [*SMOKE, "--write-answers", "new.jsonl"],
         ["--write-answers new.jsonl", "protocol.kind=serial"],

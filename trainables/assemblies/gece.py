@@ -27,7 +27,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
@@ -90,6 +90,19 @@ class GeceSettings:
 
 
 @dataclass(frozen=True)
+class Corpus:
+    """What GECE takes from outside the edits.
+
+    Attributes:
+        word_counts: How often each word occurs in the text that alpha is taken from.
+        training: The training part, for `gece_mean_over: training`.
+    """
+
+    word_counts: Mapping[str, int] = field(default_factory=dict)
+    training: Sequence[Edit] = ()
+
+
+@dataclass(frozen=True)
 class Calibration:
     """GECE of each edit, with what a report says of it.
 
@@ -112,8 +125,7 @@ def calibration(
     split: Split,
     site: Site,
     artefacts: Artefacts,
-    frequencies: Mapping[str, int],
-    training: Sequence[Edit] = (),
+    corpus: Corpus,
 ) -> Calibration:
     """GECE of the edits of `batch`; what comes from the backbone is built once and stored.
 
@@ -123,8 +135,7 @@ def calibration(
         split: The unedited backbone; its first layer is the edited one.
         site: At the output projection of that layer's FFN.
         artefacts: Where METEOR, probabilities and inner products are kept.
-        frequencies: How often each word occurs in the text that alpha is taken from.
-        training: The training part, for `gece_mean_over: training`.
+        corpus: Word counts and training part.
 
     Raises:
         EditDiverged: If a GECE is not finite; the message names the edit.
@@ -133,7 +144,7 @@ def calibration(
     needed: tuple[NltkData, ...] = ("wordnet",) if settings.meteor_synonyms == "wordnet" else ()
     inputs = _inputs(batch, settings, split)
     inputs["nltk_data"] = nltk_data.identity(needed, artefacts.nltk_data)
-    averaged = training[:_NUM_MEAN_EDITS] if settings.gece_mean_over == "training" else ()
+    averaged = corpus.training[:_NUM_MEAN_EDITS] if settings.gece_mean_over == "training" else ()
     mean = None
     if averaged:
         others = _alike(averaged, batch, split.backbone)
@@ -143,7 +154,7 @@ def calibration(
         inputs["mean_over"] = mean_inputs
     made = partial(_parts, batch, settings, split, site, mean)
     parts = artefacts.get("gece", inputs, made).tensors
-    alpha, counts = _alpha(batch.edits, settings.gece_word_source, frequencies)
+    alpha, counts = _alpha(batch.edits, settings.gece_word_source, corpus.word_counts)
     scores = gece(
         parts["meteor"], parts["probability"], alpha, parts["product"], settings.gece_denominator
     )

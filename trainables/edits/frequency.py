@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from trainables.artefacts import Artefacts
-from trainables.assemblies.gece import GeceSettings, calibration, text_word_counts
+from trainables.assemblies.gece import Corpus, GeceSettings, calibration, text_word_counts
 from trainables.backbones.split import Site, Split
 from trainables.edits.sources import Source
 from trainables.interfaces import Backbone
@@ -45,7 +45,7 @@ def with_gece(source: Source, backbone: Backbone, artefacts: Artefacts) -> Sourc
         Split(backbone, layer, cache),
         Site(backbone, layer, backbone.down_path(layer), cache),
         artefacts,
-        text_word_counts(backbone, source.training),
+        Corpus(text_word_counts(backbone, source.training)),
     )
     scores = found.gece.tolist()
     records = (

@@ -85,20 +85,22 @@ class Source:
         return dict(zip(prompts, similarity_groups(self.records), strict=True))
 
     def beside(self, drawn: Sequence[EditRecord]) -> Source:
-        """This source for a trial that edits `drawn`; `part: all` chooses now what it may train on.
+        """This source for a trial that edits `drawn`; not for `part: report`, which trains on tune.
 
-        That is what the draw left: edits about other subjects than those drawn, and locality
-        prompts that are not asked of them. Where all records are drawn nothing is left.
+        The others may train on what the draw left: edits about other subjects than those drawn, and
+        locality prompts that are not asked of them. Where all records are drawn nothing is left.
         """
-        if self.part != "all":
+        if self.part not in ("all", "tune"):
             return self
         taken = {streams.topic(record) for record in drawn}
         others = [record for record in self.records if streams.topic(record) not in taken]
-        few = self.training_locality[:NUM_TRAINING_LOCALITY]
+        asked = {question.prompt for record in drawn for question in record.locality}
+        locality = tuple(prompt for prompt in self.training_locality if prompt not in asked)
+        few = locality[:NUM_TRAINING_LOCALITY]
         return replace(
             self,
             training=tuple(streams.to_edit(record, few) for record in others),
-            training_locality=self.training_locality or _unscored_locality(others, drawn),
+            training_locality=locality or _unscored_locality(others, drawn),
         )
 
     def to_edit(self, record: EditRecord) -> Edit:
@@ -385,6 +387,8 @@ def _made_up_source(spec: TrialSpec, kind: MadeUpDataSet, folder: Path) -> Sourc
 
 def _digest(digest: str, dataset: DatasetSpec) -> str:
     """Of the data and of what chose the records; which ones a backbone knows, it decides itself."""
+    if dataset.part == "tune":  # before, what was drawn of it was trained on, too
+        digest = hashlib.sha256(f"{digest} beside what is drawn".encode()).hexdigest()
     if not dataset.known_only:
         return digest
     return hashlib.sha256(f"{digest} known only".encode()).hexdigest()

@@ -5,7 +5,13 @@ import pytest
 import torch
 
 from trainables.artefacts import Artefacts
-from trainables.assemblies.gece import Calibration, GeceSettings, calibration, text_word_counts
+from trainables.assemblies.gece import (
+    Calibration,
+    Corpus,
+    GeceSettings,
+    calibration,
+    text_word_counts,
+)
 from trainables.backbones.split import Site, Split
 from trainables.errors import EditDiverged
 from trainables.interfaces import Backbone, Edit
@@ -42,7 +48,7 @@ def calibrated(
     site = Site(backbone, LAYER, backbone.down_path(LAYER), artefacts.prefix_cache)
     batch = edit_batch(backbone.tokenizer, edits, end=True)
     words = WORDS if words is None else words
-    return calibration(batch, settings, split, site, artefacts, words, training)
+    return calibration(batch, settings, split, site, artefacts, Corpus(words, training))
 
 
 def test_calibration_when_the_true_answer_is_unknown_then_its_uncertainty_stands_in(

@@ -237,6 +237,23 @@ def test_files_that_ask_the_same_are_told(tmp_path: Path) -> None:
     )
 
 
+def test_training_of_the_tune_part_keeps_to_what_is_not_drawn_of_it(tmp_path: Path) -> None:
+    lines = [zsre_line(number) for number in range(40)]
+    wanted = spec(tmp_path, "zsre", write(tmp_path / "z.jsonl", lines), num_edits=3)
+    wanted["dataset"]["part"] = "tune"
+    source = open_source(TrialSpec.parse(wanted), tmp_path)
+    drawn = draw(TrialSpec.parse(wanted), source).records
+    allowed = source.beside(drawn)
+    topics = {record.subject for record in drawn}
+    assert topics <= {edit.subject for edit in source.training}
+    assert len(allowed.training) == len(source.training) - 3
+    assert topics & {edit.subject for edit in allowed.training} == set()
+    asked = {question.prompt for record in drawn for question in record.locality}
+    assert asked & set(allowed.training_locality) == set()
+    shown = {prompt for edit in allowed.training for prompt in edit.training_locality}
+    assert asked & shown == set()
+
+
 def test_training_without_a_split_keeps_to_what_is_not_drawn(tmp_path: Path) -> None:
     lines = [zsre_line(number) for number in range(20)]
     lines += [zsre_line(0) | {"src": "In which town was person 0 born?"}]  # a subject asked twice

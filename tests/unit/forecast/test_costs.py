@@ -115,6 +115,16 @@ def test_work_once_when_records_are_ranked_by_the_backbone_then_all_of_them_are_
     assert work_once(plain).operations == 0
 
 
+def test_work_once_when_a_gradient_is_averaged_over_training_then_at_most_1000_are_read() -> None:
+    few = spec({"trains": "nothing", "records": 100}, {"gece_mean_over": "training"})
+    # forward and backward: 3 passes x 100 records x 10 tokens x 2 x (4 x 1000 + 100 x 10)
+    assert work_once(few).operations == 3 * 100 * 10 * 2 * 5000
+    many = spec({"trains": "nothing", "records": 5000}, {"gece_mean_over": "training"})
+    assert work_once(many).operations == 3 * 1000 * 10 * 2 * 5000
+    batch = spec({"trains": "nothing", "records": 100}, {"gece_mean_over": "batch"})
+    assert work_once(batch).operations == 0
+
+
 def test_num_steps_when_a_loss_may_end_a_batch_then_a_share_is_expected() -> None:
     assert num_steps(spec({})) == 5
     assert num_steps(spec({}, {"stop_loss": 0.01})) == pytest.approx(3.75)

@@ -47,6 +47,7 @@ from trainables.assemblies.bypass import Bypass
 from trainables.assemblies.gece import (
     Answer,
     Calibration,
+    Corpus,
     GeceSettings,
     MeanOver,
     WordSource,
@@ -247,8 +248,7 @@ class MemoeV2:
         self._generators = generators
         self._split = Split(backbone, layer, cache)
         self._down = Site(backbone, layer, backbone.down_path(layer), cache)
-        self._word_counts: dict[str, int] = {}
-        self._training: Sequence[Edit] = ()
+        self._corpus = Corpus()
         self._forget()
 
     def _forget(self) -> None:
@@ -257,9 +257,9 @@ class MemoeV2:
 
     def prepare(self, training: Sequence[Edit]) -> None:
         """Count the words that alpha of Eq. 9 is taken from, and keep the edits of its mean E."""
-        self._training = training
-        if self._config.reads_gece and self._config.gece_word_source != "none":
-            self._word_counts = text_word_counts(self._backbone, training)
+        has_words = self._config.reads_gece and self._config.gece_word_source != "none"
+        words = text_word_counts(self._backbone, training) if has_words else {}
+        self._corpus = Corpus(words, training)
 
     def begin(self, batch: EditBatch) -> None:
         """Divide the batch, and set up AdamW on all experts and the router."""
@@ -309,20 +309,13 @@ class MemoeV2:
 
     @torch.no_grad()
     def routes(self, prompts: PromptBatch) -> Tensor:
-        """The likeliest expert of each prompt at inference, (B,); -1 before the first edit.
-
-        Expert 0 is the one that a division by frequency gives the head.
-        """
+        """The likeliest expert of each prompt, (B,), the head's being 0; -1 before any edit."""
         if not self._routing.has_weights:
             return torch.full_like(prompts.prompt_lengths, -1)
         return self._routing.scores(self._routing.read(prompts)).argmax(1)
 
     def trained_routes(self) -> list[int]:
-        """For each edit so far, in order, the expert that learned it.
-
-        Its label where labels were forced; otherwise where the router sent its prompt when the
-        batch ended.
-        """
+        """For each edit so far its label, or where the router sent it when the batch ended."""
         return list(self._owners)
 
     def state(self) -> State:
@@ -365,13 +358,7 @@ class MemoeV2:
         settings = GeceSettings(**self._config.part(GeceSettings))
         with self._bypass.detached():
             return calibration(
-                batch,
-                settings,
-                self._split,
-                self._down,
-                self._artefacts,
-                self._word_counts,
-                self._training,
+                batch, settings, self._split, self._down, self._artefacts, self._corpus
             )
 
     def _start(self, batch: EditBatch, division: Division) -> BatchRun:
