@@ -25,8 +25,8 @@ from analysis.aggregate import (
     with_intervals,
 )
 from analysis.intervals import intervals_over_subjects
-from analysis.published.claim_list import EACH, OF_MANY, OF_ONE, Check, Selector
-from analysis.published.variation import more_spread, rank_correlation, share_passing, spread
+from analysis.published.claim_list import EACH, OF_MANY, OF_ONE, OF_ORDERS, Check, Selector
+from analysis.published.variation import ORDER, more_spread, rank_correlation, share_passing, spread
 
 Verdict: TypeAlias = Literal["confirmed", "refuted", "undecided", "not run"]
 VERDICTS: tuple[Verdict, ...] = ("confirmed", "refuted", "undecided", "not run")
@@ -201,6 +201,9 @@ def _find_over_arms(check: Check, section: Section, records: RecordReader | None
     if not all(groups):
         return Finding(check, "not run", why="no such arms in the store")
     every = list(itertools.chain(*groups)) if check.second != check.first else groups[0]
+    if further := _further_keys(check, every):
+        why = f"the arms differ in {', '.join(further)}, and not in order alone"
+        return Finding(check, "undecided", why=why)
     if check.relation == "never_passes":
         if not any(arm.scores for arm in every):
             return Finding(check, "not run", why=_states(every) or "no arm was scored")
@@ -222,6 +225,14 @@ def _find_over_arms(check: Check, section: Section, records: RecordReader | None
         num_arms=len(every),
         measure=section.measure,
     )
+
+
+def _further_keys(check: Check, arms: Sequence[Arm]) -> list[str]:
+    """In what arms differ of which a check speaks as of orders of the same edits."""
+    if check.relation not in OF_ORDERS:
+        return []
+    free = _free_keys(arms, [*check.first, *check.second, *check.where])
+    return [key for key in free if key != ORDER]
 
 
 def _of_many(check: Check, groups: Sequence[Sequence[Arm]]) -> Estimate | None:
@@ -309,8 +320,8 @@ def _values(arm: Arm, keys: Sequence[str]) -> tuple[tuple[str, ...], ...]:
 
 
 def _free_keys(arms: Sequence[Arm], named: Sequence[str]) -> list[str]:
-    """Swept keys that differ between arms with equal values of the `named` keys."""
-    swept = dict.fromkeys(key for arm in arms for key in arm.swept if key not in named)
+    """The method and swept keys that differ between arms with equal values of the `named` keys."""
+    swept = dict.fromkeys(key for arm in arms for key in ("method", *arm.swept) if key not in named)
     groups: dict[Any, list[Arm]] = {}
     for arm in arms:
         groups.setdefault(_values(arm, named), []).append(arm)

@@ -44,7 +44,8 @@ RULES: Mapping[str, str] = {
 }
 RELATIONS = tuple(RULES)
 OF_ONE = ("reaches", "stays_below")  # relations of one arm's score to a number
-OF_MANY = ("spreads", "spreads_more", "rises_with", "falls_with", "never_passes")
+OF_ORDERS = ("spreads", "spreads_more", "rises_with", "falls_with")  # of arms that differ in order
+OF_MANY = (*OF_ORDERS, "never_passes")
 _WITHOUT_SECOND = (*OF_ONE, "spreads", "rises_with", "falls_with", "never_passes")
 OF_TWO_SCORES = ("rises_with", "falls_with")
 

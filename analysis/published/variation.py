@@ -15,6 +15,7 @@ from analysis.aggregate import Arm, Estimate
 from analysis.intervals import CONFIDENCE
 from analysis.published.compare import FILTER, passes, passes_filter, spearman
 
+ORDER = "protocol.order_seed"  # the swept key in which shuffles of the same edits differ
 PUBLISHED_ORDERS = 100  # LEMoE, section 3.3: "conducted 100 times", for each number of edits
 LEAST_ARMS = 10  # fewer: no interval; neither ranks nor resamples say much of so few
 _RESAMPLES = 2000

@@ -13,9 +13,8 @@ from analysis.layouts.matrix import Matrix
 from analysis.metrics import headings
 from analysis.published.compare import spearman
 from analysis.published.paper_numbers import PaperRow
-from analysis.published.variation import spread
+from analysis.published.variation import ORDER, spread
 
-ORDER = "protocol.order_seed"
 WITHIN, BETWEEN = "within_batch_similarity", "between_batch_similarity"
 _MATRIX = Matrix(
     by_count(ORDER, "order", lambda _: None, head="Shuffle"),
@@ -32,15 +31,21 @@ _MATRIX = Matrix(
 def arrange(section: Section, paper: Sequence[PaperRow], is_filtered: bool) -> Body:
     """A row per shuffle, a group of columns per number of edits; spread and correlation below."""
     body = _MATRIX.arrange(section, (), is_filtered)
-    by_size: Mapping[int, list[Arm]] = defaultdict(list)
+    shuffled: Mapping[tuple[int, str], list[Arm]] = defaultdict(list)
     for arm in section.arms:
         if {"reliability", WITHIN, BETWEEN} <= set(arm.scores):
-            by_size[arm.published.get(EDITS, [arm.protocol["num_edits"]])[0]].append(arm)
-    lines = [line for size, arms in sorted(by_size.items()) for line in _lines(size, arms)]
+            size = arm.published.get(EDITS, [arm.protocol["num_edits"]])[0]
+            shuffled[size, arm.method].append(arm)
+    is_one = len({method for _, method in shuffled}) == 1
+    lines = [
+        line
+        for (size, method), arms in sorted(shuffled.items())
+        for line in _lines(f"T={size}" if is_one else f"{method}, T={size}", arms)
+    ]
     return replace(body, footer=(*body.footer, *lines))
 
 
-def _lines(size: int, arms: Sequence[Arm]) -> list[str]:
+def _lines(what: str, arms: Sequence[Arm]) -> list[str]:
     values = {
         name: [arm.scores[name].mean for arm in arms] for name in ("reliability", WITHIN, BETWEEN)
     }
@@ -51,9 +56,9 @@ def _lines(size: int, arms: Sequence[Arm]) -> list[str]:
         for head, name in (("with WBS", WITHIN), ("with BBS", BETWEEN))
     }
     return [
-        f"T={size}: Rel. {low:.2f} to {high:.2f} over {len(arms)} shuffles, spread "
+        f"{what}: Rel. {low:.2f} to {high:.2f} over {len(arms)} shuffles, spread "
         f"{spread(scores).mean:.2f}",
-        f"T={size}: Spearman of Rel. over the shuffles {correlations(found)}",
+        f"{what}: Spearman of Rel. over the shuffles {correlations(found)}",
     ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -162,10 +163,7 @@ def test_verdict_when_a_comparison_was_not_run_then_it_counts_if_it_is_needed(
 
 def test_find_when_orders_are_correlated_then_ranks_and_fishers_interval_decide() -> None:
     # Twelve orders, reliability rising with similarity throughout: r = 1, and so is its interval.
-    orders = [
-        arm(f"{n}", 0.5 + n / 100, swept={"protocol.order_seed": n}, similarity=n)
-        for n in range(12)
-    ]
+    orders = [order(n, 0.5 + n / 100, similarity=n) for n in range(12)]
     wanted = check({"method": "memoe_v1"}, {"method": "memoe_v1"}, relation="rises_with")
     wanted = replace(wanted, second_score="within_batch_similarity")
     made = find(wanted, section(*orders), None)
@@ -178,9 +176,9 @@ def test_find_when_orders_are_correlated_then_ranks_and_fishers_interval_decide(
 
 
 def test_find_when_an_order_failed_then_nothing_is_said_of_the_others() -> None:
-    orders = [arm("0", 0.2), arm("1", 0.9), arm("2", state="failed 1/1")]
+    orders = [order(0, 0.2), order(1, 0.9), order(2, state="failed 1/1")]
     wanted = check({"method": "memoe_v1"}, {"method": "memoe_v1"}, relation="spreads", by=0.2)
-    assert find(wanted, section(*orders), None).why == "2 failed 1/1"
+    assert find(wanted, section(*orders), None).why == "order 2 failed 1/1"
     made = find(wanted, section(*orders[:2]), None)
     assert made.difference is not None
     assert (made.difference.mean, made.verdict) == (pytest.approx(0.7), "confirmed")
@@ -188,14 +186,52 @@ def test_find_when_an_order_failed_then_nothing_is_said_of_the_others() -> None:
 
 def test_find_when_two_groups_of_orders_then_their_deviations_are_compared() -> None:
     # A deviation of about .26 in the first, of .026 in the second: no resample turns them round.
-    wide = [arm(f"w{n}", 0.5 + 0.25 * (-1) ** n, method="wide") for n in range(12)]
-    narrow = [arm(f"n{n}", 0.5 + 0.025 * (-1) ** n, method="narrow") for n in range(12)]
+    wide = [order(n, 0.5 + 0.25 * (-1) ** n, method="wide") for n in range(12)]
+    narrow = [order(n, 0.5 + 0.025 * (-1) ** n, method="narrow") for n in range(12)]
     wanted = check({"method": "wide"}, {"method": "narrow"}, relation="spreads_more")
     made = find(wanted, section(*wide, *narrow), None)
     assert made.difference is not None
     # Twelve values at distance d from their mean: d sqrt(12 / 11)
     assert made.difference.mean == pytest.approx(0.225 * math.sqrt(12 / 11))
     assert (made.verdict, made.num_arms) == ("confirmed", 24)
+
+
+@pytest.mark.parametrize("relation", ["spreads", "spreads_more", "rises_with", "falls_with"])
+def test_find_when_orders_differ_in_more_than_order_then_nothing_is_said_of_them(
+    relation: str,
+) -> None:
+    # Each method moves by .11 over its orders and rises with similarity; both together by .51.
+    strong = [order(n, 0.8 + n / 100, method="strong", similarity=n) for n in range(12)]
+    weak = [order(n, 0.4 + n / 100, method="weak", similarity=n) for n in range(12)]
+    twenty = {"protocol.num_edits": "20"}
+    wanted = check(twenty, twenty, relation=relation, by=0.2 if relation == "spreads" else 0.0)
+    if relation in ("rises_with", "falls_with"):
+        wanted = replace(wanted, second_score="within_batch_similarity")
+    made = find(wanted, section(*strong, *weak), None)
+    assert made.difference is None
+    assert (made.verdict, made.why) == (
+        "undecided",
+        "the arms differ in method, and not in order alone",
+    )
+
+
+def test_find_when_the_method_is_named_then_its_orders_alone_are_compared() -> None:
+    strong = [order(n, 0.8 + n / 100, method="strong", similarity=n) for n in range(12)]
+    weak = [order(n, 0.4 - n / 100, method="weak", similarity=n) for n in range(12)]
+    twenty, of_weak = {"protocol.num_edits": "20"}, {"method": "weak"}
+    spread = check(twenty, twenty, where=of_weak, relation="spreads", by=0.2)
+    made = find(spread, section(*strong, *weak), None)
+    assert made.difference is not None
+    assert made.difference.mean == pytest.approx(0.11)
+    assert made.num_arms == 12
+    falls = replace(spread, relation="falls_with", second_score="within_batch_similarity", by=0.0)
+    assert find(falls, section(*strong, *weak), None).verdict == "confirmed"
+
+
+def order(seed: int, *values: float, **more: Any) -> Arm:
+    """One order of the same twenty edits."""
+    swept = {"protocol.num_edits": 20, "protocol.order_seed": seed}
+    return arm(f"order {seed}", *values, swept=swept, **more)
 
 
 def test_find_when_no_arm_may_pass_the_filter_then_each_must_fail_by_an_interval() -> None:

@@ -124,7 +124,11 @@ def test_report_when_one_model_refutes_then_the_claim_over_models_is_refuted(mod
 
 def test_report_when_orders_were_run_then_spread_and_correlations_are_judged(models: Path) -> None:
     found = csv.DictReader(io.StringIO(report(["lemoe.c7", "lemoe.c8"], Options(models), "csv")))
-    verdicts = {line["comparison"]: (line["verdict"], line["arms"]) for line in found}
+    verdicts = {}
+    for line in found:
+        comparison, named, method = line["comparison"].partition(", method=")
+        verdicts[comparison] = (line["verdict"], line["arms"])
+        assert (named, method) == (", method=", "conventional_moe")  # the paper's, section 3.3
     assert verdicts == {
         "num_edits=100 spreads by more than 0.2": ("confirmed", "12"),  # from .3 to .85
         "num_edits=1000 spreads by more than 0.2": ("not run", "0"),

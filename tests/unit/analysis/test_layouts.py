@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from analysis import table
+from analysis.aggregate import estimate
+from analysis.layouts.special.lemoe_figure3 import BETWEEN, arrange
+from analysis.published.variation import ORDER
 from analysis.reading import runs
 from tests.unit.analysis.test_table import line_of
 from tests.unit.analysis_store import Writer
+from tests.unit.comparisons import arm, section
 from tests.unit.published_store import FAIR, POOR, SERIAL, STREAM, published_store
 
 
@@ -198,6 +203,33 @@ def test_lemoe_figure3_when_three_shuffles_then_spread_and_correlation(
     assert "T=100: Rel. 0.50 to 0.90 over 3 shuffles, spread 0.40" in text
     # WBS .30 .31 .33 rises with .5 .6 .9; BBS falls
     assert "with WBS 1.00 (n = 3), with BBS -1.00 (n = 3)" in text
+
+
+def test_lemoe_figure3_when_two_methods_then_each_has_its_own_spread() -> None:
+    shuffled = [
+        replace(
+            made,
+            protocol={"num_edits": 20},
+            scores={**made.scores, BETWEEN: estimate([0.9 - seed / 100])},
+        )
+        for method, first in (("conventional_moe", 0.3), ("lemoe", 0.8))
+        for seed in range(3)
+        for made in [
+            arm(
+                f"{method} {seed}",
+                first + seed / 20,
+                method=method,
+                swept={ORDER: seed, "protocol.num_edits": 20},
+                similarity=0.3 + seed / 100,
+            )
+        ]
+    ]
+    footer = arrange(section(*shuffled), (), False).footer
+    spreads = [line for line in footer if "spread" in line]
+    assert spreads == [
+        "conventional_moe, T=20: Rel. 0.30 to 0.40 over 3 shuffles, spread 0.10",
+        "lemoe, T=20: Rel. 0.80 to 0.90 over 3 shuffles, spread 0.10",
+    ]
 
 
 def test_lemoe_figure2_right_when_printed_then_mean_diagonals(
