@@ -302,7 +302,7 @@ def _resampled(
     present = [frame for frame in found if frame is not None]
     if len(present) < len(found):
         return {}
-    return intervals_over_subjects(pd.concat(present), measure)
+    return intervals_over_subjects(present, measure)
 
 
 def _values_of(trials: pd.DataFrame) -> pd.DataFrame:

@@ -45,8 +45,8 @@ _NOTES = (
     "(Student's t), or [low, high] 95% bootstrap over subjects where there are fewer than 3; of "
     "many arms: what the comparison is about, and its interval as [low, high]",
     "confirmed: every comparison's interval lies where the claim says; refuted: that of one lies "
-    "elsewhere; undecided: an interval reaches both sides, or there is none, or no run; below each "
-    "claim stands what its comparisons demand",
+    "elsewhere; undecided: an interval reaches both sides, or there is none, or no run, or arms "
+    "that ran have no mean; below each claim stands what its comparisons demand",
     "no interval: fewer than 3 seeds, and arms that were not asked the same questions, or a number "
     "that is no score of questions",
     "each interval is one of 95%: of a hundred comparisons of equals some five look decided",

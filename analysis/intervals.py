@@ -43,38 +43,56 @@ def _students_t(freedom: int) -> float:
     return float(stdtrit(freedom, (1 + CONFIDENCE) / 2))
 
 
-def intervals_over_subjects(records: pd.DataFrame, measure: str) -> dict[str, Interval]:
+def intervals_over_subjects(by_seed: Sequence[pd.DataFrame], measure: str) -> dict[str, Interval]:
     """Percentile bootstrap (95%) over subjects, by score, `average` included.
 
-    All questions about one subject are drawn together; the statistic is the mean over questions.
-    A score has no interval when fewer than two subjects have questions of its kind.
+    All questions about one subject are drawn together, in whichever seeds they were asked. The
+    statistic is, as of what is printed, the mean over seeds of each one's mean over questions; a
+    seed without any does not count. A score has no interval when fewer than two subjects have
+    questions of its kind.
 
     Args:
-        records: Per-record results of all seeds of one arm, as `runs.read_records` returns them.
+        by_seed: Per-record results of each seed of one arm, as `runs.read_records` returns them;
+            one at least.
         measure: Column to average: token, token_no_blank or exact; another measure has no interval.
     """
-    if measure not in records or records[measure].isna().all():
+    if any(measure not in frame for frame in by_seed):
         return {}
-    grouped = records.groupby(["subject", "score"])[measure]
-    sums, counts = grouped.sum().unstack(fill_value=0.0), grouped.count().unstack(fill_value=0)
+    frames = [frame[["subject", "score", measure]] for frame in by_seed]
+    records = pd.concat(frames, keys=range(len(frames)), names=["seed"])
+    if records[measure].isna().all():
+        return {}
+    grouped = records.groupby(["subject", "score", "seed"])[measure]
+    sums = grouped.sum().unstack(["score", "seed"], fill_value=0.0)
+    counts = grouped.count().unstack(["score", "seed"], fill_value=0)
     if len(sums) < 2:
         return {}
-    generator = np.random.default_rng(_BOOTSTRAP_SEED)
-    drawn = generator.integers(0, len(sums), (_RESAMPLES, len(sums)))
+    times_drawn = _times_drawn(len(sums))
     means: dict[str, np.ndarray[Any, Any]] = {}
-    for score in sums.columns:
-        if (counts[score] > 0).sum() < 2:
+    for score in dict.fromkeys(sums.columns.get_level_values("score")):
+        asked = counts[score].to_numpy(float)
+        if (asked.sum(1) > 0).sum() < 2:
             continue
-        total = counts[score].to_numpy()[drawn].sum(1)
-        drawn_sums = sums[score].to_numpy()[drawn].sum(1)
+        of_seed = times_drawn @ sums[score].to_numpy(float), times_drawn @ asked
         # A resample may hold no question of a rare kind: it has no mean and is left out below.
+        has_some = (of_seed[1] > 0).sum(1)
+        total = np.divide(*of_seed, out=np.zeros_like(of_seed[0]), where=of_seed[1] > 0).sum(1)
         means[str(score)] = np.divide(
-            drawn_sums, total, out=np.full(_RESAMPLES, np.nan), where=total > 0
+            total, has_some, out=np.full(_RESAMPLES, np.nan), where=has_some > 0
         )
     if set(AVERAGED) <= set(means):
         means["average"] = np.mean([means[name] for name in AVERAGED], axis=0)
     tails = [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]
     return {name: _pair(np.nanquantile(values, tails)) for name, values in means.items()}
+
+
+def _times_drawn(num_subjects: int) -> np.ndarray[Any, Any]:
+    """How often each resample holds each subject, (resamples, subjects)."""
+    generator = np.random.default_rng(_BOOTSTRAP_SEED)
+    drawn = generator.integers(0, num_subjects, (_RESAMPLES, num_subjects))
+    drawn += num_subjects * np.arange(_RESAMPLES)[:, None]
+    counted = np.bincount(drawn.ravel(), minlength=drawn.size)
+    return counted.reshape(drawn.shape).astype(float)
 
 
 def _pair(bounds: np.ndarray[Any, Any]) -> Interval:

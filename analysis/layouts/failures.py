@@ -41,8 +41,9 @@ _MEASURES: Mapping[Kind, str] = {
 }
 _NO_RECORDS, _NOT_TOLD = "no per-record results", "not recorded"
 _NOTES = (
-    "shares of the wrong answers of that row, means over the seeds that have some; the forms, "
-    "Empty to Wholly wrong, add up to 1: an answer has the first that fits",
+    "shares of the wrong answers of that row: of each seed that has some, then their mean, so that "
+    "each seed counts alike however many it has wrong; intervals are of that mean",
+    "the forms, Empty to Wholly wrong, add up to 1: an answer has the first that fits",
     "Old answer: turns to the true one before the edit, or to an earlier one of a serial stream; "
     "Unchanged: another, the backbone's before the edit; Begins right: the first word is; Ends "
     "right: the last word is, and not the first",
@@ -150,14 +151,8 @@ def _frames(arm: Arm, kind: Kind) -> list[pd.DataFrame] | None:
 def _entries(wrong: Sequence[pd.DataFrame]) -> tuple[Entry, ...]:
     """The cells of one row, of the wrong answers of each seed."""
     flags = [_flags(frame) for frame in wrong]
-    columns = [pd.concat([frame[["subject", name]] for frame in flags]) for name in _SCORES]
-    long = pd.concat(
-        [
-            column.rename(columns={name: "share"}).dropna().assign(score=name)
-            for name, column in zip(_SCORES, columns, strict=True)
-        ]
-    )
-    resampled = intervals_over_subjects(long, "share")
+    by_seed = [frame.melt("subject", var_name="score", value_name="share") for frame in flags]
+    resampled = intervals_over_subjects([frame.dropna() for frame in by_seed], "share")
     cells: list[Estimate | str] = []
     for name in _SCORES:
         shares = [frame[name].dropna().mean() for frame in flags if frame[name].notna().any()]

@@ -40,12 +40,14 @@ class Finding:
     """The result of one check.
 
     Attributes:
+        verdict: `not run` where there are no such arms; arms that are there without a mean or the
+            score leave it undecided.
         difference: First minus second, averaged over pairs of arms, then over seeds, or what the
-            relation of many arms is about; None: not run.
+            relation of many arms is about; None: there is none.
         num_pairs: Number of pairs of arms that it is averaged over; 0 where there are none.
         num_arms: Number of arms that it is said of, if not of pairs.
         why: Why there is no difference; "" if there is one.
-        measure: How the answers were scored; None: not run.
+        measure: How the answers were scored; None: there is no difference.
     """
 
     check: Check
@@ -75,20 +77,20 @@ def find(check: Check, section: Section, records: RecordReader | None) -> Findin
     if not matched:
         return Finding(check, "not run", why="no such arms in the store")
     if states := _states(itertools.chain(*matched)):
-        return Finding(check, "not run", why=states)
+        return Finding(check, "undecided", why=states)
     scored = [
         (first, second)
         for first, second in matched
         if check.score in first.scores and check.second_score in second.scores
     ]
     if len(scored) < len(matched):
-        return Finding(check, "not run", why=f"{check.score} was not measured")
+        return Finding(check, "undecided", why=f"{check.score} was not measured")
     if check.relation in OF_ONE:
         found = _own(check, [first for first, _ in scored], section.measure, records)
     else:
         found = _difference(check, scored, section.measure, records)
     if found is None:
-        return Finding(check, "not run", why="the arms have no seed in common")
+        return Finding(check, "undecided", why="the arms have no seed in common")
     verdict = judge(found, check.relation, check.by)
     return Finding(check, verdict, found, len(scored), measure=section.measure)
 
@@ -206,15 +208,15 @@ def _find_over_arms(check: Check, section: Section, records: RecordReader | None
         return Finding(check, "undecided", why=why)
     if check.relation == "never_passes":
         if not any(arm.scores for arm in every):
-            return Finding(check, "not run", why=_states(every) or "no arm was scored")
+            return Finding(check, "undecided", why=_states(every) or "no arm was scored")
         scores = [with_intervals(arm, section.measure, records) for arm in every]
         found: Estimate | None = share_passing(every, scores)
     else:
         if states := _states(every):
-            return Finding(check, "not run", why=states)
+            return Finding(check, "undecided", why=states)
         for name in dict.fromkeys((check.score, check.second_score)):
             if any(name not in arm.scores for arm in every):
-                return Finding(check, "not run", why=f"{name} was not measured")
+                return Finding(check, "undecided", why=f"{name} was not measured")
         found = _of_many(check, groups)
     if found is None:
         return Finding(check, "undecided", why="too few arms, or all equal", num_arms=len(every))
@@ -269,8 +271,8 @@ def _own(
 
 def _paired_records(
     matched: Sequence[tuple[Arm, Arm]], seeds: Sequence[int], measure: str, records: RecordReader
-) -> pd.DataFrame | None:
-    """Differences question by question; None if the arms were not asked the same questions."""
+) -> list[pd.DataFrame] | None:
+    """Differences question by question, of each pair and seed; None if questions differ."""
     frames = []
     for (first, second), seed in itertools.product(matched, seeds):
         sides = [_asked(arm, seed, measure, records) for arm in (first, second)]
@@ -289,7 +291,7 @@ def _paired_records(
                 }
             )
         )
-    return pd.concat(frames)
+    return frames
 
 
 def _asked(arm: Arm, seed: int, measure: str, records: RecordReader) -> pd.DataFrame | None:

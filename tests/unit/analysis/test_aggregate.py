@@ -134,16 +134,24 @@ def questions(subject: str, hits: list[int], score: str = "reliability") -> pd.D
 def test_intervals_over_subjects_when_two_subjects_disagree_then_from_none_to_all() -> None:
     # Draws of two subjects: {0,0}: 0, {0,1}: .5, {1,1}: 1 with chances 1/4, 1/2, 1/4.
     records = pd.concat([questions("s", [0, 0]), questions("t", [1, 1])])
-    assert intervals_over_subjects(records, "token")["reliability"] == (0.0, 1.0)
+    assert intervals_over_subjects([records], "token")["reliability"] == (0.0, 1.0)
 
 
 def test_intervals_over_subjects_when_one_subject_then_none() -> None:
-    assert intervals_over_subjects(questions("s", [0, 1]), "token") == {}
+    assert intervals_over_subjects([questions("s", [0, 1])], "token") == {}
 
 
 def test_intervals_over_subjects_when_the_measure_is_absent_then_none() -> None:
     records = pd.concat([questions("s", [0]), questions("t", [1])])
-    assert intervals_over_subjects(records, "generated") == {}
+    assert intervals_over_subjects([records], "generated") == {}
+
+
+def test_intervals_over_subjects_when_seeds_ask_unequally_then_each_counts_alike() -> None:
+    # One hit of one in the first seed, none of twelve in the second: 1/2 over seeds, 1/13 over
+    # questions. A resample holds `a`, and its mean is 1/2, or it does not, and it is 0.
+    first = questions("a", [1])
+    second = pd.concat([questions(f"b{n}", [0]) for n in range(12)])
+    assert intervals_over_subjects([first, second], "token")["reliability"] == (0.0, 0.5)
 
 
 def test_sections_when_one_seed_has_records_then_a_bootstrap_over_subjects() -> None:
@@ -159,5 +167,5 @@ def test_sections_when_one_seed_has_records_then_a_bootstrap_over_subjects() -> 
 @given(st.lists(st.sampled_from([0, 1]), min_size=2, max_size=12))
 def test_intervals_over_subjects_when_any_hits_then_the_mean_lies_within(hits: list[int]) -> None:
     records = pd.concat([questions(f"s{i}", [hit]) for i, hit in enumerate(hits)])
-    low, high = intervals_over_subjects(records, "token")["reliability"]
+    low, high = intervals_over_subjects([records], "token")["reliability"]
     assert 0 <= low <= sum(hits) / len(hits) <= high <= 1

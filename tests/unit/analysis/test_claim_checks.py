@@ -143,7 +143,8 @@ def test_find_when_one_arm_is_held_to_a_number_then_its_interval_decides(
 
 def test_find_when_an_arm_failed_or_is_absent_then_it_says_so() -> None:
     arms = section(arm("full", 0.5), arm("less", state="failed 1/1"))
-    assert find(check({"arm": "full"}, {"arm": "less"}), arms, None).why == "less failed 1/1"
+    lost = find(check({"arm": "full"}, {"arm": "less"}), arms, None)
+    assert (lost.verdict, lost.why) == ("undecided", "less failed 1/1")
     made = find(check({"arm": "full"}, {"arm": "other"}), arms, None)
     assert (made.verdict, made.why) == ("not run", "no such arms in the store")
 
@@ -159,6 +160,29 @@ def test_verdict_when_a_comparison_was_not_run_then_it_counts_if_it_is_needed(
     assert verdict_on([ran, lacking]) == verdict
     assert len(left_out([ran, lacking])) == absent
     assert verdict_on([lacking]) == "not run"
+
+
+def test_verdict_when_a_baseline_ran_and_failed_then_it_is_not_left_out() -> None:
+    arms = section(
+        arm("own", 0.9, 0.9, 0.9, method="own", swept={"method": "own"}),
+        arm("good", 0.5, 0.5, 0.5, method="good", swept={"method": "good"}),
+        arm("lost", method="lost", swept={"method": "lost"}, state="failed 3/3"),
+    )
+    found = [
+        find(check({"method": "own"}, {"method": name}, needed="if_run"), arms, None)
+        for name in ("good", "lost", "absent")
+    ]
+    assert [each.verdict for each in found] == ["confirmed", "undecided", "not run"]
+    assert verdict_on(found) == "undecided"
+    assert left_out(found) == (found[2],)
+    assert verdict_on([found[0], found[2]]) == "confirmed"
+
+
+def test_find_when_a_score_was_not_measured_then_undecided_and_it_says_so() -> None:
+    arms = section(arm("full", 0.5), arm("less", 0.4))
+    wanted = check({"arm": "full"}, {"arm": "less"}, score="average", second_score="average")
+    made = find(wanted, arms, None)
+    assert (made.verdict, made.why) == ("undecided", "average was not measured")
 
 
 def test_find_when_orders_are_correlated_then_ranks_and_fishers_interval_decide() -> None:
@@ -178,7 +202,8 @@ def test_find_when_orders_are_correlated_then_ranks_and_fishers_interval_decide(
 def test_find_when_an_order_failed_then_nothing_is_said_of_the_others() -> None:
     orders = [order(0, 0.2), order(1, 0.9), order(2, state="failed 1/1")]
     wanted = check({"method": "memoe_v1"}, {"method": "memoe_v1"}, relation="spreads", by=0.2)
-    assert find(wanted, section(*orders), None).why == "order 2 failed 1/1"
+    lost = find(wanted, section(*orders), None)
+    assert (lost.verdict, lost.why) == ("undecided", "order 2 failed 1/1")
     made = find(wanted, section(*orders[:2]), None)
     assert made.difference is not None
     assert (made.difference.mean, made.verdict) == (pytest.approx(0.7), "confirmed")
@@ -253,7 +278,7 @@ def test_find_when_no_arm_may_pass_the_filter_then_each_must_fail_by_an_interval
     assert verdict(weak, loose) == "undecided"
     assert verdict(weak, cut) == "undecided"
     assert verdict(weak, strong) == "refuted"
-    assert verdict(cut) == "not run"
+    assert verdict(cut) == "undecided"
 
 
 def test_find_when_one_arm_has_few_seeds_then_its_subjects_are_drawn() -> None:

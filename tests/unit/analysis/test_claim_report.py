@@ -11,6 +11,7 @@ import pytest
 
 from analysis.claim_report import Options, report
 from analysis.claims import main
+from tests.end_to_end.commands import copy_database
 from tests.unit.analysis_store import Writer
 
 # Generality by seed; reliability and locality are equal everywhere.
@@ -108,6 +109,24 @@ def test_report_when_baselines_were_not_run_then_they_are_named_and_left_out(mod
     assert "### memoe_v1.c1: confirmed" in over
     absent = "GPT2-XL, ZsRE; GPT2-XL, CounterFact; LLaMA2-7B, ZsRE; LLaMA2-7B, CounterFact"
     assert f"- the paper's models and data sets that were not run: {absent}" in over
+
+
+def test_report_when_a_baseline_failed_then_its_reason_stands_in_the_claim(
+    tmp_path: Path, empty_database: Path
+) -> None:
+    copy_database(empty_database, tmp_path / "store")
+    writer = Writer(tmp_path / "store")
+    own: dict[str, Any] = {"paper": "memoe_v1_table1"}
+    for seed in range(3):
+        for method, scores in (("memoe_v1", (0.9,) * 3), ("ft_l", (0.2,) * 3), ("grace", None)):
+            lost = {} if scores else {"status": "failed", "stop_reason": "error", "error": "lost"}
+            tags = own | lost | {"method": method, "swept": {"method": method}}
+            writer.trial("memoe_batch", method, seed, scores, **tags)
+    text = report(["memoe_v1.c1"], Options(writer.store), "markdown")
+    assert "### memoe_v1.c1: undecided" in text
+    (row,) = [line for line in text.splitlines() if line.startswith("| memoe_v1 above grace")]
+    assert [cell.strip() for cell in row.split("|")[3:5]] == ["grace failed 3/3", "undecided"]
+    assert "memoe_v1 above memit" in text.partition("without what was not run")[2]
 
 
 def test_report_when_one_model_refutes_then_the_claim_over_models_is_refuted(models: Path) -> None:

@@ -158,6 +158,20 @@ def test_table_when_a_seed_has_no_wrong_answer_then_the_shares_of_the_others(wri
     assert cells(table, "grace", "edit")["old"] == "none wrong"
 
 
+def test_table_when_seeds_have_unequal_numbers_wrong_then_the_interval_is_of_the_printed_mean(
+    write: Writer,
+) -> None:
+    # Seed 0: one wrong edit, old. Seed 1: twelve, none of them old: shares 1 and 0, mean 1/2;
+    # of all thirteen it would be 1/13, whose resamples seldom pass 3/13.
+    trial(write, "lemoe", 0, [edit("a", "old"), edit("right")])
+    trial(write, "lemoe", 1, [edit(f"b{n}", "begins_right") for n in range(12)])
+    found = cells(printed(write.store), "lemoe", "edit")
+    assert found["wrong"] == "13 of 14"
+    # A resample holds `a`, and the mean is 1/2, or it does not, and it is 0: (12/13)^13 = .35.
+    assert found["old"] == "0.50 [0.00, 0.50] (2)"
+    assert found["begins_right"] == "0.50 [0.50, 1.00] (2)"
+
+
 def test_examples_are_of_each_form_in_turn_whatever_the_order_of_the_file(write: Writer) -> None:
     forms = ["unchanged", "old", "old", "old", "unchanged"]
     records = [edit(str(n), form) for n, form in enumerate(forms)]
