@@ -35,6 +35,7 @@ from analysis.published.claim_list import (
     load_claims,
 )
 from analysis.published.claims_over_models import Context, OverModels, over_models, over_models_text
+from analysis.published.compare import PUBLISHED_UPDATES, update_orders
 from analysis.published.measures import USUAL, measure_of
 from analysis.reading import runs
 from analysis.render import estimate_text
@@ -77,8 +78,10 @@ def report(asked: Sequence[str], options: Options, form: str) -> str:
     claims, checks = _chosen(asked), load_checks()
     wanted = {claim.claim_id for claim in claims}
     checks = tuple(check for check in checks if check.claim_id in wanted)
-    found, names = findings(checks, options), list(dict.fromkeys(c.ablation for c in checks))
-    missing = [
+    names = list(dict.fromkeys(check.ablation for check in checks))
+    sections, missing = _newest(names, options)
+    found = findings(checks, sections)
+    missing += [
         runs.lacking_line(name, count, options.store, options.server)
         for name, count in runs.lacking(options.store, options.server).items()
         if name in names
@@ -96,15 +99,15 @@ def report(asked: Sequence[str], options: Options, form: str) -> str:
 
 
 def findings(
-    checks: Sequence[Check], options: Options
+    checks: Sequence[Check], sections: Mapping[str, Mapping[Context, Section]]
 ) -> dict[Context, dict[str, tuple[Finding, ...]]]:
-    """The findings on each claim, one for each of its comparisons, by backbone and data set."""
-    there = runs.experiments(options.store, options.server)
+    """The findings on each claim, one for each of its comparisons, by backbone and data set.
+
+    Args:
+        checks: The comparisons.
+        sections: Of each ablation that was run, the arms on each backbone and data set.
+    """
     records = cache(runs.read_records)  # an arm stands in several comparisons
-    sections: dict[str, dict[Context, Section]] = {}
-    for ablation in dict.fromkeys(check.ablation for check in checks):
-        if ablation in there:
-            sections[ablation] = _sections(ablation, options)
     found: dict[Context, dict[str, tuple[Finding, ...]]] = {}
     contexts = (context for by_context in sections.values() for context in by_context)
     for context in dict.fromkeys(contexts):
@@ -112,7 +115,7 @@ def findings(
         for check in checks:
             section = sections.get(check.ablation, {}).get(context)
             made = (
-                (Finding(check, "not run", why=f"ablation={check.ablation} was not run"),)
+                (Finding(check, "not run", why=f"ablation={check.ablation} has no arms to judge"),)
                 if section is None
                 else tuple(find(each, section, records) for each in expanded(check, section.arms))
             )
@@ -121,18 +124,39 @@ def findings(
     return found
 
 
-def _sections(ablation: str, options: Options) -> dict[Context, Section]:
-    """The newest section of each backbone and data set."""
+def _newest(
+    ablations: Sequence[str], options: Options
+) -> tuple[dict[str, dict[Context, Section]], list[str]]:
+    """The newest section of each ablation that was run, and a line on each that is not judged.
+
+    A section is not judged whose serial streams have their updates in an order that no claim is
+    about.
+    """
+    there = runs.experiments(options.store, options.server)
+    chosen: dict[str, dict[Context, Section]] = {}
+    lines: list[str] = []
+    for ablation in (each for each in ablations if each in there):
+        made = chosen.setdefault(ablation, {})
+        for section in _sections(ablation, options):
+            context = (section.context["backbone"], section.context["dataset"])
+            if orders := update_orders(section):
+                lines.append(
+                    f"not judged: {ablation} on {', '.join(context)} with protocol.update_order="
+                    f"{', '.join(orders)}; the claims are about {PUBLISHED_UPDATES}"
+                )
+            else:
+                made.setdefault(context, section)
+    return chosen, lines
+
+
+def _sections(ablation: str, options: Options) -> tuple[Section, ...]:
+    """The sections of one ablation, the newest first."""
     rows = runs.read_runs(options.store, ablation, options.server)
     papers = {paper for tag in set(rows["paper"]) for paper in runs.papers_of(tag)}
     known = [get_layout(paper) for paper in papers & set(known_layouts())]
     # What may differ in the ablation's own tables; each backbone and data set is judged alone.
     varying = {key for layout in known for key in layout.varying} - {"backbone", "dataset"}
-    made: dict[Context, Section] = {}
-    measure = options.measure or measure_of(papers)
-    for section in aggregate.sections(rows, measure, sorted(varying)):
-        made.setdefault((section.context["backbone"], section.context["dataset"]), section)
-    return made
+    return aggregate.sections(rows, options.measure or measure_of(papers), sorted(varying))
 
 
 def _chosen(asked: Sequence[str]) -> tuple[Claim, ...]:

@@ -30,6 +30,9 @@ KIND_OF_SETTING = {
     "sequential_batch": "lifelong",
     "serial": "serial",
 }
+# ARM names no order of its updates; Section 4.2 scores "the last T edits with the associated latest
+# answers", which are those of all T questions by rounds alone.
+PUBLISHED_UPDATES = "rounds"
 # LEMoE, section C.4: rows below these values are not printed in Table 9.
 FILTER = {"reliability": 0.1, "generality": 0.1, "locality": 0.5}
 # LLaMA2-7B, on which every published sweep of layers and ranks was run.
@@ -160,7 +163,7 @@ def plain(name: str) -> str:
 
 
 def differences(section: Section, paper: Sequence[PaperRow]) -> tuple[str, ...]:
-    """How backbone, data set and size of the protocol differ from the paper's, both named."""
+    """How backbone, data set, size and order of updates differ from the paper's, both named."""
     context, found = section.context, []
     for key, column in (("backbone", "model"), ("dataset", "dataset")):
         printed = sorted({str(getattr(row, column)) for row in paper})
@@ -171,7 +174,22 @@ def differences(section: Section, paper: Sequence[PaperRow]) -> tuple[str, ...]:
         printed_counts = {getattr(row, column) for row in paper} - {None}
         if ours and printed_counts and ours != printed_counts:
             found.append(f"protocol.{key}: ours {_listed(ours)}, paper {_listed(printed_counts)}")
+    if orders := update_orders(section):
+        found.append(
+            f"protocol.update_order: ours {_listed(orders)}, paper {PUBLISHED_UPDATES} as read out "
+            "of its Section 4.2"
+        )
     return tuple(found)
+
+
+def update_orders(section: Section) -> tuple[str, ...]:
+    """Orders of the updates of its serial streams, other than the one read out of the paper.
+
+    A protocol that names none has that one.
+    """
+    serial = [arm.protocol for arm in section.arms if arm.protocol.get("kind") == "serial"]
+    found = {str(protocol.get("update_order", PUBLISHED_UPDATES)) for protocol in serial}
+    return tuple(sorted(found - {PUBLISHED_UPDATES}))
 
 
 def spearman(pairs: Iterable[tuple[float, float]]) -> Correlation:

@@ -11,8 +11,10 @@ import pytest
 
 from analysis.claim_report import Options, report
 from analysis.claims import main
+from analysis.errors import AnalysisError
 from tests.end_to_end.commands import copy_database
 from tests.unit.analysis_store import Writer
+from tests.unit.published_store import SERIAL
 
 # Generality by seed; reliability and locality are equal everywhere.
 GENERALITY = {
@@ -127,6 +129,35 @@ def test_report_when_a_baseline_failed_then_its_reason_stands_in_the_claim(
     (row,) = [line for line in text.splitlines() if line.startswith("| memoe_v1 above grace")]
     assert [cell.strip() for cell in row.split("|")[3:5]] == ["grace failed 3/3", "undecided"]
     assert "memoe_v1 above memit" in text.partition("without what was not run")[2]
+
+
+def test_report_when_updates_came_in_bursts_then_older_rounds_are_judged(
+    tmp_path: Path, empty_database: Path
+) -> None:
+    copy_database(empty_database, tmp_path / "store")
+    writer = Writer(tmp_path / "store")
+    bursts: dict[str, Any] = {"update_order": "bursts"}
+
+    def ran(order: dict[str, Any], by_method: dict[str, float]) -> str:
+        for method, score in by_method.items():
+            swept = {"method": method, "protocol.num_questions": 125}
+            tags = {"paper": "arm_table1", "method": method, "swept": swept}
+            tags["protocol"] = SERIAL | order
+            for seed in range(3):
+                name = f"{method} {len(order)}"
+                writer.trial("arm_serial", name, seed, (score,) * 3, **tags)
+        return report(["arm.c1"], Options(writer.store), "markdown")
+
+    with pytest.raises(
+        AnalysisError, match=r"arm_serial on facts, facts with .*=bursts; the claims"
+    ):
+        ran(bursts, {"arm": 0.2, "grace": 0.9})
+    judged = ran({}, {"arm": 0.9, "grace": 0.2})
+    again = ran(bursts, {"arm": 0.1, "grace": 0.9})  # the newest
+    for text in (judged, again):
+        (row,) = [line for line in text.splitlines() if line.startswith("| arm above grace")]
+        assert [cell.strip() for cell in row.split("|")[3:5]] == ["0.700 ± 0.000 (3)", "confirmed"]
+        assert "- not judged: arm_serial on facts, facts with protocol.update_order=bursts" in text
 
 
 def test_report_when_one_model_refutes_then_the_claim_over_models_is_refuted(models: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -106,6 +107,24 @@ def test_differences_when_backbone_and_size_differ_then_both_are_named() -> None
 def test_differences_when_only_the_spelling_differs_then_the_same_backbone() -> None:
     found = compare.differences(section(backbone="llama2_7b"), load("lemoe_table9"))
     assert not any(text.startswith("backbone") for text in found)
+
+
+@pytest.mark.parametrize(
+    ("order", "said"),
+    [
+        ({}, []),
+        ({"update_order": "rounds"}, []),
+        ({"update_order": "bursts"}, ["ours bursts, paper rounds as read out of its Section 4.2"]),
+        ({"update_order": "random"}, ["ours random, paper rounds as read out of its Section 4.2"]),
+    ],
+)
+def test_differences_when_updates_come_in_another_order_then_it_is_named(
+    order: dict[str, str], said: list[str]
+) -> None:
+    serial = replace(arm(), protocol={"kind": "serial", "num_edits": 1000, **order})
+    found = compare.differences(section(serial, kind="serial"), load("arm_table1"))
+    named = [text for text in found if text.startswith("protocol.update_order: ")]
+    assert [text.removeprefix("protocol.update_order: ") for text in named] == said
 
 
 def test_spearman_when_one_pair_is_swapped_then_by_the_formula() -> None:
