@@ -11,7 +11,15 @@ COSTS = {
     "edit_seconds": "Edit s",
     "evaluation_seconds": "Answers s",
 }
-EXPLAINED = "seconds an edit; answers: of all prompts that an edit is scored by, teacher forced"
+EXPLAINED = (
+    "seconds an edit; answers: all that scores it: its prompts teacher forced, with "
+    "protocol.generate=true generated too, and where a method that routes sends them"
+)
+OF_STREAMS = (
+    "answers of a stream: scored after each batch and all again at the end, in a serial one the "
+    "outdated ones too; with protocol.curve=true all edits so far after each batch: not one "
+    "inference an edit"
+)
 
 
 def per_edit(arm: Arm, name: str) -> Estimate | str:
