@@ -24,6 +24,7 @@ from analysis.reading.published_locality import (
     published_locality,
 )
 from analysis.reading.server import Server, fetch
+from analysis.reading.shipped import ablations_for
 
 TAGS = (
     *("fingerprint", "arm_fingerprint", "ablation", "arm", "seed", "method", "module", "paper"),
@@ -229,5 +230,7 @@ def _missing(store: Path, name: str, server: str | None) -> str:
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     missing = [lacking_line(*each, store, server) for each in lacking(store, server).items()]
+    answered = " or ".join(f"ablation={each}" for each in ablations_for(name))
+    runs_it = [f"the sweep that fills it: {answered}"] if answered else []
     holds = f"(it holds: {', '.join(known) or 'none'})"
-    return "; ".join([f"{where} has no runs for {name!r}{hint} {holds}", *missing])
+    return "; ".join([f"{where} has no runs for {name!r}{hint} {holds}", *runs_it, *missing])

@@ -102,3 +102,16 @@ def test_server_whose_address_is_none_or_holds_a_password_is_refused(
     with pytest.raises(StoreError, match="without a user") as raised:
         runs.experiments(store, address)
     assert "word" not in str(raised.value)
+
+
+def test_table_runs_when_there_are_none_then_the_error_names_the_sweeps_that_fill_it(
+    store: Path,
+) -> None:
+    with pytest.raises(StoreError, match=r"no runs for 'lemoe_table7'.*fills it: ablation=(\w+)$"):
+        runs.read_table_runs(store, "lemoe_table7")
+    both = r"the sweep that fills it: ablation=arm_lifelong or ablation=arm_serial"
+    with pytest.raises(StoreError, match=both):
+        runs.read_table_runs(store, "arm_figure5")
+    with pytest.raises(StoreError) as unknown:
+        runs.read_table_runs(store, "table_of_nobody")
+    assert "fills it" not in str(unknown.value)
