@@ -47,7 +47,7 @@ _KINDS: Mapping[str, _Kind] = {
     ),
     "answers_not_told_apart": _Kind(
         "older answers that begin the last one of their question, or begin with it: none of them "
-        "can be stale"
+        "can be stale, and the stale rate is of the questions whose older answers can be told apart"
     ),
     "joins_retokenised": _Kind(
         "prompts that share a token with their target, joined as generation would"

@@ -10,9 +10,11 @@ A wrong answer is of one form, the first of `FORMS` that fits:
 6. `wholly_wrong`: neither is.
 
 An edit that did nothing comes before one that did something else, since an old answer may share a
-word with the new one. Forms 4 and 5 are what MEMoE v2 and LEMoE mark in their Tables 7, and ARM in
-its Table 12, as "errors in part" of the answer; 6, with what else has no right word, as "complete
-output errors".
+word with the new one. Forms 4 and 5 are what ARM marks in its Table 12 as "errors in part of the
+answer"; 6, with what else has no right word, as "complete output errors". MEMoE v2 and LEMoE mark
+"errors in part of the tokens" in their Tables 7. They count tokens; the forms go by words, since a
+tokenizer cuts words as it likes: two wrong answers may share a token and no word, and the same
+answers would change their forms with the backbone.
 
 Two things that may be so of any form are told beside it, each of itself, because they say where an
 edit failed and not what was answered: a rephrase whose edit is right, or an edit whose rephrases

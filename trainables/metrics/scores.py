@@ -122,6 +122,9 @@ def mean_over_records(scores: Tensor, records: Tensor) -> float | None:
 def stale_rate(exact: Sequence[float], questions: Sequence[int]) -> float:
     """Share of questions that are still answered with an outdated answer.
 
+    It is of the questions whose older answers can be told apart from the last one: where all of a
+    question's overlap with it, none can be called outdated, and the question does not count.
+
     Not a published number: what Section 3.1 of the serial-editing paper (ARM) warns of, that
     methods "generally retain historical answers to the same question".
 

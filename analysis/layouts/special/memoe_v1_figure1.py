@@ -1,9 +1,10 @@
 """MEMoE v1 Figure 1: accuracy against balance, and the overall score, by method.
 
-The paper names the axes "accuracy" and "balance" and defines neither. Section 1 and the abstract
-speak of the "balance between generality and locality", so that is what is measured here, of the
-rows of its Table 1 as of ours: 1 - |generality - locality|; accuracy is reliability. The right
-panel, "overall performance", is the average.
+The paper names "accuracy" and "balance" in the caption and defines neither. Section 3 says that
+the method "achieves a balance between generality and locality"; the abstract has "balance between
+generalization and locality", Section 1, of the figure, "between locality and generality". So that
+is what is measured here, of the rows of its Table 1 as of ours: 1 - |generality - locality|;
+accuracy is reliability. The right panel, "overall performance", is the average.
 """
 
 from __future__ import annotations
