@@ -60,3 +60,16 @@ def family_of(folder: Path) -> Family:
         BackboneError: As `get_family` does.
     """
     return get_family(json.loads((folder / "config.json").read_text("utf-8"))["model_type"])
+
+
+def check_ffn_is_added(family: Family, method: str) -> None:
+    """Refuse a family whose FFN output passes a norm before it reaches the residual stream.
+
+    Raises:
+        BackboneError: If it does.
+    """
+    if family.norm_after_ffn is not None:
+        raise BackboneError(
+            f"{method} writes what an FFN is to add to the residual stream; in family "
+            f"{family.name!r} a norm, {family.norm_after_ffn}, stands between the two"
+        )

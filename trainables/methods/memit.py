@@ -32,24 +32,16 @@ Deviations, and choices where the paper is silent:
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from trainables.artefacts import Artefacts
-from trainables.backbones.hidden_states.covariance import (
-    different_passages,
-    kept_passages,
-    passage_batches,
-    second_moments,
-)
-from trainables.backbones.hidden_states.sampled_text import sampled_contexts, sampled_passages
+from trainables.assemblies.ordinary_text import check_text, stored_contexts, stored_moments
+from trainables.backbones.families import check_ffn_is_added
+from trainables.backbones.hidden_states.covariance import ridged
 from trainables.backbones.hidden_states.subject_vectors import (
     KlPosition,
     SubjectVectors,
@@ -60,7 +52,7 @@ from trainables.backbones.hidden_states.subject_vectors import (
 from trainables.backbones.master_weight import MasterWeight
 from trainables.backbones.split import Split
 from trainables.backbones.surgery import KeptWeights
-from trainables.errors import BackboneError, ConfigError, DataError, EditDiverged
+from trainables.errors import ConfigError, DataError, EditDiverged
 from trainables.field_kinds import Count, CountOrZero, Positive, PositiveOrZero, checked
 from trainables.interfaces import (
     Backbone,
@@ -70,15 +62,10 @@ from trainables.interfaces import (
     EditReport,
     Family,
     Generators,
-    Json,
     PromptBatch,
     State,
 )
 from trainables.optimise import BatchRun, Optimisation, OptimiserSettings, begun, stored_batch
-
-_CONTEXT_SEED = 0
-_PASSAGE_SEED = 0
-_RIDGE = 1e-8
 
 
 @checked
@@ -123,10 +110,7 @@ class Config:
             raise ConfigError(f"method.layers is {list(self.layers)}; name at least one, from 0")
         if len(set(self.layers)) < len(self.layers):
             raise ConfigError(f"method.layers is {list(self.layers)}; a layer stands there twice")
-        if self.covariance_text is not None and not Path(self.covariance_text).is_file():
-            raise ConfigError(
-                f"method.covariance_text is {self.covariance_text!r}; there is no such file"
-            )
+        check_text(self.covariance_text)
 
 
 def check_family(family: Family) -> None:
@@ -135,11 +119,7 @@ def check_family(family: Family) -> None:
     Raises:
         BackboneError: If it does.
     """
-    if family.norm_after_ffn is not None:
-        raise BackboneError(
-            "memit writes what an FFN is to add to the residual stream; in family "
-            f"{family.name!r} a norm, {family.norm_after_ffn}, stands between the two"
-        )
+    check_ffn_is_added(family, "memit")
 
 
 @dataclass
@@ -176,10 +156,10 @@ class Memit:
             layer: MasterWeight(self._kept.parameter(path)) for layer, path in self._paths.items()
         }
         self._split = Split(backbone, self.first_layer, artefacts.prefix_cache)
-        self._moments: dict[int, Tensor] = {}  # C, (F, F) float32
+        self._moments: Mapping[int, Tensor] = {}  # C, (F, F) float32
         self._earlier: dict[int, Tensor] = {}  # sum of K K^T, (F, F) float64
         self._contexts: tuple[str, ...] = ()
-        self._text_source = ""
+        self._is_sampled = False
         self._run: _Run | None = None
 
     def prepare(self, training: Sequence[Edit]) -> None:
@@ -189,9 +169,12 @@ class Memit:
             DataError: If `covariance_text` holds no text.
         """
         del training  # C is of ordinary text
-        self._moments = self._second_moments()
-        if self._config.contexts:
-            self._contexts = self._sampled_contexts()
+        config, split, store = self._config, self._split, self._artefacts
+        found = stored_moments(
+            split, store, self._layers, config.covariance_tokens_per_dim, config.covariance_text
+        )
+        self._moments, self._is_sampled = found.of_layer, found.is_sampled
+        self._contexts = stored_contexts(split, store, config.contexts, config.context_length)
 
     def begin(self, batch: EditBatch) -> None:
         """Set up one vector for each edit; no weight changes before `finish`."""
@@ -240,7 +223,7 @@ class Memit:
             final_loss=float(vectors.losses.mean()),
             counts={
                 "subject_absent": vectors.rows.num_absent,
-                "covariance_from_samples": int(self._text_source == "sampled"),
+                "covariance_from_samples": int(self._is_sampled),
             },
         )
 
@@ -309,54 +292,6 @@ class Memit:
             earlier = self._earlier.get(layer, torch.zeros_like(old))
             self._earlier[layer] = earlier + keys @ keys.T
 
-    def _second_moments(self) -> dict[int, Tensor]:
-        """C of each layer; one pass over the text builds all that are not stored."""
-        config, backbone = self._config, self._backbone
-        num_tokens = config.covariance_tokens_per_dim * backbone.ffn_size
-        kept = kept_passages(config.covariance_text, backbone)
-        source, texts = kept or ("sampled", self._sampled_passages(num_tokens))
-        self._text_source = source
-        built: dict[int, Tensor] = {}
-
-        def build(layer: int) -> State:
-            if not built:
-                batches = passage_batches(backbone, texts, num_tokens)
-                built.update(second_moments(backbone, self._layers, batches))
-            return State({"moment": built[layer]})
-
-        inputs = self._backbone.identity | {
-            "source": source,
-            "text": hashlib.sha256("\n".join(texts).encode()).hexdigest(),
-            "num_tokens": num_tokens,
-        }
-        return {
-            layer: self._artefacts.get(
-                "covariance", inputs | {"layer": layer}, partial(build, layer)
-            ).tensors["moment"]
-            for layer in self._layers
-        }
-
-    def _sampled_passages(self, num_tokens: int) -> list[str]:
-        inputs = self._backbone.identity | {"num_tokens": num_tokens, "seed": _PASSAGE_SEED}
-
-        def build() -> State:
-            texts: list[Json] = [*sampled_passages(self._split, num_tokens, _PASSAGE_SEED)]
-            return State(values={"texts": texts})
-
-        texts: Any = self._artefacts.get("passages", inputs, build).values["texts"]
-        return different_passages(texts)
-
-    def _sampled_contexts(self) -> tuple[str, ...]:
-        count, length = self._config.contexts, self._config.context_length
-        inputs = self._backbone.identity | {"count": count, "length": length, "seed": _CONTEXT_SEED}
-
-        def build() -> State:
-            texts: list[Json] = [*sampled_contexts(self._split, count, length, _CONTEXT_SEED)]
-            return State(values={"texts": texts})
-
-        texts: Any = self._artefacts.get("contexts", inputs, build).values["texts"]
-        return tuple(texts)
-
 
 def least_squares_update(keys: Tensor, residuals: Tensor, old: Tensor) -> Tensor:
     """Change of the weight (D, F): R X^T with (old + K K^T) X = K, MEMIT's closed form.
@@ -366,10 +301,7 @@ def least_squares_update(keys: Tensor, residuals: Tensor, old: Tensor) -> Tensor
         residuals: R, (D, N) float64: what the outputs at those keys should gain.
         old: (F, F) float64: cov_weight * C, and what else is to be kept.
     """
-    system = old + keys @ keys.T
-    ridge = _RIDGE * system.diagonal().mean()
-    system = system + ridge * torch.eye(len(system), dtype=system.dtype, device=system.device)
-    solution: Tensor = torch.linalg.solve(system, keys)
+    solution: Tensor = torch.linalg.solve(ridged(old + keys @ keys.T), keys)
     return residuals @ solution.T
 
 

@@ -25,6 +25,7 @@ from trainables.errors import DataError
 from trainables.interfaces import Backbone, PromptBatch
 from trainables.prompts import Row, collate, pad_id, tokenise
 
+_RIDGE = 1e-8
 _TRAINING_TEXT = "training_text.txt"
 _MAX_PASSAGE_TOKENS = 512
 _TOKENS_PER_FORWARD = 4096
@@ -137,6 +138,12 @@ def check_second_moment(layer: int, moment: Tensor) -> None:
         raise ValueError(
             f"second moment of layer {layer} has the eigenvalue {float(eigenvalues[0]):g}"
         )
+
+
+def ridged(system: Tensor) -> Tensor:
+    """`system` (F, F) plus 1e-8 of its mean diagonal, so that one of few tokens can be solved."""
+    ridge = _RIDGE * system.diagonal().mean()
+    return system + ridge * torch.eye(len(system), dtype=system.dtype, device=system.device)
 
 
 def kept_passages(path: str | None, backbone: Backbone) -> tuple[str, list[str]] | None:

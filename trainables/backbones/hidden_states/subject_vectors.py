@@ -10,7 +10,8 @@ at the last token of the subject; its loss is
 
 and after each step delta is shrunk to |delta| <= clamp * |h|, with h the state of the bare prompt.
 An edit whose loss is below `stop_loss` is not moved any more. The published code divides the norm,
-not its square, by |h|^2; its KL has the distribution before as reference, as here.
+not its square, by |h|^2; its KL has the distribution before as reference, as here. ROME itself
+adds delta to the FFN's output v, which is the same place, but has |v| instead of |h|: `base`.
 
 The position of the KL term is `last`, the end of that prompt, as ROME's text has it (its term
 against "essence drift": what follows the prompt), or `subject`, the subject's last token, which the
@@ -181,9 +182,22 @@ class SubjectVectors:
     """The vectors of one batch, behind one layer of a backbone whose weights do not move."""
 
     def __init__(
-        self, backbone: Backbone, layer: int, rows: SubjectRows, settings: VectorSettings
+        self,
+        backbone: Backbone,
+        layer: int,
+        rows: SubjectRows,
+        settings: VectorSettings,
+        base: Tensor | None = None,
     ) -> None:
-        """Start at zero; reads the hidden states behind `layer` and the distributions to keep."""
+        """Start at zero; reads the hidden states behind `layer` and the distributions to keep.
+
+        Args:
+            backbone: Whose weights do not move as long as these vectors do.
+            layer: Decoder layer whose output they are added to.
+            rows: The edits.
+            settings: Of the loss.
+            base: (N, D) float32, beside whose norms |delta| counts; None: h.
+        """
         self.rows = rows
         self._settings = settings
         self._above = Split(backbone, layer + 1, PrefixCache(0.0), has_batch_state=False)
@@ -195,7 +209,8 @@ class SubjectVectors:
         device = backbone.device
         with torch.no_grad():
             self._hidden = states_above(backbone, layer, rows.tokens)
-            self.base = rows.at_subjects(self._hidden)[: rows.num_edits].float()  # h, (N, D)
+            states = rows.at_subjects(self._hidden)[: rows.num_edits].float()
+            self.base = states if base is None else base
             self.delta = nn.Parameter(torch.zeros_like(self.base))
             self._held = self.delta.detach().clone()
             self._is_settled = torch.zeros(rows.num_edits, dtype=torch.bool, device=device)
@@ -317,7 +332,6 @@ class SubjectVectors:
         return self._above.per_token(function, part.tokens, *held, hidden=shifted)
 
 
-@torch.no_grad()
 def keys_and_states(
     backbone: Backbone, rows: SubjectRows, layer: int, last: int
 ) -> tuple[Tensor, Tensor]:
@@ -328,6 +342,18 @@ def keys_and_states(
         and of the mean over its contexts, as published, so that the bare prompt weighs half.
         States (N, D), float32: output of layer `last` for the bare prompt.
     """
+    by_context, states = keys_by_context(backbone, rows, layer, last)
+    keys = by_context[0]
+    if len(by_context) > 1:
+        keys = (keys + by_context[1:].mean(0)) / 2
+    return keys, states
+
+
+@torch.no_grad()
+def keys_by_context(
+    backbone: Backbone, rows: SubjectRows, layer: int, last: int
+) -> tuple[Tensor, Tensor]:
+    """As `keys_and_states`, with the keys of each context, (1 + contexts, N, F), the bare first."""
     seen: list[Tensor] = []
 
     def note(_: int, keys: Tensor) -> None:  # of one micro-batch
@@ -336,10 +362,7 @@ def keys_and_states(
     with watched_keys(backbone, [layer], note):
         states = states_above(backbone, last, rows.prompts())
     by_context = torch.cat(seen).float().view(-1, rows.num_edits, backbone.ffn_size)
-    keys = by_context[0]
-    if len(by_context) > 1:
-        keys = (keys + by_context[1:].mean(0)) / 2
-    return keys, rows.at_subjects(states)[: rows.num_edits].float()
+    return by_context, rows.at_subjects(states)[: rows.num_edits].float()
 
 
 def _beside(index: Tensor, like: Tensor) -> Tensor:
