@@ -41,6 +41,7 @@ METHODS = {
     "wise_merge": (),
     "arm": (),
     "memit": ("method.covariance_tokens_per_dim=1",),
+    "rome": ("method.covariance_tokens_per_dim=1",),
 }
 
 

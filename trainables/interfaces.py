@@ -129,6 +129,11 @@ class EditBatch:
     def __len__(self) -> int:
         return len(self.edits)
 
+    def single(self, index: int) -> EditBatch:
+        """The batch of edit number `index` alone."""
+        labels = self.labels.split(self.tokens.scored_counts)[index]
+        return EditBatch((self.edits[index],), self.tokens.rows(torch.tensor([index])), labels)
+
 
 @dataclass(frozen=True)
 class EditReport:

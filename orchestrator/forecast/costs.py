@@ -52,12 +52,13 @@ def work(spec: TrialSpec) -> Work:
     """
     shape, training = Shape.of_backbone(spec.backbone), training_of(spec)
     edits, batches = num_edits(spec.protocol), num_batches(spec.protocol)
-    steps = num_steps(spec) * batches if training.trained else 0.0
+    of_edit = num_steps(spec) if training.trained else 0.0
+    steps = of_edit * (edits if training.is_in_turn else batches)
     own = per_edit(spec, "tokens_per_row")
     tokens = edits * training.rows * training.tokens
     layers = 4 * training.above * shape.layer + 6 * training.used
     head = 4 * training.reads * training.rows * edits * shape.vocabulary * shape.width
-    operations = steps / batches * (tokens * layers + head)
+    operations = of_edit * (tokens * layers + head)
     below = shape.num_layers - training.above
     operations += tokens * 2 * below * shape.layer * bool(training.trained)
     operations += training.passes * edits * own * 2 * shape.num_layers * shape.layer

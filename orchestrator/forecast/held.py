@@ -7,15 +7,18 @@ backbone is: 4 bytes each, twice as many for Adam's moments.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from orchestrator.forecast.training_costs import (
     TOKENS_PER_TARGET,
     Shape,
     Training,
     batch_size,
+    contexts_of,
     edit_layer,
+    has_moments,
     memories_of,
     num_batches,
     num_edits,
@@ -32,6 +35,7 @@ _MERGED, _MERGING = 17, 8
 # Matrices of F x F float64 at a time, where MEMIT solves for one layer; of C's check, beside those
 # of all layers in float64 and float32.
 _SOLVING, _CHECKING = 5, 3
+_CHANGING = 3  # matrices of a projection's size in float64 while ROME changes it
 
 
 @dataclass(frozen=True)
@@ -146,29 +150,51 @@ def _memories(spec: TrialSpec, shape: Shape, training: Training) -> Held:
 
 def _vectors(spec: TrialSpec, shape: Shape, training: Training) -> Held:
     """Vectors are small; what is large are the F x F products, which host memory keeps."""
-    method, layers = spec.method, len(spec.method["layers"])
+    layers = [int(layer) for layer in spec.method["layers"]]
     square = shape.ffn**2
     edits = batch_size(spec.protocol)
-    written = layers * shape.projection
-    earlier = 8 * layers * square * bool(method.get("accumulate_keys"))
-    context = int(method.get("context_length") or 0) + 1
-    longest = per_edit(spec, "tokens_per_row") + context * bool(method.get("contexts"))
-    states = edits * training.rows * longest * shape.width * shape.bytes_each
-    before = 4 * edits * shape.vocabulary * bool(method.get("kl_weight"))
-    copies = written * (shape.bytes_each + 4 * shape.is_narrow)
+    earlier = 8 * len(layers) * square * bool(spec.method.get("accumulate_keys"))
+    held = _written(spec, shape, training, len(layers))
+    states = edits * training.rows * held.longest * shape.width * shape.bytes_each
+    before = 4 * edits * shape.vocabulary * bool(spec.method.get("kl_weight"))
+    return replace(
+        held,
+        kept=held.kept + earlier,
+        batch=before,
+        layers=shape.num_layers - max(layers) - 1,
+        prepare=held.kept + square * (12 * len(layers) + 8 * _CHECKING),
+        write=8 * square * (_SOLVING + 2 * bool(earlier)) + states + before,
+        state=held.state + earlier,
+    )
+
+
+def _vector(spec: TrialSpec, shape: Shape, training: Training) -> Held:
+    """A vector is small; what is large are C's factors, if C is taken, and the change itself."""
+    square = shape.ffn**2 * has_moments(spec)
+    held = _written(spec, shape, training, 1)
+    return replace(
+        held,
+        kept=held.kept + 8 * square,
+        batch=4 * shape.vocabulary * bool(spec.method.get("kl_weight")),
+        layers=shape.num_layers - edit_layer(spec, shape) - 1,
+        prepare=held.kept + square * (12 + 8 * _CHECKING),
+        write=8 * shape.projection * _CHANGING,
+    )
+
+
+def _written(spec: TrialSpec, shape: Shape, training: Training, num_layers: int) -> Held:
+    """What vectors need, and the copies of so many projections that are written."""
+    context = math.ceil(contexts_of(spec)[1]) * bool(contexts_of(spec)[0])
+    written = num_layers * shape.projection
     return Held(
-        kept=copies + earlier,
+        kept=written * (shape.bytes_each + 4 * shape.is_narrow),
         moments=12 * training.trained,
         gradients=4 * training.trained,
         scratch=4 * training.trained,
-        batch=before,
-        longest=longest,
-        layers=shape.num_layers - max(int(layer) for layer in method["layers"]) - 1,
+        longest=per_edit(spec, "tokens_per_row") + context,
         per_token=4 * shape.width * shape.bytes_each,
         per_row=_logits(training, shape),
-        prepare=copies + square * (12 * layers + 8 * _CHECKING),
-        write=8 * square * (_SOLVING + 2 * bool(earlier)) + states + before,
-        state=4 * written + 12 * training.trained + earlier,
+        state=4 * written + 12 * training.trained,
     )
 
 
@@ -196,6 +222,7 @@ HELD: Mapping[str, Callable[[TrialSpec, Shape, Training], Held]] = {
     "experts": _experts,
     "memories": _memories,
     "vectors": _vectors,
+    "vector": _vector,
     "values": _values,
 }
 

@@ -134,7 +134,7 @@ def _training(
     spec: TrialSpec, shape: Shape, training: Training, held: Held, base: float
 ) -> list[Stage]:
     """Steps of one batch, and what is made before and after them."""
-    rows = batch_size(spec.protocol) * training.rows
+    rows = (1 if training.is_in_turn else batch_size(spec.protocol)) * training.rows
     fixed = base + _prefixes(spec, shape) + held.kept / GIB
     own = held.batch + rows * held.longest * held.per_token
     going = fixed + (held.moments + held.gradients + own) / GIB

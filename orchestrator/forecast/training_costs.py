@@ -8,8 +8,8 @@ memory it takes is counted in `held`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from orchestrator.errors import UsageError
@@ -89,6 +89,8 @@ class Training:
         reads: Positions of a row at which the next token is predicted.
         passes: Whole forward passes over each edit, besides those of the evaluation.
         optimiser_bytes: Bytes that the optimiser moves per trained number and step.
+        is_in_turn: Whether the edits of a batch are trained one after another, each in so many
+            steps.
         finish: Operations at the end of a batch.
         once: Operations whose result is stored for all trials of one backbone.
         once_calls: Calls of a layer for `once`.
@@ -102,6 +104,7 @@ class Training:
     reads: float = TOKENS_PER_TARGET
     passes: float = 0
     optimiser_bytes: int = _ADAM_BYTES
+    is_in_turn: bool = False
     finish: float = 0
     once: float = 0
     once_calls: float = 0
@@ -221,35 +224,70 @@ def _memories(spec: TrialSpec, shape: Shape) -> Training:
 
 def _vectors(spec: TrialSpec, shape: Shape) -> Training:
     """One vector per edit behind the last of some layers, then a solution in each of them."""
+    layers = [int(layer) for layer in spec.method["layers"]]
+    edits, last = batch_size(spec.protocol), max(layers)
+    training, keys = _one_vector(spec, shape, layers)
+    # K K^T and the factorisation in float64, at half the speed; the keys of each layer anew.
+    solved = 2 * len(layers) * (2 / 3 * shape.ffn + 4 * edits) * shape.ffn**2
+    found = len(layers) * edits * keys * 2 * (last + 1) * shape.layer
+    return replace(training, trained=edits * shape.width, finish=solved + found)
+
+
+def _vector(spec: TrialSpec, shape: Shape) -> Training:
+    """One vector after another behind one layer, each followed by a change of rank 1."""
+    edits, layer = batch_size(spec.protocol), edit_layer(spec, shape)
+    training, keys = _one_vector(spec, shape, [layer] if has_moments(spec) else [])
+    # In float64, at half the speed: C is factorised once a trial, and solved for with each edit.
+    squares = (2 / 3 * shape.ffn / num_batches(spec.protocol) + 2 * edits) * shape.ffn**2
+    found = edits * keys * 2 * (layer + 1) * shape.layer
+    written = 2 * edits * shape.projection
+    return replace(
+        training,
+        trained=shape.width,
+        is_in_turn=True,
+        finish=2 * squares * has_moments(spec) + found + written,
+    )
+
+
+def has_moments(spec: TrialSpec) -> bool:
+    """Whether the second moments of ordinary text are taken."""
+    return spec.method.get("covariance") != "identity"
+
+
+def contexts_of(spec: TrialSpec) -> tuple[int, float]:
+    """Sampled prefixes before each prompt, and the mean length of one with what joins them."""
+    method = spec.method
+    lengths = method.get("context_lengths") or [int(method.get("context_length") or 0)]
+    return int(method.get("contexts") or 0), sum(lengths) / len(lengths) + 1
+
+
+def _one_vector(spec: TrialSpec, shape: Shape, layers: Sequence[int]) -> tuple[Training, float]:
+    """What finding a vector behind a layer takes, and the tokens of an edit's prompts.
+
+    `layers`: those whose second moments are taken.
+    """
     method, own = spec.method, per_edit(spec, "tokens_per_row")
-    layers = [int(layer) for layer in method["layers"]]
-    contexts, last = int(method.get("contexts") or 0), max(layers)
-    length = int(method.get("context_length") or 0) + 1
+    contexts, length = contexts_of(spec)
     bare = 1 + bool(method.get("kl_weight"))
-    edits = batch_size(spec.protocol)
     rows = bare + contexts
     row = (bare * own + contexts * (own + length)) / rows
-    square = shape.ffn**2
-    # K K^T and the factorisation in float64, at half the speed; the keys of each layer anew.
-    solved = 2 * len(layers) * (2 / 3 * shape.ffn + 4 * edits) * square
-    keys = len(layers) * edits * (1 + contexts) * row * 2 * (last + 1) * shape.layer
-    tokens = int(method.get("covariance_tokens_per_dim") or 0) * shape.ffn
+    square, last = shape.ffn**2, max(layers, default=edit_layer(spec, shape))
+    tokens = int(method.get("covariance_tokens_per_dim") or 0) * shape.ffn * bool(layers)
     read = 2 * tokens * ((last + 1) * shape.layer + len(layers) * square)
     has_no_text = "covariance_text" in method and method["covariance_text"] is None
     samples = has_no_text and not str(spec.backbone["model"]).startswith(EMBEDDED)
     sampled = tokens * samples  # by the backbone itself, where its folder has no text
-    return Training(
+    training = Training(
         rows=rows,
         tokens=row,
         above=shape.num_layers - last - 1,
-        trained=edits * shape.width,
-        finish=solved + keys,
         once=read
         + len(layers) * 6 * shape.ffn * square
         + 2 * contexts * length * shape.layer
         + 2 * sampled * shape.num_parameters,
         once_calls=(length * bool(contexts) + tokens / 4096 + sampled / 32) * shape.num_layers,
     )
+    return training, (1 + contexts) * row
 
 
 def _values(spec: TrialSpec, shape: Shape) -> Training:
@@ -269,6 +307,7 @@ KINDS: Mapping[str, Callable[[TrialSpec, Shape], Training]] = {
     "experts": _experts,
     "memories": _memories,
     "vectors": _vectors,
+    "vector": _vector,
     "values": _values,
 }
 

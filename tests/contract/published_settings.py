@@ -315,6 +315,7 @@ MET: dict[Setting, Check] = {
         iterations=fixed("ft_l", "num_steps"),
         norm_constraint=fixed("ft_l", "norm_bound", 5e-4),  # its size is not printed
     ),
+    **_of("lemoe", "ROME", edited_layer=fixed("rome", "edit_layer")),
     **_of("lemoe", "MEMIT", edited_layers=fixed("memit", "layers")),
     **_of_grace("lemoe", replacement=fixed("grace", "replacement", "replace_last")),
     **_of(

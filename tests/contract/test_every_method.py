@@ -61,6 +61,9 @@ TINY_OF: dict[str, dict[str, Any]] = {
     "grace": {"edit_lr": 1.0},  # Adam at rate 1 is what its radius and steps are made for
     # The published weight of the old associations leaves a tiny random model where it is.
     "memit": {"cov_weight": 1e-6, "contexts": 0},
+    # So few steps that the first four reach the second edit: each is written before the next.
+    "rome": {"v_num_steps": 3, "contexts": 0},
+    "r_rome": {"v_num_steps": 3, "contexts": 2},
 }
 EDITS = (
     Edit("The capital of Fooland is", "Bar City", "Fooland", ("Who wrote The Long Tide?",)),

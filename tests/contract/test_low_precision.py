@@ -29,9 +29,9 @@ from trainables.states import read_state, snapshot, write_state
 __all__ = ["artefacts"]  # a fixture
 NARROW: tuple[Dtype, ...] = ("float16", "bfloat16")
 # One arm of each module; the others differ in settings alone.
-_REPEATED = ("conventional_moe", "ft_l", "lemoe_lora", "wise_merge")
+_REPEATED = ("conventional_moe", "ft_l", "lemoe_lora", "r_rome", "wise_merge")
 ARMS = [name for name in METHODS if name not in _REPEATED]
-WRITERS = ("ft_m", "memit")  # methods that write a weight of the backbone
+WRITERS = ("ft_m", "memit", "rome")  # methods that write a weight of the backbone
 
 
 def edited(name: str, backbone: Backbone, shared: Artefacts) -> torch.Tensor:

@@ -155,3 +155,20 @@ def test_lemoe_lifelong_when_paper_then_each_method_has_its_published_batches() 
     assert batches["lemoe", 1000]["num_batches"] == 5
     assert batches["grace", 100]["edit_batch_size"] == 1
     assert batches["memit_mass", 100]["num_batches"] == 1
+    assert batches["rome", 1000]["edit_batch_size"] == 1
+
+
+def test_rome_when_paper_then_as_its_row_was_made() -> None:
+    lemoe, arm = "ablation=lemoe_lifelong", ("ablation=arm_lifelong", "ablation=arm_serial")
+    for backbone, names in (("llama2_7b", (lemoe, *arm)), ("mistral_7b", (lemoe,))):
+        for name in names:
+            made = plan(name, "scale=paper", f"backbone={backbone}", "dataset.max_edits=null")
+            found = [trial.method for trial in made.trials if trial.method["name"] == "rome"]
+            assert found
+            for method in found:
+                assert (method["edit_layer"], method["covariance"]) == (5, "identity")
+                assert (method["v_num_steps"], method["v_weight_decay"]) == (25, 1e-3)
+    made = plan("ablation=smoke", "axes.method=[r_rome]", "scale=paper", "backbone=gpt2_xl")
+    (method,) = {trial.arm: trial.method for trial in made.trials}.values()
+    assert (method["edit_layer"], method["v_num_steps"], method["v_weight_decay"]) == (17, 20, 0.5)
+    assert (method["covariance"], method["update_key"]) == ("text", "mean")

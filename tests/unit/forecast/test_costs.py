@@ -72,6 +72,36 @@ def test_work_when_a_stream_has_batches_then_steps_repeat_and_the_end_is_read_to
     assert stream.operations - one.operations == pytest.approx(read)
 
 
+ROME = {"v_num_steps": 5, "contexts": 4, "context_lengths": [4, 9], "covariance": "identity"}
+
+
+def test_work_when_edits_are_made_in_turn_then_each_takes_all_the_steps() -> None:
+    one = work(spec({"trains": "vector"}, ROME, num_edits=1))
+    eight = work(spec({"trains": "vector"}, ROME, num_edits=8))
+    assert (one.steps, eight.steps) == (5, 8 * 5)
+    assert eight.bytes_moved == 40 * 10 * 60
+    assert eight.operations == pytest.approx(8 * one.operations)  # and no more rows than alone
+    stream = work(spec({"trains": "vector"}, ROME, num_edits=8, kind="lifelong", num_batches=4))
+    assert stream.steps == eight.steps
+
+
+def test_training_when_a_vector_is_found_then_its_contexts_and_its_change_count() -> None:
+    found = training_of(spec({"trains": "vector"}, ROME))
+    # the bare prompt, and four of 10 + (4 + 9) / 2 + 1 tokens; behind layer 2 of 4
+    assert (found.rows, found.tokens, found.above) == (5, (10 + 4 * 17.5) / 5, 1)
+    # 2 edits: 80 tokens through 3 layers, and 300 numbers that are changed
+    keys, written = 2 * 80 * 2 * 3 * 1000, 2 * 2 * 300
+    assert found.finish == pytest.approx(keys + written)
+    assert found.once == pytest.approx(2 * 4 * 7.5 * 1000)
+    moments = training_of(
+        spec({"trains": "vector"}, ROME | {"covariance": "text", "covariance_tokens_per_dim": 2})
+    )
+    # C is factorised, and solved for with each of 2 edits, in float64
+    assert moments.finish - found.finish == pytest.approx(2 * (2 / 3 * 30 + 4) * 900)
+    # 60 tokens through 3 layers and into the product; the check of C
+    assert moments.once - found.once == pytest.approx(60 * 2 * (3000 + 900) + 6 * 27_000)
+
+
 def test_training_when_a_method_adds_rows_then_they_count() -> None:
     assert training_of(spec({"trains": "memories"}, {"num_prefixes": 10})).rows == 11
     plain = {"num_prefixes": 10, "augmentation": "none"}

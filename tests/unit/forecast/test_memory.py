@@ -102,6 +102,16 @@ def test_memory_when_vectors_are_solved_for_then_squares_of_the_ffn_count_once()
     assert more * GIB == pytest.approx(2 * 900 * 8)
 
 
+def test_memory_when_edits_are_made_in_turn_then_the_rows_of_one_run() -> None:
+    rome = {"contexts": 4, "context_lengths": [4, 9], "covariance": "identity"}
+    found = memory(spec({"trains": "vector"}, rome, num_edits=8))
+    assert stage(found, "step").rows == 5
+    assert found.checkpoint_gib * GIB == 4 * 300 + 12 * 10  # the weight, and one vector
+    with_text = memory(spec({"trains": "vector"}, rome | {"covariance": "text"}, num_edits=8))
+    more = stage(with_text, "step").fixed_gib - stage(found, "step").fixed_gib
+    assert more * GIB == pytest.approx(8 * 900)  # the factors of C in float64
+
+
 def test_memory_when_the_dtype_is_halved_then_the_weights_are() -> None:
     wide = Shape.of_backbone({**SMALL, "num_parameters": GIB})
     half = Shape.of_backbone({**SMALL, "num_parameters": GIB, "dtype": "bfloat16"})
