@@ -30,6 +30,7 @@ CountOrZero = Annotated[int, Ge(0)]
 Positive = Annotated[float, Gt(0)]
 PositiveOrZero = Annotated[float, Ge(0)]
 Share = Annotated[float, Interval(ge=0, le=1)]
+ShareBelowOne = Annotated[float, Interval(ge=0, lt=1)]
 PositiveShare = Annotated[float, Interval(gt=0, le=1)]
 
 _C = TypeVar("_C", bound=type[Any])

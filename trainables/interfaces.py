@@ -199,6 +199,7 @@ class Family:
     down: str
     activation: str
     attention: tuple[str, ...]  # its modules that hold weights
+    query_value: tuple[str, ...]  # those of them that make queries and values, or these and keys
     norms: tuple[str, ...]
     gate: str | None = None  # gated FFNs only; equal to `up`: one weight, the gate's rows first
     norm_before_ffn: str | None = None  # if it reads the very stream that the FFN adds to

@@ -62,7 +62,7 @@ class OptimiserSettings:
 
 
 class Optimisation:
-    """Steps on `parameters` until `num_steps` are taken or the loss falls below `stop_loss`."""
+    """Steps on `parameters` until `num_steps` are taken, the loss is low or all is learned."""
 
     def __init__(
         self,
@@ -72,6 +72,7 @@ class Optimisation:
         *,
         agreed: Callable[[Tensor], Tensor] = lambda own: own,
         after_step: Callable[[], None] | None = None,
+        is_learned: Callable[[], bool] = lambda: False,
     ) -> None:
         """Prepare the loop; nothing is computed yet.
 
@@ -82,12 +83,15 @@ class Optimisation:
             agreed: What all processes of a trial take for a loss, so that all stop at the same
                 step: `MicroBatch.agreed` of the backbone.
             after_step: Called after every step, for projections such as a norm box.
+            is_learned: Asked after every loss; True ends the loop before the step, as a loss below
+                `stop_loss` does. All processes of a trial must answer alike.
         """
         self._parameters = dict(parameters)
         self._loss = loss
         self._agreed = agreed
         self._settings = settings
         self._after_step = after_step
+        self._is_learned = is_learned
         self._optimiser = _optimiser(list(self._parameters.values()), settings)
         self.steps_taken = 0
         self.last_loss: float | None = None
@@ -116,7 +120,8 @@ class Optimisation:
                 )
             self.last_loss = value
             pulse().step(value)
-            if self._settings.stop_loss is not None and value < self._settings.stop_loss:
+            is_low = self._settings.stop_loss is not None and value < self._settings.stop_loss
+            if is_low or self._is_learned():
                 self._is_done = True
                 break
             self._optimiser.zero_grad(set_to_none=True)

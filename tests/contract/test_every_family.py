@@ -97,6 +97,27 @@ def test_every_weight_of_a_layer_stands_in_a_part_that_the_file_names(backbone: 
         assert sum(name.startswith(f"{part}.") for part in above) == 1, name
 
 
+@torch.no_grad()
+def test_query_value_names_what_makes_queries_first_and_values_last(backbone: Backbone) -> None:
+    family = backbone.family
+    assert set(family.query_value) <= set(family.attention)
+
+    def moves(name: str, num_tokens: int) -> bool:
+        """Whether logits change with the weight: of a lone token only with its values."""
+        ids = torch.tensor([rows_of(backbone)[0].ids[:num_tokens]])
+        weight = backbone.model.get_parameter(f"{backbone.layer_path(1)}.{name}.weight")
+        before, kept = backbone.model(input_ids=ids).logits, weight.clone()
+        weight.mul_(torch.rand(weight.shape, generator=torch.Generator().manual_seed(0)))
+        after = backbone.model(input_ids=ids).logits
+        weight.copy_(kept)
+        return not torch.allclose(after, before, atol=1e-5)
+
+    first, last = family.query_value[0], family.query_value[-1]
+    assert moves(first, 4)
+    assert moves(last, 1)
+    assert moves(first, 1) == (first == last)
+
+
 def test_weights_are_stored_as_the_file_says(backbone: Backbone) -> None:
     width, ffn = backbone.hidden_size, backbone.ffn_size
     assert width != ffn

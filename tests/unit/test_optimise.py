@@ -41,6 +41,13 @@ def test_advance_when_the_loss_is_low_enough_then_stops_before_the_step() -> Non
     assert (x.item(), loop.steps_taken, loop.last_loss) == (2.0, 2, 4.0)  # 64, 16, 4 < 5
 
 
+def test_advance_when_all_is_learned_then_stops_before_the_step() -> None:
+    x = nn.Parameter(torch.tensor([8.0]))
+    loop = Optimisation({"x": x}, lambda: bowl(x), sgd(100), is_learned=lambda: x.item() <= 2.0)
+    assert loop.advance(100)
+    assert (x.item(), loop.steps_taken, loop.last_loss) == (2.0, 2, 4.0)  # 8, 4, 2
+
+
 def test_advance_when_the_loss_is_not_finite_then_diverges_with_the_rate() -> None:
     x = nn.Parameter(torch.tensor([1.0]))
     loop = Optimisation({"x": x}, lambda: x.sum() * math.nan, sgd(3, lr=0.125))

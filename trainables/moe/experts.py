@@ -180,14 +180,12 @@ class LoraBank(nn.Module):
             hidden_size: D.
             lora_rank: R.
             lora_alpha: The sum is scaled by lora_alpha / lora_rank; None: by 1, at every rank.
-            generator: Draws A, on the CPU, so that a seed means the same on every device.
+            generator: Draws A, on the CPU.
             like: Gives device and, if wider than float32, dtype.
         """
         super().__init__()
-        dtype = torch.promote_types(like.dtype, torch.float32)
         shape = (num_experts, lora_rank, hidden_size)
-        drawn = (torch.rand(shape, generator=generator) * 2 - 1) / hidden_size**0.5
-        self.inner = nn.Parameter(drawn.to(like.device, dtype))  # (E, R, D): A
+        self.inner = nn.Parameter(drawn_inner(shape, generator, like))  # (E, R, D): A
         self.outer = nn.Parameter(torch.zeros_like(self.inner))  # (E, R, D): B transposed
         self.scale = 1.0 if lora_alpha is None else lora_alpha / lora_rank
 
@@ -199,6 +197,16 @@ class LoraBank(nn.Module):
     def forward(self, x: Tensor, gates: Tensor, is_open: Tensor | None = None) -> Tensor:
         """As `FfnBank.forward`."""
         return gated_sum(x, gates * self.scale, self.inner, self.outer, _unchanged, is_open)
+
+
+def drawn_inner(shape: tuple[int, ...], generator: torch.Generator, like: Tensor) -> Tensor:
+    """A new A of a low-rank map, uniform in +-1/sqrt(D), for a shape (..., R, D).
+
+    It is drawn on the CPU, so that a seed means the same on every device; `like` gives the device
+    and, if wider than float32, the dtype.
+    """
+    drawn = (torch.rand(shape, generator=generator) * 2 - 1) / shape[-1] ** 0.5
+    return drawn.to(like.device, torch.promote_types(like.dtype, torch.float32))
 
 
 Bank = FfnBank | LinearBank | LoraBank

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import accumulate, pairwise
 
 import torch
@@ -23,11 +24,14 @@ class MicroBatch:
     Attributes:
         limit: Most rows in a micro-batch; None: all rows run at once.
         ranks: The processes that share the trial; None: this one runs it alone.
+        running: The rows that run, of those that this process runs in all, for whoever draws noise
+            by their number; also where they run again on the way back. None: all of them.
     """
 
     def __init__(self, limit: int | None = None) -> None:
         self.limit = limit
         self.ranks: Ranks | None = None
+        self.running: slice | None = None
         self._most_rows = 1
         self._is_undivided = False
 
@@ -139,17 +143,28 @@ class MicroBatch:
             + [tensor[ends[some.start] : ends[some.stop]] for tensor in outputs]
             for some in slices
         ]
+        each = [
+            (partial(self._run, function, some), part)
+            for some, part in zip(slices, parts, strict=True)
+        ]
         if not torch.is_grad_enabled():
-            return torch.cat([function(*part) for part in parts])
-        return torch.cat([_recomputed(function, part) for part in parts])
+            return torch.cat([run(*part) for run, part in each])
+        return torch.cat([_recomputed(run, part) for run, part in each])
+
+    def _run(self, function: Callable[..., Tensor], rows: slice, *arguments: Tensor) -> Tensor:
+        before, self.running = self.running, rows
+        try:
+            return function(*arguments)
+        finally:
+            self.running = before
 
 
 def _recomputed(function: Callable[..., Tensor], arguments: list[Tensor]) -> Tensor:
     """`function(*arguments)`, computed again in the backward pass instead of kept."""
     from torch.utils.checkpoint import checkpoint  # half a second; only where memory is short
 
-    # A frozen backbone draws nothing at random, as it is in evaluation mode: what is computed again
-    # is the same, and need not be compared.
+    # A frozen backbone draws nothing at random, as it is in evaluation mode, and what stands in it
+    # draws by `MicroBatch.running`: what is computed again is the same, and need not be compared.
     result: Tensor = checkpoint(
         function,
         *arguments,

@@ -81,7 +81,8 @@ def gradient_factors(
     """Factors of each row's gradient, the loss being its labels' mean negative log-likelihood.
 
     They come in parts of some rows, with S real tokens: the gradient of each row's loss at the
-    layer's output, (S, D), what enters the layer, (S, F), and the row of each token, (S,).
+    layer's output, (S, D), what enters the layer, (S, F), both float32 or wider, and the row of
+    each token, (S,).
 
     What leaves the layer is added to the residual stream, so the gradient there is that at the
     output of the decoder layer: one forward and one backward pass serve all rows.
@@ -104,7 +105,8 @@ def gradient_factors(
             loss = (own / counts[row_index(batch)]).sum()
         (gradient,) = torch.autograd.grad(loss, output)
         real = batch.real_at
-        yield gradient[real].float(), inputs[real].float(), real[0] + first
+        wide = torch.promote_types(gradient.dtype, torch.float32)
+        yield gradient[real].to(wide), inputs[real].to(wide), real[0] + first
 
 
 class FinalStates:
