@@ -84,19 +84,26 @@ def _nothing(spec: TrialSpec, shape: Shape, training: Training) -> Held:
 
 
 def _weight(spec: TrialSpec, shape: Shape, training: Training) -> Held:
-    """A kept copy, Adam, and of a backbone below float32 a copy in it that is trained."""
+    """A kept copy, Adam, and of a backbone below float32 a copy in it that is trained.
+
+    A penalty that holds the weight back adds its importance and its anchor, and what the way back
+    through it keeps; before the second batch of a stream there is none.
+    """
     size, narrow = shape.projection, shape.is_narrow
     boxed = spec.method.get("norm_bound") is not None  # the box has two sides
+    is_stream = not rolls_back(spec) and num_batches(spec.protocol) > 1
+    anchored = bool(spec.method.get("penalty_weight")) and is_stream
     return Held(
         kept=size * (shape.bytes_each + 4 * narrow),
         moments=8 * size,
-        gradients=size * (4 + shape.bytes_each * narrow),
+        gradients=size * (4 + shape.bytes_each * narrow + 12 * anchored),
         scratch=4 * size * (1 + boxed),
+        batch=8 * size * anchored,
         longest=training.tokens,
         layers=shape.num_layers - edit_layer(spec, shape) - 1,
         per_token=2 * shape.width * shape.bytes_each,
         per_row=training.tokens * shape.ffn * shape.bytes_each + _logits(training, shape),
-        state=12 * size,
+        state=size * (12 + 8 * anchored),
     )
 
 
@@ -118,6 +125,25 @@ def _experts(spec: TrialSpec, shape: Shape, training: Training) -> Held:
         per_token=6 * training.used / shape.width + 4 * shape.width * (shape.bytes_each + 4),
         per_row=training.reads * shape.vocabulary * logit,
         state=4 * trained * (banks + 2),
+    )
+
+
+def _adapters(spec: TrialSpec, shape: Shape, training: Training) -> Held:
+    """Low-rank maps in all layers; their inputs are kept in float32, before and behind dropout."""
+    grows = spec.method.get("adapter") == "one_per_batch" and not rolls_back(spec)
+    sets, trained = num_batches(spec.protocol) if grows else 1, training.trained
+    inputs = trained / int(spec.method["lora_rank"]) / 2  # of all maps together, about
+    copies = shape.is_narrow + 2 * bool(spec.method.get("dropout"))
+    return Held(
+        kept=4 * trained * sets,
+        moments=8 * trained,
+        gradients=4 * trained,
+        scratch=4 * trained,
+        longest=training.tokens,
+        layers=shape.num_layers,
+        per_token=2 * shape.width * shape.bytes_each,
+        per_row=training.tokens * 4 * inputs * copies + _logits(training, shape),
+        state=4 * trained * (sets + 2),
     )
 
 
@@ -220,6 +246,7 @@ HELD: Mapping[str, Callable[[TrialSpec, Shape, Training], Held]] = {
     "nothing": _nothing,
     "weight": _weight,
     "experts": _experts,
+    "adapters": _adapters,
     "memories": _memories,
     "vectors": _vectors,
     "vector": _vector,

@@ -200,6 +200,24 @@ def _experts(spec: TrialSpec, shape: Shape) -> Training:
     )
 
 
+def _adapters(spec: TrialSpec, shape: Shape) -> Training:
+    """Low-rank maps beside weights of every layer, trained by Adam.
+
+    Beside the attention two that map the stream to its own width, or one to three times that.
+    """
+    method = spec.method
+    sides = 4 * shape.width
+    if method.get("modules") == "ffn":
+        sides = _num_ffn_matrices(spec.backbone) * (shape.width + shape.ffn)
+    trained = shape.num_layers * int(method.get("lora_rank") or 0) * sides
+    return Training(
+        tokens=per_edit(spec, "tokens_per_row"),
+        above=shape.num_layers,
+        trained=trained,
+        used=trained,
+    )
+
+
 def _memories(spec: TrialSpec, shape: Shape) -> Training:
     """Side memories of one FFN output projection: delta and mask each, trained by SGD."""
     method, own = spec.method, per_edit(spec, "tokens_per_row")
@@ -305,6 +323,7 @@ KINDS: Mapping[str, Callable[[TrialSpec, Shape], Training]] = {
     "nothing": _nothing,
     "weight": _weight,
     "experts": _experts,
+    "adapters": _adapters,
     "memories": _memories,
     "vectors": _vectors,
     "vector": _vector,

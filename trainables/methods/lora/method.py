@@ -1,0 +1,205 @@
+"""LoRA: low-rank maps beside the attention's or the FFN's weights of every layer, trained on edits.
+
+Source: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models" (arXiv:2106.09685v2), Eq. 3,
+see `low_rank`. MEMoE v1 (arXiv:2405.19086), Appendix D, and "MEMoE", later version, Appendix C.2,
+run it as a baseline: rank 8, alpha 32, dropout .1, rate 1e-3, 50 steps on LLaMA2-7B and 30 on
+GPT2-XL.
+
+Choices where the papers are silent:
+- Queries and values get a map, as in Hu et al., Section 4.2, and in the field's common tool, in all
+  layers; where one weight makes queries, keys and values, it gets one map. The rank is not scaled
+  with a backbone's width.
+- The loss is cross-entropy on the target's tokens, minimised by Adam.
+- In a stream the same maps go on training, with a fresh Adam for each batch (`adapter: one`);
+  `one_per_batch` starts new ones beside those of earlier batches, which stay and are added.
+
+Deviations:
+- The common tool's file of this name holds AdaLoRA, whose ranks change during training; printed is
+  plain LoRA.
+- Dropout follows from its seed and each number's place, see `dropout`.
+- Maps are float32 or wider. Processes that share a trial each run all its rows in a step: the maps
+  stand in layers whose rows would else be divided, and their gradients would not meet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from trainables.artefacts import Artefacts
+from trainables.backbones.split import Split
+from trainables.errors import ConfigError
+from trainables.field_kinds import Count, Positive, ShareBelowOne, checked
+from trainables.interfaces import (
+    Backbone,
+    DecodeState,
+    Edit,
+    EditBatch,
+    EditReport,
+    Generators,
+    PromptBatch,
+    State,
+)
+from trainables.methods.lora.dropout import Dropout
+from trainables.methods.lora.low_rank import LowRankMaps, Modules, adapted_paths
+from trainables.optimise import (
+    BatchRun,
+    Optimisation,
+    OptimiserSettings,
+    TargetRows,
+    begun,
+    row_loss,
+    stored_batch,
+    token_losses,
+)
+from trainables.prompts import row_index
+
+
+@checked
+class Config:
+    """Settings of LoRA.
+
+    Attributes:
+        modules: What gets low-rank maps in every layer: the weights that make queries and values,
+            or all of the FFN.
+        adapter: In a stream, `one` goes on training, or `one_per_batch` is added.
+        lora_rank: R.
+        lora_alpha: What a map adds is scaled by lora_alpha / lora_rank.
+        dropout: Share of a map's input that a training step leaves out.
+        edit_lr: Adam's learning rate.
+        num_steps: Most steps per batch of edits.
+        stop_loss: A batch is done below this loss, nats per token; None: never early.
+    """
+
+    modules: Modules
+    adapter: Literal["one", "one_per_batch"]
+    lora_rank: Count
+    lora_alpha: Positive
+    dropout: ShareBelowOne
+    edit_lr: Positive
+    num_steps: Count
+    stop_loss: float | None
+
+
+class Lora:
+    """Trains low-rank maps in all layers; the backbone stays frozen."""
+
+    first_layer = 0
+    changes_in_finish = False
+
+    def __init__(
+        self, config: Config, backbone: Backbone, artefacts: Artefacts, generators: Generators
+    ) -> None:
+        if config.lora_rank > backbone.hidden_size:
+            raise ConfigError(
+                f"method.lora_rank is {config.lora_rank}; it must lie in "
+                f"[1, {backbone.hidden_size}], the backbone's width"
+            )
+        self.num_steps = config.num_steps
+        self._config = config
+        self._generators = generators
+        self._split = Split(backbone, 0, artefacts.prefix_cache, has_batch_state=False)
+        self._dropout = Dropout(config.dropout, backbone.micro_batch)
+        self._maps = LowRankMaps(
+            backbone,
+            adapted_paths(backbone, config.modules),
+            config.lora_rank,
+            config.lora_alpha,
+            generator=generators.init,
+            drop=self._dropout,
+        )
+        self._run: BatchRun | None = None
+        self._seed = 0  # of the dropout in this batch
+
+    def prepare(self, training: Sequence[Edit]) -> None:
+        """Nothing is learned from other edits."""
+
+    def begin(self, batch: EditBatch) -> None:
+        """Add maps before the first batch, or before each, and set up Adam on them."""
+        if not self._maps.is_attached:
+            self._maps.attach()
+        elif self._config.adapter == "one_per_batch":
+            self._maps.keep()
+        drawn = torch.randint(2**62, (), generator=self._generators.noise)
+        self._start(batch, int(drawn))
+
+    def advance(self, max_steps: int) -> bool:
+        """Take at most `max_steps` Adam steps; True when the batch is done."""
+        try:
+            return begun(self._run).advance(max_steps)
+        finally:
+            self._dropout.seed = None
+
+    def finish(self) -> EditReport:
+        """Freeze the maps until the next batch."""
+        report = begun(self._run).report()
+        self._maps.freeze()
+        self._run = None
+        return report
+
+    def logits(
+        self, prompts: PromptBatch, state: DecodeState | None = None
+    ) -> tuple[Tensor, DecodeState]:
+        """Logits (M, V) of the backbone with the maps, nothing of which is left out."""
+        return self._split.logits(prompts, state)
+
+    def state(self) -> State:
+        """The maps and the generators; the optimisation too when a batch is under way."""
+        state = State(
+            {
+                "generator_init": self._generators.init.get_state(),
+                "generator_noise": self._generators.noise.get_state(),
+            }
+        )
+        state.nest("maps", self._maps.state())
+        if self._run is not None:
+            state.values["seed"] = self._seed
+            self._run.store(state)
+        return state
+
+    def load(self, state: State) -> None:
+        """Continue from `state`."""
+        self.remove()
+        self._maps.load(state.inner("maps"))
+        batch = stored_batch(state, self._split.backbone.device)
+        if batch is not None:
+            seed = state.values["seed"]
+            assert isinstance(seed, int)
+            self._start(batch, seed).resume(state)
+        # Last: making the maps above drew from one of them.
+        self._generators.init.set_state(state.tensors["generator_init"].cpu())
+        self._generators.noise.set_state(state.tensors["generator_noise"].cpu())
+
+    def remove(self) -> None:
+        """Take the maps out of the backbone and forget all edits."""
+        self._maps.remove()
+        self._run = None
+
+    def _start(self, batch: EditBatch, seed: int) -> BatchRun:
+        """Set up the optimisation of all maps."""
+        tokens, rows = batch.tokens, TargetRows.of(row_index(batch.tokens))
+        hidden = self._split.hidden(tokens)
+        micro_batch = self._split.backbone.micro_batch
+
+        def loss() -> Tensor:
+            # It stays until the step has gone back, where rows may run once more.
+            self._dropout.seed = seed + run.optimisation.steps_taken
+            with micro_batch.undivided():
+                losses = self._split.per_token(token_losses, tokens, batch.labels, hidden=hidden)
+            return row_loss(losses, rows)
+
+        config = self._config
+        settings = OptimiserSettings("adam", config.edit_lr, config.num_steps, config.stop_loss)
+        run = BatchRun(
+            batch,
+            Optimisation(self._maps.thaw(), loss, settings, agreed=micro_batch.agreed),
+        )
+        self._run, self._seed = run, seed
+        return run
+
+
+CONFIG = Config
+METHOD = Lora
