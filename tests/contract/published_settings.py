@@ -169,6 +169,19 @@ def _of_fine_tuning(paper: str) -> dict[Setting, Check]:
     }
 
 
+def _of_lora(paper: str) -> dict[Setting, Check]:
+    return _of(
+        paper,
+        "LoRA",
+        learning_rate=fixed("lora", "edit_lr"),
+        rank=every(fixed("lora", "lora_rank"), fixed("lora", "lora_rank", backbone=GPT2)),
+        alpha=fixed("lora", "lora_alpha"),
+        dropout=fixed("lora", "dropout"),
+        steps_gpt2_xl=fixed("lora", "num_steps", backbone=GPT2),
+        steps_llama2_7b=fixed("lora", "num_steps"),
+    )
+
+
 def _of_memoe(paper: str, method: str) -> dict[Setting, Check]:
     sequential = {"num_edits": 1000, "edit_batch_size": 10}
     met = {
@@ -204,6 +217,8 @@ EVEN = tuple(range(0, 31, 2))
 MET: dict[Setting, Check] = {
     **_of_fine_tuning("memoe_v1"),
     **_of_fine_tuning("memoe_v2"),
+    **_of_lora("memoe_v1"),
+    **_of_lora("memoe_v2"),
     ("memoe_v1", "FT-L / FT-M", "optimizer"): optimiser("adam", "ft"),
     **_of_memoe("memoe_v1", "memoe_v1"),
     ("memoe_v1", "MEMoE", "num_experts_tested_max"): values_of(
@@ -316,6 +331,13 @@ MET: dict[Setting, Check] = {
         norm_constraint=fixed("ft_l", "norm_bound", 5e-4),  # its size is not printed
     ),
     **_of("lemoe", "ROME", edited_layer=fixed("rome", "edit_layer")),
+    **_of(
+        "lemoe",
+        "FT-EWC",
+        learning_rate=fixed("ft_ewc", "edit_lr"),
+        penalty=fixed("ft_ewc", "penalty_weight"),
+        replay_instances=fixed("ft_ewc", "num_replayed"),
+    ),
     **_of("lemoe", "MEMIT", edited_layers=fixed("memit", "layers")),
     **_of_grace("lemoe", replacement=fixed("grace", "replacement", "replace_last")),
     **_of(
