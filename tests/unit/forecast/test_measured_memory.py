@@ -28,6 +28,9 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("method", "limit"),
     [
         ("ft_m", None),
+        ("ft_ewc", None),
+        ("lora", None),
+        ("lora", 1),
         ("lemoe", None),
         ("memoe_v2", None),
         ("wise_merge", None),
