@@ -1,4 +1,4 @@
-"""ROME's change of a weight (arXiv:2202.05262, Section 3.1), in float64."""
+"""ROME's change of a weight (arXiv:2202.05262, Figure 4), in float64."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """ROME: write one fact after another into one FFN output projection, each by a change of rank 1.
 
-Source: Meng et al., "Locating and Editing Factual Associations in GPT" (arXiv:2202.05262), Section
-3.1 and Figure 4. LEMoE (arXiv:2406.20030v1), Appendix B.2, edits layer 5 of LLaMA2-7B and Mistral.
+Source: Meng et al., "Locating and Editing Factual Associations in GPT" (arXiv:2202.05262, Figure
+4). LEMoE (arXiv:2406.20030v1), Appendix B.2, edits layer 5 of LLaMA and Mistral.
 
 1. The key k is what enters the projection W at the subject's last token, the mean over the bare
    prompt and sampled contexts; v is what leaves it there for the bare prompt.
