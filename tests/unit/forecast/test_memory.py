@@ -67,6 +67,36 @@ def test_memory_when_a_batch_has_fewer_edits_than_experts_then_they_are_not_adde
     assert few.checkpoint_gib * GIB == 2 * 600 * 12  # two edits
 
 
+def test_memory_when_adapters_are_trained_then_two_maps_a_layer_and_their_inputs_count() -> None:
+    found = memory(spec({"trains": "adapters"}, {"lora_rank": 2, "dropout": 0.1}))
+    # 4 layers x 2 maps x rank 2 x (10 + 10) = 320 numbers; of 20 tokens what enters and leaves
+    step = stage(found, "step")
+    assert own_bytes(step.fixed_gib) == pytest.approx(320 * 16 + 20 * 2 * 10 * 4)
+    # a row: four layers, see above, and the inputs of 8 maps of width 10, before and behind dropout
+    assert step.row_gib * GIB == pytest.approx(10 * (4 * 140 * 4 + 2 * 80 * 4) + 300 * 16)
+    assert found.checkpoint_gib * GIB == 320 * 12
+    # of the FFN two maps between 10 and 30
+    ffn = memory(spec({"trains": "adapters"}, {"lora_rank": 2, "modules": "ffn"}))
+    assert ffn.checkpoint_gib * GIB == 4 * 2 * 2 * 40 * 12
+    stream = {"kind": "lifelong", "num_edits": 8, "num_batches": 4}
+    grown = {"lora_rank": 2, "adapter": "one_per_batch"}
+    assert memory(spec({"trains": "adapters"}, grown, **stream)).checkpoint_gib * GIB == (
+        320 * 12 + 3 * 320 * 4
+    )
+
+
+def test_memory_when_a_penalty_holds_the_weight_then_its_importance_and_anchor_count() -> None:
+    stream = {"kind": "lifelong", "num_edits": 8, "num_batches": 4}
+    held = {"penalty_weight": 0.1}
+    free, bound = (memory(spec({"trains": "weight"}, each, **stream)) for each in ({}, held))
+    more = stage(bound, "step").fixed_gib - stage(free, "step").fixed_gib
+    # two tensors of 300 numbers, and three on the way back
+    assert more * GIB == pytest.approx(5 * 300 * 4)
+    assert (bound.checkpoint_gib - free.checkpoint_gib) * GIB == pytest.approx(2 * 300 * 4)
+    # rolled back after each batch there is never an edit to protect
+    assert memory(spec({"trains": "weight"}, held)) == memory(spec({"trains": "weight"}))
+
+
 def test_memory_when_the_weight_is_narrow_then_a_float32_copy_is_trained() -> None:
     wide = spec({"trains": "weight"})
     narrow = replace(wide, backbone={**SMALL, "dtype": "bfloat16"})
