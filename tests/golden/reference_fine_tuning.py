@@ -1,4 +1,4 @@
-"""LoRA (arXiv:2106.09685v2) and EWC (arXiv:1612.00796v2), loop by loop in float64."""
+"""LoRA (arXiv:2106.09685) and EWC (arXiv:1612.00796), loop by loop in float64."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Floats = NDArray[np.float64]
 
 
 def low_rank(W: Floats, A: Floats, B: Floats, x: Floats, alpha: float) -> Floats:
-    """LoRA, Eq. 3 with the scale of Section 4.1: h = W_0 x + (alpha / r) B A x, one token (in,)."""
+    """LoRA: h = W_0 x + (alpha / r) B A x, one token (in,)."""
     rank = len(A)
     narrow = [sum(A[r, j] * x[j] for j in range(len(x))) for r in range(rank)]
     h = np.zeros(len(W))
@@ -31,7 +31,7 @@ def importance(gradients: Sequence[Floats]) -> Floats:
 
 
 def penalty(W: Floats, anchor: Floats, F: Floats) -> float:
-    """EWC, Eq. 3 without its factor lambda / 2: sum_i F_i (theta_i - theta*_i)^2."""
+    """EWC, without the factor before it: sum_i F_i (theta_i - theta*_i)^2."""
     return float(sum(F[p] * (W[p] - anchor[p]) ** 2 for p in np.ndindex(*W.shape)))
 
 
@@ -44,7 +44,7 @@ def penalty_gradient(W: Floats, anchor: Floats, F: Floats) -> Floats:
 
 
 class Adam:
-    """Adam (arXiv:1412.6980), Algorithm 1, on one array."""
+    """Adam (arXiv:1412.6980) on one array."""
 
     def __init__(self, rate: float) -> None:
         self._rate, self._step = rate, 0

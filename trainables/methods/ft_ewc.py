@@ -1,7 +1,7 @@
 """FT-EWC: fine-tune one FFN output projection, held back where the latest edits need it.
 
 Source: Kirkpatrick et al., "Overcoming catastrophic forgetting in neural networks"
-(arXiv:1612.00796v2), Eq. 3: the loss of a new task and a penalty sum_i F_i (theta_i - theta*_i)^2.
+(arXiv:1612.00796): the loss of a new task and a penalty sum_i F_i (theta_i - theta*_i)^2.
 LEMoE (arXiv:2406.20030v1), Appendix B.2, runs it as a baseline in line with Hartvigsen et al.
 (arXiv:2211.11031): rate 1e-2, penalty factor .1, 10 replayed edits, no box around the weight.
 
@@ -12,7 +12,7 @@ W* is the weight after the previous batch, and F, of the shape of W, the mean ov
 earlier edit there is no penalty, and the loop is FT-M's.
 
 Choices where the paper is silent:
-- The factor 1/2 of Eq. 3 is left out, as in the public code.
+- The factor before the sum is lambda, without a half, as in the public code.
 - A batch is done when each target token is the first choice, teacher forced; the public code's most
   steps are 100. Adam is fresh in each batch.
 

@@ -1,8 +1,8 @@
 """Dropout whose zeros follow from a seed and the place of a number, not from the order of drawing.
 
 A step may run its rows in pieces, and each piece again on the way back; on every device the same
-numbers must then be left out. So each number's own index is hashed, by the 32-bit mixer of Mueller
-("lowbias32": https://github.com/skeeto/hash-prospector), in int64, which every device has.
+numbers must then be left out. So each number's own index is hashed, by a mixer of 32 bits
+(https://nullprogram.com/blog/2018/07/31/) in int64, which every device has.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Low-rank maps beside frozen linear ones, in all decoder layers of a backbone.
 
-Source: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models" (arXiv:2106.09685v2), Eq. 3:
-h = W_0 x + B A x, with B zero at first and B A x scaled by alpha / r (Section 4.1).
+Source: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models" (arXiv:2106.09685):
+h = W_0 x + (alpha / r) B A x, with B zero at first.
 """
 
 from __future__ import annotations

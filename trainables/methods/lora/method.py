@@ -1,14 +1,13 @@
 """LoRA: low-rank maps beside the attention's or the FFN's weights of every layer, trained on edits.
 
-Source: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models" (arXiv:2106.09685v2), Eq. 3,
-see `low_rank`. MEMoE v1 (arXiv:2405.19086), Appendix D, and "MEMoE", later version, Appendix C.2,
+Source: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models" (arXiv:2106.09685), see
+`low_rank`. MEMoE v1 (arXiv:2405.19086), Appendix D, and "MEMoE", later version, Appendix C.2,
 run it as a baseline: rank 8, alpha 32, dropout .1, rate 1e-3, 50 steps on LLaMA2-7B and 30 on
 GPT2-XL.
 
 Choices where the papers are silent:
-- Queries and values get a map, as in Hu et al., Section 4.2, and in the field's common tool, in all
-  layers; where one weight makes queries, keys and values, it gets one map. The rank is not scaled
-  with a backbone's width.
+- Queries and values get a map, as in the field's common tool, in all layers; where one weight makes
+  queries, keys and values, it gets one map. The rank is not scaled with a backbone's width.
 - The loss is cross-entropy on the target's tokens, minimised by Adam.
 - In a stream the same maps go on training, with a fresh Adam for each batch (`adapter: one`);
   `one_per_batch` starts new ones beside those of earlier batches, which stay and are added.
