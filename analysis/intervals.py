@@ -46,10 +46,11 @@ def _students_t(freedom: int) -> float:
 def intervals_over_subjects(by_seed: Sequence[pd.DataFrame], measure: str) -> dict[str, Interval]:
     """Percentile bootstrap (95%) over subjects, by score, `average` included.
 
-    All questions about one subject are drawn together, in whichever seeds they were asked. The
-    statistic is, as of what is printed, the mean over seeds of each one's mean over questions; a
-    seed without any does not count. A score has no interval when fewer than two subjects have
-    questions of its kind.
+    All questions about one subject are drawn together, in whichever seeds they were asked, and the
+    subjects of all seeds are drawn from one pool, so that differences between seeds widen the
+    interval. A question weighs one over the number of its kind in its seed: the statistic is then,
+    as of what is printed, the mean over seeds of each one's mean over questions; a seed without any
+    does not count. A score has no interval when fewer than two subjects have questions of its kind.
 
     Args:
         by_seed: Per-record results of each seed of one arm, as `runs.read_records` returns them;
@@ -73,12 +74,12 @@ def intervals_over_subjects(by_seed: Sequence[pd.DataFrame], measure: str) -> di
         asked = counts[score].to_numpy(float)
         if (asked.sum(1) > 0).sum() < 2:
             continue
-        of_seed = times_drawn @ sums[score].to_numpy(float), times_drawn @ asked
+        weights = 1 / np.maximum(asked.sum(0), 1)  # of a question of each seed
+        total = times_drawn @ (sums[score].to_numpy(float) @ weights)
+        weight = times_drawn @ (asked @ weights)
         # A resample may hold no question of a rare kind: it has no mean and is left out below.
-        has_some = (of_seed[1] > 0).sum(1)
-        total = np.divide(*of_seed, out=np.zeros_like(of_seed[0]), where=of_seed[1] > 0).sum(1)
         means[str(score)] = np.divide(
-            total, has_some, out=np.full(_RESAMPLES, np.nan), where=has_some > 0
+            total, weight, out=np.full(_RESAMPLES, np.nan), where=weight > 0
         )
     if set(AVERAGED) <= set(means):
         means["average"] = np.mean([means[name] for name in AVERAGED], axis=0)

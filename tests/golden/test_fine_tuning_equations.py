@@ -55,6 +55,7 @@ def test_low_rank_map_as_printed(
         rank,
         5.0 / rank,
         is_transposed=is_transposed,
+        home=torch.device("cpu"),
         generator=generator,
         drop=lambda x: x,
     )

@@ -148,10 +148,21 @@ def test_intervals_over_subjects_when_the_measure_is_absent_then_none() -> None:
 
 def test_intervals_over_subjects_when_seeds_ask_unequally_then_each_counts_alike() -> None:
     # One hit of one in the first seed, none of twelve in the second: 1/2 over seeds, 1/13 over
-    # questions. A resample holds `a`, and its mean is 1/2, or it does not, and it is 0.
+    # questions. A resample of 13 that holds `a` k times has the mean k / (k + (13 - k) / 12); k is
+    # binomial, of mean 1: 0 in 35 % of them, at most 3 in 98.5 %, at most 2 in 92.7 %.
     first = questions("a", [1])
     second = pd.concat([questions(f"b{n}", [0]) for n in range(12)])
-    assert intervals_over_subjects([first, second], "token")["reliability"] == (0.0, 0.5)
+    low, high = intervals_over_subjects([first, second], "token")["reliability"]
+    assert (low, high) == (0.0, pytest.approx(3 / (3 + 10 / 12)))
+
+
+def test_intervals_over_subjects_when_seeds_ask_equally_then_all_subjects_are_one_pool() -> None:
+    # The seeds differ and the subjects of each do not: what differs between seeds counts.
+    first = pd.concat([questions(f"a{n}", [1]) for n in range(4)])
+    second = pd.concat([questions(f"b{n}", [0]) for n in range(4)])
+    found = intervals_over_subjects([first, second], "token")
+    assert found == intervals_over_subjects([pd.concat([first, second])], "token")
+    assert found["reliability"] == (0.125, 0.875)  # binomial: 1 and 7 of 8, at 3.5 % and 96.5 %
 
 
 def test_sections_when_one_seed_has_records_then_a_bootstrap_over_subjects() -> None:

@@ -167,9 +167,9 @@ def test_table_when_seeds_have_unequal_numbers_wrong_then_the_interval_is_of_the
     trial(write, "lemoe", 1, [edit(f"b{n}", "begins_right") for n in range(12)])
     found = cells(printed(write.store), "lemoe", "edit")
     assert found["wrong"] == "13 of 14"
-    # A resample holds `a`, and the mean is 1/2, or it does not, and it is 0: (12/13)^13 = .35.
-    assert found["old"] == "0.50 [0.00, 0.50] (2)"
-    assert found["begins_right"] == "0.50 [0.50, 1.00] (2)"
+    # A resample that holds `a` k times has the mean k / (k + (13 - k) / 12), k being at most 3.
+    assert found["old"] == "0.50 [0.00, 0.78] (2)"
+    assert found["begins_right"] == "0.50 [0.22, 1.00] (2)"
 
 
 def test_examples_are_of_each_form_in_turn_whatever_the_order_of_the_file(write: Writer) -> None:

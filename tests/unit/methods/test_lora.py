@@ -64,6 +64,7 @@ def beside(weight: list[list[float]], rank: int, scale: float) -> LowRank:
         rank,
         scale,
         is_transposed=False,
+        home=torch.device("cpu"),
         generator=torch.Generator().manual_seed(0),
         drop=lambda x: x,
     )

@@ -50,6 +50,7 @@ class LowRank(nn.Module):
         scale: float,
         *,
         is_transposed: bool,
+        home: torch.device,
         generator: torch.Generator,
         drop: Callable[[Tensor], Tensor],
     ) -> None:
@@ -60,6 +61,7 @@ class LowRank(nn.Module):
             lora_rank: R.
             scale: alpha / R.
             is_transposed: The weight is (in, out), as GPT-2's.
+            home: Where A and B lie if the weight does on a disk; else beside it.
             generator: Draws A.
             drop: Dropout in front of A.
         """
@@ -69,7 +71,8 @@ class LowRank(nn.Module):
         self.frozen = frozen
         self._shape, self._generator = (lora_rank, size_in), generator
         self._scale, self._drop = scale, drop
-        inner = drawn_inner(self._shape, generator, weight)
+        like = weight.new_empty(0, device=home) if weight.is_meta else weight
+        inner = drawn_inner(self._shape, generator, like)
         self.inner = nn.Parameter(inner)
         self.outer = nn.Parameter(inner.new_zeros(size_out, lora_rank))
         self.kept_inner, self.kept_outer = inner[:0], self.outer.detach()[:, :0]
@@ -151,6 +154,7 @@ class LowRankMaps:
                 self._rank,
                 self._scale,
                 is_transposed=self._backbone.family.is_transposed,
+                home=self._backbone.device,
                 generator=self._generator,
                 drop=lambda x, path=path: self._drop(x, path),  # type: ignore[misc]
             )
