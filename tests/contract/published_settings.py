@@ -264,8 +264,7 @@ MET: dict[Setting, Check] = {
     ("memoe_v2", "analysis", "repeats"): seeds("memoe_frequency"),
     ("memoe_v2", "analysis", "editors_analysed"): methods_in("memoe_frequency", "memit", "grace"),
     **_of(
-        "lemoe",
-        "LEMoE",
+        *("lemoe", "LEMoE"),
         edited_layer=fixed("lemoe", "edit_layer"),
         top_k=fixed("lemoe", "top_k"),
         num_experts_max=every(
@@ -282,16 +281,14 @@ MET: dict[Setting, Check] = {
         learning_rate=fixed("lemoe", "edit_lr"),
     ),
     **_of(
-        "lemoe",
-        "conventional MoE",
+        *("lemoe", "conventional MoE"),
         num_experts=fixed("conventional_moe", "num_experts"),
         top_k=fixed("conventional_moe", "top_k"),
         sequential_steps=protocol("lemoe_forgetting", "stream", num_edits=1000, edit_batch_size=10),
         batch_editing_comparison=protocol("lemoe_forgetting", "one_batch", num_edits=1000),
     ),
     **_of(
-        "lemoe",
-        "order analysis",
+        *("lemoe", "order analysis"),
         sequential_steps=every(
             protocol("lemoe_order", num_batches=10),
             lambda paper, stated: values_of("protocol.num_edits", "lemoe_order")(paper, "100;1000"),
@@ -301,8 +298,7 @@ MET: dict[Setting, Check] = {
         ),
     ),
     **_of(
-        "lemoe",
-        "LEMoE-LoRA",
+        *("lemoe", "LEMoE-LoRA"),
         lora_rank_stated=values_of("method.lora_rank", "lemoe_lora"),
         lora_rank_in_table=values_of("method.lora_rank", "lemoe_lora"),
         num_experts=values_of("method.num_experts", "lemoe_lora"),
@@ -315,16 +311,14 @@ MET: dict[Setting, Check] = {
         batch_size=protocol("lemoe_lora", num_edits=30, num_batches=1),
     ),
     **_of(
-        "lemoe",
-        "MEMoE",
+        *("lemoe", "MEMoE"),
         num_experts=fixed("memoe_v1", "num_experts"),
         top_k=fixed("memoe_v1", "top_k"),
         edited_layer=fixed("memoe_v1", "edit_layer"),
         learning_rate=fixed("memoe_v1", "edit_lr"),
     ),
     **_of(
-        "lemoe",
-        "FT-L",
+        *("lemoe", "FT-L"),
         optimizer=optimiser("adam", "ft"),
         learning_rate=fixed("ft_l", "edit_lr"),
         iterations=fixed("ft_l", "num_steps"),
@@ -332,8 +326,7 @@ MET: dict[Setting, Check] = {
     ),
     **_of("lemoe", "ROME", edited_layer=fixed("rome", "edit_layer")),
     **_of(
-        "lemoe",
-        "FT-EWC",
+        *("lemoe", "FT-EWC"),
         learning_rate=fixed("ft_ewc", "edit_lr"),
         penalty=fixed("ft_ewc", "penalty_weight"),
         replay_instances=fixed("ft_ewc", "num_replayed"),
@@ -341,8 +334,7 @@ MET: dict[Setting, Check] = {
     **_of("lemoe", "MEMIT", edited_layers=fixed("memit", "layers")),
     **_of_grace("lemoe", replacement=fixed("grace", "replacement", "replace_last")),
     **_of(
-        "arm",
-        "ARM",
+        *("arm", "ARM"),
         experts_learning_rate=fixed("arm", "edit_lr"),
         projection_router_learning_rate=fixed("arm", "router_lr"),
         mask_ratio=fixed("arm", "mask_ratio"),
@@ -361,8 +353,7 @@ MET: dict[Setting, Check] = {
     ),
     **_of("arm", "FT", edited_layer=fixed("ft_l", "edit_layer")),
     **_of(
-        "arm",
-        "data",
+        *("arm", "data"),
         updates_per_question=protocol("arm_serial", answers_per_question=8),
         questions_serial=values_of("protocol.num_questions", "arm_serial"),
         edits_serial=lambda paper, stated: _answers("arm_serial", stated),
