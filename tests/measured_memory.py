@@ -28,7 +28,7 @@ from trainables.artefacts import Artefacts
 from trainables.assemblies.gece import Corpus, GeceSettings, calibration
 from trainables.backbones.loading import Dtype, load_backbone
 from trainables.backbones.split import Site, Split
-from trainables.interfaces import Edit, EditMethod
+from trainables.interfaces import Edit, EditMethod, TrainingRecord
 from trainables.methods import build_config, get_method, method_settings
 from trainables.prompts import edit_batch
 from trainables.seeding import trial_generators
@@ -45,7 +45,7 @@ _GECE = GeceSettings("true_answer", "target_new", "gradient", "none", "batch", 0
 FACTOR = 1.3  # by which what is declared may differ
 _SMALL = 0.01  # a checkpoint of less than this share of a step matters to nobody
 STEPS = 2  # from the second on an optimiser has its moments
-_TRAINING = 80  # edits that WISE, ARM and MEMIT prepare on
+_TRAINING = 80  # records that methods prepare themselves on
 _READ, _PROMPTS = 128, 8  # prompts that the evaluation reads at a time, and of one edit
 
 
@@ -153,7 +153,7 @@ def measured(spec: plan.TrialSpec, folder: Path, limit: int | None = None) -> Me
     backbone.micro_batch.limit = limit
     weights = sum(parameter.nbytes for parameter in backbone.model.parameters())
     edits = [_edit(index) for index in range(int(spec.protocol["num_edits"]))]
-    training = [_edit(1000 + index) for index in range(_TRAINING)]
+    training = [TrainingRecord(_edit(1000 + index)) for index in range(_TRAINING)]
     settings = {**method_settings(spec.method), **_few_steps(spec.method)}
     made, (_, method_class) = (
         build_config(spec.method["module"], settings),

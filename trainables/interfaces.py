@@ -20,6 +20,7 @@ from trainables.parallel.micro_batch import MicroBatch
 from trainables.records import Edit as Edit
 from trainables.records import EditRecord as EditRecord
 from trainables.records import Question as Question
+from trainables.records import TrainingRecord as TrainingRecord
 
 Json: TypeAlias = bool | int | float | str | list[Any] | dict[str, Any] | None
 
@@ -294,8 +295,12 @@ class EditMethod(Protocol):
     num_steps: int  # optimiser steps that one batch may take; 0: closed form or nothing to train
     changes_in_finish: bool  # True: between `begin` and `finish` answers stay as they were
 
-    def prepare(self, training: Sequence[Edit]) -> None:
-        """Build what does not depend on the edits (covariances, prefixes), through artefacts."""
+    def prepare(self, training: Sequence[TrainingRecord]) -> None:
+        """Build what does not depend on the edits (covariances, networks), through artefacts.
+
+        Args:
+            training: Records of another part than what is scored; see `draws.training`.
+        """
         ...
 
     def begin(self, batch: EditBatch) -> None:

@@ -14,7 +14,7 @@ from trainables.bases import read_method, read_presets
 from trainables.cache import default_cache
 from trainables.edits.embedded import embedded_name
 from trainables.errors import DataError
-from trainables.interfaces import Backbone, Edit, EditMethod, EditReport
+from trainables.interfaces import Backbone, Edit, EditMethod, EditReport, TrainingRecord
 from trainables.methods import build_config, get_method, method_settings
 from trainables.metrics.generation import GENERATED_TOKENS, greedy
 from trainables.prompts import edit_batch, tokenise
@@ -32,7 +32,7 @@ class Editor:
         *,
         settings: Mapping[str, Any] | None = None,
         seed: int = 0,
-        training: Sequence[Edit] = (),
+        training: Sequence[TrainingRecord] = (),
     ) -> None:
         """Attach a method to a backbone.
 
@@ -42,7 +42,7 @@ class Editor:
             settings: Fields of the method's Config that differ from its YAML, and from the presets
                 of an embedded or packaged backbone; layers and ranks are the backbone's own.
             seed: Of everything random.
-            training: Edits that the method may prepare on.
+            training: Records that the method may prepare itself on, none of which is edited.
 
         Raises:
             ConfigError: If a setting is unknown or out of range.

@@ -46,3 +46,19 @@ class Edit:
     subject: str | None = None
     training_locality: tuple[str, ...] = ()
     true_answer: str | None = None
+
+
+@dataclass(frozen=True)
+class TrainingRecord:
+    """One fact that a method may train itself on ahead of all edits; no trial is scored on it.
+
+    Attributes:
+        edit: The change that is tried; it is never among those that the trial makes.
+        rephrases: Other wordings of its prompt, for which its target is right too.
+        unrelated: Questions whose answers the change must leave alone, of kind `locality_near`,
+            `locality_same` or `locality_far`; their answers are the true ones.
+    """
+
+    edit: Edit
+    rephrases: tuple[str, ...] = ()
+    unrelated: tuple[Question, ...] = ()

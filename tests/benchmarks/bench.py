@@ -260,7 +260,7 @@ def _run_naive(bench: Workbench, spec: plan.TrialSpec) -> dict[str, float]:
     """The same trial on the model and the records that are loaded already."""
     told = TrialSpec.parse(spec.to_dict())
     source = bench.source(told)
-    prompts = [edit.prompt for edit in source.training[:1000]]
+    prompts = [each.edit.prompt for each in source.training[:1000]]
     return NaiveTrial(bench.backbone(told), spec.method, prompts).run(
         draw(told, source).records, spec.seed
     )

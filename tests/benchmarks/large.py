@@ -17,7 +17,7 @@ from orchestrator.planning import plan
 from orchestrator.settings import loading as config
 from trainables.artefacts import Artefacts
 from trainables.backbones.families import get_family
-from trainables.interfaces import Backbone, Edit
+from trainables.interfaces import Backbone, Edit, TrainingRecord
 from trainables.methods import build_config, get_method, method_settings
 from trainables.prompts import edit_batch
 from trainables.seeding import trial_generators
@@ -47,7 +47,7 @@ def edit_large(
     backbone: Backbone,
     settings: dict[str, Any],
     module: str = "lemoe",
-    training: Sequence[Edit] = (),
+    training: Sequence[TrainingRecord] = (),
 ) -> Cost:
     """Apply `edits` as one batch by a method with `settings`, all steps taken.
 

@@ -191,10 +191,12 @@ def _write(folder: Path, backbone: str, num_edits: int, records: str | None) -> 
             "head": _head(loaded),
         },
         records=taken,
-        training=[edit.prompt for edit in source.training[:NUM_TRAINING]],
+        training=[each.edit.prompt for each in source.training[:NUM_TRAINING]],
     )
     inputs_file(folder).write_text(json.dumps(asdict(inputs)))
-    _write_moments(folder, loaded, inputs, [f"{e.prompt} {e.target_new}" for e in source.training])
+    _write_moments(
+        folder, loaded, inputs, [f"{e.edit.prompt} {e.edit.target_new}" for e in source.training]
+    )
 
 
 def _can_be_taken(record: EditRecord) -> bool:

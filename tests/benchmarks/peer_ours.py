@@ -20,7 +20,7 @@ from tests.benchmarks.peer_result import ONE_BY_ONE, Result, method_of
 from trainables.artefacts import Artefacts
 from trainables.backbones.loading import load_backbone
 from trainables.bases import read_method
-from trainables.interfaces import Backbone, Edit
+from trainables.interfaces import Backbone, Edit, TrainingRecord
 from trainables.methods import build_config, get_method, method_settings
 from trainables.prompts import Row, collate, edit_batch, pad_id
 from trainables.seeding import trial_generators
@@ -58,7 +58,7 @@ def _method(case: str, inputs: Inputs, backbone: Backbone, folder: Path) -> Any:
     module = values["module"]
     config, artefacts = build_config(module, settings), Artefacts(folder / "artefacts")
     method = get_method(module)[1](config, backbone, artefacts, trial_generators(SEED))
-    method.prepare([Edit(prompt, "", None) for prompt in inputs.training])
+    method.prepare([TrainingRecord(Edit(prompt, "", None)) for prompt in inputs.training])
     return method
 
 

@@ -32,6 +32,7 @@ from tests.contract.dataset_files import (
 )
 from trainables.datasets import MadeUpDataSet
 from trainables.draws.streams import topic
+from trainables.draws.training import scored_prompts
 from trainables.edits.data_check import DataCheck
 from trainables.edits.drawing import draw
 from trainables.edits.known import asked_facts, only_known
@@ -303,3 +304,29 @@ def test_fingerprint_when_what_decides_a_number_changes_then_it_does(typed: Type
         assert typed.fingerprint(f"dataset.path={same}") == plain
     assert len({plain, *moved}) == 1 + len(moved)
     assert typed.fingerprint("dataset.max_edits=50") == plain
+
+
+@pytest.mark.parametrize("part", ["tune", "report", "all"])
+@pytest.mark.parametrize("name", NAMES)
+def test_training_when_handed_over_then_no_trial_is_scored_on_a_prompt_of_it(
+    typed: Typed, part: str
+) -> None:
+    word = f"dataset.part={part}"
+    source = typed.source(word)
+    for seed in range(4):
+        told = ToldSpec.parse(typed.spec(word, f"seeds=[{seed}]").to_dict())
+        drawn = draw(told, source).records
+        handed = source.beside(drawn)
+        # With a part of its own for training nothing of the other one is shown, drawn or not.
+        scored = scored_prompts(source.records if part == "report" else drawn)
+        assert handed.training
+        for record in handed.training:
+            edit = record.edit
+            shown = {edit.prompt, *record.rephrases, *edit.training_locality}
+            shown |= {question.prompt for question in record.unrelated}
+            assert shown.isdisjoint(scored)
+            assert len({question.prompt for question in record.unrelated}) == len(record.unrelated)
+            assert edit.prompt not in {question.prompt for question in record.unrelated}
+        assert any(record.unrelated for record in handed.training)
+        trained = {(each.edit.subject or each.edit.prompt).casefold() for each in handed.training}
+        assert trained.isdisjoint(map(topic, source.records if part == "report" else drawn))

@@ -22,7 +22,14 @@ from trainables.backbones.pristine import Pristine
 from trainables.backbones.split import Split
 from trainables.bases import read_method
 from trainables.errors import BackboneError
-from trainables.interfaces import Backbone, DecodeState, Edit, EditMethod
+from trainables.interfaces import (
+    Backbone,
+    DecodeState,
+    Edit,
+    EditMethod,
+    Question,
+    TrainingRecord,
+)
 from trainables.methods import (
     build_config,
     check_family,
@@ -75,8 +82,16 @@ MORE_EDITS = (
     Edit("The Long Tide is by", "Ada Quell", "The Long Tide"),
 )
 TRAINING = (
-    Edit("Lumen Works was founded in", "Oslo Bay", "Lumen Works", ("Who wrote it?",)),
-    Edit("Ivo Marsh lives in", "Vesper", "Ivo Marsh", ("Who wrote it?",)),
+    TrainingRecord(
+        Edit("Lumen Works was founded in", "Oslo Bay", "Lumen Works", ("Who wrote it?",)),
+        ("Where did Lumen Works begin?", "The home of Lumen Works is"),
+        (Question("Who wrote it?", "Ada Quell", "locality_far"),),
+    ),
+    TrainingRecord(
+        Edit("Ivo Marsh lives in", "Vesper", "Ivo Marsh", ("Who wrote it?",)),
+        ("The home town of Ivo Marsh is",),
+        (Question("Who leads Lumen Works?", "Ivo Marsh", "locality_near"),),
+    ),
 )
 PROMPTS = ("The capital of Fooland is", "Who wrote The Long Tide?", "Ada Quell works for")
 

@@ -38,12 +38,12 @@ from trainables.errors import ConfigError
 from trainables.interfaces import (
     Backbone,
     DecodeState,
-    Edit,
     EditBatch,
     EditReport,
     Json,
     PromptBatch,
     State,
+    TrainingRecord,
 )
 from trainables.moe.augmentation import Augmentation, augmented_prompts, lacks_subject, sampled
 from trainables.moe.side_memory import (
@@ -167,10 +167,10 @@ class SideEditor:
             return self.settings.edit_lr
         return self.settings.edit_lr * self.scale.residual_norm**2 / self.scale.input_power
 
-    def prepare(self, training: Sequence[Edit]) -> None:
+    def prepare(self, training: Sequence[TrainingRecord]) -> None:
         """Scale and prefixes, through artefacts."""
         if training:
-            self._take_scale([edit.prompt for edit in training[:_MAX_SCALE_PROMPTS]])
+            self._take_scale([each.edit.prompt for each in training[:_MAX_SCALE_PROMPTS]])
         # Noise needs them too: they stand in for it where a prompt lacks its subject.
         if self.settings.num_prefixes and self.settings.augmentation != "none":
             values: Any = self._artefacts.get(

@@ -45,7 +45,7 @@ def with_gece(source: Source, backbone: Backbone, artefacts: Artefacts) -> Sourc
         Split(backbone, layer, cache),
         Site(backbone, layer, backbone.down_path(layer), cache),
         artefacts,
-        Corpus(text_word_counts(backbone, source.training)),
+        Corpus(text_word_counts(backbone, [each.edit for each in source.training])),
     )
     scores = found.gece.tolist()
     records = (

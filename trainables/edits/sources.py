@@ -7,7 +7,7 @@ user names. It tells data sets apart by these three kinds alone.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -25,12 +25,18 @@ from trainables.datasets import (
 from trainables.datasets.facts import made_up
 from trainables.draws import streams
 from trainables.draws.groups import similarity_groups
+from trainables.draws.training import (
+    asks_alike,
+    scored_prompts,
+    training_records,
+    unscored_questions,
+)
 from trainables.edits import embedded
 from trainables.edits.known import Knowledge, asked_at_most, check_answers
 from trainables.errors import ConfigError, DataError
 from trainables.reading.answers import Answers, read_answers
 from trainables.reading.loaded import Loaded, check_target_field
-from trainables.records import Edit, EditRecord
+from trainables.records import Edit, EditRecord, Question, TrainingRecord
 from trainables.spec import DatasetSpec, Part, TrialSpec
 
 NUM_TRAINING_LOCALITY = 8  # prompts that an edit may be trained to leave alone
@@ -43,8 +49,8 @@ class Source:
 
     Attributes:
         records: What trials draw their edits from.
-        training: Edits of the `tune` part, for `prepare`; with `part: all` see `beside`.
-        training_locality: Unrelated prompts that no trial is scored on.
+        training: Records of the `tune` part, for `prepare`; with `part: all` see `beside`.
+        unrelated: Questions that no trial is scored on, for training on locality.
         digest: SHA-256 of the data and the settings that chose the records.
         num_excluded: Records left out, with their reasons in `excluded`.
         num_subject_absent: Records whose subject does not occur in the prompt.
@@ -62,8 +68,8 @@ class Source:
     """
 
     records: tuple[EditRecord, ...]
-    training: tuple[Edit, ...]
-    training_locality: tuple[str, ...]
+    training: tuple[TrainingRecord, ...]
+    unrelated: tuple[Question, ...]
     digest: str
     excluded: tuple[str, ...] = ()
     num_subject_absent: int = 0
@@ -84,23 +90,29 @@ class Source:
         prompts = (record.prompt for record in self.records)
         return dict(zip(prompts, similarity_groups(self.records), strict=True))
 
+    @property
+    def training_locality(self) -> tuple[str, ...]:
+        """The prompts of `unrelated`."""
+        return tuple(question.prompt for question in self.unrelated)
+
     def beside(self, drawn: Sequence[EditRecord]) -> Source:
         """This source for a trial that edits `drawn`; not for `part: report`, which trains on tune.
 
-        The others may train on what the draw left: edits about other subjects than those drawn, and
-        locality prompts that are not asked of them. Where all records are drawn nothing is left.
+        The others may train on what the draw left: records about other subjects than those drawn,
+        and prompts that are not asked of them. Where all records are drawn nothing is left.
         """
         if self.part not in ("all", "tune"):
             return self
         taken = {streams.topic(record) for record in drawn}
         others = [record for record in self.records if streams.topic(record) not in taken]
-        asked = {question.prompt for record in drawn for question in record.locality}
-        locality = tuple(prompt for prompt in self.training_locality if prompt not in asked)
-        few = locality[:NUM_TRAINING_LOCALITY]
+        scored = scored_prompts(drawn)
+        own = tuple(question for question in self.unrelated if question.prompt not in scored)
+        few = [question.prompt for question in own[:NUM_TRAINING_LOCALITY]]
+        unrelated = own or unscored_questions(others, drawn, MAX_TRAINING_LOCALITY)
         return replace(
             self,
-            training=tuple(streams.to_edit(record, few) for record in others),
-            training_locality=locality or _unscored_locality(others, drawn),
+            training=training_records(others, scored, unrelated, few),
+            unrelated=unrelated,
         )
 
     def to_edit(self, record: EditRecord) -> Edit:
@@ -172,7 +184,10 @@ def _opened(spec: TrialSpec, cache: Path) -> Source:
     dataset = get_dataset(spec.dataset.module_name)
     if isinstance(dataset, MadeUpDataSet):
         _check_made_up(spec, dataset)
-        return _made_up_source(spec, dataset, Path(backbone_folder(spec, cache)))
+        source = _made_up_source(
+            spec, dataset, embedded.known_facts(Path(backbone_folder(spec, cache)))
+        )
+        return replace(source, digest=_digest(dataset.digest(), spec.dataset))
     if isinstance(dataset, InstalledDataSet):
         return _installed_source(spec, dataset)
     loaded, known, lines = _loaded(spec, dataset), None, None
@@ -188,18 +203,10 @@ def _previewed(spec: TrialSpec) -> Source:
     if isinstance(dataset, MadeUpDataSet):
         _check_made_up(spec, dataset)
         known = None if is_embedded else embedded.known_facts(Path(spec.backbone.model))
-        records = dataset.records(wanted.part, known)
+        source = _made_up_source(spec, dataset, known)
         if wanted.known_only:
-            check_answers(wanted.name, records)
-        return Source(
-            records=records,
-            training=(),
-            training_locality=(),
-            digest="",
-            has_passages=dataset.HAS_PASSAGES,
-            part=wanted.part,
-            is_preview=True,
-        )
+            check_answers(wanted.name, source.records)
+        return replace(source, is_preview=True)
     if isinstance(dataset, InstalledDataSet):
         return _installed_source(spec, dataset)
     loaded, lines = _loaded(spec, dataset), None
@@ -298,11 +305,16 @@ def _file_source(
         )
     # Without a split whatever is trained on would be scored; see `Source.beside`.
     tune = () if dataset.part == "all" else streams.split(records, "tune")
+    unrelated = unscored_questions(records, part, MAX_TRAINING_LOCALITY)
+    digest = _digest(loaded.digest, dataset)
+    if asks_alike(records):  # before, such prompts were trained on, too
+        digest = hashlib.sha256(f"{digest} beside what is asked".encode()).hexdigest()
+    scored = scored_prompts(part) if dataset.part == "report" else frozenset[str]()
     return Source(
         records=part,
-        training=tuple(streams.to_edit(record) for record in tune),
-        training_locality=_unscored_locality(records, part),
-        digest=_digest(loaded.digest, dataset),
+        training=training_records(tune, scored, unrelated),
+        unrelated=unrelated,
+        digest=digest,
         unchanged=frozenset(loaded.unchanged),
         num_repeated=loaded.num_repeated,
         num_in_all_parts=len({record.prompt for record in records}),
@@ -353,33 +365,18 @@ def _check_keys(dataset: DatasetSpec, kind: DataSet) -> None:
     check_target_field(name, typed or kind.TARGET_FIELDS[0], kind.TARGET_FIELDS)
 
 
-def _unscored_locality(
-    records: Sequence[EditRecord], scored: Sequence[EditRecord]
-) -> tuple[str, ...]:
-    """Locality prompts of records outside `scored`, none of which is asked of those inside."""
-    own = {record.record_id for record in scored}
-    asked = {question.prompt for record in scored for question in record.locality}
-    other = [
-        question.prompt
-        for record in records
-        if record.record_id not in own
-        for question in record.locality
-        if question.prompt not in asked
-    ]
-    return tuple(dict.fromkeys(other))[:MAX_TRAINING_LOCALITY]
-
-
-def _made_up_source(spec: TrialSpec, kind: MadeUpDataSet, folder: Path) -> Source:
-    """The records of one part whose locality questions the backbone in `folder` answers."""
-    prompts = made_up.training_locality(made_up.build_world())
-    few, part = prompts[:NUM_TRAINING_LOCALITY], spec.dataset.part
-    known = embedded.known_facts(folder)
+def _made_up_source(spec: TrialSpec, kind: MadeUpDataSet, known: Collection[str] | None) -> Source:
+    """The records of one part, asked of what is `known` alone (None: of all); without a digest."""
+    unrelated, part = made_up.unscored(made_up.build_world()), spec.dataset.part
+    few = [question.prompt for question in unrelated[:NUM_TRAINING_LOCALITY]]
+    records = kind.records(part, known)
     tune = () if part == "all" else kind.records("tune", known)  # see `Source.beside`
+    scored = scored_prompts(records) if part == "report" else frozenset[str]()
     return Source(
-        records=kind.records(part, known),
-        training=tuple(streams.to_edit(record, few) for record in tune),
-        training_locality=prompts,
-        digest=_digest(kind.digest(), spec.dataset),
+        records=records,
+        training=training_records(tune, scored, unrelated, few),
+        unrelated=unrelated,
+        digest="",
         has_passages=kind.HAS_PASSAGES,
         part=part,
     )

@@ -30,12 +30,12 @@ from trainables.field_kinds import Count, Positive, PositiveOrZero, checked
 from trainables.interfaces import (
     Backbone,
     DecodeState,
-    Edit,
     EditBatch,
     EditReport,
     Generators,
     PromptBatch,
     State,
+    TrainingRecord,
 )
 from trainables.moe.experts import Bank, ExpertShape, FfnBank, FrozenFfn, bank_of
 from trainables.optimise import (
@@ -106,7 +106,7 @@ class DenseAdapter:
         self._generator = generators.init
         self._run: BatchRun | None = None
 
-    def prepare(self, training: Sequence[Edit]) -> None:
+    def prepare(self, training: Sequence[TrainingRecord]) -> None:
         """Nothing is learned from other edits."""
 
     def begin(self, batch: EditBatch) -> None:

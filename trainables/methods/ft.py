@@ -35,12 +35,12 @@ from trainables.field_kinds import Count, Positive, checked
 from trainables.interfaces import (
     Backbone,
     DecodeState,
-    Edit,
     EditBatch,
     EditReport,
     Generators,
     PromptBatch,
     State,
+    TrainingRecord,
 )
 from trainables.optimise import (
     BatchRun,
@@ -94,7 +94,7 @@ class FineTuning:
         self._split = Split(backbone, config.edit_layer, artefacts.prefix_cache)
         self._run: BatchRun | None = None
 
-    def prepare(self, training: Sequence[Edit]) -> None:
+    def prepare(self, training: Sequence[TrainingRecord]) -> None:
         """Nothing to build."""
 
     def begin(self, batch: EditBatch) -> None:

@@ -50,12 +50,12 @@ from trainables.field_kinds import Count, Positive, PositiveOrZero, checked
 from trainables.interfaces import (
     Backbone,
     DecodeState,
-    Edit,
     EditBatch,
     EditReport,
     Generators,
     PromptBatch,
     State,
+    TrainingRecord,
 )
 from trainables.moe.adaptor import Adaptor
 from trainables.moe.embeddings import PromptEmbedder, group_means
@@ -191,12 +191,12 @@ class Lemoe:
         self._owners: list[int] = []
         self._run: BatchRun | None = None
 
-    def prepare(self, training: Sequence[Edit]) -> None:
+    def prepare(self, training: Sequence[TrainingRecord]) -> None:
         """Take the centre of the anchors from `training`, none of which is edited."""
         if self._config.routing != "kv_anchor" or not training:
             return
         self._has_own_centre = True
-        some = training[:_MAX_CENTRE_EDITS]
+        some = [record.edit for record in training[:_MAX_CENTRE_EDITS]]
         self._embedder.add_subjects(some)
         tokenizer = self._backbone.tokenizer
         rows = [tokenise(tokenizer, edit.prompt) for edit in some]

@@ -57,13 +57,13 @@ from trainables.field_kinds import Count, CountOrZero, Positive, PositiveOrZero,
 from trainables.interfaces import (
     Backbone,
     DecodeState,
-    Edit,
     EditBatch,
     EditReport,
     Family,
     Generators,
     PromptBatch,
     State,
+    TrainingRecord,
 )
 from trainables.optimise import BatchRun, Optimisation, OptimiserSettings, begun, stored_batch
 
@@ -162,7 +162,7 @@ class Memit:
         self._is_sampled = False
         self._run: _Run | None = None
 
-    def prepare(self, training: Sequence[Edit]) -> None:
+    def prepare(self, training: Sequence[TrainingRecord]) -> None:
         """Second moments and contexts of the pristine backbone, through artefacts.
 
         Raises:

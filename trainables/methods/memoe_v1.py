@@ -58,12 +58,12 @@ from trainables.field_kinds import Count, Positive, PositiveOrZero, checked
 from trainables.interfaces import (
     Backbone,
     DecodeState,
-    Edit,
     EditBatch,
     EditReport,
     Generators,
     PromptBatch,
     State,
+    TrainingRecord,
 )
 from trainables.moe.embeddings import PromptEmbedder
 from trainables.moe.entities import AnchorSource, AnchorWords
@@ -199,7 +199,7 @@ class MemoeV1:
         self._owners: list[int] = []
         self._run: BatchRun | None = None
 
-    def prepare(self, training: Sequence[Edit]) -> None:
+    def prepare(self, training: Sequence[TrainingRecord]) -> None:
         """Nothing is learned from other edits."""
 
     def begin(self, batch: EditBatch) -> None:

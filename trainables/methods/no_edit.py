@@ -16,12 +16,12 @@ from trainables.field_kinds import checked
 from trainables.interfaces import (
     Backbone,
     DecodeState,
-    Edit,
     EditBatch,
     EditReport,
     Generators,
     PromptBatch,
     State,
+    TrainingRecord,
 )
 
 
@@ -44,7 +44,7 @@ class NoEdit:
         self._split = Split(backbone, self.first_layer, artefacts.prefix_cache)
         self._num_edits = 0
 
-    def prepare(self, training: Sequence[Edit]) -> None:
+    def prepare(self, training: Sequence[TrainingRecord]) -> None:
         """Nothing to build."""
 
     def begin(self, batch: EditBatch) -> None:

@@ -56,13 +56,13 @@ from trainables.field_kinds import Count, CountOrZero, Positive, PositiveOrZero,
 from trainables.interfaces import (
     Backbone,
     DecodeState,
-    Edit,
     EditBatch,
     EditReport,
     Family,
     Generators,
     PromptBatch,
     State,
+    TrainingRecord,
 )
 from trainables.optimise import Optimisation, OptimiserSettings, begun, stored_batch
 from trainables.prompts import batch_state
@@ -193,7 +193,7 @@ class Rome:
         self._contexts: tuple[str, ...] = ()
         self._run: _Run | None = None
 
-    def prepare(self, training: Sequence[Edit]) -> None:
+    def prepare(self, training: Sequence[TrainingRecord]) -> None:
         """Second moments and contexts of the pristine backbone, through artefacts.
 
         Raises:

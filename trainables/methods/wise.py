@@ -56,12 +56,12 @@ from trainables.field_kinds import (
 from trainables.interfaces import (
     Backbone,
     DecodeState,
-    Edit,
     EditBatch,
     EditReport,
     Generators,
     PromptBatch,
     State,
+    TrainingRecord,
 )
 from trainables.moe.augmentation import Augmentation
 from trainables.moe.merging import Merging, merged
@@ -160,7 +160,7 @@ class Wise:
         self._edits_in_current = 0
         self._run: SideRun | None = None
 
-    def prepare(self, training: Sequence[Edit]) -> None:
+    def prepare(self, training: Sequence[TrainingRecord]) -> None:
         """Scale and prefixes of the pristine backbone, through artefacts."""
         self._editor.prepare(training)
 

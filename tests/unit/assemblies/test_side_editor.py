@@ -11,7 +11,7 @@ from torch import Tensor
 
 from trainables.artefacts import Artefacts
 from trainables.assemblies.side_editor import SideEditor, SideSettings
-from trainables.interfaces import Backbone, Edit
+from trainables.interfaces import Backbone, Edit, TrainingRecord
 from trainables.moe.augmentation import Augmentation
 from trainables.moe.side_memory import random_masks
 from trainables.moe.side_plan import BatchPlan, Remembered
@@ -50,7 +50,7 @@ PLAN = BatchPlan(
 def make(backbone: Backbone, folder: Path, settings: SideSettings = SETTINGS) -> SideEditor:
     generator = torch.Generator().manual_seed(0)
     editor = SideEditor(settings, backbone, Artefacts(folder), generator)
-    editor.prepare(EDITS)
+    editor.prepare([TrainingRecord(edit) for edit in EDITS])
     for mask in random_masks(3, editor.size, 0.5, generator):
         editor.memories.add(mask)
         noise = torch.randn(mask.shape, generator=generator)
@@ -205,7 +205,7 @@ def test_prefixes_then_every_trial_draws_from_the_same_ten(llama: Backbone, tmp_
         editor = SideEditor(
             SETTINGS, llama, Artefacts(tmp_path), torch.Generator().manual_seed(seed)
         )
-        editor.prepare(EDITS)
+        editor.prepare([TrainingRecord(edit) for edit in EDITS])
         plan = editor.plan_batch(edit_batch(llama.tokenizer, EDITS, end=True))
         for edit, forms in zip(EDITS, plan.forms, strict=True):
             drawn |= {form.removesuffix(f" {edit.prompt}") for form in forms}

@@ -15,7 +15,7 @@ from trainables.assemblies.side_editor import SideEditor
 from trainables.backbones.hidden_states.down_site import DownScale, DownSite
 from trainables.backbones.hidden_states.token_statistics import ordinary_tokens, token_mean
 from trainables.backbones.prefix_cache import PrefixCache
-from trainables.interfaces import Backbone, DecodeState, PromptBatch
+from trainables.interfaces import Backbone, DecodeState, PromptBatch, TrainingRecord
 from trainables.moe.side_memory import random_masks
 from trainables.prompts import collate, edit_batch, pad_id, tokenise
 
@@ -112,7 +112,7 @@ def editor_of(backbone: Backbone, folder: Path) -> SideEditor:
     """Memories with the same deltas, whatever the backbone."""
     generator = torch.Generator().manual_seed(0)
     editor = SideEditor(replace(SETTINGS, num_prefixes=0), backbone, Artefacts(folder), generator)
-    editor.prepare(EDITS)
+    editor.prepare([TrainingRecord(edit) for edit in EDITS])
     for mask in random_masks(2, editor.size, 0.5, generator):
         editor.memories.add(mask)
         editor.memories.deltas[-1] = 0.02 * torch.randn(mask.shape, generator=generator) * mask

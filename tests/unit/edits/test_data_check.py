@@ -245,12 +245,12 @@ def test_training_of_the_tune_part_keeps_to_what_is_not_drawn_of_it(tmp_path: Pa
     drawn = draw(TrialSpec.parse(wanted), source).records
     allowed = source.beside(drawn)
     topics = {record.subject for record in drawn}
-    assert topics <= {edit.subject for edit in source.training}
+    assert topics <= {record.edit.subject for record in source.training}
     assert len(allowed.training) == len(source.training) - 3
-    assert topics & {edit.subject for edit in allowed.training} == set()
+    assert topics & {record.edit.subject for record in allowed.training} == set()
     asked = {question.prompt for record in drawn for question in record.locality}
     assert asked & set(allowed.training_locality) == set()
-    shown = {prompt for edit in allowed.training for prompt in edit.training_locality}
+    shown = {p for record in allowed.training for p in record.edit.training_locality}
     assert asked & shown == set()
 
 
@@ -266,7 +266,7 @@ def test_training_without_a_split_keeps_to_what_is_not_drawn(tmp_path: Path) -> 
         allowed = source.beside(drawn)
         topics = {record.subject for record in drawn}
         assert 15 <= len(allowed.training) <= 16
-        assert topics & {edit.subject for edit in allowed.training} == set()
+        assert topics & {record.edit.subject for record in allowed.training} == set()
         asked = {question.prompt for record in drawn for question in record.locality}
         assert allowed.training_locality
         assert asked & set(allowed.training_locality) == set()

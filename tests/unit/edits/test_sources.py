@@ -34,19 +34,20 @@ def test_training_locality_of_a_file_is_never_scored(tmp_path: Path) -> None:
 def test_to_edit_gives_every_edit_some_unrelated_prompts_of_its_own() -> None:
     prompts = tuple(f"unrelated {number}" for number in range(30))
     records = [EditRecord(f"r{n}", f"prompt {n}", "t") for n in range(2)]
-    source = Source(tuple(records), (), prompts, "d")
+    questions = tuple(Question(prompt, "a", "locality_far") for prompt in prompts)
+    source = Source(tuple(records), (), questions, "d")
     first, second = (source.to_edit(record).training_locality for record in records)
     assert len(set(first)) == len(set(second)) == NUM_TRAINING_LOCALITY
     assert first != second
     assert source.to_edit(records[0]).training_locality == first
-    short = Source(tuple(records), (), prompts[:3], "d")
+    short = Source(tuple(records), (), questions[:3], "d")
     assert set(short.to_edit(records[0]).training_locality) == set(prompts[:3])
 
 
 def test_to_edit_refuses_a_prompt_that_is_scored() -> None:
     record = EditRecord("r", "p", "t", locality=(Question("asked", "a", "locality_far"),))
     with pytest.raises(ValueError, match="'asked' is scored"):
-        Source((record,), (), ("asked",), "d").to_edit(record)
+        Source((record,), (), record.locality, "d").to_edit(record)
 
 
 def test_unknown_data_set_and_missing_path_are_named(tmp_path: Path) -> None:

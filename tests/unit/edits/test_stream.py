@@ -21,7 +21,7 @@ RECORDS = tuple(
     EditRecord(f"r{n}", TOPICS[n % 3].format(f"name{n}"), f"answer {n}", f"name{n}", relation="any")
     for n in range(18)
 )
-SOURCE = Source(records=RECORDS, training=(), training_locality=(), digest="d")
+SOURCE = Source(records=RECORDS, training=(), unrelated=(), digest="d")
 
 
 def spec(seed: int = 0, **protocol: Any) -> TrialSpec:

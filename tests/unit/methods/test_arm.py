@@ -11,7 +11,7 @@ import torch
 
 from trainables.artefacts import Artefacts
 from trainables.errors import ConfigError
-from trainables.interfaces import Backbone, DecodeState, Edit, EditReport
+from trainables.interfaces import Backbone, DecodeState, Edit, EditReport, TrainingRecord
 from trainables.methods.arm.method import Arm, Config
 from trainables.prompts import collate, edit_batch, tokenise
 from trainables.seeding import trial_generators
@@ -59,7 +59,7 @@ CONFIG = Config(
 def make(backbone: Backbone, folder: Path, seed: int = 0, **changes: Any) -> Arm:
     config = replace(CONFIG, **changes)
     method = Arm(config, backbone, Artefacts(folder), trial_generators(seed))
-    method.prepare(QUESTIONS)
+    method.prepare([TrainingRecord(edit) for edit in QUESTIONS])
     return method
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from trainables.artefacts import Artefacts
 from trainables.errors import ConfigError
-from trainables.interfaces import Backbone, Edit, EditBatch, PromptBatch
+from trainables.interfaces import Backbone, Edit, EditBatch, PromptBatch, TrainingRecord
 from trainables.methods.lemoe import Config, Lemoe
 from trainables.prompts import collate, edit_batch, tokenise
 from trainables.seeding import trial_generators
@@ -54,7 +54,7 @@ def artefacts(tmp_path: Path) -> Artefacts:
 
 def built(backbone: Backbone, artefacts: Artefacts, **changes: Any) -> Lemoe:
     method = Lemoe(replace(CONFIG, **changes), backbone, artefacts, trial_generators(0))
-    method.prepare(TRAINING)
+    method.prepare([TrainingRecord(edit) for edit in TRAINING])
     return method
 
 

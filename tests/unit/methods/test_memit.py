@@ -20,7 +20,7 @@ from trainables.backbones.hidden_states.subject_vectors import (
 from trainables.backbones.prefix_cache import PrefixCache
 from trainables.backbones.split import Split
 from trainables.errors import ConfigError, DataError
-from trainables.interfaces import Backbone, Edit, EditReport
+from trainables.interfaces import Backbone, Edit, EditReport, TrainingRecord
 from trainables.methods.memit import Config, Memit, least_squares_update
 from trainables.prompts import edit_batch
 from trainables.seeding import trial_generators
@@ -56,7 +56,7 @@ TRAINING = (
 def make(backbone: Backbone, folder: Path, **changes: Any) -> Memit:
     config = replace(CONFIG, **changes)
     method = Memit(config, backbone, Artefacts(folder), trial_generators(0))
-    method.prepare(TRAINING)
+    method.prepare([TrainingRecord(edit) for edit in TRAINING])
     return method
 
 

@@ -13,7 +13,15 @@ from trainables.backbones.loading import load_backbone
 from trainables.backbones.prefix_cache import PrefixCache
 from trainables.backbones.split import Split
 from trainables.errors import ConfigError
-from trainables.interfaces import Backbone, DecodeState, Edit, EditBatch, EditReport, PromptBatch
+from trainables.interfaces import (
+    Backbone,
+    DecodeState,
+    Edit,
+    EditBatch,
+    EditReport,
+    PromptBatch,
+    TrainingRecord,
+)
 from trainables.methods import method_settings
 from trainables.methods.memoe_v2.method import Config, MemoeV2
 from trainables.prompts import collate, edit_batch, tokenise
@@ -50,7 +58,7 @@ def artefacts(tmp_path: Path) -> Artefacts:
 
 def built(backbone: Backbone, artefacts: Artefacts, **changes: Any) -> MemoeV2:
     method = MemoeV2(replace(CONFIG, **changes), backbone, artefacts, trial_generators(0))
-    method.prepare(SECOND)
+    method.prepare([TrainingRecord(edit) for edit in SECOND])
     return method
 
 

@@ -12,7 +12,7 @@ import torch
 from trainables.artefacts import Artefacts
 from trainables.bases import read_method, read_presets
 from trainables.errors import ConfigError
-from trainables.interfaces import Backbone, Edit, EditReport
+from trainables.interfaces import Backbone, Edit, EditReport, TrainingRecord
 from trainables.methods import build_config, method_settings
 from trainables.methods.wise import Config, Wise
 from trainables.prompts import collate, edit_batch, tokenise
@@ -59,7 +59,7 @@ CONFIG = Config(
 
 def make(backbone: Backbone, folder: Path, **changes: Any) -> Wise:
     method = Wise(replace(CONFIG, **changes), backbone, Artefacts(folder), trial_generators(0))
-    method.prepare(EDITS)
+    method.prepare([TrainingRecord(edit) for edit in EDITS])
     return method
 
 

@@ -173,10 +173,11 @@ def records(
     )
 
 
-def training_locality(world: World) -> tuple[str, ...]:
-    """Prompts of reserved facts that are never scored, for methods that train on locality."""
-    aside = [fact.prompt for fact in world.facts if fact.is_aside]
-    return tuple(shuffled(aside, "training locality"))
+def unscored(world: World) -> tuple[Question, ...]:
+    """Reserved facts that are never scored, for methods that train on locality."""
+    answers = {fact.prompt: fact.answer for fact in world.facts if fact.is_aside}
+    prompts = shuffled(list(answers), "training locality")
+    return tuple(Question(prompt, answers[prompt], "locality_far") for prompt in prompts)
 
 
 def digest(world: World) -> str:

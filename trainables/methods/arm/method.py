@@ -47,12 +47,12 @@ from trainables.field_kinds import (
 from trainables.interfaces import (
     Backbone,
     DecodeState,
-    Edit,
     EditBatch,
     EditReport,
     Generators,
     PromptBatch,
     State,
+    TrainingRecord,
 )
 from trainables.methods.arm.memory import EditMemory
 from trainables.methods.arm.router import (
@@ -185,7 +185,7 @@ class Arm:
         self._merge_seed = 0
         self._run: SideRun | None = None
 
-    def prepare(self, training: Sequence[Edit]) -> None:
+    def prepare(self, training: Sequence[TrainingRecord]) -> None:
         """Scale and prefixes of the pristine backbone, through artefacts."""
         self._editor.prepare(training)
 

@@ -39,12 +39,12 @@ from trainables.field_kinds import Count, Positive, checked
 from trainables.interfaces import (
     Backbone,
     DecodeState,
-    Edit,
     EditBatch,
     EditReport,
     Generators,
     PromptBatch,
     State,
+    TrainingRecord,
 )
 from trainables.methods.grace.codebook import Codebook, OnEqualKey
 from trainables.optimise import (
@@ -136,7 +136,7 @@ class Grace:
         self._owners: list[int] = []  # of each edit, the entry that learned it; -1: none had to
         self._run: _Run | None = None
 
-    def prepare(self, training: Sequence[Edit]) -> None:
+    def prepare(self, training: Sequence[TrainingRecord]) -> None:
         """Nothing to build."""
 
     def begin(self, batch: EditBatch) -> None:

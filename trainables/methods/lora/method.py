@@ -35,12 +35,12 @@ from trainables.field_kinds import Count, Positive, ShareBelowOne, checked
 from trainables.interfaces import (
     Backbone,
     DecodeState,
-    Edit,
     EditBatch,
     EditReport,
     Generators,
     PromptBatch,
     State,
+    TrainingRecord,
 )
 from trainables.methods.lora.dropout import Dropout
 from trainables.methods.lora.low_rank import LowRankMaps, Modules, adapted_paths
@@ -113,7 +113,7 @@ class Lora:
         self._run: BatchRun | None = None
         self._seed = 0  # of the dropout in this batch
 
-    def prepare(self, training: Sequence[Edit]) -> None:
+    def prepare(self, training: Sequence[TrainingRecord]) -> None:
         """Nothing is learned from other edits."""
 
     def begin(self, batch: EditBatch) -> None:

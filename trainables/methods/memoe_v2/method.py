@@ -67,12 +67,12 @@ from trainables.field_kinds import (
 from trainables.interfaces import (
     Backbone,
     DecodeState,
-    Edit,
     EditBatch,
     EditReport,
     Generators,
     PromptBatch,
     State,
+    TrainingRecord,
 )
 from trainables.methods.memoe_v2.division import Division, DivisionBy, DivisionSettings, divided
 from trainables.methods.memoe_v2.dual_attention import Gate, Reading
@@ -255,11 +255,12 @@ class MemoeV2:
         self._owners: list[int] = []
         self._run: _Run | None = None
 
-    def prepare(self, training: Sequence[Edit]) -> None:
+    def prepare(self, training: Sequence[TrainingRecord]) -> None:
         """Count the words that alpha of Eq. 9 is taken from, and keep the edits of its mean E."""
         has_words = self._config.reads_gece and self._config.gece_word_source != "none"
-        words = text_word_counts(self._backbone, training) if has_words else {}
-        self._corpus = Corpus(words, training)
+        edits = [record.edit for record in training]
+        words = text_word_counts(self._backbone, edits) if has_words else {}
+        self._corpus = Corpus(words, edits)
 
     def begin(self, batch: EditBatch) -> None:
         """Divide the batch, and set up AdamW on all experts and the router."""
