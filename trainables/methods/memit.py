@@ -49,10 +49,9 @@ from trainables.backbones.hidden_states.subject_vectors import (
     keys_and_states,
     subject_rows,
 )
-from trainables.backbones.master_weight import MasterWeight
 from trainables.backbones.split import Split
-from trainables.backbones.surgery import KeptWeights
-from trainables.errors import ConfigError, DataError, EditDiverged
+from trainables.backbones.written_weights import WrittenWeights
+from trainables.errors import ConfigError, DataError
 from trainables.field_kinds import Count, CountOrZero, Positive, PositiveOrZero, checked
 from trainables.interfaces import (
     Backbone,
@@ -150,11 +149,9 @@ class Memit:
         self._config = config
         self._backbone = backbone
         self._artefacts = artefacts
-        self._paths = {layer: f"{backbone.down_path(layer)}.weight" for layer in self._layers}
-        self._kept = KeptWeights(backbone.model, self._paths.values())
-        self._masters = {
-            layer: MasterWeight(self._kept.parameter(path)) for layer, path in self._paths.items()
-        }
+        self._weights = WrittenWeights(
+            backbone, {str(layer): backbone.down_path(layer) for layer in self._layers}
+        )
         self._split = Split(backbone, self.first_layer, artefacts.prefix_cache)
         self._moments: Mapping[int, Tensor] = {}  # C, (F, F) float32
         self._earlier: dict[int, Tensor] = {}  # sum of K K^T, (F, F) float64
@@ -235,9 +232,7 @@ class Memit:
 
     def state(self) -> State:
         """The weights and remembered keys; the vectors when a batch is under way."""
-        state = State()
-        for layer, master in self._masters.items():
-            state.tensors[f"weight/{layer}"] = master.value.detach()
+        state = State(self._weights.tensors())
         for layer, products in self._earlier.items():
             state.tensors[f"earlier/{layer}"] = products
         if self._run is not None:
@@ -248,8 +243,7 @@ class Memit:
     def load(self, state: State) -> None:
         """Continue from `state`; `prepare` comes first."""
         device = self._backbone.device
-        for layer, master in self._masters.items():
-            master.set(state.tensors[f"weight/{layer}"])
+        self._weights.load(state.tensors)
         stored = {layer: state.tensors.get(f"earlier/{layer}") for layer in self._layers}
         self._earlier = {
             layer: products.to(device).clone()
@@ -266,28 +260,19 @@ class Memit:
 
     def remove(self) -> None:
         """Put the pristine weights back, bit for bit."""
-        self._kept.restore()
-        for master in self._masters.values():
-            master.reread()
+        self._weights.restore()
         self._earlier, self._run = {}, None
 
     def inference_bytes(self) -> int:
         """The weights as the backbone holds them, and the remembered keys."""
-        weights = sum(master.num_bytes for master in self._masters.values())
-        return weights + sum(products.nbytes for products in self._earlier.values())
+        return self._weights.num_bytes + sum(products.nbytes for products in self._earlier.values())
 
     def _write(self, layer: int, keys: Tensor, residuals: Tensor) -> None:
         """Add the update of `keys` (F, N) and `residuals` (D, N) to the weight of `layer`."""
         old = self._config.cov_weight * self._moments[layer].to(keys)
         if layer in self._earlier:
             old = old + self._earlier[layer]
-        update = least_squares_update(keys, residuals, old)
-        if not bool(torch.isfinite(update).all()):
-            raise EditDiverged(f"the update of layer {layer} is not finite")
-        master = self._masters[layer]
-        # GPT-2 stores (in, out), Llama (out, in); the family says which.
-        oriented = update.T if self._backbone.family.is_transposed else update
-        master.set(master.value.double() + oriented)
+        self._weights.add(str(layer), least_squares_update(keys, residuals, old))
         if self._config.accumulate_keys:
             earlier = self._earlier.get(layer, torch.zeros_like(old))
             self._earlier[layer] = earlier + keys @ keys.T
