@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from trainables.artefacts import Artefacts
+from trainables.assemblies.spread_vectors import least_squares_update
 from trainables.backbones.hidden_states.subject_vectors import (
     KlPosition,
     SubjectVectors,
@@ -21,7 +22,7 @@ from trainables.backbones.hidden_states.subject_vectors import (
 )
 from trainables.backbones.loading import load_backbone
 from trainables.interfaces import Backbone, Edit
-from trainables.methods.memit import Config, Memit, least_squares_update
+from trainables.methods.memit import Config, Memit
 from trainables.prompts import edit_batch, subject_last_token
 from trainables.seeding import trial_generators
 from trainables.states import snapshot

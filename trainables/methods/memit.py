@@ -33,25 +33,26 @@ Deviations, and choices where the paper is silent:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from trainables.artefacts import Artefacts
 from trainables.assemblies.ordinary_text import check_text, stored_contexts, stored_moments
-from trainables.backbones.families import check_ffn_is_added
-from trainables.backbones.hidden_states.covariance import ridged
-from trainables.backbones.hidden_states.subject_vectors import (
-    KlPosition,
-    SubjectVectors,
-    VectorSettings,
-    keys_and_states,
-    subject_rows,
+from trainables.assemblies.spread_vectors import (
+    Search,
+    VectorRun,
+    below_last,
+    check_listed,
+    least_squares_update,
+    spread,
+    vector_run,
 )
+from trainables.backbones.families import check_ffn_is_added
+from trainables.backbones.hidden_states.subject_vectors import KlPosition, VectorSettings
 from trainables.backbones.split import Split
 from trainables.backbones.written_weights import WrittenWeights
-from trainables.errors import ConfigError, DataError
+from trainables.errors import DataError
 from trainables.field_kinds import Count, CountOrZero, Positive, PositiveOrZero, checked
 from trainables.interfaces import (
     Backbone,
@@ -64,7 +65,7 @@ from trainables.interfaces import (
     State,
     TrainingRecord,
 )
-from trainables.optimise import BatchRun, Optimisation, OptimiserSettings, begun, stored_batch
+from trainables.optimise import begun, stored_batch
 
 
 @checked
@@ -105,10 +106,7 @@ class Config:
     accumulate_keys: bool
 
     def __post_init__(self) -> None:
-        if not self.layers or min(self.layers) < 0:
-            raise ConfigError(f"method.layers is {list(self.layers)}; name at least one, from 0")
-        if len(set(self.layers)) < len(self.layers):
-            raise ConfigError(f"method.layers is {list(self.layers)}; a layer stands there twice")
+        check_listed(self.layers)
         check_text(self.covariance_text)
 
 
@@ -121,14 +119,6 @@ def check_family(family: Family) -> None:
     check_ffn_is_added(family, "memit")
 
 
-@dataclass
-class _Run:
-    """A batch under way, and the vectors that it trains."""
-
-    work: BatchRun
-    vectors: SubjectVectors
-
-
 class Memit:
     """Least-squares updates of FFN output projections."""
 
@@ -138,12 +128,7 @@ class Memit:
         self, config: Config, backbone: Backbone, artefacts: Artefacts, generators: Generators
     ) -> None:
         check_family(backbone.family)
-        self._layers = sorted(config.layers)
-        if self._layers[-1] > backbone.num_layers - 2:
-            raise ConfigError(
-                f"method.layers is {list(config.layers)}; allowed: 0 to {backbone.num_layers - 2}, "
-                f"the last of {backbone.num_layers} layers excluded"
-            )
+        self._layers = below_last(config.layers, backbone.num_layers)
         self.first_layer = self._layers[0]
         self.num_steps = config.v_num_steps
         self._config = config
@@ -157,7 +142,7 @@ class Memit:
         self._earlier: dict[int, Tensor] = {}  # sum of K K^T, (F, F) float64
         self._contexts: tuple[str, ...] = ()
         self._is_sampled = False
-        self._run: _Run | None = None
+        self._run: VectorRun | None = None
 
     def prepare(self, training: Sequence[TrainingRecord]) -> None:
         """Second moments and contexts of the pristine backbone, through artefacts.
@@ -178,27 +163,13 @@ class Memit:
         config = self._config
         if not self._moments:
             raise DataError("memit has no second moments: prepare() comes before the first edit")
-        rows = subject_rows(
-            self._backbone,
-            batch,
-            self._contexts,
-            with_kl=config.kl_weight > 0,
-            kl_position=config.kl_position,
-        )
-        vectors = SubjectVectors(
-            self._backbone,
-            self._layers[-1],
-            rows,
+        search = Search(
+            config.v_lr,
+            config.v_num_steps,
             VectorSettings(config.v_weight_decay, config.stop_loss, config.clamp, config.kl_weight),
+            config.kl_position,
         )
-        optimisation = Optimisation(
-            {"delta": vectors.delta},
-            vectors.loss,
-            OptimiserSettings("adam", config.v_lr, config.v_num_steps, config.stop_loss),
-            agreed=self._backbone.micro_batch.agreed,
-            after_step=vectors.project,
-        )
-        self._run = _Run(BatchRun(batch, optimisation), vectors)
+        self._run = vector_run(self._backbone, batch, self._contexts, self._layers[-1], search)
 
     def advance(self, max_steps: int) -> bool:
         """Take at most `max_steps` updates of the vectors; True when they are found."""
@@ -208,21 +179,10 @@ class Memit:
     def finish(self) -> EditReport:
         """Write the weights, layer by layer."""
         run = begun(self._run)
-        vectors = run.vectors
-        wanted = vectors.base + vectors.delta.detach()
-        for index, layer in enumerate(self._layers):
-            keys, states = keys_and_states(self._backbone, vectors.rows, layer, self._layers[-1])
-            residuals = (wanted - states).double() / (len(self._layers) - index)
-            self._write(layer, keys.double().T, residuals.T)
+        for layer, keys, residuals in spread(self._backbone, run, self._layers):
+            self._write(layer, keys, residuals)
         self._run = None
-        return replace(
-            run.work.report(),
-            final_loss=float(vectors.losses.mean()),
-            counts={
-                "subject_absent": vectors.rows.num_absent,
-                "covariance_from_samples": int(self._is_sampled),
-            },
-        )
+        return run.report(self._is_sampled)
 
     def logits(
         self, prompts: PromptBatch, state: DecodeState | None = None
@@ -236,8 +196,7 @@ class Memit:
         for layer, products in self._earlier.items():
             state.tensors[f"earlier/{layer}"] = products
         if self._run is not None:
-            self._run.work.store(state)
-            state.nest("vectors", self._run.vectors.state())
+            self._run.store(state)
         return state
 
     def load(self, state: State) -> None:
@@ -254,9 +213,7 @@ class Memit:
         batch = stored_batch(state, device)
         if batch is not None:
             self.begin(batch)
-            run: _Run = begun(self._run)
-            run.vectors.load(state.inner("vectors"))
-            run.work.resume(state)
+            begun(self._run).resume(state)
 
     def remove(self) -> None:
         """Put the pristine weights back, bit for bit."""
@@ -276,18 +233,6 @@ class Memit:
         if self._config.accumulate_keys:
             earlier = self._earlier.get(layer, torch.zeros_like(old))
             self._earlier[layer] = earlier + keys @ keys.T
-
-
-def least_squares_update(keys: Tensor, residuals: Tensor, old: Tensor) -> Tensor:
-    """Change of the weight (D, F): R X^T with (old + K K^T) X = K, MEMIT's closed form.
-
-    Args:
-        keys: K, (F, N) float64.
-        residuals: R, (D, N) float64: what the outputs at those keys should gain.
-        old: (F, F) float64: cov_weight * C, and what else is to be kept.
-    """
-    solution: Tensor = torch.linalg.solve(ridged(old + keys @ keys.T), keys)
-    return residuals @ solution.T
 
 
 VERSION = 3  # without a text the backbone samples one; before, C was of the data set's prompts

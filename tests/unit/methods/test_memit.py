@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from trainables.artefacts import Artefacts
+from trainables.assemblies.spread_vectors import least_squares_update
 from trainables.backbones.hidden_states.sampled_text import sampled_contexts
 from trainables.backbones.hidden_states.subject_vectors import (
     SubjectVectors,
@@ -21,7 +22,7 @@ from trainables.backbones.prefix_cache import PrefixCache
 from trainables.backbones.split import Split
 from trainables.errors import ConfigError, DataError
 from trainables.interfaces import Backbone, Edit, EditReport, TrainingRecord
-from trainables.methods.memit import Config, Memit, least_squares_update
+from trainables.methods.memit import Config, Memit
 from trainables.prompts import edit_batch
 from trainables.seeding import trial_generators
 from trainables.states import snapshot
