@@ -54,7 +54,8 @@ _KINDS: Mapping[str, _Kind] = {
     ),
     "blank_first_tokens": _edits("target begins with a lone blank, scored as a token"),
     "subject_absent": _edits(
-        "subject absent from the prompt (memit and rome took the last token, wise and arm prefixes)"
+        "subject absent from the prompt (memit, alphaedit and rome took the last token, wise and "
+        "arm prefixes)"
     ),
     "entity_from_subject": _edits("anchor made of a known subject"),
     "entity_from_sentence": _edits("no anchor found in the prompt, used the whole prompt"),
@@ -63,6 +64,9 @@ _KINDS: Mapping[str, _Kind] = {
     "centre_from_table": _Kind("batches whose anchors are centred by the embedding table"),
     "covariance_from_samples": _Kind(
         "batches with second moments of text that the backbone sampled, for want of another"
+    ),
+    "nothing_protected": _Kind(
+        "batches that no direction of ordinary text was kept from, all being below null_threshold"
     ),
     "new_to_all_experts": _edits("new to all experts, one was drawn"),
     "no_selection_score": _edits("no unrelated prompt to choose an expert by, one was drawn"),

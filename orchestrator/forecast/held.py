@@ -175,22 +175,27 @@ def _memories(spec: TrialSpec, shape: Shape, training: Training) -> Held:
 
 
 def _vectors(spec: TrialSpec, shape: Shape, training: Training) -> Held:
-    """Vectors are small; what is large are the F x F products, which host memory keeps."""
+    """Vectors are small; what is large are the F x F products, which host memory keeps.
+
+    Keys of earlier batches are there from the end of the first one on. The eigenvectors that
+    AlphaEdit takes of C, one layer after another, need no more than C's check of all layers.
+    """
     layers = [int(layer) for layer in spec.method["layers"]]
     square = shape.ffn**2
     edits = batch_size(spec.protocol)
     earlier = 8 * len(layers) * square * bool(spec.method.get("accumulate_keys"))
+    later = earlier * (not rolls_back(spec) and num_batches(spec.protocol) > 1)
     held = _written(spec, shape, training, len(layers))
     states = edits * training.rows * held.longest * shape.width * shape.bytes_each
     before = 4 * edits * shape.vocabulary * bool(spec.method.get("kl_weight"))
     return replace(
         held,
-        kept=held.kept + earlier,
+        kept=held.kept + later,
         batch=before,
         layers=shape.num_layers - max(layers) - 1,
         prepare=held.kept + square * (12 * len(layers) + 8 * _CHECKING),
-        write=8 * square * (_SOLVING + 2 * bool(earlier)) + states + before,
-        state=held.state + earlier,
+        write=8 * square * (_SOLVING + 2 * bool(earlier)) + states + before + earlier - later,
+        state=held.state + later,
     )
 
 

@@ -22,6 +22,7 @@ TOKENS_PER_ROW, TOKENS_PER_TARGET, PROMPTS_PER_EDIT = 15, 3, 8
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _VOCABULARY = 32_000  # where only a shape is known
 _ADAM_BYTES, _SGD_BYTES = 60, 30  # moved per trained number and step
+_EIGENVECTORS = 9  # operations per cube of the size, of all of a symmetric matrix
 _SCALE_PROMPTS = 200  # that WISE and ARM measure their layer on
 _PREFIXES, _PREFIX_TOKENS = 10, 8  # that they sample, and the mean length of one
 
@@ -246,9 +247,18 @@ def _vectors(spec: TrialSpec, shape: Shape) -> Training:
     edits, last = batch_size(spec.protocol), max(layers)
     training, keys = _one_vector(spec, shape, layers)
     # K K^T and the factorisation in float64, at half the speed; the keys of each layer anew.
-    solved = 2 * len(layers) * (2 / 3 * shape.ffn + 4 * edits) * shape.ffn**2
+    # Between free directions alone there are two products more, and once their eigenvectors.
+    is_projected = spec.method.get("null_threshold") is not None
+    factor = 4 + 1 / 3 if is_projected else 2 / 3
+    solved = 2 * len(layers) * (factor * shape.ffn + 4 * edits) * shape.ffn**2
+    spectra = 2 * len(layers) * _EIGENVECTORS * shape.ffn**3 * is_projected
     found = len(layers) * edits * keys * 2 * (last + 1) * shape.layer
-    return replace(training, trained=edits * shape.width, finish=solved + found)
+    return replace(
+        training,
+        trained=edits * shape.width,
+        finish=solved + found,
+        once=training.once + spectra,
+    )
 
 
 def _vector(spec: TrialSpec, shape: Shape) -> Training:

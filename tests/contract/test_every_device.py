@@ -18,6 +18,7 @@ from tests.devices.trials import FAMILIES, HOME, LAYOUTS, Layout, loaded, run_tr
 # and what these have reached.
 ALLOWED_SYNCS = 3
 MOST_SYNCS = {
+    "alphaedit": 2,
     "arm": 1,
     "conventional_moe": 2,
     "dense_adapter": 2,

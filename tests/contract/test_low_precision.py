@@ -31,7 +31,8 @@ NARROW: tuple[Dtype, ...] = ("float16", "bfloat16")
 # One arm of each module; the others differ in settings alone.
 _REPEATED = ("conventional_moe", "ft_l", "lemoe_lora", "r_rome", "wise_merge")
 ARMS = [name for name in METHODS if name not in _REPEATED]
-WRITERS = ("ft_ewc", "ft_m", "memit", "rome")  # methods that write a weight of the backbone
+# Methods that write a weight of the backbone.
+WRITERS = ("alphaedit", "ft_ewc", "ft_m", "memit", "rome")
 
 
 def edited(name: str, backbone: Backbone, shared: Artefacts) -> torch.Tensor:

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from trainables.artefacts import Artefacts
@@ -37,10 +38,23 @@ class Moments:
     Attributes:
         of_layer: C = E[k k^T] of each layer, (F, F) float32, in host memory.
         is_sampled: Whether the backbone sampled the text, for want of another.
+        inputs: All that they depend on, the layer apart: of the key of what is made of them.
     """
 
     of_layer: Mapping[int, Tensor]
     is_sampled: bool
+    inputs: Mapping[str, Json]
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """The eigenvalues of C, ascending, (F,), and its eigenvectors, the columns of (F, F); float32.
+
+    In host memory.
+    """
+
+    values: Tensor
+    vectors: Tensor
 
 
 def check_text(path: str | None) -> None:
@@ -95,7 +109,23 @@ def stored_moments(
         for layer in layers
     }
     moments = {layer: state.tensors["moment"] for layer, state in found.items()}
-    return Moments(moments, source == "sampled")
+    return Moments(moments, source == "sampled", inputs)
+
+
+def stored_spectra(artefacts: Artefacts, moments: Moments) -> dict[int, Spectrum]:
+    """The eigenvalues and eigenvectors of each C, taken in float64."""
+
+    def build(layer: int) -> State:
+        values, vectors = torch.linalg.eigh(moments.of_layer[layer].double())
+        # Rounding leaves a matrix of few tokens with eigenvalues a little below 0.
+        return State({"values": values.clamp_min(0).float(), "vectors": vectors.float()})
+
+    spectra = {}
+    for layer in moments.of_layer:
+        inputs = {**moments.inputs, "layer": layer}
+        found = artefacts.get("spectrum", inputs, partial(build, layer)).tensors
+        spectra[layer] = Spectrum(found["values"], found["vectors"])
+    return spectra
 
 
 def _stored_passages(split: Split, artefacts: Artefacts, num_tokens: int) -> list[str]:

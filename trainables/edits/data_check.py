@@ -16,7 +16,8 @@ LEAST_KNOWN = 0.3  # share of locality questions below which locality says littl
 QUESTIONS = frozenset(
     {"generality", "locality_near", "locality_same", "locality_far", "portability"}
 )
-NEED_SUBJECTS = ("memit", "rome")  # modules whose method is nothing without the subject's place
+# Modules whose method is nothing without the subject's place.
+NEED_SUBJECTS = ("alphaedit", "memit", "rome")
 
 
 class DataCheck:

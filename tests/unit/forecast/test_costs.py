@@ -102,6 +102,15 @@ def test_training_when_a_vector_is_found_then_its_contexts_and_its_change_count(
     assert moments.once - found.once == pytest.approx(60 * 2 * (3000 + 900) + 6 * 27_000)
 
 
+def test_training_when_changes_are_projected_then_products_and_eigenvectors_count() -> None:
+    memit = {"layers": [0, 1], "contexts": 0, "covariance_tokens_per_dim": 10}
+    plain = training_of(spec({"trains": "vectors"}, memit))
+    free = training_of(spec({"trains": "vectors"}, memit | {"null_threshold": 0.02}))
+    # of 2 layers in float64: two products of 2 x 30^3 each, and a factor of half the operations
+    assert free.finish - plain.finish == pytest.approx(2 * 2 * (4 - 1 / 3) * 27_000)
+    assert free.once - plain.once == 2 * 2 * 9 * 27_000
+
+
 def test_training_when_a_method_adds_rows_then_they_count() -> None:
     assert training_of(spec({"trains": "memories"}, {"num_prefixes": 10})).rows == 11
     plain = {"num_prefixes": 10, "augmentation": "none"}

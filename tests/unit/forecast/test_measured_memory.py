@@ -38,6 +38,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("rome", None),
         ("memit", None),
         ("memit", 1),
+        ("alphaedit", None),
     ],
 )
 def test_memory_when_it_is_measured_then_it_is_as_declared(
@@ -49,7 +50,7 @@ def test_memory_when_it_is_measured_then_it_is_as_declared(
         assert 1 / FACTOR < line.ratio < FACTOR, f"{method}, {line}"
     names = {line.name for line in found}
     assert {"step", "checkpoint"} <= names
-    assert ("prepare" in names) == (method in ("rome", "memit"))
+    assert ("prepare" in names) == (method in ("rome", "memit", "alphaedit"))
 
 
 def test_memory_when_records_are_ranked_by_gece_then_it_is_as_declared(

@@ -127,9 +127,15 @@ def test_memory_when_vectors_are_solved_for_then_squares_of_the_ffn_count_once()
     states = 20 * 10 * 4
     assert own_bytes(stage(found, "write").fixed_gib) == pytest.approx(kept + 900 * 40 + states)
     assert found.once_gib == stage(found, "prepare").fixed_gib
-    keeping = memory(spec({"trains": "vectors"}, {**memit, "accumulate_keys": True}))
-    more = keeping.checkpoint_gib - found.checkpoint_gib
-    assert more * GIB == pytest.approx(2 * 900 * 8)
+    stream = {"kind": "lifelong", "num_edits": 4, "num_batches": 2}
+    each = ({}, {"accumulate_keys": True})
+    plain, keeping = (memory(spec({"trains": "vectors"}, memit | own, **stream)) for own in each)
+    assert (keeping.checkpoint_gib - plain.checkpoint_gib) * GIB == pytest.approx(2 * 900 * 8)
+    # in a single batch they come while it is written: those of both layers, and of one twice
+    alone = memory(spec({"trains": "vectors"}, {**memit, "accumulate_keys": True}))
+    assert alone.checkpoint_gib == found.checkpoint_gib
+    more = stage(alone, "write").fixed_gib - stage(found, "write").fixed_gib
+    assert more * GIB == pytest.approx(900 * 8 * (2 + 2))
 
 
 def test_memory_when_edits_are_made_in_turn_then_the_rows_of_one_run() -> None:
