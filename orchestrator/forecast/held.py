@@ -107,6 +107,22 @@ def _weight(spec: TrialSpec, shape: Shape, training: Training) -> Held:
     )
 
 
+def _map(spec: TrialSpec, shape: Shape, training: Training) -> Held:
+    """Map and gate in float32; beside each token's state what the projection gave, and the mix."""
+    trained = training.trained
+    return Held(
+        kept=4 * trained,
+        moments=8 * trained,
+        gradients=4 * trained,
+        scratch=4 * trained,
+        longest=training.tokens,
+        layers=shape.num_layers - edit_layer(spec, shape) - 1,
+        per_token=shape.width * (3 * shape.bytes_each + 8),
+        per_row=_logits(training, shape),
+        state=12 * trained,
+    )
+
+
 def _experts(spec: TrialSpec, shape: Shape, training: Training) -> Held:
     """All experts of a bank are trained; of one that is frozen the weights are left."""
     banks = num_batches(spec.protocol) if spec.cost.get("grows") and not rolls_back(spec) else 1
@@ -250,6 +266,7 @@ def _values(spec: TrialSpec, shape: Shape, training: Training) -> Held:
 HELD: Mapping[str, Callable[[TrialSpec, Shape, Training], Held]] = {
     "nothing": _nothing,
     "weight": _weight,
+    "map": _map,
     "experts": _experts,
     "adapters": _adapters,
     "memories": _memories,

@@ -171,6 +171,18 @@ def _weight(spec: TrialSpec, shape: Shape) -> Training:
     )
 
 
+def _map(spec: TrialSpec, shape: Shape) -> Training:
+    """A map beside one FFN output projection and its gate, both of one token of a row, by Adam."""
+    tokens = per_edit(spec, "tokens_per_row")
+    trained = shape.projection + shape.ffn + shape.width
+    return Training(
+        tokens=tokens,
+        above=shape.num_layers - edit_layer(spec, shape) - 1,
+        trained=trained,
+        used=trained / tokens,
+    )
+
+
 def _experts(spec: TrialSpec, shape: Shape) -> Training:
     """Experts beside one FFN, and `squares` of the width in their router, trained by AdamW."""
     method, tokens = spec.method, per_edit(spec, "tokens_per_row")
@@ -332,6 +344,7 @@ def _values(spec: TrialSpec, shape: Shape) -> Training:
 KINDS: Mapping[str, Callable[[TrialSpec, Shape], Training]] = {
     "nothing": _nothing,
     "weight": _weight,
+    "map": _map,
     "experts": _experts,
     "adapters": _adapters,
     "memories": _memories,

@@ -72,6 +72,11 @@ def test_work_when_a_stream_has_batches_then_steps_repeat_and_the_end_is_read_to
     assert stream.operations - one.operations == pytest.approx(read)
 
 
+def test_training_when_a_map_is_trained_then_one_token_of_a_row_passes_it() -> None:
+    found = training_of(spec({"trains": "map"}))
+    assert (found.above, found.trained, found.used) == (1, 340, 34)  # of 10 tokens
+
+
 ROME = {"v_num_steps": 5, "contexts": 4, "context_lengths": [4, 9], "covariance": "identity"}
 
 

@@ -31,6 +31,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("ft_ewc", None),
         ("lora", None),
         ("lora", 1),
+        ("defer", None),
         ("lemoe", None),
         ("memoe_v2", None),
         ("wise_merge", None),

@@ -85,6 +85,16 @@ def test_memory_when_adapters_are_trained_then_two_maps_a_layer_and_their_inputs
     )
 
 
+def test_memory_when_a_map_is_trained_then_it_and_its_gate_count() -> None:
+    found = memory(spec({"trains": "map"}))
+    # 300 of the map, 30 of the gate, 10 beside: their moments and a gradient; of 20 tokens the
+    # layer's output, the projection's, their sum in 4 bytes, and two numbers in float32
+    step = stage(found, "step")
+    assert own_bytes(step.fixed_gib) == pytest.approx(340 * 16 + 20 * 10 * 20)
+    assert step.row_gib * GIB == pytest.approx(10 * 140 * 4 + 300 * 16)  # one layer above
+    assert found.checkpoint_gib * GIB == 340 * 12
+
+
 def test_memory_when_a_penalty_holds_the_weight_then_its_importance_and_anchor_count() -> None:
     stream = {"kind": "lifelong", "num_edits": 8, "num_batches": 4}
     held = {"penalty_weight": 0.1}
