@@ -331,6 +331,7 @@ MET: dict[Setting, Check] = {
         penalty=fixed("ft_ewc", "penalty_weight"),
         replay_instances=fixed("ft_ewc", "num_replayed"),
     ),
+    **_of("lemoe", "DEFER", learning_rate=fixed("defer", "edit_lr")),
     **_of("lemoe", "MEMIT", edited_layers=fixed("memit", "layers")),
     **_of_grace("lemoe", replacement=fixed("grace", "replacement", "replace_last")),
     **_of(

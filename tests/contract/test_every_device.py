@@ -21,6 +21,7 @@ MOST_SYNCS = {
     "alphaedit": 2,
     "arm": 1,
     "conventional_moe": 2,
+    "defer": 1,
     "dense_adapter": 2,
     "ft_ewc": 2,
     "ft_l": 1,

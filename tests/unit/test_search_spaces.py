@@ -156,6 +156,7 @@ def test_lemoe_lifelong_when_paper_then_each_method_has_its_published_batches() 
     assert batches["grace", 100]["edit_batch_size"] == 1
     assert batches["memit_mass", 100]["num_batches"] == 1
     assert batches["rome", 1000]["edit_batch_size"] == 1
+    assert batches["defer", 100]["edit_batch_size"] == 1
 
 
 def test_rome_when_paper_then_as_its_row_was_made() -> None:
