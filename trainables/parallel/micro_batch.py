@@ -24,8 +24,8 @@ class MicroBatch:
     Attributes:
         limit: Most rows in a micro-batch; None: all rows run at once.
         ranks: The processes that share the trial; None: this one runs it alone.
-        running: The rows that run, of those that this process runs in all, for whoever draws noise
-            by their number; also where they run again on the way back. None: all of them.
+        running: The rows that run, by their numbers in the whole batch, for whoever draws noise or
+            holds something by them; also where they run again on the way back. None: all of them.
     """
 
     def __init__(self, limit: int | None = None) -> None:
@@ -103,6 +103,7 @@ class MicroBatch:
             [part, *(tensor[own] for tensor in rows[1:])],
             [tensor[ends[own.start] : ends[own.stop]] for tensor in outputs],
             counts[own],
+            own.start,
         )
         stops = [0, *accumulate(shares)]
         return self.ranks.joined(
@@ -133,10 +134,16 @@ class MicroBatch:
         rows: Sequence[Tensor],
         outputs: Sequence[Tensor],
         counts: Sequence[int],
+        first: int | None = None,
     ) -> Tensor:
+        """Run `function` in pieces; `first` is the number of the first row, if others run more."""
         slices = self.slices(len(rows[0]))
-        if len(slices) == 1:
+        before = first or 0
+        numbers = [slice(before + some.start, before + some.stop) for some in slices]
+        if len(slices) == 1 and first is None:
             return function(*rows, *outputs)
+        if len(slices) == 1:
+            return self._run(function, numbers[0], *rows, *outputs)
         ends = [0, *accumulate(counts)]
         parts = [
             [tensor[some] for tensor in rows]
@@ -144,8 +151,8 @@ class MicroBatch:
             for some in slices
         ]
         each = [
-            (partial(self._run, function, some), part)
-            for some, part in zip(slices, parts, strict=True)
+            (partial(self._run, function, running), part)
+            for running, part in zip(numbers, parts, strict=True)
         ]
         if not torch.is_grad_enabled():
             return torch.cat([run(*part) for run, part in each])
