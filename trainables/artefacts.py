@@ -89,9 +89,14 @@ class Artefacts:
         self.prefix_cache.clear()
 
     @property
+    def cache(self) -> Path:
+        """Folder of embedded backbones, packages and artefacts; `default_cache` on one machine."""
+        return self._root.parent
+
+    @property
     def nltk_data(self) -> Path:
         """Folder where `make nltk` puts NLTK's data; it may not exist."""
-        return self._root.parent / nltk_data.FOLDER
+        return self.cache / nltk_data.FOLDER
 
     def keep(self, name: str, build: Callable[[], T]) -> T:
         """The tool that `build` returns, loaded once in this process because loading is slow.

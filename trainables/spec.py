@@ -60,12 +60,12 @@ class MethodSpec:
 
 @dataclass(frozen=True)
 class PackageSpec:
-    """The wheel of a package index that a backbone comes in.
+    """The wheel of a package index that a backbone, or a sentence encoder, comes in.
 
     Attributes:
         name: Of the package.
         version: Of the package.
-        file: Member of the wheel, a GGUF file.
+        file: Member of the wheel; of a backbone a GGUF file.
         sha256: Of that file.
     """
 

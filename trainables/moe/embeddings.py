@@ -2,11 +2,13 @@
 
 Source: LEMoE (arXiv:2406.20030v1), Section 4.2 (the mean over the embedding layer's outputs) and
 Appendix B.4 (token level, entity level). Only prompt tokens count: a route must not see the target.
+A sentence encoder may take the place of the mean: its numbers then stand for the whole prompt.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -16,13 +18,45 @@ from trainables.interfaces import Edit, PromptBatch
 from trainables.moe.entities import EntityFinder
 
 
+class Sentences(Protocol):
+    """Embeds whole prompts by what they say."""
+
+    @property
+    def size(self) -> int:
+        """Numbers of an embedding, D."""
+        ...
+
+    def __call__(self, prompts: PromptBatch) -> Tensor:
+        """Embeddings (B, D) float32."""
+        ...
+
+
 class PromptEmbedder:
     """Embeds prompts by the backbone's input embedding table, in float32."""
 
-    def __init__(self, embedding: nn.Embedding, finder: EntityFinder | None) -> None:
-        """With a `finder`, an instance is the mean of its named entities."""
+    def __init__(
+        self,
+        embedding: nn.Embedding,
+        finder: EntityFinder | None,
+        sentences: Sentences | None = None,
+    ) -> None:
+        """With a `finder`, an instance is the mean of its named entities; or see `sentences`."""
         self._embedding = embedding
         self.finder = finder
+        self._sentences = sentences
+
+    @property
+    def reads_sentences(self) -> bool:
+        """Whether an instance is embedded by a sentence encoder."""
+        return self._sentences is not None
+
+    @torch.no_grad()
+    def middle(self) -> Tensor:
+        """Where instances lie about as long as none is known, (D,): the table's mean, or 0."""
+        if self._sentences is None:
+            return self.table_mean()
+        weight = self._embedding.weight
+        return torch.zeros(self._sentences.size, device=weight.device)
 
     @torch.no_grad()
     def table_mean(self) -> Tensor:
@@ -50,6 +84,8 @@ class PromptEmbedder:
 
     def instance(self, prompts: PromptBatch) -> Tensor:
         """One embedding per prompt, (B, D): mean over entities, or over the prompt's tokens."""
+        if self._sentences is not None:
+            return self._sentences(prompts)
         if self.finder is None:
             return mean_embedding(prompts, self.tokens(prompts))
         return self.finder.embeddings(prompts, self.tokens(prompts))[0]

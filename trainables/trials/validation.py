@@ -10,6 +10,7 @@ from typing import Any
 from trainables.backbones.checkpoints.checkpoint import Checkpoint, examine
 from trainables.backbones.checkpoints.hub import checkpoint_folder
 from trainables.backbones.families import family_of
+from trainables.backbones.sentences.package import asking_setting, encoder_file, encoder_spec
 from trainables.edits.data_check import DataCheck
 from trainables.edits.drawing import draw
 from trainables.edits.sources import Source, backbone_folder
@@ -51,6 +52,7 @@ class Validator:
         self._cache, self._progress, self._told = cache, progress, told
         self._checkpoints: dict[str, Checkpoint] = {}
         self._nltk_data: dict[tuple[NltkData, ...], str] = {}
+        self._has_encoder = False
         self._data = DataCheck(cache, compared)
         self._asked = asked
         self._folders: dict[str, Path] = {}
@@ -77,8 +79,8 @@ class Validator:
 
         Returns:
             backbone_fingerprint, tokenizer, dataset_digest, method_version, generation_version
-            (None where it decides nothing), method_data (which data of NLTK its settings make the
-            method read), and counts of the data.
+            (None where it decides nothing), method_data (which data of NLTK, or which sentence
+            encoder, its settings make the method read), and counts of the data.
 
         Raises:
             EditingError: Naming the first setting that cannot work.
@@ -149,6 +151,19 @@ class Validator:
         return whole, folder
 
     def _method_data(self, config: Any) -> str:
+        """What the method reads besides the data set, by hash; fetched if it is not there yet."""
+        return " ".join(filter(None, (self._nltk_identity(config), self._encoder_identity(config))))
+
+    def _encoder_identity(self, config: Any) -> str:
+        if (key := asking_setting(vars(config))) is None:
+            return ""
+        spec = encoder_spec()
+        if not self._has_encoder:
+            encoder_file(spec, self._cache, key, self._told or (lambda what, share: None))
+            self._has_encoder = True
+        return spec.identity
+
+    def _nltk_identity(self, config: Any) -> str:
         needed: tuple[NltkData, ...] = getattr(config, "nltk_data", ())
         if needed not in self._nltk_data:
             self._nltk_data[needed] = nltk_data.identity(needed, self._cache / nltk_data.FOLDER)

@@ -11,16 +11,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from trainables.artefacts import Artefacts
+from trainables.assemblies.text_encoder import sentence_prompts
 from trainables.backbones.loading import Device, load_backbone, usable_device
 from trainables.backbones.pristine import Pristine
+from trainables.backbones.sentences.package import ASKED
 from trainables.backbones.split import Split
 from trainables.edits.asking import known_facts
 from trainables.edits.drawing import Drawn, draw
 from trainables.edits.frequency import with_gece
 from trainables.edits.known import asked_facts, only_known, true_facts
 from trainables.edits.sources import Source, backbone_folder, open_source
-from trainables.edits.stream import edit_stream
+from trainables.edits.stream import Reads, edit_stream
 from trainables.errors import MemoryExhaustedError
 from trainables.interfaces import Backbone, EditMethod, EditRecord, State
 from trainables.methods import build_config, get_method
@@ -141,7 +146,14 @@ class Workbench:
             self._maker(spec, backbone, allowed),
             backbone.tokenizer,
             evaluator,
-            edit_stream(spec, backbone, drawn, source, self._knowledge(backbone, drawn, source)),
+            edit_stream(
+                spec,
+                backbone,
+                drawn,
+                source,
+                self._knowledge(backbone, drawn, source),
+                self._prompt_reader(spec, backbone),
+            ),
             how,
             self._pristine_answers(backbone, evaluator, how),
             device=backbone.device,
@@ -230,6 +242,16 @@ class Workbench:
             return method
 
         return make
+
+    def _prompt_reader(self, spec: TrialSpec, backbone: Backbone) -> Reads | None:
+        """What clusters the prompts of a stream whose router reads them with another model."""
+        if spec.method.settings.get("embedding") != ASKED:
+            return None
+
+        def read(prompts: Sequence[str]) -> NDArray[np.floating]:
+            return sentence_prompts(backbone, self._artefacts, "embedding").texts(prompts).numpy()
+
+        return read
 
     def _knowledge(self, backbone: Backbone, drawn: Drawn, source: Source) -> dict[str, float]:
         """What the backbone knew of the data before any edit, for the trial's row.

