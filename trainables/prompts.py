@@ -158,6 +158,18 @@ def edit_batch(
     return EditBatch(tuple(edits), tokens, labels_of(tokens))
 
 
+def prompt_batch(
+    tokenizer: Any, prompts: Sequence[str], device: torch.device | str = "cpu"
+) -> PromptBatch:
+    """Prompts without targets, nowhere scored; at least one.
+
+    Raises:
+        DataError: If a prompt comes to no token.
+    """
+    rows = [tokenise(tokenizer, prompt) for prompt in prompts]
+    return collate(rows, pad_id=pad_id(tokenizer), device=device)
+
+
 def pad_id(tokenizer: Any) -> int:
     """Id used on padding; any id will do, because padding is masked everywhere."""
     return int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0)

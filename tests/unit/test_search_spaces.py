@@ -143,7 +143,7 @@ def test_lemoe_components_when_expanded_then_each_arm_changes_one_thing() -> Non
     full = by_arm.pop("full")
     for values in by_arm.values():
         assert sum(values[key] != full[key] for key in full) == 1
-    assert len(by_arm) == 7
+    assert len(by_arm) == 8
 
 
 def test_lemoe_lifelong_when_paper_then_each_method_has_its_published_batches() -> None:

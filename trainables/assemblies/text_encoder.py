@@ -19,7 +19,7 @@ from trainables.backbones.sentences.encoder import SentenceEncoder, read_encoder
 from trainables.backbones.sentences.package import encoder_file, encoder_spec
 from trainables.interfaces import Backbone, Json, PromptBatch
 from trainables.moe.embeddings import PromptEmbedder
-from trainables.prompts import collate, pad_id, tokenise
+from trainables.prompts import prompt_batch, tokenise
 
 EncoderName: TypeAlias = Literal["sentence", "backbone"]
 _MOST_ROWS = 256  # texts that are tokenised and embedded at a time
@@ -103,12 +103,12 @@ class TextEncoder:
 
     def texts(self, texts: Sequence[str]) -> Tensor:
         """Embeddings of texts, (N, D) float32, as if each were a prompt."""
-        tokenizer, pad = self._backbone.tokenizer, pad_id(self._backbone.tokenizer)
-        parts = []
-        for start in range(0, len(texts), _MOST_ROWS):
-            rows = [tokenise(tokenizer, text) for text in texts[start : start + _MOST_ROWS]]
-            parts.append(self.prompts(collate(rows, pad_id=pad, device=self._backbone.device)))
-        return torch.cat(parts) if parts else self.centre().new_empty(0, self.size)
+        tokenizer, device = self._backbone.tokenizer, self._backbone.device
+        parts = [
+            self.prompts(prompt_batch(tokenizer, texts[start : start + _MOST_ROWS], device))
+            for start in range(0, len(texts), _MOST_ROWS)
+        ]
+        return torch.cat(parts) if parts else torch.empty(0, self.size, device=device)
 
     def centre(self, texts: Sequence[str] = ()) -> Tensor:
         """What all texts share, (D,), to be taken from each before a cosine.

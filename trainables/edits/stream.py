@@ -132,6 +132,7 @@ def edit_batches(
             seed=seed,
         )
     prompts = [record.prompt for record in drawn.records]
+    embeddings: NDArray[np.floating]
     if read is None or order in _NOT_CLUSTERED:
         embeddings = _mean_embeddings(backbone, [(prompt, "") for prompt in prompts])
     else:

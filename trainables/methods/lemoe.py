@@ -23,9 +23,8 @@ Choices where the paper is silent:
   anchor, all train together, and the gates are a softmax of cosine / router_temperature over the
   `top_k` best. Fewer edits than experts get one expert each; `experts_not_added` is reported.
 - e_j is the mean over prompt tokens of the input embeddings. `embedding: entity` takes named
-  entities, or the subjects of the edits so far (`anchor_source`; moe/entities.py; the report counts
-  the fall-backs). `embedding: token` routes each token by its own, by keys made of means, and
-  `embedding: sentence` by a small pretrained model's reading of the prompt, as the stream's order.
+  entities, or the subjects of the edits so far (`anchor_source`; moe/entities.py; fall-backs are
+  counted), `token` each token's own, `sentence` a pretrained encoder's reading, as does the order.
 - Width d_p of the projection: a quarter of the model's unless `projection_size` says otherwise.
 - Conventional and knowledge-anchor routers (B.4) read the FFN's input, train all their rows in
   every batch, and have no balance loss: a batch has only its own expert to train. `anchor` and
@@ -75,7 +74,7 @@ from trainables.optimise import (
     stored_batch,
     token_losses,
 )
-from trainables.prompts import collate, pad_id, row_index, tokenise
+from trainables.prompts import prompt_batch, row_index
 
 _MAX_CENTRE_EDITS = 1000  # the mean hardly changes beyond; entities cost a millisecond per prompt
 
@@ -187,7 +186,7 @@ class Lemoe:
         self._split = Split(backbone, config.edit_layer, artefacts.prefix_cache)
         self._site = Site(backbone, config.edit_layer, self._path, artefacts.prefix_cache)
         self._embedder = prompt_embedder(config, backbone, artefacts)
-        self._centre, self._has_own_centre = self._embedder.middle(), False
+        self._centre, self._has_own_centre = self._embedder.middle(), config.uses_sentences
         self._forget()
 
     def _forget(self) -> None:
@@ -202,10 +201,8 @@ class Lemoe:
         self._has_own_centre = True
         some = [record.edit for record in training[:_MAX_CENTRE_EDITS]]
         self._embedder.add_subjects(some)
-        tokenizer = self._backbone.tokenizer
-        rows = [tokenise(tokenizer, edit.prompt) for edit in some]
-        prompts = collate(rows, pad_id=pad_id(tokenizer), device=self._backbone.device)
-        self._centre = self._embedder.instance(prompts).mean(0)
+        prompts = prompt_batch(self._backbone.tokenizer, [edit.prompt for edit in some])
+        self._centre = self._embedder.instance(prompts.to(self._backbone.device)).mean(0)
 
     def begin(self, batch: EditBatch) -> None:
         """Add the batch's experts with their keys, and set up AdamW on them."""

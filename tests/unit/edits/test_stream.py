@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -115,6 +115,24 @@ def test_order_seed_changes_the_order_and_not_the_draw(llama: Backbone) -> None:
     assert own[0] == other[0]
     assert own[1] != other[1]
     assert own[1] == again[1]  # the trial's own seed is 0
+
+
+def test_prompts_are_clustered_by_what_reads_them_where_the_order_clusters(
+    llama: Backbone,
+) -> None:
+    asked = list[list[str]]()
+
+    def read(prompts: Sequence[str]) -> np.ndarray:
+        asked.append(list(prompts))
+        return np.array([[1.0, 0.0], [0.0, 1.0], [0.9, 0.1], [0.1, 0.9]])
+
+    wanted = spec(kind="lifelong", num_edits=4, order="kmeans_filled", edit_batch_size=2)
+    drawn = draw(wanted, SOURCE)
+    assert edit_batches(wanted, llama, drawn, read) == [[0, 2], [1, 3]]
+    assert asked == [[record.prompt for record in drawn.records]]
+    given = spec(kind="lifelong", num_edits=4, order="given", edit_batch_size=2)
+    assert edit_batches(given, llama, drawn, read) == [[0, 1], [2, 3]]
+    assert len(asked) == 1  # no need to ask
 
 
 def test_group_sizes_draw_so_many_of_each_group_for_every_batch() -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.tiny_sentences import tiny_encoder
 from trainables.artefacts import Artefacts
 from trainables.errors import ConfigError
 from trainables.interfaces import Backbone, Edit, EditBatch, PromptBatch, TrainingRecord
@@ -252,3 +253,32 @@ def test_load_when_only_known_subjects_stand_for_entities_then_they_are_known_ag
     loaded.load(state)
     assert torch.equal(answers(loaded, prompts_of(llama, FIRST)), expected)
     loaded.remove()
+
+
+def test_sentences_when_they_are_read_then_keys_are_made_of_them_and_tell_edits_apart(
+    llama: Backbone, artefacts: Artefacts, tmp_path: Path
+) -> None:
+    encoder = tiny_encoder(tmp_path)
+    artefacts.keep("sentence_encoder", lambda: encoder)
+    method = built(llama, artefacts, embedding="sentence")
+    centre = encoder.embed([each.prompt for each in TRAINING]).mean(0)
+    torch.testing.assert_close(method.state().tensors["centre"], centre)
+    counts = [edit(method, batch_of(llama, edits)) for edits in (FIRST, SECOND)]
+    assert counts == [{}, {}]
+    for edits, key in zip((FIRST, SECOND), method.state().tensors["router/keys"], strict=True):
+        mean = encoder.embed([each.prompt for each in edits]).mean(0) - centre
+        torch.testing.assert_close(key, mean / mean.norm())
+    keys = method.state().tensors["router/keys"]
+    for edits in (FIRST, SECOND):
+        nearest = ((encoder.embed([each.prompt for each in edits]) - centre) @ keys.T).argmax(1)
+        assert torch.equal(method.routes(prompts_of(llama, edits)), nearest)
+    state, expected = snapshot(method.state()), answers(method, prompts_of(llama, FIRST))
+    method.remove()
+    changed = replace(CONFIG, embedding="sentence")
+    loaded = Lemoe(changed, llama, artefacts, trial_generators(9))
+    loaded.load(state)
+    assert torch.equal(answers(loaded, prompts_of(llama, FIRST)), expected)
+    loaded.remove()
+    other = built(llama, artefacts, embedding="sentence", routing="conventional")
+    edit(other, batch_of(llama, FIRST))  # that router reads hidden states: keys are not asked for
+    other.remove()
