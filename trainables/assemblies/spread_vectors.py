@@ -6,7 +6,8 @@ how the change of one projection is solved for.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -21,7 +22,7 @@ from trainables.backbones.hidden_states.subject_vectors import (
     subject_rows,
 )
 from trainables.errors import ConfigError
-from trainables.interfaces import Backbone, EditBatch, EditReport, State
+from trainables.interfaces import Backbone, EditBatch, EditReport, PromptBatch, State
 from trainables.optimise import BatchRun, Optimisation, OptimiserSettings
 
 
@@ -79,9 +80,23 @@ class VectorRun:
 
 
 def vector_run(
-    backbone: Backbone, batch: EditBatch, contexts: Sequence[str], layer: int, search: Search
+    backbone: Backbone,
+    batch: EditBatch,
+    contexts: Sequence[str],
+    layer: int,
+    search: Search,
+    within: Callable[[PromptBatch], AbstractContextManager[None]] = lambda _: nullcontext(),
 ) -> VectorRun:
-    """One vector for each edit behind `layer`; no weight changes while they are looked for."""
+    """One vector for each edit behind `layer`; no weight changes while they are looked for.
+
+    Args:
+        backbone: Being edited.
+        batch: The edits.
+        contexts: Prefixes of their prompts.
+        layer: Decoder layer whose output the vectors are added to.
+        search: How they are looked for.
+        within: What surrounds the pass through the layers up to `layer`, given its rows.
+    """
     settings = search.settings
     rows = subject_rows(
         backbone,
@@ -90,7 +105,8 @@ def vector_run(
         with_kl=settings.kl_weight > 0,
         kl_position=search.kl_position,
     )
-    vectors = SubjectVectors(backbone, layer, rows, settings)
+    with within(rows.tokens):
+        vectors = SubjectVectors(backbone, layer, rows, settings)
     optimisation = Optimisation(
         {"delta": vectors.delta},
         vectors.loss,

@@ -1,0 +1,381 @@
+"""COMEBA-HK (CoachHooK): MEMIT on copies of the projections that answer for single tokens alone.
+
+Source: Li et al., "Consecutive Batch Model Editing with HooK Layers" (arXiv:2403.05330), read in
+its abstract and in the method section of its public code's README; MEMoE v1 and v2 quote its
+results as COMEBA. Each edited FFN output projection W_0 stays, and beside it stands a hook layer
+W_h, which begins as W_0 and is what MEMIT's closed form writes:
+
+    W_h += R K^T C_accu^-1,   C_accu = cov_weight * C + K' K'^T + K K^T,
+
+with K the keys of the batch, K' those of all batches before, and R the residuals that MEMIT spreads
+over the layers (`assemblies/spread_vectors.py`). Of each token k of a prompt is taken how far the
+two are apart, m = |W_h k - W_0 k|, and as z how many standard deviations m lies above the mean over
+the tokens of the prompt. A token with z >= alpha gets W_h k, every other one W_0 k. Alpha, of each
+layer its own, begins at `hook_threshold`; after a batch it becomes the least, over the prompts of
+the batch run through the unedited backbone, of the largest z in a prompt, if that is less: so it
+never rises, and every edited prompt has a token that passes.
+
+The order in a batch is that of the public code: vectors are found with all layers gated; then all
+hook layers answer for every token, and one layer after another is written and gated again.
+
+Choices where the source is silent:
+- z is of the prompt's tokens alone, by the sample deviation; what follows a prompt gets W_0, and so
+  does a prompt of one token or whose tokens all lie equally far apart, where z is not defined. The
+  public code takes z of the whole row that it is given, which holds the target when a known answer
+  is scored, and a single new token while one is generated: there it is not defined either.
+- The alpha that a batch leaves is lowered by the square root of the dtype's precision. The prompt
+  that sets it else stands at its own limit, on which side rounding decides.
+- W_h - W_0 is what is kept, in float32, and m and the answer are made of it: of two outputs in
+  bfloat16 little would be left of a small difference.
+- Padding enters no mean: in the public code's batches of prompts it does. Nor is anything written
+  into a tensor that autograd may need.
+- Everything else, such as C, contexts, an absent subject, families with a norm behind the FFN and
+  the last layer, as `memit.py` says.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trainables.artefacts import Artefacts
+from trainables.assemblies.ordinary_text import check_text, stored_contexts, stored_moments
+from trainables.assemblies.spread_vectors import (
+    Search,
+    VectorRun,
+    below_last,
+    check_listed,
+    least_squares_update,
+    spread,
+    vector_run,
+)
+from trainables.backbones.families import check_ffn_is_added
+from trainables.backbones.hidden_states.covariance import states_above, watched_keys
+from trainables.backbones.hidden_states.subject_vectors import KlPosition, VectorSettings
+from trainables.backbones.split import Split
+from trainables.backbones.surgery import get_module
+from trainables.errors import DataError, EditDiverged
+from trainables.field_kinds import Count, CountOrZero, Positive, PositiveOrZero, checked
+from trainables.interfaces import (
+    Backbone,
+    DecodeState,
+    Edit,
+    EditBatch,
+    EditReport,
+    Family,
+    Generators,
+    PromptBatch,
+    State,
+)
+from trainables.optimise import begun, stored_batch
+
+
+@checked
+class Config:
+    """Settings of COMEBA-HK.
+
+    Attributes:
+        layers: Decoder layers whose FFN output projections get a hook layer, from 0; not the last.
+        v_lr: Adam's learning rate on the vectors.
+        v_num_steps: Most updates of the vectors of one batch.
+        v_weight_decay: Weight of |delta| / |h|^2.
+        stop_loss: An edit below it is not moved any more; nats.
+        clamp: Largest |delta| as a multiple of |h|.
+        kl_weight: Weight of the term that keeps "{subject} is a"; 0: without it, and cheaper.
+        kl_position: Token of that prompt whose prediction is kept.
+        cov_weight: Weight of the second moment against one edit's key.
+        hook_threshold: Alpha before the first batch, in standard deviations.
+        contexts: Sampled prefixes beside the bare prompt.
+        context_length: Tokens of such a prefix.
+        covariance_tokens_per_dim: Tokens that C is made from, per key dimension.
+        covariance_text: Text file for C, one passage a line; None: the checkpoint's own text, or
+            one that the backbone samples.
+    """
+
+    layers: tuple[int, ...]
+    v_lr: Positive
+    v_num_steps: Count
+    v_weight_decay: PositiveOrZero
+    stop_loss: PositiveOrZero
+    clamp: Positive
+    kl_weight: PositiveOrZero
+    kl_position: KlPosition
+    cov_weight: Positive
+    hook_threshold: Positive
+    contexts: CountOrZero
+    context_length: Count
+    covariance_tokens_per_dim: Count
+    covariance_text: str | None
+
+    def __post_init__(self) -> None:
+        check_listed(self.layers)
+        check_text(self.covariance_text)
+
+
+def check_family(family: Family) -> None:
+    """Refuse a family whose FFN output passes a norm before it reaches the residual stream.
+
+    Raises:
+        BackboneError: If it does.
+    """
+    check_ffn_is_added(family, "comeba_hk")
+
+
+@dataclass
+class HookLayer:
+    """What stands beside one projection.
+
+    Attributes:
+        change: W_h - W_0, (D, F) float32 or wider.
+        products: Sum of K K^T over all batches, (F, F) float64.
+        threshold: Alpha.
+    """
+
+    change: Tensor
+    products: Tensor
+    threshold: float
+
+    def answered(self, keys: Tensor, output: Tensor, prompt_mask: Tensor | None) -> Tensor:
+        """The projection's output (B, T, D) with W_h k at the tokens that pass.
+
+        Args:
+            keys: What enters the projection, (B, T, F).
+            output: W_0 k, (B, T, D).
+            prompt_mask: Prompt tokens, (B, T) bool; None: W_h answers for every token.
+        """
+        added = self.added(keys)
+        answered = output + added.to(output)
+        if prompt_mask is None:
+            return answered
+        passes = z_scores(added.norm(dim=-1), prompt_mask) >= self.threshold
+        return torch.where(passes[..., None].to(output.device), answered, output)
+
+    def added(self, keys: Tensor) -> Tensor:
+        """W_h k - W_0 k of keys (..., F), (..., D)."""
+        return keys.to(self.change) @ self.change.T
+
+
+def z_scores(sizes: Tensor, prompt_mask: Tensor) -> Tensor:
+    """How far each prompt token lies above the mean of its prompt, in sample deviations.
+
+    Args:
+        sizes: m of each token, (B, T).
+        prompt_mask: (B, T) bool.
+
+    Returns:
+        (B, T); NaN, which passes no threshold, off the prompts and where a prompt has one token or
+        no deviation.
+    """
+    mask = prompt_mask.to(sizes.device)
+    counts = mask.sum(1, keepdim=True)
+    means = torch.where(mask, sizes, 0.0).sum(1, keepdim=True) / counts
+    centred = torch.where(mask, sizes - means, 0.0)
+    deviations = (centred.square().sum(1, keepdim=True) / (counts - 1)).sqrt()
+    return torch.where(mask & (deviations > 0), centred / deviations, math.nan)
+
+
+class ComebaHk:
+    """Hook layers beside some projections, which answer for the tokens that stand out."""
+
+    changes_in_finish = True
+
+    def __init__(
+        self, config: Config, backbone: Backbone, artefacts: Artefacts, generators: Generators
+    ) -> None:
+        check_family(backbone.family)
+        self._layers = below_last(config.layers, backbone.num_layers)
+        self.first_layer = self._layers[0]
+        self.num_steps = config.v_num_steps
+        self._config = config
+        self._backbone = backbone
+        self._artefacts = artefacts
+        # A hook finds its rows by their numbers, and so runs on some of a batch as well.
+        self._split = Split(
+            backbone, self.first_layer, artefacts.prefix_cache, has_batch_state=False
+        )
+        self._moments: Mapping[int, Tensor] = {}  # C, (F, F) float32
+        self._contexts: tuple[str, ...] = ()
+        self._is_sampled = False
+        self._hooks: dict[int, HookLayer] = {}  # none before the first batch is written
+        self._run: VectorRun | None = None
+
+    def prepare(self, training: Sequence[Edit]) -> None:
+        """Second moments and contexts of the pristine backbone, through artefacts.
+
+        Raises:
+            DataError: If `covariance_text` holds no text.
+        """
+        del training  # C is of ordinary text
+        config, split, store = self._config, self._split, self._artefacts
+        found = stored_moments(
+            split, store, self._layers, config.covariance_tokens_per_dim, config.covariance_text
+        )
+        self._moments, self._is_sampled = found.of_layer, found.is_sampled
+        self._contexts = stored_contexts(split, store, config.contexts, config.context_length)
+
+    def begin(self, batch: EditBatch) -> None:
+        """Set up one vector for each edit, behind the gated layers; nothing changes yet.
+
+        Raises:
+            DataError: If there are no second moments yet.
+        """
+        config = self._config
+        if not self._moments:
+            raise DataError("comeba_hk has no second moments: prepare() comes before an edit")
+        search = Search(
+            config.v_lr,
+            config.v_num_steps,
+            VectorSettings(config.v_weight_decay, config.stop_loss, config.clamp, config.kl_weight),
+            config.kl_position,
+        )
+        self._run = vector_run(
+            *(self._backbone, batch, self._contexts, self._layers[-1], search),
+            within=self._gated,
+        )
+
+    def advance(self, max_steps: int) -> bool:
+        """Take at most `max_steps` updates of the vectors; True when they are found."""
+        return begun(self._run).work.advance(max_steps)
+
+    @torch.no_grad()
+    def finish(self) -> EditReport:
+        """Write the hook layers, one after another, and let the batch lower their thresholds."""
+        run = begun(self._run)
+        for layer in self._layers:
+            self._hooks.setdefault(layer, self._fresh())
+        mask = run.vectors.rows.prompts().prompt_mask
+        masks: dict[int, Tensor | None] = dict.fromkeys(self._layers)
+        with self._hooked(masks):
+            for layer, keys, residuals in spread(self._backbone, run, self._layers):
+                self._write(layer, keys, residuals)
+                masks[layer] = mask
+        self._lower(run.work.batch.tokens)
+        self._run = None
+        thresholds = [hook.threshold for hook in self._hooks.values()]
+        mean = sum(thresholds) / len(thresholds)
+        return replace(run.report(self._is_sampled), numbers={"hook_threshold": mean})
+
+    def logits(
+        self, prompts: PromptBatch, state: DecodeState | None = None
+    ) -> tuple[Tensor, DecodeState]:
+        """Logits (M, V) with the hook layers gated on the prompt; what follows it has W_0."""
+        if state is not None and state.cache is not None:  # what follows
+            return self._split.logits(prompts, state)
+        with self._gated(prompts):
+            return self._split.logits(prompts, state)
+
+    def state(self) -> State:
+        """The hook layers; the vectors when a batch is under way."""
+        state = State()
+        for layer, hook in self._hooks.items():
+            state.tensors[f"change/{layer}"] = hook.change
+            state.tensors[f"products/{layer}"] = hook.products
+        state.values["thresholds"] = {
+            str(layer): hook.threshold for layer, hook in self._hooks.items()
+        }
+        if self._run is not None:
+            self._run.store(state)
+        return state
+
+    def load(self, state: State) -> None:
+        """Continue from `state`; `prepare` comes first."""
+        device = self._backbone.device
+        stored: Any = state.values["thresholds"]
+        self._hooks = {
+            int(layer): HookLayer(
+                state.tensors[f"change/{layer}"].to(device).clone(),
+                state.tensors[f"products/{layer}"].to(device).clone(),
+                float(threshold),
+            )
+            for layer, threshold in stored.items()
+        }
+        self._run = None
+        batch = stored_batch(state, device)
+        if batch is not None:
+            self.begin(batch)
+            begun(self._run).resume(state)
+
+    def remove(self) -> None:
+        """Forget the hook layers; the backbone itself was never changed."""
+        self._hooks, self._run = {}, None
+
+    def inference_bytes(self) -> int:
+        """The hook layers' changes, and the remembered keys."""
+        return sum(hook.change.nbytes + hook.products.nbytes for hook in self._hooks.values())
+
+    def _fresh(self) -> HookLayer:
+        backbone = self._backbone
+        wide = torch.promote_types(backbone.dtype, torch.float32)
+        change = torch.zeros(
+            backbone.hidden_size, backbone.ffn_size, dtype=wide, device=backbone.device
+        )
+        products = change.new_zeros(backbone.ffn_size, backbone.ffn_size, dtype=torch.float64)
+        return HookLayer(change, products, self._config.hook_threshold)
+
+    def _write(self, layer: int, keys: Tensor, residuals: Tensor) -> None:
+        """Add the update of `keys` (F, N) and `residuals` (D, N) to the hook layer."""
+        hook = self._hooks[layer]
+        old = self._config.cov_weight * self._moments[layer].to(keys) + hook.products
+        update = least_squares_update(keys, residuals, old)
+        if not bool(torch.isfinite(update).all()):
+            raise EditDiverged(f"the update of layer {layer} is not finite")
+        hook.change += update.to(hook.change)
+        hook.products += keys @ keys.T
+
+    def _lower(self, prompts: PromptBatch) -> None:
+        """Lower each alpha to the least, over prompts, of the largest z in the bare backbone."""
+        largest: dict[int, list[Tensor]] = {layer: [] for layer in self._layers}
+        mask = prompts.prompt_mask
+
+        def note(layer: int, keys: Tensor) -> None:  # of one micro-batch
+            sizes = self._hooks[layer].added(keys).norm(dim=-1)
+            scores = z_scores(sizes, self._of_running(mask))
+            largest[layer].append(scores.nan_to_num(nan=-math.inf).amax(1))
+
+        with watched_keys(self._backbone, self._layers, note):
+            states_above(self._backbone, self._layers[-1], prompts)
+        slack = math.sqrt(torch.finfo(self._backbone.dtype).eps)
+        for layer, found in largest.items():
+            of_prompt = torch.cat(found)
+            defined = of_prompt[of_prompt > -math.inf]
+            if len(defined):
+                hook = self._hooks[layer]
+                hook.threshold = min(hook.threshold, float(defined.amin()) - slack)
+
+    def _of_running(self, mask: Tensor) -> Tensor:
+        """The rows of `mask` (B, T) that run now."""
+        running = self._backbone.micro_batch.running
+        return mask if running is None else mask[running]
+
+    @contextmanager
+    def _gated(self, prompts: PromptBatch) -> Iterator[None]:
+        """Within the block the hook layers answer for those tokens of `prompts` that pass."""
+        with self._hooked(dict.fromkeys(self._hooks, prompts.prompt_mask)):
+            yield
+
+    @contextmanager
+    def _hooked(self, masks: Mapping[int, Tensor | None]) -> Iterator[None]:
+        """Within the block hook layers answer; `masks` as they then are: None for every token."""
+
+        def hook(layer: int, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            mask = masks[layer]
+            own = None if mask is None else self._of_running(mask)
+            return self._hooks[layer].answered(inputs[0], output, own)
+
+        # Hooks for the length of one block leave nothing in the backbone to restore.
+        with ExitStack() as stack:
+            for layer in masks:
+                down = get_module(self._backbone.model, self._backbone.down_path(layer))
+                stack.callback(down.register_forward_hook(partial(hook, layer)).remove)
+            yield
+
+
+CONFIG = Config
+METHOD = ComebaHk
