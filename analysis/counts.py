@@ -54,7 +54,7 @@ _KINDS: Mapping[str, _Kind] = {
     ),
     "blank_first_tokens": _edits("target begins with a lone blank, scored as a token"),
     "subject_absent": _edits(
-        "subject absent from the prompt (memit, alphaedit and rome took the last token, wise and "
+        "subject absent from the prompt (memit and its kin and rome took the last token, wise and "
         "arm prefixes)"
     ),
     "entity_from_subject": _edits("anchor made of a known subject"),

@@ -43,10 +43,10 @@ _PERPLEXITY = headings(["perplexity.mean", "perplexity.median"])  # of passages;
 _SERIAL = headings(["stale_rate", "own_expert_rate", "edit_state_bytes"])
 _ROUTED = _METRICS | {"own_expert_rate": "Route Acc."}
 
-_MEMOE_V1 = by_method({"memoe_v1": "MEMoE"})
+_MEMOE_V1 = by_method({"memoe_v1": "MEMoE", "comeba_hk": "COMEBA"})
 # The row MEMIT of LEMoE's streams is MEMIT-MASS (Appendix B.2).
 _LEMOE_STREAM = by_method({"memoe_v1": "MEMoE", "memit_mass": "MEMIT"})
-_MEMOE_V2 = by_method({"memoe_v2": "MEMoE"})
+_MEMOE_V2 = by_method({"memoe_v2": "MEMoE", "comeba_hk": "COMEBA"})
 # ARM fine-tunes one output projection of layer 21, which is what LEMoE calls FT-L.
 _ARM = by_method({"ft_l": "FT"})
 _EDITS = by_count(EDITS, "T", lambda row: row.num_edits)

@@ -215,6 +215,21 @@ def _vectors(spec: TrialSpec, shape: Shape, training: Training) -> Held:
     )
 
 
+def _hooks(spec: TrialSpec, shape: Shape, training: Training) -> Held:
+    """As `_vectors`, of weights that are not written: a change beside each, and F x F products."""
+    held, square = _vectors(spec, shape, training), shape.ffn**2
+    layers = len(spec.method["layers"])
+    hooks = layers * (4 * shape.projection + 8 * square)
+    later = hooks * (not rolls_back(spec) and num_batches(spec.protocol) > 1)
+    return replace(
+        held,
+        kept=later,
+        prepare=held.prepare - held.kept,
+        write=held.write + 8 * square + hooks - later,
+        state=12 * training.trained + later,
+    )
+
+
 def _vector(spec: TrialSpec, shape: Shape, training: Training) -> Held:
     """A vector is small; what is large are C's factors, if C is taken, and the change itself."""
     square = shape.ffn**2 * has_moments(spec)
@@ -271,6 +286,7 @@ HELD: Mapping[str, Callable[[TrialSpec, Shape, Training], Held]] = {
     "adapters": _adapters,
     "memories": _memories,
     "vectors": _vectors,
+    "hooks": _hooks,
     "vector": _vector,
     "values": _values,
 }

@@ -349,6 +349,7 @@ KINDS: Mapping[str, Callable[[TrialSpec, Shape], Training]] = {
     "adapters": _adapters,
     "memories": _memories,
     "vectors": _vectors,
+    "hooks": _vectors,
     "vector": _vector,
     "values": _values,
 }

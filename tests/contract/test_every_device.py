@@ -20,6 +20,7 @@ ALLOWED_SYNCS = 3
 MOST_SYNCS = {
     "alphaedit": 2,
     "arm": 1,
+    "comeba_hk": 2,
     "conventional_moe": 2,
     "defer": 1,
     "dense_adapter": 2,

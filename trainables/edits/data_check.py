@@ -17,7 +17,7 @@ QUESTIONS = frozenset(
     {"generality", "locality_near", "locality_same", "locality_far", "portability"}
 )
 # Modules whose method is nothing without the subject's place.
-NEED_SUBJECTS = ("alphaedit", "memit", "rome")
+NEED_SUBJECTS = ("alphaedit", "comeba_hk", "memit", "rome")
 
 
 class DataCheck:

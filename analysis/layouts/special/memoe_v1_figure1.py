@@ -20,7 +20,7 @@ from analysis.published.paper_numbers import PaperRow
 
 _BALANCE = "balance"
 _MATRIX = Matrix(
-    by_method({"memoe_v1": "MEMoE"}),
+    by_method({"memoe_v1": "MEMoE", "comeba_hk": "COMEBA"}),
     scores={
         "reliability": "Accuracy (Rel.)",
         _BALANCE: "Balance",

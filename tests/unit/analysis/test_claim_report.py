@@ -104,8 +104,8 @@ def test_report_when_baselines_were_not_run_then_they_are_named_and_left_out(mod
     assert first.count("memoe_v1 above ft_l") == 2
     line = (
         "- without what was not run (counted where it was run): memoe_v1 above ft_m; memoe_v1 "
-        "above lora; memoe_v1 above memit; memoe_v1 above mend; memoe_v1 above comeba; memoe_v1 "
-        "above serac"
+        "above lora; memoe_v1 above memit; memoe_v1 above mend; memoe_v1 above comeba_hk; "
+        "memoe_v1 above serac"
     )
     assert first.splitlines().count(line) == 2
     assert "### memoe_v1.c1: confirmed" in over

@@ -148,6 +148,21 @@ def test_memory_when_vectors_are_solved_for_then_squares_of_the_ffn_count_once()
     assert more * GIB == pytest.approx(900 * 8 * (2 + 2))
 
 
+def test_memory_when_hook_layers_are_written_then_they_stay_in_a_stream() -> None:
+    settings = {"layers": [1, 2], "contexts": 0}
+    batches = {"kind": "batch", "num_edits": 2, "num_batches": 4}  # each rolled back
+    stream = {"kind": "lifelong", "num_edits": 8, "num_batches": 4}
+    cost = {"trains": "hooks"}
+    alone, going = (memory(spec(cost, settings, **each)) for each in (batches, stream))
+    hooks = 2 * (4 * 300 + 8 * 900)  # of two layers a change in float32, F x F in float64
+    vectors = 12 * 2 * 10  # of two edits, with two moments
+    assert (alone.checkpoint_gib * GIB, going.checkpoint_gib * GIB) == (vectors, vectors + hooks)
+    more = stage(going, "step").fixed_gib - stage(alone, "step").fixed_gib
+    assert more * GIB == pytest.approx(hooks)
+    # while they are written they are there in either
+    assert stage(going, "write").fixed_gib == pytest.approx(stage(alone, "write").fixed_gib)
+
+
 def test_memory_when_edits_are_made_in_turn_then_the_rows_of_one_run() -> None:
     rome = {"contexts": 4, "context_lengths": [4, 9], "covariance": "identity"}
     found = memory(spec({"trains": "vector"}, rome, num_edits=8))
