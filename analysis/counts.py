@@ -68,6 +68,7 @@ _KINDS: Mapping[str, _Kind] = {
     "nothing_protected": _Kind(
         "batches that no direction of ordinary text was kept from, all being below null_threshold"
     ),
+    "no_statistics": _Kind("batches that changed nothing, for want of a second token to compare"),
     "new_to_all_experts": _edits("new to all experts, one was drawn"),
     "no_selection_score": _edits("no unrelated prompt to choose an expert by, one was drawn"),
     "experts_not_added": _Kind("experts not added, for want of edits"),

@@ -24,6 +24,7 @@ from orchestrator.forecast.training_costs import (
     num_edits,
     per_edit,
     rolls_back,
+    shifted_layers,
 )
 from orchestrator.planning.trial_spec import TrialSpec
 
@@ -244,6 +245,26 @@ def _vector(spec: TrialSpec, shape: Shape, training: Training) -> Held:
     )
 
 
+def _shifts(spec: TrialSpec, shape: Shape, training: Training) -> Held:
+    """Copies of the matrices; their factors of all target tokens, and one change in float64."""
+    layers, wide = shifted_layers(spec), shape.ffn + shape.width
+    tokens = batch_size(spec.protocol) * TOKENS_PER_TARGET
+    kept = training.trained * (shape.bytes_each + 4 * shape.is_narrow)
+    statistics = (
+        2 * 8 * wide * (1 if spec.method.get("normalised_over") == "shape" else len(layers))
+    )
+    return Held(
+        kept=kept + statistics,
+        longest=training.tokens,
+        layers=shape.num_layers - min(layers),
+        per_token=2 * shape.width * shape.bytes_each,
+        per_row=_logits(training, shape),
+        write=8 * (_CHANGING * shape.projection + 2 * min(tokens, shape.ffn) ** 2)
+        + tokens * wide * (4 * len(layers) + 3 * 8),
+        state=4 * training.trained + statistics,
+    )
+
+
 def _written(spec: TrialSpec, shape: Shape, training: Training, num_layers: int) -> Held:
     """What vectors need, and the copies of so many projections that are written."""
     context = math.ceil(contexts_of(spec)[1]) * bool(contexts_of(spec)[0])
@@ -288,6 +309,7 @@ HELD: Mapping[str, Callable[[TrialSpec, Shape, Training], Held]] = {
     "vectors": _vectors,
     "hooks": _hooks,
     "vector": _vector,
+    "shifts": _shifts,
     "values": _values,
 }
 

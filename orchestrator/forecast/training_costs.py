@@ -330,6 +330,31 @@ def _one_vector(spec: TrialSpec, shape: Shape, layers: Sequence[int]) -> tuple[T
     return training, (1 + contexts) * row
 
 
+def _shifts(spec: TrialSpec, shape: Shape) -> Training:
+    """Some matrices of FFNs, changed in closed form after one pass forward and back."""
+    layers = shifted_layers(spec)
+    above = shape.num_layers - min(layers)
+    tokens = batch_size(spec.protocol) * TOKENS_PER_TARGET
+    # In float64, at half the speed: for fewer unknowns, and the way to them and back.
+    fewer = min(tokens, shape.ffn)
+    each = (fewer / 3 + 2 * tokens) * fewer**2 + 2 * tokens * 2 * shape.projection
+    return Training(
+        tokens=per_edit(spec, "tokens_per_row"),
+        above=above,
+        trained=len(layers) * shape.projection,
+        passes=2 * above / shape.num_layers,
+        finish=2 * len(layers) * each,
+    )
+
+
+def shifted_layers(spec: TrialSpec) -> list[int]:
+    """The layer of each matrix that UltraEdit changes."""
+    layers = spec.method["layers"]
+    of = {"gate": spec.method.get("gate_layers") or layers}
+    modules = spec.method.get("modules") or ["down"]
+    return [int(layer) for module in modules for layer in of.get(module, layers)]
+
+
 def _values(spec: TrialSpec, shape: Shape) -> Training:
     """One vector per edit in a codebook at one projection, trained by Adam."""
     edits = num_edits(spec.protocol)
@@ -351,6 +376,7 @@ KINDS: Mapping[str, Callable[[TrialSpec, Shape], Training]] = {
     "vectors": _vectors,
     "hooks": _vectors,
     "vector": _vector,
+    "shifts": _shifts,
     "values": _values,
 }
 

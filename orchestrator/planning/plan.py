@@ -19,7 +19,7 @@ from orchestrator.planning.ranges import check_ranges
 from orchestrator.planning.resolving import Resolver
 from orchestrator.planning.searches import Search, arm_label, read_searches, spec_for
 from orchestrator.planning.shapes import is_unpinned
-from orchestrator.planning.trial_spec import LEFT_OUT, Origin, Swept, TrialSpec
+from orchestrator.planning.trial_spec import DEPTH_FIELDS, LEFT_OUT, Origin, Swept, TrialSpec
 from orchestrator.settings.complaints import unknown
 from orchestrator.settings.models import PARTS, SweepConfig
 
@@ -328,7 +328,7 @@ def _ordered(
     written = _writer()
 
     def shared(spec: TrialSpec) -> list[tuple[str, ...]]:
-        layers = [spec.method.get("edit_layer"), spec.method.get("layers")]
+        layers = [spec.method.get(name) for name in DEPTH_FIELDS]
         by_layer = () if compares else (json.dumps(layers),)
         texts = (written(spec.backbone), written(spec.dataset), *by_layer)
         return [texts[: depth + 1] for depth in range(len(texts))]

@@ -8,7 +8,12 @@ import math
 from typing import Any
 
 from orchestrator.errors import UsageError
-from orchestrator.planning.trial_spec import DEPTH_FIELDS, WIDTH_FIELDS, TrialSpec
+from orchestrator.planning.trial_spec import (
+    DEPTH_FIELDS,
+    LAYER_LISTS,
+    WIDTH_FIELDS,
+    TrialSpec,
+)
 
 
 def check_ranges(spec: TrialSpec) -> None:
@@ -16,7 +21,7 @@ def check_ranges(spec: TrialSpec) -> None:
     method, backbone = spec.method, spec.backbone
     depth, width = int(backbone["num_layers"]), int(backbone["hidden_size"])
     layers = [("edit_layer", method.get("edit_layer"))]
-    layers += [("layers", layer) for layer in method.get("layers") or []]
+    layers += [(name, layer) for name in LAYER_LISTS for layer in method.get(name) or []]
     for name, layer in layers:
         if isinstance(layer, int) and not 0 <= layer < depth:
             raise UsageError(
@@ -38,10 +43,10 @@ def check_ranges(spec: TrialSpec) -> None:
 
 def check_size(name: str, value: Any) -> None:
     """Raises UsageError unless a layer or rank, or each of a list of layers, is a whole number."""
-    if name == "layers" and not isinstance(value, list):
+    if name in LAYER_LISTS and not isinstance(value, list):
         raise UsageError(f"method.{name}={_shown(value)}: must be a list of whole numbers")
     if name in (*DEPTH_FIELDS, *WIDTH_FIELDS):
-        for each in value if name == "layers" else [value]:
+        for each in value if name in LAYER_LISTS else [value]:
             if type(each) is not int:
                 raise UsageError(f"method.{name}={_shown(value)}: must be a whole number")
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-DEPTH_FIELDS = ("edit_layer", "layers")
+LAYER_LISTS = ("layers", "gate_layers")
+DEPTH_FIELDS = ("edit_layer", *LAYER_LISTS)
 WIDTH_FIELDS = ("lora_rank",)
 # Keys of a method's YAML that are not fields of its Config.
 HEADER = (

@@ -37,6 +37,7 @@ MOST_SYNCS = {
     "no_edit": 0,
     "r_rome": 3,
     "rome": 3,
+    "ultraedit": 0,
     "wise_merge": 1,
     "wise_retrieval": 1,
 }

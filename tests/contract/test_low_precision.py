@@ -32,7 +32,7 @@ NARROW: tuple[Dtype, ...] = ("float16", "bfloat16")
 _REPEATED = ("conventional_moe", "ft_l", "lemoe_lora", "r_rome", "wise_merge")
 ARMS = [name for name in METHODS if name not in _REPEATED]
 # Methods that write a weight of the backbone.
-WRITERS = ("alphaedit", "ft_ewc", "ft_m", "memit", "rome")
+WRITERS = ("alphaedit", "ft_ewc", "ft_m", "memit", "rome", "ultraedit")
 
 
 def edited(name: str, backbone: Backbone, shared: Artefacts) -> torch.Tensor:
@@ -85,7 +85,8 @@ def test_weight_in_low_precision_then_its_float32_copy_is_stored_and_goes_on(
     # What the backbone runs on is that copy, rounded: the copy itself holds what rounding loses.
     assert any(not torch.equal(weight, weight.to(backbone.dtype).float()) for weight in weights)
     moments = [value for key, value in stored.tensors.items() if "exp_avg" in key]
-    assert {moment.dtype for moment in moments} == {torch.float32}
+    assert {moment.dtype for moment in moments} <= {torch.float32}
+    assert bool(moments) == (method.num_steps > 0)  # none of what is solved for at once
     write_state(tmp_path / "state", stored)
 
     def to_the_end() -> torch.Tensor:

@@ -341,5 +341,6 @@ def _method_key(spec: TrialSpec) -> tuple[Any, ...]:
 def _edited_layers(spec: TrialSpec) -> tuple[int, ...]:
     """Layers that a method reads or changes; its tensors stand beside them."""
     settings = spec.method.settings
-    found = [settings.get("edit_layer"), *(settings.get("layers") or ())]
+    lists = (settings.get(name) or () for name in ("layers", "gate_layers"))
+    found = [settings.get("edit_layer"), *(layer for each in lists for layer in each)]
     return tuple(sorted({int(layer) for layer in found if layer is not None}))

@@ -116,6 +116,16 @@ def test_training_when_changes_are_projected_then_products_and_eigenvectors_coun
     assert free.once - plain.once == 2 * 2 * 9 * 27_000
 
 
+def test_training_when_matrices_are_shifted_then_one_pass_and_their_solutions_count() -> None:
+    method = {"layers": [2, 3], "modules": ["gate", "down"], "gate_layers": [1]}
+    found = training_of(spec({"trains": "shifts"}, method))
+    # three matrices of 300 from layer 1 on: forward and back through 3 of 4 layers
+    assert (found.trained, found.above, found.passes) == (900, 3, 1.5)
+    # 6 target tokens, in float64: a factor and both products of 6 x 6, and the ways in and out
+    assert found.finish == pytest.approx(2 * 3 * ((2 + 12) * 36 + 6 * 4 * 300))
+    assert training_of(spec({"trains": "shifts"}, {"layers": [3]})).trained == 300
+
+
 def test_training_when_a_method_adds_rows_then_they_count() -> None:
     assert training_of(spec({"trains": "memories"}, {"num_prefixes": 10})).rows == 11
     plain = {"num_prefixes": 10, "augmentation": "none"}

@@ -41,6 +41,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("memit", 1),
         ("alphaedit", None),
         ("comeba_hk", None),
+        ("ultraedit", None),
     ],
 )
 def test_memory_when_it_is_measured_then_it_is_as_declared(

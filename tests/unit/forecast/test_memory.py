@@ -163,6 +163,19 @@ def test_memory_when_hook_layers_are_written_then_they_stay_in_a_stream() -> Non
     assert stage(going, "write").fixed_gib == pytest.approx(stage(alone, "write").fixed_gib)
 
 
+def test_memory_when_matrices_are_shifted_then_copies_and_their_changes_count() -> None:
+    method = {"layers": [2, 3], "modules": ["up", "down"], "normalised_over": "module"}
+    found = memory(spec({"trains": "shifts"}, method))
+    # four matrices of 300, and two float64 numbers for each of 40 coordinates of each
+    statistics = 4 * 2 * 8 * 40
+    assert found.checkpoint_gib * GIB == pytest.approx(4 * 300 * 4 + statistics)
+    kept, rows = 4 * 300 * 4 + statistics, 20 * 2 * 10 * 4
+    assert own_bytes(stage(found, "step").fixed_gib) == pytest.approx(kept + rows)
+    # three changes in float64, two squares of 6 tokens; factors of all matrices, and of one thrice
+    write = 8 * (3 * 300 + 2 * 36) + 6 * 40 * (4 * 4 + 24)
+    assert own_bytes(stage(found, "write").fixed_gib) == pytest.approx(kept + write)
+
+
 def test_memory_when_edits_are_made_in_turn_then_the_rows_of_one_run() -> None:
     rome = {"contexts": 4, "context_lengths": [4, 9], "covariance": "identity"}
     found = memory(spec({"trains": "vector"}, rome, num_edits=8))
