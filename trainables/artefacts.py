@@ -27,6 +27,7 @@ from trainables.moe import nltk_data
 from trainables.states import snapshot
 
 T = TypeVar("T")
+_DRAFT = ".draft"  # of a file that holds what is done of an artefact so far
 
 
 def key_of(kind: str, inputs: Mapping[str, Json]) -> str:
@@ -74,6 +75,7 @@ class Artefacts:
                 if state is None:
                     state = snapshot(build())
                     self._write(folder, state, inputs)
+                    self.draft(kind, inputs).unlink(missing_ok=True)
                     self._drop_oldest(keep=folder)
         if _num_bytes(state) <= self._loaded.maxsize:
             self._loaded[key] = state
@@ -82,6 +84,14 @@ class Artefacts:
     def find(self, kind: str, inputs: Mapping[str, Json]) -> State | None:
         """The artefact of `inputs` if it was built before; None if not."""
         return self._read(self._root / key_of(kind, inputs))
+
+    def draft(self, kind: str, inputs: Mapping[str, Json]) -> Path:
+        """Where whoever builds the artefact of `inputs` may keep what is done of it so far.
+
+        It counts towards the budget, and may be dropped as artefacts are; `get` removes it once
+        the artefact is whole. `build` alone may write there: no other process does meanwhile.
+        """
+        return self._root / f"{key_of(kind, inputs)}{_DRAFT}"
 
     def free(self) -> None:
         """Forget in this process all that can be computed or read again."""
@@ -135,14 +145,22 @@ class Artefacts:
         aside.rename(folder)
 
     def _drop_oldest(self, keep: Path) -> None:
-        metas = sorted(self._root.glob("*/meta.json"), key=lambda meta: meta.stat().st_mtime)
-        sizes = {m.parent: sum(f.stat().st_size for f in m.parent.iterdir()) for m in metas}
+        drafts = self._root.glob(f"*{_DRAFT}")
+        found = [*self._root.glob("*/meta.json"), *drafts]
+        sizes: dict[Path, int] = {}
+        for path in sorted(found, key=lambda path: path.stat().st_mtime):
+            parts = [path] if path.suffix == _DRAFT else list(path.parent.iterdir())
+            whole = path if path.suffix == _DRAFT else path.parent
+            sizes[whole] = sum(part.stat().st_size for part in parts)
         total = sum(sizes.values())
-        for folder, size in sizes.items():
+        for whole, size in sizes.items():
             if total <= self._max_bytes:
                 break
-            if folder != keep:
-                shutil.rmtree(folder, ignore_errors=True)
+            if whole.suffix == _DRAFT:
+                whole.unlink(missing_ok=True)
+                total -= size
+            elif whole != keep:
+                shutil.rmtree(whole, ignore_errors=True)
                 total -= size
 
 

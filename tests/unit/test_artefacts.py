@@ -112,3 +112,21 @@ def test_keep_when_asked_twice_then_loads_once_for_each_store(tmp_path: Path) ->
     first.keep("another", build)
     second.keep("tagger", build)  # nothing is written: another process loads its own
     assert build.calls == 3
+
+
+def test_draft_counts_towards_the_budget_and_goes_when_the_artefact_is_whole(
+    tmp_path: Path,
+) -> None:
+    store = Artefacts(tmp_path, max_gib=3000 / 2**30)
+    abandoned, draft = store.draft("network", {"n": 0}), store.draft("network", {"n": 1})
+    abandoned.write_bytes(bytes(4000))
+    os.utime(abandoned, (0, 0))
+
+    def build() -> State:
+        draft.write_bytes(bytes(100))
+        return State({"x": torch.ones(4)})
+
+    store.get("network", {"n": 1}, build)
+    assert not draft.exists()
+    assert not abandoned.exists()
+    assert Artefacts(tmp_path).find("network", {"n": 1}) is not None
