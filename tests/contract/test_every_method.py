@@ -64,6 +64,14 @@ TINY: dict[str, Any] = {
     "v_num_steps": 12,
     "edit_lr": 5e-3,
 }
+_SHORT_TRAINING = {
+    "network_rank": 8,
+    "training_lr": 1e-3,
+    "training_steps": 2,
+    "edits_at_once": 1,
+    "problems_per_step": 1,
+    "validate_every": 1,
+}
 TINY_OF: dict[str, dict[str, Any]] = {
     "grace": {"edit_lr": 1.0},  # Adam at rate 1 is what its radius and steps are made for
     # The published weight of the old associations leaves a tiny random model where it is.
@@ -76,6 +84,8 @@ TINY_OF: dict[str, dict[str, Any]] = {
     # So few steps that the first four reach the second edit: each is written before the next.
     "rome": {"v_num_steps": 3, "contexts": 0},
     "r_rome": {"v_num_steps": 3, "contexts": 2},
+    "malmen": _SHORT_TRAINING,
+    "mend": _SHORT_TRAINING,
 }
 EDITS = (
     Edit("The capital of Fooland is", "Bar City", "Fooland", ("Who wrote The Long Tide?",)),

@@ -2,7 +2,8 @@
 
 The network goes through the store, under a key of all that shaped it. What is done so far lies
 beside it, every two minutes: whoever is killed, or has to run fewer rows at a time, goes on from
-there, and the network is the one that it would have been.
+there, and the network is the one that it would have been, but for the rounding of hidden states
+that are computed in other company.
 
 Some of the records are held out, whole subjects of them. The network whose loss on those is least
 is the one that is kept, the untrained one among them; the training ends when it has not fallen for

@@ -66,6 +66,11 @@ class MasterWeight:
             self.value.copy_(self._parameter)
 
     @property
+    def parameter(self) -> nn.Parameter:
+        """The backbone's own."""
+        return self._parameter
+
+    @property
     def num_bytes(self) -> int:
         """Size of the weight in the backbone's own dtype."""
         return self._parameter.nbytes

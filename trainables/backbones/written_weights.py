@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from trainables.backbones.master_weight import MasterWeight
 from trainables.backbones.surgery import KeptWeights
@@ -42,10 +43,36 @@ class WrittenWeights:
         """
         if not bool(torch.isfinite(change).all()):
             raise EditDiverged(f"the change of weight {name} is not finite")
-        # GPT-2 stores (in, out), Llama (out, in); the family says which.
-        oriented = change.T if self._is_transposed else change
         master = self._masters[name]
-        master.set(master.value.double() + oriented)
+        # GPT-2 stores (in, out), Llama (out, in); the family says which.
+        master.set(master.value.double() + self.oriented(change))
+
+    @contextmanager
+    def shifted(self, changes: Mapping[str, Tensor]) -> Iterator[dict[str, nn.Parameter]]:
+        """Within the block the weights are `changes` (out, in) further, and may take gradients.
+
+        Behind it they are what they were, bit for bit. What is yielded are the backbone's own
+        parameters, by the method's names; `oriented` turns a gradient of theirs to (out, in).
+
+        Raises:
+            EditDiverged: If a change is not finite.
+        """
+        before = {name: self._masters[name].value.detach().clone() for name in changes}
+        parameters = {name: self._masters[name].parameter for name in changes}
+        try:
+            for name, change in changes.items():
+                self.add(name, change)
+                parameters[name].requires_grad_(True)
+            yield parameters
+        finally:
+            for name, parameter in parameters.items():
+                parameter.requires_grad_(False)
+                parameter.grad = None
+                self._masters[name].set(before[name])
+
+    def oriented(self, tensor: Tensor) -> Tensor:
+        """(out, in) of a tensor that is laid out as the backbone's weights, or back."""
+        return tensor.T if self._is_transposed else tensor
 
     def tensors(self) -> dict[str, Tensor]:
         """The weights, for a state, as `weight/<name>`."""

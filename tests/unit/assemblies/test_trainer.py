@@ -1,4 +1,4 @@
-"""The trainer of networks: once for all, resumed as if never stopped, stopped when nothing is gained."""
+"""The trainer of networks: once for all, as if never stopped, ended when nothing is gained."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""Editors whose change of the weights comes from a network that was trained ahead of all edits."""

@@ -1,0 +1,116 @@
+"""One network in training: problems, their gradients, and Adam."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from trainables.assemblies.trained_editor.problems import Problem
+from trainables.assemblies.trained_editor.rules import RuledNetworks
+from trainables.backbones.hidden_states.module_gradients import ModuleFactors
+from trainables.interfaces import State, TrainingRecord
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How a step is taken.
+
+    Attributes:
+        edits_at_once: Edits of one problem.
+        problems_per_step: Problems whose mean gradient a step takes.
+        training_lr: Adam's rate on the networks.
+        rate_lr: Adam's rate on what the rule itself has to learn.
+        max_norm: Largest norm of a gradient of all parameters; longer ones are cut to it.
+    """
+
+    edits_at_once: int
+    problems_per_step: int
+    training_lr: float
+    rate_lr: float
+    max_norm: float
+
+
+class Judge(Protocol):
+    """Poses problems to networks, and judges what they do."""
+
+    def problem(
+        self, records: Sequence[TrainingRecord], draws: torch.Generator
+    ) -> tuple[Problem, dict[str, ModuleFactors]]:
+        """A problem of the edits of `records`, and their factors."""
+        ...
+
+    def judged(
+        self, problem: Problem, changes: Mapping[str, Tensor], *, is_training: bool
+    ) -> tuple[float, dict[str, Tensor]]:
+        """The loss after `changes`, and in training its gradient by each of them."""
+        ...
+
+
+class Training:
+    """The networks in training: Adam, with a rate for the networks and one for the rule's own."""
+
+    def __init__(self, networks: RuledNetworks, judge: Judge, settings: TrainingSettings) -> None:
+        self.networks, self._judge, self._settings = networks, judge, settings
+        self._optimiser = torch.optim.Adam(
+            [
+                {"params": list(networks.networks.parameters()), "lr": settings.training_lr},
+                {"params": list(networks.rule.rates()), "lr": settings.rate_lr},
+            ]
+        )
+
+    def step(self, records: Sequence[TrainingRecord], generator: torch.Generator) -> float:
+        """One step on the mean gradient of some problems; their mean loss before it."""
+        settings = self._settings
+        self._optimiser.zero_grad(set_to_none=True)
+        total, count = 0.0, settings.problems_per_step
+        for start in range(0, len(records), settings.edits_at_once):
+            own = records[start : start + settings.edits_at_once]
+            problem, factors = self._judge.problem(own, generator)
+            changes = self.networks.changes(factors)
+            loss, gradients = self._judge.judged(problem, changes, is_training=True)
+            self.networks.pull_back(factors, {k: g / count for k, g in gradients.items()})
+            total += loss / count
+        nn.utils.clip_grad_norm_(self.networks.parameters(), settings.max_norm)
+        self._optimiser.step()
+        return total
+
+    def loss(self, records: Sequence[TrainingRecord], generator: torch.Generator) -> float:
+        """The mean loss of the problems that these records make, as many at once as in training."""
+        losses, size = [], self._settings.edits_at_once
+        for start in range(0, len(records), size):
+            problem, factors = self._judge.problem(records[start : start + size], generator)
+            changes = self.networks.changes(factors)
+            losses.append(self._judge.judged(problem, changes, is_training=False)[0])
+        return sum(losses) / len(losses)
+
+    def network(self) -> State:
+        """Networks and rule."""
+        return self.networks.state()
+
+    def state(self) -> State:
+        """Networks, rule and Adam's moments."""
+        state = State()
+        state.nest("networks", self.networks.state())
+        for index, moments in self._optimiser.state_dict()["state"].items():
+            for name, value in moments.items():
+                state.tensors[f"adam/{index}/{name}"] = torch.as_tensor(value)
+        return state
+
+    def load(self, state: State) -> None:
+        """Go on from what `state` gave."""
+        own = state.inner("networks")
+        self.networks.load(own)
+        for parameter in self.networks.parameters():
+            parameter.requires_grad_(True)
+        moments: dict[int, dict[str, Tensor]] = defaultdict(dict)
+        for key, value in state.tensors.items():
+            if key.startswith("adam/"):
+                _, index, name = key.split("/")
+                moments[int(index)][name] = value.clone()
+        groups = self._optimiser.state_dict()["param_groups"]
+        self._optimiser.load_state_dict({"state": dict(moments), "param_groups": groups})
