@@ -28,7 +28,7 @@ from trainables.artefacts import Artefacts
 from trainables.assemblies.gece import Corpus, GeceSettings, calibration
 from trainables.backbones.loading import Dtype, load_backbone
 from trainables.backbones.split import Site, Split
-from trainables.interfaces import Edit, EditMethod, TrainingRecord
+from trainables.interfaces import Edit, EditMethod, Question, TrainingRecord
 from trainables.methods import build_config, get_method, method_settings
 from trainables.prompts import edit_batch
 from trainables.seeding import trial_generators
@@ -122,6 +122,8 @@ def trial_of(method: str, folder: Path, num_edits: int, dtype: str, *typed: str)
     values = SearchSpaces().load("method", method)
     base = SearchSpaces().load("method", values["base"]) if "base" in values else {}
     subjects = ["method.anchor_source=subject"] if "anchor_source" in {**base, **values} else []
+    # As many as the records that are handed over allow.
+    together = ["method.edits_at_once=4"] if "edits_at_once" in {**base, **values} else []
     (spec,) = plan.expand(
         config.load(
             [
@@ -133,6 +135,7 @@ def trial_of(method: str, folder: Path, num_edits: int, dtype: str, *typed: str)
                 f"protocol.num_edits={num_edits}",
                 "seeds=[0]",
                 *subjects,
+                *together,
                 *typed,
             ]
         )
@@ -153,7 +156,7 @@ def measured(spec: plan.TrialSpec, folder: Path, limit: int | None = None) -> Me
     backbone.micro_batch.limit = limit
     weights = sum(parameter.nbytes for parameter in backbone.model.parameters())
     edits = [_edit(index) for index in range(int(spec.protocol["num_edits"]))]
-    training = [TrainingRecord(_edit(1000 + index)) for index in range(_TRAINING)]
+    training = [_training_record(index) for index in range(_TRAINING)]
     settings = {**method_settings(spec.method), **_few_steps(spec.method)}
     made, (_, method_class) = (
         build_config(spec.method["module"], settings),
@@ -226,12 +229,20 @@ def _edit(index: int) -> Edit:
     return Edit(f"Town {name} is in", f" {name[-2:]}", f"Town {name}", far, " xy")
 
 
+def _training_record(index: int) -> TrainingRecord:
+    edit = _edit(1000 + index)
+    asked = Question(edit.training_locality[0], " yes", "locality_far")
+    return TrainingRecord(edit, (edit.prompt,), (asked,))
+
+
 def _few_steps(settings: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {key: STEPS for key in settings if key.endswith("num_steps")}
     if "stop_loss" in settings:
         found["stop_loss"] = 0.0
     if "covariance_tokens_per_dim" in settings:
         found["covariance_tokens_per_dim"] = 1
+    if "training_steps" in settings:
+        found |= {"training_steps": STEPS, "validate_every": 1, "problems_per_step": 1}
     if "skip_correct" in settings:
         found["skip_correct"] = False
     return found

@@ -20,6 +20,7 @@ from orchestrator.forecast.training_costs import (
     edit_layer,
     has_moments,
     memories_of,
+    networks_of,
     num_batches,
     num_edits,
     per_edit,
@@ -36,6 +37,9 @@ _MERGED, _MERGING = 17, 8
 # Matrices of F x F float64 at a time, where MEMIT solves for one layer; of C's check, beside those
 # of all layers in float64 and float32.
 _SOLVING, _CHECKING = 5, 3
+# Of a problem that a network is trained on: rows that run at a time, and what each of two blocks
+# keeps of a token.
+_ROWS_OF_PROBLEM, _NETWORK_COPIES = 64, 8
 _CHANGING = 3  # matrices of a projection's size in float64 while ROME changes it
 
 
@@ -298,6 +302,33 @@ def _values(spec: TrialSpec, shape: Shape, training: Training) -> Held:
     )
 
 
+def _networks(spec: TrialSpec, shape: Shape, training: Training) -> Held:
+    """The networks, and the copies of the weights that are written; the rest is of their training.
+
+    There gradients, moments and Adam's update stand beside the networks and their best state so
+    far, and beside the weights what they were before a problem, their change and two gradients.
+    """
+    method, sizes = spec.method, networks_of(spec, shape)
+    kept = 4 * sizes.numbers + sizes.written * (shape.bytes_each + 4 * shape.is_narrow)
+    own = per_edit(spec, "tokens_per_row")
+    read = own if method.get("module") == "mend" else TOKENS_PER_TARGET
+    factors = 4 * sizes.joint * read * sizes.modules
+    edits, rows = int(method["edits_at_once"]), min(int(method["edits_at_once"]), _ROWS_OF_PROBLEM)
+    change = 4 if method.get("module") == "mend" else 8
+    passing = rows * own * shape.numbers_kept * training.above * shape.bytes_each
+    network = 4 * _NETWORK_COPIES * sizes.joint * read * edits
+    problem = sizes.written * (change + 12) + max(passing, network) + edits * factors
+    return Held(
+        kept=kept,
+        longest=own,
+        layers=training.above,
+        per_row=factors + _logits(training, shape),
+        prepare=kept + 4 * 5 * sizes.numbers + problem,
+        write=batch_size(spec.protocol) * factors + 8 * _CHANGING * sizes.largest,
+        state=4 * sizes.written,
+    )
+
+
 # By the key `cost.trains` of a method's YAML, as `training_costs.KINDS`.
 HELD: Mapping[str, Callable[[TrialSpec, Shape, Training], Held]] = {
     "nothing": _nothing,
@@ -311,6 +342,7 @@ HELD: Mapping[str, Callable[[TrialSpec, Shape, Training], Held]] = {
     "vector": _vector,
     "shifts": _shifts,
     "values": _values,
+    "networks": _networks,
 }
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from orchestrator.errors import UsageError
+from orchestrator.forecast.trained_networks import Networks
 from orchestrator.planning.families import get_family
 from orchestrator.planning.shapes import EMBEDDED
 from orchestrator.planning.trial_spec import TrialSpec
@@ -365,6 +366,37 @@ def _values(spec: TrialSpec, shape: Shape) -> Training:
     )
 
 
+def _networks(spec: TrialSpec, shape: Shape) -> Training:
+    """Networks that are trained once, and one pass over the edits of a batch in `finish`.
+
+    In training each edit is passed to and fro, and so are a rephrase and an unrelated question,
+    whose way back reaches the changed weights too; the question is also read before.
+    """
+    method, own = spec.method, per_edit(spec, "tokens_per_row")
+    networks = networks_of(spec, shape)
+    above = shape.num_layers - min(map(int, method["layers"]))
+    read = own if method.get("module") == "mend" else TOKENS_PER_TARGET
+    of_edit = own * (4 * above * shape.layer) + read * networks.modules * 2 * networks.passed
+    of_problem = own * ((3 * 4 + 2) * above * shape.layer + 2 * 2 * networks.written)
+    edits = networks.edits_of_training(method)
+    # The networks are passed once to make a change, and once to and fro.
+    once = edits * (of_problem + read * networks.modules * 2 * 4 * networks.passed)
+    problems = edits / int(method["edits_at_once"])
+    return Training(
+        tokens=own,
+        above=above,
+        trained=networks.numbers,
+        finish=batch_size(spec.protocol) * of_edit,
+        once=once,
+        once_calls=problems * 7 * above,
+    )
+
+
+def networks_of(spec: TrialSpec, shape: Shape) -> Networks:
+    """Sizes of the networks of a method that trains some."""
+    return Networks.of(spec.method, shape.width, shape.ffn, _num_ffn_matrices(spec.backbone))
+
+
 # What a method trains, as the key `cost.trains` of its YAML names it.
 KINDS: Mapping[str, Callable[[TrialSpec, Shape], Training]] = {
     "nothing": _nothing,
@@ -378,6 +410,7 @@ KINDS: Mapping[str, Callable[[TrialSpec, Shape], Training]] = {
     "vector": _vector,
     "shifts": _shifts,
     "values": _values,
+    "networks": _networks,
 }
 
 

@@ -186,7 +186,7 @@ def test_two_steps_back_give_the_gradient_of_one_through_backbone_and_network(
             noise = torch.randn(parameter.shape, generator=generator(number, "noise"))
             parameter.add_(0.1 * noise)
     problem, factors = editor.problem(RECORDS[:2], generator(0, "draws"))
-    changes = networks.changes(factors)
+    changes = dict(networks.changes(factors))
     loss, gradients = editor.judged(problem, changes, is_training=True)
     networks.pull_back(factors, gradients)
     parameters = list(networks.networks.parameters())
@@ -222,7 +222,9 @@ def test_untrained_mend_without_normalisation_is_a_plain_gradient_step(
     expected = torch.autograd.grad((losses / counts).sum(), list(weights.values()))
     for weight in weights.values():
         weight.requires_grad_(False)
-    for change, gradient in zip(training.networks.changes(factors).values(), expected, strict=True):
+    for change, gradient in zip(
+        dict(training.networks.changes(factors)).values(), expected, strict=True
+    ):
         torch.testing.assert_close(change, -1e-2 * gradient, rtol=1e-3, atol=1e-6)
 
 

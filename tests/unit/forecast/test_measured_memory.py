@@ -42,6 +42,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("alphaedit", None),
         ("comeba_hk", None),
         ("ultraedit", None),
+        ("mend", None),
+        ("malmen", None),
     ],
 )
 def test_memory_when_it_is_measured_then_it_is_as_declared(
@@ -52,9 +54,10 @@ def test_memory_when_it_is_measured_then_it_is_as_declared(
     for line in found:
         assert 1 / FACTOR < line.ratio < FACTOR, f"{method}, {line}"
     names = {line.name for line in found}
+    prepares = ("alphaedit", "comeba_hk", "malmen", "memit", "mend", "rome")
     # Before its first batch is written, COMEBA-HK has no more to store than small vectors.
     assert ("step" in names, "checkpoint" in names) == (True, method != "comeba_hk")
-    assert ("prepare" in names) == (method in ("alphaedit", "comeba_hk", "memit", "rome"))
+    assert ("prepare" in names) == (method in prepares)
 
 
 def test_memory_when_records_are_ranked_by_gece_then_it_is_as_declared(

@@ -198,7 +198,7 @@ class TrainedEditor:
         loss: Any = state.values["loss"]
         self._held_out_loss = float(loss)
         self._trained = self._untrained()
-        self._trained.load(state)
+        self._trained.freeze(state)
 
     def begin(self, batch: EditBatch) -> None:
         """Take the batch; nothing changes before `finish`."""
@@ -219,7 +219,7 @@ class TrainedEditor:
         batch = begun(self._batch)
         if self._trained is None:
             raise DataError(f"{self._name} has no network: prepare() comes before the first edit")
-        for path, change in self._trained.changes(self._factors(batch)).items():
+        for path, change in self._trained.changes(self._factors(batch)):
             self.weights.add(path, change)
         self._batch = None
         return EditReport(num_edits=len(batch), numbers={"network_loss": self._held_out_loss})

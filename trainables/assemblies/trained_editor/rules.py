@@ -47,15 +47,16 @@ class RuledNetworks:
     ) -> None:
         self.networks, self.rule = networks, rule
         self._parts = nn.ModuleDict({"networks": networks, "rule": rule.parts().to(device)})
+        self._device = device
         self._numbers = {path: number for number, path in enumerate(paths)}
 
-    @torch.no_grad()
-    def changes(self, factors: Mapping[str, ModuleFactors]) -> dict[str, Tensor]:
-        """The change (out, in) of each weight."""
-        return {
-            path: self.rule.shift(self._numbers[path], own.keys, self.networks.pseudo(path, own))
-            for path, own in factors.items()
-        }
+    def changes(self, factors: Mapping[str, ModuleFactors]) -> Iterator[tuple[str, Tensor]]:
+        """Path and change (out, in) of each weight, one after another: together they are large."""
+        for path, own in factors.items():
+            with torch.no_grad():
+                pseudo = self.networks.pseudo(path, own)
+                change = self.rule.shift(self._numbers[path], own.keys, pseudo)
+            yield path, change
 
     def pull_back(
         self, factors: Mapping[str, ModuleFactors], gradients: Mapping[str, Tensor]
@@ -74,6 +75,11 @@ class RuledNetworks:
         return State(dict(self._parts.state_dict()))
 
     def load(self, state: State) -> None:
-        """Take what `state` gave."""
+        """Copy what `state` gave into the parameters, to go on training them."""
         self._parts.load_state_dict(state.tensors)
+
+    def freeze(self, state: State) -> None:
+        """Be what `state` gave, for good; nothing is copied that lies on the device already."""
+        tensors = {name: tensor.to(self._device) for name, tensor in state.tensors.items()}
+        self._parts.load_state_dict(tensors, assign=True)
         self._parts.requires_grad_(False)

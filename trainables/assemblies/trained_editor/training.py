@@ -71,7 +71,7 @@ class Training:
         for start in range(0, len(records), settings.edits_at_once):
             own = records[start : start + settings.edits_at_once]
             problem, factors = self._judge.problem(own, generator)
-            changes = self.networks.changes(factors)
+            changes = dict(self.networks.changes(factors))
             loss, gradients = self._judge.judged(problem, changes, is_training=True)
             self.networks.pull_back(factors, {k: g / count for k, g in gradients.items()})
             total += loss / count
@@ -84,7 +84,7 @@ class Training:
         losses, size = [], self._settings.edits_at_once
         for start in range(0, len(records), size):
             problem, factors = self._judge.problem(records[start : start + size], generator)
-            changes = self.networks.changes(factors)
+            changes = dict(self.networks.changes(factors))
             losses.append(self._judge.judged(problem, changes, is_training=False)[0])
         return sum(losses) / len(losses)
 
@@ -103,10 +103,7 @@ class Training:
 
     def load(self, state: State) -> None:
         """Go on from what `state` gave."""
-        own = state.inner("networks")
-        self.networks.load(own)
-        for parameter in self.networks.parameters():
-            parameter.requires_grad_(True)
+        self.networks.load(state.inner("networks"))
         moments: dict[int, dict[str, Tensor]] = defaultdict(dict)
         for key, value in state.tensors.items():
             if key.startswith("adam/"):
