@@ -31,6 +31,7 @@ Positive = Annotated[float, Gt(0)]
 PositiveOrZero = Annotated[float, Ge(0)]
 Share = Annotated[float, Interval(ge=0, le=1)]
 ShareBelowOne = Annotated[float, Interval(ge=0, lt=1)]
+Cosine = Annotated[float, Interval(ge=-1, le=1)]
 PositiveShare = Annotated[float, Interval(gt=0, le=1)]
 
 _C = TypeVar("_C", bound=type[Any])

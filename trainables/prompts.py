@@ -133,6 +133,46 @@ def collate(
     return PromptBatch(ids, mask, lengths, scored).to(torch.device(device))
 
 
+def marks_in_front(tokenizer: Any) -> tuple[int, ...]:
+    """The tokens that the tokenizer puts in front of every text, such as a begin token."""
+    encoded = tokenizer("a", return_special_tokens_mask=True)
+    is_added = encoded["special_tokens_mask"]
+    count = is_added.index(0) if 0 in is_added else len(is_added)
+    return tuple(encoded["input_ids"][:count])
+
+
+def put_in_front(
+    prompts: PromptBatch, texts: Sequence[tuple[int, ...]], *, marks: tuple[int, ...], pad_id: int
+) -> PromptBatch:
+    """`prompts` with a text before each row; the scored positions keep their order.
+
+    Args:
+        prompts: B rows; they end up padded on the right.
+        texts: Tokens for each row, with `marks` in front; none: the row stays as it is.
+        marks: What the tokenizer puts in front: taken from a row that follows a text.
+        pad_id: As in `collate`.
+    """
+    if not any(texts):
+        return prompts
+    host, rows = prompts.on_host, list[tuple[tuple[int, ...], Tensor, int]]()
+    lengths = host.prompt_lengths.tolist()
+    for row, text in enumerate(texts):
+        is_real = host.attention_mask[row].bool()
+        ids, scored = tuple(host.input_ids[row][is_real].tolist()), host.scored[row][is_real]
+        cut = len(marks) if text and ids[: len(marks)] == marks else 0
+        shown = torch.cat([scored.new_zeros(len(text)), scored[cut:]])
+        rows.append(((*text, *ids[cut:]), shown, lengths[row] - cut + len(text)))
+    width = max(len(ids) for ids, *_ in rows)
+    input_ids = torch.full((len(rows), width), pad_id, dtype=torch.long)
+    mask, scored = torch.zeros_like(input_ids), torch.zeros(len(rows), width, dtype=torch.bool)
+    for row, (ids, shown, _) in enumerate(rows):
+        input_ids[row, : len(ids)] = torch.tensor(ids)
+        mask[row, : len(ids)] = 1
+        scored[row, : len(ids)] = shown
+    found = torch.tensor([length for *_, length in rows])
+    return PromptBatch(input_ids, mask, found, scored).to(prompts.input_ids.device)
+
+
 def labels_of(prompts: PromptBatch) -> Tensor:
     """The tokens that the scored positions should predict, (M,), in row-major order."""
     following = prompts.input_ids.roll(-1, dims=1)

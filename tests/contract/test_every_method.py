@@ -192,6 +192,11 @@ def test_editing_a_batch_lowers_its_loss(
     if name == "no_edit":
         assert after == before
         return
+    if name == "retrieval":
+        # A random model does not read what stands in front; unit/methods/test_retrieval.py has one
+        # that does.
+        assert after != before
+        return
     if name == "memit":
         # It solves for vectors, and what the update does to other tokens of a random model may
         # outweigh them: it is the mean over several that falls.

@@ -11,6 +11,8 @@ from trainables.prompts import (
     collate,
     edit_batch,
     labels_of,
+    marks_in_front,
+    put_in_front,
     row_index,
     subject_last_token,
     tokenise,
@@ -75,3 +77,24 @@ def test_batch_when_stored_and_read_then_is_the_same() -> None:
     assert torch.equal(again.labels, batch.labels)
     for name in ("input_ids", "attention_mask", "prompt_lengths", "scored"):
         assert torch.equal(getattr(again.tokens, name), getattr(batch.tokens, name))
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_put_in_front_keeps_what_is_scored_and_one_begin_token(side: str) -> None:
+    # rows: begin 5 6 target 7 8; begin 9 target 10; begin 11 12 13 target 14
+    rows = [Row((1, 5, 6, 7, 8), 3), Row((1, 9, 10), 2), Row((1, 11, 12, 13, 14), 4)]
+    batch = collate(rows, pad_id=0, padding_side=side)
+    found = put_in_front(batch, [(1, 20, 21), (), (1, 22)], marks=(1,), pad_id=0)
+    ids = [row.tolist() for row in found.real_ids]
+    assert ids == [[1, 20, 21, 5, 6, 7, 8], [1, 9, 10], [1, 22, 11, 12, 13, 14]]
+    assert found.prompt_lengths.tolist() == [5, 2, 5]
+    assert labels_of(found).tolist() == labels_of(batch).tolist() == [7, 8, 10, 14]
+    assert row_index(found).tolist() == row_index(batch).tolist()
+    last = collate([Row((1, 5, 6), 3)], pad_id=0, padding_side=side, scores_last=True)
+    grown = put_in_front(last, [(1, 20)], marks=(1,), pad_id=0)
+    assert grown.scored.tolist() == [[False, False, False, True]]
+    assert put_in_front(batch, [(), (), ()], marks=(1,), pad_id=0) is batch
+
+
+def test_marks_in_front_are_those_that_every_text_begins_with() -> None:
+    assert marks_in_front(TOKENIZER) == (TOKENIZER.bos_token_id,)
