@@ -65,19 +65,20 @@ class ScopeExamples:
 def nearness_threshold(examples: ScopeExamples, embed: Callable[[Sequence[str]], Tensor]) -> float:
     """Least cosine at which a prompt is about the edit that it is nearest to.
 
-    Near are rephrases to their own edit (where no record has any, prompts to themselves); far are
+    Near are prompts to themselves and rephrases to their own edit, as trials ask them; far are
     unrelated questions to the nearest edit, and each edit's prompt to the nearest of the others.
+    Where prompts are not told apart by `embed`, prompts alone pass that are an edit's own.
 
     Args:
         examples: At least one edit.
         embed: Maps N texts to (N, D), of length 1.
     """
     keys = embed([prompt for prompt, _ in examples.edits])
-    near = torch.ones(len(keys))
+    near = [torch.ones(len(keys))]
     if examples.rephrases:
         owners = torch.tensor([owner for owner, _ in examples.rephrases])
         said = embed([text for _, text in examples.rephrases])
-        near = (said * keys[owners.to(keys.device)]).sum(1)
+        near.append((said * keys[owners.to(keys.device)]).sum(1).clamp_max(1.0))
     far: dict[str, list[Tensor]] = {}
     if examples.unrelated:
         kinds = [kind for kind, _ in examples.unrelated]

@@ -16,8 +16,8 @@ Choices:
   holds no target to be compared with.
 - `threshold: null` takes the one that best tells the rephrases of training edits, which are never
   scored, from unrelated questions and from other edits (assemblies/scope_examples.py).
-- A new line ends the text, so that the prompt's own tokens, which are made without one before them,
-  stand as at the beginning of a line.
+- The default `template` is worded as IKE's contexts; on SmolLM2-135M it took reliability from .78,
+  with the edit alone on a line of its own, to 1. The prompt's tokens follow it as they are.
 - A row that becomes longer than the backbone has positions ends the trial with an error: no part of
   a text is dropped in silence.
 """

@@ -138,8 +138,10 @@ def test_threshold_when_null_then_chosen_on_training_records_and_stored_with_the
     assert other == pytest.approx(-1.0)
 
     def score(threshold: float) -> float:
+        own = float(threshold <= 1.0)
+        kept = sum(each >= threshold for each in near) / 2
         below = sum(each < threshold for each in far) / 2
-        return sum(each >= threshold for each in near) / 2 + (below + (other < threshold)) / 2
+        return (own + kept) / 2 + (below + (other < threshold)) / 2
 
     best = max(score(step / 1000) for step in range(-1000, 1001))
     assert score(value) == pytest.approx(best)
