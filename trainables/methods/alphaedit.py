@@ -61,13 +61,13 @@ from trainables.field_kinds import Count, CountOrZero, Positive, PositiveOrZero,
 from trainables.interfaces import (
     Backbone,
     DecodeState,
-    Edit,
     EditBatch,
     EditReport,
     Family,
     Generators,
     PromptBatch,
     State,
+    TrainingRecord,
 )
 from trainables.optimise import begun, stored_batch
 
@@ -150,7 +150,7 @@ class AlphaEdit:
         self._is_sampled = False
         self._run: VectorRun | None = None
 
-    def prepare(self, training: Sequence[Edit]) -> None:
+    def prepare(self, training: Sequence[TrainingRecord]) -> None:
         """Free directions and contexts of the pristine backbone, through artefacts.
 
         Raises:

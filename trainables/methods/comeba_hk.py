@@ -66,13 +66,13 @@ from trainables.field_kinds import Count, CountOrZero, Positive, PositiveOrZero,
 from trainables.interfaces import (
     Backbone,
     DecodeState,
-    Edit,
     EditBatch,
     EditReport,
     Family,
     Generators,
     PromptBatch,
     State,
+    TrainingRecord,
 )
 from trainables.optimise import begun, stored_batch
 
@@ -206,7 +206,7 @@ class ComebaHk:
         self._hooks: dict[int, HookLayer] = {}  # none before the first batch is written
         self._run: VectorRun | None = None
 
-    def prepare(self, training: Sequence[Edit]) -> None:
+    def prepare(self, training: Sequence[TrainingRecord]) -> None:
         """Second moments and contexts of the pristine backbone, through artefacts.
 
         Raises:

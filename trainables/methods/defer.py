@@ -49,12 +49,12 @@ from trainables.field_kinds import Count, CountOrZero, Positive, checked
 from trainables.interfaces import (
     Backbone,
     DecodeState,
-    Edit,
     EditBatch,
     EditReport,
     Generators,
     PromptBatch,
     State,
+    TrainingRecord,
 )
 from trainables.optimise import (
     BatchRun,
@@ -174,7 +174,7 @@ class Defer:
         self._num_edits = 0
         self._run: BatchRun | None = None
 
-    def prepare(self, training: Sequence[Edit]) -> None:
+    def prepare(self, training: Sequence[TrainingRecord]) -> None:
         """Nothing to build."""
 
     def begin(self, batch: EditBatch) -> None:

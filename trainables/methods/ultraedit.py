@@ -50,12 +50,12 @@ from trainables.field_kinds import Positive, checked
 from trainables.interfaces import (
     Backbone,
     DecodeState,
-    Edit,
     EditBatch,
     EditReport,
     Generators,
     PromptBatch,
     State,
+    TrainingRecord,
 )
 from trainables.optimise import begun, stored_batch
 from trainables.prompts import batch_state
@@ -181,7 +181,7 @@ class UltraEdit:
         self._running: dict[str, Running] = {}
         self._batch: EditBatch | None = None
 
-    def prepare(self, training: Sequence[Edit]) -> None:
+    def prepare(self, training: Sequence[TrainingRecord]) -> None:
         """Nothing to build."""
 
     def begin(self, batch: EditBatch) -> None:
