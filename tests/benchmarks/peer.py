@@ -9,17 +9,25 @@ search_spaces/backbone or a checkpoint's folder of the LLaMA kind, smollm2_135m 
 
 `ft_m`        each edit alone, the weight put back behind it
 `ft_m_batch`  all edits in one batch
+`lora`        all edits in one batch; each side draws its own maps, and EasyEdit's loss weighs
+              edits by their tokens; its dropout stays on while it answers, so that none is set
 `grace`       one codebook; here in one batch, there one after the other, with the same result
+`rome`        one edit after another, bare prompts, C = identity, as EasyEdit on LLaMA2-7B
+`r_rome`      the same with two contexts, which are this side's on both
 `memit`       all edits in one batch; the KL term at the subject, as EasyEdit has it. Needs
               `records`: the facts about countries have too little text for second moments
+`alphaedit`   as `memit`; EasyEdit solves in float32
 `wise`        one side memory, one edit after the other, eleven rows and an unrelated one each
 
 Each side runs twice, in turns, in processes of one thread of their own, and only editing is timed.
-Scores must agree token by token but for `wise`, whose likelihood EasyEdit divides by one token too
-many, and whose masks and prefixes each side draws itself.
+Both sides' answers, to each edit, one rephrase and one unrelated prompt of it, are scored here. All
+must agree token by token but for `lora`, `alphaedit` and `wise`, whose likelihood EasyEdit divides
+by one token too many, and whose masks and prefixes each side draws itself. Where they differ, what
+each answered stands below.
 
-EasyEdit's modules may ask for packages that are not installed here (MEMIT's for `datasets`): such a
-case is left out in one line; a folder on PYTHONPATH that holds them will do.
+EasyEdit's modules may ask for packages that are not installed here (MEMIT's and ROME's for
+`datasets`, LoRA's for `peft`): such a case is left out in one line; a folder on PYTHONPATH that
+holds them will do. So is a case whose method is not in search_spaces/method.
 
 Nothing here passes or fails a test. CPU seconds move by a tenth to a third between equal runs.
 """
@@ -40,14 +48,27 @@ ROOT = Path(__file__).resolve().parents[2]
 if __name__ == "__main__":
     sys.path[0] = str(ROOT)
 
-from tests.benchmarks.peer_inputs import Inputs, inputs_file, moments_file
-from tests.benchmarks.peer_result import Result, reliability, result_file, rows_agreeing
+from tests.benchmarks.peer_inputs import FILES, Inputs, inputs_file, moments_file, tokens_file
+from tests.benchmarks.peer_result import (
+    Result,
+    difference_lines,
+    method_of,
+    result_file,
+    rows_agreeing,
+    scores,
+)
 
 # The least that these ratios were when they were first measured: commit 14cea82 of EasyEdit, 10
 # records of CounterFact on smollm2_135m.
 LEAST_RATIO = {"ft_m": 1.8, "ft_m_batch": 2.3, "grace": 7.4, "memit": 2.4, "wise": 4.7}
-MUST_AGREE = ("ft_m", "ft_m_batch", "grace", "memit")
+CASES = (
+    *("ft_m", "ft_m_batch", "lora", "grace", "rome", "r_rome", "memit", "alphaedit"),
+    "wise",
+)
+MUST_AGREE = ("ft_m", "ft_m_batch", "grace", "rome", "r_rome", "memit")
+NEED_MOMENTS = ("memit", "alphaedit")
 IN_TURNS = ("theirs", "ours", "ours", "theirs")  # theirs first: what is missing shows at once
+METHODS = ROOT / "search_spaces" / "method"
 _MARK = Path("easyeditor", "models", "ft", "ft_main.py")
 _SIDES = {"ours": "peer_ours", "theirs": "peer_easyedit"}
 _ONE_THREAD = {
@@ -92,10 +113,10 @@ def options(words: Sequence[str]) -> Options:
     checkout = Path(typed["easyedit"]).resolve()
     if not (checkout / _MARK).is_file():
         raise PeerError(f"easyedit={checkout} is no checkout of EasyEdit: it has no {_MARK}")
-    only = tuple(typed.get("only", ",".join(LEAST_RATIO)).split(","))
+    only = tuple(typed.get("only", ",".join(CASES)).split(","))
     for case in only:
-        if case not in LEAST_RATIO:
-            raise PeerError(f"only={case} is not known; allowed: {', '.join(LEAST_RATIO)}")
+        if case not in CASES:
+            raise PeerError(f"only={case} is not known; allowed: {', '.join(CASES)}")
     edits = typed.get("edits", "10")
     if not edits.isdecimal() or int(edits) < 1:
         raise PeerError(f"edits={edits} is no number of edits; allowed: 1 and more")
@@ -130,7 +151,7 @@ def compare(wanted: Options) -> None:
 
 HEADER = (
     f"  {'case':<11} {'CPU-s an edit':<14} {'EasyEdit':<14} {'ratio':<6} {'demand':<15} "
-    f"{'peak GiB':<10} {'EasyEdit':<10} {'reliability':<12} {'EasyEdit':<10} rows that agree"
+    f"{'peak GiB':<10} {'EasyEdit':<10} {'rel/gen/loc':<16} {'EasyEdit':<16} rows that agree"
 )
 
 
@@ -142,9 +163,11 @@ NO_MOMENTS = (
 
 def line_of(case: str, inputs: Inputs, ours: Sequence[Result], theirs: Sequence[Result]) -> str:
     """The line of one case, of its runs on both sides."""
-    num_edits, least = len(inputs.records), LEAST_RATIO[case]
+    num_edits, least = len(inputs.records), LEAST_RATIO.get(case)
     ratio = sum(run.seconds for run in theirs) / sum(run.seconds for run in ours)
-    verdict = "met" if ratio >= least else "NOT MET"
+    demand = "none yet"
+    if least is not None:
+        demand = f">= {least}: {'met' if ratio >= least else 'NOT MET'}"
     agreeing = rows_agreeing(ours[0].answers, theirs[0].answers)
     agreement = f"{agreeing} of {len(inputs.probes)}"
     if case not in MUST_AGREE:
@@ -153,18 +176,19 @@ def line_of(case: str, inputs: Inputs, ours: Sequence[Result], theirs: Sequence[
         agreement += ": THEY DIFFER"
     seconds = [_spread([run.seconds / num_edits for run in side]) for side in (ours, theirs)]
     peaks = [f"{max(run.peak_gib for run in side):.2f}" for side in (ours, theirs)]
-    scores = [f"{reliability(inputs.probes, side[0].answers):.3f}" for side in (ours, theirs)]
+    found = [scores(inputs.probes, side[0].answers) for side in (ours, theirs)]
     return (
         f"  {case:<11} {seconds[0]:<14} {seconds[1]:<14} {ratio:<6.2f} "
-        f"{f'>= {least}: {verdict}':<15} {peaks[0]:<10} {peaks[1]:<10} {scores[0]:<12} "
-        f"{scores[1]:<10} {agreement}"
+        f"{demand:<15} {peaks[0]:<10} {peaks[1]:<10} {found[0]:<16} {found[1]:<16} {agreement}"
     )
 
 
 def _measured(case: str, wanted: Options, inputs: Inputs, folder: Path) -> str:
-    """The line of one case, or why there is none."""
-    if case == "memit" and not moments_file(folder).is_file():
+    """The line of one case and those of its differences, or why there is none."""
+    if case in NEED_MOMENTS and not moments_file(folder).is_file():
         return f"  {case:<11} left out: {NO_MOMENTS}"
+    if not (METHODS / f"{FILES.get(method_of(case), method_of(case))}.yaml").is_file():
+        return f"  {case:<11} left out: there is no method {method_of(case)} here"
     found: Mapping[str, list[Result]] = {"ours": [], "theirs": []}
     for side in IN_TURNS:
         result_file(folder).unlink(missing_ok=True)
@@ -173,7 +197,10 @@ def _measured(case: str, wanted: Options, inputs: Inputs, folder: Path) -> str:
         if not result_file(folder).is_file():
             return f"  {case:<11} left out: {_reason(side, said)}"
         found[side].append(Result.read(folder))
-    return line_of(case, inputs, found["ours"], found["theirs"])
+    ours, theirs = (found[side][0].answers for side in ("ours", "theirs"))
+    texts = json.loads(tokens_file(folder).read_text("utf-8"))
+    lines = [line_of(case, inputs, found["ours"], found["theirs"])]
+    return "\n".join([*lines, *difference_lines(inputs, ours, theirs, texts)])
 
 
 def _reason(side: str, said: str) -> str:

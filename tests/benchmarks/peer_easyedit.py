@@ -4,8 +4,10 @@
 
 Only the modules of the editor in question are loaded, not its whole package, which asks for dozens
 of others. Nothing of it is changed. What it keeps in module variables is filled in beforehand, so
-that both sides begin alike: MEMIT's second moments and its list of contexts, here the bare prompt
-alone; WISE's prefixes, ten as here; the state of torch's generator from which GRACE draws a value.
+that both sides begin alike: MEMIT's second moments, AlphaEdit's projection, which is made of them
+in its own way, and their lists of contexts, here the bare prompt alone; R-ROME's contexts, which
+are those of this side; WISE's prefixes, ten as here; the state of torch's generator from which
+GRACE draws a value.
 """
 
 from __future__ import annotations
@@ -26,9 +28,21 @@ from tests.benchmarks.peer_inputs import SEED, Inputs, Probe, Record, moments_fi
 from tests.benchmarks.peer_result import Result, method_of
 from trainables.seeding import trial_generators
 
-_MODULES = {"ft_m": "ft", "grace": "grace", "memit": "memit", "wise": "wise"}
+_MODULES = {
+    "ft_m": "ft",
+    "lora": "lora",
+    "grace": "grace",
+    "rome": "rome",
+    "r_rome": "r_rome",
+    "memit": "memit",
+    "alphaedit": "alphaedit",
+    "wise": "wise",
+}
 # Which side is filled up: what each editor's arithmetic of positions needs.
-_PADDING = {"ft_m": "left", "grace": "right", "memit": "right", "wise": "left"}
+_PADDING = {
+    **{"ft_m": "left", "lora": "left", "grace": "right", "rome": "right", "r_rome": "right"},
+    **{"memit": "right", "alphaedit": "right", "wise": "left"},
+}
 _NAME = "llama"  # of the model; some editors look for other families in it
 
 
@@ -55,8 +69,12 @@ class Side:
         run = {
             "ft_m": self._ft,
             "ft_m_batch": self._ft,
+            "lora": self._lora,
             "grace": self._grace,
+            "rome": self._rome,
+            "r_rome": self._rome,
             "memit": self._memit,
+            "alphaedit": self._alphaedit,
             "wise": self._wise,
         }[self.case]
         self._answer(self.inputs.probes[0])  # so that no edit pays for a start
@@ -135,33 +153,100 @@ class Side:
         self._before_answer = ask_at_the_end
         return seconds, []
 
-    def _memit(self) -> tuple[float, list[list[int]]]:
+    def _lora(self) -> tuple[float, list[list[int]]]:
+        records, settings = self.inputs.records, self.settings
+        hyper = self.editor.LoRAHyperParams(
+            lora_type="lora",
+            layers=[],
+            num_steps=settings["num_steps"],
+            lr=settings["edit_lr"],
+            weight_decay=0.0,
+            kl_factor=0.0,
+            norm_constraint=0.0,
+            target_modules=self.inputs.modules["query_value"].split(),
+            rank=settings["lora_rank"],
+            lora_alpha=settings["lora_alpha"],
+            lora_dropout=settings["dropout"],
+            device="cpu",
+            alg_name="LoRA",
+            model_name=_NAME,
+            batch_size=len(records),
+        )
+        requests = [_request(record) for record in records]
+        begin = time.process_time()
+        self.model, _ = self.editor.apply_lora_to_model(self.model, self.tokenizer, requests, hyper)
+        seconds = time.process_time() - begin
+        self.model.eval()
+        return seconds, []
+
+    def _rome(self) -> tuple[float, list[list[int]]]:
+        is_rome = self.case == "rome"
+        main: Any = importlib.import_module(f"{self.editor.__name__}.{self.case}_main")
+        # A text is put into its template twice, and its own braces are none of them.
+        texts = [text.replace("{", "{{{{").replace("}", "}}}}") for text in self.inputs.contexts]
+        main.CONTEXT_TEMPLATES_CACHE = ["{}", *(f"{text} {{}}" for text in texts if not is_rome)]
+        kind = self.editor.ROMEHyperParams if is_rome else self.editor.R_ROMEHyperParams
+        hyper = kind(
+            layers=[self.settings["edit_layer"]],
+            context_template_length_params=[],
+            mom2_adjustment=False,
+            **self._of_vectors("ROME" if is_rome else "R-ROME"),
+        )
+        apply = getattr(self.editor, f"apply_{self.case}_to_model")
+        seconds = 0.0
+        for record in self.inputs.records:
+            begin = time.process_time()
+            apply(self.model, self.tokenizer, [_request(record)], hyper)
+            seconds += time.process_time() - begin
+        return seconds, []
+
+    def _alphaedit(self) -> tuple[float, list[list[int]]]:
+        settings = self.settings
+        main: Any = importlib.import_module(f"{self.editor.__name__}.AlphaEdit_main")
+        main.CONTEXT_TEMPLATES_CACHE = [["{}"]]
+        projections = []
+        for moment in self._moments().values():
+            vectors, sizes, _ = torch.linalg.svd(moment, full_matrices=False)
+            free = vectors[:, sizes < settings["null_threshold"]]
+            projections.append(free @ free.T)
+        main.P, main.P_loaded = torch.stack(projections), True
+        hyper = self.editor.AlphaEditHyperParams(
+            layers=settings["layers"],
+            layer_selection="all",
+            mom2_adjustment=True,
+            mom2_update_weight=0.0,
+            nullspace_threshold=settings["null_threshold"],
+            L2=settings["l2_weight"],
+            P_loc=str(moments_file(self._folder)),  # a file that is there: it is not read
+            **self._of_vectors("AlphaEdit"),
+        )
+        requests = [_request(record) for record in self.inputs.records]
+        begin = time.process_time()
+        self.editor.apply_AlphaEdit_to_model(self.model, self.tokenizer, requests, hyper)
+        return time.process_time() - begin, []
+
+    def _moments(self) -> dict[int, Tensor]:
+        """Second moments of each layer, in ascending order."""
         from safetensors.torch import load_file
 
+        found = {
+            int(layer): moment for layer, moment in load_file(moments_file(self._folder)).items()
+        }
+        return dict(sorted(found.items()))
+
+    def _memit(self) -> tuple[float, list[list[int]]]:
         settings, modules = self.settings, self.inputs.modules
         main: Any = importlib.import_module(f"{self.editor.__name__}.memit_main")
         main.CONTEXT_TEMPLATES_CACHE = [["{}"]]
         name = self.model.config._name_or_path.replace("/", "_")
-        for layer, moment in load_file(moments_file(self._folder)).items():
+        for layer, moment in self._moments().items():
             main.COV_CACHE[name, modules["down"].format(layer)] = moment
         hyper = self.editor.MEMITHyperParams(
             layers=settings["layers"],
             layer_selection="all",
-            fact_token="subject_last",
-            v_num_grad_steps=settings["v_num_steps"] + 1,
-            v_lr=settings["v_lr"],
-            v_loss_layer=self.inputs.num_layers - 1,
-            v_weight_decay=settings["v_weight_decay"],
-            clamp_norm_factor=settings["clamp"],
-            kl_factor=settings["kl_weight"],
             mom2_adjustment=True,
             mom2_update_weight=settings["cov_weight"],
-            rewrite_module_tmp=modules["down"],
-            mom2_dataset="wikipedia",
-            mom2_n_samples=0,
-            mom2_dtype="float32",
-            stats_dir=str(self._folder),
-            **self._common("MEMIT"),
+            **self._of_vectors("MEMIT"),
         )
         requests = [_request(record) for record in self.inputs.records]
         begin = time.process_time()
@@ -204,8 +289,27 @@ class Side:
             seconds += time.process_time() - begin
         return seconds, []
 
+    def _of_vectors(self, name: str) -> dict[str, Any]:
+        """What ROME, MEMIT and their relatives ask for."""
+        settings = self.settings
+        return {
+            "fact_token": "subject_last",
+            "v_num_grad_steps": settings["v_num_steps"] + 1,
+            "v_lr": settings["v_lr"],
+            "v_loss_layer": self.inputs.num_layers - 1,
+            "v_weight_decay": settings["v_weight_decay"],
+            "clamp_norm_factor": settings["clamp"],
+            "kl_factor": settings["kl_weight"],
+            "rewrite_module_tmp": self.inputs.modules["down"],
+            "mom2_dataset": "wikipedia",
+            "mom2_n_samples": 0,
+            "mom2_dtype": "float32",
+            "stats_dir": str(self._folder),
+            **self._common(name),
+        }
+
     def _common(self, name: str) -> dict[str, Any]:
-        """What FT and MEMIT both ask for."""
+        """What these and FT ask for."""
         modules = self.inputs.modules
         return {
             "layer_module_tmp": modules["layer"],

@@ -11,7 +11,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,12 +20,24 @@ if TYPE_CHECKING:
     from trainables.interfaces import Backbone, EditRecord
 
 SEED = 0
+FILES = {"wise": "wise_merge"}  # methods of another name in search_spaces/method
 NUM_TRAINING = 50  # prompts that WISE takes its scale from
 _PUBLISHED_LAYERS = 32  # of the backbone whose layers the settings name
 _SPARE = 3  # so many times more records are drawn than are edited, as not all can be taken
 
+_VECTOR: dict[str, Any] = {
+    "v_lr": 0.5,
+    "v_num_steps": 24,  # updates; the peer's 25 count a last look at the loss
+    "v_weight_decay": 1e-3,
+    "stop_loss": 5e-2,
+    "clamp": 4.0,
+    "kl_weight": 0.0625,
+    "kl_position": "subject",  # as the peer
+}
+
 # As published for LLaMA2-7B, in the names of search_spaces/method, but for MEMIT's lambda, whose
-# published 15,000 edits next to nothing on a small model, and fewer steps of GRACE and WISE.
+# published 15,000 edits next to nothing on a small model, fewer steps of GRACE and WISE, and fewer
+# contexts of ROME's relatives; AlphaEdit's are those of its published code for another backbone.
 SETTINGS: dict[str, dict[str, Any]] = {
     "ft_m": {"edit_layer": 21, "edit_lr": 5e-4, "num_steps": 25, "stop_loss": 1e-2},
     "grace": {
@@ -35,15 +47,29 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "deferral_radius": 1.0,
         "skip_correct": False,  # the peer edits all that it is told
     },
-    "memit": {
+    "rome": _VECTOR | {"edit_layer": 5, "covariance": "identity", "contexts": 0},
+    "r_rome": _VECTOR
+    | {"edit_layer": 5, "covariance": "identity", "contexts": 2, "context_lengths": [5]},
+    "lora": {
+        "lora_rank": 8,
+        "lora_alpha": 32,
+        "dropout": 0.0,  # the peer's is on while it answers, too
+        "edit_lr": 1e-3,
+        "num_steps": 50,
+        "stop_loss": None,
+    },
+    "alphaedit": _VECTOR
+    | {
         "layers": [4, 5, 6, 7, 8],
-        "v_lr": 0.5,
-        "v_num_steps": 24,  # updates; the peer's 25 count a last look at the loss
-        "v_weight_decay": 1e-3,
-        "stop_loss": 5e-2,
-        "clamp": 4.0,
-        "kl_weight": 0.0625,
-        "kl_position": "subject",  # as the peer
+        "null_threshold": 2e-2,
+        "l2_weight": 10.0,
+        "accumulate_keys": True,
+        "contexts": 0,
+        "covariance_tokens_per_dim": 3,
+    },
+    "memit": _VECTOR
+    | {
+        "layers": [4, 5, 6, 7, 8],
         "cov_weight": 500.0,
         "contexts": 0,
         "covariance_tokens_per_dim": 3,
@@ -101,6 +127,7 @@ class Inputs:
         modules: Names of its parts; a layer's number goes where {} stands.
         records: What is edited.
         training: Prompts that no record has.
+        contexts: Prefixes that R-ROME takes, as this project samples them.
     """
 
     model: str
@@ -108,6 +135,7 @@ class Inputs:
     modules: dict[str, str]
     records: list[Record]
     training: list[str]
+    contexts: list[str] = field(default_factory=list)
 
     @classmethod
     def read(cls, folder: Path) -> Inputs:
@@ -145,6 +173,16 @@ def inputs_file(folder: Path) -> Path:
 def moments_file(folder: Path) -> Path:
     """Where the second moments of MEMIT's layers are written."""
     return folder / "moments.safetensors"
+
+
+def store_folder(folder: Path) -> Path:
+    """The store of what this side samples."""
+    return folder / "artefacts"
+
+
+def tokens_file(folder: Path) -> Path:
+    """The text of each token of the vocabulary, by its id."""
+    return folder / "tokens.json"
 
 
 def text_file(folder: Path) -> Path:
@@ -189,14 +227,31 @@ def _write(folder: Path, backbone: str, num_edits: int, records: str | None) -> 
             "down": f"{family.layers}.{{}}.{family.down}",
             "norm": family.final_norm,
             "head": _head(loaded),
+            "query_value": " ".join(path.rpartition(".")[2] for path in family.query_value),
         },
         records=taken,
         training=[each.edit.prompt for each in source.training[:NUM_TRAINING]],
+        contexts=_contexts(folder, loaded),
     )
+    texts = [loaded.tokenizer.decode([index]) for index in range(len(loaded.tokenizer))]
+    tokens_file(folder).write_text(json.dumps(texts))
     inputs_file(folder).write_text(json.dumps(asdict(inputs)))
     _write_moments(
         folder, loaded, inputs, [f"{e.edit.prompt} {e.edit.target_new}" for e in source.training]
     )
+
+
+def _contexts(folder: Path, backbone: Backbone) -> list[str]:
+    """Those that R-ROME finds in the store of the run, where this side looks for them again."""
+    from trainables.artefacts import Artefacts
+    from trainables.assemblies.ordinary_text import stored_contexts
+    from trainables.backbones.prefix_cache import PrefixCache
+    from trainables.backbones.split import Split
+
+    settings = SETTINGS["r_rome"]
+    (length,) = settings["context_lengths"]
+    split, store = Split(backbone, 0, PrefixCache()), Artefacts(store_folder(folder))
+    return list(stored_contexts(split, store, settings["contexts"], length))
 
 
 def _can_be_taken(record: EditRecord) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from tests.benchmarks.peer_inputs import SEED, Inputs, Probe, Record, text_file
+from tests.benchmarks.peer_inputs import FILES, SEED, Inputs, Probe, Record, store_folder, text_file
 from tests.benchmarks.peer_result import ONE_BY_ONE, Result, method_of
 from trainables.artefacts import Artefacts
 from trainables.backbones.loading import load_backbone
@@ -24,8 +24,6 @@ from trainables.interfaces import Backbone, Edit, TrainingRecord
 from trainables.methods import build_config, get_method, method_settings
 from trainables.prompts import Row, collate, edit_batch, pad_id
 from trainables.seeding import trial_generators
-
-_FILES = {"wise": "wise_merge"}  # methods of another name in search_spaces/method
 
 
 def edited(case: str, inputs: Inputs, folder: Path) -> Result:
@@ -51,12 +49,12 @@ def edited(case: str, inputs: Inputs, folder: Path) -> Result:
 
 def _method(case: str, inputs: Inputs, backbone: Backbone, folder: Path) -> Any:
     name = method_of(case)
-    values = read_method(_FILES.get(name, name))
+    values = read_method(FILES.get(name, name))
     settings = {**method_settings(values), **inputs.settings(name)}
     if "covariance_text" in settings:
         settings["covariance_text"] = str(text_file(folder))
-    module = values["module"]
-    config, artefacts = build_config(module, settings), Artefacts(folder / "artefacts")
+    module = values.get("module", name)
+    config, artefacts = build_config(module, settings), Artefacts(store_folder(folder))
     method = get_method(module)[1](config, backbone, artefacts, trial_generators(SEED))
     method.prepare([TrainingRecord(Edit(prompt, "", None)) for prompt in inputs.training])
     return method

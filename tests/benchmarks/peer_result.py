@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tests.benchmarks.peer_inputs import Probe
+from tests.benchmarks.peer_inputs import Inputs, Probe
 
-ONE_BY_ONE = ("ft_m", "wise")  # and, with EasyEdit, grace: its rule takes one edit at a time
+# And, with EasyEdit, grace and rome: here they take one edit at a time in any batch.
+ONE_BY_ONE = ("ft_m", "wise")
+_SCORES = ("reliability", "generality", "locality")
 
 
 @dataclass(frozen=True)
@@ -52,11 +54,26 @@ def rows_agreeing(ours: Sequence[list[int]], theirs: Sequence[list[int]]) -> int
     return sum(here == there for here, there in zip(ours, theirs, strict=True))
 
 
-def reliability(probes: Sequence[Probe], answers: Sequence[list[int]]) -> float:
-    """Share of the target's tokens on the edited prompts themselves, mean over edits."""
-    shares = [
-        sum(here == there for here, there in zip(probe.target, answer, strict=True)) / len(answer)
-        for probe, answer in zip(probes, answers, strict=True)
-        if probe.score == "reliability"
-    ]
-    return sum(shares) / len(shares)
+def difference_lines(
+    inputs: Inputs, ours: Sequence[list[int]], theirs: Sequence[list[int]], texts: Sequence[str]
+) -> list[str]:
+    """A line for each probe that the two answer differently; `texts` are those of tokens."""
+    owners = [number for number, record in enumerate(inputs.records) for _ in record.probes]
+    lines = []
+    for number, probe, here, there in zip(owners, inputs.probes, ours, theirs, strict=True):
+        if here != there:
+            said = ["".join(texts[token] for token in ids) for ids in (probe.target, here, there)]
+            lines.append(
+                f"    record {number}, {probe.score}, asked for {said[0]!r}: {said[1]!r} here, "
+                f"{said[2]!r} there"
+            )
+    return lines
+
+
+def scores(probes: Sequence[Probe], answers: Sequence[list[int]]) -> str:
+    """Share of the answer's tokens, mean over probes, of each score; "-" where there is none."""
+    shares: dict[str, list[float]] = {name: [] for name in _SCORES}
+    for probe, answer in zip(probes, answers, strict=True):
+        hits = sum(here == there for here, there in zip(probe.target, answer, strict=True))
+        shares[probe.score].append(hits / len(answer))
+    return "/".join(f"{sum(own) / len(own):.2f}" if own else "-" for own in shares.values())

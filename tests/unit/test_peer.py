@@ -11,7 +11,7 @@ import pytest
 
 from tests.benchmarks import peer
 from tests.benchmarks.peer_inputs import SETTINGS, Inputs, Probe, Record, text_file
-from tests.benchmarks.peer_result import Result, reliability, rows_agreeing
+from tests.benchmarks.peer_result import Result, difference_lines, rows_agreeing, scores
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -44,7 +44,7 @@ def test_command_when_the_folder_is_no_checkout_then_one_line_and_status_2(tmp_p
     ("words", "complaint"),
     [
         ((), "easyedit= is missing"),
-        (("only=rome",), "only=rome is not known; allowed: ft_m, ft_m_batch, grace, memit, wise"),
+        (("only=mend",), "only=mend is not known; allowed: ft_m, ft_m_batch, lora, grace, rome, "),
         (("edits=0",), "edits=0 is no number of edits; allowed: 1 and more"),
         (("records=/nowhere.json",), "records=/nowhere.json: there is no such file"),
         (("seeds=3",), "'seeds=3' is not known; allowed: easyedit=, backbone=, only=, edits="),
@@ -62,7 +62,7 @@ def test_options_when_one_cannot_be_then_it_is_named(
 def test_options_when_only_a_checkout_is_typed_then_every_case_of_ten_edits(checkout: Path) -> None:
     wanted = peer.options([f"easyedit={checkout}"])
     assert (wanted.backbone, wanted.edits, wanted.records) == ("smollm2_135m", 10, None)
-    assert wanted.only == ("ft_m", "ft_m_batch", "grace", "memit", "wise")
+    assert wanted.only == peer.CASES
 
 
 def test_run_when_the_backbone_is_not_there_then_one_line_and_status_2(
@@ -92,9 +92,18 @@ def test_layers_then_at_the_depth_that_was_published_of_32() -> None:
     assert replace(inputs(), num_layers=16).settings("memit")["layers"] == [2, 3, 4]
 
 
-def test_reliability_then_the_mean_over_edits_of_the_share_of_tokens() -> None:
-    # (1 of 2 + 1 of 1) / 2
-    assert reliability(inputs().probes, [[7, 1], [2], [4]]) == pytest.approx(0.75)
+def test_scores_then_the_mean_over_probes_of_the_share_of_tokens() -> None:
+    # (1 of 2 + 1 of 1) / 2; no rephrase; 9 is asked for
+    assert scores(inputs().probes, [[7, 1], [2], [4]]) == "0.75/-/0.00"
+
+
+def test_differences_then_what_each_side_said_to_what() -> None:
+    texts = [" no", " yes", " or", *"345678", " ends"]
+    lines = difference_lines(inputs(), [[7, 8], [2], [4]], [[7, 1], [9], [4]], texts)
+    assert lines == [
+        "    record 0, reliability, asked for '78': '78' here, '7 yes' there",
+        "    record 0, locality, asked for ' ends': ' or' here, ' ends' there",
+    ]
 
 
 def test_rows_agreeing_then_all_tokens_of_a_row_must_be_alike() -> None:
@@ -106,16 +115,24 @@ def test_line_then_seconds_an_edit_their_ratio_and_whether_scores_agree() -> Non
     ours, theirs = Result(4.0, 1.0, right), Result(9.0, 1.25, right)
     shown = peer.line_of("ft_m", inputs(), [ours, replace(ours, seconds=6.0)], [theirs, theirs])
     # 18 / 10; half of each run's seconds, as there are two edits
-    wanted = "ft_m 2.00 to 3.00 4.50 to 4.50 1.80 >= 1.8: met 1.00 1.25 1.000 1.000 3 of 3"
+    wanted = (
+        "ft_m 2.00 to 3.00 4.50 to 4.50 1.80 >= 1.8: met 1.00 1.25 1.00/-/0.00 1.00/-/0.00 3 of 3"
+    )
     assert shown.split() == wanted.split()
     wrong = replace(theirs, answers=[[7, 1], [2], [4]])
     slow = peer.line_of("grace", inputs(), [ours, ours], [wrong, wrong])
     assert slow.endswith("2 of 3: THEY DIFFER")
     assert ">= 7.4: NOT MET" in slow
     assert peer.line_of("wise", inputs(), [ours], [wrong]).endswith("2 of 3, not asked for")
+    assert "2.25   none yet " in peer.line_of("lora", inputs(), [ours], [theirs])
 
 
-@pytest.mark.parametrize("case", sorted(peer.LEAST_RATIO))
+HERE = [
+    name for name in peer.CASES if name != "alphaedit" or (peer.METHODS / f"{name}.yaml").is_file()
+]
+
+
+@pytest.mark.parametrize("case", HERE)
 def test_our_side_then_each_case_edits_and_answers_every_probe(
     case: str, checkpoints: dict[str, Path], tmp_path: Path
 ) -> None:
