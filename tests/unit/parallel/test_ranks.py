@@ -29,7 +29,7 @@ from trainables.parallel.ranks import Ranks
 from trainables.prompts import edit_batch
 
 METHODS_THAT_STEP = [name for name in EVERY_METHOD if name != "no_edit"]
-METHODS = ("ft_m", "lemoe", "memoe_v2", "arm", "memit", "lora", "defer")
+METHODS = ("ft_m", "lemoe", "memoe_v2", "arm", "memit", "lora", "defer", "comeba_hk")
 TIMEOUT_SECONDS = 60.0
 
 
