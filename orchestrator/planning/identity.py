@@ -14,6 +14,7 @@ from orchestrator.planning.trial_spec import TrialSpec
 _NOT_METHOD = {"name", "reading"}  # the values that a reading stands for are there
 # Settings that were added, at what held before; by module, as others have the same names.
 _AS_BEFORE: Mapping[str, Mapping[str, Any]] = {
+    "ft": {"mini_batch_size": None},
     "memit": {"kl_position": "last"},
     "lemoe": {"renormalises_gates": True},
     "memoe_v2": {"merging": "top_k", "gece_mean_over": "batch"},

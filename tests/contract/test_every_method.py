@@ -79,6 +79,7 @@ TINY_OF: dict[str, dict[str, Any]] = {
     # A tiny random model has second moments of its own size: here about half of them are below.
     "alphaedit": {"null_threshold": 1.0, "l2_weight": 1e-6, "contexts": 0},
     "comeba_hk": {"cov_weight": 1e-6, "contexts": 0},
+    "locft_bf": {"mini_batch_size": 2},  # of three edits
     # The published size of a shift is made for modules 300 times as wide.
     "ultraedit": {"edit_lr": 1e-3},
     # So few steps that the first four reach the second edit: each is written before the next.

@@ -29,7 +29,7 @@ from trainables.states import read_state, snapshot, write_state
 __all__ = ["artefacts"]  # a fixture
 NARROW: tuple[Dtype, ...] = ("float16", "bfloat16")
 # One arm of each module; the others differ in settings alone.
-_REPEATED = ("conventional_moe", "ft_l", "lemoe_lora", "r_rome", "wise_merge")
+_REPEATED = ("conventional_moe", "ft_l", "lemoe_lora", "locft_bf", "r_rome", "wise_merge")
 ARMS = [name for name in METHODS if name not in _REPEATED]
 # Methods that write a weight of the backbone.
 WRITERS = ("alphaedit", "ft_ewc", "ft_m", "memit", "rome", "ultraedit")

@@ -1,4 +1,4 @@
-"""FT-L and FT-M: fine-tune the FFN output projection of one layer in place.
+"""FT-L, FT-M and LocFT-BF: fine-tune the FFN output projection of one layer in place.
 
 Source: Meng et al., "Locating and Editing Factual Associations in GPT" (arXiv:2202.05262), the
 constrained fine-tuning baseline (an L-infinity box around the weight). LEMoE (arXiv:2406.20030v1),
@@ -11,7 +11,13 @@ Two losses:
   rest on it.
 - `target_new`: teacher-forced cross-entropy on the target's tokens (FT-M).
 
+LocFT-BF (Yang et al., "Fine-tuning Done Right in Model Editing", arXiv:2509.22072, and its public
+code; no text of the paper was at hand) is FT-M that passes breadth-first over all edits, again and
+again, in mini-batches and each time in a new order, at a layer that was located: `mini_batch_size`.
+
 Deviations, and choices where the papers are silent:
+- With mini-batches the loop ends with a pass whose mean loss is below `stop_loss`, as in the public
+  code, but before the last step of that pass; mini-batches below it are stepped on, too.
 - The box is around the pristine weight, also in a lifelong stream (`norm_bound`); a copy taken at
   every call would let the box move with the weight.
 - The loop ends below `stop_loss`; a fresh Adam starts with each batch.
@@ -21,8 +27,10 @@ Deviations, and choices where the papers are silent:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import Literal
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -54,6 +62,7 @@ from trainables.optimise import (
     token_losses,
 )
 from trainables.prompts import row_index
+from trainables.seeding import generator
 
 
 @checked
@@ -64,9 +73,10 @@ class Config:
         edit_layer: Decoder layer whose FFN output projection is trained, from 0.
         loss: What is minimised; see the module's docstring.
         edit_lr: Adam's learning rate.
-        num_steps: Most steps per batch of edits.
-        stop_loss: A batch is done below this loss; nats per token.
+        num_steps: Most passes over a batch of edits, each of one step, or one for each mini-batch.
+        stop_loss: A batch is done below this loss, the mean of a pass; nats per token.
         norm_bound: Half width of the box around the pristine weight; None: no box.
+        mini_batch_size: Edits of one step; None: all of the batch.
     """
 
     edit_layer: int
@@ -75,6 +85,50 @@ class Config:
     num_steps: Count
     stop_loss: float
     norm_bound: Positive | None
+    mini_batch_size: Count | None
+
+
+class Passes:
+    """The mini-batches of a batch, pass after pass.
+
+    Attributes:
+        losses: Of the mini-batches of the present pass so far.
+    """
+
+    def __init__(self, num_edits: int, size: int, seed: int) -> None:
+        """`seed` decides the order of each pass."""
+        self.losses: list[float] = []
+        self.per_pass = math.ceil(num_edits / size)
+        self._num_edits, self._size, self._seed = num_edits, size, seed
+
+    def edits(self, step: int) -> Tensor:
+        """The edits of step `step`, counted from 0; int64, on the host."""
+        number, place = divmod(step, self.per_pass)
+        order = torch.randperm(self._num_edits, generator=generator(self._seed, f"pass {number}"))
+        return order[place * self._size : (place + 1) * self._size]
+
+    def note(self, step: int, loss: float) -> float | None:
+        """Take down the loss of a step; the mean of its pass if it is the last one there."""
+        place = step % self.per_pass
+        self.losses = [*self.losses[:place], loss]
+        return sum(self.losses) / len(self.losses) if place == self.per_pass - 1 else None
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Some edits of a batch.
+
+    Attributes:
+        tokens: Their rows, scored where the loss reads.
+        labels: Their target tokens, (M,).
+        rows: The row of each target token.
+        hidden: States that enter the edited layer, (B, T, D).
+    """
+
+    tokens: PromptBatch
+    labels: Tensor
+    rows: TargetRows
+    hidden: Tensor
 
 
 class FineTuning:
@@ -93,36 +147,46 @@ class FineTuning:
         self._master = MasterWeight(self._kept.parameter(self._path))
         self._split = Split(backbone, config.edit_layer, artefacts.prefix_cache)
         self._run: BatchRun | None = None
+        self._passes: Passes | None = None
+        # Drawn even where nobody asks: it costs nothing, and nothing else draws.
+        self._seed = int(torch.randint(2**62, (), generator=generators.noise))
 
     def prepare(self, training: Sequence[TrainingRecord]) -> None:
         """Nothing to build."""
 
     def begin(self, batch: EditBatch) -> None:
         """Set up Adam on the weight; nothing has changed yet."""
+        config, size = self._config, self._config.mini_batch_size
         hidden = self._split.hidden(batch.tokens)
-        tokens, labels = batch.tokens, batch.labels
-        rows = TargetRows.of(row_index(tokens))
-        if self._config.loss == "prompt_last":
-            tokens = _at_prompt_ends(tokens)
+        self._passes = Passes(len(batch), size, self._seed) if size else None
+        per_pass = self._passes.per_pass if self._passes else 1
+        self.num_steps = config.num_steps * per_pass
+        all_at_once = None if size else self._part(batch.tokens, batch.labels, hidden)
 
         def loss() -> Tensor:
-            if self._config.loss == "prompt_last":
-                logits, _ = self._split.logits(tokens, hidden=hidden)
-                # one distribution per row, for each of its target tokens
-                return target_loss(logits[rows.index], labels, rows)
-            return row_loss(
-                self._split.per_token(token_losses, tokens, labels, hidden=hidden), rows
-            )
+            if self._passes is None:
+                return self._loss(begun(all_at_once))
+            chosen = self._passes.edits(optimisation.steps_taken)
+            each = batch.labels.split(batch.tokens.scored_counts)
+            labels = torch.cat([each[edit] for edit in chosen.tolist()])
+            rows = chosen.to(hidden.device, non_blocking=True)
+            return self._loss(self._part(batch.tokens.rows(chosen), labels, hidden[rows]))
 
-        settings = OptimiserSettings(
-            "adam", self._config.edit_lr, self._config.num_steps, self._config.stop_loss
-        )
+        def is_learned() -> bool:
+            if self._passes is None or optimisation.last_loss is None:
+                return False
+            mean = self._passes.note(optimisation.steps_taken, optimisation.last_loss)
+            return mean is not None and mean < config.stop_loss
+
         optimisation = Optimisation(
             {"weight": self._master.thaw()},
             loss,
-            settings,
+            OptimiserSettings(
+                "adam", config.edit_lr, self.num_steps, None if size else config.stop_loss
+            ),
             agreed=self._split.backbone.micro_batch.agreed,
             after_step=self._project,
+            is_learned=is_learned,
         )
         self._run = BatchRun(batch, optimisation)
 
@@ -146,17 +210,25 @@ class FineTuning:
     def state(self) -> State:
         """The weight, and the optimisation when a batch is under way."""
         state = State(tensors={"weight": self._master.value.detach()})
+        if self._config.mini_batch_size is not None:
+            state.values["seed"] = self._seed
         if self._run is not None:
             self._run.store(state)
+            if self._passes is not None:
+                state.values["losses"] = list(self._passes.losses)
         return state
 
     def load(self, state: State) -> None:
         """Continue from `state`."""
         self._master.set(state.tensors["weight"])
+        values: Any = state.values
+        self._seed = int(values.get("seed", self._seed))
         batch = stored_batch(state, self._split.backbone.device)
         if batch is not None:
             self.begin(batch)
             begun(self._run).resume(state)
+            if self._passes is not None:
+                self._passes.losses = list(values["losses"])
 
     def remove(self) -> None:
         """Put the pristine weight back, bit for bit."""
@@ -167,6 +239,23 @@ class FineTuning:
     def inference_bytes(self) -> int:
         """The weight as the backbone holds it."""
         return self._master.num_bytes
+
+    def _part(self, tokens: PromptBatch, labels: Tensor, hidden: Tensor) -> _Part:
+        """What the loss of some edits reads; all is counted on the host."""
+        rows = TargetRows.of(row_index(tokens.on_host))
+        if self._config.loss == "prompt_last":
+            tokens = _at_prompt_ends(tokens.on_host).to(hidden.device)
+        there = (each.to(hidden.device, non_blocking=True) for each in (rows.index, rows.counts))
+        return _Part(tokens, labels, TargetRows(*there), hidden)
+
+    def _loss(self, part: _Part) -> Tensor:
+        """Mean over edits of the mean over target tokens."""
+        if self._config.loss == "prompt_last":
+            logits, _ = self._split.logits(part.tokens, hidden=part.hidden)
+            # one distribution per row, for each of its target tokens
+            return target_loss(logits[part.rows.index], part.labels, part.rows)
+        losses = self._split.per_token(token_losses, part.tokens, part.labels, hidden=part.hidden)
+        return row_loss(losses, part.rows)
 
     @torch.no_grad()
     def _project(self) -> None:

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -6,7 +7,7 @@ import torch
 from trainables.artefacts import Artefacts
 from trainables.errors import ConfigError
 from trainables.interfaces import Backbone, Edit
-from trainables.methods.ft import Config, FineTuning
+from trainables.methods.ft import Config, FineTuning, Passes
 from trainables.prompts import edit_batch, row_index, tokenise
 from trainables.seeding import trial_generators
 
@@ -24,6 +25,7 @@ def config(**changes: object) -> Config:
         "num_steps": 8,
         "stop_loss": 0.01,
         "norm_bound": None,
+        "mini_batch_size": None,
     }
     return Config(**{**values, **changes})  # type: ignore[arg-type]
 
@@ -109,9 +111,98 @@ def test_target_new_loss_trains_first_and_last_target_token(
     method.remove()
 
 
+LATER = (Edit("Who leads Oslo Bay?", "Ivo Marsh", "Oslo Bay"),)
+
+
+def in_turn(settings: Config, backbone: Backbone, tmp_path: Path, steps: int) -> FineTuning:
+    method = FineTuning(settings, backbone, Artefacts(tmp_path), trial_generators(0))
+    method.begin(edit_batch(backbone.tokenizer, EDITS + LATER, end=False))
+    for _ in range(steps):
+        method.advance(1)
+    return method
+
+
+def test_passes_then_each_edit_once_in_each_and_in_another_order() -> None:
+    passes = Passes(num_edits=7, size=3, seed=5)
+    drawn = [
+        [edit for step in range(3 * n, 3 * n + 3) for edit in passes.edits(step).tolist()]
+        for n in range(4)
+    ]
+    assert [len(passes.edits(step)) for step in range(3)] == [3, 3, 1]
+    assert all(sorted(order) == list(range(7)) for order in drawn)
+    assert len({tuple(order) for order in drawn}) == 4
+    assert Passes(7, 3, 5).edits(11).tolist() == passes.edits(11).tolist()
+    assert Passes(7, 7, 6).edits(0).tolist() != Passes(7, 7, 5).edits(0).tolist()
+
+
+def test_passes_when_a_pass_ends_then_the_mean_of_its_losses_alone() -> None:
+    passes = Passes(num_edits=3, size=2, seed=0)
+    assert passes.note(0, 1.0) is None
+    assert passes.note(1, 3.0) == 2.0
+    assert passes.note(2, 0.5) is None
+    assert passes.note(3, 0.1) == pytest.approx(0.3)
+
+
+def test_mini_batches_then_each_step_is_that_of_the_edits_that_are_due(
+    llama: Backbone, tmp_path: Path
+) -> None:
+    settings = config(mini_batch_size=2, num_steps=2, stop_loss=0.0)
+    path = f"{llama.down_path(2)}.weight"
+    method = in_turn(settings, llama, tmp_path, steps=4)
+    assert method.num_steps == 4  # two passes of two and one edit
+    assert method.advance(1)
+    found = llama.model.get_parameter(path).detach().clone()
+    seed = int(method.state().values["seed"])  # type: ignore[arg-type]
+    method.remove()
+    weight = llama.model.get_parameter(path).requires_grad_(True)
+    adam = torch.optim.Adam([weight], lr=0.01)
+    for step in range(4):
+        due = [(EDITS + LATER)[edit] for edit in Passes(3, 2, seed).edits(step).tolist()]
+        losses = []
+        for edit in due:
+            row = tokenise(llama.tokenizer, edit.prompt, edit.target_new)
+            logs = llama.model(input_ids=torch.tensor([row.ids])).logits[0].log_softmax(-1)
+            each = [-logs[row.prompt_length - 1 + i, t] for i, t in enumerate(row.target)]
+            losses.append(sum(each) / len(each))
+        adam.zero_grad()
+        (sum(losses) / len(losses)).backward()
+        adam.step()
+    # Adam divides by the gradient's size, which makes rounding of float32 grow where that is small.
+    close = (found - weight.detach()).abs() < 1e-4
+    assert float(close.float().mean()) > 0.99
+    weight.requires_grad_(False)
+    weight.grad = None
+
+
+def test_mini_batches_when_all_edits_fit_into_one_then_as_without(
+    llama: Backbone, tmp_path: Path
+) -> None:
+    losses = []
+    for size in (None, 3, 9):
+        method = in_turn(config(mini_batch_size=size, num_steps=5), llama, tmp_path, steps=5)
+        losses.append(method.finish().final_loss)
+        method.remove()
+    assert losses[1:] == [pytest.approx(losses[0], rel=1e-4)] * 2
+
+
+def test_mini_batches_then_the_loop_ends_with_a_pass_whose_mean_is_low(
+    llama: Backbone, tmp_path: Path
+) -> None:
+    slow = config(mini_batch_size=2, num_steps=2, edit_lr=1e-9)  # too slow to learn anything
+    method = in_turn(slow, llama, tmp_path, steps=2)
+    low, high = sorted(method.state().values["losses"])  # type: ignore[type-var, arg-type]
+    method.remove()
+    # Below the mean of the first pass its first step is the only one; a mini-batch ends no loop.
+    for stop_loss, steps in (((low + high) / 2 + 1e-3, 1), (low + 1e-3, 4)):
+        method = in_turn(replace(slow, stop_loss=stop_loss), llama, tmp_path, steps=4)
+        assert method.finish().num_steps == steps
+        method.remove()
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"mini_batch_size": 0}, "method.mini_batch_size is 0; it must be at least 1 or null"),
         ({"loss": "last"}, "method.loss is 'last'; allowed: prompt_last, target_new"),
         ({"num_steps": 0}, "method.num_steps is 0"),
         ({"edit_lr": -1.0}, "method.edit_lr is -1"),

@@ -74,6 +74,7 @@ def test_without_a_penalty_each_step_is_that_of_ft_m(llama: Backbone, artefacts:
         num_steps=5,
         stop_loss=0.0,
         norm_bound=None,
+        mini_batch_size=None,
     )
     plain = ft.FineTuning(settings, llama, artefacts, trial_generators(0))
     for edits in (EDITS, NEXT):

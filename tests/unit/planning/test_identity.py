@@ -132,6 +132,7 @@ def test_spec_when_written_and_read_as_json_then_it_is_the_same_trial() -> None:
 @pytest.mark.parametrize(
     ("module", "key", "as_before", "other"),
     [
+        ("ft", "mini_batch_size", None, 10),
         ("memit", "kl_position", "last", "subject"),
         ("lemoe", "renormalises_gates", True, False),
         ("memoe_v2", "merging", "top_k", "soft"),

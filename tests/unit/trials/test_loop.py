@@ -84,6 +84,7 @@ def make_loop(
         num_steps=num_steps,
         stop_loss=0.0,
         norm_bound=None,
+        mini_batch_size=None,
     )
 
     def make() -> EditMethod:
