@@ -30,7 +30,7 @@ MOST_SYNCS = {
     "grace": 1,
     "lemoe": 2,
     "lemoe_lora": 2,
-    "locft_bf": 2,
+    "locft_bf": 1,
     "lora": 1,
     "memit": 2,
     "memoe_v1": 2,
