@@ -20,7 +20,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from orchestrator.forecast.memory import PROCESS_GIB, memory
-from orchestrator.forecast.training_costs import GIB
+from orchestrator.forecast.shape import GIB
 from orchestrator.planning import plan
 from orchestrator.settings import loading as config
 from orchestrator.settings.yaml_files import SearchSpaces

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from orchestrator.forecast.shape import Shape
 from orchestrator.forecast.training_costs import (
     TOKENS_PER_TARGET,
-    Shape,
     num_batches,
     num_edits,
     per_edit,

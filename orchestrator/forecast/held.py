@@ -11,9 +11,9 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
+from orchestrator.forecast.shape import Shape
 from orchestrator.forecast.training_costs import (
     TOKENS_PER_TARGET,
-    Shape,
     Training,
     batch_size,
     contexts_of,

@@ -10,10 +10,9 @@ import math
 from dataclasses import dataclass
 
 from orchestrator.forecast.held import Held, held_by
+from orchestrator.forecast.shape import GIB, Shape
 from orchestrator.forecast.training_costs import (
-    GIB,
     TOKENS_PER_TARGET,
-    Shape,
     Training,
     batch_size,
     num_edits,

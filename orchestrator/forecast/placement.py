@@ -9,7 +9,7 @@ from typing import Any
 
 from orchestrator.errors import UsageError
 from orchestrator.forecast.memory import PROCESS_GIB, Memory, memory
-from orchestrator.forecast.training_costs import Shape
+from orchestrator.forecast.shape import Shape
 from orchestrator.planning.trial_spec import TrialSpec
 from orchestrator.settings.sharing import AS_FITS, GPU_GIB, Parallel, Sharing
 

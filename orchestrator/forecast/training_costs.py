@@ -13,69 +13,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from orchestrator.errors import UsageError
+from orchestrator.forecast.shape import Shape, num_ffn_matrices
 from orchestrator.forecast.trained_networks import Networks
-from orchestrator.planning.families import get_family
 from orchestrator.planning.shapes import EMBEDDED
 from orchestrator.planning.trial_spec import TrialSpec
 
-GIB = 2**30  # bytes
 TOKENS_PER_ROW, TOKENS_PER_TARGET, PROMPTS_PER_EDIT = 15, 3, 8
-_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-_VOCABULARY = 32_000  # where only a shape is known
 _ADAM_BYTES, _SGD_BYTES = 60, 30  # moved per trained number and step
 _EIGENVECTORS = 9  # operations per cube of the size, of all of a symmetric matrix
 _SCALE_PROMPTS = 200  # that WISE and ARM measure their layer on
 _PREFIXES, _PREFIX_TOKENS = 10, 8  # that they sample, and the mean length of one
-
-
-@dataclass(frozen=True)
-class Shape:
-    """The sizes of a backbone that a cost depends on.
-
-    Attributes:
-        bytes_each: Bytes of one weight, in the dtype that is run.
-        numbers_kept: Numbers that one layer keeps per token for the backward pass, with its weights
-            frozen.
-    """
-
-    num_layers: int
-    width: int
-    ffn: int
-    vocabulary: int
-    layer: int
-    num_parameters: int
-    bytes_each: int
-    numbers_kept: int
-
-    @classmethod
-    def of_backbone(cls, backbone: Mapping[str, Any]) -> Shape:
-        """The shape that a backbone's YAML, or the config.json of its folder, gives."""
-        width, ffn = int(backbone["hidden_size"]), int(backbone["ffn_size"])
-        return cls(
-            int(backbone["num_layers"]),
-            width,
-            ffn,
-            int(backbone.get("vocabulary_size") or _VOCABULARY),
-            layer_parameters(backbone),
-            num_parameters(backbone),
-            _BYTES[backbone.get("dtype") or "float32"],
-            8 * width + _num_ffn_matrices(backbone) * ffn,
-        )
-
-    @property
-    def projection(self) -> int:
-        """Weights of one FFN output projection."""
-        return self.width * self.ffn
-
-    @property
-    def is_narrow(self) -> bool:
-        """Whether weights have fewer bits than the float32 in which they are trained."""
-        return self.bytes_each < 4
-
-    @property
-    def weights_gib(self) -> float:
-        """Memory of all weights in the dtype that is run, whatever the dtype of their file."""
-        return self.num_parameters * self.bytes_each / GIB
 
 
 @dataclass(frozen=True)
@@ -110,21 +57,6 @@ class Training:
     finish: float = 0
     once: float = 0
     once_calls: float = 0
-
-
-def layer_parameters(backbone: Mapping[str, Any]) -> int:
-    """Parameters of one decoder layer: 4 attention matrices, and 2 of the FFN, 3 with a gate."""
-    width, ffn = int(backbone["hidden_size"]), int(backbone["ffn_size"])
-    return 4 * width * width + _num_ffn_matrices(backbone) * width * ffn
-
-
-def num_parameters(backbone: Mapping[str, Any]) -> int:
-    """Parameters as the YAML states them, else those of all layers and one embedding."""
-    if stated := backbone.get("num_parameters"):
-        return int(stated)
-    vocabulary = int(backbone.get("vocabulary_size") or _VOCABULARY)
-    layers = int(backbone["num_layers"]) * layer_parameters(backbone)
-    return layers + vocabulary * int(backbone["hidden_size"])
 
 
 def training_of(spec: TrialSpec) -> Training:
@@ -222,7 +154,7 @@ def _adapters(spec: TrialSpec, shape: Shape) -> Training:
     method = spec.method
     sides = 4 * shape.width
     if method.get("modules") == "ffn":
-        sides = _num_ffn_matrices(spec.backbone) * (shape.width + shape.ffn)
+        sides = num_ffn_matrices(spec.backbone) * (shape.width + shape.ffn)
     trained = shape.num_layers * int(method.get("lora_rank") or 0) * sides
     return Training(
         tokens=per_edit(spec, "tokens_per_row"),
@@ -394,7 +326,7 @@ def _networks(spec: TrialSpec, shape: Shape) -> Training:
 
 def networks_of(spec: TrialSpec, shape: Shape) -> Networks:
     """Sizes of the networks of a method that trains some."""
-    return Networks.of(spec.method, shape.width, shape.ffn, _num_ffn_matrices(spec.backbone))
+    return Networks.of(spec.method, shape.width, shape.ffn, num_ffn_matrices(spec.backbone))
 
 
 # What a method trains, as the key `cost.trains` of its YAML names it.
@@ -412,12 +344,6 @@ KINDS: Mapping[str, Callable[[TrialSpec, Shape], Training]] = {
     "values": _values,
     "networks": _networks,
 }
-
-
-def _num_ffn_matrices(backbone: Mapping[str, Any]) -> int:
-    """Two, up and down, if the family is not stated."""
-    family = backbone.get("family")
-    return 2 if family is None else get_family(family).num_ffn_matrices
 
 
 def edit_layer(spec: TrialSpec, shape: Shape) -> int:

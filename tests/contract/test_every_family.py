@@ -14,7 +14,7 @@ import torch
 import yaml
 from torch import nn
 
-from orchestrator.forecast.training_costs import num_parameters
+from orchestrator.forecast.shape import num_parameters
 from orchestrator.planning.families import known_families
 from orchestrator.planning.shapes import read_shape
 from tests.conftest import FAMILIES, VOCABULARY, save_tiny, tiny_config

@@ -6,10 +6,9 @@ import pytest
 
 from orchestrator.errors import UsageError
 from orchestrator.forecast.costs import num_steps, work, work_once
+from orchestrator.forecast.shape import layer_parameters, num_parameters
 from orchestrator.forecast.training_costs import (
     KINDS,
-    layer_parameters,
-    num_parameters,
     training_of,
 )
 from orchestrator.planning.plan import TrialSpec
