@@ -29,6 +29,9 @@ from trainables.interfaces import Json, State
 
 _CONTEXT_SEED = 0
 _PASSAGE_SEED = 0
+_PREFIX_OPENINGS = ("I", "You", "Because", "Yes", "Q:")
+_PREFIX_LENGTHS = (5, 10)
+_PREFIX_SEED = 0
 
 
 @dataclass(frozen=True)
@@ -150,4 +153,26 @@ def stored_contexts(split: Split, artefacts: Artefacts, count: int, length: int)
         return State(values={"texts": texts})
 
     texts: Any = artefacts.get("contexts", inputs, build).values["texts"]
+    return tuple(texts)
+
+
+def stored_prefixes(split: Split, artefacts: Artefacts) -> tuple[str, ...]:
+    """What WISE and its relatives put in front of an edit: ten prefixes of the pristine backbone.
+
+    Two lengths behind each of five openings, sampled with a fixed seed.
+    """
+    inputs = split.backbone.identity | {
+        "openings": [*_PREFIX_OPENINGS],
+        "lengths": [*_PREFIX_LENGTHS],
+        "seed": _PREFIX_SEED,
+    }
+
+    def build() -> State:
+        texts: list[Json] = []
+        for length in _PREFIX_LENGTHS:
+            count = len(_PREFIX_OPENINGS)
+            texts += sampled_contexts(split, count, length, _PREFIX_SEED, _PREFIX_OPENINGS)
+        return State(values={"texts": texts})
+
+    texts: Any = artefacts.get("prefixes", inputs, build).values["texts"]
     return tuple(texts)

@@ -24,14 +24,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from trainables.artefacts import Artefacts
+from trainables.assemblies.ordinary_text import stored_prefixes
 from trainables.backbones.hidden_states.down_site import DownScale, DownSite
-from trainables.backbones.hidden_states.sampled_text import sampled_contexts
 from trainables.backbones.hidden_states.token_statistics import SINK_RATIO, ordinary_tokens
 from trainables.backbones.surgery import get_module
 from trainables.errors import ConfigError
@@ -40,7 +39,6 @@ from trainables.interfaces import (
     DecodeState,
     EditBatch,
     EditReport,
-    Json,
     PromptBatch,
     State,
     TrainingRecord,
@@ -58,9 +56,6 @@ from trainables.moe.side_plan import BatchPlan, count
 from trainables.moe.side_training import EditRows, LossTerms, SideTraining
 from trainables.optimise import BatchRun, Optimisation, OptimiserSettings
 
-_OPENINGS = ("I", "You", "Because", "Yes", "Q:")
-_PREFIX_LENGTHS = (5, 10)
-_PREFIX_SEED = 0
 _MAX_SCALE_PROMPTS = 200  # a median hardly changes beyond
 
 # (projection's input, its output, prompts, tokens that count) -> route
@@ -173,17 +168,7 @@ class SideEditor:
             self._take_scale([each.edit.prompt for each in training[:_MAX_SCALE_PROMPTS]])
         # Noise needs them too: they stand in for it where a prompt lacks its subject.
         if self.settings.num_prefixes and self.settings.augmentation != "none":
-            values: Any = self._artefacts.get(
-                "prefixes",
-                self._backbone.identity
-                | {
-                    "openings": [*_OPENINGS],
-                    "lengths": [*_PREFIX_LENGTHS],
-                    "seed": _PREFIX_SEED,
-                },
-                self._sampled_prefixes,
-            ).values
-            self._prefixes = tuple(values["texts"])
+            self._prefixes = stored_prefixes(self.site.split, self._artefacts)
 
     def plan_batch(self, batch: EditBatch) -> BatchPlan:
         """Choose what the batch trains on beside its edits; the plan counts the fall-backs."""
@@ -311,11 +296,3 @@ class SideEditor:
         unit = 1.0 if self.settings.margin_unit == "absolute" else scale.residual_norm
         measure = self.memories.measure
         self.memories.measure = Measure(measure.rule, unit, measure.function)
-
-    def _sampled_prefixes(self) -> State:
-        texts: list[Json] = []
-        for length in _PREFIX_LENGTHS:
-            texts += sampled_contexts(
-                self.site.split, len(_OPENINGS), length, _PREFIX_SEED, _OPENINGS
-            )
-        return State(values={"texts": texts})
