@@ -42,6 +42,8 @@ METHODS = {
     "arm": (),
     "memit": ("method.covariance_tokens_per_dim=1",),
     "rome": ("method.covariance_tokens_per_dim=1",),
+    "mend": ("method.training_steps=2",),
+    "malmen": ("method.training_steps=2", "method.edits_at_once=10"),
 }
 
 

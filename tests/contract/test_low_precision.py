@@ -32,7 +32,7 @@ NARROW: tuple[Dtype, ...] = ("float16", "bfloat16")
 _REPEATED = ("conventional_moe", "ft_l", "lemoe_lora", "locft_bf", "r_rome", "wise_merge")
 ARMS = [name for name in METHODS if name not in _REPEATED]
 # Methods that write a weight of the backbone.
-WRITERS = ("alphaedit", "ft_ewc", "ft_m", "memit", "rome", "ultraedit")
+WRITERS = ("alphaedit", "ft_ewc", "ft_m", "malmen", "memit", "mend", "rome", "ultraedit")
 
 
 def edited(name: str, backbone: Backbone, shared: Artefacts) -> torch.Tensor:

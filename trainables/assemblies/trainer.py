@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,7 +23,8 @@ from typing import Any, Protocol
 import torch
 
 from trainables.artefacts import Artefacts
-from trainables.errors import DataError, EditDiverged
+from trainables.draws.training import learned_and_held_out
+from trainables.errors import EditDiverged
 from trainables.interfaces import Json, State, TrainingRecord
 from trainables.pulse import Moment, pulse
 from trainables.seeding import generator
@@ -109,7 +109,13 @@ def trained(
         DataError: If there are too few records.
         EditDiverged: If the loss is not finite.
     """
-    learned, held_out = _divided(training, settings)
+    learned, held_out = learned_and_held_out(
+        training,
+        settings.held_out,
+        settings.most_held_out,
+        settings.records_per_step,
+        settings.name,
+    )
     shaped: dict[str, Json] = dict(inputs) | {
         "trainer": VERSION,
         "settings": asdict(settings),
@@ -239,30 +245,3 @@ class _Order:
             self._passes = {k: v for k, v in self._passes.items() if k == which - 1}
             self._passes[which] = drawn.tolist()
         return self._passes[which][place]
-
-
-def _divided(
-    training: Sequence[TrainingRecord], settings: TrainerSettings
-) -> tuple[list[TrainingRecord], list[TrainingRecord]]:
-    """Those to learn from and those that are held out, in their order; no subject is in both.
-
-    Raises:
-        DataError: If that leaves too few to learn from.
-    """
-    wanted = min(settings.most_held_out, round(settings.held_out * len(training)))
-    members: dict[str, list[int]] = defaultdict(list)
-    for index, record in enumerate(training):
-        members[(record.edit.subject or record.edit.prompt).casefold()].append(index)
-    held = set[int]()
-    for subject in sorted(members, key=lambda text: hashlib.sha256(text.encode()).hexdigest()):
-        if len(held) >= max(1, wanted):
-            break
-        held.update(members[subject])
-    learned = [record for index, record in enumerate(training) if index not in held]
-    if len(learned) < max(1, settings.records_per_step):
-        raise DataError(
-            f"method {settings.name} trains a network on records that no trial is scored on: "
-            f"there are {len(training)}, of which {len(held)} are held out, and each step takes "
-            f"{settings.records_per_step}; dataset.part=report trains on the whole tune part"
-        )
-    return learned, [training[index] for index in sorted(held)]

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from trainables.draws.streams import to_edit, topic
+from trainables.errors import DataError
 from trainables.records import EditRecord, Question, TrainingRecord
 
 MOST_UNRELATED = 8  # questions of one record
@@ -87,6 +88,45 @@ def asks_alike(records: Sequence[EditRecord]) -> bool:
     return len(prompts) < len(topics) or not (
         prompts.isdisjoint(asked) and locality.isdisjoint(prompts | asked)
     )
+
+
+def learned_and_held_out(
+    training: Sequence[TrainingRecord],
+    held_out: float,
+    most_held_out: int,
+    per_step: int,
+    name: str,
+) -> tuple[list[TrainingRecord], list[TrainingRecord]]:
+    """Those that a network learns from and those it is judged by, in their order.
+
+    No subject is in both; at least one is held out.
+
+    Args:
+        training: What a method is handed.
+        held_out: Share of it that is held out.
+        most_held_out: Most records of it, but for those of a subject that is begun.
+        per_step: Records that one step learns from.
+        name: Of the method, for the message.
+
+    Raises:
+        DataError: If that leaves too few to learn from.
+    """
+    wanted = max(1, min(most_held_out, round(held_out * len(training))))
+    members: dict[str, list[int]] = defaultdict(list)
+    for index, record in enumerate(training):
+        members[(record.edit.subject or record.edit.prompt).casefold()].append(index)
+    held = set[int]()
+    for subject in sorted(members, key=lambda text: hashlib.sha256(text.encode()).hexdigest()):
+        if len(held) < wanted:
+            held.update(members[subject])
+    learned = [record for index, record in enumerate(training) if index not in held]
+    if len(learned) < max(1, per_step):
+        raise DataError(
+            f"method {name} trains a network on records that no trial is scored on: there are "
+            f"{len(training)}, of which {len(held)} are held out, and a step takes {per_step}; "
+            "dataset.part=report leaves it the whole tune part"
+        )
+    return learned, [training[index] for index in sorted(held)]
 
 
 class _Unrelated:

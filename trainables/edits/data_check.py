@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from trainables.draws.training import learned_and_held_out
 from trainables.edits.drawing import draw
 from trainables.edits.sources import Source, open_source, preview
 from trainables.errors import DataError
@@ -18,6 +20,7 @@ QUESTIONS = frozenset(
 )
 # Modules whose method is nothing without the subject's place.
 NEED_SUBJECTS = ("alphaedit", "comeba_hk", "memit", "rome")
+TRAIN_AHEAD = ("malmen", "mend")  # modules that train a network on what no trial is scored on
 
 
 class DataCheck:
@@ -58,10 +61,10 @@ class DataCheck:
         source = self.source(spec, trains=trains)
         _check_subjects(source, spec)
         _check_compared(source, spec, self._compared)
-        key = repr((self._key(spec), source.is_preview, spec.protocol, spec.seed))
+        key = repr((self._key(spec), source.is_preview, spec.protocol, spec.seed, _trains(spec)))
         if key in self._drawn:
             return []
-        draw(spec, source)
+        _check_training(source.beside(draw(spec, source).records), spec)
         self._drawn.add(key)
         new = [text for text in _warnings(source, spec) if text not in self._said]
         self._said.update(new)
@@ -90,6 +93,24 @@ def _check_subjects(source: Source, spec: TrialSpec) -> None:
         raise DataError(
             f"method={spec.method.name} writes where the subject stands, and the prompts of "
             f"all {len(source.records)} records of dataset={spec.dataset.name} lack theirs"
+        )
+
+
+def _trains(spec: TrialSpec) -> str:
+    """The method, where it has something of the data checked that others have not."""
+    return repr(spec.method) if spec.method.module in TRAIN_AHEAD else ""
+
+
+def _check_training(source: Source, spec: TrialSpec) -> None:
+    """Raises DataError where a method would have too little to train its network on."""
+    if spec.method.module in TRAIN_AHEAD:
+        settings: Any = spec.method.settings
+        learned_and_held_out(
+            source.training,
+            settings["held_out"],
+            settings["most_held_out"],
+            settings["edits_at_once"] * settings["problems_per_step"],
+            spec.method.name,
         )
 
 

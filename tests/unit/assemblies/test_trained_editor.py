@@ -289,7 +289,7 @@ def test_prepare_when_there_is_nothing_to_train_on_then_says_so(
     without = [replace(record, unrelated=()) for record in RECORDS]
     with pytest.raises(DataError, match="of 3 records none has one"):
         make("malmen", llama, tmp_path).prepare(without)
-    with pytest.raises(DataError, match="there are 3, of which 1 are held out, and each step"):
+    with pytest.raises(DataError, match="there are 3, of which 1 are held out, and"):
         make("malmen", llama, tmp_path, edits_at_once=512).prepare(RECORDS)
     method = make("mend", llama, tmp_path)
     method.begin(edit_batch(llama.tokenizer, EDITS, end=True))

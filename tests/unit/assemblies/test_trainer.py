@@ -164,5 +164,5 @@ def test_trained_when_the_loss_is_not_finite_then_says_when_and_stores_nothing(
 def test_trained_when_there_are_too_few_records_then_says_how_many(
     count: int, tmp_path: Path
 ) -> None:
-    with pytest.raises(DataError, match=f"there are {count}, of which .* each step takes 2"):
+    with pytest.raises(DataError, match=f"there are {count}, of which .* a step takes 2"):
         train(tmp_path, Mean(), records=RECORDS[:count])

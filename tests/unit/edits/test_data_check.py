@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 
 from tests.unit.file_trials import spec, write, zsre_line
+from trainables.bases import read_method
 from trainables.edits.data_check import DataCheck
 from trainables.edits.drawing import draw
 from trainables.edits.sources import open_source
 from trainables.errors import BackboneError, ConfigError, DataError, EditingError
+from trainables.methods import method_settings
 from trainables.spec import TrialSpec
 from trainables.trials.validation import Validator
 
@@ -272,3 +274,20 @@ def test_training_without_a_split_keeps_to_what_is_not_drawn(tmp_path: Path) -> 
         assert asked & set(allowed.training_locality) == set()
     everything = source.beside(source.records)
     assert everything.training == everything.training_locality == ()
+
+
+def test_data_left_to_train_a_network_on_when_too_little_then_it_is_said_before_a_trial(
+    tmp_path: Path,
+) -> None:
+    path = write(tmp_path / "z.jsonl", [zsre_line(number) for number in range(40)])
+    wanted = spec(tmp_path, "zsre", path, num_edits=3)
+    settings = {**method_settings(read_method("mend")), "problems_per_step": 4}
+    wanted["method"] = {"name": "mend", "module": "mend", **settings}
+    for part in ("tune", "report", "all"):
+        wanted["dataset"]["part"] = part
+        DataCheck(tmp_path).check(TrialSpec.parse(wanted))
+    wanted["protocol"]["num_edits"] = 38
+    with pytest.raises(DataError, match=r"method mend trains .* there are 2, of which 1 are held"):
+        DataCheck(tmp_path).check(TrialSpec.parse(wanted))
+    wanted["method"] = {"name": "no_edit", "module": "no_edit"}
+    DataCheck(tmp_path).check(TrialSpec.parse(wanted))
