@@ -9,10 +9,12 @@ import pytest
 from trainables.draws.training import (
     MOST_UNRELATED,
     asks_alike,
+    learned_and_held_out,
     scored_prompts,
     training_records,
     unscored_questions,
 )
+from trainables.errors import DataError
 from trainables.records import Edit, EditRecord, Question, TrainingRecord
 
 FAR = Question("Who wrote it?", "Ada", "locality_far")
@@ -105,3 +107,22 @@ def test_asks_alike_says_whether_an_edit_is_another_ones_question(
     others: tuple[EditRecord, ...], is_alike: bool
 ) -> None:
     assert asks_alike([*others, record("B", "mayor")]) is is_alike
+
+
+def test_learned_and_held_out_share_no_subject_and_keep_their_order() -> None:
+    some = [TrainingRecord(Edit(f"{word} {n}", "x", f"S{n}")) for n in range(9) for word in "ab"]
+    learned, held_out = learned_and_held_out(some, 0.3, 100, 2, "m")
+    assert len(held_out) == 6  # .3 of 18 is 5, and a subject stays whole
+    assert {r.edit.subject for r in learned}.isdisjoint(r.edit.subject for r in held_out)
+    assert [r for r in some if r in learned] == learned
+    assert [r for r in some if r in held_out] == held_out
+    assert len(learned_and_held_out(some, 0.3, 1, 2, "m")[1]) == 2
+    assert len(learned_and_held_out(some, 0.0, 9, 2, "m")[1]) == 2  # at least one
+
+
+@pytest.mark.parametrize(("count", "per_step"), [(0, 1), (1, 1), (4, 4)])
+def test_learned_and_held_out_when_too_few_then_says_how_many(count: int, per_step: int) -> None:
+    some = [TrainingRecord(Edit(f"p{n}", "x")) for n in range(count)]
+    words = f"method m trains .* there are {count}, of which .* a step takes {per_step}; "
+    with pytest.raises(DataError, match=words):
+        learned_and_held_out(some, 0.1, 9, per_step, "m")

@@ -7,6 +7,7 @@ import pytest
 from orchestrator.errors import UsageError
 from orchestrator.forecast.costs import num_steps, work, work_once
 from orchestrator.forecast.shape import layer_parameters, num_parameters
+from orchestrator.forecast.trained_networks import Networks
 from orchestrator.forecast.training_costs import (
     KINDS,
     training_of,
@@ -192,3 +193,46 @@ def test_training_when_a_method_names_no_known_kind_then_it_says_which_there_are
 @pytest.mark.parametrize("method", SearchSpaces().names("method"))
 def test_every_method_says_what_it_trains(method: str) -> None:
     assert SearchSpaces().load("method", method)["cost"]["trains"] in KINDS
+
+
+MEND: dict[str, Any] = {
+    "module": "mend",
+    "layers": [2, 3],
+    "modules": ["gate", "up", "down"],
+    "network_rank": 4,
+    "num_blocks": 2,
+    "training_steps": 5,
+    "edits_at_once": 1,
+    "problems_per_step": 3,
+}
+
+
+def test_networks_are_one_for_each_shape_with_a_scale_and_an_offset_for_each_weight() -> None:
+    plain = Networks.of(MEND, 10, 30, 2)  # no gate: up and down of two layers
+    # 40 numbers of a token; a block: 2 x 4 x 40, a bias, and 2 x 2 scales and offsets of 40 each;
+    # two blocks of two networks; 2 rates for each of 4 weights of 300
+    assert plain.numbers == 2 * 2 * (320 + 40 + 160) + 2 * 4
+    assert (plain.modules, plain.written, plain.largest, plain.joint) == (4, 1200, 300, 40)
+    assert plain.passed == 2 * 2 * 4 * 40
+    gated = Networks.of(MEND, 10, 30, 3)  # the gate has the shape of up
+    assert gated.modules == 6
+    assert gated.numbers == plain.numbers + 2 * 2 * 80 + 2 * 2  # of two more weights
+    assert Networks.of({**MEND, "network_rank": 99}, 10, 30, 2).passed == 2 * 2 * 40 * 40
+
+
+def test_work_when_networks_are_trained_then_once_and_an_edit_takes_one_pass() -> None:
+    told = spec({"trains": "networks"}, MEND | {"num_steps": 0}, num_edits=2)
+    once, longer = (
+        work_once(spec({"trains": "networks"}, MEND | {"num_steps": 0, "training_steps": n}))
+        for n in (5, 10)
+    )
+    assert longer.operations == 2 * once.operations
+    # 15 problems pass 2 layers: forward and back for three kinds of rows, and one more reading
+    assert once.layer_calls == 15 * 7 * 2
+    found = work(told)
+    read = 2 * (80 * 8000 + 8 * 3 * 2000)  # before and after
+    # 10 tokens through 2 layers to and fro, and through the networks of 4 weights
+    edits = 2 * (10 * 4 * 2 * 1000 + 10 * 4 * 2 * 640)
+    below = 20 * 2 * 2 * 1000
+    assert found.operations == pytest.approx(read + edits + below)
+    assert found.steps == 0
