@@ -1,0 +1,25 @@
+"""The ablation that compares all editors leaves none out."""
+
+from __future__ import annotations
+
+import pytest
+
+from orchestrator.planning.plan import expand
+from orchestrator.settings import loading as config
+from orchestrator.settings.yaml_files import SearchSpaces
+
+
+@pytest.mark.parametrize("scale", ["quick", "paper"])
+def test_everyone_runs_every_method_in_every_protocol(scale: str) -> None:
+    spaces = SearchSpaces()
+    settings = config.load(["ablation=everyone", f"scale={scale}", "seeds=[0]"])
+    trials = expand(settings).trials
+    by_protocol: dict[tuple[str, int], set[str]] = {}
+    for spec in trials:
+        protocol = (spec.protocol["kind"], spec.protocol["num_edits"])
+        by_protocol.setdefault(protocol, set()).add(spec.method["name"])
+    assert {kind for kind, _ in by_protocol} == {"single", "batch", "lifelong"}
+    everyone = set(spaces.names("method"))
+    for (kind, _), methods in by_protocol.items():
+        # All edits of a batch at once is what MEMIT does anyway.
+        assert methods == everyone - (set() if kind == "lifelong" else {"memit_mass"})
