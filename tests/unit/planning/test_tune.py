@@ -153,4 +153,5 @@ def test_every_method_that_edits_can_be_tuned() -> None:
     for each in made.searches:
         fields = {f"method.{key}" for key in fields_of(files[str(each.fixed["method"])])}
         assert each.distributions.keys() <= fields
-        assert sum(len(found.choices) != 1 for found in each.distributions.values()) >= 2
+        searched = sum(len(found.choices) != 1 for found in each.distributions.values())
+        assert searched >= (1 if each.fixed["method"] == "retrieval" else 2)  # it has one setting
