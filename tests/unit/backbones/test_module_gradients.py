@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -35,10 +38,12 @@ def joined(parts: list[dict[str, ModuleFactors]]) -> dict[str, ModuleFactors]:
     }
 
 
-def factors(backbone: Backbone, batch: EditBatch, **how: object) -> dict[str, ModuleFactors]:
+def factors(
+    backbone: Backbone, batch: EditBatch, paths: Sequence[str] = (), **how: Any
+) -> dict[str, ModuleFactors]:
     split = Split(backbone, 1, PrefixCache())
-    parts = module_factors(split, paths_of(backbone), batch.tokens, batch.labels, **how)  # type: ignore[arg-type]
-    return joined(list(parts))
+    wanted = paths or paths_of(backbone)
+    return joined(list(module_factors(split, wanted, batch.tokens, batch.labels, **how)))
 
 
 def whole_gradients(backbone: Backbone, edit: Edit) -> list[Tensor]:
@@ -73,6 +78,21 @@ def test_module_factors_multiply_to_each_edit_s_gradient_at_every_module(
             )
     assert all(p.grad is None and not p.requires_grad for p in backbone.model.parameters())
     assert not any(module._forward_hooks for module in backbone.model.modules())
+
+
+def test_module_factors_of_one_module_alone_are_those_that_it_has_beside_others(
+    backbone: Backbone,
+) -> None:
+    batch = edit_batch(backbone.tokenizer, EDITS, end=True)
+    together = factors(backbone, batch)
+    for path, expected in together.items():
+        alone = factors(backbone, batch, [path])
+        assert alone.keys() == {path}
+        scale = float(expected.deltas.abs().max())
+        torch.testing.assert_close(
+            alone[path].deltas, expected.deltas, rtol=1e-4, atol=1e-5 * scale
+        )
+        torch.testing.assert_close(alone[path].keys, expected.keys, rtol=1e-4, atol=1e-5)
 
 
 def test_module_factors_when_cut_into_parts_then_are_the_same(llama: Backbone) -> None:

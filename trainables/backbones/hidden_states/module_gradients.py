@@ -101,7 +101,7 @@ def _watched(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, tuple[Tenso
         def keep(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
             kept = output if output.requires_grad else output.detach().requires_grad_(True)
             seen[path] = inputs[0], kept
-            return kept
+            return kept.clone()  # Falcon adds to it in place, which no leaf allows
 
         return module.register_forward_hook(keep)
 
