@@ -13,14 +13,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import torch
-
 from analysis.published import compare
 from orchestrator.planning.plan import Plan, TrialSpec, expand
 from orchestrator.settings.loading import load
 from orchestrator.settings.yaml_files import SearchSpaces
+from tests.contract.network_checks import MET_BY_NETWORKS
 from trainables.methods import module_of
-from trainables.methods.mend import RankOneSum
 from trainables.optimise import OptimiserSettings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -134,14 +132,6 @@ def optimiser(name: str, *methods: str) -> Check:
     return check
 
 
-def gradient_rank(paper: str, stated: str) -> None:
-    """What MEND adds for one token is of this rank, and its trials are among the paper's."""
-    keys, deltas = torch.randn(1, 5), torch.randn(1, 3)
-    change = RankOneSum(1, 1.0).shift(0, keys, (keys, deltas)).detach()
-    assert int(torch.linalg.matrix_rank(change)) == float(stated)
-    fixed("mend", "edits_at_once", 1)(paper, stated)
-
-
 def methods_in(ablation: str, *names: str) -> Check:
     def check(paper: str, stated: str) -> None:
         assert {spec.method["name"] for spec in plan(ablation).trials} == set(names)
@@ -215,8 +205,7 @@ def _of(paper: str, method: str, **checks: Check) -> dict[Setting, Check]:
 
 def _of_grace(paper: str, **more: Check) -> dict[Setting, Check]:
     return _of(
-        paper,
-        "GRACE",
+        *(paper, "GRACE"),
         learning_rate=fixed("grace", "edit_lr"),
         iterations=fixed("grace", "num_steps"),
         initial_radius=fixed("grace", "deferral_radius"),
@@ -225,7 +214,7 @@ def _of_grace(paper: str, **more: Check) -> dict[Setting, Check]:
 
 
 EVEN = tuple(range(0, 31, 2))
-MET: dict[Setting, Check] = {
+MET: dict[Setting, Check] = MET_BY_NETWORKS | {
     **_of_fine_tuning("memoe_v1"),
     **_of_fine_tuning("memoe_v2"),
     **_of_lora("memoe_v1"),
@@ -335,9 +324,6 @@ MET: dict[Setting, Check] = {
         iterations=fixed("ft_l", "num_steps"),
         norm_constraint=fixed("ft_l", "norm_bound", 5e-4),  # its size is not printed
     ),
-    **_of("memoe_v1", "MEND", gradient_rank=gradient_rank),
-    **_of("memoe_v2", "MEND", gradient_rank=gradient_rank),
-    **_of("lemoe", "MEND", gradient_rank=gradient_rank),
     **_of("lemoe", "ROME", edited_layer=fixed("rome", "edit_layer")),
     **_of(
         *("lemoe", "FT-EWC"),

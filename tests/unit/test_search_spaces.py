@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from analysis.layouts.catalogue import get_layout, known_layouts
@@ -157,6 +159,26 @@ def test_lemoe_lifelong_when_paper_then_each_method_has_its_published_batches() 
     assert batches["memit_mass", 100]["num_batches"] == 1
     assert batches["rome", 1000]["edit_batch_size"] == 1
     assert batches["defer", 100]["edit_batch_size"] == 1
+    assert batches["mend", 1000]["edit_batch_size"] == 1
+
+
+def test_trained_editors_when_paper_then_as_their_public_codes_have_them() -> None:
+    arm = [*_methods("arm_lifelong"), *_methods("arm_serial")]
+    mend = [method for method in arm if method["name"] == "mend"]
+    assert {tuple(method["layers"]) for method in mend} == {(29, 30, 31)}
+    malmen = [method for method in arm if method["name"] == "malmen"]
+    assert {tuple(method["layers"]) for method in malmen} == {tuple(range(26, 32))}
+    assert {method["edits_at_once"] for method in malmen} == {1}  # of EasyEdit, which ARM names
+    batch = _methods("memoe_batch", "gpt2_xl")
+    (layers,) = {tuple(method["layers"]) for method in batch if method["name"] == "mend"}
+    assert layers == (45, 46, 47)
+    (many,) = {m["edits_at_once"] for m in _methods("trained_editors") if m["name"] == "malmen"}
+    assert many == 512
+
+
+def _methods(ablation: str, backbone: str = "llama2_7b") -> list[dict[str, Any]]:
+    words = ("scale=paper", f"backbone={backbone}", "dataset.max_edits=null")
+    return [trial.method for trial in plan(f"ablation={ablation}", *words).trials]
 
 
 def test_rome_when_paper_then_as_its_row_was_made() -> None:
