@@ -73,6 +73,8 @@ _SHORT_TRAINING = {
     "validate_every": 1,
 }
 TINY_OF: dict[str, dict[str, Any]] = {
+    # Enough for its gate to open where it begins closed.
+    "defer": {"edit_lr": 2e-2, "num_steps": 30},
     "grace": {"edit_lr": 1.0},  # Adam at rate 1 is what its radius and steps are made for
     # The published weight of the old associations leaves a tiny random model where it is.
     "memit": {"cov_weight": 1e-6, "contexts": 0},

@@ -181,6 +181,18 @@ def _methods(ablation: str, backbone: str = "llama2_7b") -> list[dict[str, Any]]
     return [trial.method for trial in plan(f"ablation={ablation}", *words).trials]
 
 
+def test_comeba_hk_when_paper_on_gpt2_xl_then_as_its_public_code() -> None:
+    for name in ("ablation=memoe_batch", "ablation=memoe_sequential"):
+        made = plan(name, "scale=paper", "backbone=gpt2_xl", "dataset.max_edits=null")
+        found = [trial.method for trial in made.trials if trial.method["name"] == "comeba_hk"]
+        assert found
+        for method in found:
+            assert method["layers"] == [13, 14, 15, 16, 17]
+            assert (method["v_num_steps"], method["v_weight_decay"]) == (20, 0.5)
+            assert (method["clamp"], method["cov_weight"]) == (0.75, 15000.0)
+            assert method["hook_threshold"] == 2.2
+
+
 def test_rome_when_paper_then_as_its_row_was_made() -> None:
     lemoe, arm = "ablation=lemoe_lifelong", ("ablation=arm_lifelong", "ablation=arm_serial")
     for backbone, names in (("llama2_7b", (lemoe, *arm)), ("mistral_7b", (lemoe,))):

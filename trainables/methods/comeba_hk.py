@@ -1,9 +1,11 @@
 """COMEBA-HK (CoachHooK): MEMIT on copies of the projections that answer for single tokens alone.
 
-Source: Li et al., "Consecutive Batch Model Editing with HooK Layers" (arXiv:2403.05330), read in
-its abstract and in the method section of its public code's README; MEMoE v1 and v2 quote its
-results as COMEBA. Each edited FFN output projection W_0 stays, and beside it stands a hook layer
-W_h, which begins as W_0 and is what MEMIT's closed form writes:
+Source: Li et al., "Consecutive Batch Model Editing with HooK Layers" (arXiv:2403.05330), as its
+authors sum up its equations, without numbers, in the README of their code; the rest is of that
+code. MEMoE v1 and v2 quote its results as COMEBA.
+
+Each edited FFN output projection W_0 stays, and beside it stands a hook layer W_h, which begins as
+W_0 and is what MEMIT's closed form writes:
 
     W_h += R K^T C_accu^-1,   C_accu = cov_weight * C + K' K'^T + K K^T,
 
@@ -13,7 +15,7 @@ two are apart, m = |W_h k - W_0 k|, and as z how many standard deviations m lies
 the tokens of the prompt. A token with z >= alpha gets W_h k, every other one W_0 k. Alpha, of each
 layer its own, begins at `hook_threshold`; after a batch it becomes the least, over the prompts of
 the batch run through the unedited backbone, of the largest z in a prompt, if that is less: so it
-never rises, and every edited prompt has a token that passes.
+never rises, and every edited prompt has a token that passes there.
 
 The order in a batch is that of the public code: vectors are found with all layers gated; then all
 hook layers answer for every token, and one layer after another is written and gated again.
