@@ -112,6 +112,26 @@ def test_every_layout_when_its_arms_ran_then_they_stand_in_it(name: str) -> None
         assert any(e.ours != NOT_RUN for e in entries) or body.footer or body.notes
 
 
+@pytest.mark.parametrize(
+    ("name", "method", "label"),
+    [
+        ("memoe_v1_table1", "comeba_hk", "COMEBA"),
+        ("memoe_v1_table2", "comeba_hk", "COMEBA"),
+        ("memoe_v2_table1", "comeba_hk", "COMEBA"),
+        ("lemoe_table1", "defer", "DEFER"),
+        ("lemoe_table1", "memit_mass", "MEMIT"),
+    ],
+)
+def test_row_when_the_paper_has_another_name_for_a_method_then_ours_stands_beside_it(
+    name: str, method: str, label: str
+) -> None:
+    (trial, *_) = [each for each in planned()[name] if each.method["name"] == method]
+    printed = [row for row in load(name) if row.method_printed == label]
+    body = get_layout(name).arrange(section([arm_of(trial)]), printed, False)
+    both = [e for row in body.rows for e in row.entries if not isinstance(e.ours, str)]
+    assert any(isinstance(entry.paper, float) for entry in both)
+
+
 # A figure beside which another table's numbers stand picks some of them.
 PRINTED = [
     name for name in known_layouts() if get_layout(name).has_paper and not get_layout(name).numbers
