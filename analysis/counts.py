@@ -62,6 +62,10 @@ _KINDS: Mapping[str, _Kind] = {
     "locality_rows_missing": _Kind("unrelated prompts missing in training"),
     "scale_from_edits": _Kind("batches that had to give the scale themselves"),
     "centre_from_table": _Kind("batches whose anchors are centred by the embedding table"),
+    "centre_from_edits": _Kind(
+        "trials that took their edits' unrelated prompts for the mean of others"
+    ),
+    "uncentred": _Kind("trials without unrelated prompts, whose mean was not taken off"),
     "covariance_from_samples": _Kind(
         "batches with second moments of text that the backbone sampled, for want of another"
     ),

@@ -195,6 +195,21 @@ def _memories(spec: TrialSpec, shape: Shape, training: Training) -> Held:
     )
 
 
+def _memory(spec: TrialSpec, shape: Shape, training: Training) -> Held:
+    """A memory, and a mask of the FFN's width for each edit; one edit is in training."""
+    size, masks = shape.projection, num_edits(spec.protocol) * shape.ffn
+    longest = per_edit(spec, "tokens_per_row") + _LONGEST_PREFIX * (training.rows > 1)
+    return Held(
+        kept=4 * size + masks,
+        gradients=3 * 4 * size,  # as it comes, shortened, and with decay
+        longest=longest,
+        layers=shape.num_layers - edit_layer(spec, shape) - 1,
+        per_token=(shape.ffn + 2 * shape.width) * shape.bytes_each + 4 * shape.ffn,
+        per_row=_logits(training, shape),
+        state=4 * size + masks,
+    )
+
+
 def _vectors(spec: TrialSpec, shape: Shape, training: Training) -> Held:
     """Vectors are small; what is large are the F x F products, which host memory keeps.
 
@@ -337,6 +352,7 @@ HELD: Mapping[str, Callable[[TrialSpec, Shape, Training], Held]] = {
     "experts": _experts,
     "adapters": _adapters,
     "memories": _memories,
+    "memory": _memory,
     "vectors": _vectors,
     "hooks": _hooks,
     "vector": _vector,

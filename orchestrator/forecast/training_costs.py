@@ -186,6 +186,12 @@ def _memories(spec: TrialSpec, shape: Shape) -> Training:
     )
 
 
+def _memory(spec: TrialSpec, shape: Shape) -> Training:
+    """One memory of a projection's size, written by one edit after another, by SGD."""
+    one = replace(spec, method={**spec.method, "edits_per_memory": None, "num_experts": None})
+    return replace(_memories(one, shape), is_in_turn=True)
+
+
 def _vectors(spec: TrialSpec, shape: Shape) -> Training:
     """One vector per edit behind the last of some layers, then a solution in each of them."""
     layers = [int(layer) for layer in spec.method["layers"]]
@@ -337,6 +343,7 @@ KINDS: Mapping[str, Callable[[TrialSpec, Shape], Training]] = {
     "experts": _experts,
     "adapters": _adapters,
     "memories": _memories,
+    "memory": _memory,
     "vectors": _vectors,
     "hooks": _vectors,
     "vector": _vector,

@@ -35,6 +35,7 @@ MOST_SYNCS = {
     "malmen": 0,
     "memit": 2,
     "mend": 0,
+    "memoir": 1,
     "memoe_v1": 2,
     "memoe_v2": 2,
     "no_edit": 0,
@@ -45,7 +46,7 @@ MOST_SYNCS = {
     "wise_retrieval": 1,
 }
 # Waits of the one step that ends an edit and sets up the next, where edits are made in turn.
-BETWEEN_EDITS = {"r_rome": 10, "rome": 9}
+BETWEEN_EDITS = {"memoir": 16, "r_rome": 10, "rome": 9}
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

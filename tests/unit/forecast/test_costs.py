@@ -107,6 +107,16 @@ def test_training_when_a_vector_is_found_then_its_contexts_and_its_change_count(
     assert moments.once - found.once == pytest.approx(60 * 2 * (3000 + 900) + 6 * 27_000)
 
 
+def test_training_when_one_memory_is_written_in_turn_then_each_edit_has_its_steps() -> None:
+    method = {"num_prefixes": 3, "num_steps": 5, "edit_layer": 2}
+    found = training_of(spec({"trains": "memory"}, method, num_edits=6))
+    # the bare prompt and three forms of 10 + 8 tokens; one layer above; 300 numbers
+    assert (found.rows, found.tokens) == (4, pytest.approx((10 + 3 * 18) / 4))
+    assert (found.above, found.trained, found.is_in_turn) == (1, 300, True)
+    one, six = (work(spec({"trains": "memory"}, method, num_edits=n)).steps for n in (1, 6))
+    assert (one, six) == (5, 30)
+
+
 def test_training_when_changes_are_projected_then_products_and_eigenvectors_count() -> None:
     memit = {"layers": [0, 1], "contexts": 0, "covariance_tokens_per_dim": 10}
     plain = training_of(spec({"trains": "vectors"}, memit))

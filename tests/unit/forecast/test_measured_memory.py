@@ -44,6 +44,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("ultraedit", None),
         ("mend", None),
         ("malmen", None),
+        ("memoir", None),
     ],
 )
 def test_memory_when_it_is_measured_then_it_is_as_declared(

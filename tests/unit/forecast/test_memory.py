@@ -166,6 +166,13 @@ def test_memory_when_hook_layers_are_written_then_they_stay_in_a_stream() -> Non
     assert stage(going, "write").fixed_gib == pytest.approx(stage(alone, "write").fixed_gib)
 
 
+def test_memory_when_one_memory_is_written_in_turn_then_a_mask_for_each_edit_counts() -> None:
+    found = memory(spec({"trains": "memory"}, {"num_prefixes": 3}, num_edits=6))
+    # 300 numbers, and a byte for each of 30 columns of 6 edits
+    assert found.checkpoint_gib * GIB == pytest.approx(300 * 4 + 6 * 30)
+    assert stage(found, "step").rows == 4  # of one edit
+
+
 def test_memory_when_matrices_are_shifted_then_copies_and_their_changes_count() -> None:
     method = {"layers": [2, 3], "modules": ["up", "down"], "normalised_over": "module"}
     found = memory(spec({"trains": "shifts"}, method))

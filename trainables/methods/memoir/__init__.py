@@ -1,0 +1,1 @@
+"""MEMOIR: a residual memory of which each edit has some columns."""
