@@ -161,6 +161,12 @@ def _table(
             of = f" ({each})" if len(shown) > 1 else ""
             suspect = paper_numbers.caveats(each)
             notes += [f"the paper's own numbers{of}: {caveat}" for caveat in suspect]
+            others = paper_numbers.other_papers([row for row in body.paper if row.table == each])
+            notes += [
+                f"beside it{of}, Rel., Gen. and Loc. of the same protocol and model, not compared: "
+                f"{other}"
+                for other in others
+            ]
     footer = [*body.footer, *_pruned_line(section), *_floor_line(section), *known_lines(section)]
     footer += [*_failures(section), *count_lines(section), *left_out]
     if section.num_superseded:

@@ -22,6 +22,7 @@ _REQUIRED = (
     *("paper", "table", "row", "setting", "dataset", "model", "method", "scale"),
     *(str(METRICS[name].printed_as) for name in AVERAGED),
 )
+_OTHER_PAPERS = "other_papers"
 _GROUPS = tuple(f"n_group{number}" for number in range(1, 6))  # of the same table: edits by group
 _DIVISOR = {"percent": 100.0, "fraction": 1.0}
 # Two rounded decimals: each metric and the average may be off by half a unit of the last digit.
@@ -100,6 +101,41 @@ def caveats(table: str, folder: Path = FOLDER) -> tuple[str, ...]:
     """Contradictions between a paper and its own `table`, from `paper_tables/caveats.csv`."""
     rows = read("caveats", ("table", "caveat"), folder)
     return tuple(row["caveat"] for row in rows if row["table"] == table)
+
+
+def other_papers(rows: Sequence[PaperRow], folder: Path = FOLDER) -> tuple[str, ...]:
+    """What other papers print of the protocol of a table, a line for each; compared with nothing.
+
+    Rows that the table prints alike are left out: many tables reprint their baselines.
+
+    Args:
+        rows: Published rows of one table; data and models that are not among them do not count.
+        folder: Where the files lie.
+
+    Raises:
+        PaperNumbersError: As `load` does.
+    """
+    cells = read(_OTHER_PAPERS, (*_REQUIRED, "beside", "source"), folder)
+    tables = {row.table for row in rows}
+    shown = {(row.dataset, row.model) for row in rows}
+    printed = {_place(row): _averaged(row) for row in rows}
+    lines: dict[str, list[str]] = {}
+    for cell, row in zip(cells, load(_OTHER_PAPERS, folder), strict=True):
+        is_beside = cell["beside"] in tables and (row.dataset, row.model) in shown
+        if is_beside and printed.get(_place(row)) != _averaged(row):
+            scores = " ".join("-" if score is None else f"{score:.2f}" for score in _averaged(row))
+            lines.setdefault(cell["source"], []).append(
+                f"{row.method} at T={row.num_edits} {scores}"
+            )
+    return tuple(f"{source}: {'; '.join(parts)}" for source, parts in lines.items())
+
+
+def _place(row: PaperRow) -> tuple[object, ...]:
+    return row.dataset, row.model, row.method, row.num_edits
+
+
+def _averaged(row: PaperRow) -> tuple[float | None, ...]:
+    return tuple(row.score(name) for name in AVERAGED)
 
 
 def _row(table: str, cells: Mapping[str, str]) -> PaperRow:

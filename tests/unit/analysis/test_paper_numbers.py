@@ -8,7 +8,7 @@ import pytest
 
 from analysis.errors import PaperNumbersError
 from analysis.metrics import MAIN
-from analysis.published.paper_numbers import FOLDER, caveats, load, read
+from analysis.published.paper_numbers import FOLDER, caveats, load, other_papers, read
 
 TABLE_9 = "lemoe_table9"
 HEADER = (
@@ -121,3 +121,35 @@ def test_caveats_when_they_say_that_table9_is_one_batch_of_30_then_its_digits_fi
     assert all(fits(row.score("locality"), 60) for row in load(TABLE_9))
     # a batch of 31 would not do
     assert not all(fits(row.score("reliability"), 31) for row in load(TABLE_9))
+
+
+def test_other_papers_when_a_table_reprints_them_then_what_it_prints_otherwise() -> None:
+    rows = load("lemoe_table1")
+    (line,) = other_papers(rows)
+    source, _, rest = line.partition(": ")
+    assert source == "WISE Table 2 (arXiv:2405.14768)"
+    # GRACE is printed otherwise, the others are not in LEMoE's table
+    assert rest.split("; ") == [
+        "MEMIT one by one at T=100 0.02 0.02 0.02",
+        "MEMIT one by one at T=1000 0.04 0.04 0.02",
+        "GRACE at T=100 0.96 0.15 1.00",
+        "GRACE at T=1000 0.93 0.08 1.00",
+        "WISE-Merge at T=100 0.90 0.81 1.00",
+        "WISE-Merge at T=1000 0.77 0.72 1.00",
+    ]
+    assert other_papers([row for row in rows if row.model == "Mistral-7B"]) == ()
+    assert other_papers([row for row in rows if row.dataset == "SelfCheckGPT"]) == ()
+    assert other_papers(load("arm_table1")) == ()
+
+
+def test_other_papers_then_each_row_is_beside_a_table_and_has_a_source() -> None:
+    cells = read("other_papers", ("beside", "source"))
+    assert all(load(cell["beside"]) and "arXiv:" in cell["source"] for cell in cells)
+    assert len(load("other_papers")) == len(cells) == 18
+
+
+def test_other_papers_when_a_score_is_out_of_range_then_the_row_is_named(tmp_path: Path) -> None:
+    text = (FOLDER / "other_papers.csv").read_text("utf-8")
+    (tmp_path / "other_papers.csv").write_text(text.replace("0.15", "1.15"), encoding="utf-8")
+    with pytest.raises(PaperNumbersError, match=r"other_papers.csv row 15: generality is '1.15'"):
+        other_papers(load("lemoe_table1"), tmp_path)

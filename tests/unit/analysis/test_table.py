@@ -127,6 +127,10 @@ def test_table1_when_methods_are_missing_then_not_run(
     assert line_of(text, "ft_m")[0] == "0.40 (1) / not in the paper"
     assert "columns T=100: ours 20 edits in batches of 4" in text
     assert "order given (ft_m), order kmeans_filled (grace, lemoe)" in text
+    # what another paper prints stands beside the table, and in none of its cells
+    assert "not compared: WISE Table 2" in text
+    assert "GRACE at T=1000 0.93 0.08 1.00" in text
+    assert line_of(text, "GRACE")[4] == "not run / 0.97"
 
 
 def test_table8_when_layers_were_scaled_then_beside_the_published_layer(
