@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -105,72 +106,79 @@ def hooked(
         yield
 
 
+class Mirror:
+    """The reference's hook layers beside a backbone that it runs row by row."""
+
+    def __init__(self, backbone: Backbone, texts: Sequence[str]) -> None:
+        self.backbone = backbone
+        self.W_0, self.C_accu = {}, {}
+        for layer in LAYERS:
+            weight = backbone.model.get_parameter(f"{backbone.down_path(layer)}.weight").detach()
+            self.W_0[layer] = (weight.T if backbone.family.is_transposed else weight).numpy()
+            rows = [run(backbone, tokens_of(backbone, text), layer)[0] for text in texts]
+            keys = [key.numpy() for row in rows for key in row]
+            self.C_accu[layer] = CONFIG.cov_weight * reference_memit.second_moment(keys)
+        self.W_h = {layer: self.W_0[layer].copy() for layer in LAYERS}
+        self.alphas = dict.fromkeys(LAYERS, CONFIG.hook_threshold)
+
+    def edit(self, edits: Sequence[Edit], delta: Floats) -> None:
+        """One batch, whose vectors were found."""
+        prompts = [tokens_of(self.backbone, edit.prompt) for edit in edits]
+        columns = [subject_column(self.backbone, edit) for edit in edits]
+        with hooked(self.backbone, self.W_h, self.W_0, self.alphas):
+            states = [run(self.backbone, ids, LAYERS[-1])[1][LAYERS[-1]] for ids in prompts]
+        wanted = [s[c].numpy() + d for s, c, d in zip(states, columns, delta, strict=True)]
+        modes: dict[int, float | None] = dict.fromkeys(LAYERS)
+        for index, layer in enumerate(LAYERS):
+            keys, residuals = [], []
+            with hooked(self.backbone, self.W_h, self.W_0, modes):
+                for ids, column, goal in zip(prompts, columns, wanted, strict=True):
+                    inputs, outputs = run(self.backbone, ids, layer)
+                    keys.append(inputs[column].numpy())
+                    gap = goal - outputs[LAYERS[-1], column].numpy()
+                    residuals.append(gap / (len(LAYERS) - index))
+            change = reference_memit.update(keys, residuals, self.C_accu[layer])
+            self.W_h[layer] = self.W_h[layer] + change
+            for key in keys:
+                self.C_accu[layer] = self.C_accu[layer] + np.outer(key, key)
+            modes[layer] = self.alphas[layer]
+        self._lower(prompts)
+
+    def _lower(self, prompts: Sequence[Tensor]) -> None:
+        for layer, alpha in self.alphas.items():
+            tokens = [list(run(self.backbone, ids, layer)[0].numpy()) for ids in prompts]
+            sizes = [reference.sizes(self.W_h[layer], self.W_0[layer], each) for each in tokens]
+            lowered = reference.lowered(alpha, list(map(reference.z_scores, sizes)))
+            slack = math.sqrt(torch.finfo(torch.float64).eps)
+            self.alphas[layer] = lowered if lowered == alpha else lowered - slack
+
+
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_two_batches_then_hook_layers_and_thresholds_as_the_reference(
     family: str, checkpoints: dict[str, Path], tmp_path: Path
 ) -> None:
-    backbone, mirror = (load_backbone(checkpoints[family]) for _ in range(2))
-    for each in (backbone, mirror):
+    backbone, mirrored = (load_backbone(checkpoints[family]) for _ in range(2))
+    for each in (backbone, mirrored):
         each.model.double()
     texts = passages_of_random_letters()
     (tmp_path / "text.txt").write_text("\n".join(texts))
     config = replace(CONFIG, covariance_text=str(tmp_path / "text.txt"))
     method = ComebaHk(config, backbone, Artefacts(tmp_path), trial_generators(0))
     method.prepare([])
-
-    last, W_0, C_accu = LAYERS[-1], {}, {}
-    for layer in LAYERS:
-        weight = mirror.model.get_parameter(f"{mirror.down_path(layer)}.weight").detach()
-        W_0[layer] = (weight.T if mirror.family.is_transposed else weight).numpy()
-        keys = [k.numpy() for text in texts for k in run(mirror, tokens_of(mirror, text), layer)[0]]
-        C_accu[layer] = CONFIG.cov_weight * reference_memit.second_moment(keys)
-    W_h = {layer: W_0[layer].copy() for layer in LAYERS}
-    alphas = dict.fromkeys(LAYERS, CONFIG.hook_threshold)
-    slack = math.sqrt(torch.finfo(torch.float64).eps)
-
+    mirror = Mirror(mirrored, texts)
     for edits in BATCHES:
         method.begin(edit_batch(backbone.tokenizer, edits, end=True))
         assert method.advance(10)
         delta = snapshot(method.state()).tensors["vectors/delta"].double().numpy()
         method.finish()
-
-        prompts = [tokens_of(mirror, edit.prompt) for edit in edits]
-        columns = [subject_column(mirror, edit) for edit in edits]
-        wanted = []
-        with hooked(mirror, W_h, W_0, alphas):
-            for ids, column, vector in zip(prompts, columns, delta, strict=True):
-                wanted.append(run(mirror, ids, last)[1][last, column].numpy() + vector)
-        modes: dict[int, float | None] = dict.fromkeys(LAYERS)
-        for index, layer in enumerate(LAYERS):
-            keys, residuals = [], []
-            with hooked(mirror, W_h, W_0, modes):
-                for ids, column, goal in zip(prompts, columns, wanted, strict=True):
-                    inputs, states = run(mirror, ids, layer)
-                    keys.append(inputs[column].numpy())
-                    residuals.append((goal - states[last, column].numpy()) / (len(LAYERS) - index))
-            W_h[layer] = W_h[layer] + reference_memit.update(keys, residuals, C_accu[layer])
-            for key in keys:
-                C_accu[layer] = C_accu[layer] + np.outer(key, key)
-            modes[layer] = alphas[layer]
-        for layer in LAYERS:
-            scores = [
-                reference.z_scores(
-                    reference.sizes(
-                        W_h[layer], W_0[layer], list(run(mirror, ids, layer)[0].numpy())
-                    )
-                )
-                for ids in prompts
-            ]
-            lowered = reference.lowered(alphas[layer], scores)
-            alphas[layer] = lowered if lowered == alphas[layer] else lowered - slack
-
+        mirror.edit(edits, delta)
         state = method.state()
+        stored: Any = state.values["thresholds"]
         for layer in LAYERS:
-            change = state.tensors[f"change/{layer}"]
-            assert float(change.abs().max()) > 1e-3
+            change = state.tensors[f"change/{layer}"].numpy()
+            assert float(np.abs(change).max()) > 1e-3
             # C is stored in float32, and so are keys and residuals; entries are of order 1e-2.
-            np.testing.assert_allclose(
-                change.numpy(), W_h[layer] - W_0[layer], rtol=1e-3, atol=1e-5
-            )
-            assert state.values["thresholds"][str(layer)] == pytest.approx(alphas[layer], rel=1e-5)
-    assert max(alphas.values()) <= CONFIG.hook_threshold
+            expected = mirror.W_h[layer] - mirror.W_0[layer]
+            np.testing.assert_allclose(change, expected, rtol=1e-3, atol=1e-5)
+            assert stored[str(layer)] == pytest.approx(mirror.alphas[layer], rel=1e-5)
+    assert max(mirror.alphas.values()) <= CONFIG.hook_threshold

@@ -160,6 +160,25 @@ def test_thresholds_never_rise_and_each_edited_prompt_has_a_token_that_passes(
     assert max(before.values()) < CONFIG.hook_threshold  # a prompt of 8 tokens has no z of 2.2
 
 
+def test_prompt_that_sets_a_threshold_then_stands_clear_of_it(
+    llama: Backbone, tmp_path: Path
+) -> None:
+    method = make(llama, tmp_path)
+    apply(method, llama, *EDITS)
+    batch = edit_batch(llama.tokenizer, EDITS, end=True).tokens
+    keys: dict[int, torch.Tensor] = {}
+    with watched_keys(llama, CONFIG.layers, keys.__setitem__):
+        states_above(llama, 2, batch)
+    lowered = []
+    for layer, hook in method._hooks.items():
+        scores = z_scores(hook.added(keys[layer]).norm(dim=-1), batch.prompt_mask)
+        least = float(scores.nan_to_num(-math.inf).amax(1).amin())
+        lowered += [least - hook.threshold] if hook.threshold < CONFIG.hook_threshold else []
+    # float32 has 2^-23: no other batch or padding moves z by as much as its root
+    assert lowered
+    assert lowered == pytest.approx([2**-11.5] * len(lowered), rel=1e-2)
+
+
 def test_answer_to_a_prompt_does_not_depend_on_what_follows_it(
     llama: Backbone, tmp_path: Path
 ) -> None:
