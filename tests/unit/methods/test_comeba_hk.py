@@ -157,7 +157,7 @@ def test_thresholds_never_rise_and_each_edited_prompt_has_a_token_that_passes(
             scores = z_scores(hook.added(keys[layer]).norm(dim=-1), batch.prompt_mask)
             assert bool((scores >= hook.threshold).any(1).all())
         before = after
-    assert max(before.values()) < CONFIG.hook_threshold  # a prompt of 8 tokens has no z of 2.2
+    assert max(before.values()) < CONFIG.hook_threshold  # each was lowered by some batch
 
 
 def test_prompt_that_sets_a_threshold_then_stands_clear_of_it(
