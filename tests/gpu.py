@@ -44,6 +44,9 @@ METHODS = {
     "rome": ("method.covariance_tokens_per_dim=1",),
     "mend": ("method.training_steps=2",),
     "malmen": ("method.training_steps=2", "method.edits_at_once=10"),
+    "alphaedit": ("method.covariance_tokens_per_dim=1", "method.null_threshold=1000"),
+    "ultraedit": (),
+    "memoir": ("method.num_steps=5",),
 }
 
 

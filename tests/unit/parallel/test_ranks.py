@@ -28,8 +28,11 @@ from trainables.moe.entities import Chunker
 from trainables.parallel.ranks import Ranks
 from trainables.prompts import edit_batch
 
-METHODS_THAT_STEP = [name for name in EVERY_METHOD if name != "no_edit"]
-METHODS = ("ft_m", "lemoe", "memoe_v2", "arm", "memit", "lora", "defer", "comeba_hk")
+METHODS_THAT_STEP = [name for name in EVERY_METHOD if name not in ("no_edit", "ultraedit")]
+METHODS = (
+    *("ft_m", "lemoe", "memoe_v2", "arm", "memit", "lora", "defer", "comeba_hk"),
+    *("memoir", "ultraedit"),
+)
 TIMEOUT_SECONDS = 60.0
 
 
