@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from orchestrator.forecast.shape import Shape
 from orchestrator.forecast.training_costs import (
     TOKENS_PER_TARGET,
+    mini_batches,
     num_batches,
     num_edits,
     per_edit,
@@ -53,7 +54,7 @@ def work(spec: TrialSpec) -> Work:
     shape, training = Shape.of_backbone(spec.backbone), training_of(spec)
     edits, batches = num_edits(spec.protocol), num_batches(spec.protocol)
     of_edit = num_steps(spec) if training.trained else 0.0
-    steps = of_edit * (edits if training.is_in_turn else batches)
+    steps = of_edit * (edits if training.is_in_turn else batches * mini_batches(spec))
     own = per_edit(spec, "tokens_per_row")
     tokens = edits * training.rows * training.tokens
     layers = 4 * training.above * shape.layer + 6 * training.used

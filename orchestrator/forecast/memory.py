@@ -15,6 +15,7 @@ from orchestrator.forecast.training_costs import (
     TOKENS_PER_TARGET,
     Training,
     batch_size,
+    mini_batches,
     num_edits,
     per_edit,
     training_of,
@@ -133,7 +134,8 @@ def _training(
     spec: TrialSpec, shape: Shape, training: Training, held: Held, base: float
 ) -> list[Stage]:
     """Steps of one batch, and what is made before and after them."""
-    rows = (1 if training.is_in_turn else batch_size(spec.protocol)) * training.rows
+    at_once = batch_size(spec.protocol) / mini_batches(spec)
+    rows = (1 if training.is_in_turn else at_once) * training.rows
     fixed = base + _prefixes(spec, shape) + held.kept / GIB
     own = held.batch + rows * held.longest * held.per_token
     going = fixed + (held.moments + held.gradients + own) / GIB

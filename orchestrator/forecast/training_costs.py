@@ -84,6 +84,12 @@ def batch_size(protocol: Mapping[str, Any]) -> float:
     return num_edits(protocol) / num_batches(protocol)
 
 
+def mini_batches(spec: TrialSpec) -> int:
+    """Steps of one pass over a batch; 1 where all its edits make one."""
+    size = spec.method.get("mini_batch_size")
+    return math.ceil(batch_size(spec.protocol) / int(size)) if size else 1
+
+
 def num_batches(protocol: Mapping[str, Any]) -> int:
     """Batches of one trial."""
     return int(protocol.get("num_batches") or 1)

@@ -107,6 +107,16 @@ def test_training_when_a_vector_is_found_then_its_contexts_and_its_change_count(
     assert moments.once - found.once == pytest.approx(60 * 2 * (3000 + 900) + 6 * 27_000)
 
 
+def test_work_when_a_batch_is_passed_in_mini_batches_then_more_steps_on_the_same_tokens() -> None:
+    whole, cut = (
+        work(spec({"trains": "weight"}, {"mini_batch_size": size}, num_edits=7))
+        for size in (None, 3)
+    )
+    assert cut.operations == whole.operations
+    assert (whole.steps, cut.steps) == (5, 15)  # 3, 3 and 1 of 7 edits
+    assert cut.bytes_moved == 3 * whole.bytes_moved
+
+
 def test_training_when_one_memory_is_written_in_turn_then_each_edit_has_its_steps() -> None:
     method = {"num_prefixes": 3, "num_steps": 5, "edit_layer": 2}
     found = training_of(spec({"trains": "memory"}, method, num_edits=6))

@@ -166,6 +166,11 @@ def test_memory_when_hook_layers_are_written_then_they_stay_in_a_stream() -> Non
     assert stage(going, "write").fixed_gib == pytest.approx(stage(alone, "write").fixed_gib)
 
 
+def test_memory_when_a_batch_is_passed_in_mini_batches_then_the_rows_of_one_run() -> None:
+    found = memory(spec({"trains": "weight"}, {"mini_batch_size": 3}, num_edits=6))
+    assert stage(found, "step").rows == 3
+
+
 def test_memory_when_one_memory_is_written_in_turn_then_a_mask_for_each_edit_counts() -> None:
     found = memory(spec({"trains": "memory"}, {"num_prefixes": 3}, num_edits=6))
     # 300 numbers, and a byte for each of 30 columns of 6 edits
