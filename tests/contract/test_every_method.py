@@ -85,6 +85,10 @@ TINY_OF: dict[str, dict[str, Any]] = {
     # The published size of a shift is made for modules 300 times as wide.
     "ultraedit": {"edit_lr": 1e-3},
     # So few steps that the first four reach the second edit: each is written before the next.
+    "serac": {
+        **{"scope_steps": 3, "counterfactual_lr": 3e-3, "counterfactual_steps": 30},
+        **{"records_per_step": 1, "validate_every": 5},
+    },
     "rome": {"v_num_steps": 3, "contexts": 0},
     "r_rome": {"v_num_steps": 3, "contexts": 2},
     "malmen": _SHORT_TRAINING,

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainables.errors import ConfigError
-from trainables.interfaces import Edit, PromptBatch, State
+from trainables.errors import BackboneError, ConfigError
+from trainables.interfaces import Backbone, Edit, PromptBatch, State
 from trainables.prompts import marks_in_front, pad_id, put_in_front, tokenise
 
 
@@ -105,9 +105,11 @@ def squared_distances(queries: Tensor, keys: Tensor) -> Tensor:
 class TextsInFront:
     """Puts the texts of edits before the prompts that are about them; each is tokenised once."""
 
-    def __init__(self, tokenizer: Any, template: str) -> None:
+    def __init__(self, backbone: Backbone, template: str) -> None:
         """The text is `template` with prompt and target where it says {prompt} and {target}."""
+        tokenizer = backbone.tokenizer
         self._tokenizer, self._template = tokenizer, template
+        self._max_positions = backbone.max_positions
         self._marks, self._pad = marks_in_front(tokenizer), pad_id(tokenizer)
         self._ids: dict[tuple[str, str], tuple[int, ...]] = {}
 
@@ -120,9 +122,20 @@ class TextsInFront:
         return self._ids[edit]
 
     def put(self, prompts: PromptBatch, edits: Sequence[tuple[str, str] | None]) -> PromptBatch:
-        """`prompts` with an edit's text before each row that has one; see `put_in_front`."""
+        """`prompts` with an edit's text before each row that has one; see `put_in_front`.
+
+        Raises:
+            BackboneError: If a row with its text is longer than the backbone has positions.
+        """
         texts = [() if edit is None else self.ids(*edit) for edit in edits]
-        return put_in_front(prompts, texts, marks=self._marks, pad_id=self._pad)
+        whole = put_in_front(prompts, texts, marks=self._marks, pad_id=self._pad)
+        width, limit = whole.input_ids.shape[1], self._max_positions
+        if limit is not None and width > limit:
+            raise BackboneError(
+                f"a row of {width} tokens, with an edit's text in front, is longer than the "
+                f"{limit} positions of the backbone"
+            )
+        return whole
 
 
 def checked_template(template: str) -> str:

@@ -51,6 +51,11 @@ class SentencePrompts:
         """Numbers of an embedding, D."""
         return self._encoder.size
 
+    @property
+    def num_bytes(self) -> int:
+        """Of the encoder's weights."""
+        return self._encoder.num_bytes
+
     def __call__(self, prompts: PromptBatch) -> Tensor:
         """Embeddings (B, D) of length 1, on the device of the rows."""
         lengths = prompts.on_host.prompt_lengths.tolist()
@@ -79,6 +84,7 @@ class TextEncoder:
     Attributes:
         identity: All that decides its numbers, but for the backbone.
         size: Numbers of an embedding, D.
+        num_bytes: Of what it holds beside the backbone.
     """
 
     def __init__(self, name: EncoderName, backbone: Backbone, artefacts: Artefacts) -> None:
@@ -93,6 +99,7 @@ class TextEncoder:
             sentences = sentence_prompts(backbone, artefacts, "encoder")
         self._embedder = PromptEmbedder(backbone.embedding, None, sentences)
         self.size = sentences.size if sentences else backbone.hidden_size
+        self.num_bytes = sentences.num_bytes if sentences else 0  # beside the backbone
         self.identity: dict[str, Json] = {"encoder": name}
         if sentences:
             self.identity["sentences"] = encoder_spec().identity

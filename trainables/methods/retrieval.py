@@ -34,7 +34,7 @@ from trainables.assemblies.edit_texts import EditTexts, TextsInFront, checked_te
 from trainables.assemblies.scope_examples import ScopeExamples, nearness_threshold
 from trainables.assemblies.text_encoder import EncoderName, TextEncoder
 from trainables.backbones.split import Split
-from trainables.errors import BackboneError, ConfigError
+from trainables.errors import ConfigError
 from trainables.field_kinds import Cosine, checked
 from trainables.interfaces import (
     Backbone,
@@ -89,7 +89,7 @@ class Retrieval:
         self._encoder = TextEncoder(config.encoder, backbone, artefacts)
         self._centre = self._encoder.centre()
         self._threshold = config.threshold
-        self._texts = TextsInFront(backbone.tokenizer, config.template)
+        self._texts = TextsInFront(backbone, config.template)
         self._memory = EditTexts(self._encoder.size, backbone.device)
         self._batch: EditBatch | None = None
 
@@ -147,14 +147,7 @@ class Retrieval:
             return self._split.logits(prompts, state)
         chosen = self.routes(prompts)
         shown = [None if n < 0 else self._memory.edits[n] for n in chosen.tolist()]
-        whole = self._texts.put(prompts, shown)
-        width, limit = whole.input_ids.shape[1], self._backbone.max_positions
-        if limit is not None and width > limit:
-            raise BackboneError(
-                f"a row of {width} tokens, with an edit's text in front, is longer than the "
-                f"{limit} positions of the backbone"
-            )
-        logits, after = self._split.logits(whole, state)
+        logits, after = self._split.logits(self._texts.put(prompts, shown), state)
         if state is not None:
             after.route = chosen
         return logits, after

@@ -51,6 +51,11 @@ class SentenceEncoder:
         """Numbers of an embedding, D."""
         return int(self._model.config.hidden_size)  # type: ignore[union-attr, arg-type]
 
+    @property
+    def num_bytes(self) -> int:
+        """Of the weights."""
+        return sum(parameter.nbytes for parameter in self._model.parameters())
+
     def embed(self, texts: Sequence[str]) -> Tensor:
         """Embeddings (N, D) float32 of length 1, on the CPU."""
         return torch.stack([self._embedding(text) for text in texts])
