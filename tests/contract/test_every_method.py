@@ -94,6 +94,9 @@ TINY_OF: dict[str, dict[str, Any]] = {
     "malmen": _SHORT_TRAINING,
     "mend": _SHORT_TRAINING,
 }
+# Of these the backbone itself learns nothing: it has to read an edit's text, which a random one does
+# not. unit/methods/test_retrieval.py has one that does.
+READERS = ("retrieval",)
 EDITS = (
     Edit("The capital of Fooland is", "Bar City", "Fooland", ("Who wrote The Long Tide?",)),
     Edit("Where was Ada Quell born?", "Vesper", "Ada Quell", ("Who wrote The Long Tide?",)),
@@ -199,9 +202,7 @@ def test_editing_a_batch_lowers_its_loss(
     if name == "no_edit":
         assert after == before
         return
-    if name == "retrieval":
-        # A random model does not read what stands in front; unit/methods/test_retrieval.py has one
-        # that does.
+    if name in READERS:
         assert after != before
         return
     if name == "memit":
@@ -353,6 +354,7 @@ def test_rows_taken_in_micro_batches_change_nothing_but_rounding(
         llama.micro_batch.limit = limit
         most_rows.append(0)
         method = make(name, llama, artefacts)
+        answers(method, llama)  # what another model answers later passes the backbone now
         reports += [apply(method, llama, edits) for edits in (EDITS, MORE_EDITS)]
         states.append(snapshot(method.state()).tensors)
         logits.append(answers(method, llama))
