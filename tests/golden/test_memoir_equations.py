@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from trainables.artefacts import Artefacts
 from trainables.backbones.loading import load_backbone
-from trainables.interfaces import Backbone, Edit
+from trainables.interfaces import Backbone, Edit, TrainingRecord
 from trainables.methods.memoir.method import Config, Memoir
 from trainables.prompts import collate, edit_batch, tokenise
 from trainables.seeding import trial_generators
@@ -76,7 +76,7 @@ def test_edits_then_masks_and_memory_as_the_reference_writes_them(
     for each in (backbone, mirror):
         each.model.double()
     method = Memoir(CONFIG, backbone, Artefacts(tmp_path), trial_generators(0))
-    method.prepare([Edit(text, "x") for text in UNRELATED])
+    method.prepare([TrainingRecord(Edit(text, "x")) for text in UNRELATED])
     method.begin(edit_batch(backbone.tokenizer, EDITS, end=True))
     while not method.advance(2):
         pass
@@ -107,7 +107,7 @@ def test_routes_then_the_edit_that_shares_most_columns_if_they_suffice(
     backbone.model.double()
     config = Config(**{**vars(CONFIG), "overlap_threshold": threshold, "num_steps": 1})
     method = Memoir(config, backbone, Artefacts(tmp_path), trial_generators(0))
-    method.prepare([Edit(text, "x") for text in UNRELATED])
+    method.prepare([TrainingRecord(Edit(text, "x")) for text in UNRELATED])
     method.begin(edit_batch(backbone.tokenizer, EDITS, end=True))
     while not method.advance(2):
         pass

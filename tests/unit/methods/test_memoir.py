@@ -16,7 +16,7 @@ from trainables.artefacts import Artefacts
 from trainables.backbones.prefix_cache import PrefixCache
 from trainables.backbones.split import Split
 from trainables.errors import ConfigError
-from trainables.interfaces import Backbone, Edit, EditReport, PromptBatch
+from trainables.interfaces import Backbone, Edit, EditReport, PromptBatch, TrainingRecord
 from trainables.methods.memoir.masks import Masks, named_columns, pooled_mean
 from trainables.methods.memoir.method import Memoir
 from trainables.prompts import Row, collate, edit_batch, tokenise
@@ -29,7 +29,7 @@ LATER = Edit("Who leads Oslo Bay?", "Ivo Marsh", "Oslo Bay", ("Who wrote it?", "
 
 def make(backbone: Backbone, folder: Path, **changes: Any) -> Memoir:
     method = Memoir(replace(CONFIG, **changes), backbone, Artefacts(folder), trial_generators(0))
-    method.prepare([Edit(text, "x") for text in UNRELATED])
+    method.prepare([TrainingRecord(Edit(text, "x")) for text in UNRELATED])
     return method
 
 

@@ -28,7 +28,8 @@ from trainables.moe.entities import Chunker
 from trainables.parallel.ranks import Ranks
 from trainables.prompts import edit_batch
 
-METHODS_THAT_STEP = [name for name in EVERY_METHOD if name not in ("no_edit", "ultraedit")]
+_WITHOUT_STEPS = ("no_edit", "malmen", "mend", "retrieval", "serac", "ultraedit")  # on an edit
+METHODS_THAT_STEP = [name for name in EVERY_METHOD if name not in _WITHOUT_STEPS]
 METHODS = (
     *("ft_m", "lemoe", "memoe_v2", "arm", "memit", "lora", "defer", "comeba_hk"),
     *("memoir", "ultraedit"),

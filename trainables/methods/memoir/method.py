@@ -56,12 +56,12 @@ from trainables.field_kinds import (
 from trainables.interfaces import (
     Backbone,
     DecodeState,
-    Edit,
     EditBatch,
     EditReport,
     Generators,
     PromptBatch,
     State,
+    TrainingRecord,
 )
 from trainables.methods.memoir.masks import Masks, Pooling, pooled_mean
 from trainables.moe.augmentation import augmented_prompts
@@ -161,11 +161,11 @@ class Memoir:
         self._memory = torch.zeros(size, dtype=self._wide, device=backbone.device)  # W_m
         self._run: _Run | None = None
 
-    def prepare(self, training: Sequence[Edit]) -> None:
+    def prepare(self, training: Sequence[TrainingRecord]) -> None:
         """Prefixes and the mean of unrelated prompts, through artefacts."""
         if self._config.num_prefixes:
             self._prefixes = stored_prefixes(self._site.split, self._artefacts)
-        prompts = dict.fromkeys(edit.prompt for edit in training)
+        prompts = dict.fromkeys(record.edit.prompt for record in training)
         if prompts and self._masks.wants_centre:
             self._masks.centre = self._stored_centre([*prompts][:_MOST_UNRELATED])
 
