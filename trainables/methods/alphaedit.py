@@ -53,6 +53,7 @@ from trainables.assemblies.spread_vectors import (
     vector_run,
 )
 from trainables.backbones.families import check_ffn_is_added
+from trainables.backbones.hidden_states.covariance import solved
 from trainables.backbones.hidden_states.subject_vectors import KlPosition, VectorSettings
 from trainables.backbones.split import Split
 from trainables.backbones.written_weights import WrittenWeights
@@ -286,11 +287,11 @@ def null_space_update(
         basis: U, (F, r) float64, orthonormal columns.
         products: K K^T + C_prev, (F, F) float64.
         l2_weight: Above 0.
+
+    Raises:
+        EditDiverged: If it cannot be solved.
     """
-    system = basis.T @ products @ basis
-    system.diagonal().add_(l2_weight)
-    factor = torch.linalg.cholesky(system)
-    solution: Tensor = torch.cholesky_solve(basis.T @ keys, factor)
+    solution = solved(basis.T @ products @ basis, basis.T @ keys, l2_weight)
     return (residuals @ solution.T) @ basis.T
 
 

@@ -41,6 +41,7 @@ import torch
 from torch import Tensor
 
 from trainables.artefacts import Artefacts
+from trainables.backbones.hidden_states.covariance import solved
 from trainables.backbones.hidden_states.module_factors import module_factors
 from trainables.backbones.split import Split
 from trainables.backbones.surgery import get_module
@@ -309,12 +310,13 @@ def module_shift(keys: Tensor, values: Tensor, l2_weight: float) -> Tensor:
     """X (in, out) with (H^T H + l2_weight I) X = H^T V, H = `keys` (S, in), V = `values` (S, out).
 
     Solved for S unknowns where there are fewer tokens than inputs.
+
+    Raises:
+        EditDiverged: If it cannot be solved.
     """
     is_wide = len(keys) < keys.shape[1]
     system = keys @ keys.T if is_wide else keys.T @ keys
-    system.diagonal().add_(l2_weight)
-    right = values if is_wide else keys.T @ values
-    found = torch.cholesky_solve(right, torch.linalg.cholesky(system))
+    found = solved(system, values if is_wide else keys.T @ values, l2_weight)
     return keys.T @ found if is_wide else found
 
 

@@ -16,9 +16,10 @@ from trainables.backbones.hidden_states.covariance import (
     kept_passages,
     passage_batches,
     second_moments,
+    solved,
     watched_keys,
 )
-from trainables.errors import DataError
+from trainables.errors import DataError, EditDiverged
 from trainables.interfaces import Backbone
 from trainables.prompts import collate, tokenise
 
@@ -100,3 +101,17 @@ def test_passage_batches_then_exactly_so_many_tokens_longest_first(llama: Backbo
     # 64 positions are what the tiny backbone has
     [long] = passage_batches(llama, ["Ada " * 200], 1000)
     assert long.input_ids.shape == (1, 64)
+
+
+def test_solved_then_with_the_weight_on_the_diagonal() -> None:
+    system = torch.tensor([[2.0, 1.0], [1.0, 2.0]]).double()
+    # (3 1; 1 3) x = (5, 7): x = (1, 2)
+    found = solved(system, torch.tensor([[5.0], [7.0]]).double(), 1.0)
+    torch.testing.assert_close(found, torch.tensor([[1.0], [2.0]]).double())
+
+
+@pytest.mark.parametrize("entry", [float("nan"), float("inf"), 1e20])
+def test_solved_when_there_is_no_factor_then_diverged(entry: float) -> None:
+    system = torch.full((2, 2), entry, dtype=torch.float64)  # 1 is lost beside 1e20
+    with pytest.raises(EditDiverged, match=r"no solution: .* method.l2_weight=1"):
+        solved(system, torch.ones(2, 1, dtype=torch.float64), 1.0)

@@ -15,7 +15,7 @@ from trainables.backbones.hidden_states.module_factors import module_factors
 from trainables.backbones.loading import load_backbone
 from trainables.backbones.prefix_cache import PrefixCache
 from trainables.backbones.split import Split
-from trainables.errors import ConfigError
+from trainables.errors import ConfigError, EditDiverged
 from trainables.interfaces import Backbone, Edit, EditBatch, EditReport
 from trainables.methods.ultraedit import Config, Running, UltraEdit, module_shift, wanted_values
 from trainables.optimise import token_losses
@@ -157,6 +157,15 @@ def test_size_of_a_shift_then_in_proportion_to_the_rate(llama: Backbone, tmp_pat
         moved.append(llama.model.get_parameter(path).detach() - pristine)
         method.remove()
     torch.testing.assert_close(moved[1], 2 * moved[0], atol=1e-6, rtol=1e-3)
+
+
+def test_finish_when_an_earlier_batch_broke_the_model_then_diverged(
+    llama: Backbone, tmp_path: Path
+) -> None:
+    method = make(llama, tmp_path, modules=("up", "down"), edit_lr=1e15)
+    apply(method, llama, *EDITS)
+    with pytest.raises(EditDiverged, match="closed form"):
+        apply(method, llama, EDITS[0], EDITS[0])  # what enters them is huge, and the same twice
 
 
 def test_statistics_when_a_batch_went_before_then_the_same_edit_is_shifted_otherwise(

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from trainables.backbones.prefix_cache import PrefixCache
 from trainables.backbones.split import Split
-from trainables.errors import DataError
+from trainables.errors import DataError, EditDiverged
 from trainables.interfaces import Backbone, PromptBatch
 from trainables.prompts import Row, collate, pad_id, tokenise
 
@@ -144,6 +144,29 @@ def ridged(system: Tensor) -> Tensor:
     """`system` (F, F) plus 1e-8 of its mean diagonal, so that one of few tokens can be solved."""
     ridge = _RIDGE * system.diagonal().mean()
     return system + ridge * torch.eye(len(system), dtype=system.dtype, device=system.device)
+
+
+def solved(system: Tensor, right: Tensor, l2_weight: float) -> Tensor:
+    """X of (system + l2_weight I) X = right, (n, N) of `right`, by the Cholesky factor.
+
+    Args:
+        system: (n, n), symmetric and positive semi-definite; the second term is added in place.
+        right: (n, N).
+        l2_weight: Above 0.
+
+    Raises:
+        EditDiverged: If there is no such factor: an entry is not finite, or so large that
+            `l2_weight` is lost beside it.
+    """
+    system.diagonal().add_(l2_weight)
+    factor, info = torch.linalg.cholesky_ex(system)
+    if int(info) != 0 or not bool(torch.isfinite(factor.diagonal()).all()):
+        raise EditDiverged(
+            "the closed form has no solution: squares of keys up to "
+            f"{float(system.diagonal().amax()):g} beside method.l2_weight={l2_weight:g}"
+        )
+    solution: Tensor = torch.cholesky_solve(right, factor)
+    return solution
 
 
 def kept_passages(path: str | None, backbone: Backbone) -> tuple[str, list[str]] | None:
