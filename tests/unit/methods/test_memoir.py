@@ -162,6 +162,23 @@ def test_counts_when_no_part_is_there_to_take_the_mean_of(
     method.remove()
 
 
+def test_centre_of_the_first_batch_then_neither_removed_nor_loaded_over_does_it_stay(
+    llama: Backbone, tmp_path: Path
+) -> None:
+    method = Memoir(replace(CONFIG, num_steps=1), llama, Artefacts(tmp_path), trial_generators(0))
+    method.prepare([])
+    fresh = snapshot(method.state())
+    for forget in (method.remove, lambda: method.load(fresh)):
+        assert apply(method, llama, LATER).counts == {"centre_from_edits": 1}
+        forget()
+    assert "masks/centre" not in method.state().tensors
+
+    prepared = make(llama, tmp_path)
+    before = snapshot(prepared.state()).tensors["masks/centre"]
+    prepared.remove()
+    assert torch.equal(prepared.state().tensors["masks/centre"], before)
+
+
 def test_clip_norm_then_no_step_is_longer(llama: Backbone, tmp_path: Path) -> None:
     method = make(llama, tmp_path, clip_norm=0.01, num_steps=1)
     apply(method, llama, EDITS[0])

@@ -101,8 +101,8 @@ class Masks:
         self.owners = list(owners)
         self._permutation = state.tensors["permutation"].cpu().clone()
         self.rows = state.tensors["rows"].to(self._device).clone()
-        if "centre" in state.tensors:
-            self.centre = state.tensors["centre"].to(self._device).clone()
+        centre = state.tensors.get("centre")
+        self.centre = None if centre is None else centre.to(self._device).clone()
 
 
 def named_columns(pooled: Tensor, num_active: int, permutation: Tensor) -> Tensor:

@@ -157,6 +157,7 @@ class Memoir:
             backbone.device,
         )
         self._prefixes: tuple[str, ...] = ()
+        self._centre: Tensor | None = None  # of `prepare`; None: the first batch brings one
         size = (backbone.hidden_size, backbone.ffn_size)
         self._memory = torch.zeros(size, dtype=self._wide, device=backbone.device)  # W_m
         self._run: _Run | None = None
@@ -167,7 +168,8 @@ class Memoir:
             self._prefixes = stored_prefixes(self._site.split, self._artefacts)
         prompts = dict.fromkeys(record.edit.prompt for record in training)
         if prompts and self._masks.wants_centre:
-            self._masks.centre = self._stored_centre([*prompts][:_MOST_UNRELATED])
+            self._centre = self._stored_centre([*prompts][:_MOST_UNRELATED])
+            self._masks.centre = self._centre
 
     def begin(self, batch: EditBatch) -> None:
         """Draw the prefixes of all edits, and make room for the first one."""
@@ -279,6 +281,7 @@ class Memoir:
         """Forget all edits; the backbone itself was never changed."""
         self._memory = torch.zeros_like(self._memory)
         self._masks.forget()
+        self._masks.centre = self._centre
         self._run = None
 
     def _begin(self, run: _Run) -> None:
