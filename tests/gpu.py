@@ -47,6 +47,8 @@ METHODS = {
     "alphaedit": ("method.covariance_tokens_per_dim=1", "method.null_threshold=1000"),
     "ultraedit": (),
     "memoir": ("method.num_steps=5",),
+    "retrieval": (),
+    "serac": ("method.scope_steps=2", "method.counterfactual_steps=2"),
 }
 
 

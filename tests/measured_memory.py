@@ -236,7 +236,11 @@ def _training_record(index: int) -> TrainingRecord:
 
 
 def _few_steps(settings: Mapping[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = {key: STEPS for key in settings if key.endswith("num_steps")}
+    found: dict[str, Any] = {
+        key: STEPS
+        for key in settings
+        if key.endswith(("num_steps", "scope_steps", "factual_steps"))
+    }
     if "stop_loss" in settings:
         found["stop_loss"] = 0.0
     if "covariance_tokens_per_dim" in settings:

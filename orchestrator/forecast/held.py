@@ -40,6 +40,7 @@ _SOLVING, _CHECKING = 5, 3
 # Of a problem that a network is trained on: rows that run at a time, and what each of two blocks
 # keeps of a token.
 _ROWS_OF_PROBLEM, _NETWORK_COPIES = 64, 8
+_SENTENCE_BYTES = 91e6  # of the sentence encoder
 _CHANGING = 3  # matrices of a projection's size in float64 while ROME changes it
 
 
@@ -344,6 +345,33 @@ def _networks(spec: TrialSpec, shape: Shape, training: Training) -> Held:
     )
 
 
+def _texts(spec: TrialSpec, shape: Shape, training: Training) -> Held:
+    """A key for each edit of the stream, and what makes keys; no step is taken."""
+    sentences = _SENTENCE_BYTES * (spec.method.get("encoder") == "sentence")
+    keys = 4.0 * num_edits(spec.protocol) * shape.width
+    return Held(kept=sentences + keys, longest=training.tokens, state=keys)
+
+
+def _small_model(spec: TrialSpec, shape: Shape, training: Training) -> Held:
+    """A small model in float32 with embedding and head of its own, beside a memory of texts.
+
+    While it is trained there is a second one, with its gradients, moments and Adam's update.
+    """
+    held, rows = _texts(spec, shape, training), int(spec.method["records_per_step"])
+    layers = int(spec.method["counterfactual_layers"])
+    trained = layers * shape.layer
+    ends = max(
+        shape.vocabulary * shape.width, shape.num_parameters - shape.num_layers * shape.layer
+    )
+    model = 4 * (trained + ends + shape.width**2)
+    passing = rows * training.tokens * layers * shape.numbers_kept * 4
+    return replace(
+        held,
+        kept=held.kept + model,
+        prepare=held.kept + 2 * model + 16 * trained + passing + rows * _logits(training, shape),
+    )
+
+
 # By the key `cost.trains` of a method's YAML, as `training_costs.KINDS`.
 HELD: Mapping[str, Callable[[TrialSpec, Shape, Training], Held]] = {
     "nothing": _nothing,
@@ -359,6 +387,8 @@ HELD: Mapping[str, Callable[[TrialSpec, Shape, Training], Held]] = {
     "shifts": _shifts,
     "values": _values,
     "networks": _networks,
+    "texts": _texts,
+    "small_model": _small_model,
 }
 
 

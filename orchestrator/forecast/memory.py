@@ -122,9 +122,13 @@ def memory(spec: TrialSpec) -> Memory:
     if stated:
         return Memory((Stage("step", float(stated)),), held.state / GIB)
     base = PROCESS_GIB + shape.weights_gib
-    stages = [_reading(spec, shape, base + held.kept / GIB)]
+    # Where no step is taken, an edit is a text that prompts are read behind.
+    shown = 0 if training.trained else held.longest
+    stages = [_reading(spec, shape, base + held.kept / GIB, shown)]
     if training.trained:
         stages += _training(spec, shape, training, held, base)
+    elif held.prepare:
+        stages.append(Stage("prepare", base + held.prepare / GIB))
     if _is_ranked(spec):
         stages.append(_ranking(spec, shape, base))
     return Memory(tuple(stages), held.state / GIB)
@@ -152,9 +156,12 @@ def _training(
     return stages
 
 
-def _reading(spec: TrialSpec, shape: Shape, fixed: float) -> Stage:
-    """Scores: prompts through all layers, none of which keeps anything but keys and values."""
-    tokens = per_edit(spec, "tokens_per_row")
+def _reading(spec: TrialSpec, shape: Shape, fixed: float, shown: float) -> Stage:
+    """Scores: prompts through all layers, none of which keeps anything but keys and values.
+
+    `shown`: tokens of a prompt behind a text, where there is one.
+    """
+    tokens = max(shown, per_edit(spec, "tokens_per_row"))
     row = tokens * _passing(shape) + TOKENS_PER_TARGET * shape.vocabulary * _LOGIT_READ_BYTES
     if spec.protocol.get("generate"):
         row += (tokens + _GENERATED) * 2 * shape.num_layers * shape.width * shape.bytes_each

@@ -23,6 +23,7 @@ _ADAM_BYTES, _SGD_BYTES = 60, 30  # moved per trained number and step
 _EIGENVECTORS = 9  # operations per cube of the size, of all of a symmetric matrix
 _SCALE_PROMPTS = 200  # that WISE and ARM measure their layer on
 _PREFIXES, _PREFIX_TOKENS = 10, 8  # that they sample, and the mean length of one
+SHOWN = 2.2  # tokens of a prompt behind an edit's text, in those of an edit with its target
 
 
 @dataclass(frozen=True)
@@ -341,6 +342,28 @@ def networks_of(spec: TrialSpec, shape: Shape) -> Networks:
     return Networks.of(spec.method, shape.width, shape.ffn, num_ffn_matrices(spec.backbone))
 
 
+def _texts(spec: TrialSpec, shape: Shape) -> Training:
+    """Nothing but a memory of texts, which prompts that are about them are read behind."""
+    return Training(tokens=SHOWN * per_edit(spec, "tokens_per_row"))
+
+
+def _small_model(spec: TrialSpec, shape: Shape) -> Training:
+    """A memory of texts, and a small model trained once to answer by them, with a matrix beside it.
+
+    In training a row is passed to and fro, with the head at its target.
+    """
+    method, tokens = spec.method, SHOWN * per_edit(spec, "tokens_per_row")
+    layers = int(method["counterfactual_layers"])
+    rows = int(method["counterfactual_steps"]) * int(method["records_per_step"])
+    head = TOKENS_PER_TARGET * shape.vocabulary * shape.width
+    scope = int(method["scope_steps"]) * int(method["records_per_step"]) * 3 * shape.width**2
+    return Training(
+        tokens=tokens,
+        once=6 * (rows * (tokens * layers * shape.layer + head) + scope),
+        once_calls=3 * layers * int(method["counterfactual_steps"]),
+    )
+
+
 # What a method trains, as the key `cost.trains` of its YAML names it.
 KINDS: Mapping[str, Callable[[TrialSpec, Shape], Training]] = {
     "nothing": _nothing,
@@ -356,6 +379,8 @@ KINDS: Mapping[str, Callable[[TrialSpec, Shape], Training]] = {
     "shifts": _shifts,
     "values": _values,
     "networks": _networks,
+    "texts": _texts,
+    "small_model": _small_model,
 }
 
 

@@ -94,8 +94,8 @@ TINY_OF: dict[str, dict[str, Any]] = {
     "malmen": _SHORT_TRAINING,
     "mend": _SHORT_TRAINING,
 }
-# Of these the backbone itself learns nothing: it has to read an edit's text, which a random one
-# does not. unit/methods/test_retrieval.py has one that does.
+# Of these the backbone learns nothing: it has to read an edit's text, which a random one does
+# not. unit/methods/test_retrieval.py has one that does.
 READERS = ("retrieval",)
 EDITS = (
     Edit("The capital of Fooland is", "Bar City", "Fooland", ("Who wrote The Long Tide?",)),

@@ -14,7 +14,7 @@ from orchestrator.settings.yaml_files import SearchSpaces
 
 SPACES = SearchSpaces()
 WITHOUT_TABLE = {"smoke", "lemoe_search", "memoe_constants", "memoe_balance"} | {
-    *("arm_margins", "arm_order", "grace_radius", "memoe_bypass", "memoe_gammas"),
+    *("arm_margins", "arm_order", "edit_lookup", "grace_radius", "memoe_bypass", "memoe_gammas"),
     *("memoe_topk_range", "trained_editors", "wise_mask"),
 }
 
