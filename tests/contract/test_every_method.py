@@ -86,7 +86,7 @@ TINY_OF: dict[str, dict[str, Any]] = {
     "ultraedit": {"edit_lr": 1e-3},
     # So few steps that the first four reach the second edit: each is written before the next.
     "serac": {
-        **{"scope_steps": 3, "counterfactual_lr": 3e-3, "counterfactual_steps": 30},
+        **{"scope_steps": 3, "counterfactual_lr": 3e-3, "counterfactual_steps": 60},
         **{"records_per_step": 1, "validate_every": 5},
     },
     "rome": {"v_num_steps": 3, "contexts": 0},
