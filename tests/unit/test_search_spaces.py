@@ -11,11 +11,12 @@ from analysis.published.paper_numbers import load
 from orchestrator.planning.plan import Plan, TrialSpec, expand
 from orchestrator.settings import loading as config
 from orchestrator.settings.yaml_files import SearchSpaces
+from trainables.backbones.sentences.package import asking_setting
 
 SPACES = SearchSpaces()
 WITHOUT_TABLE = {"smoke", "lemoe_search", "memoe_constants", "memoe_balance"} | {
     *("arm_margins", "arm_order", "edit_lookup", "grace_radius", "memoe_bypass", "memoe_gammas"),
-    *("memoe_topk_range", "trained_editors", "wise_mask"),
+    *("lemoe_sentences", "memoe_topk_range", "trained_editors", "wise_mask"),
 }
 
 
@@ -56,6 +57,11 @@ def test_every_ablation_when_expanded_then_it_has_trials(name: str, scale: str) 
     made = plan(f"ablation={name}", f"scale={scale}")
     assert made.num_trials > 0
     assert set(SPACES.load("ablation", name)["scales"]) <= {"quick", "paper"}
+
+
+@pytest.mark.parametrize("name", sorted(set(SPACES.names("ablation")) - {"lemoe_sentences"}))
+def test_every_ablation_when_no_index_answers_then_needs_no_sentence_encoder(name: str) -> None:
+    assert not any(asking_setting(trial.method) for trial in plan(f"ablation={name}").trials)
 
 
 def test_every_arm_when_compared_then_it_differs_from_the_others_of_its_ablation() -> None:
@@ -145,7 +151,7 @@ def test_lemoe_components_when_expanded_then_each_arm_changes_one_thing() -> Non
     full = by_arm.pop("full")
     for values in by_arm.values():
         assert sum(values[key] != full[key] for key in full) == 1
-    assert len(by_arm) == 8
+    assert len(by_arm) == 7
 
 
 def test_lemoe_lifelong_when_paper_then_each_method_has_its_published_batches() -> None:
