@@ -5,8 +5,15 @@ from __future__ import annotations
 import pytest
 
 from orchestrator.planning.plan import expand
+from orchestrator.planning.ranges import check_ranges
 from orchestrator.settings import loading as config
 from orchestrator.settings.yaml_files import SearchSpaces
+
+
+@pytest.mark.parametrize("backbone", ["facts", "facts_gpt2", "facts_tiny", "facts_wd5"])
+def test_everyone_has_settings_that_fit_every_backbone_of_the_made_up_world(backbone: str) -> None:
+    for spec in expand(config.load(["ablation=everyone", f"backbone={backbone}"])).trials:
+        check_ranges(spec)
 
 
 @pytest.mark.parametrize("scale", ["quick", "paper"])
