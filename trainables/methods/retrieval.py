@@ -141,13 +141,18 @@ class Retrieval:
         """The backbone's logits (M, V) with the edits' texts in front, chosen once per prompt.
 
         Raises:
-            BackboneError: If a row with its text is longer than the backbone has positions.
+            BackboneError: If a row with its text, and what was generated, is longer than the
+                backbone has positions.
         """
         if state is not None and state.route is not None:
+            assert state.attention_mask is not None  # the prompt's, which the route was taken on
+            self._check_width(state.attention_mask.shape[1] + prompts.input_ids.shape[1])
             return self._split.logits(prompts, state)
         chosen = self.routes(prompts)
         shown = [None if n < 0 else self._memory.edits[n] for n in chosen.tolist()]
-        logits, after = self._split.logits(self._texts.put(prompts, shown), state)
+        whole = self._texts.put(prompts, shown)
+        self._check_width(whole.input_ids.shape[1])
+        logits, after = self._split.logits(whole, state)
         if state is not None:
             after.route = chosen
         return logits, after
@@ -195,6 +200,14 @@ class Retrieval:
     def _least_cosine(self) -> float:
         assert self._threshold is not None  # `prepare` has chosen one
         return self._threshold
+
+    def _check_width(self, width: int) -> None:
+        limit = self._backbone.max_positions
+        if limit is not None and width > limit:
+            raise BackboneError(
+                f"a row of {width} tokens, with an edit's text in front, is longer than the "
+                f"{limit} positions of the backbone"
+            )
 
     def _units(self, texts: Sequence[str], centre: Tensor) -> Tensor:
         """Embeddings of texts, centred and of length 1, (N, D)."""

@@ -13,7 +13,14 @@ from trainables.artefacts import Artefacts
 from trainables.backbones.prefix_cache import PrefixCache
 from trainables.backbones.split import Split
 from trainables.errors import BackboneError, ConfigError
-from trainables.interfaces import Backbone, Edit, PromptBatch, Question, TrainingRecord
+from trainables.interfaces import (
+    Backbone,
+    DecodeState,
+    Edit,
+    PromptBatch,
+    Question,
+    TrainingRecord,
+)
 from trainables.methods.retrieval import Config, Retrieval
 from trainables.optimise import TargetRows, target_loss
 from trainables.prompts import Row, collate, edit_batch, row_index, tokenise
@@ -198,6 +205,28 @@ def test_row_that_its_text_makes_too_long_is_refused(llama: Backbone, artefacts:
     edit(method, llama, replace(EDITS[0], target_new="Bar City " * 20))  # of 64 positions
     with pytest.raises(BackboneError, match="with an edit's text in front, is longer than the 64"):
         method.logits(batch_of(llama))
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_generation_that_its_text_takes_beyond_the_positions_is_refused(
+    family: str, fresh: Any, artefacts: Artefacts
+) -> None:
+    backbone = fresh(family)
+    method = built(backbone, artefacts)
+    edit(method, backbone, EDITS[0])
+    rows = [tokenise(backbone.tokenizer, EDITS[0].prompt)]
+    prompts = collate(rows, pad_id=0, scores_last=True)
+    state = DecodeState()
+    logits, state = method.logits(prompts, state)
+    assert state.attention_mask is not None
+    left = 64 - state.attention_mask.shape[1]  # the last token is one that fills the positions
+    assert left > 0
+    ones = torch.ones(1, 1, dtype=torch.long)
+    for _ in range(left):
+        token = logits.argmax(-1)[:, None]
+        logits, state = method.logits(PromptBatch(token, ones, ones[0], ones.bool()), state)
+    with pytest.raises(BackboneError, match="a row of 65 tokens, with an edit's text in front"):
+        method.logits(PromptBatch(token, ones, ones[0], ones.bool()), state)
 
 
 def test_model_that_reads_its_context_then_knows_the_edit(
