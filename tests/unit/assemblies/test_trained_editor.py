@@ -281,6 +281,20 @@ def test_training_lowers_the_loss_of_what_it_learns_from(
     assert training.loss(RECORDS, generator(0, "same")) < before
 
 
+def test_loss_when_the_last_problem_has_fewer_edits_then_it_counts_by_them(
+    llama: Backbone, tmp_path: Path
+) -> None:
+    editor, training = trainee("malmen", llama, tmp_path)  # two edits at once
+    found, draws = training.loss(RECORDS, generator(0, "same")), generator(0, "same")
+    losses = []
+    for own in (RECORDS[:2], RECORDS[2:]):
+        problem, factors = editor.problem(own, draws)
+        changes = dict(training.networks.changes(factors))
+        losses.append(editor.judged(problem, changes, is_training=False)[0])
+    assert losses[0] != pytest.approx(losses[1], rel=1e-2)
+    assert found == pytest.approx((2 * losses[0] + losses[1]) / 3)
+
+
 def test_prepare_when_there_is_nothing_to_train_on_then_says_so(
     llama: Backbone, tmp_path: Path
 ) -> None:

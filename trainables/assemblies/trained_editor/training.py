@@ -80,13 +80,18 @@ class Training:
         return total
 
     def loss(self, records: Sequence[TrainingRecord], generator: torch.Generator) -> float:
-        """The mean loss of the problems that these records make, as many at once as in training."""
-        losses, size = [], self._settings.edits_at_once
+        """The mean loss of these records, as many at once as in training.
+
+        The last problem may have fewer: each counts by its records.
+        """
+        total, size = 0.0, self._settings.edits_at_once
         for start in range(0, len(records), size):
-            problem, factors = self._judge.problem(records[start : start + size], generator)
+            own = records[start : start + size]
+            problem, factors = self._judge.problem(own, generator)
             changes = dict(self.networks.changes(factors))
-            losses.append(self._judge.judged(problem, changes, is_training=False)[0])
-        return sum(losses) / len(losses)
+            loss, _ = self._judge.judged(problem, changes, is_training=False)
+            total += loss * len(own) / len(records)
+        return total
 
     def network(self) -> State:
         """Networks and rule."""
