@@ -126,7 +126,7 @@ def test_read_method_when_read_without_a_sweep_then_it_is_what_a_sweep_reads() -
             assert read_presets(backbone, method) == {
                 key: each for key, (each, _) in values.items()
             }
-    with pytest.raises(ConfigError, match="no method 'lemo'; known: arm, "):
+    with pytest.raises(ConfigError, match="no method 'lemo'; known: alphaedit, arm, "):
         read_method("lemo")
 
 

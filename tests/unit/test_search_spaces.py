@@ -14,6 +14,7 @@ from orchestrator.settings.yaml_files import SearchSpaces
 from trainables.backbones.sentences.package import asking_setting
 
 SPACES = SearchSpaces()
+COMPARE_ENCODERS = {"edit_lookup", "lemoe_sentences"}
 WITHOUT_TABLE = {"smoke", "lemoe_search", "memoe_constants", "memoe_balance"} | {
     *("arm_margins", "arm_order", "edit_lookup", "grace_radius", "memoe_bypass", "memoe_gammas"),
     *("lemoe_sentences", "memoe_topk_range", "trained_editors", "wise_mask"),
@@ -59,7 +60,7 @@ def test_every_ablation_when_expanded_then_it_has_trials(name: str, scale: str) 
     assert set(SPACES.load("ablation", name)["scales"]) <= {"quick", "paper"}
 
 
-@pytest.mark.parametrize("name", sorted(set(SPACES.names("ablation")) - {"lemoe_sentences"}))
+@pytest.mark.parametrize("name", sorted(set(SPACES.names("ablation")) - COMPARE_ENCODERS))
 def test_every_ablation_when_no_index_answers_then_needs_no_sentence_encoder(name: str) -> None:
     assert not any(asking_setting(trial.method) for trial in plan(f"ablation={name}").trials)
 

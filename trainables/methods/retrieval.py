@@ -34,7 +34,7 @@ from trainables.assemblies.edit_texts import EditTexts, TextsInFront, checked_te
 from trainables.assemblies.scope_examples import ScopeExamples, nearness_threshold
 from trainables.assemblies.text_encoder import EncoderName, TextEncoder
 from trainables.backbones.split import Split
-from trainables.errors import ConfigError
+from trainables.errors import BackboneError, ConfigError
 from trainables.field_kinds import Cosine, checked
 from trainables.interfaces import (
     Backbone,
