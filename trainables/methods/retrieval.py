@@ -16,7 +16,7 @@ Choices:
   holds no target to be compared with.
 - `threshold: null` takes the one that best tells the rephrases of training edits, which are never
   scored, from unrelated questions and from other edits (assemblies/scope_examples.py).
-- The default `template` is worded as IKE's contexts; on SmolLM2-135M it took reliability from .78,
+- The default `template` calls the edit a new fact; on SmolLM2-135M that took reliability from .78,
   with the edit alone on a line of its own, to 1. The prompt's tokens follow it as they are.
 - A row that becomes longer than the backbone has positions ends the trial with an error: no part of
   a text is dropped in silence.
