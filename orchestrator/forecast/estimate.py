@@ -103,6 +103,7 @@ def forecast(
     gpu_flops: float = GPU_FLOPS,
     sharing: Sharing = AS_FITS,
     cpus: float | None = None,
+    is_search: bool = False,
 ) -> Forecast:
     """What `specs` will take, `workers` at a time, if the scheduler stops none of them.
 
@@ -114,9 +115,12 @@ def forecast(
         gpu_flops: Operations per second of one GPU.
         sharing: How trials use GPUs.
         cpus: CPUs of the machine; None: at least `workers`.
+        is_search: Whether each of `specs` stands for one with settings of its own.
     """
     trials = forecast_trials(specs, ends, cpu_flops=cpu_flops, gpu_flops=gpu_flops, sharing=sharing)
-    once = once_seconds(specs, cpu_flops=cpu_flops, gpu_flops=gpu_flops, sharing=sharing)
+    once = once_seconds(
+        specs, cpu_flops=cpu_flops, gpu_flops=gpu_flops, sharing=sharing, is_search=is_search
+    )
     at_a_time = max(1, min(workers, len(specs)))
     given = at_a_time if cpus is None else max(1.0, min(at_a_time, cpus))
     seconds = sum(trial.seconds for trial in trials)
@@ -164,21 +168,35 @@ def once_seconds(
     cpu_flops: float = CPU_FLOPS,
     gpu_flops: float = GPU_FLOPS,
     sharing: Sharing = AS_FITS,
+    is_search: bool = False,
 ) -> float:
-    """Seconds for what the first trial of its kind makes and stores: covariances, prefixes, ranks.
+    """Seconds for what the first trial of its kind makes and stores: covariances, networks, ranks.
 
-    It counts these even if a cache has them already.
+    It counts these even if a cache has them already. `is_search` as in `forecast`.
     """
     total, made = 0.0, set[str]()
-    for spec in specs:
+    for number, spec in enumerate(specs):
         needed = work_once(spec)
         method = spec.method
-        key = repr((method["module"], method.get("layers"), _shape(spec), needed))
+        network = _network(spec, number if is_search else None)
+        key = repr((method["module"], method.get("layers"), _shape(spec), needed, network))
         if key not in made and needed.operations:
             made.add(key)
             is_gpu = placement(spec, None, sharing).gpu > 0
             total += _seconds(needed, cpu_flops, gpu_flops, is_gpu=is_gpu) - SECONDS_PER_TRIAL
     return total
+
+
+def _network(spec: TrialSpec, number: int | None) -> object:
+    """What decides a trained network besides its size, None where none is trained.
+
+    That is all settings and the data. Of the part `tune` alone its records are those that a trial
+    leaves, so that each draw has a network of its own; so has trial `number` of a search.
+    """
+    if spec.cost.get("trains") != "networks":
+        return None
+    draw = None if spec.dataset.get("part") == "report" else (spec.seed, spec.protocol)
+    return spec.method, spec.dataset, draw, number
 
 
 def _seconds(needed: Work, cpu_flops: float, gpu_flops: float, *, is_gpu: bool) -> float:

@@ -55,6 +55,7 @@ def dry_run(plan: Plan, options: Options, gpu_counts: Sequence[int] = ()) -> Ren
         sharing=plan.config.sharing,
         cpu_flops=known_speed(default_cache()),
         cpus=usable_cpus() if plan.config.cluster == LOCAL else None,
+        is_search=plan.is_search,
     )
     return plan_tables(plan, expected, simulated(plan, ends, gpu_counts), warnings)
 

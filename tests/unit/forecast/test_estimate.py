@@ -156,3 +156,25 @@ def test_forecast_when_something_is_made_for_all_trials_then_it_counts_once() ->
     assert once_seconds(arms, cpu_flops=1e6) == pytest.approx(once)
     together = forecast(arms, [], workers=1, cpu_flops=1e6).cpu_seconds
     assert together == pytest.approx(once + sum(rough_seconds(arm, 1e6) for arm in arms))
+
+
+def test_forecast_when_networks_are_trained_then_each_that_differs_counts() -> None:
+    sizes = {"layers": [2, 3], "modules": ["up", "down"], "network_rank": 4, "num_blocks": 2}
+    steps = {"training_steps": 5, "edits_at_once": 1, "problems_per_step": 3}
+    mend = {"name": "mend", "module": "mend", **sizes, **steps}
+
+    def arm(rate: float = 0.1, seed: int = 0, part: str = "report") -> TrialSpec:
+        made = spec(method={**mend, "training_lr": rate})
+        return replace(made, seed=seed, dataset={"part": part}, cost={"trains": "networks"})
+
+    one = once_seconds([arm()], cpu_flops=1e6)
+    assert one > 0
+    assert once_seconds([arm(), arm(seed=1)], cpu_flops=1e6) == pytest.approx(one)
+    assert once_seconds([arm(), arm(0.2)], cpu_flops=1e6) == pytest.approx(2 * one)
+    # beside what is drawn of the part that is trained on too
+    drawn = [arm(part="tune"), arm(part="tune"), arm(seed=1, part="tune")]
+    assert once_seconds(drawn, cpu_flops=1e6) == pytest.approx(2 * one)
+    # a search has its middle trial stand for all, each of which has settings of its own
+    assert once_seconds([arm()] * 4, cpu_flops=1e6, is_search=True) == pytest.approx(4 * one)
+    whole = [forecast([arm()] * 4, [], workers=1, is_search=each) for each in (False, True)]
+    assert whole[0].cpu_seconds < whole[1].cpu_seconds
