@@ -21,6 +21,7 @@ QUESTIONS = frozenset(
 # Modules whose method is nothing without the subject's place.
 NEED_SUBJECTS = ("alphaedit", "comeba_hk", "memit", "rome")
 TRAIN_AHEAD = ("malmen", "mend")  # modules that train a network on what no trial is scored on
+CHOOSE_AHEAD = ("retrieval",)  # modules that choose a threshold there where none is given
 
 
 class DataCheck:
@@ -98,13 +99,18 @@ def _check_subjects(source: Source, spec: TrialSpec) -> None:
 
 def _trains(spec: TrialSpec) -> str:
     """The method, where it has something of the data checked that others have not."""
-    return repr(spec.method) if spec.method.module in TRAIN_AHEAD else ""
+    return repr(spec.method) if spec.method.module in (*TRAIN_AHEAD, *CHOOSE_AHEAD) else ""
 
 
 def _check_training(source: Source, spec: TrialSpec) -> None:
-    """Raises DataError where a method would have too little to train its network on."""
+    """Raises DataError where a method would have too little to learn from ahead of the edits."""
+    settings: Any = spec.method.settings
+    if spec.method.module in CHOOSE_AHEAD and not source.training and settings["threshold"] is None:
+        raise DataError(
+            "method.threshold is null: it is chosen on records that no trial is scored on, and "
+            "there are none; dataset.part=report leaves it the whole tune part"
+        )
     if spec.method.module in TRAIN_AHEAD:
-        settings: Any = spec.method.settings
         learned_and_held_out(
             source.training,
             settings["held_out"],
@@ -112,6 +118,11 @@ def _check_training(source: Source, spec: TrialSpec) -> None:
             settings["edits_at_once"] * settings["problems_per_step"],
             spec.method.name,
         )
+        if not any(record.unrelated for record in source.training):
+            raise DataError(
+                f"method {spec.method.name} trains a network to leave unrelated questions alone; "
+                f"dataset={spec.dataset.name} asks none that no trial is scored on"
+            )
 
 
 def _check_compared(source: Source, spec: TrialSpec, numbers: Sequence[str]) -> None:

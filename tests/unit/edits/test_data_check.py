@@ -291,3 +291,32 @@ def test_data_left_to_train_a_network_on_when_too_little_then_it_is_said_before_
         DataCheck(tmp_path).check(TrialSpec.parse(wanted))
     wanted["method"] = {"name": "no_edit", "module": "no_edit"}
     DataCheck(tmp_path).check(TrialSpec.parse(wanted))
+
+
+def test_threshold_that_there_is_nothing_to_choose_on_is_refused_before_a_trial(
+    tmp_path: Path,
+) -> None:
+    path = write(tmp_path / "z.jsonl", [zsre_line(number) for number in range(10)])
+    wanted = spec(tmp_path, "zsre", path, num_edits=10)
+    wanted["dataset"]["part"] = "all"
+    settings = method_settings(read_method("retrieval"))
+    assert settings["threshold"] is None
+    wanted["method"] = {"name": "retrieval", "module": "retrieval", **settings}
+    check = DataCheck(tmp_path)
+    with pytest.raises(DataError, match=r"method\.threshold is null: .* there are none; "):
+        check.check(TrialSpec.parse(wanted))
+    wanted["method"]["threshold"] = 0.9
+    check.check(TrialSpec.parse(wanted))
+
+
+def test_data_whose_unrelated_questions_are_all_scored_train_no_network_and_say_so_before_a_trial(
+    tmp_path: Path,
+) -> None:
+    lines = [zsre_line(number) for number in range(40)]
+    for line in lines:
+        line["loc"] = "nq question: who wrote it"  # the same of all, so that each trial asks it
+    wanted = spec(tmp_path, "zsre", write(tmp_path / "z.jsonl", lines))
+    settings = {**method_settings(read_method("mend")), "problems_per_step": 4}
+    wanted["method"] = {"name": "mend", "module": "mend", **settings}
+    with pytest.raises(DataError, match=r"method mend .* dataset=zsre asks none that no trial"):
+        DataCheck(tmp_path).check(TrialSpec.parse(wanted))
