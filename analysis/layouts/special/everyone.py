@@ -23,7 +23,8 @@ _COSTS = {"edit_state_bytes": "MB", "edit_seconds": "Edit s"}
 _COLUMNS = SCORES | _AT_ONCE | _FURTHER | _COSTS
 _NOTES = (
     "by protocol, and in each by the average; at once: right behind each batch, before later ones",
-    "MB: what the edits add to the model, in 10^6 bytes; seconds an edit, of the machine that ran",
+    "MB: what the edits add to the model, in 10^6 bytes; seconds an edit, of the machine that ran, "
+    "without what is made once ahead of all edits: networks that are trained, second moments",
     "`measure=exact` and `measure=generated` print the same table of whole and of free answers",
 )
 

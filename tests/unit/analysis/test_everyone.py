@@ -50,6 +50,15 @@ def test_editors_stand_by_protocol_and_average_with_what_an_edit_costs(
     assert rows[0]["MB"].startswith("2.50")
 
 
+def test_table_says_that_the_training_of_networks_is_not_among_the_seconds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = {"paper": "everyone", "protocol": BATCH, "numbers": {"edit_seconds": 3.0}}
+    Writer(tmp_path).trial("everyone", "batch mend", 0, (0.1, 0.1, 0.1), method="mend", **given)
+    assert table.main(["everyone", f"store={tmp_path}"]) == 0
+    assert "without what is made once ahead of all edits: networks" in capsys.readouterr().out
+
+
 def test_editor_that_failed_stands_last_with_the_reason(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
