@@ -144,13 +144,12 @@ def make(
     settings.update(TINY_OF.get(name, {}))
     settings.update({key: value for key, value in more.items() if key in settings})
     module = values.get("module", name)
+    config = build_config(module, settings)
     try:
-        check_family(module, backbone.family)
+        check_family(module, backbone.family, config)
     except BackboneError as error:  # said before the start of a trial, too
         pytest.skip(str(error))
-    method = get_method(module)[1](
-        build_config(module, settings), backbone, artefacts, trial_generators(seed)
-    )
+    method = get_method(module)[1](config, backbone, artefacts, trial_generators(seed))
     method.prepare(TRAINING)
     return method  # type: ignore[no-any-return]
 

@@ -89,15 +89,20 @@ def has_routes(name: str) -> bool:
     return bool(defined & {"routes", "token_routes"})
 
 
-def check_family(name: str, family: Family) -> None:
+def check_family(name: str, family: Family, config: Any) -> None:
     """Refuse a backbone family that the method cannot edit, by its own `check_family` if any.
+
+    Its `check_modules`, if any, refuses settings that name nothing in the family.
 
     Raises:
         BackboneError: If it cannot.
+        ConfigError: If the settings name nothing there.
     """
-    check = getattr(importlib.import_module(module_of(name)), "check_family", None)
-    if check is not None:
+    module = importlib.import_module(module_of(name))
+    if (check := getattr(module, "check_family", None)) is not None:
         check(family)
+    if (check := getattr(module, "check_modules", None)) is not None:
+        check(config, family)
 
 
 def build_config(name: str, values: Mapping[str, Any]) -> Any:

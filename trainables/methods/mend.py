@@ -38,6 +38,7 @@ from trainables.assemblies.trained_editor.editor import (
     Module,
     TrainedEditor,
     check_layers,
+    module_names,
 )
 from trainables.field_kinds import Count, Positive, PositiveOrZero, ShareBelowOne, checked
 from trainables.interfaces import (
@@ -45,6 +46,7 @@ from trainables.interfaces import (
     DecodeState,
     EditBatch,
     EditReport,
+    Family,
     Generators,
     PromptBatch,
     State,
@@ -100,6 +102,15 @@ class Config:
 
     def __post_init__(self) -> None:
         check_layers(self.layers, self.modules)
+
+
+def check_modules(config: Config, family: Family) -> None:
+    """Refuse modules of which the family has none.
+
+    Raises:
+        ConfigError: If it has none.
+    """
+    module_names(family, config.modules)
 
 
 class RankOneSum(nn.Module):

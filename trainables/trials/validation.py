@@ -86,7 +86,8 @@ class Validator:
             EditingError: Naming the first setting that cannot work.
         """
         module = spec.method.module
-        method_data = self._method_data(build_config(module, spec.method.settings))
+        config = build_config(module, spec.method.settings)
+        method_data = self._method_data(config)
         self.check_data(spec)  # before two minutes of training
         backbone = repr(spec.backbone)
         if backbone not in self._checkpoints:
@@ -95,7 +96,7 @@ class Validator:
             self._folders[backbone] = folder
             self._families[backbone] = family_of(folder)
         whole = self._checkpoints[backbone]
-        check_family(module, self._families[backbone])
+        check_family(module, self._families[backbone], config)
         _check_end_token(spec, whole)
         self.warnings += self._data.check(spec, trains=True)
         source = self._data.source(spec)

@@ -320,3 +320,17 @@ def test_data_whose_unrelated_questions_are_all_scored_train_no_network_and_say_
     wanted["method"] = {"name": "mend", "module": "mend", **settings}
     with pytest.raises(DataError, match=r"method mend .* dataset=zsre asks none that no trial"):
         DataCheck(tmp_path).check(TrialSpec.parse(wanted))
+
+
+@pytest.mark.parametrize("name", ["malmen", "mend"])
+def test_modules_that_the_family_has_none_of_are_refused_before_a_trial(
+    name: str, checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    path = write(tmp_path / "z.jsonl", [zsre_line(number) for number in range(40)])
+    settings = method_settings(read_method(name)) | {"problems_per_step": 4, "edits_at_once": 1}
+    for family, is_fine in (("llama", True), ("gpt2", False)):
+        wanted = spec(checkpoints[family], "zsre", path)
+        wanted["method"] = {"name": name, "module": name, **settings, "modules": ["gate"]}
+        words = r"^method\.modules is \['gate'\]; family 'gpt2' has none of them$"
+        with nullcontext() if is_fine else pytest.raises(ConfigError, match=words):
+            Validator(tmp_path / "cache").validate(TrialSpec.parse(wanted))

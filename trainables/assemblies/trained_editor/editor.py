@@ -40,7 +40,14 @@ from trainables.backbones.hidden_states.module_gradients import ModuleFactors, m
 from trainables.backbones.split import Split
 from trainables.backbones.written_weights import WrittenWeights
 from trainables.errors import ConfigError, DataError
-from trainables.interfaces import Backbone, EditBatch, EditReport, State, TrainingRecord
+from trainables.interfaces import (
+    Backbone,
+    EditBatch,
+    EditReport,
+    Family,
+    State,
+    TrainingRecord,
+)
 from trainables.optimise import begun, stored_batch
 from trainables.prompts import batch_state, edit_batch, tokenise
 from trainables.seeding import generator
@@ -341,11 +348,20 @@ def edited_paths(
     Raises:
         ConfigError: If that leaves no module.
     """
-    family = backbone.family
+    names = module_names(backbone.family, modules)
+    return tuple(f"{backbone.layer_path(layer)}.{name}" for layer in layers for name in names)
+
+
+def module_names(family: Family, modules: Sequence[Module]) -> tuple[str, ...]:
+    """Dotted paths of these modules of an FFN, from its layer; see `edited_paths`.
+
+    Raises:
+        ConfigError: If there is none.
+    """
     named = {"gate": family.gate, "up": family.up, "down": family.down}
-    names = dict.fromkeys(filter(None, (named[module] for module in modules)))
+    names = tuple(dict.fromkeys(filter(None, (named[module] for module in modules))))
     if not names:
         raise ConfigError(
             f"method.modules is {list(modules)}; family {family.name!r} has none of them"
         )
-    return tuple(f"{backbone.layer_path(layer)}.{name}" for layer in layers for name in names)
+    return names
