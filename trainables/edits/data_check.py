@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,12 @@ QUESTIONS = frozenset(
 )
 # Modules whose method is nothing without the subject's place.
 NEED_SUBJECTS = ("alphaedit", "comeba_hk", "memit", "rome")
-TRAIN_AHEAD = ("malmen", "mend")  # modules that train a network on what no trial is scored on
+# Modules that train a network on what no trial is scored on -> the records of a step, a product.
+TRAIN_AHEAD = {
+    "malmen": ("edits_at_once", "problems_per_step"),
+    "mend": ("edits_at_once", "problems_per_step"),
+    "serac": ("records_per_step",),
+}
 CHOOSE_AHEAD = ("retrieval",)  # modules that choose a threshold there where none is given
 
 
@@ -115,7 +121,7 @@ def _check_training(source: Source, spec: TrialSpec) -> None:
             source.training,
             settings["held_out"],
             settings["most_held_out"],
-            settings["edits_at_once"] * settings["problems_per_step"],
+            math.prod(settings[key] for key in TRAIN_AHEAD[spec.method.module]),
             spec.method.name,
         )
         if not any(record.unrelated for record in source.training):

@@ -276,18 +276,21 @@ def test_training_without_a_split_keeps_to_what_is_not_drawn(tmp_path: Path) -> 
     assert everything.training == everything.training_locality == ()
 
 
+@pytest.mark.parametrize(
+    ("name", "key"), [("mend", "problems_per_step"), ("serac", "records_per_step")]
+)
 def test_data_left_to_train_a_network_on_when_too_little_then_it_is_said_before_a_trial(
-    tmp_path: Path,
+    name: str, key: str, tmp_path: Path
 ) -> None:
     path = write(tmp_path / "z.jsonl", [zsre_line(number) for number in range(40)])
     wanted = spec(tmp_path, "zsre", path, num_edits=3)
-    settings = {**method_settings(read_method("mend")), "problems_per_step": 4}
-    wanted["method"] = {"name": "mend", "module": "mend", **settings}
+    settings = {**method_settings(read_method(name)), key: 4}
+    wanted["method"] = {"name": name, "module": name, **settings}
     for part in ("tune", "report", "all"):
         wanted["dataset"]["part"] = part
         DataCheck(tmp_path).check(TrialSpec.parse(wanted))
     wanted["protocol"]["num_edits"] = 38
-    with pytest.raises(DataError, match=r"method mend trains .* there are 2, of which 1 are held"):
+    with pytest.raises(DataError, match=rf"method {name} trains .* there are 2, of which 1 "):
         DataCheck(tmp_path).check(TrialSpec.parse(wanted))
     wanted["method"] = {"name": "no_edit", "module": "no_edit"}
     DataCheck(tmp_path).check(TrialSpec.parse(wanted))
