@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.settings.yaml_files import SearchSpaces
+
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "docs/ARCHITECTURE.md")
 _FOLDERS = "trainables|orchestrator|analysis|search_spaces|tests|docs|examples|findings"
@@ -76,3 +78,10 @@ def test_table_of_findings_is_made_of_the_first_lines_of_their_scripts() -> None
 @pytest.mark.parametrize("script", sorted((ROOT / "findings").glob("*.sh")), ids=lambda p: p.name)
 def test_script_of_a_finding_can_be_read_by_bash(script: Path) -> None:
     subprocess.run(["bash", "-n", str(script)], check=True)
+
+
+def test_the_readme_s_table_of_editors_names_every_method() -> None:
+    section = (ROOT / "README.md").read_text("utf-8").split("\n## The editors\n")[1]
+    rows = [line for line in section.split("\n## ")[0].splitlines() if line.startswith("| `")]
+    named = [name for row in rows for name in re.findall(r"`(\w+)`", row.split("|")[1])]
+    assert sorted(named) == sorted(SearchSpaces().names("method"))
