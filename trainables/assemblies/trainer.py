@@ -214,6 +214,8 @@ class _Run:
 
     def _resume(self) -> bool:
         """Whether an earlier process left something that this one went on from."""
+        for half in self._draft.parent.glob(f"{self._draft.name}.*.tmp"):
+            half.unlink(missing_ok=True)  # of a process that was killed as it wrote
         state = read_state(self._draft)
         if state is None:
             return False

@@ -123,9 +123,11 @@ def test_trained_when_a_draft_is_broken_then_begins_anew(
         train(tmp_path, Mean(stops_at=17))
     (draft,) = tmp_path.glob("*.draft")
     draft.write_bytes(draft.read_bytes()[:-1])
+    draft.with_name(f"{draft.name}.0f.tmp").write_bytes(b"half")  # killed as it wrote
     trainee = Mean()
     train(tmp_path, trainee)
     assert trainee.steps == 40
+    assert not list(tmp_path.glob("*.tmp"))
 
 
 def test_trained_when_nothing_is_gained_then_ends_with_the_best_network(tmp_path: Path) -> None:
