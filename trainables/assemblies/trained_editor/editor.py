@@ -254,6 +254,12 @@ class TrainedEditor:
         if most is None:
             return True
         prompts = (record.edit.prompt, *record.rephrases)
+        texts = [f"{prompt} {record.edit.target_new}" for prompt in prompts]
+        texts += [f"{each.prompt} {each.answer}" for each in record.unrelated]
+        # A token holds a byte or more, but for what a tokenizer adds or spells out: nearly all rows
+        # are short enough at a glance, and thousands of them would take seconds to tokenise.
+        if 2 * max(len(text.encode()) for text in texts) + 8 <= most:
+            return True
         rows = [tokenise(tokenizer, prompt, record.edit.target_new, end=True) for prompt in prompts]
         rows += [tokenise(tokenizer, each.prompt, each.answer) for each in record.unrelated]
         return max(len(row.ids) for row in rows) <= most
