@@ -63,9 +63,11 @@ _KINDS: Mapping[str, _Kind] = {
     "scale_from_edits": _Kind("batches that had to give the scale themselves"),
     "centre_from_table": _Kind("batches whose anchors are centred by the embedding table"),
     "centre_from_edits": _Kind(
-        "trials that took their edits' unrelated prompts for the mean of others"
+        "streams and single batches whose mean of unrelated prompts is of their first edits' own"
     ),
-    "uncentred": _Kind("trials without unrelated prompts, whose mean was not taken off"),
+    "uncentred": _Kind(
+        "streams and single batches without unrelated prompts, whose mean was not taken off"
+    ),
     "covariance_from_samples": _Kind(
         "batches with second moments of text that the backbone sampled, for want of another"
     ),
