@@ -288,12 +288,13 @@ def _places(config: Config, backbone: Backbone) -> list[_Place]:
             raise ConfigError(
                 f"method.modules names gate; family {family.name!r} has none; allowed: up, down"
             )
-        layers = config.gate_layers if kind == "gate" and config.gate_layers else config.layers
+        name = "gate_layers" if kind == "gate" and config.gate_layers else "layers"
+        layers = getattr(config, name)
         half = {"gate": 0, "up": 1}.get(kind) if family.is_fused else None
         for layer in layers:
             if layer >= backbone.num_layers:
                 raise ConfigError(
-                    f"method.layers is {list(layers)}; allowed: 0 to {backbone.num_layers - 1}"
+                    f"method.{name} is {list(layers)}; allowed: 0 to {backbone.num_layers - 1}"
                 )
             path = f"{backbone.layer_path(layer)}.{module}"
             get_module(backbone.model, path)

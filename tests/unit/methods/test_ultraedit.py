@@ -221,3 +221,6 @@ def test_places_when_they_are_not_there_then_refused(
         make(gpt2, tmp_path, modules=("gate",))
     with pytest.raises(ConfigError, match=r"method.layers is \[9\]; allowed: 0 to 3"):
         make(gpt2, tmp_path, layers=(9,))
+    llama = load_backbone(checkpoints["llama"])
+    with pytest.raises(ConfigError, match=r"method.gate_layers is \[9\]; allowed: 0 to 3"):
+        make(llama, tmp_path, modules=("gate",), gate_layers=(9,))
