@@ -123,3 +123,10 @@ def test_precheck_when_data_of_nltk_are_missing_then_a_dry_run_says_so_too(
     with pytest.raises(UsageError, match=r"^method\.anchor_source is 'entity'; .*make nltk"):
         dry_run(made(tmp_path, *typed, "method.anchor_source=entity"), Options())
     dry_run(made(tmp_path, *typed), Options())  # the preset of the embedded backbone says subject
+
+
+@pytest.mark.parametrize("ablation", ["presets", "everyone", "trained_editors"])
+def test_dry_run_of_an_ablation_over_methods_then_none_is_refused(
+    ablation: str, tmp_path: Path
+) -> None:
+    dry_run(made(tmp_path, f"ablation={ablation}"), Options())
