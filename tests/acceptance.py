@@ -151,8 +151,9 @@ def _three_checks(name: str, arm: str, demands: tuple[float, float, float]) -> I
 
 
 # Of 30 edits (MEND: 20, each alone; MEMOIR: 20) on the part `tune`, or for what trains a network
-# there on `report`, with the presets of `facts`, less .1 to .15: reliability, generality, far locality.
-# Retrieval is not among them: a backbone that never saw a text in front of a prompt does not read it.
+# there on `report`, with the presets of `facts`, less .1 to .15: reliability, generality, far
+# locality. Retrieval is not among them: a backbone that never saw a text in front of a prompt does
+# not read it.
 _DEMANDS = {
     "lora": (0.90, 0.75, 0.70),
     "ft_ewc": (0.90, 0.80, 0.85),
