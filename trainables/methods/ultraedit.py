@@ -42,7 +42,7 @@ from torch import Tensor
 
 from trainables.artefacts import Artefacts
 from trainables.backbones.hidden_states.covariance import solved
-from trainables.backbones.hidden_states.module_factors import module_factors
+from trainables.backbones.hidden_states.module_gradients import module_factors
 from trainables.backbones.split import Split
 from trainables.backbones.surgery import get_module
 from trainables.backbones.written_weights import WrittenWeights
@@ -53,6 +53,7 @@ from trainables.interfaces import (
     DecodeState,
     EditBatch,
     EditReport,
+    Family,
     Generators,
     PromptBatch,
     State,
@@ -164,6 +165,18 @@ class Running:
         return torch.where(varies, apart, 0.0)
 
 
+def check_modules(config: Config, family: Family) -> None:
+    """Refuse modules that the family's FFN lacks.
+
+    Raises:
+        ConfigError: If it has no gate and one is named.
+    """
+    if "gate" in config.modules and family.gate is None:
+        raise ConfigError(
+            f"method.modules names gate; family {family.name!r} has none; allowed: up, down"
+        )
+
+
 class UltraEdit:
     """Shifts of linear modules in closed form."""
 
@@ -260,12 +273,14 @@ class UltraEdit:
     def _factors(self, batch: EditBatch) -> list[tuple[Tensor, Tensor]]:
         """H (S, in) and G (S, out) of each place."""
         paths = list(dict.fromkeys(place.path for place in self._places))
-        parts = list(module_factors(self._split, paths, batch.tokens, batch.labels))
-        joined = {
-            path: tuple(torch.cat(each) for each in zip(*of_path, strict=True))
-            for path, of_path in zip(paths, zip(*parts, strict=True), strict=True)
-        }
-        return [(joined[place.path][0], place.own(joined[place.path][1])) for place in self._places]
+        parts = list(
+            module_factors(
+                self._split, paths, batch.tokens, batch.labels, at_scored=True, loss_of="token"
+            )
+        )
+        keys = {path: torch.cat([part[path].keys for part in parts]) for path in paths}
+        deltas = {path: torch.cat([part[path].deltas for part in parts]) for path in paths}
+        return [(keys[place.path], place.own(deltas[place.path])) for place in self._places]
 
     def _statistics(self, place: _Place, keys: Tensor, gradients: Tensor) -> Running:
         """Those that the place shares, or its own."""
@@ -282,12 +297,9 @@ def _places(config: Config, backbone: Backbone) -> list[_Place]:
         ConfigError: If a layer is not there, or the family's FFN has no gate.
     """
     family, places = backbone.family, []
+    check_modules(config, family)
     for kind in config.modules:
         module = {"gate": family.gate, "up": family.up, "down": family.down}[kind]
-        if module is None:
-            raise ConfigError(
-                f"method.modules names gate; family {family.name!r} has none; allowed: up, down"
-            )
         name = "gate_layers" if kind == "gate" and config.gate_layers else "layers"
         layers = getattr(config, name)
         half = {"gate": 0, "up": 1}.get(kind) if family.is_fused else None

@@ -118,3 +118,17 @@ def test_module_factors_at_scored_are_those_of_the_tokens_that_predict_a_label(
     for path, expected in every.items():
         for ours, theirs in zip(some[path], expected, strict=True):
             assert torch.equal(ours, theirs[is_scored])
+
+
+def test_module_factors_of_tokens_count_each_label_as_if_it_were_alone(backbone: Backbone) -> None:
+    batch = edit_batch(backbone.tokenizer, EDITS, end=True)
+    means, sums = factors(backbone, batch), factors(backbone, batch, loss_of="token")
+    counts = torch.tensor(batch.tokens.scored_counts)
+    assert len(set(counts.tolist())) > 1
+    for path, expected in means.items():
+        labels = counts[expected.owner][:, None]
+        scale = float(expected.deltas.abs().max())
+        torch.testing.assert_close(
+            sums[path].deltas, expected.deltas * labels, rtol=1e-4, atol=1e-5 * scale
+        )
+        torch.testing.assert_close(sums[path].keys, expected.keys)

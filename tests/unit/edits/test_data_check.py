@@ -325,15 +325,17 @@ def test_data_whose_unrelated_questions_are_all_scored_train_no_network_and_say_
         DataCheck(tmp_path).check(TrialSpec.parse(wanted))
 
 
-@pytest.mark.parametrize("name", ["malmen", "mend"])
+@pytest.mark.parametrize("name", ["malmen", "mend", "ultraedit"])
 def test_modules_that_the_family_has_none_of_are_refused_before_a_trial(
     name: str, checkpoints: dict[str, Path], tmp_path: Path
 ) -> None:
     path = write(tmp_path / "z.jsonl", [zsre_line(number) for number in range(40)])
-    settings = method_settings(read_method(name)) | {"problems_per_step": 4, "edits_at_once": 1}
+    settings = method_settings(read_method(name))
+    few = {"problems_per_step": 4, "edits_at_once": 1, "layers": [2], "gate_layers": None}
+    settings |= {key: value for key, value in few.items() if key in settings}
     for family, is_fine in (("llama", True), ("gpt2", False)):
         wanted = spec(checkpoints[family], "zsre", path)
         wanted["method"] = {"name": name, "module": name, **settings, "modules": ["gate"]}
-        words = r"^method\.modules is \['gate'\]; family 'gpt2' has none of them$"
+        words = r"^method\.modules .*gate.*; family 'gpt2' has none"
         with nullcontext() if is_fine else pytest.raises(ConfigError, match=words):
             Validator(tmp_path / "cache").validate(TrialSpec.parse(wanted))

@@ -11,14 +11,10 @@ import torch
 from torch import Tensor
 
 from trainables.artefacts import Artefacts
-from trainables.backbones.hidden_states.module_factors import module_factors
 from trainables.backbones.loading import load_backbone
-from trainables.backbones.prefix_cache import PrefixCache
-from trainables.backbones.split import Split
 from trainables.errors import ConfigError, EditDiverged
 from trainables.interfaces import Backbone, Edit, EditBatch, EditReport
 from trainables.methods.ultraedit import Config, Running, UltraEdit, module_shift, wanted_values
-from trainables.optimise import token_losses
 from trainables.prompts import Row, collate, edit_batch, labels_of
 from trainables.seeding import trial_generators
 
@@ -80,51 +76,6 @@ def test_wanted_values_and_shift_by_hand() -> None:
     torch.testing.assert_close(
         module_shift(double([1.0], [1.0]), double([4.0], [8.0]), 2.0), double([3.0])
     )
-
-
-@pytest.mark.parametrize("limit", [None, 1])
-def test_module_factors_then_they_make_the_gradients_of_all_weights_at_once(
-    limit: int | None, backbone: Backbone
-) -> None:
-    backbone.model.double()
-    family = backbone.family
-    parts = [family.down, family.up] + [family.gate] * (family.gate is not None)
-    paths = list(
-        dict.fromkeys(f"{backbone.layer_path(layer)}.{p}" for layer in (1, 3) for p in parts)
-    )
-    batch = edit_batch(backbone.tokenizer, EDITS, end=True)
-    split = Split(backbone, 1, PrefixCache())
-    backbone.micro_batch.limit = limit
-    found = list(module_factors(split, paths, batch.tokens, batch.labels))
-    assert len(found) == (1 if limit is None else len(EDITS))
-    backbone.micro_batch.limit = None
-    last = f"{backbone.layer_path(3)}.{family.down}"
-    weight = backbone.model.get_parameter(f"{last}.weight").requires_grad_(True)
-    logits, _ = split.logits(batch.tokens)
-    token_losses(logits, batch.labels).sum().backward()
-    gradient = weight.grad
-    assert gradient is not None
-    weight.requires_grad_(False)
-    weight.grad = None
-    keys, deltas = (torch.cat([part[paths.index(last)][i] for part in found]) for i in (0, 1))
-    product = deltas.T @ keys
-    # Of the last layer's output no other token than the scored ones is read.
-    torch.testing.assert_close(product.T if family.is_transposed else product, gradient)
-    assert len(keys) == len(batch.labels)
-
-
-def test_module_factors_then_a_row_does_not_depend_on_what_runs_beside_it(llama: Backbone) -> None:
-    rows = [Row((5, 6, 7, 8), 2), Row((9, 10, 11), 2)]
-    split, path = Split(llama, 2, PrefixCache()), llama.down_path(2)
-    alone, together = [], collate(rows, pad_id=0)
-    for row in rows:
-        tokens = collate([row], pad_id=0)
-        [[factors]] = module_factors(split, [path], tokens, labels_of(tokens))
-        alone.append(factors)
-    [[found]] = module_factors(split, [path], together, labels_of(together))
-    for index in (0, 1):
-        expected = torch.cat([factors[index] for factors in alone])
-        torch.testing.assert_close(found[index], expected, atol=1e-5, rtol=1e-4)
 
 
 def test_finish_then_only_the_named_modules_are_shifted(

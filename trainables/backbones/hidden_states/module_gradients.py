@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,7 @@ class ModuleFactors(NamedTuple):
     """Of S tokens at one module, float32 or wider.
 
     Attributes:
-        deltas: Gradient of the row's loss at the module's output, (S, out).
+        deltas: Gradient of the loss at the module's output, (S, out).
         keys: What enters the module, (S, in).
         owner: Row of each token, (S,) int64.
     """
@@ -46,19 +46,24 @@ def module_factors(
     labels: Tensor,
     *,
     at_scored: bool = False,
+    loss_of: Literal["row", "token"] = "row",
     rows_at_a_time: int = ROWS_PER_PASS,
 ) -> Iterator[dict[str, ModuleFactors]]:
-    """Factors of each row's gradient, the loss being its labels' mean negative log-likelihood.
+    """Factors of the gradient of each row's loss, whatever runs beside it.
 
-    They come in parts of some rows. The backbone is taken with the weights and modules that now
-    stand in it; none of its parameters gets a gradient.
+    They come in parts of some rows, in order; where a trial is shared among processes each runs all
+    of them. The backbone is taken with the weights and modules that now stand in it; none of its
+    parameters gets a gradient.
 
     Args:
         split: Its first layer lies at or below that of every module.
         paths: Dotted paths of linear modules.
         tokens: Token rows, scored where a label is predicted.
         labels: (M,), in row-major order of the scored positions.
-        at_scored: Give the tokens alone that predict a label, instead of all real ones.
+        at_scored: Give the tokens alone that predict a label, in row-major order, instead of all
+            real ones.
+        loss_of: A row's loss is the mean of its labels' negative log-likelihoods; with `token`
+            their sum, so that each counts as if it were alone.
         rows_at_a_time: Most rows of one part; a smaller micro-batch makes smaller parts.
     """
     ends = [0, *accumulate(tokens.scored_counts)]
@@ -71,7 +76,9 @@ def module_factors(
         # Rows of a part run at once and here: what a hook sees is then of all of them, and once.
         with _watched(modules) as seen, torch.enable_grad(), micro_batch.undivided():
             own = split.per_token(token_losses, batch, wanted)
-            loss = (own / batch.scored.sum(1)[row_index(batch)]).sum()
+            if loss_of == "row":
+                own = own / batch.scored.sum(1)[row_index(batch)]
+            loss = own.sum()
             gradients = torch.autograd.grad(loss, [seen[path][1] for path in paths])
         places = batch.scored_at if at_scored else batch.real_at
         owner = places[0] + first
