@@ -10,7 +10,7 @@ import difflib
 import importlib
 import importlib.util
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from trainables.errors import ConfigError, UnknownMethodError
 from trainables.partial_import import PartialImport
 
 if TYPE_CHECKING:
-    from trainables.interfaces import Family  # and torch: not for --list
+    from trainables.interfaces import EditMethod, Family  # and torch: not for --list
 
 # Keys of a method's YAML that are not settings of the method itself.
 NOT_SETTINGS = frozenset(
@@ -53,8 +53,8 @@ def module_of(name: str) -> str:
     return f"{__name__}.{name}.method" if are_folders[name] else f"{__name__}.{name}"
 
 
-def get_method(name: str) -> tuple[type[Any], type[Any]]:
-    """The classes (Config, Method) of method `name`.
+def get_method(name: str) -> tuple[type[Any], Callable[..., EditMethod]]:
+    """The class Config of method `name`, and what makes the method: a class or a function.
 
     Raises:
         UnknownMethodError: If there is no such file.

@@ -47,14 +47,8 @@ from trainables.assemblies.trained_editor.editor import (
 from trainables.field_kinds import Count, Positive, PositiveOrZero, ShareBelowOne, checked
 from trainables.interfaces import (
     Backbone,
-    DecodeState,
-    EditBatch,
-    EditReport,
     Family,
     Generators,
-    PromptBatch,
-    State,
-    TrainingRecord,
 )
 
 VERSION = 1
@@ -169,77 +163,22 @@ class LeastSquares(nn.Module):
         return solution
 
 
-class Malmen:
-    """Changes of weights by a network and least squares."""
-
-    changes_in_finish = True
-    num_steps = 0
-
-    def __init__(
-        self, config: Config, backbone: Backbone, artefacts: Artefacts, generators: Generators
-    ) -> None:
-        self._editor = TrainedEditor(
-            "malmen",
-            VERSION,
-            EditorSettings.from_config(config),
-            backbone,
-            artefacts,
-            make_rule=lambda num_modules: LeastSquares(
-                num_modules, config.edit_lr, config.log_ridge
-            ),
-            scales="outside",
-            at_scored=True,
-            keeps_all_tokens=False,
-        )
-        self.first_layer = self._editor.split.first_layer
-
-    def prepare(self, training: Sequence[TrainingRecord]) -> None:
-        """The network, from the store or trained.
-
-        Raises:
-            DataError: If there are too few records to train it on.
-            EditDiverged: If the training diverges.
-        """
-        self._editor.prepare(training)
-
-    def begin(self, batch: EditBatch) -> None:
-        """Take the batch; nothing changes before `finish`."""
-        self._editor.begin(batch)
-
-    def advance(self, max_steps: int) -> bool:
-        """True: there is nothing to optimise."""
-        return self._editor.advance()
-
-    def finish(self) -> EditReport:
-        """Change the weights.
-
-        Raises:
-            EditDiverged: If a change is not finite.
-        """
-        return self._editor.finish()
-
-    def logits(
-        self, prompts: PromptBatch, state: DecodeState | None = None
-    ) -> tuple[Tensor, DecodeState]:
-        """Logits (M, V) of the backbone with the changed weights."""
-        return self._editor.split.logits(prompts, state)
-
-    def state(self) -> State:
-        """The weights, and the batch that is under way; the network lies in the store."""
-        return self._editor.state()
-
-    def load(self, state: State) -> None:
-        """Continue from `state`; `prepare` comes first."""
-        self._editor.load(state)
-
-    def remove(self) -> None:
-        """Put the pristine weights back, bit for bit."""
-        self._editor.remove()
-
-    def inference_bytes(self) -> int:
-        """The weights as the backbone holds them."""
-        return self._editor.weights.num_bytes
+def malmen(
+    config: Config, backbone: Backbone, artefacts: Artefacts, generators: Generators
+) -> TrainedEditor:
+    """An editor that reconciles its changes by least squares."""
+    return TrainedEditor(
+        "malmen",
+        VERSION,
+        EditorSettings.from_config(config),
+        backbone,
+        artefacts,
+        make_rule=lambda num_modules: LeastSquares(num_modules, config.edit_lr, config.log_ridge),
+        scales="outside",
+        at_scored=True,
+        keeps_all_tokens=False,
+    )
 
 
 CONFIG = Config
-METHOD = Malmen
+METHOD = malmen

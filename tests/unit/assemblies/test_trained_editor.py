@@ -78,7 +78,7 @@ def weights_of(backbone: Backbone) -> dict[str, Tensor]:
 
 
 def trainee(name: str, backbone: Backbone, folder: Path) -> tuple[TrainedEditor, Training]:
-    editor: TrainedEditor = make(name, backbone, folder)._editor
+    editor: TrainedEditor = make(name, backbone, folder)
     return editor, editor.trainee(RECORDS)
 
 

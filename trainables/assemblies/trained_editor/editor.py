@@ -42,9 +42,11 @@ from trainables.backbones.written_weights import WrittenWeights
 from trainables.errors import ConfigError, DataError
 from trainables.interfaces import (
     Backbone,
+    DecodeState,
     EditBatch,
     EditReport,
     Family,
+    PromptBatch,
     State,
     TrainingRecord,
 )
@@ -122,7 +124,10 @@ def check_layers(layers: Sequence[int], modules: Sequence[str]) -> None:
 
 
 class TrainedEditor:
-    """Networks, their rule, and the weights that they change."""
+    """An edit method: networks, their rule, and the weights that they change."""
+
+    changes_in_finish = True
+    num_steps = 0
 
     def __init__(
         self,
@@ -158,6 +163,7 @@ class TrainedEditor:
         self._paths = edited_paths(backbone, layers, settings.modules)
         self.weights = WrittenWeights(backbone, {path: path for path in self._paths})
         self.split = Split(backbone, layers[0], artefacts.prefix_cache, has_batch_state=False)
+        self.first_layer = layers[0]
         self._network = NetworkSettings(settings.network_rank, settings.num_blocks, scales)
         self.problem_settings = ProblemSettings(
             settings.edit_weight, settings.locality_weight, keeps_all_tokens
@@ -211,7 +217,7 @@ class TrainedEditor:
         """Take the batch; nothing changes before `finish`."""
         self._batch = batch
 
-    def advance(self) -> bool:
+    def advance(self, max_steps: int) -> bool:
         """True: there is nothing to optimise."""
         begun(self._batch)
         return True
@@ -231,6 +237,12 @@ class TrainedEditor:
         self._batch = None
         return EditReport(num_edits=len(batch), numbers={"network_loss": self._held_out_loss})
 
+    def logits(
+        self, prompts: PromptBatch, state: DecodeState | None = None
+    ) -> tuple[Tensor, DecodeState]:
+        """Logits (M, V) of the backbone with the changed weights."""
+        return self.split.logits(prompts, state)
+
     def state(self) -> State:
         """The weights, and the batch that is under way; the network lies in the store."""
         state = State(self.weights.tensors())
@@ -247,6 +259,10 @@ class TrainedEditor:
         """Put the pristine weights back, bit for bit."""
         self.weights.restore()
         self._batch = None
+
+    def inference_bytes(self) -> int:
+        """The weights as the backbone holds them."""
+        return self.weights.num_bytes
 
     def _fits(self, record: TrainingRecord) -> bool:
         """Whether no row of it is longer than the backbone has positions."""
