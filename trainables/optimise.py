@@ -6,7 +6,7 @@ Between any two `advance` calls the loop can be saved with its optimiser and con
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
@@ -144,11 +144,7 @@ class Optimisation:
                 "is_done": self._is_done,
             }
         )
-        names = list(self._parameters)
-        for index, moments in self._optimiser.state_dict()["state"].items():
-            for key, value in moments.items():
-                if value is not None:
-                    state.tensors[f"{names[index]}/{key}"] = torch.as_tensor(value)
+        state.tensors |= moments_of(self._optimiser, self._parameters)
         return state
 
     def load(self, state: State) -> None:
@@ -157,13 +153,36 @@ class Optimisation:
         last = state.values["last_loss"]
         self.last_loss = None if last is None else float(last)  # type: ignore[arg-type]
         self._is_done = bool(state.values["is_done"])
-        index = {name: position for position, name in enumerate(self._parameters)}
-        moments: dict[int, dict[str, Tensor]] = {}
-        for key, value in state.tensors.items():
-            name, _, moment = key.rpartition("/")
-            moments.setdefault(index[name], {})[moment] = value.clone()
-        groups = self._optimiser.state_dict()["param_groups"]
-        self._optimiser.load_state_dict({"state": moments, "param_groups": groups})
+        load_moments(self._optimiser, self._parameters, state.tensors)
+
+
+def moments_of(optimiser: torch.optim.Optimizer, names: Iterable[str]) -> dict[str, Tensor]:
+    """What an optimiser has gathered of each parameter, as `NAME/MOMENT`.
+
+    Args:
+        optimiser: Any of torch's.
+        names: Of its parameters, in their order.
+    """
+    named = list(names)
+    return {
+        f"{named[index]}/{key}": torch.as_tensor(value)
+        for index, moments in optimiser.state_dict()["state"].items()
+        for key, value in moments.items()
+        if value is not None
+    }
+
+
+def load_moments(
+    optimiser: torch.optim.Optimizer, names: Iterable[str], tensors: Mapping[str, Tensor]
+) -> None:
+    """Give back what `moments_of` took, to an optimiser of the same parameters."""
+    index = {name: position for position, name in enumerate(names)}
+    moments: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        name, _, moment = key.rpartition("/")
+        moments.setdefault(index[name], {})[moment] = value.clone()
+    groups = optimiser.state_dict()["param_groups"]
+    optimiser.load_state_dict({"state": moments, "param_groups": groups})
 
 
 @dataclass

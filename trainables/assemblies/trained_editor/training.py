@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -14,6 +13,7 @@ from trainables.assemblies.trained_editor.problems import Problem
 from trainables.assemblies.trained_editor.rules import RuledNetworks
 from trainables.backbones.hidden_states.module_gradients import ModuleFactors
 from trainables.interfaces import State, TrainingRecord
+from trainables.optimise import load_moments, moments_of
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,8 @@ class Training:
                 {"params": list(networks.rule.rates()), "lr": settings.rate_lr},
             ]
         )
+        groups = self._optimiser.param_groups
+        self._numbers = [str(n) for n in range(sum(len(group["params"]) for group in groups))]
 
     def step(self, records: Sequence[TrainingRecord], generator: torch.Generator) -> float:
         """One step on the mean gradient of some problems; their mean loss before it."""
@@ -101,18 +103,10 @@ class Training:
         """Networks, rule and Adam's moments."""
         state = State()
         state.nest("networks", self.networks.state())
-        for index, moments in self._optimiser.state_dict()["state"].items():
-            for name, value in moments.items():
-                state.tensors[f"adam/{index}/{name}"] = torch.as_tensor(value)
+        state.nest("adam", State(moments_of(self._optimiser, self._numbers)))
         return state
 
     def load(self, state: State) -> None:
         """Go on from what `state` gave."""
         self.networks.load(state.inner("networks"))
-        moments: dict[int, dict[str, Tensor]] = defaultdict(dict)
-        for key, value in state.tensors.items():
-            if key.startswith("adam/"):
-                _, index, name = key.split("/")
-                moments[int(index)][name] = value.clone()
-        groups = self._optimiser.state_dict()["param_groups"]
-        self._optimiser.load_state_dict({"state": dict(moments), "param_groups": groups})
+        load_moments(self._optimiser, self._numbers, state.inner("adam").tensors)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from trainables.interfaces import State, TrainingRecord
+from trainables.optimise import load_moments, moments_of
 
 Loss = Callable[[Sequence[TrainingRecord], torch.Generator], Tensor]
 
@@ -55,21 +55,13 @@ class ModuleTraining:
         """What is trained, and Adam's moments."""
         state = State()
         state.nest("network", self.network())
-        for index, moments in self._optimiser.state_dict()["state"].items():
-            for name, value in moments.items():
-                state.tensors[f"adam/{index}/{name}"] = torch.as_tensor(value)
+        state.nest("adam", State(moments_of(self._optimiser, self._parameters)))
         return state
 
     def load(self, state: State) -> None:
         """Go on from what `state` gave."""
         take(self._parameters, state.inner("network"))
-        moments: dict[int, dict[str, Tensor]] = defaultdict(dict)
-        for key, value in state.tensors.items():
-            if key.startswith("adam/"):
-                _, index, name = key.split("/")
-                moments[int(index)][name] = value.clone()
-        groups = self._optimiser.state_dict()["param_groups"]
-        self._optimiser.load_state_dict({"state": dict(moments), "param_groups": groups})
+        load_moments(self._optimiser, self._parameters, state.inner("adam").tensors)
 
 
 @torch.no_grad()
