@@ -38,6 +38,8 @@ FAMILIES = known_families()
 # that writes a weight, one that trains experts beside it, one that solves for an update.
 QUICK_FAMILIES = ("gpt2", "llama")
 QUICK_METHODS = ("ft_m", "lemoe_lora", "memit")
+# Methods that differ from another one in settings alone: `make test` runs them on one family.
+VARIANTS = ("conventional_moe", "ft_l", "lemoe_lora", "locft_bf", "r_rome", "wise_merge")
 TEXTS = (
     "The capital of Fooland is Bar City.",
     "Where was Ada Quell born? Vesper",
@@ -107,13 +109,15 @@ def save_tiny(family: str, folder: Path, num_layers: int = 4, seed: int = 0, **v
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The long tests first: of several workers none is then left with one of them at the end.
 
-    A method on a family is slow, too, unless it is one of three or the family one of two.
+    A method on a family is slow, too, unless it is one of three or the family one of two, of which
+    a variant is left one.
     """
     items.sort(key=lambda item: "end_to_end" not in item.path.parts)
     for item in items:
         if isinstance(item, pytest.Function) and hasattr(item, "callspec"):
             method, family = (item.callspec.params.get(key) for key in ("name", "backbone"))
-            if method and family and method not in QUICK_METHODS and family not in QUICK_FAMILIES:
+            quick = QUICK_FAMILIES[1:] if method in VARIANTS else QUICK_FAMILIES
+            if method and family and method not in QUICK_METHODS and family not in quick:
                 item.add_marker("slow")
 
 

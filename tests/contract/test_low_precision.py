@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.conftest import VARIANTS
 from tests.contract.test_every_method import (
     EDITS,
     METHODS,
@@ -29,9 +30,7 @@ from trainables.states import read_state, snapshot, write_state
 
 __all__ = ["artefacts"]  # a fixture
 NARROW: tuple[Dtype, ...] = ("float16", "bfloat16")
-# One arm of each module; the others differ in settings alone.
-_REPEATED = ("conventional_moe", "ft_l", "lemoe_lora", "locft_bf", "r_rome", "wise_merge")
-ARMS = [name for name in METHODS if name not in _REPEATED]
+ARMS = [name for name in METHODS if name not in VARIANTS]
 # Methods that write a weight of the backbone.
 WRITERS = ("alphaedit", "ft_ewc", "ft_m", "malmen", "memit", "mend", "rome", "ultraedit")
 
