@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from orchestrator.forecast.shape import Shape
-from orchestrator.forecast.training_costs import (
+from orchestrator.forecast.edit_counts import (
     TOKENS_PER_TARGET,
     mini_batches,
     num_batches,
     num_edits,
     per_edit,
     rolls_back,
-    training_of,
 )
+from orchestrator.forecast.shape import Shape
+from orchestrator.forecast.training_costs import training_of
 from orchestrator.planning.trial_spec import TrialSpec
 
 _ROWS_READ = 16  # prompts that the evaluation reads at a time

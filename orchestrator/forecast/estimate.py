@@ -10,8 +10,8 @@ from statistics import median
 from typing import Any, Protocol
 
 from orchestrator.forecast.costs import Work, work, work_once
+from orchestrator.forecast.edit_counts import num_batches
 from orchestrator.forecast.placement import memory_gib, placement, resources
-from orchestrator.forecast.training_costs import num_batches
 from orchestrator.planning.trial_spec import TrialSpec
 from orchestrator.settings.sharing import AS_FITS, Sharing
 

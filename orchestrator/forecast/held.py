@@ -11,20 +11,22 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
+from orchestrator.forecast.edit_counts import (
+    TOKENS_PER_TARGET,
+    batch_size,
+    num_batches,
+    num_edits,
+    per_edit,
+    rolls_back,
+)
 from orchestrator.forecast.shape import Shape
 from orchestrator.forecast.training_costs import (
-    TOKENS_PER_TARGET,
     Training,
-    batch_size,
     contexts_of,
     edit_layer,
     has_moments,
     memories_of,
     networks_of,
-    num_batches,
-    num_edits,
-    per_edit,
-    rolls_back,
     shifted_layers,
 )
 from orchestrator.planning.trial_spec import TrialSpec

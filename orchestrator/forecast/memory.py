@@ -9,17 +9,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from orchestrator.forecast.held import Held, held_by
-from orchestrator.forecast.shape import GIB, Shape
-from orchestrator.forecast.training_costs import (
+from orchestrator.forecast.edit_counts import (
     TOKENS_PER_TARGET,
-    Training,
     batch_size,
     mini_batches,
     num_edits,
     per_edit,
-    training_of,
 )
+from orchestrator.forecast.held import Held, held_by
+from orchestrator.forecast.shape import GIB, Shape
+from orchestrator.forecast.training_costs import Training, training_of
 from orchestrator.planning.trial_spec import TrialSpec
 
 # Of a process: on a CPU Python, torch, transformers and Ray; on a GPU CUDA's context. At least what

@@ -10,15 +10,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from orchestrator.errors import UsageError
+from orchestrator.forecast.edit_counts import (
+    TOKENS_PER_TARGET,
+    batch_size,
+    num_batches,
+    num_edits,
+    per_edit,
+    rolls_back,
+)
 from orchestrator.forecast.shape import Shape, num_ffn_matrices
 from orchestrator.forecast.trained_networks import Networks
 from orchestrator.planning.shapes import EMBEDDED
 from orchestrator.planning.trial_spec import TrialSpec
 
-TOKENS_PER_ROW, TOKENS_PER_TARGET, PROMPTS_PER_EDIT = 15, 3, 8
 _ADAM_BYTES, _SGD_BYTES = 60, 30  # moved per trained number and step
 _EIGENVECTORS = 9  # operations per cube of the size, of all of a symmetric matrix
 _SCALE_PROMPTS = 200  # that WISE and ARM measure their layer on
@@ -72,28 +78,6 @@ def training_of(spec: TrialSpec) -> Training:
             f"method {spec.method['name']}: cost.trains={kind}: allowed: {', '.join(KINDS)}"
         )
     return KINDS[kind](spec, Shape.of_backbone(spec.backbone))
-
-
-def num_edits(protocol: Mapping[str, Any]) -> int:
-    """All edits of one trial."""
-    repeats = int(protocol.get("num_batches") or 1) if protocol["kind"] == "batch" else 1
-    return int(protocol["num_edits"]) * repeats
-
-
-def batch_size(protocol: Mapping[str, Any]) -> float:
-    """Edits of one batch, on average."""
-    return num_edits(protocol) / num_batches(protocol)
-
-
-def mini_batches(spec: TrialSpec) -> int:
-    """Steps of one pass over a batch; 1 where all its edits make one."""
-    size = spec.method.get("mini_batch_size")
-    return math.ceil(batch_size(spec.protocol) / int(size)) if size else 1
-
-
-def num_batches(protocol: Mapping[str, Any]) -> int:
-    """Batches of one trial."""
-    return int(protocol.get("num_batches") or 1)
 
 
 def _nothing(spec: TrialSpec, shape: Shape) -> Training:
@@ -399,14 +383,3 @@ def memories_of(spec: TrialSpec) -> tuple[int, int]:
     opened = math.ceil(num_edits(spec.protocol) / float(method.get("edits_per_memory") or math.inf))
     opened = min(max(1, opened), 1 if rolls_back(spec) else batches)
     return min(opened, int(method.get("num_memories") or 1) + 1), 1
-
-
-def rolls_back(spec: TrialSpec) -> bool:
-    """Whether the backbone is put back after every batch."""
-    return spec.protocol["kind"] in ("single", "batch")
-
-
-def per_edit(spec: TrialSpec, key: str) -> float:
-    """A number per edit from the data set's YAML, or else a usual value."""
-    usual = {"tokens_per_row": TOKENS_PER_ROW, "prompts_per_edit": PROMPTS_PER_EDIT}
-    return float(spec.cost.get(key) or usual[key])

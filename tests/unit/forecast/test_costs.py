@@ -8,10 +8,7 @@ from orchestrator.errors import UsageError
 from orchestrator.forecast.costs import num_steps, work, work_once
 from orchestrator.forecast.shape import layer_parameters, num_parameters
 from orchestrator.forecast.trained_networks import Networks
-from orchestrator.forecast.training_costs import (
-    KINDS,
-    training_of,
-)
+from orchestrator.forecast.training_costs import KINDS, training_of
 from orchestrator.planning.plan import TrialSpec
 from orchestrator.settings.yaml_files import SearchSpaces
 

@@ -12,9 +12,7 @@ from hypothesis import strategies as st
 from orchestrator.forecast.held import HELD
 from orchestrator.forecast.memory import PROCESS_GIB, Memory, Stage, memory
 from orchestrator.forecast.shape import GIB, Shape
-from orchestrator.forecast.training_costs import (
-    KINDS,
-)
+from orchestrator.forecast.training_costs import KINDS
 from orchestrator.planning.plan import TrialSpec, expand
 from orchestrator.settings import loading as config
 from tests.unit.forecast.test_costs import SMALL, spec

@@ -1,0 +1,44 @@
+"""How many edits, batches and tokens a trial has; pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from orchestrator.planning.trial_spec import TrialSpec
+
+TOKENS_PER_ROW, TOKENS_PER_TARGET, PROMPTS_PER_EDIT = 15, 3, 8
+
+
+def num_edits(protocol: Mapping[str, Any]) -> int:
+    """All edits of one trial."""
+    repeats = int(protocol.get("num_batches") or 1) if protocol["kind"] == "batch" else 1
+    return int(protocol["num_edits"]) * repeats
+
+
+def batch_size(protocol: Mapping[str, Any]) -> float:
+    """Edits of one batch, on average."""
+    return num_edits(protocol) / num_batches(protocol)
+
+
+def mini_batches(spec: TrialSpec) -> int:
+    """Steps of one pass over a batch; 1 where all its edits make one."""
+    size = spec.method.get("mini_batch_size")
+    return math.ceil(batch_size(spec.protocol) / int(size)) if size else 1
+
+
+def num_batches(protocol: Mapping[str, Any]) -> int:
+    """Batches of one trial."""
+    return int(protocol.get("num_batches") or 1)
+
+
+def rolls_back(spec: TrialSpec) -> bool:
+    """Whether the backbone is put back after every batch."""
+    return spec.protocol["kind"] in ("single", "batch")
+
+
+def per_edit(spec: TrialSpec, key: str) -> float:
+    """A number per edit from the data set's YAML, or else a usual value."""
+    usual = {"tokens_per_row": TOKENS_PER_ROW, "prompts_per_edit": PROMPTS_PER_EDIT}
+    return float(spec.cost.get(key) or usual[key])
