@@ -11,6 +11,10 @@ from trainables.interfaces import PromptBatch, State
 
 Pooling = Literal["centred_mean", "mean", "last"]
 
+_AT_ONCE = (
+    1024  # masks that are compared: they lie in memory as bytes, and are multiplied as floats
+)
+
 
 class Masks:
     """One mask for each edit, and what the mask of a prompt is made by.
@@ -78,8 +82,9 @@ class Masks:
     @torch.no_grad()
     def nearest(self, inputs: Tensor, prompts: PromptBatch, counted: Tensor) -> Tensor:
         """The edit whose mask shares most with each prompt's, (B,); -1: none is near enough."""
-        patterns = self.named(inputs, prompts, counted)
-        most, edit = ((patterns.float() @ self.rows.float().T) / self._num_active).max(1)
+        patterns = self.named(inputs, prompts, counted).float()
+        shared = torch.cat([patterns @ rows.float().T for rows in self.rows.split(_AT_ONCE)], 1)
+        most, edit = (shared / self._num_active).max(1)
         owners = torch.tensor(self.owners, device=edit.device)[edit]
         # A hair below: a share of k may lie on the threshold itself.
         return torch.where(most >= self._threshold - 1e-6, owners, -1)
