@@ -23,6 +23,8 @@ _COSTS = {"edit_state_bytes": "MB", "edit_seconds": "Edit s"}
 _COLUMNS = SCORES | _AT_ONCE | _FURTHER | _COSTS
 _NOTES = (
     "by protocol, and in each by the average; at once: right behind each batch, before later ones",
+    "Loc.: the kind that papers print of the data set, far unless `measure` says otherwise; others "
+    "beside it",
     "MB: what the edits add to the model, in 10^6 bytes; seconds an edit, of the machine that ran, "
     "without what is made once ahead of all edits: networks that are trained, second moments",
     "`measure=exact` and `measure=generated` print the same table of whole and of free answers",
@@ -30,12 +32,14 @@ _NOTES = (
 
 
 def arrange(section: Section, paper: Sequence[PaperRow], is_filtered: bool) -> Body:
-    """A row per protocol and editor."""
+    """A row per protocol and editor; without locality and portability that no arm was asked for."""
+    measured = {name for arm in section.arms for name in arm.scores}
+    columns = {k: v for k, v in _COLUMNS.items() if k in measured or k not in _FURTHER}
     rows = (
-        Row((_protocol(arm), arm.method), tuple(Entry(_cell(arm, name)) for name in _COLUMNS))
+        Row((_protocol(arm), arm.method), tuple(Entry(_cell(arm, name)) for name in columns))
         for arm in sorted(section.arms, key=_place)
     )
-    return Body(("Protocol", "Method"), _COLUMNS, tuple(rows), notes=_NOTES, digits=_DIGITS)
+    return Body(("Protocol", "Method"), columns, tuple(rows), notes=_NOTES, digits=_DIGITS)
 
 
 def _cell(arm: Arm, name: str) -> Estimate | str:

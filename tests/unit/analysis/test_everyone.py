@@ -45,6 +45,9 @@ def test_editors_stand_by_protocol_and_average_with_what_an_edit_costs(
         *(("stream 100", "grace"), ("stream 100", "ft_m")),
     ]
     assert rows[0]["Avg."].startswith("0.75")
+    assert (
+        not {"Loc. near", "Loc. far", "Portability"} & rows[0].keys()
+    )  # no arm was asked for them
     assert rows[0]["Edit s"].startswith("2.000")
     assert rows[4]["Edit s"].startswith("0.600")
     assert rows[0]["MB"].startswith("2.50")
