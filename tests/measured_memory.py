@@ -26,8 +26,9 @@ from orchestrator.settings import loading as config
 from orchestrator.settings.yaml_files import SearchSpaces
 from trainables.artefacts import Artefacts
 from trainables.assemblies.gece import Corpus, GeceSettings, calibration
+from trainables.backbones.forward.site import Site
+from trainables.backbones.forward.split import Split
 from trainables.backbones.loading import Dtype, load_backbone
-from trainables.backbones.split import Site, Split
 from trainables.interfaces import Edit, EditMethod, Question, TrainingRecord
 from trainables.methods import build_config, get_method, method_settings
 from trainables.prompts import edit_batch

@@ -21,7 +21,7 @@ from cachetools import LRUCache
 from filelock import FileLock
 from safetensors.torch import load, save
 
-from trainables.backbones.prefix_cache import PrefixCache
+from trainables.backbones.forward.prefix_cache import PrefixCache
 from trainables.interfaces import Json, State
 from trainables.moe import nltk_data
 from trainables.states import snapshot

@@ -245,8 +245,8 @@ def _contexts(folder: Path, backbone: Backbone) -> list[str]:
     """Those that R-ROME finds in the store of the run, where this side looks for them again."""
     from trainables.artefacts import Artefacts
     from trainables.assemblies.ordinary_text import stored_contexts
-    from trainables.backbones.prefix_cache import PrefixCache
-    from trainables.backbones.split import Split
+    from trainables.backbones.forward.prefix_cache import PrefixCache
+    from trainables.backbones.forward.split import Split
 
     settings = SETTINGS["r_rome"]
     (length,) = settings["context_lengths"]

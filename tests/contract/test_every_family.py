@@ -19,10 +19,11 @@ from orchestrator.planning.families import known_families
 from orchestrator.planning.shapes import read_shape
 from tests.conftest import FAMILIES, VOCABULARY, save_tiny, tiny_config
 from trainables.backbones.families import FOLDER
+from trainables.backbones.forward.prefix_cache import PrefixCache
+from trainables.backbones.forward.site import Site
+from trainables.backbones.forward.split import Split
 from trainables.backbones.loading import load_backbone
-from trainables.backbones.prefix_cache import PrefixCache
 from trainables.backbones.pristine import Pristine
-from trainables.backbones.split import Site, Split
 from trainables.backbones.surgery import KeptWeights, get_module, replace_module
 from trainables.interfaces import Backbone, PromptBatch
 from trainables.moe.experts import FrozenFfn

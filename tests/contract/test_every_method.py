@@ -17,10 +17,10 @@ import yaml
 from tests.conftest import save_tiny
 from tests.contract.tiny_settings import TINY, TINY_OF
 from trainables.artefacts import Artefacts
+from trainables.backbones.forward.prefix_cache import PrefixCache
+from trainables.backbones.forward.split import Split
 from trainables.backbones.loading import load_backbone
-from trainables.backbones.prefix_cache import PrefixCache
 from trainables.backbones.pristine import Pristine
-from trainables.backbones.split import Split
 from trainables.bases import read_method
 from trainables.errors import BackboneError
 from trainables.interfaces import (

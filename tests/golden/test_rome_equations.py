@@ -14,8 +14,8 @@ from torch import Tensor
 
 from trainables.artefacts import Artefacts
 from trainables.assemblies.ordinary_text import stored_contexts
+from trainables.backbones.forward.split import Split
 from trainables.backbones.loading import load_backbone
-from trainables.backbones.split import Split
 from trainables.interfaces import Backbone, Edit
 from trainables.methods.rome import Config, Rome, rank_one_update
 from trainables.prompts import edit_batch, subject_last_token

@@ -12,8 +12,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from trainables.backbones.prefix_cache import PrefixCache
-from trainables.backbones.split import PerToken, Site, Split
+from trainables.backbones.forward.prefix_cache import PrefixCache
+from trainables.backbones.forward.site import Site
+from trainables.backbones.forward.split import PerToken, Split
 from trainables.backbones.surgery import get_module, replace_module
 from trainables.errors import ConfigError
 from trainables.interfaces import Backbone, DecodeState, PromptBatch, State

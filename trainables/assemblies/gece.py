@@ -35,13 +35,14 @@ import torch
 from torch import Tensor
 
 from trainables.artefacts import Artefacts
+from trainables.backbones.forward.site import Site
+from trainables.backbones.forward.split import Split
 from trainables.backbones.hidden_states.covariance import different_passages, kept_passages
 from trainables.backbones.hidden_states.unedited import (
     ROWS_PER_FORWARD,
     gradient_factors,
     greedy_answers,
 )
-from trainables.backbones.split import Site, Split
 from trainables.errors import EditDiverged
 from trainables.interfaces import Backbone, Edit, EditBatch, Json, State
 from trainables.moe import nltk_data

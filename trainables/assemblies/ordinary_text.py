@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from trainables.artefacts import Artefacts
+from trainables.backbones.forward.split import Split
 from trainables.backbones.hidden_states.covariance import (
     different_passages,
     kept_passages,
@@ -23,7 +24,6 @@ from trainables.backbones.hidden_states.covariance import (
     second_moments,
 )
 from trainables.backbones.hidden_states.sampled_text import sampled_contexts, sampled_passages
-from trainables.backbones.split import Split
 from trainables.errors import ConfigError
 from trainables.interfaces import Json, State
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from trainables.artefacts import Artefacts
-from trainables.backbones.split import Split
+from trainables.backbones.forward.split import Split
 from trainables.edits.known import Fact, digest
 from trainables.interfaces import Backbone, EditRecord, Json, State
 from trainables.metrics.evaluator import BATCH_SIZE, Evaluator

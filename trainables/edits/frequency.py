@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from trainables.artefacts import Artefacts
 from trainables.assemblies.gece import Corpus, GeceSettings, calibration, text_word_counts
-from trainables.backbones.split import Site, Split
+from trainables.backbones.forward.site import Site
+from trainables.backbones.forward.split import Split
 from trainables.edits.sources import Source
 from trainables.interfaces import Backbone
 from trainables.prompts import edit_batch

@@ -59,9 +59,9 @@ from trainables.assemblies.spread_vectors import (
     vector_run,
 )
 from trainables.backbones.families import check_ffn_is_added
+from trainables.backbones.forward.split import Split
 from trainables.backbones.hidden_states.covariance import states_above, watched_keys
 from trainables.backbones.hidden_states.subject_vectors import KlPosition, VectorSettings
-from trainables.backbones.split import Split
 from trainables.backbones.surgery import get_module
 from trainables.errors import DataError, EditDiverged
 from trainables.field_kinds import Count, CountOrZero, Positive, PositiveOrZero, checked

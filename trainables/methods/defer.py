@@ -42,7 +42,8 @@ import torch
 from torch import Tensor, nn
 
 from trainables.artefacts import Artefacts
-from trainables.backbones.split import Site, Split
+from trainables.backbones.forward.site import Site
+from trainables.backbones.forward.split import Split
 from trainables.backbones.surgery import get_module
 from trainables.errors import ConfigError
 from trainables.field_kinds import Count, CountOrZero, Positive, checked

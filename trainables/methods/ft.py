@@ -36,8 +36,8 @@ import torch
 from torch import Tensor
 
 from trainables.artefacts import Artefacts
+from trainables.backbones.forward.split import Split
 from trainables.backbones.master_weight import MasterWeight
-from trainables.backbones.split import Split
 from trainables.backbones.surgery import KeptWeights
 from trainables.field_kinds import Count, Positive, checked
 from trainables.interfaces import (

@@ -34,9 +34,10 @@ import torch
 from torch import Tensor
 
 from trainables.artefacts import Artefacts
+from trainables.backbones.forward.site import Site
+from trainables.backbones.forward.split import Split
 from trainables.backbones.hidden_states.unedited import gradient_factors
 from trainables.backbones.master_weight import MasterWeight
-from trainables.backbones.split import Site, Split
 from trainables.backbones.surgery import KeptWeights
 from trainables.field_kinds import Count, Positive, PositiveOrZero, checked
 from trainables.interfaces import (

@@ -43,7 +43,8 @@ from torch import Tensor
 
 from trainables.artefacts import Artefacts
 from trainables.assemblies.text_encoder import prompt_embedder
-from trainables.backbones.split import Site, Split
+from trainables.backbones.forward.site import Site
+from trainables.backbones.forward.split import Split
 from trainables.backbones.surgery import get_module, replace_module
 from trainables.errors import ConfigError
 from trainables.field_kinds import Count, Positive, PositiveOrZero, checked

@@ -49,8 +49,8 @@ from trainables.assemblies.spread_vectors import (
     vector_run,
 )
 from trainables.backbones.families import check_ffn_is_added
+from trainables.backbones.forward.split import Split
 from trainables.backbones.hidden_states.subject_vectors import KlPosition, VectorSettings
-from trainables.backbones.split import Split
 from trainables.backbones.written_weights import WrittenWeights
 from trainables.errors import DataError
 from trainables.field_kinds import Count, CountOrZero, Positive, PositiveOrZero, checked

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from trainables.artefacts import Artefacts
-from trainables.backbones.split import Split
+from trainables.backbones.forward.split import Split
 from trainables.field_kinds import checked
 from trainables.interfaces import (
     Backbone,

@@ -33,7 +33,7 @@ from trainables.artefacts import Artefacts
 from trainables.assemblies.edit_texts import EditTexts, TextsInFront, checked_template
 from trainables.assemblies.scope_examples import ScopeExamples, nearness_threshold
 from trainables.assemblies.text_encoder import EncoderName, TextEncoder
-from trainables.backbones.split import Split
+from trainables.backbones.forward.split import Split
 from trainables.errors import BackboneError, ConfigError
 from trainables.field_kinds import Cosine, checked
 from trainables.interfaces import (

@@ -40,6 +40,7 @@ from torch import Tensor
 from trainables.artefacts import Artefacts
 from trainables.assemblies.ordinary_text import check_text, stored_contexts, stored_moments
 from trainables.backbones.families import check_ffn_is_added
+from trainables.backbones.forward.split import Split
 from trainables.backbones.hidden_states.covariance import ridged
 from trainables.backbones.hidden_states.subject_vectors import (
     KlPosition,
@@ -49,7 +50,6 @@ from trainables.backbones.hidden_states.subject_vectors import (
     subject_rows,
 )
 from trainables.backbones.master_weight import MasterWeight
-from trainables.backbones.split import Split
 from trainables.backbones.surgery import KeptWeights, get_module
 from trainables.errors import ConfigError, DataError, EditDiverged
 from trainables.field_kinds import Count, CountOrZero, Positive, PositiveOrZero, checked

@@ -41,9 +41,9 @@ import torch
 from torch import Tensor
 
 from trainables.artefacts import Artefacts
+from trainables.backbones.forward.split import Split
 from trainables.backbones.hidden_states.covariance import solved
 from trainables.backbones.hidden_states.module_gradients import module_factors
-from trainables.backbones.split import Split
 from trainables.backbones.surgery import get_module
 from trainables.backbones.written_weights import WrittenWeights
 from trainables.errors import ConfigError

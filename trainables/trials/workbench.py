@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from trainables.artefacts import Artefacts
 from trainables.assemblies.text_encoder import sentence_prompts
+from trainables.backbones.forward.split import Split
 from trainables.backbones.loading import Device, load_backbone, usable_device
 from trainables.backbones.pristine import Pristine
 from trainables.backbones.sentences.package import ASKED
-from trainables.backbones.split import Split
 from trainables.edits.asking import known_facts
 from trainables.edits.drawing import Drawn, draw
 from trainables.edits.frequency import with_gece

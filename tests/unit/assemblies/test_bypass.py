@@ -3,7 +3,7 @@ import torch
 from torch import Tensor, nn
 
 from trainables.assemblies.bypass import Bypass
-from trainables.backbones.prefix_cache import PrefixCache
+from trainables.backbones.forward.prefix_cache import PrefixCache
 from trainables.errors import ConfigError
 from trainables.interfaces import Backbone, PromptBatch
 from trainables.moe.experts import FrozenFfn, LinearBank

@@ -12,7 +12,8 @@ from trainables.assemblies.gece import (
     calibration,
     text_word_counts,
 )
-from trainables.backbones.split import Site, Split
+from trainables.backbones.forward.site import Site
+from trainables.backbones.forward.split import Split
 from trainables.errors import EditDiverged
 from trainables.interfaces import Backbone, Edit
 from trainables.prompts import edit_batch

@@ -22,10 +22,10 @@ from trainables.assemblies.trained_editor.problems import (
     token_terms,
 )
 from trainables.assemblies.trained_editor.training import Training
+from trainables.backbones.forward.prefix_cache import PrefixCache
+from trainables.backbones.forward.split import Split
 from trainables.backbones.loading import load_backbone
-from trainables.backbones.prefix_cache import PrefixCache
 from trainables.backbones.pristine import Pristine
-from trainables.backbones.split import Split
 from trainables.bases import read_method
 from trainables.errors import ConfigError, DataError, EditDiverged
 from trainables.interfaces import Backbone, Edit, PromptBatch, Question, TrainingRecord

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from trainables.backbones.forward.prefix_cache import PrefixCache
 from trainables.backbones.hidden_states.down_site import DownScale, DownSite
-from trainables.backbones.prefix_cache import PrefixCache
 from trainables.interfaces import Backbone
 from trainables.prompts import collate, tokenise
 

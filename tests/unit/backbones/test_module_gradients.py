@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from trainables.backbones.forward.prefix_cache import PrefixCache
+from trainables.backbones.forward.split import Split
 from trainables.backbones.hidden_states.module_gradients import ModuleFactors, module_factors
-from trainables.backbones.prefix_cache import PrefixCache
-from trainables.backbones.split import Split
 from trainables.interfaces import Backbone, Edit, EditBatch
 from trainables.prompts import edit_batch, tokenise
 

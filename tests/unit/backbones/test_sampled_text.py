@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from trainables.backbones.forward.prefix_cache import PrefixCache
+from trainables.backbones.forward.split import Split
 from trainables.backbones.hidden_states.covariance import passage_batches, second_moments
 from trainables.backbones.hidden_states.sampled_text import sampled_contexts, sampled_passages
-from trainables.backbones.prefix_cache import PrefixCache
-from trainables.backbones.split import Split
 from trainables.interfaces import Backbone
 
 

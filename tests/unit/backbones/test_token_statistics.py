@@ -12,9 +12,9 @@ from torch import nn
 from tests.unit.assemblies.test_side_editor import EDITS, SETTINGS
 from trainables.artefacts import Artefacts
 from trainables.assemblies.side_editor import SideEditor
+from trainables.backbones.forward.prefix_cache import PrefixCache
 from trainables.backbones.hidden_states.down_site import DownScale, DownSite
 from trainables.backbones.hidden_states.token_statistics import ordinary_tokens, token_mean
-from trainables.backbones.prefix_cache import PrefixCache
 from trainables.interfaces import Backbone, DecodeState, PromptBatch, TrainingRecord
 from trainables.moe.side_memory import random_masks
 from trainables.prompts import collate, edit_batch, pad_id, tokenise

@@ -2,13 +2,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from trainables.backbones.forward.prefix_cache import PrefixCache
+from trainables.backbones.forward.site import Site
+from trainables.backbones.forward.split import Split
 from trainables.backbones.hidden_states.unedited import (
     FinalStates,
     gradient_factors,
     greedy_answers,
 )
-from trainables.backbones.prefix_cache import PrefixCache
-from trainables.backbones.split import Site, Split
 from trainables.interfaces import Backbone, Edit
 from trainables.prompts import collate, edit_batch, tokenise
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from trainables.artefacts import Artefacts
+from trainables.backbones.forward.prefix_cache import PrefixCache
+from trainables.backbones.forward.split import Split
 from trainables.backbones.hidden_states.covariance import states_above, watched_keys
-from trainables.backbones.prefix_cache import PrefixCache
-from trainables.backbones.split import Split
 from trainables.errors import ConfigError, DataError
 from trainables.interfaces import Backbone, Edit, EditReport
 from trainables.methods import memit

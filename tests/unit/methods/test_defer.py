@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from trainables.artefacts import Artefacts
-from trainables.backbones.prefix_cache import PrefixCache
-from trainables.backbones.split import Split
+from trainables.backbones.forward.prefix_cache import PrefixCache
+from trainables.backbones.forward.split import Split
 from trainables.errors import ConfigError
 from trainables.interfaces import Backbone, DecodeState, Edit, EditReport, PromptBatch
 from trainables.methods.defer import Choice, Config, Defer, Deferral

@@ -11,6 +11,8 @@ import torch
 
 from trainables.artefacts import Artefacts
 from trainables.assemblies.spread_vectors import least_squares_update
+from trainables.backbones.forward.prefix_cache import PrefixCache
+from trainables.backbones.forward.split import Split
 from trainables.backbones.hidden_states.sampled_text import sampled_contexts
 from trainables.backbones.hidden_states.subject_vectors import (
     SubjectVectors,
@@ -18,8 +20,6 @@ from trainables.backbones.hidden_states.subject_vectors import (
     keys_and_states,
     subject_rows,
 )
-from trainables.backbones.prefix_cache import PrefixCache
-from trainables.backbones.split import Split
 from trainables.errors import ConfigError, DataError
 from trainables.interfaces import Backbone, Edit, EditReport, TrainingRecord
 from trainables.methods.memit import Config, Memit

@@ -8,10 +8,10 @@ import yaml
 from torch import Tensor
 
 from trainables.artefacts import Artefacts
+from trainables.backbones.forward.prefix_cache import PrefixCache
+from trainables.backbones.forward.split import Split
 from trainables.backbones.hidden_states.unedited import FinalStates
 from trainables.backbones.loading import load_backbone
-from trainables.backbones.prefix_cache import PrefixCache
-from trainables.backbones.split import Split
 from trainables.errors import ConfigError
 from trainables.interfaces import (
     Backbone,

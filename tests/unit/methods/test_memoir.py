@@ -13,8 +13,8 @@ from torch import Tensor
 from tests.golden.test_memoir_equations import CONFIG as SETTINGS
 from tests.golden.test_memoir_equations import EDITS, UNRELATED
 from trainables.artefacts import Artefacts
-from trainables.backbones.prefix_cache import PrefixCache
-from trainables.backbones.split import Split
+from trainables.backbones.forward.prefix_cache import PrefixCache
+from trainables.backbones.forward.split import Split
 from trainables.errors import ConfigError
 from trainables.interfaces import Backbone, Edit, EditReport, PromptBatch, TrainingRecord
 from trainables.methods.memoir.masks import Masks, named_columns, pooled_mean

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from tests.tiny_sentences import tiny_encoder
 from trainables.artefacts import Artefacts
-from trainables.backbones.prefix_cache import PrefixCache
-from trainables.backbones.split import Split
+from trainables.backbones.forward.prefix_cache import PrefixCache
+from trainables.backbones.forward.split import Split
 from trainables.errors import BackboneError, ConfigError
 from trainables.interfaces import (
     Backbone,

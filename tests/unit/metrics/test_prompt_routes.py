@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from trainables.artefacts import Artefacts
-from trainables.backbones.prefix_cache import PrefixCache
-from trainables.backbones.split import Split
+from trainables.backbones.forward.prefix_cache import PrefixCache
+from trainables.backbones.forward.split import Split
 from trainables.bases import read_method
 from trainables.draws.streams import to_edit
 from trainables.edits.stream import EditStream

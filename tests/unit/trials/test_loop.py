@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from trainables.artefacts import Artefacts
+from trainables.backbones.forward.prefix_cache import PrefixCache
+from trainables.backbones.forward.split import Split
 from trainables.backbones.loading import load_backbone
-from trainables.backbones.prefix_cache import PrefixCache
 from trainables.backbones.pristine import Pristine
-from trainables.backbones.split import Split
 from trainables.draws.streams import to_edit
 from trainables.edits.stream import EditStream
 from trainables.errors import ConfigError

@@ -8,8 +8,8 @@ import pytest
 from tests.conftest import save_tiny
 from tests.unit.file_trials import spec, write, zsre_line
 from trainables.artefacts import Artefacts
+from trainables.backbones.forward.split import Split
 from trainables.backbones.loading import load_backbone
-from trainables.backbones.split import Split
 from trainables.errors import BackboneError, DataError
 from trainables.prompts import collate, tokenise
 from trainables.spec import TrialSpec

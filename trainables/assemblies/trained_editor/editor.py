@@ -36,8 +36,8 @@ from trainables.assemblies.trained_editor.problems import (
 from trainables.assemblies.trained_editor.rules import RuledNetworks, ShiftRule
 from trainables.assemblies.trained_editor.training import Training, TrainingSettings
 from trainables.assemblies.trainer import TrainerSettings, trained
+from trainables.backbones.forward.split import Split
 from trainables.backbones.hidden_states.module_gradients import ModuleFactors, module_factors
-from trainables.backbones.split import Split
 from trainables.backbones.written_weights import WrittenWeights
 from trainables.errors import ConfigError, DataError
 from trainables.interfaces import (

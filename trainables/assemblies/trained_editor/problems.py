@@ -24,7 +24,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from trainables.backbones.split import Split
+from trainables.backbones.forward.split import Split
 from trainables.interfaces import EditBatch, PromptBatch, Question, TrainingRecord
 from trainables.optimise import token_losses
 from trainables.prompts import collate, edit_batch, pad_id, row_index, tokenise

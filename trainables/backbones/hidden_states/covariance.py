@@ -19,8 +19,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from trainables.backbones.prefix_cache import PrefixCache
-from trainables.backbones.split import Split
+from trainables.backbones.forward.prefix_cache import PrefixCache
+from trainables.backbones.forward.split import Split
 from trainables.errors import DataError, EditDiverged
 from trainables.interfaces import Backbone, PromptBatch
 from trainables.prompts import Row, collate, pad_id, tokenise

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from trainables.backbones.forward.prefix_cache import PrefixCache
+from trainables.backbones.forward.site import Site
+from trainables.backbones.forward.split import PerToken, Split
 from trainables.backbones.hidden_states.token_statistics import ordinary_tokens, token_mean
-from trainables.backbones.prefix_cache import PrefixCache
-from trainables.backbones.split import PerToken, Site, Split
 from trainables.backbones.surgery import get_module
 from trainables.interfaces import Backbone, DecodeState, PromptBatch, State
 from trainables.prompts import collate, pad_id, tokenise

@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from trainables.backbones.split import Split
+from trainables.backbones.forward.split import Split
 from trainables.backbones.surgery import get_module
 from trainables.interfaces import PromptBatch
 from trainables.optimise import token_losses

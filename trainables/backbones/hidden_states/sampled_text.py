@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from trainables.backbones.split import Split
+from trainables.backbones.forward.split import Split
 from trainables.interfaces import DecodeState, PromptBatch
 from trainables.prompts import collate, pad_id, tokenise
 

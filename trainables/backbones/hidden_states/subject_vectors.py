@@ -30,9 +30,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from trainables.backbones.forward.prefix_cache import PrefixCache
+from trainables.backbones.forward.split import PerToken, Split
+from trainables.backbones.forward.tail import Tail
 from trainables.backbones.hidden_states.covariance import states_above, watched_keys
-from trainables.backbones.prefix_cache import PrefixCache
-from trainables.backbones.split import PerToken, Split
 from trainables.interfaces import Backbone, EditBatch, PromptBatch, State
 from trainables.prompts import (
     Row,
@@ -143,10 +144,14 @@ def subject_rows(
 
 @dataclass(frozen=True)
 class _Part:
-    """Some rows: their tokens, states behind the layer, edits, and where vectors are added."""
+    """Some rows: their tokens, states behind the layer, edits, and where vectors are added.
+
+    The tail of a row begins at its subject's last token.
+    """
 
     tokens: PromptBatch
     hidden: Tensor
+    tail: Tail | None
     owner: Tensor
     place: tuple[Tensor, Tensor]
 
@@ -209,6 +214,7 @@ class SubjectVectors:
         device = backbone.device
         with torch.no_grad():
             self._hidden = states_above(backbone, layer, rows.tokens)
+            self._tail = self._above.tail(rows.tokens, self._hidden, rows.columns)
             states = rows.at_subjects(self._hidden)[: rows.num_edits].float()
             self.base = states if base is None else base
             self.delta = nn.Parameter(torch.zeros_like(self.base))
@@ -304,9 +310,11 @@ class SubjectVectors:
         index = _beside(there, self._hidden)
         numbers = torch.arange(len(index), device=index.device)
         if len(index) == len(chosen):  # without a second copy of all states
-            return _Part(rows.tokens, self._hidden, rows.owner, (numbers, rows.columns))
+            place = (numbers, rows.columns)
+            return _Part(rows.tokens, self._hidden, self._tail, rows.owner, place)
         place = (numbers, rows.columns[index])
-        return _Part(rows.tokens.rows(there), self._hidden[index], rows.owner[index], place)
+        tail = None if self._tail is None else self._tail.rows(there)
+        return _Part(rows.tokens.rows(there), self._hidden[index], tail, rows.owner[index], place)
 
     def _terms(self, logits: Tensor, labels: Tensor, is_prompt: Tensor, kept: Tensor) -> Tensor:
         """For each position the loss of its label, or how far its distribution has drifted."""
@@ -329,7 +337,7 @@ class SubjectVectors:
         """`Split.per_token` over some rows, with their vectors added."""
         shift = self.delta[part.owner].to(part.hidden.dtype)
         shifted: Tensor = part.hidden.index_put(part.place, shift, accumulate=True)
-        return self._above.per_token(function, part.tokens, *held, hidden=shifted)
+        return self._above.per_token(function, part.tokens, *held, hidden=shifted, tail=part.tail)
 
 
 def keys_and_states(

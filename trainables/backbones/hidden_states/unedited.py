@@ -15,8 +15,9 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from trainables.backbones.prefix_cache import PrefixCache
-from trainables.backbones.split import Site, Split
+from trainables.backbones.forward.prefix_cache import PrefixCache
+from trainables.backbones.forward.site import Site
+from trainables.backbones.forward.split import Split
 from trainables.interfaces import DecodeState, PromptBatch
 from trainables.optimise import token_losses
 from trainables.prompts import Row, by_length, collate, pad_id, row_index

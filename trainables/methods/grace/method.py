@@ -33,7 +33,8 @@ import torch
 from torch import Tensor, nn
 
 from trainables.artefacts import Artefacts
-from trainables.backbones.split import Site, Split
+from trainables.backbones.forward.site import Site
+from trainables.backbones.forward.split import Split
 from trainables.backbones.surgery import get_module
 from trainables.field_kinds import Count, Positive, checked
 from trainables.interfaces import (
@@ -99,7 +100,8 @@ class _Run:
     """A batch under way. `rows` train at the same time, each its own of `entries`."""
 
     batch: EditBatch
-    hidden: Tensor  # (B, T, D) entering the edited layer
+    output: Tensor  # (B, T, D) of `Site.frozen`
+    own: Tensor  # (B, T, D) of the projection
     keys: Tensor  # (B, F)
     outputs: Tensor  # (B, D) of the projection at the last prompt tokens
     is_right: list[bool]  # answers of the backbone without codebook
@@ -262,18 +264,12 @@ class Grace:
 
         Keys do not depend on the codebook: it acts behind the place where they are read.
         """
-        ends = batch.tokens.prompt_ends
-        seen: dict[str, Tensor] = {}
-
-        def note(inputs: Tensor, output: Tensor) -> Tensor:
-            seen["keys"], seen["outputs"] = _at(inputs, ends).float(), _at(output, ends).float()
-            return output
-
-        hidden = self._split.hidden(batch.tokens)
-        with self._watched(note):
-            logits, _ = self._split.logits(batch.tokens, hidden=hidden)
-        is_right = _all_right(logits, batch.labels, row_index(batch.tokens))
-        return _Run(batch, hidden, seen["keys"], seen["outputs"], is_right)
+        tokens, ends = batch.tokens, batch.tokens.prompt_ends
+        inputs, output = self._site.frozen(tokens)
+        own = self._down(inputs)
+        said = self._site.per_token(lambda logits: logits.argmax(-1), tokens, output)
+        is_right = _all_right(said, batch.labels, row_index(tokens))
+        return _Run(batch, output, own, _at(inputs, ends).float(), _at(own, ends).float(), is_right)
 
     def _start_wave(self, run: _Run) -> None:
         """Insert the next edits, up to the first that meets an entry still to be trained."""
@@ -301,16 +297,19 @@ class Grace:
 
     def _wave(self, run: _Run) -> _Wave:
         """Adam on the values of this wave, starting from the codebook's."""
-        rows = torch.tensor(run.rows, device=run.hidden.device)
-        tokens, hidden = run.batch.tokens.rows(rows), run.hidden[rows]
+        rows = torch.tensor(run.rows, device=run.output.device)
+        tokens, output, own = run.batch.tokens.rows(rows), run.output[rows], run.own[rows]
         labels = run.batch.labels[torch.isin(row_index(run.batch.tokens), rows)]
         positions, scored_rows = self._positions(tokens), TargetRows.of(row_index(tokens))
-        entries = torch.tensor(run.entries, device=run.hidden.device)
+        entries = torch.tensor(run.entries, device=run.output.device)
         values = nn.Parameter(self.codebook.values[entries].clone())
+        tail = None
+        if self._config.replacement == "replace_last":
+            tail = self._site.tail(tokens, output, tokens.prompt_ends)
 
         def loss() -> Tensor:
-            with self._watched(lambda _, output: _replaced(output, positions, values)):
-                losses = self._split.per_token(token_losses, tokens, labels, hidden=hidden)
+            changed = output + (_replaced(own, positions, values) - own)
+            losses = self._site.per_token(token_losses, tokens, changed, labels, tail=tail)
             # A sum: each value gets the gradient that it would get alone.
             return row_loss(losses, scored_rows) * len(rows)
 
@@ -324,11 +323,11 @@ class Grace:
         """Whether the model, codebook included, already gives the target of `row`."""
         if covering < 0:
             return run.is_right[row]
-        index = torch.tensor([row], device=run.hidden.device)
+        index = torch.tensor([row], device=run.output.device)
         tokens = run.batch.tokens.rows(index)
         labels = run.batch.labels[row_index(run.batch.tokens) == row]
         logits, _ = self.logits(tokens)
-        return _all_right(logits, labels, row_index(tokens))[0]
+        return _all_right(logits.argmax(-1), labels, row_index(tokens))[0]
 
     def _start(self, run: _Run, row: int) -> Tensor:
         if self._config.value_init == "warm":
@@ -378,9 +377,9 @@ def _replaced(output: Tensor, positions: Tensor, values: Tensor) -> Tensor:
     return torch.where(positions[..., None], values[:, None].to(output.dtype), output)
 
 
-def _all_right(logits: Tensor, labels: Tensor, rows: Tensor) -> list[bool]:
-    """Whether every scored token of each row is the most likely one."""
-    wrong = (logits.argmax(-1) != labels).long()
+def _all_right(said: Tensor, labels: Tensor, rows: Tensor) -> list[bool]:
+    """Whether the likeliest token `said` at each scored position of a row is the label, by row."""
+    wrong = (said != labels).long()
     misses = wrong.new_zeros(int(rows[-1]) + 1).index_add(0, rows, wrong)
     return (misses == 0).tolist()
 

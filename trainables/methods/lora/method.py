@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from trainables.artefacts import Artefacts
-from trainables.backbones.split import Split
+from trainables.backbones.forward.split import Split
 from trainables.errors import ConfigError
 from trainables.field_kinds import Count, Positive, ShareBelowOne, checked
 from trainables.interfaces import (

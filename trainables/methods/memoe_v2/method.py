@@ -54,7 +54,8 @@ from trainables.assemblies.gece import (
     calibration,
     text_word_counts,
 )
-from trainables.backbones.split import Site, Split
+from trainables.backbones.forward.site import Site
+from trainables.backbones.forward.split import Split
 from trainables.errors import ConfigError
 from trainables.field_kinds import (
     Count,

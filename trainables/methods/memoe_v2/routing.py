@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from trainables.assemblies.bypass import Bypass
+from trainables.backbones.forward.prefix_cache import PrefixCache
+from trainables.backbones.forward.split import Split
 from trainables.backbones.hidden_states.unedited import FinalStates
-from trainables.backbones.prefix_cache import PrefixCache
-from trainables.backbones.split import Split
 from trainables.errors import ConfigError
 from trainables.interfaces import Backbone, PromptBatch, State
 from trainables.methods.memoe_v2.dual_attention import (

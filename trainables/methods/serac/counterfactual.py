@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from trainables.assemblies.edit_texts import TextsInFront
-from trainables.backbones.prefix_cache import PrefixCache
-from trainables.backbones.split import Split
+from trainables.backbones.forward.prefix_cache import PrefixCache
+from trainables.backbones.forward.split import Split
 from trainables.interfaces import Backbone, TrainingRecord
 from trainables.optimise import TargetRows, row_loss, token_losses
 from trainables.prompts import collate, labels_of, pad_id, row_index, tokenise

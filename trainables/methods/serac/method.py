@@ -37,7 +37,7 @@ from trainables.artefacts import Artefacts
 from trainables.assemblies.edit_texts import EditTexts, checked_template
 from trainables.assemblies.text_encoder import EncoderName, TextEncoder
 from trainables.assemblies.trainer import TrainerSettings, trained
-from trainables.backbones.split import Split
+from trainables.backbones.forward.split import Split
 from trainables.errors import ConfigError
 from trainables.field_kinds import Count, Positive, Share, ShareBelowOne, checked
 from trainables.interfaces import (

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from tests.conftest import save_tiny
+from trainables.backbones.forward.prefix_cache import PrefixCache
+from trainables.backbones.forward.site import Site
+from trainables.backbones.forward.split import Split
 from trainables.backbones.loading import load_backbone
-from trainables.backbones.prefix_cache import PrefixCache
-from trainables.backbones.split import Site, Split
 from trainables.interfaces import Backbone, DecodeState
 from trainables.optimise import token_losses
 from trainables.prompts import PaddingSide, Row, collate, labels_of, pad_id, tokenise

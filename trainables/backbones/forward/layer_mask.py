@@ -31,7 +31,10 @@ class LayerMasks:
         if self._batch is not prompts.attention_mask:
             self._batch, self._made = prompts.attention_mask, {}
         if id(part) not in self._made:
-            made = _of_layers(self._model, part, prompts.on_host, states.dtype)
+            host = prompts.on_host
+            made = mask_of_layers(
+                self._model, part, host.attention_mask, host.position_ids, states.dtype
+            )
             self._made[id(part)] = (
                 prompts.attention_mask
                 if made is None
@@ -40,23 +43,28 @@ class LayerMasks:
         return self._made[id(part)]
 
 
-def _of_layers(
-    model: nn.Module, part: nn.Module, prompts: PromptBatch, dtype: torch.dtype
+def mask_of_layers(
+    model: nn.Module, part: nn.Module, real: Tensor, positions: Tensor, dtype: torch.dtype
 ) -> Tensor | None:
-    """The mask (B, 1, T, T) of prompts on the host; None where the plain one is needed.
+    """The mask (B, 1, T, T) that the layers of `part` get; None where the plain one is needed.
 
     The decoder makes it in every pass, for which the host waits; one that is made already it takes
     as it is.
+
+    Args:
+        model: What `part` is of.
+        part: See `decoder_part`.
+        real: (B, T) int64, 1 on tokens, on the host.
+        positions: Index of each token within its row, (B, T), on the host.
+        dtype: Of the hidden states.
     """
     from transformers.masking_utils import create_masks_for_generate
 
     if hasattr(model, "create_masks_for_generate"):  # a family with a need of its own
         return None
     config: Any = part.config
-    states = torch.empty(*prompts.input_ids.shape, 0, dtype=dtype)  # its form is asked for
-    made: Any = create_masks_for_generate(
-        config, states, prompts.attention_mask, None, prompts.position_ids
-    )
+    states = torch.empty(*real.shape, 0, dtype=dtype)  # its form is asked for
+    made: Any = create_masks_for_generate(config, states, real, None, positions)
     if isinstance(made, dict):  # by kind of layer
         made = next(iter(made.values())) if len(made) == 1 else None
     is_whole = isinstance(made, Tensor) and made.ndim == 4 and len(made) == len(states)

@@ -6,17 +6,17 @@ They are computed once per backbone, layer and prompt and shared by all trials o
 
 from __future__ import annotations
 
-import copy
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from trainables.backbones.layer_mask import LayerMasks
-from trainables.backbones.prefix_cache import PrefixCache
-from trainables.backbones.surgery import replace_module
+from trainables.backbones.forward.layer_mask import LayerMasks
+from trainables.backbones.forward.parts import decoder_part, head, run_part
+from trainables.backbones.forward.prefix_cache import PrefixCache
+from trainables.backbones.forward.tail import Tail, tail_of
 from trainables.errors import BackboneError
 from trainables.interfaces import Backbone, DecodeState, PromptBatch
 
@@ -56,13 +56,13 @@ class Split:
         self.backbone = backbone
         self.first_layer = first_layer
         self._cache = cache
-        self._lower = _decoder_part(backbone, 0, first_layer, has_norm=False)
-        self._upper = _decoder_part(backbone, first_layer, backbone.num_layers, has_norm=True)
+        self._lower = decoder_part(backbone, 0, first_layer, has_norm=False)
+        self._upper = decoder_part(backbone, first_layer, backbone.num_layers, has_norm=True)
         # Of several micro-batches: the layers that still run on all rows, and those that do not.
         plain = min(first_layer + has_batch_state, backbone.num_layers)
         self._keeps_whole = plain > first_layer
-        self._whole = _decoder_part(backbone, first_layer, plain, has_norm=False)
-        self._plain = _decoder_part(backbone, plain, backbone.num_layers, has_norm=True)
+        self._whole = decoder_part(backbone, first_layer, plain, has_norm=False)
+        self._plain = decoder_part(backbone, plain, backbone.num_layers, has_norm=True)
         self._masks = LayerMasks(backbone.model)
 
     @torch.no_grad()
@@ -118,6 +118,7 @@ class Split:
         prompts: PromptBatch,
         *held: Tensor,
         hidden: Tensor | None = None,
+        tail: Tail | None = None,
     ) -> Tensor:
         """`function(logits, *held)` at the scored positions of whole rows, (M, ...).
 
@@ -130,16 +131,34 @@ class Split:
             prompts: Whole rows.
             held: Tensors (M, ...) that no gradient flows to.
             hidden: As in `logits`.
+            tail: What `tail` returned for these rows, if `hidden` has changed there alone since;
+                rows that run all at once then run no further token.
         """
         states = self.hidden(prompts) if hidden is None else hidden
         micro_batch = self.backbone.micro_batch
         if micro_batch.is_whole(len(states)):
-            return function(head(self.backbone, self._whole_final(prompts, states)), *held)
+            whole = self._whole_final(prompts, states) if tail is None else tail.final(states)
+            return function(head(self.backbone, whole), *held)
 
         def some(final: Tensor, *held: Tensor) -> Tensor:
             return function(head(self.backbone, final), *held)
 
         return self._in_pieces(some, prompts, states, held)
+
+    def tail(self, prompts: PromptBatch, hidden: Tensor, starts: Tensor) -> Tail | None:
+        """What of whole rows a change from a column of their own on, `starts` (B,), can reach.
+
+        None where the rows do not run all at once: to keep so much would take what that saves.
+
+        Args:
+            prompts: No position before a row's start is scored.
+            hidden: What enters `first_layer`, (B, T, D). Nothing may change before the starts,
+                neither here nor in a layer, as long as the tail is used.
+            starts: Columns of real tokens.
+        """
+        if not self.backbone.micro_batch.is_whole(len(hidden)):
+            return None
+        return tail_of(self.backbone.model, self._upper, self.first_layer, prompts, hidden, starts)
 
     def final(self, prompts: PromptBatch, hidden: Tensor | None = None) -> Tensor:
         """Final hidden states after the last norm, (M, D), at the scored positions of whole rows.
@@ -163,7 +182,7 @@ class Split:
         positions, numbers = prompts.position_ids, torch.arange(len(states), device=states.device)
         if self._keeps_whole:
             mask = self._masks.of(self._whole, prompts, states)
-            states = _run(self._whole, states, mask, positions)
+            states = run_part(self._whole, states, mask, positions)
 
         def some(
             states: Tensor,
@@ -174,7 +193,7 @@ class Split:
             columns: Tensor,
             *held: Tensor,
         ) -> Tensor:
-            final = _run(self._plain, states, mask, positions)
+            final = run_part(self._plain, states, mask, positions)
             return function(final[rows - numbers[0], columns], *held)
 
         return self.backbone.micro_batch.apply_on_ranks(
@@ -187,83 +206,14 @@ class Split:
     def _whole_final(self, prompts: PromptBatch, states: Tensor) -> Tensor:
         """`final` of rows that run all at once."""
         mask = self._masks.of(self._upper, prompts, states)
-        return _run(self._upper, states, mask, prompts.position_ids)[prompts.scored_at]
+        return run_part(self._upper, states, mask, prompts.position_ids)[prompts.scored_at]
 
     def _below(self, ids: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
-        return _run(self._lower, self.backbone.embedding(ids), mask, positions)
+        return run_part(self._lower, self.backbone.embedding(ids), mask, positions)
 
     def _key(self, ids: Tensor) -> tuple[str, int, bytes]:
         digest = hashlib.blake2b(ids.numpy().tobytes(), digest_size=16).digest()
         return self.backbone.memory_key, self.first_layer, digest
-
-
-class Site:
-    """A module of one layer whose output is added to the residual stream: an FFN, its down part.
-
-    What a bypass adds there can be added to the layer's output instead, so a training loop runs
-    neither the layer's attention nor its frozen FFN again. In floating point the sum differs from
-    that of a forward pass by rounding.
-
-    Where a family puts a norm between its FFN and the stream that does not hold: there the module's
-    own output is what things are added to, and the layer is run again with the sum in its place.
-    """
-
-    def __init__(self, backbone: Backbone, layer: int, path: str, cache: PrefixCache) -> None:
-        """Name the module by its dotted path; what stands there may be replaced later."""
-        self._model, self._path = backbone.model, path
-        self._is_normed = backbone.family.norm_after_ffn is not None
-        self._split = Split(backbone, layer, cache)
-        self._layer = _decoder_part(backbone, layer, layer + 1, has_norm=False)
-        self._above = Split(backbone, layer + 1, cache, has_batch_state=False)
-        self._masks = LayerMasks(backbone.model)
-
-    @torch.no_grad()
-    def frozen(self, prompts: PromptBatch) -> tuple[Tensor, Tensor]:
-        """Input of the module as it now is, (B, T, ...), and what `logits` goes on from, (B, T, D).
-
-        The second is the output of its layer; with a norm behind the FFN, of the module itself.
-        Both are of no meaning on padding.
-        """
-        seen: list[Tensor] = []
-
-        def keep(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            seen.extend((inputs[0], output))
-
-        hook = self._model.get_submodule(self._path).register_forward_hook(keep)
-        try:
-            output = self._run_layer(prompts)
-        finally:
-            hook.remove()
-        inputs, own = (tensor.to(output.device) for tensor in seen)
-        return inputs, own if self._is_normed else output
-
-    def per_token(
-        self, function: PerToken, prompts: PromptBatch, output: Tensor, *held: Tensor
-    ) -> Tensor:
-        """As `Split.per_token`, from what `frozen` gave and more: `output` (B, T, D).
-
-        With a norm behind the FFN whatever stands at the path is passed over.
-        """
-        if self._is_normed:
-            before = replace_module(self._model, self._path, _Given(output))
-            try:
-                output = self._run_layer(prompts)
-            finally:
-                replace_module(self._model, self._path, before)
-        return self._above.per_token(function, prompts, *held, hidden=output)
-
-    def _run_layer(self, prompts: PromptBatch) -> Tensor:
-        hidden = self._split.hidden(prompts)
-        mask = self._masks.of(self._layer, prompts, hidden)
-        return _run(self._layer, hidden, mask, prompts.position_ids)
-
-
-def _run(part: nn.Module, states: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
-    """What leaves a part of the decoder, (B, T, D), on the device of what entered it."""
-    left: Tensor = part(
-        inputs_embeds=states, attention_mask=mask, position_ids=positions, use_cache=False
-    ).last_hidden_state
-    return left.to(states.device)
 
 
 def _decode(
@@ -311,87 +261,3 @@ def _padded_in_front(cache: Any, mask: Tensor) -> Tensor:
         layer.keys = layer.keys.gather(2, index.expand_as(layer.keys))
         layer.values = layer.values.gather(2, index.expand_as(layer.values))
     return mask.gather(1, source)
-
-
-def head(backbone: Backbone, final: Tensor) -> Tensor:
-    """Vocabulary logits (..., V) of final hidden states (..., D)."""
-    output = backbone.model.get_output_embeddings()  # type: ignore[operator]
-    logits: Tensor = output(final)
-    key = backbone.family.logit_cap
-    cap = None if key is None else getattr(backbone.model.config, key, None)
-    return logits if cap is None else torch.tanh(logits / cap) * cap
-
-
-class _Nothing(nn.Module):
-    """Takes the place of a module that only acts before layer 0; adds nothing."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x
-
-
-class _Given(nn.Module):
-    """Takes the place of a module whose output (B, T, D) is known."""
-
-    def __init__(self, output: Tensor) -> None:
-        super().__init__()
-        self._output = output
-
-    def forward(self, x: Tensor, *args: object, **kwargs: object) -> Tensor:
-        return self._output.to(x.device)
-
-
-class _NoPosition(nn.Module):
-    """Takes the place of learned positions above layer 0, where they were added already."""
-
-    def forward(self, position_ids: Tensor) -> Tensor:
-        return torch.zeros((), device=position_ids.device)
-
-
-def _decoder_part(backbone: Backbone, first: int, stop: int, *, has_norm: bool) -> nn.Module:
-    """The family's own decoder, cut to layers [first, stop) and sharing their modules.
-
-    Using the family's forward keeps its masks and positions; nothing here repeats them. What
-    only acts before layer 0 is left out above it.
-    """
-    decoder = backbone.model.get_submodule(backbone.family.decoder)
-    part = copy.copy(decoder)
-    part._modules = dict(decoder._modules)
-    layers_name = backbone.family.layers.removeprefix(f"{backbone.family.decoder}.")
-    part._modules[layers_name] = _LayerSlice(decoder.get_submodule(layers_name), first, stop)
-    config: Any = copy.copy(decoder.config)
-    if getattr(config, "layer_types", None) is not None:
-        # The decoder asks for the kind of the n-th layer that it runs: window or full attention.
-        config.layer_types = list(config.layer_types[first:stop])
-        part.config = config
-    if not has_norm:
-        norm_name = backbone.family.final_norm.removeprefix(f"{backbone.family.decoder}.")
-        part._modules[norm_name] = _Nothing()
-    if first > 0:
-        for name in backbone.family.input_only:
-            is_position = isinstance(decoder.get_submodule(name), nn.Embedding)
-            part._modules[name] = _NoPosition() if is_position else _Nothing()
-    return part
-
-
-class _LayerSlice(nn.Module):
-    """A live view of some layers: a layer replaced in the model is replaced here too."""
-
-    _layers: nn.ModuleList
-
-    def __init__(self, layers: nn.Module, first: int, stop: int) -> None:
-        super().__init__()
-        # Hidden from nn.Module's registry: the view owns no parameters of its own.
-        object.__setattr__(self, "_layers", layers)
-        self._range = range(first, stop)
-
-    def __len__(self) -> int:
-        return len(self._range)
-
-    def __iter__(self) -> Iterator[nn.Module]:
-        return iter([self._layers[index] for index in self._range])
-
-    def __getitem__(self, index: int | slice) -> nn.Module | list[nn.Module]:
-        if isinstance(index, slice):
-            # The families cut to config.num_hidden_layers, which counts the whole model.
-            return list(self)[index]
-        return self._layers[self._range[index]]
