@@ -57,11 +57,13 @@ def work(spec: TrialSpec) -> Work:
     steps = of_edit * (edits if training.is_in_turn else batches * mini_batches(spec))
     own = per_edit(spec, "tokens_per_row")
     tokens = edits * training.rows * training.tokens
+    reached = tokens if training.reached is None else edits * training.rows * training.reached
     layers = 4 * training.above * shape.layer + 6 * training.used
     head = 4 * training.reads * training.rows * edits * shape.vocabulary * shape.width
-    operations = of_edit * (tokens * layers + head)
+    operations = of_edit * (reached * layers + head)
     below = shape.num_layers - training.above
-    operations += tokens * 2 * below * shape.layer * bool(training.trained)
+    once = tokens * below + (tokens - reached) * training.above
+    operations += once * 2 * shape.layer * bool(training.trained)
     operations += training.passes * edits * own * 2 * shape.num_layers * shape.layer
     operations += training.finish * batches
     read = _prompts_read(spec)

@@ -26,6 +26,8 @@ from orchestrator.planning.shapes import EMBEDDED
 from orchestrator.planning.trial_spec import TrialSpec
 
 _ADAM_BYTES, _SGD_BYTES = 60, 30  # moved per trained number and step
+# Of a row without context, from the last token of its subject on (CounterFact .54, ZsRE .47).
+_FROM_SUBJECT = 0.5
 _EIGENVECTORS = 9  # operations per cube of the size, of all of a symmetric matrix
 _SCALE_PROMPTS = 200  # that WISE and ARM measure their layer on
 _PREFIXES, _PREFIX_TOKENS = 10, 8  # that they sample, and the mean length of one
@@ -39,6 +41,7 @@ class Training:
     Attributes:
         rows: Token rows per edit.
         tokens: Tokens of one row.
+        reached: How many of them a change can reach, which alone pass in each step; None: all.
         above: Layers that a step passes forward and back; one passed only forward counts half.
         trained: Numbers that the optimiser updates.
         used: How many of the trained numbers one token passes.
@@ -54,6 +57,7 @@ class Training:
 
     rows: float = 1
     tokens: float = 0
+    reached: float | None = None
     above: float = 0
     trained: float = 0
     used: float = 0
@@ -250,6 +254,7 @@ def _one_vector(spec: TrialSpec, shape: Shape, layers: Sequence[int]) -> tuple[T
     training = Training(
         rows=rows,
         tokens=row,
+        reached=own * _FROM_SUBJECT,
         above=shape.num_layers - last - 1,
         once=read
         + len(layers) * 6 * shape.ffn * square
@@ -287,10 +292,12 @@ def shifted_layers(spec: TrialSpec) -> list[int]:
 
 def _values(spec: TrialSpec, shape: Shape) -> Training:
     """One vector per edit in a codebook at one projection, trained by Adam."""
-    edits = num_edits(spec.protocol)
+    edits, own = num_edits(spec.protocol), per_edit(spec, "tokens_per_row")
+    is_last_alone = spec.method.get("replacement") == "replace_last"
     return Training(
-        tokens=per_edit(spec, "tokens_per_row"),
-        above=shape.num_layers - edit_layer(spec, shape) - 0.5,
+        tokens=own,
+        reached=min(own, TOKENS_PER_TARGET + 1) if is_last_alone else None,
+        above=shape.num_layers - edit_layer(spec, shape) - 1,
         trained=edits / num_batches(spec.protocol) * shape.width,
     )
 

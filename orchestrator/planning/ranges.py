@@ -15,6 +15,9 @@ from orchestrator.planning.trial_spec import (
     TrialSpec,
 )
 
+# `cost: {trains: ...}` of methods that find a vector for the subject of an edit.
+_SUBJECT_VECTORS = ("vector", "vectors", "hooks")
+
 
 def check_ranges(spec: TrialSpec) -> None:
     """Raises UsageError if a layer, rank or count of the method does not fit its backbone."""
@@ -26,6 +29,12 @@ def check_ranges(spec: TrialSpec) -> None:
         if isinstance(layer, int) and not 0 <= layer < depth:
             raise UsageError(
                 f"method.{name}={layer}: backbone {backbone['name']!r} has layers 0 to {depth - 1}"
+            )
+        if layer == depth - 1 and spec.cost.get("trains") in _SUBJECT_VECTORS:
+            raise UsageError(
+                f"method.{name}={layer}: {method['name']} changes what later tokens read of the "
+                f"subject, and nothing is behind the last layer of backbone {backbone['name']!r}; "
+                f"allowed: 0 to {depth - 2}"
             )
     for name, value in method.items():
         if _is_count(name) and isinstance(value, int) and value < 1:

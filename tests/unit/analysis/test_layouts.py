@@ -70,7 +70,7 @@ LINES = [
         *(["0.70 (1) / 0.92", "0.50 (1) / 0.85", "0.90 (1) / 0.94", "0.70 (1) / 0.91"],),
     ),
     (
-        *("memoe_v2_table2", ("- $\\mathcal{L}_{balance}$", "without_l_balance")),
+        *("memoe_v2_table2", ("- L_balance", "without_l_balance")),
         *(["0.70 (1) / 0.91", "0.50 (1) / 0.84"],),
     ),
     ("memoe_v2_table2", ("- MoE structure", "not run"), ["not run / 0.38"]),

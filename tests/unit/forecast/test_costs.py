@@ -69,6 +69,17 @@ def test_work_when_a_stream_has_batches_then_steps_repeat_and_the_end_is_read_to
     assert stream.operations - one.operations == pytest.approx(read)
 
 
+def test_work_when_a_change_reaches_few_tokens_then_a_step_runs_those_alone() -> None:
+    method = {"replacement": "replace_last", "edit_layer": 2}
+    few, whole = (
+        work(spec({"trains": "values"}, method | each))
+        for each in ({}, {"replacement": "replace_prompt"})
+    )
+    # 2 edits of 10 tokens, one layer above: 5 steps without 6 of them, which it passes once
+    saved = 2 * 6 * 1000 * (5 * 4 - 2)
+    assert whole.operations - few.operations == pytest.approx(saved)
+
+
 def test_training_when_a_map_is_trained_then_one_token_of_a_row_passes_it() -> None:
     found = training_of(spec({"trains": "map"}))
     assert (found.above, found.trained, found.used) == (1, 340, 34)  # of 10 tokens
