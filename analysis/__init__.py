@@ -2,9 +2,10 @@
 
 Rooms, each of which imports only those below it:
 
-- `table`, `claims`, `presets`: the commands.
+- `table`, `figure`, `claims`, `presets`: the commands.
 - `table_report`, `claim_report`, `preset_report`: read a store and make finished tables, verdicts
   on claims, or the presets that a search chose.
+- `figures`: draws a table.
 - `layouts`: arranges the arms of one published table as the paper does.
 - `subsets`: divides an arm into subsets of its records.
 - `reading`: reads MLflow's runs as rows, one per trial.

@@ -44,6 +44,7 @@ class Table:
         notes: Lines below the context, above the table.
         footer: Lines below the table.
         digits: Decimals by score, for scores with other than two.
+        groups: Label of the group that a score column is of, which its heading begins with.
     """
 
     title: str
@@ -54,6 +55,7 @@ class Table:
     notes: tuple[str, ...] = ()
     footer: tuple[str, ...] = field(default=())
     digits: Mapping[str, int] = field(default_factory=dict)
+    groups: Mapping[str, str] = field(default_factory=dict)
 
 
 def render(tables: Sequence[Table], form: str) -> str:

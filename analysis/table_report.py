@@ -180,6 +180,7 @@ def _table(
         notes=tuple(notes),
         footer=tuple(footer),
         digits=body.digits,
+        groups=body.groups,
     )
 
 

@@ -55,9 +55,14 @@ def by_method(printed_as: Mapping[str, str] | None = None) -> Direction:
         return (Position(plain(names.get(arm.method, arm.method)), arm.method),)
 
     def of_row(row: PaperRow) -> Positions:
-        return (Position(plain(row.method), row.method_printed or row.method),)
+        return (Position(plain(row.method), name_shown(row.method, row.method_printed)),)
 
     return Direction("Method", of_arm, of_row)
+
+
+def name_shown(method: str, printed: str) -> str:
+    """What a paper calls a method; not `Ours`, which beside our own runs would mean those."""
+    return method if printed in ("", "Ours") else printed
 
 
 def by_variant(head: str = "Variant", *, shows_method: bool = True) -> Direction:
@@ -75,7 +80,8 @@ def by_variant(head: str = "Variant", *, shows_method: bool = True) -> Direction
 
     def of_row(row: PaperRow) -> Positions:
         name = row.variant.rpartition("=")[2] or row.method
-        return (Position(plain(name), (shows_method and row.method_printed) or name),)
+        shown = name_shown(row.method, row.method_printed) if row.method_printed else name
+        return (Position(plain(name), shown if shows_method else name),)
 
     return Direction(head, of_arm, of_row, ours)
 

@@ -21,6 +21,8 @@ from analysis.published.paper_numbers import PaperRow
 from analysis.render import Row
 
 _HEADS = {"layer": "Layer", "num_experts": "Experts", "top_k": "Top-k", "lora_rank": "Rank"}
+# Headings of label columns that hold the numbers of a grid, LEMoE Table 9's among them.
+GRID_HEADS = frozenset({*_HEADS.values(), "Expert Number", "Topk", "LoRA Rank"})
 
 
 def grid_layout(question: str, axes: Mapping[str, str]) -> Layout:

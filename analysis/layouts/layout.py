@@ -26,6 +26,7 @@ class Body:
         notes: Lines above the table.
         footer: Lines below the table.
         digits: Decimals by key of `scores`, for columns with other than two.
+        groups: Label of the group of columns by key of `scores`; headings begin with it.
         context: Lines above the table that say otherwise than the section does, by their name.
     """
 
@@ -37,6 +38,7 @@ class Body:
     footer: tuple[str, ...] = ()
     digits: Mapping[str, int] = field(default_factory=dict)
     context: Mapping[str, str] = field(default_factory=dict)
+    groups: Mapping[str, str] = field(default_factory=dict)
 
 
 Arrange: TypeAlias = Callable[[Section, Sequence[PaperRow], bool], Body]

@@ -83,12 +83,14 @@ class Matrix:
         all_of_them = {**self.extras, **self.scores}
         scores = {n: all_of_them[n] for n in (*self.scores, *self.extras) if n in known}
         scores = scores or dict(self.scores)  # of arms none of which has ended
-        heads, shown = dict[str, str](), dict[str, int]()
+        heads, groups, shown = dict[str, str](), dict[str, str](), dict[str, int]()
         declared = digits(scores)
         for column in cells.columns:
             for name, head in scores.items():
                 key = f"{name}_{plain(column.label)}" if column.label else name
                 heads[key] = f"{column.label} {head}".strip()
+                if column.label:
+                    groups[key] = column.label
                 if name in declared:
                     shown[key] = declared[name]
         elsewhere = len(section.arms) - len(arms)
@@ -103,6 +105,7 @@ class Matrix:
             notes=(*self.notes, *cells.sizes()),
             footer=(*cells.ranks(), *(others if elsewhere else ())),
             digits=shown,
+            groups=groups,
         )
 
 

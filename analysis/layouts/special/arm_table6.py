@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from analysis.aggregate import Arm, Estimate, Section
 from analysis.counts import num_edits
 from analysis.layouts.costs import COSTS, EXPLAINED, OF_STREAMS, per_edit
+from analysis.layouts.directions import name_shown
 from analysis.layouts.layout import NOT_IN_PAPER, NOT_RUN, Body, Layout, ours
 from analysis.metrics import digits, headings
 from analysis.published.paper_numbers import PaperRow, read
@@ -39,7 +40,8 @@ def arrange(section: Section, paper: Sequence[PaperRow], is_filtered: bool) -> B
         methods = _METHODS[cells["method"]]
         placed.update(methods)
         arms = [arm for name in methods for arm in section.arms if arm.method == name]
-        labels = tuple(cells[column] for column in columns[1:])
+        name = name_shown(cells["method"], cells["method_printed"])
+        labels = (name, cells["training_printed"], cells["inference_printed"])
         printed = float(cells["inference_experts"])
         for arm in arms or (None,):
             rows.append(Row((*labels, _stream(arm)), _entries(arm, printed)))

@@ -59,6 +59,7 @@ def arrange(section: Section, paper: Sequence[PaperRow], is_filtered: bool) -> B
         labels=("Inputs",),
         scores=heads,
         rows=tuple(rows),
+        groups={f"{kind}_{j}": f"{label}:" for kind, label in _KINDS.items() for j in experts},
         notes=("experts bear numbers without meaning: compare the diagonals, not single rows",),
         footer=(f"mean of the diagonal, ours / paper: {', '.join(diagonals)}",),
     )

@@ -73,8 +73,8 @@ def test_arm_table6_then_experts_that_hold_edits_and_arms_time_over_its_baseline
     (table,) = assemble("arm_table6", Options(store=tmp_path))
     printed = render([table], "markdown")
     # 24 s and 6 s over 120 edits
-    assert cells_of(printed, "Ours") == {
-        "Method": "Ours",
+    assert cells_of(printed, "ARM") == {
+        "Method": "ARM",
         "Training": "32 layers + 3 experts",
         "Inference": "32 layers + 3 experts + proj. router",
         "ours": "arm, serial, 120 edits",

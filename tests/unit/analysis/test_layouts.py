@@ -92,12 +92,12 @@ LINES = [
     ),
     # T=125, then stale, own expert, 2,500,000 bytes
     (
-        *("arm_table1", ("Ours",)),
+        *("arm_table1", ("ARM",)),
         *(["0.90 (1) / 0.85", "0.60 (1) / 0.74", "0.90 (1) / 1.00", "0.80 (1) / 0.86"],),
     ),
     ("arm_table1", ("FT",), ["0.20 (1) / 0.08"]),
     ("arm_table1", ("MALMEN",), ["not run / 0.00"]),
-    ("arm_table2", ("Ours",), ["0.90 (1) / 0.83"]),
+    ("arm_table2", ("ARM",), ["0.90 (1) / 0.83"]),
     ("arm_table3", ("- ARM", "without_arm"), ["0.70 (1) / 0.83"]),
     # Rel., Gen., Loc., routing accuracy
     (
@@ -245,8 +245,8 @@ def test_arm_table1_when_serial_then_stale_memory_and_where_the_answers_come_fro
 ) -> None:
     text = printed(store, capsys, "arm_table1")
     # T=125, seven columns; T=250 was not run
-    assert line_of(text, "Ours")[4:7] == ["0.25 (1)", "0.50 (1)", "2.50 (1)"]
-    assert line_of(text, "Ours")[7] == "not run / 0.75"
+    assert line_of(text, "ARM")[4:7] == ["0.25 (1)", "0.50 (1)", "2.50 (1)"]
+    assert line_of(text, "ARM")[7] == "not run / 0.75"
     assert "alternative answers: generated here" in text
     assert "columns T=125: ours 15 questions x 8 answers" in text
     # ours .8 .7 .2, theirs .86 .77 .04: the same order

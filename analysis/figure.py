@@ -1,0 +1,91 @@
+"""The command that draws a published figure or table, ours beside the paper's.
+
+python analysis/figure.py lemoe_table9 store=results format=svg
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+# Run as a file, Python puts analysis/ in front of the import path; the repository belongs there.
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from analysis.arguments import SHARED_HELP, parse_options
+from analysis.figures import FORMATS, KINDS
+
+DEFAULTS = {"format": "svg", "kind": "auto", "score": "average", "out": ""}
+CHOICES = {"format": FORMATS, "kind": KINDS}
+
+EPILOG = f"""\
+{SHARED_HELP}\
+  format=FORM      svg (default), png or pdf
+  kind=KIND        auto (default: as published, or what suits the table), dots, curve, heat_map
+                   (of a grid) or agreement (ours against the paper's, cell by cell)
+  score=SCORE      what a heat map of a grid shows (default average)
+  out=FOLDER       where the files go (default: figures/ in the store)
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Draw and print the files' names; 0, or 2 with one line on standard error."""
+    parser = argparse.ArgumentParser(
+        prog="figure.py",
+        description="Draw a published table or figure, or an ablation, ours beside the paper's.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("figure", nargs="?", help="a name of --list, or of an ablation")
+    parser.add_argument("options", nargs="*", metavar="key=value", help="see below")
+    parser.add_argument("--list", action="store_true", help="list what can be drawn")
+    given = parser.parse_args(arguments)
+    words = [word for word in (given.figure, *given.options) if word]
+    # pandas, mlflow and matplotlib take seconds to import; --help and typing errors do not wait.
+    try:
+        names, options = parse_options(words, DEFAULTS, CHOICES)
+        if given.list:
+            return _print_list()
+        if len(names) != 1:
+            asked = f"{len(names)} figures were named" if names else "no figure was named"
+            raise ValueError(f"{asked}; name one, such as lemoe_figure2 (--list shows them)")
+        return _draw(names[0], options)
+    except ValueError as error:
+        print(f"figure.py: {error}", file=sys.stderr)
+        return 2
+
+
+def _draw(name: str, options: dict[str, str]) -> int:
+    from analysis.figures.catalogue import drawing
+    from analysis.figures.style import store, styled
+    from analysis.table_report import Options, assemble
+
+    chosen = Options(
+        Path(options["store"]), options["measure"] or None, server=options["mlflow"] or None
+    )
+    draw = drawing(name, options["kind"], options["score"])
+    tables = assemble(name, chosen)
+    folder = Path(options["out"] or chosen.store / "figures")
+    kind = "" if options["kind"] == "auto" else f"-{options['kind']}"
+    for number, table in enumerate(tables, 1):
+        which = f"-{number}" if len(tables) > 1 else ""
+        path = folder / f"{name}{kind}{which}.{options['format']}"
+        with styled():
+            store(draw(table), path)
+        print(path)
+    return 0
+
+
+def _print_list() -> int:
+    from analysis.layouts.catalogue import get_layout, known_layouts
+
+    for name in known_layouts():
+        print(f"{name:20} {get_layout(name).question}")
+    print(f"{'<ablation>':20} {get_layout('generic').question}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

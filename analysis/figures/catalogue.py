@@ -1,0 +1,70 @@
+"""Which drawing shows a table best: by its id, or by what it is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TypeAlias
+
+from matplotlib.figure import Figure
+
+from analysis.figures import curve, dots, heat_map, scatter
+from analysis.figures.cells import OURS_AT
+from analysis.layouts.grid import GRID_HEADS
+from analysis.render import Table
+
+Draw: TypeAlias = Callable[[Table], Figure]
+
+# As published: what each figure is drawn as; a table that is not named is drawn by its form.
+_PUBLISHED: Mapping[str, Draw] = {
+    "memoe_v1_figure1": partial(
+        scatter.one_against_another, pairs=[("reliability", "balance"), ("reliability", "average")]
+    ),
+    "memoe_v1_figure4": curve.over_rows,
+    "memoe_v2_figure1": curve.over_rows,
+    "memoe_v2_figure4": curve.over_rows,
+    "memoe_v2_figure5": dots.draw,
+    "lemoe_figure2": curve.over_rows,
+    "lemoe_figure2_right": heat_map.of_shares,
+    "lemoe_figure3": partial(
+        scatter.one_against_another,
+        pairs=[
+            ("within_batch_similarity", "reliability"),
+            ("between_batch_similarity", "reliability"),
+        ],
+        is_named=False,
+    ),
+    "lemoe_figure5": curve.over_rows,
+    "arm_figure4a": curve.over_rows,
+    "arm_figure4b": curve.over_groups,
+    "arm_figure4c": dots.draw,
+    "everyone": dots.by_first_label,
+    "arm_figure5": partial(scatter.one_against_another, pairs=[("own_expert_rate", "average")]),
+}
+
+
+def drawing(name: str, kind: str, score: str) -> Draw:
+    """How to draw the tables of `name`.
+
+    Args:
+        name: Id of a published table or figure, or an ablation's name.
+        kind: One of `figures.KINDS`; `auto`: as published, or what suits the table.
+        score: Key of the score that a heat map shows.
+    """
+    by_kind: Mapping[str, Draw] = {
+        "dots": dots.draw,
+        "curve": curve.over_rows,
+        "heat_map": partial(heat_map.of_grid, score=score),
+        "agreement": scatter.ours_against_theirs,
+    }
+    if kind in by_kind:
+        return by_kind[kind]
+    return _PUBLISHED.get(name) or partial(_by_form, score=score)
+
+
+def _by_form(table: Table, score: str) -> Figure:
+    """A heat map of a grid of two numbers or more, a curve over one, dots of all else."""
+    heads = [head for head in table.labels if head not in OURS_AT]
+    if heads and set(heads) <= GRID_HEADS:
+        return heat_map.of_grid(table, score) if len(heads) > 1 else curve.over_rows(table)
+    return dots.draw(table)

@@ -1,0 +1,91 @@
+"""A dot for each row and score, with its interval, and the published value as a hollow mark."""
+
+from __future__ import annotations
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from analysis.figures.cells import Cell, Column, by_score, columns_of, crossed, need
+from analysis.figures.style import bounded, colour_of, framed, marker_of
+from analysis.render import Table
+
+_PANEL, _MOST_ACROSS = 2.3, 4
+_ROW, _STEP = 0.25, 0.13  # inches of a row, and of each further group in it
+_LABEL = 0.068  # inches of a character
+
+
+def by_first_label(table: Table) -> Figure:
+    """As `draw`, with a row for each second label and a mark for each first one."""
+    return draw(crossed(table))
+
+
+def draw(table: Table) -> Figure:
+    """One panel for each score; rows as in the table, groups of columns side by side in a row."""
+    columns = columns_of(table)
+    need(columns, table)
+    panels = by_score(columns)
+    groups = list(dict.fromkeys(column.group for column in columns))
+    rows = [cell for cell in columns[0].cells if _is_drawn(cell.row, columns)]
+    across = min(len(panels), _MOST_ACROSS)
+    down = -(-len(panels) // across)
+    of_row = _ROW + _STEP * (len(groups) - 1)
+    margin = 0.25 + _LABEL * max(len(cell.label) for cell in rows)
+    legend = "95% intervals" + ("; hollow: the paper's" if _has_paper(columns) else "")
+    height = down * (of_row * len(rows) + 0.65) + 0.3 * (len(groups) > 1)
+    figure, (_, bottom, _, top) = framed(table, margin + across * _PANEL, height, legend)
+    width, total = figure.get_size_inches()
+    if len(groups) > 1:
+        handles = [
+            Line2D([], [], color=colour_of(i), marker=marker_of(i), linestyle="", label=group)
+            for i, group in enumerate(groups)
+        ]
+        figure.legend(
+            handles=handles, loc="upper left", bbox_to_anchor=(0.0, top), ncols=min(6, len(groups))
+        )
+        top -= 0.3 / total
+    grid = figure.add_gridspec(
+        *(down, across),
+        left=margin / width,
+        right=1 - 0.12 / width,
+        bottom=bottom + 0.35 / total,
+        top=top - 0.25 / total,
+        wspace=0.08,
+        hspace=0.65 / (of_row * len(rows)),
+    )
+    places = {cell.row: place for place, cell in enumerate(rows)}
+    for index, (score, found) in enumerate(panels.items()):
+        axes = figure.add_subplot(grid[index // across, index % across])
+        for column in found:
+            order = groups.index(column.group)
+            shift = _STEP / of_row * (order - (len(groups) - 1) / 2)
+            for cell in column.cells:
+                if cell.row in places:
+                    _dot(axes, cell, places[cell.row] + shift, order)
+        axes.set_title(score)
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.set_yticks(range(len(rows)), [cell.label for cell in rows])
+        axes.tick_params(axis="y", length=0, labelleft=index % across == 0)
+        bounded(
+            axes, "x", [value for each in found for cell in each.cells for value in cell.values]
+        )
+    return figure
+
+
+def _dot(axes: Axes, cell: Cell, y: float, series: int) -> None:
+    colour, marker = colour_of(series), marker_of(series)
+    if cell.paper is not None:
+        axes.plot(cell.paper, y, marker, mfc="none", mec=colour, ms=6.5, zorder=3)
+    if cell.ours is None:
+        return
+    if cell.ours.low is not None and cell.ours.high is not None:
+        axes.plot([cell.ours.low, cell.ours.high], [y, y], color=colour, lw=1.2, zorder=2)
+    axes.plot(cell.ours.mean, y, marker, color=colour, ms=4.5, zorder=4)
+
+
+def _is_drawn(row: int, columns: tuple[Column, ...]) -> bool:
+    return any(column.cells[row].values for column in columns)
+
+
+def _has_paper(columns: tuple[Column, ...]) -> bool:
+    return any(cell.paper is not None for column in columns for cell in column.cells)

@@ -1,0 +1,338 @@
+"""What is drawn is what the table holds; every published table and figure can be drawn."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis import figure
+from analysis.aggregate import Estimate
+from analysis.errors import AnalysisError
+from analysis.figures import curve, dots, heat_map, scatter
+from analysis.figures.catalogue import drawing
+from analysis.figures.style import COLOURS, colour_of, marker_of, store, styled
+from analysis.render import Entry, Row, Table
+from tests.unit.analysis_store import shared_store
+from tests.unit.published_store import published_store
+
+COMMAND = Path(figure.__file__)
+PUBLISHED = (
+    *("memoe_v1_figure1", "memoe_v1_figure4", "memoe_v2_figure1", "memoe_v2_figure4"),
+    *("lemoe_figure2", "lemoe_figure2_right", "lemoe_figure3", "lemoe_figure5"),
+    *("arm_figure4a", "arm_figure4b", "arm_figure4c", "arm_figure5"),
+)
+
+
+def of(mean: float, half: float = 0.1) -> Estimate:
+    return Estimate(mean, 3, mean - half, mean + half, "t")
+
+
+def table(
+    labels: Sequence[str],
+    scores: dict[str, str],
+    rows: Sequence[tuple[tuple[str, ...], tuple[Entry, ...]]],
+    groups: dict[str, str] | None = None,
+) -> Table:
+    return Table(
+        "made_up: a table",
+        tuple(labels),
+        scores,
+        tuple(Row(*row) for row in rows),
+        {"backbone": "facts", "commit": "0123"},
+        groups=groups or {},
+    )
+
+
+METHODS = table(
+    ["Method", "ours"],
+    {"reliability": "Rel.", "average": "Avg."},
+    [
+        (("GRACE", "grace"), (Entry(of(0.8), 0.9), Entry(of(0.5), 0.6))),
+        (("MEND", "not run"), (Entry("not run", 0.1), Entry("not run", 0.2))),
+        (("lemoe", "lemoe"), (Entry(of(0.7), "not in the paper"), Entry(of(0.6)))),
+        (("diverging", "x"), (Entry("diverged"), Entry("diverged"))),
+    ],
+)
+
+
+def marks(axes: Axes, *, hollow: bool) -> list[tuple[float, float]]:
+    """Points with a mark, filled or hollow, by place."""
+    return sorted(
+        (float(x), float(y))
+        for line in axes.lines
+        if line.get_marker() != "None" and (line.get_markerfacecolor() == "none") == hollow
+        for x, y in zip(np.asarray(line.get_xdata()), np.asarray(line.get_ydata()), strict=True)
+    )
+
+
+def bars(axes: Axes) -> list[tuple[float, float]]:
+    """Ends along x of lines without marks."""
+    return sorted(
+        (float(min(line.get_xdata())), float(max(line.get_xdata())))
+        for line in axes.lines
+        if line.get_marker() == "None"
+    )
+
+
+def drawn(draw: Callable[[Table], Figure], of_table: Table) -> list[Axes]:
+    with styled():
+        return draw(of_table).axes
+
+
+def test_dots_then_means_intervals_and_published_values_are_those_of_the_table() -> None:
+    rel, avg = drawn(dots.draw, METHODS)
+    assert (rel.get_title(), avg.get_title()) == ("Rel.", "Avg.")
+    # rows: GRACE, MEND, lemoe; the one that diverged holds no number
+    assert [text.get_text() for text in rel.get_yticklabels()] == ["GRACE", "MEND", "lemoe"]
+    assert marks(rel, hollow=False) == [(0.7, 2.0), (0.8, 0.0)]
+    assert marks(rel, hollow=True) == [(0.1, 1.0), (0.9, 0.0)]
+    np.testing.assert_allclose(bars(rel), [(0.6, 0.8), (0.7, 0.9)])
+
+
+def test_dots_when_columns_are_grouped_then_groups_stand_beside_each_other_in_a_row() -> None:
+    grouped = table(
+        ["Method"],
+        {"average_t100": "T=100 Avg.", "average_t1000": "T=1000 Avg."},
+        [(("lemoe",), (Entry(of(0.8)), Entry(of(0.6))))],
+        {"average_t100": "T=100", "average_t1000": "T=1000"},
+    )
+    (axes,) = drawn(dots.draw, grouped)
+    assert axes.get_title() == "Avg."
+    (low, above), (high, below) = marks(axes, hollow=False)
+    assert (low, high) == (0.6, 0.8)
+    assert above > 0 > below  # T=1000 under T=100, as in the legend
+    assert above == -below
+
+
+def test_dots_by_first_label_then_one_row_for_each_second_label() -> None:
+    crossed = table(
+        ["Protocol", "Method"],
+        {"average": "Avg.", "edit_seconds": "Edit s"},
+        [
+            (("batch", "grace"), (Entry(of(0.7)), Entry(of(1.0)))),
+            (("stream", "grace"), (Entry(of(0.5)), Entry(of(1.0)))),
+            (("stream", "memit_mass"), (Entry(of(0.4)), Entry(of(1.0)))),
+        ],
+    )
+    (axes,) = drawn(dots.by_first_label, crossed)
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["grace", "memit_mass"]
+    assert [x for x, _ in marks(axes, hollow=False)] == [0.4, 0.5, 0.7]
+
+
+CURVE = table(
+    ["Part", "ours"],
+    {"reliability.immediate": "Rel. at once", "reliability": "Rel. at the end"},
+    [
+        (("batch 1", ""), (Entry(of(1.0)), Entry(of(0.2)))),
+        (("batch 2", ""), (Entry(of(0.9)), Entry(of(0.4)))),
+        (("batch 10", ""), (Entry(of(0.8)), Entry("not measured"))),
+    ],
+)
+
+
+def test_curve_then_rows_stand_at_their_numbers() -> None:
+    (axes,) = drawn(curve.over_rows, CURVE)
+    at_once, at_the_end = (line for line in axes.lines if line.get_marker() != "None")
+    assert list(np.asarray(at_once.get_xdata())) == [1, 2, 10]
+    assert list(np.asarray(at_once.get_ydata())) == [1.0, 0.9, 0.8]
+    assert list(np.asarray(at_the_end.get_xdata())) == [1, 2]
+    assert (at_once.get_linestyle(), at_the_end.get_linestyle()) == ("--", "-")
+    assert at_once.get_color() == at_the_end.get_color()
+
+
+def test_curve_when_some_rows_have_no_number_then_they_stand_alone() -> None:
+    rows = [(("bucket 1",), 0.9), (("bucket 2",), 0.8), (("head",), 0.5)]
+    made = table(
+        ["Edits"], {"average": "Avg."}, [(label, (Entry(of(value)),)) for label, value in rows]
+    )
+    axes = drawn(curve.over_rows, made)
+    assert [each.get_title() for each in axes] == ["bucket", "head"]
+    grouped = table(
+        ["Edits"],
+        {"average_grace": "grace Avg."},
+        [(label, (Entry(of(value)),)) for label, value in rows],
+        {"average_grace": "grace"},
+    )
+    (one,) = drawn(curve.over_rows, grouped)
+    lines = [line for line in one.lines if line.get_marker() != "None"]
+    assert [list(np.asarray(line.get_ydata())) for line in lines] == [[0.9, 0.8], [0.5]]
+
+
+def test_curve_over_groups_then_the_groups_numbers_are_along_x() -> None:
+    made = table(
+        ["Method"],
+        {"average_t100": "T=100 Avg.", "average_t20": "T=20 Avg."},
+        [(("lemoe",), (Entry(of(0.8)), Entry(of(0.9))))],
+        {"average_t100": "T=100", "average_t20": "T=20"},
+    )
+    (axes,) = drawn(curve.over_groups, made)
+    (line,) = (line for line in axes.lines if line.get_marker() != "None")
+    assert list(np.asarray(line.get_xdata())) == [20, 100]
+    assert list(np.asarray(line.get_ydata())) == [0.9, 0.8]
+
+
+GRID = table(
+    ["Layer", "Experts", "Rank", "ours at"],
+    {"reliability": "Rel.", "average": "Avg."},
+    [
+        (("18", "10", "2", "a"), (Entry(of(0.1)), Entry(of(0.3), 0.5))),
+        (("20", "10", "2, 16", "b"), (Entry(of(0.1)), Entry(of(0.4), "not printed"))),
+        (("18", "1", "2", "c"), (Entry(of(0.1)), Entry(of(0.6), 0.7))),
+    ],
+)
+
+
+def test_heat_map_of_a_grid_then_each_cell_has_its_value_and_printed_ones_a_frame() -> None:
+    axes = drawn(heat_map.of_grid, GRID)
+    titles = [each.get_title() for each in axes[:4]]
+    assert titles == [
+        *("Experts 1\nours", "Experts 10\nours", "Experts 1\npaper", "Experts 10\npaper")
+    ]
+    shown = [np.ma.filled(each.images[0].get_array(), np.nan) for each in axes[:4]]
+    nan = np.nan
+    np.testing.assert_array_equal(shown[0], [[0.6, nan], [nan, nan]])
+    np.testing.assert_array_equal(shown[1], [[0.3, nan], [0.4, 0.4]])
+    np.testing.assert_array_equal(shown[3], [[0.5, nan], [nan, nan]])
+    assert [len(each.patches) for each in axes[:4]] == [1, 1, 0, 0]
+    assert axes[1].patches[0].get_xy() == (-0.5, -0.5)
+
+
+def test_heat_map_when_the_score_is_not_there_then_the_error_names_those_that_are() -> None:
+    with pytest.raises(AnalysisError, match=r"score=speed: .* known: reliability, average"):
+        heat_map.of_grid(GRID, "speed")
+
+
+def test_heat_map_of_no_grid_then_that_is_an_error() -> None:
+    with pytest.raises(AnalysisError, match="grid of two swept numbers"):
+        heat_map.of_grid(METHODS)
+
+
+def test_scatter_then_each_row_is_a_point_of_two_scores() -> None:
+    (axes,) = drawn(
+        lambda made: scatter.one_against_another(made, [("reliability", "average")]), METHODS
+    )
+    assert marks(axes, hollow=False) == [(0.7, 0.6), (0.8, 0.5)]
+    assert marks(axes, hollow=True) == [(0.1, 0.2), (0.9, 0.6)]
+
+
+def test_agreement_then_only_cells_that_both_have_count() -> None:
+    rows = [
+        ((str(i),), (Entry(of(ours), paper),))
+        for i, (ours, paper) in enumerate(
+            [(0.1, 0.2), (0.3, 0.4), (0.2, 0.3), (0.9, "not printed")]
+        )
+    ]
+    (axes,) = drawn(scatter.ours_against_theirs, table(["Row"], {"average": "Avg."}, rows))
+    assert marks(axes, hollow=False) == [(0.2, 0.1), (0.3, 0.2), (0.4, 0.3)]
+    assert axes.get_title() == "Avg.: Spearman 1.00 (3)"
+
+
+def test_agreement_when_nothing_is_published_then_that_is_an_error() -> None:
+    with pytest.raises(AnalysisError, match="no cell has both"):
+        scatter.ours_against_theirs(CURVE)
+
+
+@pytest.mark.parametrize("draw", [dots.draw, curve.over_rows, curve.over_groups])
+def test_figure_when_no_cell_holds_a_number_then_that_is_an_error(
+    draw: Callable[[Table], Figure],
+) -> None:
+    empty = table(["Arm"], {"average": "Avg."}, [(("a",), (Entry("failed 1/3"),))])
+    with pytest.raises(AnalysisError, match="no cell holds a number"):
+        draw(empty)
+
+
+def test_series_then_49_are_told_apart() -> None:
+    assert len({(colour_of(i), marker_of(i)) for i in range(49)}) == 49
+    assert len({colour_of(i) for i in range(7)}) == len(COLOURS)
+
+
+def test_store_then_the_same_table_gives_the_same_svg_and_its_text_can_be_read(
+    tmp_path: Path,
+) -> None:
+    texts = []
+    for name in ("one.svg", "two.svg"):
+        with styled():
+            store(dots.draw(METHODS), tmp_path / name)
+        texts.append((tmp_path / name).read_text("utf-8"))
+    assert texts[0] == texts[1]
+    assert "GRACE" in texts[0]
+    assert "backbone: facts" in texts[0]
+
+
+def test_styled_then_nothing_of_it_stays() -> None:
+    import matplotlib as mpl
+
+    before = mpl.rcParams["svg.hashsalt"]
+    with styled():
+        assert mpl.rcParams["svg.hashsalt"] == "figure"
+    assert mpl.rcParams["svg.hashsalt"] == before
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_figure_then_it_is_drawn(
+    name: str, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, out = published_store(tmp_path_factory), tmp_path_factory.mktemp("figures")
+    assert figure.main([name, f"store={folder}", f"out={out}"]) == 0
+    paths = [Path(line) for line in capsys.readouterr().out.split()]
+    assert paths[0].stem.startswith(name)
+    assert all(path.read_text("utf-8").startswith("<?xml") for path in paths)
+
+
+@pytest.mark.parametrize(("form", "begins"), [("png", b"\x89PNG"), ("pdf", b"%PDF")])
+def test_command_when_a_format_is_named_then_the_file_is_of_it(
+    form: str, begins: bytes, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder, out = shared_store(tmp_path_factory), tmp_path_factory.mktemp("figures")
+    words = ["lemoe_table9", f"store={folder}", f"format={form}", f"out={out}"]
+    assert figure.main(words) == 0
+    assert (out / f"lemoe_table9.{form}").read_bytes().startswith(begins)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ([], "no figure was named"),
+        (["lemoe_table9", "lemoe_table8"], "2 figures were named"),
+        (["lemoe_table9", "kind=pie"], "kind is 'pie'; it must be one of auto, dots"),
+        (["lemoe_table9", "fromat=png"], "did you mean 'format'"),
+        (["lemoe_table10"], "no table 'lemoe_table10'"),
+        (["lemoe_table9", "score=speed"], "score=speed"),
+    ],
+)
+def test_command_when_typed_wrong_then_one_line_names_it(
+    words: list[str],
+    told: str,
+    tmp_path_factory: pytest.TempPathFactory,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert figure.main([*words, f"store={shared_store(tmp_path_factory)}"]) == 2
+    error = capsys.readouterr().err
+    assert told in error
+    assert error.count("\n") == 1
+
+
+def test_command_then_help_does_not_wait_for_what_draws() -> None:
+    code = (
+        "import sys, analysis.figure; print('matplotlib' in sys.modules, 'pandas' in sys.modules)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.split() == ["False", "False"]
+    assert (
+        "format=FORM"
+        in subprocess.run(
+            [sys.executable, str(COMMAND), "--help"], capture_output=True, text=True, check=True
+        ).stdout
+    )
+
+
+def test_drawing_when_a_table_is_not_named_then_its_form_decides() -> None:
+    assert drawn(drawing("lemoe_lora", "auto", "average"), GRID)[0].images
+    assert not drawn(drawing("an_ablation", "auto", "average"), METHODS)[0].images
