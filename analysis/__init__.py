@@ -2,7 +2,8 @@
 
 Rooms, each of which imports only those below it:
 
-- `table`, `figure`, `claims`, `presets`: the commands.
+- `table`, `figure`, `report`, `claims`, `presets`: the commands.
+- `page`: a whole store as one HTML page.
 - `table_report`, `claim_report`, `preset_report`: read a store and make finished tables, verdicts
   on claims, or the presets that a search chose.
 - `figures`: draws a table.

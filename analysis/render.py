@@ -10,7 +10,7 @@ import pandas as pd
 from analysis.aggregate import Estimate
 
 _DIGITS = 6  # of a score in a CSV
-_PRINTED_DIGITS = 2  # elsewhere, as the papers print
+PRINTED_DIGITS = 2  # elsewhere, as the papers print
 FORMATS = ("markdown", "csv", "latex")
 
 
@@ -38,6 +38,7 @@ class Table:
     """One printed table.
 
     Attributes:
+        name: Id of the published table or figure, or the ablation's name.
         labels: Headings of the label columns.
         scores: Heading of each score column by its key, which names the CSV column.
         context: Backbone, data, protocol and the like: columns in CSV, lines above other tables.
@@ -56,6 +57,7 @@ class Table:
     footer: tuple[str, ...] = field(default=())
     digits: Mapping[str, int] = field(default_factory=dict)
     groups: Mapping[str, str] = field(default_factory=dict)
+    name: str = ""
 
 
 def render(tables: Sequence[Table], form: str) -> str:
@@ -77,16 +79,20 @@ def notes(tables: Sequence[Table]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def entry_text(entry: Entry, digits: int = _PRINTED_DIGITS) -> str:
+def entry_text(entry: Entry, digits: int = PRINTED_DIGITS) -> str:
     """A cell in two decimals: `0.83 ± 0.05 (3) / 0.80`, with `[low, high]` for a bootstrap."""
+    ours, paper = entry_parts(entry, digits)
+    return ours if paper is None else f"{ours} / {paper}"
+
+
+def entry_parts(entry: Entry, digits: int = PRINTED_DIGITS) -> tuple[str, str | None]:
+    """What `entry_text` puts before and behind the stroke; None where there is none."""
     ours = entry.ours if isinstance(entry.ours, str) else estimate_text(entry.ours, digits)
-    if entry.paper is None:
-        return ours
-    paper = entry.paper if isinstance(entry.paper, str) else f"{entry.paper:.{digits}f}"
-    return f"{ours} / {paper}"
+    paper = entry.paper
+    return ours, f"{paper:.{digits}f}" if isinstance(paper, int | float) else paper
 
 
-def estimate_text(estimate: Estimate, digits: int = _PRINTED_DIGITS) -> str:
+def estimate_text(estimate: Estimate, digits: int = PRINTED_DIGITS) -> str:
     """Mean, interval if there is one, and number of seeds in brackets."""
     text, low, high = f"{estimate.mean:.{digits}f}", estimate.low, estimate.high
     if low is not None and high is not None:
@@ -96,7 +102,7 @@ def estimate_text(estimate: Estimate, digits: int = _PRINTED_DIGITS) -> str:
 
 
 def _texts(table: Table) -> pd.DataFrame:
-    digits = [table.digits.get(name, _PRINTED_DIGITS) for name in table.scores]
+    digits = [table.digits.get(name, PRINTED_DIGITS) for name in table.scores]
     lines = [(*row.labels, *map(entry_text, row.entries, digits)) for row in table.rows]
     return pd.DataFrame(lines, columns=[*table.labels, *table.scores.values()])
 

@@ -104,6 +104,7 @@ def _tables(
     title = f"{paper or name}: {layout.question}" if paper else name
     return tuple(
         _table(
+            paper or name,
             title,
             layout,
             section,
@@ -143,6 +144,7 @@ def _unknown(name: str, known: Sequence[str], further: str) -> AnalysisError:
 
 
 def _table(
+    name: str,
     title: str,
     layout: Layout,
     section: Section,
@@ -181,6 +183,7 @@ def _table(
         footer=tuple(footer),
         digits=body.digits,
         groups=body.groups,
+        name=name,
     )
 
 

@@ -14,6 +14,7 @@ from matplotlib.patches import Rectangle
 from analysis.errors import AnalysisError
 from analysis.figures.cells import OURS_AT, Cell, Column, columns_of, need
 from analysis.figures.style import framed
+from analysis.layouts.grid import NO_POINT
 from analysis.render import Table
 
 _CELL, _GAP = 0.36, 0.75  # inches
@@ -43,7 +44,10 @@ def of_grid(table: Table, score: str = "average") -> Figure:
     points = {}
     for cell in column.cells:
         for point in _points([table.rows[cell.row].labels[i] for i in heads]):
-            points[point] = cell
+            if cell.values and NO_POINT not in point:
+                points[point] = cell
+    if not points:
+        raise AnalysisError(f"{table.title}: no cell of the grid holds a number")
     distinct = [len({point[i] for point in points}) for i in range(len(heads))]
     x = len(heads) - 1
     y = max(range(x), key=lambda i: distinct[i])
@@ -140,7 +144,7 @@ def _drawn(
             axes.tick_params(length=0, labelleft=place == 0)
             axes.set_ylabel(names[0] if place == 0 else "")
             axes.set_xlabel(names[1])
-            for y, x in framed_at[place] if down_at == 0 else ():
+            for y, x in sorted(framed_at[place]) if down_at == 0 else ():
                 corner = xs.index(x) - 0.5, ys.index(y) - 0.5
                 axes.add_patch(Rectangle(corner, 1, 1, fill=False, ec="#D55E00", lw=1.6, zorder=4))
             if slanted:

@@ -21,6 +21,7 @@ from analysis.published.paper_numbers import PaperRow
 from analysis.render import Row
 
 _HEADS = {"layer": "Layer", "num_experts": "Experts", "top_k": "Top-k", "lora_rank": "Rank"}
+NO_POINT = "-"  # label of a row that is no point of the published grid
 # Headings of label columns that hold the numbers of a grid, LEMoE Table 9's among them.
 GRID_HEADS = frozenset({*_HEADS.values(), "Expert Number", "Topk", "LoRA Rank"})
 
@@ -86,7 +87,7 @@ def grid_rows(
             labels = (*map(str, group[0][:-1]), last, at)
             lines.append((_order(group[0]), Row(labels, entries(arm, None, absent))))
         if not points:
-            labels = (*("-" for _ in axes), arm.name)
+            labels = (*(NO_POINT for _ in axes), arm.name)
             strangers.append(Row(labels, entries(arm, None, NOT_IN_PAPER)))
     lines.sort(key=lambda line: line[0])
     return (*(row for _, row in lines), *strangers)

@@ -1,0 +1,58 @@
+"""The command that writes one HTML page of a whole store, to be read anywhere without a network.
+
+python analysis/report.py store=results
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+# Run as a file, Python puts analysis/ in front of the import path; the repository belongs there.
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from analysis.arguments import SHARED_HELP, parse_options
+
+DEFAULTS = {"out": ""}
+
+EPILOG = f"""\
+{SHARED_HELP}\
+  out=FILE         where the page goes (default: report.html in the store)
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the page and print its name; 0, or 2 with one line on standard error."""
+    parser = argparse.ArgumentParser(
+        prog="report.py",
+        description="Write every table, figure and verdict of a store into one HTML page.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("options", nargs="*", metavar="key=value", help="see below")
+    given = parser.parse_args(arguments)
+    try:
+        names, options = parse_options(given.options, DEFAULTS, {})
+        if names:
+            raise ValueError(f"{names[0]!r} is no option; a page shows all that the store holds")
+        # pandas, mlflow and matplotlib take seconds to import; typing errors should not wait.
+        from analysis.page.content import page_of
+        from analysis.page.writing import html_of
+
+        store = Path(options["store"])
+        page = page_of(store, options["measure"] or None, options["mlflow"] or None)
+        path = Path(options["out"] or store / "report.html")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(html_of(page), "utf-8")
+        print(path)
+    except ValueError as error:
+        print(f"report.py: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
