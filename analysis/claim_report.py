@@ -38,7 +38,7 @@ from analysis.published.claims_over_models import Context, OverModels, over_mode
 from analysis.published.compare import PUBLISHED_UPDATES, update_orders
 from analysis.published.measures import USUAL, measure_of
 from analysis.reading import runs
-from analysis.render import estimate_text
+from analysis.render.table import estimate_text
 
 _FURTHER_DIGITS = 1  # of a difference, beside those of the score in a table
 _NOTES = (

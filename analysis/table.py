@@ -16,12 +16,15 @@ if __name__ == "__main__":
 
 from analysis.arguments import SHARED_HELP, parse_options
 
-DEFAULTS = {"filter": "none", "format": "markdown"}
-CHOICES = {"filter": ("none", "published"), "format": ("markdown", "csv", "latex")}
+DEFAULTS = {"filter": "none", "format": "auto"}
+FORMATS = ("auto", "terminal", "markdown", "csv", "latex", "html")
+CHOICES = {"filter": ("none", "published"), "format": FORMATS}
 
 EPILOG = f"""\
 {SHARED_HELP}\
-  format=FORM      markdown (default), csv or latex; for csv the notes go to standard error
+  format=FORM      auto (default: terminal on one, else markdown), terminal (as wide as it is, the
+                   published value under ours), markdown, csv, latex or html; for csv the notes go
+                   to standard error
   filter=FILTER    none (default) or published (only our rows that pass the paper's filter)
 """
 
@@ -64,7 +67,7 @@ def parse(words: Sequence[str], needs_table: bool = True) -> tuple[str, dict[str
 
 
 def _print_tables(name: str, options: dict[str, str]) -> int:
-    from analysis.render import notes, render
+    from analysis.render.documents import notes, render
     from analysis.table_report import Options, assemble
 
     chosen = Options(
@@ -73,9 +76,22 @@ def _print_tables(name: str, options: dict[str, str]) -> int:
         is_filtered=options["filter"] == "published",
         server=options["mlflow"] or None,
     )
-    tables = assemble(name, chosen)
-    print(render(tables, options["format"]), end="")
-    if options["format"] == "csv":
+    tables, form = assemble(name, chosen), options["format"]
+    if form == "auto":
+        form = "terminal" if sys.stdout.isatty() else "markdown"
+    if form == "terminal":
+        from rich.console import Console
+
+        from analysis.render.terminal import print_fitted
+
+        print_fitted(tables, Console(highlight=False))
+    elif form == "html":
+        from analysis.page.writing import tables_as_html
+
+        print(tables_as_html(tables))
+    else:
+        print(render(tables, form), end="")
+    if form == "csv":
         print(notes(tables), end="", file=sys.stderr)
     return 0
 

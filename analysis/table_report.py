@@ -24,7 +24,7 @@ from analysis.published.measures import USUAL as USUAL_MEASURE
 from analysis.published.measures import measure_of, published_measures
 from analysis.reading import runs
 from analysis.reading.published_locality import USUAL, published_locality
-from analysis.render import Table
+from analysis.render.table import Table
 
 _GENERATED, _GIVEN = "generated", "from a file"  # how `answers` of a serial protocol begins
 _ANSWERS = {

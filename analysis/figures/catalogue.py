@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from analysis.figures import curve, dots, heat_map, scatter
 from analysis.figures.cells import OURS_AT
 from analysis.layouts.grid import GRID_HEADS
-from analysis.render import Table
+from analysis.render.table import Table
 
 Draw: TypeAlias = Callable[[Table], Figure]
 

@@ -11,7 +11,7 @@ from analysis.aggregate import Estimate
 from analysis.errors import AnalysisError
 from analysis.layouts.layout import SCORES
 from analysis.published.compare import plain
-from analysis.render import Entry, Row, Table
+from analysis.render.table import Entry, Row, Table
 
 OURS_AT = ("ours", "ours at")  # label columns that say which arm of ours a row is
 _NUMBER = re.compile(r"^(?P<words>.*?)[ =]*(?P<number>-?\d+(?:\.\d+)?)$")

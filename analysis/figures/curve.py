@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from analysis.figures.cells import Cell, Column, by_score, columns_of, need, number_of
 from analysis.figures.style import bounded, colour_of, framed, marker_of
 from analysis.metrics import METRICS
-from analysis.render import Table
+from analysis.render.table import Table
 
 _PANEL, _HEIGHT, _MOST_ACROSS = 3.1, 2.3, 3
 _MOST_TICKS = 10

@@ -8,7 +8,7 @@ from matplotlib.lines import Line2D
 
 from analysis.figures.cells import Cell, Column, by_score, columns_of, crossed, need
 from analysis.figures.style import bounded, colour_of, framed, marker_of
-from analysis.render import Table
+from analysis.render.table import Table
 
 _PANEL, _MOST_ACROSS = 2.3, 4
 _ROW, _STEP = 0.25, 0.13  # inches of a row, and of each further group in it

@@ -15,7 +15,7 @@ from analysis.errors import AnalysisError
 from analysis.figures.cells import OURS_AT, Cell, Column, columns_of, need
 from analysis.figures.style import framed
 from analysis.layouts.grid import NO_POINT
-from analysis.render import Table
+from analysis.render.table import Table
 
 _CELL, _GAP = 0.36, 0.75  # inches
 _MOST_WRITTEN = 400  # numbers in all cells; more would not be read

@@ -14,7 +14,7 @@ from analysis.errors import AnalysisError
 from analysis.figures.cells import Column, by_score, columns_of, need
 from analysis.figures.style import bounded, colour_of, framed, marker_of
 from analysis.published.variation import rank_correlation
-from analysis.render import Table, estimate_text
+from analysis.render.table import Table, estimate_text
 
 _SIDE, _CHARACTER = 3.2, 0.065  # inches of a panel, and of a letter
 

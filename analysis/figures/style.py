@@ -12,7 +12,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.render import Table
+from analysis.render.table import Table
 
 LEAST_WIDTH = 6.5  # inches
 # Okabe and Ito's colours, which the colour-blind tell apart; each also has a marker of its own.

@@ -20,7 +20,7 @@ from analysis.intervals import intervals_over_subjects
 from analysis.layouts.layout import Body, Layout
 from analysis.published.paper_numbers import PaperRow, read
 from analysis.reading.wrong_answers import FORMS, Kind, read_answers
-from analysis.render import Entry, Row
+from analysis.render.table import Entry, Row
 
 NUM_EXAMPLES = 3  # of each arm
 _MOST_SIGNS = 80  # of a text in an example

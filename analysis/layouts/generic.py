@@ -8,7 +8,7 @@ from analysis.aggregate import Section
 from analysis.layouts.layout import SCORES, Body, Layout, ours
 from analysis.metrics import METRICS, digits, headings
 from analysis.published.paper_numbers import PaperRow
-from analysis.render import Entry, Row
+from analysis.render.table import Entry, Row
 
 
 def arrange(section: Section, paper: Sequence[PaperRow], is_filtered: bool) -> Body:

@@ -18,7 +18,7 @@ from analysis.layouts.layout import (
 )
 from analysis.published.compare import Point, ours_at, published_points, spearman
 from analysis.published.paper_numbers import PaperRow
-from analysis.render import Row
+from analysis.render.table import Row
 
 _HEADS = {"layer": "Layer", "num_experts": "Experts", "top_k": "Top-k", "lora_rank": "Rank"}
 NO_POINT = "-"  # label of a row that is no point of the published grid

@@ -10,7 +10,7 @@ from analysis.aggregate import Arm, Estimate, Section
 from analysis.metrics import MAIN, headings, metric
 from analysis.published.compare import Correlation
 from analysis.published.paper_numbers import PaperRow
-from analysis.render import Entry, Row
+from analysis.render.table import Entry, Row
 
 SCORES = headings(MAIN)
 NOT_PRINTED, NOT_IN_PAPER, NOT_RUN = "not printed", "not in the paper", "not run"

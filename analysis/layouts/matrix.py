@@ -23,7 +23,7 @@ from analysis.layouts.layout import (
 from analysis.metrics import digits
 from analysis.published.compare import plain, same_name, spearman
 from analysis.published.paper_numbers import PaperRow
-from analysis.render import Entry, Row
+from analysis.render.table import Entry, Row
 
 # The model that most published tables are about; the one to stand beside a backbone of our own.
 _MODEL = "LLaMA2-7B"

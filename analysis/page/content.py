@@ -17,7 +17,7 @@ from analysis.figures.catalogue import drawing
 from analysis.figures.style import styled
 from analysis.reading import runs
 from analysis.reading.shipped import question_of
-from analysis.render import Table
+from analysis.render.table import Table
 from analysis.table_report import Options, assemble
 
 _ENDS = ("finished", "stopped", "diverged", "failed")

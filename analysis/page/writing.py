@@ -1,34 +1,45 @@
-"""Makes HTML of a page: one file, pictures inside, nothing fetched from elsewhere, no script."""
+"""Makes HTML of a page or of tables: pictures inside, nothing fetched from elsewhere, no script."""
 
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markdown_it import MarkdownIt
 
 from analysis.page.content import MOST_ROWS, Page
-from analysis.render import PRINTED_DIGITS, entry_parts
+from analysis.render.table import PRINTED_DIGITS, Table, entry_parts
 
-_TEMPLATE = "page.html.jinja"
+_FOLDER = Path(__file__).parent
 _DEEPER = 1  # levels that headings of Markdown go down, under a heading of the page
 
 
 def html_of(page: Page) -> str:
     """The page as one HTML document; whatever a run says stands in it as text."""
+    return _filled("page", page=page, most=MOST_ROWS)
+
+
+def tables_as_html(tables: Sequence[Table]) -> str:
+    """Tables alone as one HTML document."""
+    return _filled("tables", tables=tables)
+
+
+def _filled(name: str, **values: object) -> str:
+    """The template of that name, with what it shows."""
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader(_FOLDER),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters |= {"markdown": _markdown, "data_uri": _data_uri}
-    template = environment.get_template(_TEMPLATE)
-    return template.render(
-        page=page, parts=entry_parts, digits=PRINTED_DIGITS, most=MOST_ROWS, zip=zip
-    )
+    environment.globals |= {"parts": entry_parts, "digits": PRINTED_DIGITS, "zip": zip}
+    style = (_FOLDER / "style.css").read_text("utf-8")
+    template = environment.get_template(f"{name}.html.jinja")
+    return template.render(style=style, **values).strip() + "\n"
 
 
 def _markdown(text: str) -> str:

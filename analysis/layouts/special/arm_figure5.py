@@ -16,7 +16,7 @@ from analysis.layouts.matrix import Matrix
 from analysis.metrics import headings
 from analysis.published.compare import KIND_OF_SETTING, plain
 from analysis.published.paper_numbers import PaperRow
-from analysis.render import Entry, Row
+from analysis.render.table import Entry, Row
 
 _ROUTE = "own_expert_rate"
 _METHODS = ("grace", "wise_merge", "wise_retrieval", "arm")

@@ -18,7 +18,7 @@ from analysis.layouts.directions import name_shown
 from analysis.layouts.layout import NOT_IN_PAPER, NOT_RUN, Body, Layout, ours
 from analysis.metrics import digits, headings
 from analysis.published.paper_numbers import PaperRow, read
-from analysis.render import Entry, Row
+from analysis.render.table import Entry, Row
 
 NUMBERS = "arm_table6"
 _EXPERTS, _BYTES = "num_experts_used", "edit_state_bytes"

@@ -8,7 +8,7 @@ from analysis.aggregate import Arm, Estimate, Section, paired_difference
 from analysis.layouts.layout import NOT_RUN, SCORES, Body, Layout, ours
 from analysis.metrics import headings
 from analysis.published.paper_numbers import PaperRow
-from analysis.render import Entry, Row
+from analysis.render.table import Entry, Row
 
 _ROUTES = headings(["own_expert_rate"])
 _DIFFERENCE = "average_difference"

@@ -13,7 +13,7 @@ from analysis.layouts.costs import per_edit
 from analysis.layouts.layout import SCORES, Body, Layout, ours
 from analysis.metrics import digits, headings
 from analysis.published.paper_numbers import PaperRow
-from analysis.render import Entry, Row
+from analysis.render.table import Entry, Row
 
 _KINDS = {"single": "single", "batch": "batch", "lifelong": "stream"}
 _KINDS_OF_LOCALITY = ("locality_near", "locality_same", "locality_far")

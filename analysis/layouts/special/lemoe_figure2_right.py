@@ -11,7 +11,7 @@ from analysis.layouts.layout import NOT_RUN, Body, Layout
 from analysis.published.paper_numbers import PaperRow, read
 from analysis.reading.routes import majority_expert
 from analysis.reading.runs import read_records
-from analysis.render import Entry, Row
+from analysis.render.table import Entry, Row
 
 Shares: TypeAlias = Mapping[tuple[int, int], float]  # (expert in training, in testing), from 1
 

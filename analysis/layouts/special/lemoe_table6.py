@@ -13,7 +13,7 @@ from analysis.aggregate import Arm, Estimate, Section
 from analysis.layouts.layout import NOT_IN_PAPER, NOT_PRINTED, NOT_RUN, Body, Layout
 from analysis.published.compare import same_name
 from analysis.published.paper_numbers import PaperRow, read
-from analysis.render import Entry, Row
+from analysis.render.table import Entry, Row
 
 NUMBERS = "lemoe_table6"
 _KNOWN = "known_share"

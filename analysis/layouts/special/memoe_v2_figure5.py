@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from analysis.aggregate import Section
 from analysis.layouts.layout import Body, Layout
 from analysis.published.paper_numbers import PaperRow
-from analysis.render import Entry, Row
+from analysis.render.table import Entry, Row
 
 _GECE, _UNCERTAINTY = "mean_gece", "mean_uncertainty"
 _SCORES = {_GECE: "Mean GECE", _UNCERTAINTY: "Mean uncertainty"}

@@ -14,7 +14,7 @@ from analysis.layouts.costs import COSTS, EXPLAINED, per_edit
 from analysis.layouts.layout import NOT_IN_PAPER, NOT_PRINTED, NOT_RUN, Body, Layout
 from analysis.published.compare import plain
 from analysis.published.paper_numbers import PaperRow, read
-from analysis.render import Entry, Row
+from analysis.render.table import Entry, Row
 
 NUMBERS = "memoe_v2_table5"
 _OURS = {"memoe_v2": "MEMoE"}  # the paper's own method; others differ by spelling alone

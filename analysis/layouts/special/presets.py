@@ -8,7 +8,7 @@ from analysis.aggregate import Arm, Section
 from analysis.layouts.layout import Body, Layout, ours
 from analysis.metrics import MAIN, METRICS, digits, headings
 from analysis.published.paper_numbers import PaperRow
-from analysis.render import Entry, Row
+from analysis.render.table import Entry, Row
 
 
 def arrange(section: Section, paper: Sequence[PaperRow], is_filtered: bool) -> Body:

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from analysis.reading.wrong_answers import FORMS, form_of, read_answers
-from analysis.render import Table, entry_text, render
+from analysis.render.documents import render
+from analysis.render.table import Table, entry_text
 from analysis.table_report import Options, assemble
 from tests.end_to_end.commands import copy_database
 from tests.unit.analysis_store import BATCH, Writer

@@ -18,7 +18,7 @@ from analysis.errors import AnalysisError
 from analysis.figures import curve, dots, heat_map, scatter
 from analysis.figures.catalogue import drawing
 from analysis.figures.style import COLOURS, colour_of, marker_of, store, styled
-from analysis.render import Entry, Row, Table
+from analysis.render.table import Entry, Row, Table
 from tests.unit.analysis_store import shared_store
 from tests.unit.published_store import published_store
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from analysis.render import render
+from analysis.render.documents import render
 from analysis.table_report import Options, assemble
 from tests.unit.analysis_store import Writer
 

@@ -16,7 +16,7 @@ import pytest
 from analysis import report
 from analysis.page.content import page_of
 from analysis.page.writing import html_of
-from analysis.render import entry_text
+from analysis.render.table import entry_text
 from analysis.table_report import Options, assemble
 from tests.unit.analysis_store import Writer, shared_store
 

@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 
 from analysis.aggregate import Estimate
-from analysis.render import Entry, Row, Table, entry_text, notes, render
+from analysis.render.documents import notes, render
+from analysis.render.table import Entry, Row, Table, entry_text
 
 T = Estimate(0.834, 3, 0.784, 0.884, "t")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -254,3 +255,23 @@ def test_command_when_run_as_a_file_from_elsewhere_then_help_without_heavy_impor
     asked = [sys.executable, str(COMMAND), "--list"]
     done = subprocess.run(asked, cwd=tmp_path, check=True, capture_output=True, text=True)
     assert "lemoe_table9" in done.stdout
+
+
+def test_format_auto_when_it_is_piped_then_markdown_else_as_wide_as_the_terminal(
+    store: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("lemoe_table9", f"store={store}")
+    assert printed(capsys, *words) == printed(capsys, *words, "format=markdown")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "70")
+    monkeypatch.setenv("NO_COLOR", "1")
+    text = re.sub(r"\x1b\[\d*m", "", printed(capsys, *words))  # what is bold or dim
+    assert "## " not in text
+    assert max(map(len, text.splitlines())) <= 70
+    assert "0.90 ± 0.25" in text
+
+
+def test_format_html_then_one_document(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = printed(capsys, "lemoe_table9", f"store={store}", "format=html")
+    assert text.startswith("<!DOCTYPE html>")
+    assert "0.90 ± 0.25 (3)" in text

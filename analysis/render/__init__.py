@@ -1,0 +1,1 @@
+"""Tables as text: their cells, whole documents, and what fits a terminal."""
