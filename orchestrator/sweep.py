@@ -1,4 +1,5 @@
 """The command: `python orchestrator/sweep.py ablation=NAME [key=value ...]`."""
+# PYTHON_ARGCOMPLETE_OK
 
 from __future__ import annotations
 
@@ -34,6 +35,10 @@ USAGE_ERROR, FAILED, INTERRUPTED = 2, 1, 130
 
 def main(arguments: Sequence[str]) -> int:
     """Exit status: 0 all done, 1 some failed or nothing moved, 2 wrong usage, 130 interrupted."""
+    if "_ARGCOMPLETE" in os.environ:  # the shell asks for words, and nothing else
+        import argcomplete
+
+        argcomplete.autocomplete(parser())
     console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
     try:
         typed = parser().parse_intermixed_args(arguments)
@@ -46,11 +51,18 @@ def main(arguments: Sequence[str]) -> int:
             console.print()
             console.print(backbones(spaces))
             return 0
-        if typed.status and not any(each.startswith("ablation=") for each in typed.overrides):
+        if typed.new is not None:
+            return new(typed.new, typed.overrides)
+        is_named = any(each.startswith("ablation=") for each in typed.overrides)
+        if typed.explain is not None and not is_named:
+            return explain(console, typed.explain, typed.overrides)
+        if typed.status and not is_named:
             return status(config.load_store(typed.overrides))
         expanded = plan.expand(config.load(typed.overrides))
         if typed.status:
             return status(expanded.config.store, expanded)
+        if typed.explain is not None:
+            return explain(console, typed.explain, (), expanded)
         if typed.sync:
             return sync(expanded)
         if typed.dry_run:
@@ -85,6 +97,31 @@ def status(store: str, expanded: plan.Plan | None = None) -> int:
     from orchestrator.terminal.status import read_status, status_lines  # a tenth of --list's time
 
     print("\n".join(status_lines(read_status(store, expanded))))
+    return 0
+
+
+def new(name: str, overrides: Sequence[str]) -> int:
+    """Write the file of an ablation to begin with, and say what to do next."""
+    from orchestrator.settings.new_ablation import write_ablation
+
+    if overrides:
+        raise UsageError(f"{overrides[0]}: nothing else counts with --new; edit the file")
+    print(
+        f"{write_ablation(name, SearchSpaces())}: its question, axes and arms are yours to change"
+    )
+    print(f"then: python {sys.argv[0]} ablation={name} --dry-run")
+    return 0
+
+
+def explain(
+    console: Console, key: str, overrides: Sequence[str], expanded: plan.Plan | None = None
+) -> int:
+    """Print what a key means and, of a plan, its values."""
+    from orchestrator.terminal.explaining import explained
+
+    if overrides:
+        raise UsageError(f"{overrides[0]}: without ablation=NAME nothing else counts")
+    console.print(explained(key, SearchSpaces(), expanded))
     return 0
 
 

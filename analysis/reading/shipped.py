@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -22,21 +21,19 @@ def ablations_for(table: str, folder: Path = FOLDER) -> tuple[str, ...]:
 
 
 def question_of(ablation: str, folder: Path = FOLDER) -> str:
-    """What a shipped ablation asks; "" of one that is not shipped."""
-    return str(_read(folder).get(ablation, {}).get("question") or "")
-
-
-def _papers(folder: Path) -> dict[str, tuple[str, ...]]:
-    """The tables that each ablation answers."""
-    found = {}
-    for name, values in _read(folder).items():
-        papers = values.get("paper") or ()
-        found[name] = (papers,) if isinstance(papers, str) else tuple(papers)
-    return found
+    """What a shipped ablation asks, on the second line of its file; "" of one not shipped."""
+    path = folder / f"{ablation}.yaml"
+    if ablation not in _papers(folder):  # before a path is read: the name comes out of a store
+        return ""
+    second = [*path.read_text("utf-8").splitlines(), "", ""][1]
+    return second.lstrip("# ").strip() if second.startswith("#") else ""
 
 
 @cache
-def _read(folder: Path) -> dict[str, dict[str, Any]]:
-    """The files of all shipped ablations by name."""
-    files = sorted(folder.glob("*.yaml"))
-    return {file.stem: yaml.safe_load(file.read_text("utf-8")) or {} for file in files}
+def _papers(folder: Path) -> dict[str, tuple[str, ...]]:
+    """The tables that each ablation answers."""
+    found = {}
+    for file in sorted(folder.glob("*.yaml")):
+        papers = (yaml.safe_load(file.read_text("utf-8")) or {}).get("paper") or ()
+        found[file.stem] = (papers,) if isinstance(papers, str) else tuple(papers)
+    return found

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from orchestrator.errors import UsageError
+from orchestrator.terminal.completing import keys, offers, words
 
 if TYPE_CHECKING:
     from orchestrator.store.settled import Options
@@ -27,7 +28,7 @@ def parser() -> Parser:
         description="Sweep an ablation; the same command again goes on where it stopped.",
         epilog="keys: search_spaces/README.md; for example ablation=lemoe_lora seeds=[0,1]",
     )
-    made.add_argument("overrides", nargs="*", metavar="key=value")
+    offers(made.add_argument("overrides", nargs="*", metavar="key=value"), words)
     instead = made.add_mutually_exclusive_group()  # of running the sweep
     instead.add_argument(
         "--list", action="store_true", help="every ablation with its question, every backbone"
@@ -41,6 +42,11 @@ def parser() -> Parser:
         metavar="FILE",
         help="the answers of a serial plan's questions, for dataset.answers",
     )
+    explain = instead.add_argument(
+        "--explain", metavar="KEY", help="what a key means; with ablation=NAME, its values there"
+    )
+    offers(explain, keys)
+    instead.add_argument("--new", metavar="NAME", help="write an ablation's file to begin with")
     made.add_argument(
         "--simulate-gpus",
         type=gpu_counts,

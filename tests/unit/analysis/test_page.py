@@ -108,6 +108,11 @@ def test_page_then_each_table_stands_in_it_cell_by_cell(store: Path) -> None:
         assert all(re.sub(r"\s+", " ", line) in text for line in (*table.notes, *table.footer))
 
 
+def test_page_then_a_shipped_ablation_has_its_question(store: Path) -> None:
+    text = Elements(html_at(store)).text
+    assert "Does a low-rank expert cost reliability, from which rank on" in text
+
+
 def test_page_then_counts_and_troubles_are_those_of_the_store(store: Path) -> None:
     page = page_of(store)
     (grid,) = [each for each in page.ablations if each.name == "lemoe_lora"]
