@@ -17,7 +17,7 @@ if __name__ == "__main__":
 from analysis.arguments import SHARED_HELP, parse_options
 from analysis.figures import FORMATS, KINDS
 
-DEFAULTS = {"format": "svg", "kind": "auto", "score": "average", "out": ""}
+DEFAULTS = {"format": "svg", "kind": "auto", "score": "", "out": ""}
 CHOICES = {"format": FORMATS, "kind": KINDS}
 
 EPILOG = f"""\
@@ -25,7 +25,7 @@ EPILOG = f"""\
   format=FORM      svg (default), png or pdf
   kind=KIND        auto (default: as published, or what suits the table), dots, curve, heat_map
                    (of a grid) or agreement (ours against the paper's, cell by cell)
-  score=SCORE      what a heat map of a grid shows (default average)
+  score=SCORE      what kind=heat_map shows (default average)
   out=FOLDER       where the files go (default: figures/ in the store)
 """
 
@@ -51,6 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if len(names) != 1:
             asked = f"{len(names)} figures were named" if names else "no figure was named"
             raise ValueError(f"{asked}; name one, such as lemoe_figure2 (--list shows them)")
+        if options["score"] and options["kind"] != "heat_map":
+            raise ValueError(f"score={options['score']} is for kind=heat_map alone")
         return _draw(names[0], options)
     except ValueError as error:
         print(f"figure.py: {error}", file=sys.stderr)
@@ -65,13 +67,14 @@ def _draw(name: str, options: dict[str, str]) -> int:
     chosen = Options(
         Path(options["store"]), options["measure"] or None, server=options["mlflow"] or None
     )
-    draw = drawing(name, options["kind"], options["score"])
+    draw = drawing(name, options["kind"], options["score"] or "average")
     tables = assemble(name, chosen)
     folder = Path(options["out"] or chosen.store / "figures")
-    kind = "" if options["kind"] == "auto" else f"-{options['kind']}"
+    kind = "" if options["kind"] == "auto" else options["kind"]
+    said = [part for part in (kind, options["score"], options["measure"]) if part]
     for number, table in enumerate(tables, 1):
-        which = f"-{number}" if len(tables) > 1 else ""
-        path = folder / f"{name}{kind}{which}.{options['format']}"
+        which = [str(number)] if len(tables) > 1 else []
+        path = folder / f"{'-'.join((name, *said, *which))}.{options['format']}"
         with styled():
             store(draw(table), path)
         print(path)
@@ -79,11 +82,9 @@ def _draw(name: str, options: dict[str, str]) -> int:
 
 
 def _print_list() -> int:
-    from analysis.layouts.catalogue import get_layout, known_layouts
+    from analysis.layouts.catalogue import questions
 
-    for name in known_layouts():
-        print(f"{name:20} {get_layout(name).question}")
-    print(f"{'<ablation>':20} {get_layout('generic').question}")
+    print("\n".join(questions()))
     return 0
 
 

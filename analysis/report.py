@@ -6,9 +6,11 @@ python analysis/report.py store=results
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 # Run as a file, Python puts analysis/ in front of the import path; the repository belongs there.
 if __name__ == "__main__":
@@ -46,7 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         page = page_of(store, options["measure"] or None, options["mlflow"] or None)
         path = Path(options["out"] or store / "report.html")
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(html_of(page), "utf-8")
+        base = Path(os.path.relpath(store.resolve(), path.parent.resolve())).as_posix()
+        path.write_text(html_of(page, "" if base == "." else f"{quote(base)}/"), "utf-8")
         print(path)
     except ValueError as error:
         print(f"report.py: {error}", file=sys.stderr)

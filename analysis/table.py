@@ -97,11 +97,9 @@ def _print_tables(name: str, options: dict[str, str]) -> int:
 
 
 def _print_list() -> int:
-    from analysis.layouts.catalogue import get_layout, known_layouts
+    from analysis.layouts.catalogue import questions
 
-    for name in known_layouts():
-        print(f"{name:20} {get_layout(name).question}")
-    print(f"{'<ablation>':20} {get_layout('generic').question}")
+    print("\n".join(questions()))
     return 0
 
 

@@ -24,7 +24,7 @@ from analysis.published.measures import USUAL as USUAL_MEASURE
 from analysis.published.measures import measure_of, published_measures
 from analysis.reading import runs
 from analysis.reading.published_locality import USUAL, published_locality
-from analysis.render.table import Table
+from analysis.render.table import CELLS, Table
 
 _GENERATED, _GIVEN = "generated", "from a file"  # how `answers` of a serial protocol begins
 _ANSWERS = {
@@ -272,7 +272,7 @@ def _interval_notes(section: Section, has_paper: bool) -> list[str]:
     scores = [arm.scores[name] for arm in section.arms for name in AVERAGED if name in arm.scores]
     sources = {estimate.source for estimate in scores}
     beside = " / paper" if has_paper else ""
-    lines = [f"cells: mean of ours (number of seeds){beside}"]
+    lines = [f"{CELLS} (number of seeds){beside}"]
     if "t" in sources:
         lines.append("±: 95% interval over seeds (Student's t)")
     if "bootstrap" in sources:

@@ -8,8 +8,9 @@ from typing import TypeAlias
 
 from matplotlib.figure import Figure
 
+from analysis.errors import AnalysisError
 from analysis.figures import curve, dots, heat_map, scatter
-from analysis.figures.cells import OURS_AT
+from analysis.figures.cells import grid_heads
 from analysis.layouts.grid import GRID_HEADS
 from analysis.render.table import Table
 
@@ -18,7 +19,8 @@ Draw: TypeAlias = Callable[[Table], Figure]
 # As published: what each figure is drawn as; a table that is not named is drawn by its form.
 _PUBLISHED: Mapping[str, Draw] = {
     "memoe_v1_figure1": partial(
-        scatter.one_against_another, pairs=[("reliability", "balance"), ("reliability", "average")]
+        scatter.one_against_another,
+        pairs=[("reliability", "balance"), ("reliability", "average")],
     ),
     "memoe_v1_figure4": curve.over_rows,
     "memoe_v2_figure1": curve.over_rows,
@@ -38,12 +40,12 @@ _PUBLISHED: Mapping[str, Draw] = {
     "arm_figure4a": curve.over_rows,
     "arm_figure4b": curve.over_groups,
     "arm_figure4c": dots.draw,
-    "everyone": dots.by_first_label,
     "arm_figure5": partial(scatter.one_against_another, pairs=[("own_expert_rate", "average")]),
+    "everyone": dots.by_first_label,
 }
 
 
-def drawing(name: str, kind: str, score: str) -> Draw:
+def drawing(name: str, kind: str, score: str = "average") -> Draw:
     """How to draw the tables of `name`.
 
     Args:
@@ -57,14 +59,20 @@ def drawing(name: str, kind: str, score: str) -> Draw:
         "heat_map": partial(heat_map.of_grid, score=score),
         "agreement": scatter.ours_against_theirs,
     }
-    if kind in by_kind:
-        return by_kind[kind]
-    return _PUBLISHED.get(name) or partial(_by_form, score=score)
+    return by_kind.get(kind) or partial(_suited, _PUBLISHED.get(name, _by_form))
 
 
-def _by_form(table: Table, score: str) -> Figure:
+def _suited(draw: Draw, table: Table) -> Figure:
+    """As `draw` has it, or else dots, which show any table that holds a number."""
+    try:
+        return draw(table)
+    except AnalysisError:
+        return dots.draw(table)
+
+
+def _by_form(table: Table) -> Figure:
     """A heat map of a grid of two numbers or more, a curve over one, dots of all else."""
-    heads = [head for head in table.labels if head not in OURS_AT]
-    if heads and set(heads) <= GRID_HEADS:
-        return heat_map.of_grid(table, score) if len(heads) > 1 else curve.over_rows(table)
+    heads = {table.labels[place] for place in grid_heads(table)}
+    if heads and heads <= GRID_HEADS:
+        return heat_map.of_grid(table) if len(heads) > 1 else curve.over_rows(table)
     return dots.draw(table)

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from analysis.aggregate import Estimate
 from analysis.errors import AnalysisError
-from analysis.layouts.layout import SCORES
+from analysis.layouts.layout import NOT_RUN, SCORES
+from analysis.metrics import metric
 from analysis.published.compare import plain
 from analysis.render.table import Entry, Row, Table
 
 OURS_AT = ("ours", "ours at")  # label columns that say which arm of ours a row is
-_NUMBER = re.compile(r"^(?P<words>.*?)[ =]*(?P<number>-?\d+(?:\.\d+)?)$")
+_NO_STATE = (NOT_RUN, "not measured", "-")  # of a cell that no trial was to fill
+# A number of its own: behind a blank, "=" or "top_", or alone; `memoe_v2` ends with none.
+_NUMBER = re.compile(
+    r"^(?P<words>.*[ =]|.*\btop_|)(?P<number>-?\d+(?:\.\d+)?(?:e[+-]?\d+)?)$", re.IGNORECASE
+)
+_AT_ONCE = ".immediate"  # how the keys of scores right after a batch end
 
 
 @dataclass(frozen=True)
@@ -23,21 +30,32 @@ class Cell:
 
     Attributes:
         row: Number of its row.
-        label: Of the row, without the arm of ours.
+        label: Of the row, with our arm where others would have the same.
+        place: The same without our arm.
         ours: None where there is no mean.
         paper: None where nothing is printed.
+        state: Why arms of ours that ran have no mean, such as `failed 1/3`; else "".
     """
 
     row: int
     label: str
+    place: str
     ours: Estimate | None
     paper: float | None
+    state: str = ""
 
     @property
     def values(self) -> tuple[float, ...]:
         """Our mean and the paper's value, as far as there are such."""
         own = None if self.ours is None else self.ours.mean
         return tuple(value for value in (own, self.paper) if value is not None)
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Ends of the interval of our mean."""
+        if self.ours is None or self.ours.low is None or self.ours.high is None:
+            return None
+        return self.ours.low, self.ours.high
 
 
 @dataclass(frozen=True)
@@ -58,20 +76,45 @@ class Column:
     group: str
     cells: tuple[Cell, ...]
 
+    @property
+    def is_share(self) -> bool:
+        """Whether it is a share by what it measures, not by what was found."""
+        declared = metric(self.base.removesuffix(_AT_ONCE))
+        if declared is not None:
+            return declared.kind == "share"
+        return all(0 <= value <= 1 for cell in self.cells for value in cell.values)
+
+    @property
+    def is_at_once(self) -> bool:
+        """Whether it was measured right after each batch."""
+        return self.base.endswith(_AT_ONCE)
+
+    @property
+    def measured(self) -> str:
+        """What it measures, whenever it does."""
+        return self.base.removesuffix(_AT_ONCE)
+
 
 def columns_of(table: Table) -> tuple[Column, ...]:
-    """The columns of a table, those without a single number left out."""
-    labels = [label_of(table, row) for row in table.rows]
+    """The columns of a table, those without a single number or state left out.
+
+    Raises:
+        AnalysisError: If there is nothing to draw.
+    """
+    labels, places = _labels(table)
     found = []
-    for place, (key, heading) in enumerate(table.scores.items()):
+    for at, (key, heading) in enumerate(table.scores.items()):
         group = table.groups.get(key, "")
+        base = key.removesuffix(f"_{plain(group)}") if group else key
         cells = tuple(
-            _cell(number, label, row.entries[place].ours, row.entries[place].paper)
-            for number, (label, row) in enumerate(zip(labels, table.rows, strict=True))
+            _cell(number, labels[number], places[number], row.entries[at])
+            for number, row in enumerate(table.rows)
         )
         if any(cell.values for cell in cells):
-            base = key.removesuffix(f"_{plain(group)}") if group else key
-            found.append(Column(key, base, heading.removeprefix(group).strip(), group, cells))
+            score = heading.removeprefix(group).strip(" :")
+            found.append(Column(key, base, score, group.rstrip(":"), cells))
+    if not found:
+        raise AnalysisError(f"{table.title}: nothing to draw, no cell holds a number")
     return tuple(found)
 
 
@@ -83,27 +126,47 @@ def by_score(columns: Sequence[Column]) -> Mapping[str, list[Column]]:
     return found
 
 
-def label_of(table: Table, row: Row) -> str:
-    """The labels of a row in one line, without the arm of ours where there is another.
+def number_of(label: str) -> tuple[str, float] | None:
+    """The words before the number that ends a label, and the number; None if there is none."""
+    match = _NUMBER.match(label)
+    return (match["words"].strip(" =_"), float(match["number"])) if match else None
 
-    A label that the next one begins with says nothing more, such as a method before its arm.
-    """
-    pairs = zip(table.labels, row.labels, strict=True)
-    kept = [label for head, label in pairs if head not in OURS_AT and label] or list(row.labels)
-    said = [one for one, after in pairwise((*kept, "")) if not after.startswith(one)]
-    return " · ".join(said)
+
+def order_of(label: str) -> tuple[str, float]:
+    """Sort key: by the words of a label, then by its number."""
+    return number_of(label) or (label, 0.0)
+
+
+def grid_heads(table: Table) -> list[int]:
+    """Places of the label columns that say where a row is, without the arm of ours."""
+    return [place for place, head in enumerate(table.labels) if head not in OURS_AT]
+
+
+def has_intervals(columns: Sequence[Column]) -> bool:
+    """Whether any mean of ours has an interval."""
+    return any(cell.interval for column in columns for cell in column.cells)
+
+
+def has_paper(columns: Sequence[Column]) -> bool:
+    """Whether anything printed is drawn."""
+    return any(cell.paper is not None for column in columns for cell in column.cells)
 
 
 def crossed(table: Table) -> Table:
     """The table with a row for each second label, and the first ones as groups of columns.
 
     Only the main scores stay.
+
+    Raises:
+        AnalysisError: If two rows have the same two labels.
     """
     firsts = list(dict.fromkeys(row.labels[0] for row in table.rows))
     seconds = list(dict.fromkeys(row.labels[1] for row in table.rows))
     places = [(i, key, head) for i, (key, head) in enumerate(table.scores.items()) if key in SCORES]
     found = {row.labels[:2]: row for row in table.rows}
-    absent = Entry("not run")
+    if len(found) < len(table.rows):
+        raise AnalysisError(f"{table.title}: several rows have the same two labels")
+    absent = Entry(NOT_RUN)
 
     def entry(first: str, second: str, place: int) -> Entry:
         row = found.get((first, second))
@@ -122,22 +185,31 @@ def crossed(table: Table) -> Table:
     )
 
 
-def number_of(label: str) -> tuple[str, float] | None:
-    """The words before the number that ends a label, and the number; None if there is none."""
-    match = _NUMBER.match(label)
-    return (match["words"].strip(), float(match["number"])) if match else None
+def _labels(table: Table) -> tuple[list[str], list[str]]:
+    """The label of each row, and its place."""
+    heads = grid_heads(table)
+    short = [_joined([row.labels[i] for i in heads]) for row in table.rows]
+    counts = Counter(short)
+    whole = [_joined(row.labels) for row in table.rows]
+    labels = [one if counts[one] == 1 else long for one, long in zip(short, whole, strict=True)]
+    return labels, short
 
 
-def need(columns: Sequence[Column], table: Table) -> None:
-    """Raises AnalysisError if there is nothing to draw."""
-    if not columns:
-        raise AnalysisError(f"{table.title}: nothing to draw, no cell holds a number")
+def _joined(labels: Sequence[str]) -> str:
+    """Labels in one line; a name that the next one goes on from says nothing more."""
+    kept = [label for label in labels if label]
+    said = [one for one, after in pairwise((*kept, "")) if not f"{after}_".startswith(f"{one}_")]
+    return " · ".join(said)
 
 
-def _cell(number: int, label: str, ours: Estimate | str, paper: float | str | None) -> Cell:
+def _cell(number: int, label: str, place: str, entry: Entry) -> Cell:
+    ours, paper = entry.ours, entry.paper
+    is_state = isinstance(ours, str) and ours not in _NO_STATE
     return Cell(
         number,
         label,
+        place,
         ours if isinstance(ours, Estimate) else None,
         float(paper) if isinstance(paper, int | float) else None,
+        str(ours) if is_state else "",
     )

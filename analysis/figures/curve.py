@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.figures.cells import Cell, Column, by_score, columns_of, need, number_of
-from analysis.figures.style import bounded, colour_of, framed, marker_of
+from analysis.errors import AnalysisError
+from analysis.figures.cells import Cell, Column, by_score, columns_of, number_of
+from analysis.figures.style import bounded, colour_of, framed, marker_of, marks
 from analysis.metrics import METRICS
 from analysis.render.table import Table
 
 _PANEL, _HEIGHT, _MOST_ACROSS = 3.1, 2.3, 3
 _MOST_TICKS = 10
-_AT_ONCE = ".immediate"  # how the keys of scores right after a batch end
 
 
 @dataclass(frozen=True)
@@ -29,81 +30,93 @@ class Line:
     is_dashed: bool = False
 
 
+@dataclass(frozen=True)
+class Panel:
+    """The lines of one panel, and the columns that they are of."""
+
+    lines: Sequence[Line]
+    columns: Sequence[Column]
+
+
 def over_rows(table: Table) -> Figure:
-    """Rows along x. With groups a panel for each score, otherwise one for each kind of row."""
+    """Rows along x. With groups a panel for each score, otherwise one for each kind of row.
+
+    Raises:
+        AnalysisError: If no cell holds a number, or no row is numbered.
+    """
     columns = columns_of(table)
-    need(columns, table)
+    if not any(number_of(cell.place) for cell in columns[0].cells):
+        raise AnalysisError(f"{table.title}: no curve, as no row has a number")
     if any(column.group for column in columns):
         panels = {
-            score: [_line(column.group, i, column) for i, column in enumerate(found)]
+            score: Panel([_line(column.group, i, column) for i, column in enumerate(found)], found)
             for score, found in by_score(columns).items()
         }
-        return _drawn(table, panels, table.labels[0])
-    order = list(dict.fromkeys(_base(column.key) for column in columns))
-    if len(order) > 1 and any(column.key.endswith(_AT_ONCE) for column in columns):
-        panels = {
-            METRICS[name].heading: [_line(c.score, i, c) for c in columns if _base(c.key) == name]
-            for i, name in enumerate(order)
+        return _drawn(table, columns, panels, table.labels[0])
+    order = list(dict.fromkeys(column.measured for column in columns))
+    if len(order) > 1 and any(column.is_at_once for column in columns):
+        by_measured = {
+            name: [column for column in columns if column.measured == name] for name in order
         }
-        return _drawn(table, panels, table.labels[0])
-    kinds = list(dict.fromkeys(_kind(cell.label) for cell in columns[0].cells))
+        panels = {
+            METRICS[name].heading: Panel([_line(c.score, i, c) for c in found], found)
+            for i, (name, found) in enumerate(by_measured.items())
+        }
+        return _drawn(table, columns, panels, table.labels[0])
+    kinds = list(dict.fromkeys(_kind(cell.place) for cell in columns[0].cells))
     panels = {
-        kind or table.labels[0]: [
-            _line(column.score, order.index(_base(column.key)), column, kind) for column in columns
-        ]
+        kind or table.labels[0]: Panel(
+            [_line(c.score, order.index(c.measured), c, kind) for c in columns], columns
+        )
         for kind in kinds
     }
-    return _drawn(table, panels, "")
+    return _drawn(table, columns, panels, "")
 
 
 def over_groups(table: Table) -> Figure:
-    """Groups of columns along x; a panel for each score, a line for each row."""
+    """Groups of columns along x; a panel for each score, a line for each row.
+
+    Raises:
+        AnalysisError: If no cell holds a number.
+    """
     columns = columns_of(table)
-    need(columns, table)
     panels = {}
     for score, found in by_score(columns).items():
-        rows = range(len(table.rows))
-        panels[score] = [
+        lines = [
             Line(
                 found[0].cells[row].label,
                 row,
                 tuple((column.group, column.cells[row]) for column in found),
             )
-            for row in rows
+            for row in range(len(table.rows))
         ]
-    return _drawn(table, panels, "")
+        panels[score] = Panel(lines, found)
+    return _drawn(table, columns, panels, "")
 
 
 def _line(label: str, series: int, column: Column, kind: str | None = None) -> Line:
-    cells = [cell for cell in column.cells if kind is None or _kind(cell.label) == kind]
-    return Line(
-        label,
-        series,
-        tuple((cell.label, cell) for cell in cells),
-        column.key.endswith(_AT_ONCE),
-    )
+    cells = [cell for cell in column.cells if kind is None or _kind(cell.place) == kind]
+    points = tuple((cell.place, cell) for cell in cells)
+    return Line(label, series, points, column.is_at_once)
 
 
 def _kind(label: str) -> str:
     """The words before a row's number; of a row without one, its first word."""
     found = number_of(label)
-    return label.partition(" ")[0] if found is None else found[0].rstrip("_")
+    return label.partition(" ")[0] if found is None else found[0]
 
 
-def _base(key: str) -> str:
-    return key.removesuffix(_AT_ONCE)
-
-
-def _drawn(table: Table, panels: dict[str, list[Line]], x_name: str) -> Figure:
+def _drawn(
+    table: Table, columns: Sequence[Column], panels: Mapping[str, Panel], x_name: str
+) -> Figure:
     across = min(len(panels), _MOST_ACROSS)
     down = -(-len(panels) // across)
-    lines = [line for each in panels.values() for line in each]
-    has_paper = any(cell.paper is not None for line in lines for _, cell in line.points)
-    legend = "bands: 95% intervals" + ("; hollow: the paper's" if has_paper else "")
-    labels = dict.fromkeys(line.label for line in lines)
+    labels = dict.fromkeys(line.label for panel in panels.values() for line in panel.lines)
     legend_rows = -(-len(labels) // (2 * across))
     height = down * (_HEIGHT + 0.75) + 0.2 * legend_rows + 0.1
-    figure, (_, bottom, _, top) = framed(table, 0.2 + across * _PANEL, height, legend)
+    figure, (_, bottom, _, top) = framed(
+        table, 0.2 + across * _PANEL, height, marks(columns, "bands")
+    )
     width, total = figure.get_size_inches()
     top -= (0.2 * legend_rows + 0.1) / total
     grid = figure.add_gridspec(
@@ -115,18 +128,16 @@ def _drawn(table: Table, panels: dict[str, list[Line]], x_name: str) -> Figure:
         wspace=0.22,
         hspace=0.75 / _HEIGHT,
     )
-    for index, (title, found) in enumerate(panels.items()):
+    handles: dict[str, Artist] = {}
+    for index, (title, panel) in enumerate(panels.items()):
         axes = figure.add_subplot(grid[index // across, index % across])
-        places = _places([place for line in found for place, _ in line.points])
-        for line in found:
+        places = _places([place for line in panel.lines for place, _ in line.points])
+        for line in panel.lines:
             _plot(axes, line, places.position)
         places.label(axes)
         axes.set_title(title)
         axes.set_xlabel(x_name)
-        values = [value for line in found for _, cell in line.points for value in cell.values]
-        bounded(axes, "y", values)
-    handles: dict[str, Artist] = {}
-    for axes in figure.axes:
+        bounded(axes, "y", panel.columns)
         drawn, told = axes.get_legend_handles_labels()
         handles |= dict(zip(told, drawn, strict=True))
     figure.legend(
@@ -168,12 +179,12 @@ def _plot(axes: Axes, line: Line, position: Callable[[str], float]) -> None:
     style = "--" if line.is_dashed else "-"
     label = line.label
     for run in _runs(line):
-        own = sorted((position(at), cell.ours) for at, cell in run if cell.ours is not None)
+        own = sorted((position(at), cell.ours.mean) for at, cell in run if cell.ours)
         if own:
-            xs, means = [x for x, _ in own], [each.mean for _, each in own]
+            xs, means = zip(*own, strict=True)
             axes.plot(xs, means, style, marker=marker, ms=4, lw=1.3, color=colour, label=label)
             label = "_"  # one entry in the legend for all runs
-        known = [(x, e.low, e.high) for x, e in own if e.low is not None and e.high is not None]
+        known = sorted((position(at), *cell.interval) for at, cell in run if cell.interval)
         if len(known) > 1:
             at, lows, highs = zip(*known, strict=True)
             axes.fill_between(at, lows, highs, color=colour, alpha=0.15, lw=0)
@@ -182,12 +193,27 @@ def _plot(axes: Axes, line: Line, position: Callable[[str], float]) -> None:
         paper = sorted((position(at), cell.paper) for at, cell in run if cell.paper is not None)
         if paper:
             at, values = zip(*paper, strict=True)
-            axes.plot(at, values, ":", marker=marker, mfc="none", ms=6, lw=0.8, color=colour)
+            axes.plot(
+                *(at, values, ":"),
+                marker=marker,
+                mfc="none",
+                ms=6,
+                lw=0.8,
+                color=colour,
+                label=label if not own else "_",
+            )
+            label = "_"
 
 
 def _runs(line: Line) -> list[list[tuple[str, Cell]]]:
-    """The points that are joined: numbered ones of one kind; each of the others stands alone."""
-    runs: dict[str, list[tuple[str, Cell]]] = {}
+    """The points that are joined: numbered ones of one kind; each of the others stands alone.
+
+    Where several arms stand at one place, the first of each are joined, and the second, and so on.
+    """
+    runs: dict[tuple[str, int], list[tuple[str, Cell]]] = {}
+    times: Counter[str] = Counter()
     for at, cell in line.points:
-        runs.setdefault(at if number_of(at) is None else _kind(at), []).append((at, cell))
+        kind = at if number_of(at) is None else _kind(at)
+        runs.setdefault((kind, times[at]), []).append((at, cell))
+        times[at] += 1
     return list(runs.values())

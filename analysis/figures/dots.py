@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis.figures.cells import Cell, Column, by_score, columns_of, crossed, need
-from analysis.figures.style import bounded, colour_of, framed, marker_of
+from analysis.figures.cells import Cell, Column, by_score, columns_of, crossed
+from analysis.figures.style import bounded, colour_of, framed, marker_of, marks
 from analysis.render.table import Table
 
 _PANEL, _MOST_ACROSS = 2.3, 4
@@ -21,9 +23,14 @@ def by_first_label(table: Table) -> Figure:
 
 
 def draw(table: Table) -> Figure:
-    """One panel for each score; rows as in the table, groups of columns side by side in a row."""
+    """One panel for each score; rows as in the table, groups of columns side by side in a row.
+
+    An arm that ran and has no mean says why.
+
+    Raises:
+        AnalysisError: If no cell holds a number.
+    """
     columns = columns_of(table)
-    need(columns, table)
     panels = by_score(columns)
     groups = list(dict.fromkeys(column.group for column in columns))
     rows = [cell for cell in columns[0].cells if _is_drawn(cell.row, columns)]
@@ -31,9 +38,8 @@ def draw(table: Table) -> Figure:
     down = -(-len(panels) // across)
     of_row = _ROW + _STEP * (len(groups) - 1)
     margin = 0.25 + _LABEL * max(len(cell.label) for cell in rows)
-    legend = "95% intervals" + ("; hollow: the paper's" if _has_paper(columns) else "")
     height = down * (of_row * len(rows) + 0.65) + 0.3 * (len(groups) > 1)
-    figure, (_, bottom, _, top) = framed(table, margin + across * _PANEL, height, legend)
+    figure, (_, bottom, _, top) = framed(table, margin + across * _PANEL, height, marks(columns))
     width, total = figure.get_size_inches()
     if len(groups) > 1:
         handles = [
@@ -66,9 +72,7 @@ def draw(table: Table) -> Figure:
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.set_yticks(range(len(rows)), [cell.label for cell in rows])
         axes.tick_params(axis="y", length=0, labelleft=index % across == 0)
-        bounded(
-            axes, "x", [value for each in found for cell in each.cells for value in cell.values]
-        )
+        bounded(axes, "x", found)
     return figure
 
 
@@ -76,16 +80,16 @@ def _dot(axes: Axes, cell: Cell, y: float, series: int) -> None:
     colour, marker = colour_of(series), marker_of(series)
     if cell.paper is not None:
         axes.plot(cell.paper, y, marker, mfc="none", mec=colour, ms=6.5, zorder=3)
+    if cell.state:
+        where = axes.get_yaxis_transform()
+        axes.text(0.03, y, cell.state, transform=where, va="center", fontsize=6.5, color=colour)
     if cell.ours is None:
         return
-    if cell.ours.low is not None and cell.ours.high is not None:
-        axes.plot([cell.ours.low, cell.ours.high], [y, y], color=colour, lw=1.2, zorder=2)
+    if cell.interval:
+        axes.plot(cell.interval, [y, y], color=colour, lw=1.2, zorder=2)
     axes.plot(cell.ours.mean, y, marker, color=colour, ms=4.5, zorder=4)
 
 
-def _is_drawn(row: int, columns: tuple[Column, ...]) -> bool:
-    return any(column.cells[row].values for column in columns)
-
-
-def _has_paper(columns: tuple[Column, ...]) -> bool:
-    return any(cell.paper is not None for column in columns for cell in column.cells)
+def _is_drawn(row: int, columns: Sequence[Column]) -> bool:
+    cells = [column.cells[row] for column in columns]
+    return any(cell.values or cell.state for cell in cells)

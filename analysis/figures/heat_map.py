@@ -12,85 +12,113 @@ from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 
 from analysis.errors import AnalysisError
-from analysis.figures.cells import OURS_AT, Cell, Column, columns_of, need
+from analysis.figures.cells import Cell, Column, columns_of, grid_heads, order_of
 from analysis.figures.style import framed
-from analysis.layouts.grid import NO_POINT
+from analysis.layouts.grid import GRID_HEADS, NO_POINT
 from analysis.render.table import Table
 
 _CELL, _GAP = 0.36, 0.75  # inches
 _MOST_WRITTEN = 400  # numbers in all cells; more would not be read
 _MAP = "cividis"
-Panel = tuple[str, Mapping[tuple[str, str], float]]
+At = tuple[str, str]  # label along y, and along x
+Panel = tuple[str, Mapping[At, float]]
 
 
 def of_grid(table: Table, score: str = "average") -> Figure:
     """One score over two swept numbers; a column of panels for each value of the others.
 
-    The lower row of panels is the paper's. What it prints is framed in ours.
+    The lower row of panels is the paper's. What it prints is framed in ours, and a cross stands
+    where an arm of ours has no mean.
 
     Args:
         table: With a label column for each swept number.
         score: Key of the score.
 
     Raises:
-        AnalysisError: If the table has fewer than two label columns, or not that score.
+        AnalysisError: If the table is no grid of two swept numbers or more, has not that score, or
+            several arms at one point.
     """
     columns = columns_of(table)
-    need(columns, table)
     column = _column(columns, score, table)
-    heads = [i for i, head in enumerate(table.labels) if head not in OURS_AT]
-    if len(heads) < 2:
+    heads = grid_heads(table)
+    if len(heads) < 2 or not {table.labels[i] for i in heads} <= GRID_HEADS:
         raise AnalysisError(f"{table.title}: a heat map needs a grid of two swept numbers or more")
-    points = {}
-    for cell in column.cells:
-        for point in _points([table.rows[cell.row].labels[i] for i in heads]):
-            if cell.values and NO_POINT not in point:
-                points[point] = cell
-    if not points:
-        raise AnalysisError(f"{table.title}: no cell of the grid holds a number")
+    points, elsewhere = _points(table, column, heads)
     distinct = [len({point[i] for point in points}) for i in range(len(heads))]
     x = len(heads) - 1
     y = max(range(x), key=lambda i: distinct[i])
     others = [i for i in range(len(heads)) if i not in (x, y)]
     names = [table.labels[heads[i]] for i in (y, x)]
     panels: dict[str, dict[tuple[str, str], Cell]] = {}
-    for point, cell in sorted(points.items(), key=lambda item: [_order(part) for part in item[0]]):
+    for point in sorted(points, key=lambda each: [order_of(each[i]) for i in (*others, y, x)]):
         title = ", ".join(f"{table.labels[heads[i]]} {point[i]}" for i in others)
-        panels.setdefault(title, {})[point[y], point[x]] = cell
+        panels.setdefault(title, {})[point[y], point[x]] = points[point]
     ours: list[Panel] = []
     theirs: list[Panel] = []
+    crosses: list[set[At]] = []
     for title, cells in panels.items():
         own = {at: cell.ours.mean for at, cell in cells.items() if cell.ours}
         paper = {at: cell.paper for at, cell in cells.items() if cell.paper is not None}
         ours.append((f"{title}\nours" if title else "ours", own))
         theirs.append((f"{title}\npaper" if title else "paper", paper))
-    rows = [ours] + ([theirs] if any(values for _, values in theirs) else [])
-    legend = f"{column.score}; framed: what the paper prints" if len(rows) > 1 else column.score
-    return _drawn(table, rows, names, legend, [set(values) for _, values in theirs])
+        crosses.append({at for at, cell in cells.items() if cell.state})
+    has_paper = any(values for _, values in theirs)
+    told = [column.score]
+    told += ["framed: what the paper prints"] if has_paper else []
+    told += ["cross: no mean, as trials failed, diverged or were stopped"] if any(crosses) else []
+    told += [f"left out: {elsewhere} rows that are no point of the grid"] if elsewhere else []
+    rows = [ours, theirs] if has_paper else [ours]
+    frames = [set(values) for _, values in theirs]
+    return _drawn(table, rows, names, "; ".join(told), frames, crosses, column.is_share)
 
 
 def of_shares(table: Table) -> Figure:
-    """A map for each group of columns: rows against columns, ours over the paper's."""
+    """A map for each group of columns: rows against columns, ours over the paper's.
+
+    Raises:
+        AnalysisError: If no cell holds a number.
+    """
     columns = columns_of(table)
-    need(columns, table)
-    groups = dict.fromkeys(column.group for column in columns)
     ours: list[Panel] = []
     theirs: list[Panel] = []
-    for group in groups:
+    for group in dict.fromkeys(column.group for column in columns):
         found = [column for column in columns if column.group == group]
         own, paper = {}, {}
         for column in found:
-            name = column.score.removeprefix(":").strip()
             for cell in column.cells:
                 if cell.ours:
-                    own[cell.label, name] = cell.ours.mean
+                    own[cell.label, column.score] = cell.ours.mean
                 if cell.paper is not None:
-                    paper[cell.label, name] = cell.paper
-        title = group.rstrip(":")
-        ours.append((f"{title}\nours".strip(), own))
-        theirs.append((f"{title}\npaper".strip(), paper))
-    rows = [ours] + ([theirs] if any(values for _, values in theirs) else [])
-    return _drawn(table, rows, ["", ""], "share of a row", [set() for _ in ours])
+                    paper[cell.label, column.score] = cell.paper
+        ours.append((f"{group}\nours".strip(), own))
+        theirs.append((f"{group}\npaper".strip(), paper))
+    rows = [ours, theirs] if any(values for _, values in theirs) else [ours]
+    nothing: list[set[At]] = [set() for _ in ours]
+    return _drawn(table, rows, ["", ""], "share of a row", nothing, nothing, True)
+
+
+def _points(
+    table: Table, column: Column, heads: Sequence[int]
+) -> tuple[dict[tuple[str, ...], Cell], int]:
+    """The cells of a grid by their point, and the number of rows that are none of its points."""
+    points: dict[tuple[str, ...], Cell] = {}
+    elsewhere = 0
+    for cell in column.cells:
+        labels = [table.rows[cell.row].labels[i] for i in heads]
+        elsewhere += NO_POINT in labels
+        # A label such as `2, 4` stands for two points.
+        for point in product(*([part.strip() for part in each.split(",")] for each in labels)):
+            if NO_POINT in point or not (cell.values or cell.state):
+                continue
+            if point in points:
+                raise AnalysisError(
+                    f"{table.title}: several arms stand at {', '.join(point)}, which a heat map "
+                    "cannot show; kind=dots can"
+                )
+            points[point] = cell
+    if not points:
+        raise AnalysisError(f"{table.title}: no cell of the grid holds a number")
+    return points, elsewhere
 
 
 def _column(columns: Sequence[Column], score: str, table: Table) -> Column:
@@ -101,19 +129,17 @@ def _column(columns: Sequence[Column], score: str, table: Table) -> Column:
     raise AnalysisError(f"score={score}: {table.title} has no such score; known: {known}")
 
 
-def _points(labels: Sequence[str]) -> list[tuple[str, ...]]:
-    """The points of a row; a label such as `2, 4` stands for two."""
-    return list(product(*([part.strip() for part in label.split(",")] for label in labels)))
-
-
 def _drawn(
     table: Table,
     rows: Sequence[Sequence[Panel]],
     names: Sequence[str],
     legend: str,
-    framed_at: Sequence[set[tuple[str, str]]],
+    framed_at: Sequence[set[At]],
+    crossed_at: Sequence[set[At]],
+    is_share: bool,
 ) -> Figure:
     cells = [at for row in rows for _, values in row for at in values]
+    cells += [at for each in crossed_at for at in each]
     ys, xs = (_ordered({at[i] for at in cells}) for i in (0, 1))
     shape = max(2.2, _CELL * len(xs)), max(1.2, _CELL * 0.72 * len(ys))
     margin = 0.5 + 0.065 * max(map(len, ys))
@@ -124,7 +150,6 @@ def _drawn(
     figure, (_, bottom, _, top) = framed(table, width, down * (shape[1] + gap), legend)
     total = figure.get_size_inches()[1]
     numbers = [value for row in rows for _, values in row for value in values.values()]
-    is_share = all(0 <= value <= 1 for value in numbers)
     limits = (0.0, 1.0) if is_share else (min(numbers), max(numbers))
     grid = figure.add_gridspec(
         *(down, across),
@@ -147,6 +172,8 @@ def _drawn(
             for y, x in sorted(framed_at[place]) if down_at == 0 else ():
                 corner = xs.index(x) - 0.5, ys.index(y) - 0.5
                 axes.add_patch(Rectangle(corner, 1, 1, fill=False, ec="#D55E00", lw=1.6, zorder=4))
+            for y, x in sorted(crossed_at[place]) if down_at == 0 else ():
+                axes.plot(xs.index(x), ys.index(y), "x", color="#444444", ms=5)
             if slanted:
                 axes.tick_params(axis="x", rotation=30)
     if image is not None:
@@ -183,12 +210,4 @@ def _map(
 
 
 def _ordered(labels: set[str]) -> list[str]:
-    return sorted(labels, key=_order)
-
-
-def _order(label: str) -> tuple[bool, float, str]:
-    """Sort key: numbers by size, then words by the alphabet."""
-    try:
-        return False, float(label), ""
-    except ValueError:
-        return True, 0.0, label
+    return sorted(labels, key=order_of)

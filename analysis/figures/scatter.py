@@ -9,20 +9,23 @@ from matplotlib.figure import Figure
 from matplotlib.gridspec import SubplotSpec
 from matplotlib.lines import Line2D
 
-from analysis.aggregate import Estimate
 from analysis.errors import AnalysisError
-from analysis.figures.cells import Column, by_score, columns_of, need
-from analysis.figures.style import bounded, colour_of, framed, marker_of
+from analysis.figures.cells import Cell, Column, by_score, columns_of, has_intervals
+from analysis.figures.style import bounded, colour_of, framed, marker_of, marks
 from analysis.published.variation import rank_correlation
 from analysis.render.table import Table, estimate_text
 
 _SIDE, _CHARACTER = 3.2, 0.065  # inches of a panel, and of a letter
+_RANKS = "Spearman"  # how the lines of a table begin that tell a correlation, or go on
+Pair = tuple[str, Column, Column]  # group, x, y
 
 
 def one_against_another(
     table: Table, pairs: Sequence[tuple[str, str]], *, is_named: bool = True
 ) -> Figure:
     """A panel for each pair of scores (x, y) and each group of columns, a point for each row.
+
+    The correlations that the table tells stand below.
 
     Args:
         table: What is drawn.
@@ -33,141 +36,182 @@ def one_against_another(
         AnalysisError: If a score is not there.
     """
     columns = columns_of(table)
-    need(columns, table)
-    groups = list(dict.fromkeys(column.group for column in columns))
-    panels = []
-    for group in groups:
+    panels: list[Pair] = []
+    for group in dict.fromkeys(column.group for column in columns):
         found = {column.base: column for column in columns if column.group == group}
         panels += [(group, found[x], found[y]) for x, y in pairs if {x, y} <= found.keys()]
     if not panels:
         wanted = ", ".join(dict.fromkeys(name for pair in pairs for name in pair))
         raise AnalysisError(f"{table.title}: nothing to draw, no group of columns has {wanted}")
-    shown_columns = [column for _, *both in panels for column in both]
-    longest = max(len(cell.label) for cell in shown_columns[0].cells) if is_named else 0
-    beside = _CHARACTER * longest + 0.5 * is_named
-    figure, places = _panels(table, len(panels), _legend(shown_columns), beside)
+    named = _drawn_rows(panels) if is_named else []
+    beside = _CHARACTER * max((len(cell.label) for cell in named), default=0) + 0.5 * bool(named)
+    both = [cell for _, x, y in panels for cell in _shared(x, y)]
+    shown = [Column("", "", "", "", tuple(both))]
+    notes = [line for line in table.footer if _RANKS in line]
+    figure, places = _panels(table, len(panels), marks(shown, "crosses"), notes, beside)
     for place, (group, x, y) in zip(places, panels, strict=True):
         axes = figure.add_subplot(place)
-        shown = [
-            (mine.mean, other.mean)
-            for mine, other in zip(_ours(x), _ours(y), strict=True)
-            if mine and other
-        ]
-        _points(axes, x, y, is_named=is_named)
+        for one, other in zip(x.cells, y.cells, strict=True):
+            _point(axes, one, other, one.row if is_named else 0)
         axes.set_xlabel(x.score)
         axes.set_ylabel(y.score)
-        found_rank = rank_correlation(shown)
-        told = "" if found_rank is None else f"Spearman {estimate_text(found_rank)}"
-        axes.set_title("\n".join(part for part in (group, told) if part), fontsize=8.5)
-        for name, column in (("x", x), ("y", y)):
-            bounded(axes, name, [value for cell in column.cells for value in cell.values])
-    if is_named:
+        axes.set_title(group, fontsize=8.5)
+        bounded(axes, "x", [x])
+        bounded(axes, "y", [y])
+    if named:
         top = max(axes.get_position().y1 for axes in figure.axes)
-        _name(figure, shown_columns, 1 - beside / figure.get_figwidth(), top)
+        _legend(
+            figure,
+            [(cell.label, cell.row) for cell in named],
+            (1 - beside / figure.get_figwidth(), top),
+        )
     return figure
 
 
 def ours_against_theirs(table: Table) -> Figure:
-    """A panel for each score, a point for each row and group that both have.
+    """A panel for each score, a point for each row and group of columns that both have.
+
+    Each group has a correlation of its own, as below the table.
 
     Raises:
         AnalysisError: If no cell has both a mean of ours and a published value.
     """
-    columns = columns_of(table)
     panels = {
-        score: pairs
-        for score, found in by_score(columns).items()
-        if (
-            pairs := [
-                (c.paper, c.ours)
-                for each in found
-                for c in each.cells
-                if c.paper is not None and c.ours
-            ]
-        )
+        score: kept
+        for score, found in by_score(columns_of(table)).items()
+        if (kept := [column for column in found if any(map(_is_pair, column.cells))])
     }
     if not panels:
         raise AnalysisError(f"{table.title}: no cell has both a mean of ours and a published value")
-    figure, places = _panels(table, len(panels), "95% intervals of ours; line: as published")
-    for index, (place, (score, pairs)) in enumerate(zip(places, panels.items(), strict=True)):
+    drawn = [column for found in panels.values() for column in found]
+    groups = list(dict.fromkeys(column.group for column in drawn))
+    beside = _CHARACTER * max(map(len, groups)) + 0.5 if len(groups) > 1 else 0.0
+    told = "line: as published; after a correlation: its 95% interval, and the number of points"
+    told = "; ".join((*(["bars: 95% intervals of ours"] if has_intervals(drawn) else []), told))
+    figure, places = _panels(table, len(panels), told, (), beside, len(groups))
+    for place, (score, found) in zip(places, panels.items(), strict=True):
         axes = figure.add_subplot(place)
-        colour, marker = colour_of(index), marker_of(index)
-        for theirs, own in pairs:
-            if own.low is not None and own.high is not None:
-                axes.plot([theirs, theirs], [own.low, own.high], color=colour, lw=0.9, alpha=0.7)
-            axes.plot(theirs, own.mean, marker, color=colour, ms=4.5)
-        numbers = [value for theirs, own in pairs for value in (theirs, own.mean)]
-        ends = (0.0, 1.0) if all(0 <= v <= 1 for v in numbers) else (min(numbers), max(numbers))
-        axes.plot(ends, ends, color="#888888", lw=0.8, zorder=1)
-        found = rank_correlation([(own.mean, theirs) for theirs, own in pairs])
-        rank = "undefined" if found is None else estimate_text(found)
-        axes.set_title(f"{score}: Spearman {rank}", fontsize=8.5)
+        titles = []
+        for column in found:
+            index = groups.index(column.group)
+            ranks = _agreement(axes, column, index)
+            titles.append(f"{column.group} {_RANKS} {ranks}".strip())
+        axes.set_title("\n".join((score, *titles)), fontsize=8.0)
         axes.set_xlabel("paper")
         axes.set_ylabel("ours")
         for name in ("x", "y"):
-            bounded(axes, name, numbers)
+            bounded(axes, name, found)
+        low, high = (
+            max(axes.get_xlim()[0], axes.get_ylim()[0]),
+            min(axes.get_xlim()[1], axes.get_ylim()[1]),
+        )
+        axes.plot([low, high], [low, high], color="#888888", lw=0.8, zorder=1)
+    if beside:
+        top = max(axes.get_position().y1 for axes in figure.axes)
+        _legend(
+            figure,
+            [(group, index) for index, group in enumerate(groups)],
+            (1 - beside / figure.get_figwidth(), top),
+        )
     return figure
 
 
+def _agreement(axes: Axes, column: Column, index: int) -> str:
+    """Draw the cells that both have; their rank correlation as text."""
+    colour, marker = colour_of(index), marker_of(index)
+    pairs = []
+    for cell in filter(_is_pair, column.cells):
+        own, theirs = cell.values
+        pairs.append((own, theirs))
+        if cell.interval:
+            axes.plot([theirs, theirs], cell.interval, color=colour, lw=0.9, alpha=0.7)
+        axes.plot(theirs, own, marker, color=colour, ms=4.5)
+    found = rank_correlation(pairs)
+    return "undefined" if found is None else estimate_text(found)
+
+
 def _panels(
-    table: Table, count: int, legend: str, beside: float = 0.0
+    table: Table,
+    count: int,
+    legend: str,
+    notes: Sequence[str],
+    beside: float,
+    title_lines: int = 1,
 ) -> tuple[Figure, list[SubplotSpec]]:
     """A figure with so many panels, and `beside` inches free at its right."""
     across = min(count, 3)
     down = -(-count // across)
-    shown = "after a correlation: its 95% interval, and the number of points"
+    above = 0.25 + 0.16 * title_lines
     figure, (_, bottom, _, top) = framed(
         table,
         0.3 + across * (_SIDE + 0.5) + beside,
-        down * (_SIDE + 0.85),
-        f"{legend}; {shown}",
+        down * (_SIDE + 0.45 + above),
+        legend,
+        notes,
     )
     width, total = figure.get_size_inches()
     grid = figure.add_gridspec(
         *(down, across),
         left=0.6 / width,
-        right=1 - (0.15 + beside) / width if beside else (0.3 + across * (_SIDE + 0.5)) / width,
+        right=(0.3 + across * (_SIDE + 0.5)) / width,
         bottom=bottom + 0.45 / total,
-        top=top - 0.4 / total,
+        top=top - above / total,
         wspace=0.5 / _SIDE,
-        hspace=0.85 / _SIDE,
+        hspace=(0.45 + above) / _SIDE,
     )
     return figure, [grid[index // across, index % across] for index in range(count)]
 
 
-def _points(axes: Axes, x: Column, y: Column, *, is_named: bool) -> None:
-    for index, (one, other) in enumerate(zip(x.cells, y.cells, strict=True)):
-        colour, marker = (colour_of(index), marker_of(index)) if is_named else (colour_of(0), "o")
-        if one.paper is not None and other.paper is not None:
-            axes.plot(one.paper, other.paper, marker, mfc="none", mec=colour, ms=7, zorder=3)
-        if one.ours and other.ours:
-            _cross(axes, one.ours, other.ours, colour)
-            axes.plot(one.ours.mean, other.ours.mean, marker, color=colour, ms=5, zorder=4)
+def _point(axes: Axes, one: Cell, other: Cell, index: int) -> None:
+    colour, marker = colour_of(index), marker_of(index)
+    if one.paper is not None and other.paper is not None:
+        axes.plot(one.paper, other.paper, marker, mfc="none", mec=colour, ms=7, zorder=3)
+    if one.ours is None or other.ours is None:
+        return
+    x, y = one.ours.mean, other.ours.mean
+    if one.interval:
+        axes.plot(one.interval, [y, y], color=colour, lw=0.7, alpha=0.6)
+    if other.interval:
+        axes.plot([x, x], other.interval, color=colour, lw=0.7, alpha=0.6)
+    axes.plot(x, y, marker, color=colour, ms=5, zorder=4)
 
 
-def _name(figure: Figure, columns: Sequence[Column], left: float, top: float) -> None:
-    """A legend with the rows of the columns."""
+def _legend(figure: Figure, names: Sequence[tuple[str, int]], corner: tuple[float, float]) -> None:
+    """What each colour and mark stands for, its upper left corner at `corner`."""
     handles = [
-        Line2D(
-            [], [], color=colour_of(cell.row), marker=marker_of(cell.row), ls="", label=cell.label
-        )
-        for cell in columns[0].cells
-        if any(column.cells[cell.row].values for column in columns)
+        Line2D([], [], color=colour_of(index), marker=marker_of(index), ls="", label=name)
+        for name, index in names
     ]
-    figure.legend(handles=handles, loc="upper left", bbox_to_anchor=(left, top))
+    figure.legend(handles=handles, loc="upper left", bbox_to_anchor=corner)
 
 
-def _cross(axes: Axes, x: Estimate, y: Estimate, colour: str) -> None:
-    if x.low is not None and x.high is not None:
-        axes.plot([x.low, x.high], [y.mean, y.mean], color=colour, lw=0.7, alpha=0.6)
-    if y.low is not None and y.high is not None:
-        axes.plot([x.mean, x.mean], [y.low, y.high], color=colour, lw=0.7, alpha=0.6)
+def _drawn_rows(panels: Sequence[Pair]) -> list[Cell]:
+    """A cell of each row that has a point in some panel."""
+    rows = {cell.row for _, x, y in panels for cell in _shared(x, y)}
+    return [cell for cell in panels[0][1].cells if cell.row in rows]
 
 
-def _ours(column: Column) -> list[Estimate | None]:
-    return [cell.ours for cell in column.cells]
+def _shared(x: Column, y: Column) -> list[Cell]:
+    """The cells of two columns that are drawn: with what both have of ours and of the paper's."""
+    pairs = zip(x.cells, y.cells, strict=True)
+    return [
+        cell
+        for one, other in pairs
+        if (one.ours and other.ours) or (one.paper is not None and other.paper is not None)
+        for cell in (
+            Cell(
+                one.row, one.label, one.place, one.ours if other.ours else None, _both(one, other)
+            ),
+            Cell(
+                one.row, one.label, one.place, other.ours if one.ours else None, _both(other, one)
+            ),
+        )
+    ]
 
 
-def _legend(columns: Sequence[Column]) -> str:
-    has_paper = any(cell.paper is not None for column in columns for cell in column.cells)
-    return "crosses: 95% intervals" + ("; hollow: the paper's" if has_paper else "")
+def _both(one: Cell, other: Cell) -> float | None:
+    return one.paper if other.paper is not None else None
+
+
+def _is_pair(cell: Cell) -> bool:
+    return cell.ours is not None and cell.paper is not None

@@ -12,14 +12,14 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from analysis.figures.cells import Column, has_intervals, has_paper
 from analysis.render.table import Table
 
 LEAST_WIDTH = 6.5  # inches
 # Okabe and Ito's colours, which the colour-blind tell apart; each also has a marker of its own.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 MARKERS = ("o", "s", "D", "^", "v", "P", "X")
-HOLLOW = "paper: hollow"
-_SHOWN = ("backbone", "dataset", "protocol", "measure", "seeds")  # of a table's context
+_SHOWN = ("backbone", "dataset", "protocol", "measure", "seeds", "commit")  # of a table's context
 _CHARACTERS_PER_INCH = 15.5  # of the small print
 _SMALL = 7.0
 _LINE = _SMALL * 1.35 / 72  # inches
@@ -35,6 +35,7 @@ _SETTINGS: Any = {
     "axes.axisbelow": True,
     "legend.frameon": False,
     "legend.fontsize": 8.0,
+    "text.parse_math": False,  # a name with dollars is a name
     "svg.hashsalt": "figure",  # otherwise ids are drawn at random
     "svg.fonttype": "none",  # text that can be searched, copied and read aloud
     "figure.dpi": 100,
@@ -91,14 +92,21 @@ def framed(
     return figure, (0.0, below / total, 1.0, 1 - above / total)
 
 
-def bounded(axes: Axes, name: str, values: Sequence[float]) -> None:
-    """Show the whole range of a share on the axis `name`, x or y, if all values are shares.
+def bounded(axes: Axes, name: str, columns: Sequence[Column]) -> None:
+    """Show the whole range of a share on the axis `name`, x or y, if all columns are shares.
 
     Intervals may go beyond it, as Student's do.
     """
-    if values and all(-1e-9 <= value <= 1 + 1e-9 for value in values):
+    if all(column.is_share for column in columns):
         limits = axes.set_xlim if name == "x" else axes.set_ylim
         limits(-0.04, 1.04)
+
+
+def marks(columns: Sequence[Column], intervals: str = "lines") -> str:
+    """What the marks of a figure mean, for its small print."""
+    said = [f"{intervals}: 95% intervals"] if has_intervals(columns) else []
+    said += ["hollow: the paper's"] if has_paper(columns) else []
+    return "; ".join(said)
 
 
 def store(figure: Figure, path: Path) -> None:

@@ -263,3 +263,9 @@ def get_layout(name: str) -> Layout:
     layout = importlib.import_module(f"analysis.layouts.special.{name}").LAYOUT
     assert isinstance(layout, Layout)
     return layout
+
+
+def questions() -> list[str]:
+    """A line for every published table and figure, and one for ablations, with what it tells."""
+    names = {**{name: name for name in known_layouts()}, "generic": "<ablation>"}
+    return [f"{shown:20} {get_layout(name).question}" for name, shown in names.items()]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote, unquote, urlsplit
 
 import pandas as pd
 
@@ -15,6 +15,7 @@ from analysis.claim_report import report as claim_report
 from analysis.errors import AnalysisError, StoreError
 from analysis.figures.catalogue import drawing
 from analysis.figures.style import styled
+from analysis.layouts.catalogue import known_layouts
 from analysis.reading import runs
 from analysis.reading.shipped import question_of
 from analysis.render.table import Table
@@ -52,8 +53,11 @@ class Ablation:
         counts: Trials by how they ended.
         hours: Wall time of all its trials together; None where none tells.
         cpu_hours: The same in CPU time.
-        shown: Its tables; `why` says why there are none.
-        records: Address of the per-record results by arm and seed, of trials that have some.
+        shown: Tables of all runs of the store that answer what it answers, unless they stand with
+            an ablation before; its own where it answers no published one.
+        elsewhere: Published tables that do, each with the ablation.
+        why: Why a table is not there.
+        records: Per-record results by arm and seed: their path from the store, else their address.
     """
 
     name: str
@@ -65,7 +69,8 @@ class Ablation:
     hours: float | None
     cpu_hours: float | None
     shown: tuple[Shown, ...]
-    why: str
+    elsewhere: tuple[tuple[str, str], ...]
+    why: tuple[str, ...]
     records: tuple[tuple[str, str], ...]
 
 
@@ -117,12 +122,12 @@ def page_of(store: Path, measure: str | None = None, server: str | None = None) 
     found = {name: rows for name, rows in found.items() if not rows.empty}
     if not found:
         raise StoreError(f"store={store}: no trial in it has ended yet")
-    options = Options(store, measure, server=server)
+    tables = _Tables(Options(store, measure, server=server))
     troubles = [trouble for name, rows in found.items() for trouble in _troubles(name, rows)]
     lacking = runs.lacking(store, server)
     return Page(
         store=store.resolve().name,
-        ablations=tuple(_ablation(name, rows, options) for name, rows in found.items()),
+        ablations=tuple(_ablation(name, rows, tables, store) for name, rows in found.items()),
         claims=_claims(store, measure, server),
         troubles=tuple(troubles[:_MOST_TROUBLES]),
         num_troubles=len(troubles),
@@ -131,13 +136,36 @@ def page_of(store: Path, measure: str | None = None, server: str | None = None) 
     )
 
 
-def _ablation(name: str, rows: pd.DataFrame, options: Options) -> Ablation:
-    tables: Sequence[Table] = ()
-    why = ""
-    try:
-        tables = assemble(name, options)
-    except AnalysisError as error:
-        why = str(error)
+class _Tables:
+    """The tables of a store, each made once."""
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._made: dict[str, str] = {}  # table -> ablation that it stands with
+
+    def of(
+        self, ablation: str, rows: pd.DataFrame
+    ) -> tuple[list[Shown], list[tuple[str, str]], list[str]]:
+        """An ablation's tables, those that stand with another one, and why some are not there."""
+        tags = [runs.papers_of(tag) for tag in dict.fromkeys(rows["paper"])]
+        papers = [name for tag in tags for name in tag if name in known_layouts()]
+        shown: list[Shown] = []
+        elsewhere: list[tuple[str, str]] = []
+        why: list[str] = []
+        for name in dict.fromkeys(papers) or [ablation]:
+            if name in self._made:
+                elsewhere.append((name, self._made[name]))
+                continue
+            self._made[name] = ablation
+            try:
+                shown += map(_shown, assemble(name, self._options))
+            except AnalysisError as error:
+                why.append(str(error))
+        return shown, elsewhere, why
+
+
+def _ablation(name: str, rows: pd.DataFrame, tables: _Tables, store: Path) -> Ablation:
+    shown, elsewhere, why = tables.of(name, rows)
     statuses = Counter(rows["status"])
     return Ablation(
         name=name,
@@ -148,10 +176,11 @@ def _ablation(name: str, rows: pd.DataFrame, options: Options) -> Ablation:
         seeds=", ".join(map(str, sorted(set(rows["seed"])))),
         hours=_hours(rows, "seconds"),
         cpu_hours=_hours(rows, "cpu_seconds"),
-        shown=tuple(_shown(table) for table in tables),
-        why=why,
+        shown=tuple(shown),
+        elsewhere=tuple(elsewhere),
+        why=tuple(why),
         records=tuple(
-            (f"{row['arm']}, seed {row['seed']}", row["records"])
+            (f"{row['arm']}, seed {row['seed']}", _from_store(row["records"], store))
             for row in rows.sort_values(["arm", "seed"]).to_dict("records")
             if row["records"]
         ),
@@ -162,7 +191,7 @@ def _shown(table: Table) -> Shown:
     try:
         with styled():
             drawn = io.StringIO()
-            figure = drawing(table.name, "auto", "average")(table)
+            figure = drawing(table.name, "auto")(table)
             figure.savefig(drawn, format="svg", metadata={"Date": None})
             svg = drawn.getvalue()
     except AnalysisError:
@@ -188,6 +217,13 @@ def _troubles(name: str, rows: pd.DataFrame) -> list[Trouble]:
 def _provenance(name: str, rows: pd.DataFrame) -> list[tuple[str, str, str]]:
     lines = [(name, key, _joined(rows[key])) for key in _PROVENANCE]
     return [line for line in lines if line[2]]
+
+
+def _from_store(address: str, store: Path) -> str:
+    """A file below the store by its path from there, which holds wherever the store is copied."""
+    path = Path(unquote(urlsplit(address).path))
+    is_below = path.is_absolute() and path.is_relative_to(store.resolve())
+    return quote(path.relative_to(store.resolve()).as_posix()) if is_below else address
 
 
 def _hours(rows: pd.DataFrame, metric: str) -> float | None:

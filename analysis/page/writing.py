@@ -10,15 +10,20 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markdown_it import MarkdownIt
 
 from analysis.page.content import MOST_ROWS, Page
-from analysis.render.table import PRINTED_DIGITS, Table, entry_parts
+from analysis.render.table import PRINTED_DIGITS, Table, entry_parts, worded
 
 _FOLDER = Path(__file__).parent
 _DEEPER = 1  # levels that headings of Markdown go down, under a heading of the page
 
 
-def html_of(page: Page) -> str:
-    """The page as one HTML document; whatever a run says stands in it as text."""
-    return _filled("page", page=page, most=MOST_ROWS)
+def html_of(page: Page, base: str = "") -> str:
+    """The page as one HTML document; whatever a run says stands in it as text.
+
+    Args:
+        page: What it shows.
+        base: Path of the store as links have it from where the page lies, such as `../`.
+    """
+    return _filled("page", page=page, most=MOST_ROWS, base=base)
 
 
 def tables_as_html(tables: Sequence[Table]) -> str:
@@ -36,7 +41,12 @@ def _filled(name: str, **values: object) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"markdown": _markdown, "data_uri": _data_uri}
-    environment.globals |= {"parts": entry_parts, "digits": PRINTED_DIGITS, "zip": zip}
+    environment.globals |= {
+        "parts": entry_parts,
+        "digits": PRINTED_DIGITS,
+        "zip": zip,
+        "notes": worded,
+    }
     style = (_FOLDER / "style.css").read_text("utf-8")
     template = environment.get_template(f"{name}.html.jinja")
     return template.render(style=style, **values).strip() + "\n"

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from analysis.aggregate import Estimate
 
 PRINTED_DIGITS = 2  # as the papers print
+CELLS = "cells: mean of ours"  # how the note begins that says what a cell holds
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,11 @@ class Table:
     digits: Mapping[str, int] = field(default_factory=dict)
     groups: Mapping[str, str] = field(default_factory=dict)
     name: str = ""
+
+
+def worded(table: Table, of_cells: str = f"{CELLS} (number of seeds)") -> tuple[str, ...]:
+    """The notes of a table where its cells are not those of `entry_text`, which one line tells."""
+    return tuple(of_cells if note.startswith(CELLS) else note for note in table.notes)
 
 
 def entry_text(entry: Entry, digits: int = PRINTED_DIGITS) -> str:

@@ -11,7 +11,7 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from analysis.aggregate import Estimate
-from analysis.render.table import PRINTED_DIGITS, Entry, Table, entry_parts
+from analysis.render.table import CELLS, PRINTED_DIGITS, Entry, Table, entry_parts, worded
 
 _CAPS = (40, 22)  # cells of a column of labels, which wraps beyond; the first that saves a block
 _PADDING = 2
@@ -29,10 +29,12 @@ def fitted(table: Table, width: int) -> RenderableType:
 
     The number of seeds stands in the cells only where it differs between them.
     """
-    above = [f"{key}: {value}" for key, value in table.context.items()] + list(table.notes)
-    if any(entry.paper is not None for row in table.rows for entry in row.entries):
-        above.append("second line of a cell: the paper's")
     shown = _Shown(table, width)
+    of_cells = CELLS + (" (number of seeds)" if shown.has_counts else "")
+    if any(entry.paper is not None for row in table.rows for entry in row.entries):
+        of_cells += "; second line: the paper's"
+    above = [f"{key}: {value}" for key, value in table.context.items()]
+    above += worded(table, of_cells)
     return Group(
         Text(table.title, style="bold"),
         *(Text(line, style="dim") for line in above),
@@ -53,7 +55,7 @@ class _Shown:
             for entry in row.entries
             if isinstance(entry.ours, Estimate)
         }
-        self._has_counts = len(seeds) > 1
+        self.has_counts = len(seeds) > 1
         digits = [table.digits.get(key, PRINTED_DIGITS) for key in table.scores]
         self._cells = [list(map(self._cell, row.entries, digits)) for row in table.rows]
         self._widths = [
@@ -67,12 +69,12 @@ class _Shown:
         """One block of columns behind all labels."""
         grid = Grid(box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False)
         for label in self._table.labels:
-            grid.add_column(label, max_width=self._cap, overflow="fold")
+            grid.add_column(Text(label), max_width=self._cap, overflow="fold")
         headings = list(self._table.scores.values())
         for place in block:
-            grid.add_column(headings[place], no_wrap=True)
+            grid.add_column(Text(headings[place]), no_wrap=True)
         for row, cells in zip(self._table.rows, self._cells, strict=True):
-            grid.add_row(*row.labels, *(_coloured(cells[place]) for place in block))
+            grid.add_row(*map(Text, row.labels), *(_coloured(cells[place]) for place in block))
         return grid
 
     def _blocks(self, width: int, cap: int) -> Iterator[list[int]]:
@@ -94,7 +96,7 @@ class _Shown:
     def _cell(self, entry: Entry, digits: int) -> str:
         """Ours, then the paper's in a second line."""
         ours, paper = entry_parts(entry, digits)
-        if isinstance(entry.ours, Estimate) and not self._has_counts:
+        if isinstance(entry.ours, Estimate) and not self.has_counts:
             ours = ours.removesuffix(f" ({entry.ours.num_seeds})")
         if paper is None:
             return ours

@@ -22,7 +22,7 @@ def words(begun: str, spaces: SearchSpaces) -> list[str]:
     if is_given:
         offered = [f"{key}={name}" for name in spaces.names(key)] if key in GROUPS else []
     else:
-        offered = [f"{each}=" for each in (*GROUPS, *keys(begun, spaces))]
+        offered = [f"{each}=" for each in keys(begun, spaces)]
     return sorted({each for each in offered if each.startswith(begun)})
 
 

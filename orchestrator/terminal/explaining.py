@@ -19,13 +19,15 @@ from rich.text import Text
 
 from orchestrator.errors import UsageError
 from orchestrator.planning.plan import Plan
-from orchestrator.settings.yaml_files import SearchSpaces
+from orchestrator.settings.yaml_files import GROUPS, SearchSpaces
+from orchestrator.terminal.plan_tables import entries
 
 _TOP = "The command line"  # heading of the keys that stand alone
 _PARTS = ("protocol", "scheduler", "method", "backbone", "dataset")
 _METHODS = Path(__file__).resolve().parents[2] / "trainables" / "methods"
 _ATTRIBUTE = re.compile(r"^ {4}(\w+): (.*)$")
 _MOST_ARMS = 4  # named with a value; more are counted
+_ABSENT = object()
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,12 @@ def explanations(spaces: SearchSpaces) -> dict[str, list[Explanation]]:
     found: dict[str, list[Explanation]] = {}
     for key, said in _documented((spaces.folder / "README.md").read_text("utf-8")):
         found.setdefault(key, []).append(Explanation("", said))
+    for group in GROUPS:
+        said = {
+            "meaning": f"a file of search_spaces/{group}/",
+            "values": ", ".join(spaces.names(group)),
+        }
+        found.setdefault(group, []).append(Explanation("", said))
     methods: dict[tuple[str, str], dict[str, str]] = {}  # (key, meaning) -> default by method
     for name in spaces.names("method"):
         values = spaces.load("method", name)
@@ -130,18 +138,12 @@ def _attributes(folder: Path, module: str) -> dict[str, str]:
 
 def _values(key: str, plan: Plan) -> RenderableType:
     """The values of a key in a plan's trials, each with its source and its arms."""
-    holders: dict[tuple[str, str], list[str]] = {}
-    for spec in plan.knowable:
-        part, _, name = key.partition(".")
-        values = getattr(spec, part, None) if part in _PARTS else None
-        if not isinstance(values, Mapping) or name not in values:
-            continue
-        origin = spec.origins.get(key)
-        source = "" if origin is None else origin.source
-        holders.setdefault((str(values[name]), source), []).append(spec.arm)
-    if not holders and "." not in key and hasattr(plan.config, key):
-        value = getattr(plan.config, key)
-        shown = list(value) if isinstance(value, tuple) else value
+    holders = entries(key, {spec.arm: spec for spec in plan.knowable})
+    found: object = plan.config
+    for part in key.split("."):
+        found = getattr(found, part, _ABSENT)
+    if not holders and found is not _ABSENT:
+        shown = list(found) if isinstance(found, tuple) else found
         return Text(f"in ablation={plan.config.ablation}: {shown}")
     if not holders:
         return Text(f"no trial of ablation={plan.config.ablation} has it")
@@ -149,9 +151,8 @@ def _values(key: str, plan: Plan) -> RenderableType:
     for heading in (f"in ablation={plan.config.ablation}", "from", "arms"):
         table.add_column(heading, overflow="fold")
     for (value, source), arms in holders.items():
-        names = list(dict.fromkeys(arms))
-        shown = ", ".join(names) if len(names) <= _MOST_ARMS else f"{len(names)} arms"
-        table.add_row(Text(value), Text(source), Text(shown))
+        named = ", ".join(arms) if len(arms) <= _MOST_ARMS else f"{len(arms)} arms"
+        table.add_row(Text(value), Text(source), Text(named))
     return table
 
 

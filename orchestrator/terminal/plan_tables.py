@@ -133,11 +133,11 @@ def _values(plan: Plan) -> Table:
         for key in dict.fromkeys(key for trial in arms.values() for key in trial.origins):
             if key in plan.swept or key in PARTS:
                 continue
-            entries = _entries(key, arms)
+            found = entries(key, arms)
             is_of_method = key.startswith("method.") and len(methods) > 1
-            for (value, source), of_arms in entries.items():
+            for (value, source), of_arms in found.items():
                 owners = [name] if is_of_method else []
-                owners += of_arms if len(entries) > 1 else []
+                owners += of_arms if len(found) > 1 else []
                 label = f"{key} ({', '.join(owners)})" if owners else key
                 if (label, value) not in shown:
                     shown.add((label, value))
@@ -145,7 +145,7 @@ def _values(plan: Plan) -> Table:
     return table
 
 
-def _entries(key: str, arms: Mapping[str, TrialSpec]) -> dict[tuple[str, str], list[str]]:
+def entries(key: str, arms: Mapping[str, TrialSpec]) -> dict[tuple[str, str], list[str]]:
     """The values of a key with their sources, and the arms that have each."""
     entries: dict[tuple[str, str], list[str]] = {}
     for arm, trial in arms.items():

@@ -295,6 +295,6 @@ def null_space_update(
     return (residuals @ solution.T) @ basis.T
 
 
-VERSION = 1
+VERSION = 2  # vectors are found on the tokens that they reach alone
 CONFIG = Config
 METHOD = AlphaEdit

@@ -381,3 +381,4 @@ class ComebaHk:
 
 CONFIG = Config
 METHOD = ComebaHk
+VERSION = 2  # vectors are found on the tokens that they reach alone

@@ -235,6 +235,6 @@ class Memit:
             self._earlier[layer] = earlier + keys @ keys.T
 
 
-VERSION = 3  # without a text the backbone samples one; before, C was of the data set's prompts
+VERSION = 4  # vectors are found on the tokens that they reach alone
 CONFIG = Config
 METHOD = Memit

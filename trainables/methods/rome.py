@@ -370,6 +370,6 @@ def rank_one_update(key: Tensor, residual: Tensor, direction: Tensor) -> Tensor:
     return torch.outer(residual, direction / (key @ direction))
 
 
-VERSION = 1
+VERSION = 2  # vectors are found on the tokens that they reach alone
 CONFIG = Config
 METHOD = Rome

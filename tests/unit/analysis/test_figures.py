@@ -17,6 +17,7 @@ from analysis.aggregate import Estimate
 from analysis.errors import AnalysisError
 from analysis.figures import curve, dots, heat_map, scatter
 from analysis.figures.catalogue import drawing
+from analysis.figures.cells import number_of
 from analysis.figures.style import COLOURS, colour_of, marker_of, store, styled
 from analysis.render.table import Entry, Row, Table
 from tests.unit.analysis_store import shared_store
@@ -89,11 +90,50 @@ def drawn(draw: Callable[[Table], Figure], of_table: Table) -> list[Axes]:
 def test_dots_then_means_intervals_and_published_values_are_those_of_the_table() -> None:
     rel, avg = drawn(dots.draw, METHODS)
     assert (rel.get_title(), avg.get_title()) == ("Rel.", "Avg.")
-    # rows: GRACE, MEND, lemoe; the one that diverged holds no number
-    assert [text.get_text() for text in rel.get_yticklabels()] == ["GRACE", "MEND", "lemoe"]
+    rows = ["GRACE", "MEND", "lemoe", "diverging"]
+    assert [text.get_text() for text in rel.get_yticklabels()] == rows
+    assert [(text.get_text(), text.get_position()[1]) for text in rel.texts] == [("diverged", 3)]
     assert marks(rel, hollow=False) == [(0.7, 2.0), (0.8, 0.0)]
     assert marks(rel, hollow=True) == [(0.1, 1.0), (0.9, 0.0)]
     np.testing.assert_allclose(bars(rel), [(0.6, 0.8), (0.7, 0.9)])
+
+
+def test_dots_when_several_rows_have_one_label_then_the_arm_of_ours_tells_them_apart() -> None:
+    made = table(
+        ["Layer", "Topk", "Rank", "ours at"],
+        {"average": "Avg."},
+        [
+            (("30", "1", "16", "a"), (Entry(of(0.1)),)),
+            (("30", "10", "16", "b"), (Entry(of(0.2)),)),
+            (("30", "10", "16", "c"), (Entry(of(0.3)),)),
+        ],
+    )
+    (axes,) = drawn(dots.draw, made)
+    labels = [text.get_text() for text in axes.get_yticklabels()]
+    assert labels == ["30 · 1 · 16", "30 · 10 · 16 · b", "30 · 10 · 16 · c"]
+    named = table(
+        ["Method", "Arm"], {"average": "Avg."}, [(("arm", "arm_printed"), (Entry(of(0.1)),))]
+    )
+    (axes,) = drawn(dots.draw, named)
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["arm_printed"]
+
+
+def test_dots_when_a_score_is_no_share_then_its_axis_is_its_own() -> None:
+    made = table(
+        ["Method"],
+        {"edit_seconds": "Edit s", "reliability": "Rel."},
+        [(("lemoe",), (Entry(of(0.02, 0.01)), Entry(of(0.02, 0.01))))],
+    )
+    seconds, rel = drawn(dots.draw, made)
+    assert seconds.get_xlim()[1] < 0.1
+    assert rel.get_xlim() == (-0.04, 1.04)
+
+
+def test_figure_when_a_name_has_dollars_then_it_is_drawn_as_it_stands(tmp_path: Path) -> None:
+    made = table(["Arm"], {"average": "Avg."}, [(("a $x_$ b",), (Entry(of(0.1)),))])
+    with styled():
+        store(dots.draw(made), tmp_path / "one.svg")
+    assert "a $x_$ b" in (tmp_path / "one.svg").read_text("utf-8")
 
 
 def test_dots_when_columns_are_grouped_then_groups_stand_beside_each_other_in_a_row() -> None:
@@ -165,6 +205,54 @@ def test_curve_when_some_rows_have_no_number_then_they_stand_alone() -> None:
     assert [list(np.asarray(line.get_ydata())) for line in lines] == [[0.9, 0.8], [0.5]]
 
 
+def test_curve_when_two_arms_stand_at_one_place_then_there_are_two_lines() -> None:
+    rows = [
+        ((number, arm), (Entry(of(value)),))
+        for number, arm, value in [
+            ("1", "a", 0.1),
+            ("1", "b", 0.9),
+            ("2", "a", 0.2),
+            ("2", "b", 0.8),
+        ]
+    ]
+    (axes,) = drawn(curve.over_rows, table(["Layer", "ours"], {"average": "Avg."}, rows))
+    lines = [line for line in axes.lines if line.get_marker() != "None"]
+    assert [list(np.asarray(line.get_ydata())) for line in lines] == [[0.1, 0.2], [0.9, 0.8]]
+    assert [list(np.asarray(line.get_xdata())) for line in lines] == [[1, 2], [1, 2]]
+
+
+def test_curve_when_only_the_paper_has_a_series_then_the_legend_names_it() -> None:
+    made = table(
+        ["Layer"],
+        {"average": "Avg.", "reliability": "Rel."},
+        [(("1",), (Entry("not run", 0.5), Entry(of(0.4))))],
+    )
+    with styled():
+        (legend,) = curve.over_rows(made).legends
+    assert [text.get_text() for text in legend.get_texts()] == ["Avg.", "Rel."]
+
+
+def test_curve_when_no_row_has_a_number_then_that_is_an_error() -> None:
+    with pytest.raises(AnalysisError, match="no row has a number"):
+        curve.over_rows(METHODS)
+
+
+@pytest.mark.parametrize(
+    ("label", "found"),
+    [
+        ("batch 10", ("batch", 10.0)),
+        ("T=100", ("T", 100.0)),
+        ("routing top_2", ("routing top", 2.0)),
+        ("epsilon=1e-05", ("epsilon", 1e-5)),
+        ("0.25", ("", 0.25)),
+        ("memoe_v2", None),
+        ("head", None),
+    ],
+)
+def test_number_of_a_label(label: str, found: tuple[str, float] | None) -> None:
+    assert number_of(label) == found
+
+
 def test_curve_over_groups_then_the_groups_numbers_are_along_x() -> None:
     made = table(
         ["Method"],
@@ -204,6 +292,40 @@ def test_heat_map_of_a_grid_then_each_cell_has_its_value_and_printed_ones_a_fram
     assert axes[1].patches[0].get_xy() == (-0.5, -0.5)
 
 
+def test_heat_map_when_several_arms_stand_at_a_point_then_dots_are_drawn_instead() -> None:
+    rows = [((layer, "2", arm), (Entry(of(0.5)),)) for layer, arm in (("18", "a"), ("18", "b"))]
+    made = table(["Layer", "Rank", "ours at"], {"average": "Avg."}, rows)
+    with pytest.raises(AnalysisError, match="several arms stand at 18, 2"):
+        heat_map.of_grid(made)
+    (axes,) = drawn(drawing("an_ablation", "auto"), made)
+    assert len(marks(axes, hollow=False)) == 2
+
+
+def test_heat_map_when_an_arm_has_no_mean_or_no_point_then_the_figure_says_so() -> None:
+    rows = [
+        (("18", "2", "a"), (Entry(of(0.5)),)),
+        (("20", "2", "b"), (Entry("failed 1/3"),)),
+        (("-", "-", "c"), (Entry(of(0.1)),)),
+    ]
+    made = table(["Layer", "Rank", "ours at"], {"average": "Avg."}, rows)
+    with styled():
+        figure_ = heat_map.of_grid(made)
+    (cross,) = figure_.axes[0].lines
+    assert (float(cross.get_xdata()[0]), float(cross.get_ydata()[0])) == (0.0, 1.0)
+    told = " ".join(text.get_text() for text in figure_.texts).replace("\n", " ")
+    assert "cross: no mean" in told
+    assert "left out: 1 rows that are no point of the grid" in told
+
+
+def test_heat_map_of_shares_then_experts_stand_in_their_order() -> None:
+    keys = {f"lifelong_{i}": f"stream: to expert {i}" for i in (1, 2, 10)}
+    row = (("learned by expert 1",), tuple(Entry(of(0.3)) for _ in keys))
+    made = table(["Inputs"], keys, [row], dict.fromkeys(keys, "stream:"))
+    axes = drawn(heat_map.of_shares, made)[0]
+    names = [text.get_text() for text in axes.get_xticklabels()]
+    assert names == ["to expert 1", "to expert 2", "to expert 10"]
+
+
 def test_heat_map_when_the_score_is_not_there_then_the_error_names_those_that_are() -> None:
     with pytest.raises(AnalysisError, match=r"score=speed: .* known: reliability, average"):
         heat_map.of_grid(GRID, "speed")
@@ -231,7 +353,20 @@ def test_agreement_then_only_cells_that_both_have_count() -> None:
     ]
     (axes,) = drawn(scatter.ours_against_theirs, table(["Row"], {"average": "Avg."}, rows))
     assert marks(axes, hollow=False) == [(0.2, 0.1), (0.3, 0.2), (0.4, 0.3)]
-    assert axes.get_title() == "Avg.: Spearman 1.00 (3)"
+    assert axes.get_title() == "Avg.\nSpearman 1.00 (3)"
+
+
+def test_agreement_when_columns_are_grouped_then_each_has_its_own_correlation() -> None:
+    values = [(0.1, 0.9), (0.2, 0.8), (0.3, 0.7)]
+    rows = [
+        ((f"m{i}",), (Entry(of(one), one), Entry(of(one), other)))
+        for i, (one, other) in enumerate(values)
+    ]
+    groups = {"average_batch": "batch", "average_stream": "stream"}
+    made = table(["Row"], {key: f"{group} Avg." for key, group in groups.items()}, rows, groups)
+    (axes,) = drawn(scatter.ours_against_theirs, made)
+    title = axes.get_title().split("\n")
+    assert title == ["Avg.", "batch Spearman 1.00 (3)", "stream Spearman -1.00 (3)"]
 
 
 def test_agreement_when_nothing_is_published_then_that_is_an_error() -> None:
@@ -304,7 +439,8 @@ def test_command_when_a_format_is_named_then_the_file_is_of_it(
         (["lemoe_table9", "kind=pie"], "kind is 'pie'; it must be one of auto, dots"),
         (["lemoe_table9", "fromat=png"], "did you mean 'format'"),
         (["lemoe_table10"], "no table 'lemoe_table10'"),
-        (["lemoe_table9", "score=speed"], "score=speed"),
+        (["lemoe_table9", "score=speed"], "score=speed is for kind=heat_map alone"),
+        (["lemoe_table9", "kind=heat_map", "score=speed"], "no such score"),
     ],
 )
 def test_command_when_typed_wrong_then_one_line_names_it(
@@ -313,7 +449,9 @@ def test_command_when_typed_wrong_then_one_line_names_it(
     tmp_path_factory: pytest.TempPathFactory,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert figure.main([*words, f"store={shared_store(tmp_path_factory)}"]) == 2
+    folder = shared_store(tmp_path_factory)
+    capsys.readouterr()  # what making the store has said
+    assert figure.main([*words, f"store={folder}"]) == 2
     error = capsys.readouterr().err
     assert told in error
     assert error.count("\n") == 1
@@ -334,5 +472,5 @@ def test_command_then_help_does_not_wait_for_what_draws() -> None:
 
 
 def test_drawing_when_a_table_is_not_named_then_its_form_decides() -> None:
-    assert drawn(drawing("lemoe_lora", "auto", "average"), GRID)[0].images
-    assert not drawn(drawing("an_ablation", "auto", "average"), METHODS)[0].images
+    assert drawn(drawing("lemoe_lora", "auto"), GRID)[0].images
+    assert not drawn(drawing("an_ablation", "auto"), METHODS)[0].images

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections import Counter
 from functools import cache
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -16,9 +17,10 @@ import pytest
 from analysis import report
 from analysis.page.content import page_of
 from analysis.page.writing import html_of
-from analysis.render.table import entry_text
+from analysis.render.table import entry_text, worded
 from analysis.table_report import Options, assemble
 from tests.unit.analysis_store import Writer, shared_store
+from tests.unit.published_store import published_store
 
 HOSTILE = "<script>alert('x')</script> & <img src=//elsewhere>"
 
@@ -105,7 +107,8 @@ def test_page_then_each_table_stands_in_it_cell_by_cell(store: Path) -> None:
     flat = text.replace("paper: ", "/").replace(" ", "")
     assert [cell for cell in cells if cell.replace(" ", "") not in flat] == []
     for table in tables:
-        assert all(re.sub(r"\s+", " ", line) in text for line in (*table.notes, *table.footer))
+        lines = (*worded(table), *table.footer)
+        assert all(re.sub(r"\s+", " ", line) in text for line in lines)
 
 
 def test_page_then_a_shipped_ablation_has_its_question(store: Path) -> None:
@@ -120,6 +123,34 @@ def test_page_then_counts_and_troubles_are_those_of_the_store(store: Path) -> No
     assert grid.counts["failed"] == sum(each.status == "failed" for each in failed)
     assert "out of memory" in Elements(html_at(store)).text
     assert {end for end, count in grid.counts.items() if count} >= {"finished", "failed"}
+
+
+def test_page_then_a_published_table_stands_once_with_all_runs_that_answer_it(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    folder = published_store(tmp_path_factory)
+    page = page_of(folder)
+    shown = [each.table for ablation in page.ablations for each in ablation.shown]
+    found = Counter((table.name, table.title, str(table.context)) for table in shown)
+    assert set(found.values()) == {1}
+    tables = assemble("memoe_v2_table1", Options(folder))
+    assert [table.rows for table in shown if table.name == "memoe_v2_table1"] == [
+        table.rows for table in tables
+    ]
+    assert "stands with" in html_of(page)
+
+
+def test_page_then_records_are_named_from_where_it_lies(tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    write = Writer(tmp_path / "store")
+    write.trial("own", "one", 0, (0.5, 0.5, 0.5), records=[{"record": 0, "score": "reliability"}])
+    out = tmp_path / "pages" / "page.html"
+    assert report.main([f"store={write.store}", f"out={out}"]) == 0
+    elements = Elements(out.read_text("utf-8"))
+    (link,) = [each["href"] for each in elements.of("a") if each["href"].endswith(".jsonl")]
+    assert not link.startswith("file:")
+    assert (out.parent / link).is_file()
+    assert str(tmp_path) not in out.read_text("utf-8")
 
 
 def test_page_when_a_run_says_something_hostile_then_it_is_text(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def table(*, num_scores: int = 4, seeds: int = 3, label: str = "lemoe") -> Table
             Row(("MEND", "c"), tuple(Entry("failed 1/3", 0.25) for _ in range(num_scores))),
         ),
         {"backbone": "facts"},
-        notes=("a note",),
+        notes=("cells: mean of ours (number of seeds) / paper", "a note"),
         footer=("below it",),
     )
 
@@ -52,7 +52,6 @@ def test_terminal_then_a_row_has_the_papers_value_under_ours() -> None:
     assert ["GRACE", "b", "0.90", "±", "0.10", "0.90", "±", "0.10"] in lines
     assert ["-", "-"] in lines
     assert ["MEND", "c", "failed", "1/3", "failed", "1/3"] in lines
-    assert ["second", "line", "of", "a", "cell:", "the", "paper's"] in lines
     assert [line for line in lines if line and line[0] in ("backbone:", "a", "below")] == [
         ["backbone:", "facts"],
         ["a", "note"],
@@ -69,8 +68,16 @@ def test_terminal_then_every_line_fits_and_every_cell_is_there(width: int) -> No
     assert text.count("failed 1/3") == 8
 
 
+def test_terminal_when_a_name_looks_like_markup_then_it_stands_as_it_is() -> None:
+    made = table(label="anchor=[entity,subject]")
+    assert "anchor=[entity,subject]" in printed(made, width=120)
+    assert "[/close] :smile:" in printed(table(label="[/close] :smile:"), width=120)
+
+
 def test_terminal_when_seeds_differ_then_each_cell_says_how_many() -> None:
-    assert "(3)" not in printed(table(), width=100)
+    text = printed(table(), width=100)
+    assert "(3)" not in text
+    assert "cells: mean of ours; second line: the paper's" in text
     text = printed(table(seeds=2), width=100)
     assert text.count("(3)") == 4
     assert text.count("(2)") == 4
@@ -88,3 +95,4 @@ def test_html_then_a_strict_parser_takes_it_and_every_cell_is_there() -> None:
     assert html.count("0.30 ± 0.10 (3)") == 1
     assert html.count("paper: 0.50") == 5
     assert "a note" in html
+    assert "cells: mean of ours (number of seeds)<" in html

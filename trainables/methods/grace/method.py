@@ -384,6 +384,6 @@ def _all_right(said: Tensor, labels: Tensor, rows: Tensor) -> list[bool]:
     return (misses == 0).tolist()
 
 
-VERSION = 2  # tells which entry learned an edit, and which answers it
+VERSION = 3  # values are found on the tokens that they reach alone
 CONFIG = Config
 METHOD = Grace
