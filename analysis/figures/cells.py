@@ -10,7 +10,7 @@ from itertools import pairwise
 
 from analysis.aggregate import Estimate
 from analysis.errors import AnalysisError
-from analysis.layouts.layout import NOT_RUN, SCORES
+from analysis.layouts.layout import NOT_IN_PAPER, NOT_RUN, SCORES
 from analysis.metrics import metric
 from analysis.published.compare import plain
 from analysis.render.table import Entry, Row, Table
@@ -197,7 +197,7 @@ def _labels(table: Table) -> tuple[list[str], list[str]]:
 
 def _joined(labels: Sequence[str]) -> str:
     """Labels in one line; a name that the next one goes on from says nothing more."""
-    kept = [label for label in labels if label]
+    kept = [label for label in labels if label not in ("", NOT_IN_PAPER)]
     said = [one for one, after in pairwise((*kept, "")) if not f"{after}_".startswith(f"{one}_")]
     return " · ".join(said)
 
