@@ -51,16 +51,18 @@ def main(arguments: Sequence[str]) -> int:
             console.print()
             console.print(backbones(spaces))
             return 0
+        if typed.watch and not typed.status:
+            raise UsageError("--watch goes with --status")
         if typed.new is not None:
             return new(typed.new, typed.overrides)
         is_named = any(each.startswith("ablation=") for each in typed.overrides)
         if typed.explain is not None and not is_named:
             return explain(console, typed.explain, typed.overrides)
         if typed.status and not is_named:
-            return status(config.load_store(typed.overrides))
+            return status(console, config.load_store(typed.overrides), typed.watch)
         expanded = plan.expand(config.load(typed.overrides))
         if typed.status:
-            return status(expanded.config.store, expanded)
+            return status(console, expanded.config.store, typed.watch, expanded)
         if typed.explain is not None:
             return explain(console, typed.explain, (), expanded)
         if typed.sync:
@@ -92,11 +94,20 @@ def to_go_on(arguments: Sequence[str]) -> str:
     return f"to go on: python {sys.argv[0]} {shlex.join(again)}"
 
 
-def status(store: str, expanded: plan.Plan | None = None) -> int:
+def status(
+    console: Console, store: str, is_watched: bool, expanded: plan.Plan | None = None
+) -> int:
     """Print how far a plan, or all that a store holds, has come."""
-    from orchestrator.terminal.status import read_status, status_lines  # a tenth of --list's time
+    from orchestrator.terminal.status import (  # a tenth of --list's time
+        read_status,
+        status_lines,
+        watch,
+    )
 
-    print("\n".join(status_lines(read_status(store, expanded))))
+    if is_watched:
+        watch(console, store, expanded)
+    else:
+        print("\n".join(status_lines(read_status(store, expanded))))
     return 0
 
 

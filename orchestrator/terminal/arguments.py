@@ -54,6 +54,9 @@ def parser() -> Parser:
         metavar="N[,N]",
         help="with --dry-run: the plan's time on clusters of N GPUs",
     )
+    made.add_argument(
+        "--watch", action="store_true", help="with --status: again every 5 seconds, until all ended"
+    )
     made.add_argument("--retry-failed", action="store_true", help="run failed trials again")
     made.add_argument("--complete-stopped", action="store_true", help="run stopped ones to the end")
     made.add_argument("--fresh", action="store_true", help="run finished trials anew, too")

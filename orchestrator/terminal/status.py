@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
 
 from orchestrator.forecast.calibration import known_speed
 from orchestrator.forecast.estimate import Forecast, forecast
@@ -91,6 +96,30 @@ def status_lines(status: Status) -> list[str]:
     if status.forecast is not None:
         lines.append(f"{status.num_left} left; {forecast_line(status.forecast)}")
     return lines
+
+
+def watch(
+    console: Console, store: str, plan: Plan | None = None, *, every_seconds: float = 5.0
+) -> None:
+    """Show the status again and again, until no driver holds a trial; on a terminal in one place.
+
+    Elsewhere it is printed anew where something has ended. With a plan of which trials are left it
+    waits for a driver that takes them.
+    """
+    shown: list[str] = []
+    with Live(console=console, auto_refresh=False) as live:
+        while True:
+            status = read_status(store, plan)
+            lines = status_lines(status)
+            is_over = not status.held and not status.running and not status.num_left
+            if console.is_terminal:
+                live.update(Text("\n".join(lines)), refresh=True)
+            elif is_over or lines[:1] != shown[:1]:
+                console.print(Text("\n".join(lines)))
+            if is_over:
+                return
+            shown = lines
+            time.sleep(every_seconds)
 
 
 def _counted(

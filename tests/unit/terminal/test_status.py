@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import io
+import threading
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from orchestrator import sweep
 from orchestrator.errors import UsageError
 from orchestrator.settings import loading as config
 from orchestrator.store.leases import Leases
 from orchestrator.store.ledger import Ledger
 from orchestrator.store.settled import ended
 from orchestrator.terminal.running_trials import pulse_folder
-from orchestrator.terminal.status import read_status, status_lines
+from orchestrator.terminal.status import read_status, status_lines, watch
 from tests.unit.ended_trials import cell, made_plan, written
 from tests.unit.terminal.test_running_trials import write
 
@@ -72,3 +76,29 @@ def test_load_store_takes_nothing_else() -> None:
     assert config.load_store([]) == "results"
     with pytest.raises(UsageError, match=r"^seeds: without ablation=NAME"):
         config.load_store(["seeds=[0]", "store=here"])
+
+
+def test_watch_when_a_trial_is_held_then_it_goes_on_until_nobody_holds_any(tmp_path: Path) -> None:
+    made = made_plan(tmp_path)
+    written(tmp_path, made.trials[0], "finished")
+    leases = Leases(tmp_path / "ledger" / "other.jsonl")
+    leases.claim([cell(made.trials[1]).key], 500, set)
+    out = io.StringIO()
+    console = Console(file=out, width=120)
+    watching = threading.Thread(
+        target=watch, args=(console, str(tmp_path)), kwargs={"every_seconds": 0.01}, daemon=True
+    )
+    watching.start()
+    watching.join(0.3)
+    assert watching.is_alive()
+    assert "1 finished\n1 held by" in out.getvalue()
+    written(tmp_path, made.trials[1], "failed", error="no")
+    leases.close()
+    watching.join(20)
+    assert not watching.is_alive()
+    assert out.getvalue().splitlines()[-3:] == ["1 failed", "1 finished", "  1 x no"]
+
+
+def test_watch_without_status_then_it_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert sweep.main(["--watch"]) == 2
+    assert "--watch goes with --status" in capsys.readouterr().err
