@@ -154,7 +154,7 @@ class Split:
             prompts: No position before a row's start is scored.
             hidden: What enters `first_layer`, (B, T, D). Nothing may change before the starts,
                 neither here nor in a layer, as long as the tail is used.
-            starts: Columns of real tokens.
+            starts: Columns of real tokens, on the host.
         """
         if not self.backbone.micro_batch.is_whole(len(hidden)):
             return None

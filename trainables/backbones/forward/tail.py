@@ -7,7 +7,7 @@ keys and values are kept, and a training loop runs the rest of each row alone.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import torch
@@ -67,14 +67,14 @@ class Tail:
         Args:
             hidden: What enters the first layer, of whole rows, (B, T, D); the tails alone are read.
         """
-        cache = _cache(self.first_layer, self.past) if self.past else None
+        held = _cache(self.first_layer, self.past) if self.past else None
         states = _gathered(hidden, self.columns)
-        return run_part(self.part, states, self.mask, self.positions, cache)[self._scored_at]
+        return run_part(self.part, states, self.mask, self.positions, held)[self._scored_at]
 
     @cached_property
     def _scored_at(self) -> tuple[Tensor, Tensor]:
         rows, columns = self.scored.nonzero(as_tuple=True)
-        return rows.to(self.columns.device), columns.to(self.columns.device)
+        return _beside(rows, self.columns), _beside(columns, self.columns)
 
 
 @torch.no_grad()
@@ -94,12 +94,12 @@ def tail_of(
         first_layer: See above.
         prompts: Whole rows.
         hidden: What enters `first_layer`, (B, T, D).
-        starts: Column of each row's first token that a change reaches, (B,).
+        starts: Column of each row's first token that a change reaches, (B,), on the host.
 
     Raises:
         ValueError: If a position before its row's start is scored: no change reaches it.
     """
-    host, starts, device = prompts.on_host, starts.cpu()[:, None], hidden.device
+    host, starts = prompts.on_host, starts[:, None]
     width = host.input_ids.shape[1]
     is_real, is_before = host.attention_mask.bool(), torch.arange(width) < starts
     if bool((host.scored & is_before).any()):
@@ -112,22 +112,25 @@ def tail_of(
     real = is_inside & is_real.gather(1, columns)
     positions = host.position_ids.gather(1, columns) * real
     made = mask_of_layers(model, part, real.long(), positions, hidden.dtype)
-    columns = columns.to(device)
+    there = _beside(columns, hidden)
+    past: tuple[KeysAndValues, ...] = ()
+    if num_kept:
+        before = real[:, :num_kept], positions[:, :num_kept]
+        past = _kept(model, part, first_layer, _gathered(hidden, there[:, :num_kept]), *before)
     return Tail(
         part,
         first_layer,
-        columns[:, num_kept:],
-        positions[:, num_kept:].to(device),
-        (real.long() if made is None else made[:, :, num_kept:]).to(device),
-        (real & host.scored.gather(1, columns.cpu()))[:, num_kept:],
-        _kept(
-            part,
-            first_layer,
-            _gathered(hidden, columns[:, :num_kept]),
-            real[:, :num_kept],
-            positions[:, :num_kept],
-        ),
+        there[:, num_kept:],
+        _beside(positions[:, num_kept:], hidden),
+        _beside(real.long() if made is None else made[:, :, num_kept:], hidden),
+        (real & host.scored.gather(1, columns))[:, num_kept:],
+        past,
     )
+
+
+def _beside(tensor: Tensor, like: Tensor) -> Tensor:
+    """What was found on the host, on the device of `like`; nobody waits for the copy."""
+    return tensor.to(like.device, non_blocking=True)
 
 
 def _gathered(hidden: Tensor, columns: Tensor) -> Tensor:
@@ -136,23 +139,29 @@ def _gathered(hidden: Tensor, columns: Tensor) -> Tensor:
 
 
 def _kept(
-    part: nn.Module, first_layer: int, states: Tensor, real: Tensor, positions: Tensor
+    model: nn.Module,
+    part: nn.Module,
+    first_layer: int,
+    states: Tensor,
+    real: Tensor,
+    positions: Tensor,
 ) -> tuple[KeysAndValues, ...]:
     """Keys and values that the layers make of states (B, P, D), padded in front.
 
     They are 0 on padding, where attention must find numbers though it does not weigh them.
     """
-    if not real.shape[1]:
-        return ()
     seen = real.clone()
     seen[:, -1] |= ~real.any(1)  # of a row without a token nobody reads what this gives
-    cache, device = _cache(first_layer, ()), states.device
-    run_part(part, states, seen.long().to(device), positions.to(device), cache)
+    made = mask_of_layers(model, part, seen.long(), positions, states.dtype)
+    mask = _beside(seen.long() if made is None else made, states)
+    held = _cache(first_layer, ())
+    run_part(part, states, mask, _beside(positions, states), held)
+    is_padding = ~real[:, None, :, None]
 
     def cleared(made: Tensor) -> Tensor:
-        return made.masked_fill(~real[:, None, :, None].to(made.device), 0.0)
+        return made.masked_fill(_beside(is_padding, made), 0.0)
 
-    layers = cache.layers[first_layer:]
+    layers = held.layers[first_layer:]
     return tuple((cleared(layer.keys), cleared(layer.values)) for layer in layers)
 
 
@@ -163,10 +172,25 @@ def _cache(first_layer: int, past: tuple[KeysAndValues, ...]) -> Any:
     """
     from transformers import DynamicCache  # a second: not for a driver with nothing to run
 
-    cache: Any = DynamicCache()
+    held: Any = DynamicCache()
+    held.layer_class_to_replicate = _layer_class()
     if past and first_layer:
         told = torch.zeros(1, 1, past[0][0].shape[2], 1)
-        cache.update(told, told, 0)
+        held.update(told, told, 0)
     for layer, (keys, values) in enumerate(past, first_layer):
-        cache.update(keys, values, layer)
-    return cache
+        held.update(keys, values, layer)
+    return held
+
+
+@cache
+def _layer_class() -> type:
+    """A layer of a cache that begins without a tensor made on the host, which a GPU waits for."""
+    from transformers.cache_utils import DynamicLayer
+
+    class Layer(DynamicLayer):
+        def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+            self.dtype, self.device = key_states.dtype, key_states.device
+            self.keys, self.values = key_states[..., :0, :], value_states[..., :0, :]
+            self.is_initialized = True
+
+    return Layer

@@ -66,6 +66,7 @@ class SubjectRows:
         tokens: Right-padded; scored at target tokens, in KL rows at their end.
         owner: Edit of each row, (R,).
         columns: Column of each subject's last token, (R,).
+        starts: The same on the host.
         num_edits: N.
         num_prompts: Rows before those of the KL term.
         num_absent: Edits whose subject does not occur in the prompt; its last token stands in.
@@ -74,6 +75,7 @@ class SubjectRows:
     tokens: PromptBatch
     owner: Tensor
     columns: Tensor
+    starts: Tensor
     num_edits: int
     num_prompts: int
     num_absent: int
@@ -132,10 +134,12 @@ def subject_rows(
     tokens = collate(rows, pad_id=pad_id(tokenizer))
     kl_rows = torch.arange(num_prompts, len(rows))
     tokens.scored[kl_rows, tokens.prompt_ends[kl_rows]] = True
+    starts = torch.tensor(columns)
     return SubjectRows(
         tokens.to(device),
         torch.tensor(owner, device=device),
-        torch.tensor(columns, device=device),
+        starts.to(device, non_blocking=True),
+        starts,
         len(batch),
         num_prompts,
         num_absent,
@@ -214,7 +218,7 @@ class SubjectVectors:
         device = backbone.device
         with torch.no_grad():
             self._hidden = states_above(backbone, layer, rows.tokens)
-            self._tail = self._above.tail(rows.tokens, self._hidden, rows.columns)
+            self._tail = self._above.tail(rows.tokens, self._hidden, rows.starts)
             states = rows.at_subjects(self._hidden)[: rows.num_edits].float()
             self.base = states if base is None else base
             self.delta = nn.Parameter(torch.zeros_like(self.base))

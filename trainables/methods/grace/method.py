@@ -305,7 +305,7 @@ class Grace:
         values = nn.Parameter(self.codebook.values[entries].clone())
         tail = None
         if self._config.replacement == "replace_last":
-            tail = self._site.tail(tokens, output, tokens.prompt_ends)
+            tail = self._site.tail(tokens, output, tokens.on_host.prompt_ends)
 
         def loss() -> Tensor:
             changed = output + (_replaced(own, positions, values) - own)
