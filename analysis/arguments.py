@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Mapping, Sequence
 
 # What every command reads: which store, and what it shows of it.
@@ -16,6 +17,39 @@ options, as key=value:
                    where that is a blank alone); default: what the published table counts, token
                    where there is none or its digits do not tell
 """
+
+
+def table_parser(program: str, noun: str, description: str, epilog: str) -> ArgumentParser:
+    """The parser of a command that takes one name of a table or figure, options, or `--list`.
+
+    Args:
+        program: The command's file.
+        noun: What it prints, in the singular.
+        description: What it does.
+        epilog: What its options mean.
+    """
+    made = ArgumentParser(
+        prog=program,
+        description=description,
+        epilog=epilog,
+        formatter_class=RawDescriptionHelpFormatter,
+    )
+    made.add_argument(noun, nargs="?", help="a name of --list, or of an ablation")
+    made.add_argument("options", nargs="*", metavar="key=value", help="see below")
+    made.add_argument("--list", action="store_true", help=f"list every {noun} that there is")
+    return made
+
+
+def only_name(names: Sequence[str], noun: str) -> str:
+    """The one name among the words that were typed.
+
+    Raises:
+        ValueError: If there is none, or several.
+    """
+    if len(names) == 1:
+        return names[0]
+    asked = f"{len(names)} {noun}s were named" if names else f"no {noun} was named"
+    raise ValueError(f"{asked}; name one, such as lemoe_table9 (--list shows them)")
 
 
 def parse_options(

@@ -5,7 +5,6 @@ python analysis/figure.py lemoe_table9 store=results format=svg
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from analysis.arguments import SHARED_HELP, parse_options
+from analysis.arguments import SHARED_HELP, only_name, parse_options, table_parser
 from analysis.figures import FORMATS, KINDS
 
 DEFAULTS = {"format": "svg", "kind": "auto", "score": "", "out": ""}
@@ -32,28 +31,18 @@ EPILOG = f"""\
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Draw and print the files' names; 0, or 2 with one line on standard error."""
-    parser = argparse.ArgumentParser(
-        prog="figure.py",
-        description="Draw a published table or figure, or an ablation, ours beside the paper's.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("figure", nargs="?", help="a name of --list, or of an ablation")
-    parser.add_argument("options", nargs="*", metavar="key=value", help="see below")
-    parser.add_argument("--list", action="store_true", help="list what can be drawn")
-    given = parser.parse_args(arguments)
+    what = "Draw a published table or figure, or an ablation, ours beside the paper's."
+    given = table_parser("figure.py", "figure", what, EPILOG).parse_args(arguments)
     words = [word for word in (given.figure, *given.options) if word]
     # pandas, mlflow and matplotlib take seconds to import; --help and typing errors do not wait.
     try:
         names, options = parse_options(words, DEFAULTS, CHOICES)
         if given.list:
             return _print_list()
-        if len(names) != 1:
-            asked = f"{len(names)} figures were named" if names else "no figure was named"
-            raise ValueError(f"{asked}; name one, such as lemoe_figure2 (--list shows them)")
+        name = only_name(names, "figure")
         if options["score"] and options["kind"] != "heat_map":
             raise ValueError(f"score={options['score']} is for kind=heat_map alone")
-        return _draw(names[0], options)
+        return _draw(name, options)
     except ValueError as error:
         print(f"figure.py: {error}", file=sys.stderr)
         return 2

@@ -5,7 +5,6 @@ python analysis/table.py lemoe_table9 store=results format=markdown
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from analysis.arguments import SHARED_HELP, parse_options
+from analysis.arguments import SHARED_HELP, only_name, parse_options, table_parser
 
 DEFAULTS = {"filter": "none", "format": "auto"}
 FORMATS = ("auto", "terminal", "markdown", "csv", "latex", "html")
@@ -31,16 +30,8 @@ EPILOG = f"""\
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table; 0, or 2 with one line on standard error when it cannot be printed."""
-    parser = argparse.ArgumentParser(
-        prog="table.py",
-        description="Print a published table, or an ablation, with our numbers beside the paper's.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("table", nargs="?", help="a table of --list, or the name of an ablation")
-    parser.add_argument("options", nargs="*", metavar="key=value", help="see below")
-    parser.add_argument("--list", action="store_true", help="list the tables that can be printed")
-    given = parser.parse_args(arguments)
+    what = "Print a published table, or an ablation, with our numbers beside the paper's."
+    given = table_parser("table.py", "table", what, EPILOG).parse_args(arguments)
     words = [word for word in (given.table, *given.options) if word]
     # pandas and mlflow take seconds to import; --help and wrong options should not wait for them.
     try:
@@ -60,9 +51,8 @@ def parse(words: Sequence[str], needs_table: bool = True) -> tuple[str, dict[str
         ValueError: If a key or value is unknown, or there is not exactly one table.
     """
     names, options = parse_options(words, DEFAULTS, CHOICES)
-    if needs_table and len(names) != 1:
-        asked = f"{len(names)} tables were named" if names else "no table was named"
-        raise ValueError(f"{asked}; name one, such as lemoe_table9 (--list shows them)")
+    if needs_table:
+        return only_name(names, "table"), options
     return names[0] if names else "", options
 
 

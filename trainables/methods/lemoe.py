@@ -2,8 +2,7 @@
 
 Source: "LEMoE: Advanced Mixture of Experts Adaptor for Lifelong Model Editing of Large Language
 Models" (arXiv:2406.20030v1): Eq. 9 and 12 (adaptor), 10 and 11 (KV anchor routing), 13 (loss),
-Appendices B.3, B.4 (routing ablations) and C.4 (LoRA experts). The knowledge anchor is MEMoE v1's
-(arXiv:2405.19086, Section 3.2).
+Appendices B.3, B.4 (routing), C.4 (LoRA); knowledge anchor: MEMoE v1, arXiv:2405.19086, Sec. 3.2.
 
 Deviations:
 - `anchor: frozen` (the default) routes by keys computed from data: the centred, normalised mean

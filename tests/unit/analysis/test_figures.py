@@ -1,9 +1,7 @@
-"""What is drawn is what the table holds; every published table and figure can be drawn."""
+"""What is drawn is what the table holds."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -12,23 +10,13 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis import figure
 from analysis.aggregate import Estimate
 from analysis.errors import AnalysisError
 from analysis.figures import curve, dots, heat_map, scatter
 from analysis.figures.catalogue import drawing
 from analysis.figures.cells import number_of
-from analysis.figures.style import COLOURS, colour_of, marker_of, store, styled
+from analysis.figures.style import store, styled
 from analysis.render.table import Entry, Row, Table
-from tests.unit.analysis_store import shared_store
-from tests.unit.published_store import published_store
-
-COMMAND = Path(figure.__file__)
-PUBLISHED = (
-    *("memoe_v1_figure1", "memoe_v1_figure4", "memoe_v2_figure1", "memoe_v2_figure4"),
-    *("lemoe_figure2", "lemoe_figure2_right", "lemoe_figure3", "lemoe_figure5"),
-    *("arm_figure4a", "arm_figure4b", "arm_figure4c", "arm_figure5"),
-)
 
 
 def of(mean: float, half: float = 0.1) -> Estimate:
@@ -383,11 +371,6 @@ def test_figure_when_no_cell_holds_a_number_then_that_is_an_error(
         draw(empty)
 
 
-def test_series_then_49_are_told_apart() -> None:
-    assert len({(colour_of(i), marker_of(i)) for i in range(49)}) == 49
-    assert len({colour_of(i) for i in range(7)}) == len(COLOURS)
-
-
 def test_store_then_the_same_table_gives_the_same_svg_and_its_text_can_be_read(
     tmp_path: Path,
 ) -> None:
@@ -399,76 +382,6 @@ def test_store_then_the_same_table_gives_the_same_svg_and_its_text_can_be_read(
     assert texts[0] == texts[1]
     assert "GRACE" in texts[0]
     assert "backbone: facts" in texts[0]
-
-
-def test_styled_then_nothing_of_it_stays() -> None:
-    import matplotlib as mpl
-
-    before = mpl.rcParams["svg.hashsalt"]
-    with styled():
-        assert mpl.rcParams["svg.hashsalt"] == "figure"
-    assert mpl.rcParams["svg.hashsalt"] == before
-
-
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_published_figure_then_it_is_drawn(
-    name: str, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder, out = published_store(tmp_path_factory), tmp_path_factory.mktemp("figures")
-    assert figure.main([name, f"store={folder}", f"out={out}"]) == 0
-    paths = [Path(line) for line in capsys.readouterr().out.split()]
-    assert paths[0].stem.startswith(name)
-    assert all(path.read_text("utf-8").startswith("<?xml") for path in paths)
-
-
-@pytest.mark.parametrize(("form", "begins"), [("png", b"\x89PNG"), ("pdf", b"%PDF")])
-def test_command_when_a_format_is_named_then_the_file_is_of_it(
-    form: str, begins: bytes, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    folder, out = shared_store(tmp_path_factory), tmp_path_factory.mktemp("figures")
-    words = ["lemoe_table9", f"store={folder}", f"format={form}", f"out={out}"]
-    assert figure.main(words) == 0
-    assert (out / f"lemoe_table9.{form}").read_bytes().startswith(begins)
-
-
-@pytest.mark.parametrize(
-    ("words", "told"),
-    [
-        ([], "no figure was named"),
-        (["lemoe_table9", "lemoe_table8"], "2 figures were named"),
-        (["lemoe_table9", "kind=pie"], "kind is 'pie'; it must be one of auto, dots"),
-        (["lemoe_table9", "fromat=png"], "did you mean 'format'"),
-        (["lemoe_table10"], "no table 'lemoe_table10'"),
-        (["lemoe_table9", "score=speed"], "score=speed is for kind=heat_map alone"),
-        (["lemoe_table9", "kind=heat_map", "score=speed"], "no such score"),
-    ],
-)
-def test_command_when_typed_wrong_then_one_line_names_it(
-    words: list[str],
-    told: str,
-    tmp_path_factory: pytest.TempPathFactory,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    folder = shared_store(tmp_path_factory)
-    capsys.readouterr()  # what making the store has said
-    assert figure.main([*words, f"store={folder}"]) == 2
-    error = capsys.readouterr().err
-    assert told in error
-    assert error.count("\n") == 1
-
-
-def test_command_then_help_does_not_wait_for_what_draws() -> None:
-    code = (
-        "import sys, analysis.figure; print('matplotlib' in sys.modules, 'pandas' in sys.modules)"
-    )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.split() == ["False", "False"]
-    assert (
-        "format=FORM"
-        in subprocess.run(
-            [sys.executable, str(COMMAND), "--help"], capture_output=True, text=True, check=True
-        ).stdout
-    )
 
 
 def test_drawing_when_a_table_is_not_named_then_its_form_decides() -> None:
