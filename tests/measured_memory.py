@@ -8,6 +8,7 @@ kernels and optimisers included; what the process holds besides is not counted.
 
 from __future__ import annotations
 
+import gc
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -152,6 +153,7 @@ def measured(spec: plan.TrialSpec, folder: Path, limit: int | None = None) -> Me
         folder: For artefacts; an empty one, so that all is built.
         limit: Rows at a time.
     """
+    gc.collect()  # Or the profiler counts what an earlier measurement left as freed by this one.
     dtype: Dtype = spec.backbone["dtype"]
     backbone = load_backbone(spec.backbone["model"], dtype=dtype)
     backbone.micro_batch.limit = limit
@@ -201,6 +203,7 @@ def measured_ranking(
         num_records: Of edits.
         limit: Rows at a time.
     """
+    gc.collect()  # As above.
     backbone = load_backbone(spec.backbone["model"], dtype=spec.backbone["dtype"])
     backbone.micro_batch.limit = limit
     weights = sum(parameter.nbytes for parameter in backbone.model.parameters())
