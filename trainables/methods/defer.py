@@ -325,3 +325,4 @@ def _freeze(deferral: Deferral) -> None:
 
 CONFIG = Config
 METHOD = Defer
+VERSION = 2  # rows are packed where they train

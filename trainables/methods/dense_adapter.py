@@ -190,3 +190,4 @@ class DenseAdapter:
 
 CONFIG = Config
 METHOD = DenseAdapter
+VERSION = 2  # rows are packed where they train

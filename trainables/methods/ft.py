@@ -145,7 +145,7 @@ class FineTuning:
         self._path = f"{backbone.down_path(config.edit_layer)}.weight"
         self._kept = KeptWeights(backbone.model, [self._path])
         self._master = MasterWeight(self._kept.parameter(self._path))
-        self._split = Split(backbone, config.edit_layer, artefacts.prefix_cache)
+        self._split = Split(backbone, config.edit_layer, artefacts.prefix_cache, packs=True)
         self._run: BatchRun | None = None
         self._passes: Passes | None = None
         # Drawn even where nobody asks: it costs nothing, and nothing else draws.
@@ -273,6 +273,6 @@ def _at_prompt_ends(tokens: PromptBatch) -> PromptBatch:
     return PromptBatch(tokens.input_ids, tokens.prompt_mask.long(), tokens.prompt_lengths, scored)
 
 
-VERSION = 2  # float32 copy of a low-precision weight
+VERSION = 3  # rows are packed where they train
 CONFIG = Config
 METHOD = FineTuning

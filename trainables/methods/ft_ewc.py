@@ -109,7 +109,7 @@ class ElasticFineTuning:
         path = backbone.down_path(config.edit_layer)
         self._kept = KeptWeights(backbone.model, [f"{path}.weight"])
         self._master = MasterWeight(self._kept.parameter(f"{path}.weight"))
-        self._split = Split(backbone, config.edit_layer, artefacts.prefix_cache)
+        self._split = Split(backbone, config.edit_layer, artefacts.prefix_cache, packs=True)
         self._site = Site(backbone, config.edit_layer, path, artefacts.prefix_cache)
         self._replayed: list[Row] = []  # oldest first
         self._penalty: Penalty | None = None
@@ -234,3 +234,4 @@ class ElasticFineTuning:
 
 CONFIG = Config
 METHOD = ElasticFineTuning
+VERSION = 2  # rows are packed where they train

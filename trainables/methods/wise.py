@@ -319,6 +319,6 @@ class Wise:
         return torch.where(is_known.any(1), best, -1)
 
 
-VERSION = 3  # an edit's own memory is the one that it was merged into
+VERSION = 4  # rows are packed where they train
 CONFIG = Config
 METHOD = Wise

@@ -31,7 +31,7 @@ class Site:
         self._is_normed = backbone.family.norm_after_ffn is not None
         self._split = Split(backbone, layer, cache)
         self._layer = decoder_part(backbone, layer, layer + 1, has_norm=False)
-        self._above = Split(backbone, layer + 1, cache, has_batch_state=False)
+        self._above = Split(backbone, layer + 1, cache, has_batch_state=False, packs=True)
         self._masks = LayerMasks(backbone.model)
 
     @torch.no_grad()

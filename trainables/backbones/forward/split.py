@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from trainables.backbones.forward.layer_mask import LayerMasks
+from trainables.backbones.forward.packing import Packings
 from trainables.backbones.forward.parts import decoder_part, head, run_part
 from trainables.backbones.forward.prefix_cache import PrefixCache
 from trainables.backbones.forward.tail import Tail, tail_of
@@ -40,6 +41,7 @@ class Split:
         cache: PrefixCache,
         *,
         has_batch_state: bool = True,
+        packs: bool = False,
     ) -> None:
         """Make the parts of the backbone below and above `first_layer`.
 
@@ -50,6 +52,8 @@ class Split:
             has_batch_state: Whether `first_layer` may hold what belongs to the rows of a whole
                 batch, such as a route or a hook; it then always runs on the whole batch. No
                 layer above it may hold such a thing.
+            packs: Whether rows that run all at once may be packed (`Packing`) in the layers that
+                hold nothing of the batch. What is put there must treat each token alone.
         """
         if not 0 <= first_layer <= backbone.num_layers:
             raise ValueError(f"first_layer is {first_layer}; allowed: 0 to {backbone.num_layers}")
@@ -64,6 +68,10 @@ class Split:
         self._whole = decoder_part(backbone, first_layer, plain, has_norm=False)
         self._plain = decoder_part(backbone, plain, backbone.num_layers, has_norm=True)
         self._masks = LayerMasks(backbone.model)
+        has_layers = packs and plain < backbone.num_layers
+        self._packings = (
+            Packings(backbone.model, self._plain, backbone.hidden_size) if has_layers else None
+        )
 
     @torch.no_grad()
     def hidden(self, prompts: PromptBatch) -> Tensor:
@@ -181,8 +189,7 @@ class Split:
         """`function(final, *held)` of the scored positions, some rows at a time, (M, ...)."""
         positions, numbers = prompts.position_ids, torch.arange(len(states), device=states.device)
         if self._keeps_whole:
-            mask = self._masks.of(self._whole, prompts, states)
-            states = run_part(self._whole, states, mask, positions)
+            states = self._run_whole(prompts, states)
 
         def some(
             states: Tensor,
@@ -205,8 +212,18 @@ class Split:
 
     def _whole_final(self, prompts: PromptBatch, states: Tensor) -> Tensor:
         """`final` of rows that run all at once."""
-        mask = self._masks.of(self._upper, prompts, states)
-        return run_part(self._upper, states, mask, prompts.position_ids)[prompts.scored_at]
+        packing = None if self._packings is None else self._packings.of(prompts, states.dtype)
+        if packing is None:
+            mask = self._masks.of(self._upper, prompts, states)
+            return run_part(self._upper, states, mask, prompts.position_ids)[prompts.scored_at]
+        if self._keeps_whole:
+            states = self._run_whole(prompts, states)
+        packed = packing.packed(states)
+        return packing.at_scored(run_part(self._plain, packed, packing.mask, packing.positions))
+
+    def _run_whole(self, prompts: PromptBatch, states: Tensor) -> Tensor:
+        mask = self._masks.of(self._whole, prompts, states)
+        return run_part(self._whole, states, mask, prompts.position_ids)
 
     def _below(self, ids: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
         return run_part(self._lower, self.backbone.embedding(ids), mask, positions)

@@ -392,6 +392,6 @@ class Arm:
         return (at_ends(inputs, prompts) - scale.centre) / scale.spread
 
 
-VERSION = 2  # attention sinks are left out of scales and activations
+VERSION = 3  # rows are packed where they train
 CONFIG = Config
 METHOD = Arm

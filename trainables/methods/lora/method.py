@@ -100,7 +100,13 @@ class Lora:
         self.num_steps = config.num_steps
         self._config = config
         self._generators = generators
-        self._split = Split(backbone, 0, artefacts.prefix_cache, has_batch_state=False)
+        self._split = Split(
+            backbone,
+            0,
+            artefacts.prefix_cache,
+            has_batch_state=False,
+            packs=config.dropout == 0,  # which tells numbers by their place in the padded batch
+        )
         self._dropout = Dropout(config.dropout, backbone.micro_batch)
         self._maps = LowRankMaps(
             backbone,
@@ -202,3 +208,4 @@ class Lora:
 
 CONFIG = Config
 METHOD = Lora
+VERSION = 2  # rows are packed where they train

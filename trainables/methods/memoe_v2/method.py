@@ -398,3 +398,4 @@ class MemoeV2:
 
 CONFIG = Config
 METHOD = MemoeV2
+VERSION = 2  # rows are packed where they train

@@ -359,6 +359,6 @@ class Memoir:
 _STORED = ("forms", "counts", "num_written", "num_steps", "total_loss")
 
 
-VERSION = 1
+VERSION = 2  # rows are packed where they train
 CONFIG = Config
 METHOD = Memoir

@@ -40,7 +40,7 @@ class Counterfactual:
         """Copy the first `num_layers` of `backbone`; nothing is trained yet."""
         self.backbone = first_layers(backbone, num_layers)
         cache = PrefixCache()  # of nothing: all its layers run
-        self.split = Split(self.backbone, 0, cache, has_batch_state=False)
+        self.split = Split(self.backbone, 0, cache, has_batch_state=False, packs=True)
         self.texts = TextsInFront(backbone, template)
 
     def trainable(self) -> dict[str, nn.Parameter]:

@@ -325,6 +325,6 @@ class Serac:
         return self._small.texts.put(rows, [self._memory.edits[n] for n in edits.tolist()])
 
 
-VERSION = 1
+VERSION = 2  # rows are packed where they train
 CONFIG = Config
 METHOD = Serac
