@@ -90,7 +90,7 @@ def packing_of(prompts: PromptBatch, mask: Tensor, hidden_size: int) -> Packing 
     runs = host.attention_mask.bool() & (columns <= ends)
     layout = _cheapest([int(length) for length in runs.sum(1)], hidden_size)
     num_packed, packed_width = layout.shape
-    if _cost(*layout.shape, hidden_size) > _WORTH * _cost(num_rows, width, hidden_size):
+    if _cost(layout.shape, hidden_size) > _WORTH * _cost((num_rows, width), hidden_size):
         return None
     rows, columns = runs.nonzero(as_tuple=True)
     place = torch.tensor(layout.starts)[rows] + (runs.cumsum(1) - 1)[rows, columns]
@@ -129,7 +129,7 @@ class _Layout:
 def _cheapest(lengths: Sequence[int], hidden_size: int) -> _Layout:
     widths = {math.ceil(max(lengths) * stretch) for stretch in _STRETCHES}
     layouts = [_best_fit(lengths, width) for width in sorted(widths)]
-    return min(layouts, key=lambda layout: _cost(*layout.shape, hidden_size))
+    return min(layouts, key=lambda layout: _cost(layout.shape, hidden_size))
 
 
 def _best_fit(lengths: Sequence[int], width: int) -> _Layout:
@@ -145,8 +145,9 @@ def _best_fit(lengths: Sequence[int], width: int) -> _Layout:
     return _Layout([number * used + first for number, first in places], (len(free), used))
 
 
-def _cost(num_rows: int, width: int, hidden_size: int) -> float:
+def _cost(shape: tuple[int, int], hidden_size: int) -> float:
     """Work of a layer, in tokens: attention to W others costs a token about W / D of the rest."""
+    num_rows, width = shape
     return num_rows * width * (1.0 + width / hidden_size)
 
 
