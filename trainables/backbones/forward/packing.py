@@ -84,6 +84,8 @@ def packing_of(prompts: PromptBatch, mask: Tensor, hidden_size: int) -> Packing 
         hidden_size: D.
     """
     host = prompts.on_host
+    if not bool(host.scored.any()):
+        return None
     num_rows, width = host.input_ids.shape
     columns = torch.arange(width)
     ends = torch.where(host.scored, columns, -1).amax(1, keepdim=True)

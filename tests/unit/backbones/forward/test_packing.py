@@ -73,6 +73,10 @@ def test_packing_when_a_row_has_nothing_scored_then_it_does_not_run() -> None:
     assert made.source.tolist() == [[0, 1, 2, 3, 4]]
 
 
+def test_packing_when_nothing_is_scored_then_there_is_none() -> None:
+    assert packed(batch("-----", "---..")) is None
+
+
 def test_packing_when_rows_are_full_then_there_is_none() -> None:
     assert packed(batch("----x", "----x")) is None
 
