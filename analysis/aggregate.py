@@ -198,8 +198,8 @@ def paired_difference(
 def _section(part: pd.DataFrame, measure: str, records: RecordReader | None) -> Section:
     # One arm and seed under two fingerprints: the setting that is not swept was changed in between.
     identity = ["ablation", "arm", "own"]
-    kept = _latest(part, [*identity, "seed"])
-    newest = kept.sort_values("started").groupby(identity)["arm_fingerprint"].transform("last")
+    kept = _latest(part, [*identity, "seed"]).sort_values("started", kind="stable")
+    newest = kept.groupby(identity)["arm_fingerprint"].transform("last")
     trials = kept[kept["arm_fingerprint"] == newest]
     values = _values_of(trials)
     final, before = (_scores(values, measure, when) for when in ("final", "before"))

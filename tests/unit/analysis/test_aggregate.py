@@ -105,6 +105,12 @@ def test_sections_when_settings_changed_between_seeds_then_they_are_not_mixed() 
     assert section.num_superseded == 3
 
 
+def test_sections_when_many_trials_started_together_then_all_count() -> None:
+    trials = [trial(arm, seed, started=1 + seed % 3) for arm in "ab" for seed in range(60)]
+    found = arms(*trials)
+    assert [len(found[arm].seeds) for arm in "ab"] == [60, 60]
+
+
 def test_sections_when_backbones_differ_then_newest_first_and_apart() -> None:
     found = sections(pd.concat([trial(), trial(fingerprint="z", backbone="c", started=5)]))
     assert [section.context["backbone"] for section in found] == ["c", "b"]
