@@ -244,6 +244,8 @@ def _score(finding: Finding) -> str:
 def _relation(check: Check) -> str:
     where = "".join(f", {key}={value}" for key, value in check.where.items())
     first, second = _named(check.first), _named(check.second)
+    if check.relation == "gains_more":
+        return f"{first} gains more over {second} than in {check.second_score}{where}"
     if check.score != check.second_score:
         second += f" ({check.second_score})"
     words = check.relation.replace("_", " ")

@@ -78,21 +78,18 @@ def find(check: Check, section: Section, records: RecordReader | None) -> Findin
         return Finding(check, "not run", why="no such arms in the store")
     if states := _states(itertools.chain(*matched)):
         return Finding(check, "undecided", why=states)
-    scored = [
-        (first, second)
-        for first, second in matched
-        if check.score in first.scores and check.second_score in second.scores
-    ]
-    if len(scored) < len(matched):
-        return Finding(check, "undecided", why=f"{check.score} was not measured")
+    if missing := _missing(check, matched):
+        return Finding(check, "undecided", why=f"{missing} was not measured")
     if check.relation in OF_ONE:
-        found = _own(check, [first for first, _ in scored], section.measure, records)
+        found = _own(check, [first for first, _ in matched], section.measure, records)
+    elif check.relation == "gains_more":
+        found = _difference_of_gains(check, matched)
     else:
-        found = _difference(check, scored, section.measure, records)
+        found = _difference(check, matched, section.measure, records)
     if found is None:
         return Finding(check, "undecided", why="the arms have no seed in common")
     verdict = judge(found, check.relation, check.by)
-    return Finding(check, verdict, found, len(scored), measure=section.measure)
+    return Finding(check, verdict, found, len(matched), measure=section.measure)
 
 
 def judge(difference: Estimate, relation: str, by: float) -> Verdict:
@@ -173,6 +170,33 @@ def pairs(check: Check, arms: Sequence[Arm]) -> tuple[tuple[Arm, Arm], ...]:
         for arm in arms
         if _is_selected(arm, check.first) and _values(arm, rest) in seconds
     )
+
+
+def _missing(check: Check, matched: Sequence[tuple[Arm, Arm]]) -> str:
+    """A score that an arm should have for the comparison, and has not; "" if all are there."""
+    both = (check.score, check.second_score)
+    of_first, of_second = (both, both) if check.relation == "gains_more" else (both[:1], both[1:])
+    for first, second in matched:
+        for name in of_first:
+            if name not in first.scores:
+                return name
+        for name in of_second:
+            if name not in second.scores:
+                return name
+    return ""
+
+
+def _difference_of_gains(check: Check, matched: Sequence[tuple[Arm, Arm]]) -> Estimate | None:
+    """First less second in one score, less the same in the other, within each seed.
+
+    Its interval is over seeds alone: the two scores ask different questions.
+    """
+    gains = [paired_difference(matched, each, each) for each in (check.score, check.second_score)]
+    in_score, in_other = gains
+    if in_score is None or in_other is None:
+        return None
+    by_seed = zip(in_score.by_seed, in_other.by_seed, strict=True)
+    return estimate([gain - other for gain, other in by_seed])
 
 
 def _difference(

@@ -57,6 +57,33 @@ def test_judge_when_the_interval_lies_there_then_that_verdict(
     assert judge(Estimate((low + high) / 2, 3, low, high, "t"), relation, by) == expected
 
 
+def test_find_when_one_gains_more_in_a_score_then_the_gains_are_compared() -> None:
+    """Gains .3, .4, .5 in reliability and .1, .1, .1 in the other: .2, .3, .4, and .3 on average.
+
+    s = .1 and t(.975, 2) = 4.3027, so that half the interval is .2484.
+    """
+    other = "within_batch_similarity"
+
+    def two(name: str, values: Sequence[float], others: Sequence[float]) -> Arm:
+        made = arm(name, *values)
+        return replace(made, scores={**made.scores, other: estimate(others)})
+
+    first = two("full", (0.8, 0.9, 1.0), (0.3, 0.3, 0.3))
+    second = two("less", (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
+    wanted = check(
+        {"arm": "full"}, {"arm": "less"}, second_score=other, relation="gains_more", by=0.0
+    )
+    found = find(wanted, section(first, second), None)
+    assert found.verdict == "confirmed"
+    assert found.difference is not None
+    assert found.difference.mean == pytest.approx(0.3)
+    assert found.difference.low == pytest.approx(0.3 - 0.248414, abs=1e-6)
+    swapped = replace(wanted, score=other, second_score="reliability")
+    assert find(swapped, section(first, second), None).verdict == "refuted"
+    lacking = find(wanted, section(first, arm("less", 0.5, 0.5, 0.5)), None)
+    assert (lacking.verdict, lacking.why) == ("undecided", f"{other} was not measured")
+
+
 def test_judge_when_there_is_no_interval_then_nothing_is_decided() -> None:
     assert judge(Estimate(0.9, 1), "above", 0.0) == "undecided"
 
