@@ -24,8 +24,8 @@ RULES: Mapping[str, str] = {
     "that is named; refuted where it lies below",
     "within": "confirmed where the interval of the difference lies within the margin on both "
     "sides; refuted where it lies beyond it",
-    "gains_more": "what the first exceeds the second by in the score, less what it does in the other "
-    "score; confirmed where the interval of that lies above 0; refuted where it lies below",
+    "gains_more": "what the first exceeds the second by in the score, less what it does in the "
+    "other score; confirmed where the interval of that lies above 0; refuted where it lies below",
     "reaches": "confirmed where the interval of the score itself lies above the number; refuted "
     "where it lies below",
     "stays_below": "confirmed where the interval of the score itself lies below the number; "
@@ -91,8 +91,8 @@ class Check:
         score: The score of the first arm.
         second_score: The score of the second arm.
         relation: One of `RELATIONS`. `above`: the first exceeds the second by more than `by`;
-            `within`: they differ by no more than `by`; `gains_more`: they differ more in `score` than
-            in `second_score`, by more than `by`; `reaches`, `stays_below`: the first alone is
+            `within`: they differ by no more than `by`; `gains_more`: they differ more in `score`
+            than in `second_score`, by more than `by`; `reaches`, `stays_below`: the first alone is
             above, or below, `by`. Of all arms that are selected: `spreads`: the highest exceeds the
             lowest by more than `by`; `spreads_more`: the first ones vary more than the second;
             `rises_with`, `falls_with`: the score does with `second_score`; `never_passes`: none
