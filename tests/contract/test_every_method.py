@@ -163,8 +163,8 @@ def test_editing_a_batch_lowers_its_loss(
     if name in READERS:
         assert after != before
         return
-    if name == "memit":
-        # It solves for vectors, and what the update does to other tokens of a random model may
+    if name in ("memit", "r_rome"):
+        # They solve for vectors, and what the update does to other tokens of a random model may
         # outweigh them: it is the mean over several that falls.
         for seed in (1, 2):
             folder = save_tiny(backbone.family.name, tmp_path / f"{seed}", seed=seed)

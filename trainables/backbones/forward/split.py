@@ -52,8 +52,8 @@ class Split:
             has_batch_state: Whether `first_layer` may hold what belongs to the rows of a whole
                 batch, such as a route or a hook; it then always runs on the whole batch. No
                 layer above it may hold such a thing.
-            packs: Whether rows that run all at once may be packed (`Packing`) in the layers that
-                hold nothing of the batch. What is put there must treat each token alone.
+            packs: Whether `per_token` may pack rows that run all at once (`Packing`) in the layers
+                that hold nothing of the batch. What is put there must treat each token alone.
         """
         if not 0 <= first_layer <= backbone.num_layers:
             raise ValueError(f"first_layer is {first_layer}; allowed: 0 to {backbone.num_layers}")
@@ -145,7 +145,7 @@ class Split:
         states = self.hidden(prompts) if hidden is None else hidden
         micro_batch = self.backbone.micro_batch
         if micro_batch.is_whole(len(states)):
-            whole = self._whole_final(prompts, states) if tail is None else tail.final(states)
+            whole = self._packed_final(prompts, states) if tail is None else tail.final(states)
             return function(head(self.backbone, whole), *held)
 
         def some(final: Tensor, *held: Tensor) -> Tensor:
@@ -212,10 +212,14 @@ class Split:
 
     def _whole_final(self, prompts: PromptBatch, states: Tensor) -> Tensor:
         """`final` of rows that run all at once."""
+        mask = self._masks.of(self._upper, prompts, states)
+        return run_part(self._upper, states, mask, prompts.position_ids)[prompts.scored_at]
+
+    def _packed_final(self, prompts: PromptBatch, states: Tensor) -> Tensor:
+        """As `_whole_final`, with rows packed where they may be and that saves work."""
         packing = None if self._packings is None else self._packings.of(prompts, states.dtype)
         if packing is None:
-            mask = self._masks.of(self._upper, prompts, states)
-            return run_part(self._upper, states, mask, prompts.position_ids)[prompts.scored_at]
+            return self._whole_final(prompts, states)
         if self._keeps_whole:
             states = self._run_whole(prompts, states)
         packed = packing.packed(states)
