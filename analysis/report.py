@@ -18,11 +18,12 @@ if __name__ == "__main__":
 
 from analysis.arguments import SHARED_HELP, parse_options
 
-DEFAULTS = {"out": ""}
+DEFAULTS = {"out": "", "parts": ""}
 
 EPILOG = f"""\
 {SHARED_HELP}\
   out=FILE         where the page goes (default: report.html in the store)
+  parts=FOLDER     its tables and figures also as files, in a folder for each ablation
 """
 
 
@@ -42,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise ValueError(f"{names[0]!r} is no option; a page shows all that the store holds")
         # pandas, mlflow and matplotlib take seconds to import; typing errors should not wait.
         from analysis.page.content import page_of
+        from analysis.page.parts import write_parts
         from analysis.page.writing import html_of
 
         store = Path(options["store"])
@@ -50,6 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         path.parent.mkdir(parents=True, exist_ok=True)
         base = Path(os.path.relpath(store.resolve(), path.parent.resolve())).as_posix()
         path.write_text(html_of(page, "" if base == "." else f"{quote(base)}/"), "utf-8")
+        if options["parts"]:
+            write_parts(page, Path(options["parts"]))
         print(path)
     except ValueError as error:
         print(f"report.py: {error}", file=sys.stderr)

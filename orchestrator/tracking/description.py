@@ -1,0 +1,61 @@
+"""Makes an experiment's description: its question, then its tables as far as they fit; pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+MOST = 5000  # characters of an experiment's tag that every MLflow takes
+_MARK = "<!-- What stands below is written anew by every sweep. -->"
+_MORE = "All rows and notes: the run `summary`, among its artifacts."
+
+
+def note_of(standing: str, tables: Sequence[str], most: int = MOST) -> str:
+    """The description with these tables.
+
+    Args:
+        standing: The description as it stands; what is above the mark is kept, which is the
+            question or what somebody wrote in MLflow.
+        tables: As `analysis/table.py` prints them, in Markdown: headings, notes and rows.
+        most: Characters that fit; rows from the last on are left out to hold it.
+    """
+    head = f"{standing.partition(_MARK)[0].strip()}\n\n{_MARK}\n\n"
+    parts = [part for text in tables for part in re.split(r"(?m)^(?=## )", text) if part.strip()]
+    note = head
+    for number, part in enumerate(parts):
+        left = len(parts) - number - 1
+        shown = _fitted(_narrow(part), most - len(note) - len(_MORE) - 2)
+        if not shown:
+            break
+        note += shown
+        if shown != _narrow(part) or (left and len(note) > most):
+            break
+    else:
+        return note.strip() + "\n"
+    return f"{note.strip()}\n\n{_MORE}\n"
+
+
+def measure_of(tables: Sequence[str]) -> str:
+    """The measure in which the first table is, such as `exact`; "" where none says so."""
+    found = re.search(r"(?m)^- measure: (\w+)", "\n".join(tables))
+    return found[1] if found else ""
+
+
+def _narrow(table: str) -> str:
+    """A table without the blanks that only line up its columns."""
+    lines = [
+        re.sub(r" {2,}", " ", re.sub(r":?-{2,}:?", "---", line)) if line.startswith("|") else line
+        for line in table.strip().splitlines()
+    ]
+    return "\n".join(lines) + "\n\n"
+
+
+def _fitted(table: str, most: int) -> str:
+    """The first lines of a table that fit, down to its first row; "" where that does not."""
+    if len(table) <= most:
+        return table
+    lines = table.splitlines(keepends=True)
+    first = next((at for at, line in enumerate(lines) if line.startswith("|")), len(lines)) + 3
+    while lines and sum(map(len, lines)) > most:
+        lines.pop()
+    return "".join(lines) + "\n" if len(lines) >= first else ""
