@@ -62,7 +62,6 @@ class Declaration(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
 
     per: Literal["prompts", "checkpoint", "trial"]
-    heading: str
     kind: str
     better: Literal["higher", "lower"] | None = None
     mean_of: list[str] | None = None

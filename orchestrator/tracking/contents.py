@@ -33,7 +33,8 @@ class Contents:
         arms: Names of all arms.
         locality: The published one of most runs' data set, such as `locality_far`.
         rows: Fingerprint and ledger row of every trial.
-        made_of: What the run with the report was made of; "" without one.
+        summary: Id of the run with the report; "" without one.
+        made_of: What it was made of.
     """
 
     axes: Mapping[str, Sequence[str]]
@@ -41,6 +42,7 @@ class Contents:
     arms: Sequence[str]
     locality: str
     rows: Sequence[tuple[str, str]]
+    summary: str
     made_of: str
 
 
@@ -71,20 +73,27 @@ def read_contents(client: MlflowClient, database: Path | None, experiment_id: st
         tags: dict[str, dict[str, str]] = defaultdict(dict)
         for run, key, value in read.execute(wanted, (*number, *_TAGS)):
             tags[run][key] = value
-    return _contents(axes, names, list(tags.values()))
+    return _contents(axes, names, tags)
 
 
 def _served(client: MlflowClient, experiment_id: str) -> Contents:
-    runs = client.search_runs([experiment_id], max_results=_MOST_RUNS)
+    with_report = f"tags.{MADE_OF} LIKE '%'"
+    runs = [
+        *client.search_runs([experiment_id], filter_string=with_report),
+        *client.search_runs([experiment_id], max_results=_MOST_RUNS),
+    ]
     axes = _by_key(pair for run in runs for pair in run.data.params.items())
     metrics = sorted({name for run in runs for name in run.data.metrics})
-    return _contents(axes, metrics, [run.data.tags for run in runs])
+    return _contents(axes, metrics, {run.info.run_id: run.data.tags for run in runs})
 
 
 def _contents(
-    axes: Mapping[str, Sequence[str]], metrics: Sequence[str], tags: Sequence[Mapping[str, str]]
+    axes: Mapping[str, Sequence[str]],
+    metrics: Sequence[str],
+    tags: Mapping[str, Mapping[str, str]],
 ) -> Contents:
-    trials = [each for each in tags if each.get("fingerprint")]
+    trials = [each for each in tags.values() if each.get("fingerprint")]
+    summary = next((run for run, each in tags.items() if each.get(MADE_OF)), "")
     datasets = Counter(each.get("dataset", "") for each in trials).most_common(1)
     return Contents(
         axes=axes,
@@ -92,7 +101,8 @@ def _contents(
         arms=sorted({each["arm"] for each in trials if each.get("arm")}),
         locality=_locality(datasets[0][0] if datasets else ""),
         rows=sorted((each["fingerprint"], each.get("ledger_row", "")) for each in trials),
-        made_of=next((each[MADE_OF] for each in tags if each.get(MADE_OF)), ""),
+        summary=summary,
+        made_of=tags[summary][MADE_OF] if summary else "",
     )
 
 

@@ -7,32 +7,29 @@ from collections.abc import Sequence
 
 MOST = 5000  # characters of an experiment's tag that every MLflow takes
 _MARK = "<!-- What stands below is written anew by every sweep. -->"
-_MORE = "All rows and notes: the run `summary`, among its artifacts."
+_MORE = "Not all of it fits here: `analysis/table.py` prints the rest."
 
 
-def note_of(standing: str, tables: Sequence[str], most: int = MOST) -> str:
+def note_of(standing: str, tables: Sequence[str], report: str = "", most: int = MOST) -> str:
     """The description with these tables.
 
     Args:
         standing: The description as it stands; what is above the mark is kept, which is the
             question or what somebody wrote in MLflow.
         tables: As `analysis/table.py` prints them, in Markdown: headings, notes and rows.
+        report: Address of the run with report and figures; "" without one.
         most: Characters that fit; rows from the last on are left out to hold it.
     """
     head = f"{standing.partition(_MARK)[0].strip()}\n\n{_MARK}\n\n"
+    head += f"[Report and figures]({report})\n\n" if report else ""
     parts = [part for text in tables for part in re.split(r"(?m)^(?=## )", text) if part.strip()]
     note = head
-    for number, part in enumerate(parts):
-        left = len(parts) - number - 1
-        shown = _fitted(_narrow(part), most - len(note) - len(_MORE) - 2)
-        if not shown:
-            break
+    for part in map(_narrow, parts):
+        shown = _fitted(part, most - len(note) - len(_MORE) - 2)
         note += shown
-        if shown != _narrow(part) or (left and len(note) > most):
-            break
-    else:
-        return note.strip() + "\n"
-    return f"{note.strip()}\n\n{_MORE}\n"
+        if shown != part:
+            return f"{note.strip()}\n\n{_MORE}\n"
+    return note.strip() + "\n"
 
 
 def measure_of(tables: Sequence[str]) -> str:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Experiment
 
-RUN_NAME = "summary"
+_UNFINISHED = "unfinished"
 _NOTE = "mlflow.note.content"
 _SERVER_SECONDS = 5.0
 
@@ -99,8 +99,9 @@ def summarise(store: Store) -> list[str]:
             for each in old:
                 own = report.parent / "parts" / quote(each.name, safe="")
                 texts = [path.read_text("utf-8") for path in sorted(own.glob("*.md"))]
+                files, run = [report, *sorted(own.glob("*"))], held[each.name].summary
+                _write_run(client, each.experiment_id, run, made_of, files)
                 _show(client, store, each, texts)
-                _write_run(client, each.experiment_id, made_of, [report, *sorted(own.glob("*"))])
     return [each.name for each in old]
 
 
@@ -163,20 +164,22 @@ def _show(
         seen = view.Seen(held.axes, held.metrics, held.arms, held.locality, measure)
         client.set_experiment_tag(number, view.TAG, view.tag_of(seen))
     if tables:
-        note = description.note_of(experiment.tags.get(_NOTE, ""), tables)
+        run = f"#/experiments/{number}/runs/{held.summary}/artifacts" if held.summary else ""
+        note = description.note_of(experiment.tags.get(_NOTE, ""), tables, run)
         client.set_experiment_tag(number, _NOTE, note)
 
 
 def _write_run(
-    client: MlflowClient, experiment_id: str, made_of: str, files: Sequence[Path]
+    client: MlflowClient, experiment_id: str, run_id: str, made_of: str, files: Sequence[Path]
 ) -> None:
-    query = f"tags.{MADE_OF} LIKE '%'"
-    runs = list(client.search_runs([experiment_id], filter_string=query))
-    run = runs[0] if runs else client.create_run(experiment_id, run_name=RUN_NAME)
+    """Write the run with the report, the one that is there if one is."""
+    if not run_id:
+        made = client.create_run(experiment_id, run_name=view.SUMMARY, tags={MADE_OF: _UNFINISHED})
+        run_id = made.info.run_id
     for path in files:
-        client.log_artifact(run.info.run_id, str(path))
-    client.set_terminated(run.info.run_id, "FINISHED")
-    client.set_tag(run.info.run_id, MADE_OF, made_of)  # last: all of it is there
+        client.log_artifact(run_id, str(path))
+    client.set_terminated(run_id, "FINISHED")
+    client.set_tag(run_id, MADE_OF, made_of)  # last: all of it is there
 
 
 def is_tested(server: str | None) -> bool:

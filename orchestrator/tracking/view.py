@@ -19,6 +19,7 @@ from orchestrator.settings.metrics import Declaration, declarations
 
 TESTED = "3.17.2"  # of MLflow, whose page was seen to open these views
 KEY = "answer"
+SUMMARY = "summary"  # name of the run that is no trial and is not charted
 TAG = f"mlflow.sharedViewState.{KEY}"
 _PREFIX = "deflate;"
 MOST = 20_000  # characters of an experiment's tag that this MLflow takes
@@ -31,6 +32,7 @@ ANSWER, SCORES, CURVES = "The answer", "Scores at the end", "While edits are mad
 OTHERS, IMMEDIATE, BEFORE = "Scores in other measures", "Right after each batch", "Before editing"
 ROUTING, COST, COUNTS = "Routing and other results", "Cost", "Counts and what methods report"
 SECTIONS = (ANSWER, SCORES, CURVES, OTHERS, IMMEDIATE, BEFORE, ROUTING, COST, COUNTS)
+_WIDTH = 150  # of a column, pixels
 _OPEN = (ANSWER, SCORES, CURVES)
 # Charts beside each other and their height in pixels, else three of 360.
 _SIZES: Mapping[str, Mapping[str, int]] = {
@@ -110,28 +112,31 @@ def state_of(seen: Seen) -> dict[str, Any]:
     charts = [{**chart, "metricSectionId": ids[ANSWER]} for chart in _answer(seen)]
     for name in metrics:
         section = _section(name, seen)
-        title = _heading(name) if section == SCORES else name
-        charts.append({**_of_metric(name, title), "metricSectionId": ids[section]})
+        charts.append({**_of_metric(name), "metricSectionId": ids[section]})
     for number, chart in enumerate(charts, start=1):
         chart["uuid"] = f"chart-{number}"
     used = {chart["metricSectionId"] for chart in charts}
     main = _main(seen)
+    columns = [
+        *(f"metrics.`{name}`" for name in main),
+        *(f"params.`{key}`" for key in seen.moved),
+        "tags.`seed`",
+        "tags.`status`",
+    ]
     return {
+        # Of a group without params, the page draws no parallel coordinates, of no group at all.
+        "searchFilter": f"attributes.run_name != '{SUMMARY}'",
         "orderByKey": f"metrics.`{main[0]}`" if main else "attributes.start_time",
         "orderByAsc": False,
-        "selectedColumns": [
-            *(f"metrics.`{name}`" for name in main),
-            *(f"params.`{key}`" for key in seen.moved),
-            "tags.`seed`",
-            "tags.`status`",
-        ],
+        "selectedColumns": columns,
+        "columnOrder": columns,  # else alphabetical, behind the dates
+        "columnWidths": dict.fromkeys(columns, _WIDTH),
         "runsHiddenMode": "SHOW_ALL",
         "groupBy": {
             "aggregateFunction": "average",
             "groupByKeys": [{"mode": "tag", "groupByData": "arm"}],
         },
-        # What belongs to no arm, which is the run with the report, stands open instead.
-        "groupsExpanded": {"tag.arm": True} | {f"tag.arm.{arm}": False for arm in seen.arms},
+        "groupsExpanded": {f"tag.arm.{arm}": False for arm in seen.arms},
         "useGroupedValuesInCharts": True,
         "hideEmptyCharts": True,
         "isAccordionReordered": True,  # else the page puts sections into alphabetical order
@@ -191,19 +196,13 @@ def _answer(seen: Seen) -> list[dict[str, Any]]:
     return found
 
 
-def _heading(name: str) -> str:
-    """As a table's column has it."""
-    told = _parts(name)
-    return told.declaration.heading if told.declaration else name
-
-
-def _of_metric(name: str, title: str) -> dict[str, Any]:
+def _of_metric(name: str) -> dict[str, Any]:
     if _parts(name).moment not in ("rung", "curve"):
-        return {**_card("BAR"), "metricKey": name, "displayName": title}
+        return {**_card("BAR"), "metricKey": name, "displayName": name}
     return {
         **_card("LINE"),
         "metricKey": name,
-        "displayName": title,
+        "displayName": name,
         "selectedMetricKeys": [name],
         "lineSmoothness": 0,
         "scaleType": "linear",
