@@ -209,7 +209,7 @@ def run(expanded: plan.Plan, typed: argparse.Namespace, arguments: Sequence[str]
     try:
         with Waiting("loading libraries") as waiting:
             from orchestrator.running import launch  # heavy: torch, ray and mlflow
-            from orchestrator.tracking.summary import page_link, try_to_show
+            from orchestrator.tracking.summary import has_view, page_link, try_to_show
 
             outcome = launch.run(expanded, options(typed), waiting)
     except EditingError as error:
@@ -225,16 +225,17 @@ def run(expanded: plan.Plan, typed: argparse.Namespace, arguments: Sequence[str]
     sys.stdout.flush()
     with Waiting("reading the results"):
         printed = tables(expanded)
-        if outcome.counts and outcome.experiment_id:
+        number = outcome.experiment_id
+        if number and (outcome.counts or not has_view(where, number)):
             try_to_show(where, expanded.config.ablation, printed)
     print(*printed, sep="", end="", flush=True)
     if expanded.config.plan == "tune":
         words = [f"ablation={expanded.config.ablation}", *where.words]
         print("\nas presets: " + shlex.join(["python", "analysis/presets.py", *words]) + " > FILE")
-    if outcome.experiment_id and server:
-        print(f"\nbrowse: {page_link(where, outcome.experiment_id, server)}")
-    elif outcome.experiment_id:
-        page = page_link(where, outcome.experiment_id)
+    if number and server:
+        print(f"\nbrowse: {page_link(where, number, server)}")
+    elif number:
+        page = page_link(where, number)
         print(f"\nbrowse: make ui STORE={shlex.quote(store)}, then {page}")
     return FAILED if outcome.failures else 0
 

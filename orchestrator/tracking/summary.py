@@ -39,9 +39,28 @@ _SERVER_SECONDS = 5.0
 def page_link(store: Store, experiment_id: str, address: str = LOOPBACK) -> str:
     """The page of an experiment; of its view where there is one that this MLflow reads."""
     query = "workflowType=machine_learning&compareRunsMode=CHART"
-    if is_tested(store.server) and _has_view(store, experiment_id):
+    if has_view(store, experiment_id):
         query += f"&viewStateShareKey={view.KEY}"
     return f"{address}/#/experiments/{experiment_id}/runs?{query}"
+
+
+def has_view(store: Store, experiment_id: str) -> bool:
+    """Whether an experiment has a view that this MLflow reads; False too if nobody answers."""
+    if not is_tested(store.server):
+        return False
+    if store.server:
+        client, found = connect(store.folder, store.server), list[bool]()
+        _tried(lambda: found.append(view.TAG in client.get_experiment(experiment_id).tags))
+        return found == [True]
+    # Importing MLflow takes seconds.
+    address = f"{(store.folder / DATABASE).resolve().as_uri()}?mode=ro"
+    query = "SELECT 1 FROM experiment_tags WHERE experiment_id = ? AND key = ?"
+    try:
+        with closing(sqlite3.connect(address, uri=True)) as database:
+            told = database.execute(query, (int(experiment_id), view.TAG)).fetchone()
+    except sqlite3.Error:
+        return False
+    return told is not None
 
 
 def try_to_show(store: Store, ablation: str, tables: Sequence[str]) -> str:
@@ -122,17 +141,6 @@ def _report(store: Store, report: Path) -> bool:
     command = [sys.executable, str(ROOT / "analysis" / "report.py"), *store.words]
     command += [f"out={report}", f"parts={report.parent / 'parts'}"]
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
-
-
-def _has_view(store: Store, experiment_id: str) -> bool:
-    if store.server:
-        client = connect(store.folder, store.server)
-        return view.TAG in client.get_experiment(experiment_id).tags
-    # Importing MLflow takes seconds.
-    address = f"{(store.folder / DATABASE).resolve().as_uri()}?mode=ro"
-    query = "SELECT 1 FROM experiment_tags WHERE experiment_id = ? AND key = ?"
-    with closing(sqlite3.connect(address, uri=True)) as database:
-        return database.execute(query, (int(experiment_id), view.TAG)).fetchone() is not None
 
 
 def _held(client: MlflowClient, store: Store, experiment: Experiment) -> Contents:
