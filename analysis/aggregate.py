@@ -200,7 +200,8 @@ def _section(part: pd.DataFrame, measure: str, records: RecordReader | None) -> 
     identity = ["ablation", "arm", "own"]
     kept = _latest(part, [*identity, "seed"])
     newest = kept.sort_values("started").groupby(identity)["arm_fingerprint"].transform("last")
-    trials = kept[kept["arm_fingerprint"] == newest]
+    # Of trials that began in the same millisecond, the order is not that of `kept`.
+    trials = kept[kept["arm_fingerprint"] == newest.reindex(kept.index)]
     values = _values_of(trials)
     final, before = (_scores(values, measure, when) for when in ("final", "before"))
     final = pd.concat([final, _numbers(values, measure)], axis=1)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 from urllib.request import urlopen
 
+from orchestrator.errors import UsageError
 from orchestrator.redaction import redacted
 from orchestrator.store.provenance import ROOT
 from orchestrator.tracking import description, view
@@ -101,6 +102,7 @@ def summarise(store: Store) -> list[str]:
 
     Raises:
         MlflowException: If MLflow refuses or does not answer.
+        UsageError: If there is no report.
     """
     client = connect(store.folder, store.server)
     found = [each for each in client.search_experiments() if each.name != "Default"]
@@ -112,8 +114,7 @@ def summarise(store: Store) -> list[str]:
         return []
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.html"
-        if not _report(store, report):
-            return []
+        _write_report(store, report)
         with _written_alone(store, [each.name for each in found]):
             for each in old:
                 own = report.parent / "parts" / quote(each.name, safe="")
@@ -130,17 +131,23 @@ def _tried(write: Callable[[], object]) -> str:
     try:
         with quiet():
             write()
-    except (MlflowException, OSError, sqlite3.Error) as error:
+    except (MlflowException, UsageError, OSError, sqlite3.Error) as error:
         return redacted(str(error)).strip().partition("\n")[0] or type(error).__name__
     return ""
 
 
-def _report(store: Store, report: Path) -> bool:
-    """Whether the report was written, with its tables and figures as files beside it."""
+def _write_report(store: Store, report: Path) -> None:
+    """Write the report, with its tables and figures as files beside it.
+
+    Raises:
+        UsageError: If there is none; the message is that of the command.
+    """
     # analysis is another program: it reads MLflow and knows nothing of sweeps
     command = [sys.executable, str(ROOT / "analysis" / "report.py"), *store.words]
     command += [f"out={report}", f"parts={report.parent / 'parts'}"]
-    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+    made = subprocess.run(command, capture_output=True, text=True, check=False)
+    if made.returncode:
+        raise UsageError(made.stderr.strip().rpartition("\n")[2])
 
 
 def _held(client: MlflowClient, store: Store, experiment: Experiment) -> Contents:

@@ -39,6 +39,15 @@ def arms(*trials: pd.DataFrame) -> dict[str, aggregate.Arm]:
     return {arm.name: arm for arm in found[0].arms}
 
 
+def test_trials_that_began_in_the_same_millisecond_are_told_apart() -> None:
+    named = [f"arm {number}" for number in range(40)]
+    told = [trial(name, values=f"0.{10 + at} 0 0") for at, name in enumerate(named)]
+    found = arms(*(each.astype(object) for each in told))  # as they are read
+    assert [found[name].scores["reliability"].mean for name in named] == [
+        pytest.approx((10 + at) / 100) for at in range(40)
+    ]
+
+
 def test_interval_over_seeds_when_three_seeds_then_students_t() -> None:
     # mean .9, s = .1, t(.975, 2) = 4.3027: half = 4.3027 * .1 / sqrt(3) = .24841
     found = interval_over_seeds([0.8, 0.9, 1.0])

@@ -38,7 +38,9 @@ def test_note_too_long_then_rows_from_the_last_on_are_left_out_and_it_says_so() 
     note = note_of("Which layer?", [long, TABLE])
     assert len(note) <= 5000
     assert "| 300 | 0.5 |\n" in note
-    assert note.endswith("| 0.5 |\n\nNot all of it fits here: `analysis/table.py` prints the rest.\n")
+    assert note.endswith(
+        "| 0.5 |\n\nNot all of it fits here: `analysis/table.py` prints the rest.\n"
+    )
 
 
 def test_no_room_for_a_row_then_there_is_no_table() -> None:

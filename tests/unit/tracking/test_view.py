@@ -111,7 +111,9 @@ def bundle() -> str:
     package = find_spec("mlflow")
     assert package is not None
     assert package.submodule_search_locations is not None
-    folder = Path(package.submodule_search_locations[0]) / "server" / "js" / "build" / "static" / "js"
+    folder = (
+        Path(package.submodule_search_locations[0]) / "server" / "js" / "build" / "static" / "js"
+    )
     texts = [path.read_text("utf-8", "replace") for path in sorted(folder.glob("*.js"))]
     return "\n".join(text for text in texts if "compareRunCharts" in text or "sharedView" in text)
 
