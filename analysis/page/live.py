@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import queue
 import threading
@@ -166,8 +165,8 @@ def _newest(lines: Iterable[str]) -> Iterable[str]:
 def _live(line: str) -> Live | None:
     """What a line says; None of one that was torn when the driver was killed."""
     try:
-        return _LIVE.validate_python(json.loads(line))
-    except (ValueError, ValidationError):
+        return _LIVE.validate_json(line)
+    except ValidationError:
         return None
 
 
