@@ -62,7 +62,7 @@ class Declaration(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
 
     per: Literal["prompts", "checkpoint", "trial"]
-    kind: str
+    kind: str = ""
     better: Literal["higher", "lower"] | None = None
     mean_of: list[str] | None = None
     one_of: list[str] | None = None
