@@ -65,7 +65,8 @@ class Live:
         score: What the arms are ranked by.
         arms: The best first.
         num_arms: Of all arms with a score.
-        running: The trials under way.
+        running: The first of the trials under way.
+        num_running: Of all of them.
         failures: The most frequent first.
     """
 
@@ -80,6 +81,7 @@ class Live:
     arms: list[LiveArm] = field(default_factory=list)
     num_arms: int = 0
     running: list[LiveTrial] = field(default_factory=list)
+    num_running: int = 0
     failures: list[LiveFailure] = field(default_factory=list)
 
     @property

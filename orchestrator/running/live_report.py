@@ -25,7 +25,8 @@ from orchestrator.terminal.tally import Standing
 
 EVERY_SECONDS = 30.0
 MOST_CLOSE_SECONDS = 120.0  # for the last page, of whatever size the store is
-NUM_ARMS = 20
+NUM_ARMS, NUM_RUNNING, NUM_FAILURES = 20, 50, 20
+MOST_SIGNS = 400  # of a reason; a line fits into the pipe, so that writing it never waits
 
 
 class LiveReport:
@@ -78,7 +79,7 @@ class LiveReport:
 
     def _tell(self, line: str) -> None:
         process = self._started()
-        # The process reads at once, so that a line never waits; if it is gone, `close` says why.
+        # If the process is gone, `close` says why.
         with contextlib.suppress(OSError, ValueError):
             if process.stdin is not None:
                 process.stdin.write(f"{line}\n")
@@ -112,6 +113,10 @@ class LiveReport:
             "score": standing.score,
             "arms": [asdict(arm) for arm in standing.arms[:NUM_ARMS]],
             "num_arms": len(standing.arms),
-            "running": [asdict(trial) for trial in standing.running],
-            "failures": [{"reason": reason, "count": n} for reason, n in standing.failures],
+            "running": [asdict(trial) for trial in standing.running[:NUM_RUNNING]],
+            "num_running": len(standing.running),
+            "failures": [
+                {"reason": reason[:MOST_SIGNS], "count": count}
+                for reason, count in standing.failures[:NUM_FAILURES]
+            ],
         }

@@ -119,7 +119,25 @@ def test_what_the_driver_tells_is_what_the_page_reads(standing: Standing) -> Non
     read = TypeAdapter(Live).validate_json(line)
     assert (read.done, read.total) == (standing.done, standing.total)
     assert [arm.mean for arm in read.arms] == [arm.mean for arm in standing.arms[:20]]
-    assert [each.reason for each in read.failures] == [each for each, _ in standing.failures]
+    assert [each.reason for each in read.failures] == [
+        each[:400] for each, _ in standing.failures[:20]
+    ]
+    assert (len(read.running), read.num_running) == (
+        min(50, len(standing.running)),
+        len(standing.running),
+    )
+
+
+def test_what_the_driver_tells_of_a_cluster_fits_into_a_pipe(tmp_path: Path) -> None:
+    trial, arm = RunningTrial("n" * 200, "d" * 60, "1:00:00"), ArmScore("a" * 200, 0.5, 0.1, 3)
+    standing = Standing(
+        10_000, {}, 1.0, 1.0, "", [trial] * 2000, "average", [arm] * 2000, [("r" * 9999, 1)] * 99
+    )
+    told: list[str] = []
+    live = LiveReport(tmp_path, "smoke")
+    live._tell = told.append  # type: ignore[method-assign]
+    live.show(standing)
+    assert len(told[0]) < 65_536
 
 
 def test_live_is_no_part_of_what_a_trial_is(tmp_path: Path) -> None:
