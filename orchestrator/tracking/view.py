@@ -25,6 +25,7 @@ _PREFIX = "deflate;"
 MOST = 20_000  # characters of an experiment's tag that this MLflow takes
 MOST_AXES = 8  # of the parallel coordinates
 MOST_BARS = 24
+_LEAST_VALUES = 3  # of an axis of numbers among words: it says more than an arm's name
 _MOMENTS = ("before", "immediate", "rung", "final", "curve")
 _COSTS = ("seconds", "bytes", "gib")
 # Headings of the page, in their order; the first three are open.
@@ -160,17 +161,21 @@ def state_of(seen: Seen) -> dict[str, Any]:
 def _answer(seen: Seen) -> list[dict[str, Any]]:
     """Parallel coordinates, two axes against the average, and what an edit gains against its cost.
 
-    Of a group of runs the page averages what was swept, so that of words nothing is left: their
-    parallel coordinates are those of the scores alone.
+    Of a group of runs the page averages what was swept, so that of words nothing is left: where
+    there are any, the scores stand in their place.
     """
     main, axes = _main(seen), seen.numeric
     if not main:
         return []
+    scores = [main[0]]
+    if axes != seen.moved:
+        axes = [key for key in axes if len(set(seen.axes[key])) >= _LEAST_VALUES]
+        scores = [*main[1:], main[0]]
     found: list[dict[str, Any]] = [
         {
             **_card("PARALLEL"),
             "selectedParams": axes[:MOST_AXES],
-            "selectedMetrics": [main[0]] if axes else [*main[1:], main[0]],
+            "selectedMetrics": scores,
             "showAllRuns": False,
         }
     ]

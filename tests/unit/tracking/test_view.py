@@ -62,6 +62,15 @@ def test_named_arms_then_scores_are_the_coordinates_as_words_have_no_mean() -> N
     assert scatter["type"] == "SCATTER"
 
 
+def test_words_and_numbers_then_axes_of_several_numbers_stand_before_the_scores() -> None:
+    axes = {"method": ["ft_m", "lemoe"], "method.edit_lr": ["1e-3", "1e-2", "0.1"]}
+    axes["method.num_experts"] = ["1", "5"]  # by which two arms are told apart
+    parallel, *others = charts(view.state_of(Seen(axes, FINALS)), view.ANSWER)
+    assert parallel["selectedParams"] == ["method.edit_lr"]
+    assert parallel["selectedMetrics"] == [*FINALS[1:4], FINALS[0]]
+    assert [each["type"] for each in others] == ["SCATTER"]
+
+
 def test_scores_then_the_papers_columns_come_first_and_in_its_measure() -> None:
     exact = [name.replace("token", "exact") for name in FINALS]
     seen = Seen(GRID, [*FINALS, *exact], (), "locality_near", "exact")
