@@ -18,11 +18,16 @@ if __name__ == "__main__":
 
 from analysis.arguments import SHARED_HELP, parse_options
 
-DEFAULTS = {"out": ""}
+DEFAULTS = {"out": "", "parts": "", "live": "no"}
+NICENESS = 19
+CHOICES = {"live": ("no", "yes")}
 
 EPILOG = f"""\
 {SHARED_HELP}\
   out=FILE         where the page goes (default: report.html in the store)
+  live=yes         used by sweep.py with report=live, which says on standard input how it stands:
+                   the page is written again with each line, and at the end without it
+  parts=FOLDER     its tables and figures also as files, in a folder for each ablation
 """
 
 
@@ -37,19 +42,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("options", nargs="*", metavar="key=value", help="see below")
     given = parser.parse_args(arguments)
     try:
-        names, options = parse_options(given.options, DEFAULTS, {})
+        names, options = parse_options(given.options, DEFAULTS, CHOICES)
         if names:
             raise ValueError(f"{names[0]!r} is no option; a page shows all that the store holds")
         # pandas, mlflow and matplotlib take seconds to import; typing errors should not wait.
-        from analysis.page.content import page_of
+        from analysis.page.content import Page, page_of
+        from analysis.page.live import Live, follow, replace_text
+        from analysis.page.parts import write_parts
         from analysis.page.writing import html_of
 
         store = Path(options["store"])
-        page = page_of(store, options["measure"] or None, options["mlflow"] or None)
         path = Path(options["out"] or store / "report.html")
         path.parent.mkdir(parents=True, exist_ok=True)
         base = Path(os.path.relpath(store.resolve(), path.parent.resolve())).as_posix()
-        path.write_text(html_of(page, "" if base == "." else f"{quote(base)}/"), "utf-8")
+        links = "" if base == "." else f"{quote(base)}/"
+
+        def made() -> Page:
+            return page_of(store, options["measure"] or None, options["mlflow"] or None)
+
+        def text_of(page: Page, live: Live | None) -> str:
+            return html_of(page, links, live)
+
+        if options["live"] == "yes":
+            os.nice(NICENESS)  # a sweep has other work for the processors
+            is_local = not options["mlflow"]
+            follow(sys.stdin, store, path, page_of=made, html_of=text_of, is_local=is_local)
+        else:
+            page = made()
+            replace_text(path, text_of(page, None))
+            if options["parts"]:
+                write_parts(page, Path(options["parts"]))
         print(path)
     except ValueError as error:
         print(f"report.py: {error}", file=sys.stderr)

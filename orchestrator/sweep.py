@@ -17,6 +17,7 @@ import gc
 import shlex
 import subprocess
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -29,6 +30,9 @@ from orchestrator.terminal import listing
 from orchestrator.terminal.arguments import options, parser
 from orchestrator.terminal.lines import outcome_lines, unsent_lines
 from orchestrator.threads import wait_passively
+
+if TYPE_CHECKING:
+    from orchestrator.tracking.place import Store
 
 USAGE_ERROR, FAILED, INTERRUPTED = 2, 1, 130
 
@@ -141,9 +145,12 @@ def sync(expanded: plan.Plan) -> int:
     from orchestrator.terminal.waiting import Waiting
 
     with Waiting("writing the ledger into MLflow"):
+        from orchestrator.tracking.summary import try_to_show
         from orchestrator.tracking.sync import sync_plan  # heavy: mlflow
 
         synced = sync_plan(expanded)
+        if synced.num_sent:
+            try_to_show(place(expanded), expanded.config.ablation, tables(expanded))
     print(
         f"{synced.num_sent} trials of the ledger stand in MLflow, "
         f"{synced.num_unsent} could not be written"
@@ -170,16 +177,39 @@ def answers(expanded: plan.Plan, file: Path) -> int:
     return 0
 
 
+def place(expanded: plan.Plan) -> Store:
+    """Where a plan's results are."""
+    from orchestrator.tracking.place import Store
+
+    return Store(Path(expanded.config.store), expanded.config.mlflow)
+
+
+def tables(expanded: plan.Plan) -> list[str]:
+    """The published tables that a plan answers, or its own, as `analysis/table.py` prints them."""
+    table = str(ROOT / "analysis" / "table.py")
+    return [
+        # analysis is another program: it reads MLflow and knows nothing of sweeps
+        subprocess.run(
+            [sys.executable, table, name, *place(expanded).words],
+            stdout=subprocess.PIPE,
+            text=True,
+            check=False,
+        ).stdout
+        for name in expanded.config.paper or (expanded.config.ablation,)
+    ]
+
+
 def run(expanded: plan.Plan, typed: argparse.Namespace, arguments: Sequence[str]) -> int:
     """Run the plan and print its outcome, with its table."""
     from orchestrator.terminal.waiting import Waiting
     from trainables.errors import EditingError
 
     store, server = expanded.config.store, expanded.config.mlflow
+    where = place(expanded)
     try:
         with Waiting("loading libraries") as waiting:
             from orchestrator.running import launch  # heavy: torch, ray and mlflow
-            from orchestrator.tracking.mirror import chart_link
+            from orchestrator.tracking.summary import has_view, page_link, try_to_show
 
             outcome = launch.run(expanded, options(typed), waiting)
     except EditingError as error:
@@ -193,27 +223,19 @@ def run(expanded: plan.Plan, typed: argparse.Namespace, arguments: Sequence[str]
         print(f"error: {outcome.standstill}; {to_go_on(arguments)}", file=sys.stderr)
         return FAILED
     sys.stdout.flush()
-    table = str(ROOT / "analysis" / "table.py")
-    where = [f"mlflow={server}"] if server else []
     with Waiting("reading the results"):
-        tables = [
-            # analysis is another program: it reads MLflow and knows nothing of sweeps
-            subprocess.run(
-                [sys.executable, table, name, f"store={store}", *where],
-                stdout=subprocess.PIPE,
-                text=True,
-                check=False,
-            ).stdout
-            for name in expanded.config.paper or (expanded.config.ablation,)
-        ]
-    print(*tables, sep="", end="", flush=True)
+        printed = tables(expanded)
+        number = outcome.experiment_id
+        if number and (outcome.counts or not has_view(where, number)):
+            try_to_show(where, expanded.config.ablation, printed)
+    print(*printed, sep="", end="", flush=True)
     if expanded.config.plan == "tune":
-        words = [f"ablation={expanded.config.ablation}", f"store={store}", *where]
+        words = [f"ablation={expanded.config.ablation}", *where.words]
         print("\nas presets: " + shlex.join(["python", "analysis/presets.py", *words]) + " > FILE")
-    if outcome.experiment_id and server:
-        print(f"\nbrowse: {chart_link(outcome.experiment_id, server)}")
-    elif outcome.experiment_id:
-        page = chart_link(outcome.experiment_id)
+    if number and server:
+        print(f"\nbrowse: {page_link(where, number, server)}")
+    elif number:
+        page = page_link(where, number)
         print(f"\nbrowse: make ui STORE={shlex.quote(store)}, then {page}")
     return FAILED if outcome.failures else 0
 

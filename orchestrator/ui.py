@@ -16,7 +16,10 @@ from collections.abc import Sequence
 
 from orchestrator.redaction import redacted
 from orchestrator.settings.addresses import mlflow_server
-from orchestrator.tracking.mirror import chart_link, connect, tracking_uri
+from orchestrator.terminal.waiting import Waiting
+from orchestrator.tracking.mirror import connect, tracking_uri
+from orchestrator.tracking.place import Store
+from orchestrator.tracking.summary import page_link, try_to_summarise
 
 USAGE_ERROR = 2
 ALLOWED = ("store", "port", "mlflow")
@@ -55,9 +58,15 @@ def _show_server(store: Path, typed: str) -> int:
 
 
 def _print_pages(store: Path, server: str | None, shown_at: str) -> None:
-    for experiment in connect(store, server).search_experiments():
+    where = Store(store, server)
+    experiments = connect(store, server).search_experiments()  # an error is the user's to see
+    with Waiting("writing report and charts into MLflow"):
+        reason = try_to_summarise(where)
+    if reason:
+        print(f"report and charts are as they were: {reason}", file=sys.stderr)
+    for experiment in experiments:
         if experiment.name != "Default":
-            page = chart_link(experiment.experiment_id, shown_at)
+            page = page_link(where, experiment.experiment_id, shown_at)
             print(f"{experiment.name}: {page}", flush=True)
 
 

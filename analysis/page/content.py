@@ -106,6 +106,9 @@ class Page:
     lacking: tuple[str, ...]
 
 
+EMPTY = Page("", (), "", (), 0, (), ())  # of a store in which nothing has ended
+
+
 def page_of(store: Path, measure: str | None = None, server: str | None = None) -> Page:
     """Everything that the runs of a store show.
 

@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markdown_it import MarkdownIt
 
 from analysis.page.content import MOST_ROWS, Page
+from analysis.page.live import Live
 from analysis.render.table import PRINTED_DIGITS, Table, entry_parts, worded
 
 _FOLDER = Path(__file__).parent
 _DEEPER = 1  # levels that headings of Markdown go down, under a heading of the page
 
 
-def html_of(page: Page, base: str = "") -> str:
+def html_of(page: Page, base: str = "", live: Live | None = None) -> str:
     """The page as one HTML document; whatever a run says stands in it as text.
 
     Args:
         page: What it shows.
         base: Path of the store as links have it from where the page lies, such as `../`.
+        live: How a sweep stands that runs now; the page then loads itself again.
     """
-    return _filled("page", page=page, most=MOST_ROWS, base=base)
+    written = datetime.now(UTC).strftime("%H:%M:%S UTC on %d %B %Y")
+    return _filled("page", page=page, most=MOST_ROWS, base=base, live=live, written=written)
 
 
 def tables_as_html(tables: Sequence[Table]) -> str:

@@ -42,6 +42,13 @@ class Runner(Protocol):
         """Stop; no trial runs after this."""
 
 
+class Report(Protocol):
+    """The page of a store, as far as a driver ends it; see `live_report.LiveReport`."""
+
+    def close(self) -> str:
+        """Write it for the last time; why that could not be done, else ""."""
+
+
 class Sweep:
     """One driver's run of a sweep; `results` holds what is known about its trials."""
 
@@ -55,6 +62,7 @@ class Sweep:
         start: Callable[[Results], Runner],
         board: Callable[[int], AbstractContextManager[Shown]],
         scheduler: str = "fifo",
+        report: Report | None = None,
         at_a_time: int = MOST_AT_A_TIME,
         wait: Callable[[], None] = lambda: time.sleep(POLL_SECONDS),
     ) -> None:
@@ -68,6 +76,7 @@ class Sweep:
             start: Makes the runner, once there is something to run.
             board: Opens one for so many trials.
             scheduler: fifo, asha or median, for the trials of a grid.
+            report: Has its last page written when all is over; None: there is none.
             at_a_time: Most trials that are claimed, and run, together.
             wait: Called between two looks at what other drivers have done.
         """
@@ -78,6 +87,7 @@ class Sweep:
         self._start = start
         self._board = board
         self._scheduler = scheduler
+        self._report = report
         self._at_a_time = at_a_time
         self._wait = wait
         self._runner: Runner | None = None
@@ -145,6 +155,10 @@ class Sweep:
             self._runner.close()
         self._leases.close()
         self.results.close(say)
+        if self._report is not None:
+            say("writing the report")
+            if why := self._report.close():
+                announce([f"the report could not be written: {why}"])
 
     def _is_settled(self, cell: Cell) -> bool:
         """Whether some driver has ended a trial; counts it if it was another driver."""

@@ -14,6 +14,7 @@ from orchestrator.planning.trial_spec import TrialSpec
 from orchestrator.running.cluster import set_environment
 from orchestrator.running.driver import Sweep
 from orchestrator.running.interruption import Interruption
+from orchestrator.running.live_report import LiveReport
 from orchestrator.running.machines import Machines
 from orchestrator.running.results import Results
 from orchestrator.settings.models import SweepConfig
@@ -22,7 +23,7 @@ from orchestrator.store.leases import Leases
 from orchestrator.store.ledger import Ledger, Others
 from orchestrator.store.provenance import ROOT, keep_packages, provenance, source_hash
 from orchestrator.store.settled import Options, Settled
-from orchestrator.terminal.board import Board
+from orchestrator.terminal.board import Board, announce
 from orchestrator.terminal.running_trials import SCRATCH, pulse_folder
 from orchestrator.tracking.tracker import Tracker
 from trainables.spec import TrialSpec as ToldSpec
@@ -85,6 +86,10 @@ def open_sweep(
         machines = Machines(config, store, scratch, listener.on_stage)
         return Tuning(config, cache, store, scratch, machines, interruption, listener)
 
+    report = None
+    if config.report == "live":
+        report = LiveReport(store, config.ablation, config.mlflow)
+        announce([f"report: {store / 'report.html'}, written again while the sweep runs"])
     return Sweep(
         results,
         settled,
@@ -92,8 +97,12 @@ def open_sweep(
         resolved=partial(resolved_cell, validator),
         start=start,
         board=partial(
-            Board, pulses=pulse_folder(store, ledger.path.stem), compared=config.scheduler.compared
+            Board,
+            pulses=pulse_folder(store, ledger.path.stem),
+            compared=config.scheduler.compared,
+            page=report,
         ),
+        report=report,
         scheduler="fifo" if options.complete_stopped else config.scheduler.name,
     )
 

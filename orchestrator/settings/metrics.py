@@ -7,7 +7,8 @@ numbers are compared.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from statistics import fmean
@@ -46,19 +47,26 @@ class Compared:
 
     def on(self, dataset: Mapping[str, Any]) -> tuple[str, ...]:
         """`numbers` as a trial on this data set calls them: its file says what `locality` is."""
-        kind = dataset.get("locality") or "far"  # the only one, before files said so
-        return tuple(
-            name.replace("locality.", f"locality_{kind}.", 1)
-            if name.startswith("locality.")
-            else name
-            for name in self.numbers
-        )
+        return _called(self.numbers, dataset)
 
     def at_the_end(self, metrics: Mapping[str, Any], dataset: Mapping[str, Any]) -> float | None:
         """Mean of those of its numbers that a trial's last row has; None if it has none."""
         found = [metrics.get(f"{name}.final", metrics.get(name)) for name in self.on(dataset)]
         values = [float(value) for value in found if value is not None]
         return fmean(values) if values else None
+
+
+class Declaration(BaseModel):
+    """What is read here of a line; `analysis.metrics` reads, and checks, the rest."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
+
+    per: Literal["prompts", "checkpoint", "trial"]
+    kind: str = ""
+    better: Literal["higher", "lower"] | None = None
+    mean_of: list[str] | None = None
+    one_of: list[str] | None = None
+    moments: list[str] = []
 
 
 def compared(typed: str) -> Compared:
@@ -79,32 +87,48 @@ def compared(typed: str) -> Compared:
     )
 
 
+def means(numbers: Mapping[str, float], dataset: Mapping[str, Any]) -> dict[str, float]:
+    """The declared means of one row's numbers, where a measure and moment has all their parts.
+
+    Args:
+        numbers: Such as `reliability.token.final`.
+        dataset: The trial's; its file says what `locality` is.
+
+    Returns:
+        Such as `average.token.final`.
+    """
+    found = {}
+    for name, metric in _declared().metrics.items():
+        if not metric.mean_of:
+            continue
+        first, *others = _called(metric.mean_of, dataset)
+        for key in numbers:
+            part, dot, moment = key.partition(".")
+            if dot and part == first and all(f"{each}.{moment}" in numbers for each in others):
+                values = [numbers[f"{each}.{moment}"] for each in (first, *others)]
+                found[f"{name}.{moment}"] = fmean(values)
+    return found
+
+
+def declarations() -> Mapping[str, Declaration]:
+    """What is declared of each metric, in the order of a table's columns."""
+    return _declared().metrics
+
+
 def at_rungs() -> tuple[str, ...]:
     """Names of the numbers that a scheduler can compare before the end."""
     return tuple(name for name, each in _known().items() if each.has_rungs)
-
-
-class _Metric(BaseModel):
-    """What is read here of a line; `analysis.metrics` reads, and checks, the rest."""
-
-    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
-
-    per: Literal["prompts", "checkpoint", "trial"]
-    better: Literal["higher", "lower"] | None = None
-    mean_of: list[str] | None = None
-    one_of: list[str] | None = None
-    moments: list[str] = []
 
 
 class _Declared(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
 
     measures_at_rungs: Annotated[list[str], Field(min_length=1)]
-    metrics: Annotated[dict[str, _Metric], Field(min_length=1)]
+    metrics: Annotated[dict[str, Declaration], Field(min_length=1)]
 
     @field_validator("metrics")
     @classmethod
-    def _check_parts(cls, metrics: dict[str, _Metric]) -> dict[str, _Metric]:
+    def _check_parts(cls, metrics: dict[str, Declaration]) -> dict[str, Declaration]:
         for name, metric in metrics.items():
             for key in ("mean_of", "one_of"):
                 for part in getattr(metric, key) or ():
@@ -139,3 +163,9 @@ def _known() -> Mapping[str, Compared]:
                 has_rungs=all("rung" in declared.metrics[part].moments for part in parts),
             )
     return found
+
+
+def _called(names: Iterable[str], dataset: Mapping[str, Any]) -> tuple[str, ...]:
+    """`names` as a trial on this data set calls them; `locality` is of the kind its file says."""
+    kind = dataset.get("locality") or "far"  # the only one, before files said so
+    return tuple(re.sub(r"^locality(?=\.|$)", f"locality_{kind}", name) for name in names)

@@ -151,6 +151,7 @@ class SweepConfig(_Model):
         cluster: `local`: a Ray of this machine's own; `auto`, or an address: one that runs already.
         mlflow: Address of an MLflow server; None: the database in the store.
         copies: Address on object storage where the store's results are copied to; see `copies`.
+        report: `live`: the store's report page is written again and again while the sweep runs.
         niceness: Niceness of a local Ray's workers; with Ray's own 15, other work starves them.
         parallel, gpus_per_trial, gpu_gib: see `sharing.Sharing`.
         max_trial_seconds: A trial that takes longer has failed.
@@ -181,6 +182,7 @@ class SweepConfig(_Model):
     cluster: Annotated[str, AfterValidator(cluster_address)] = LOCAL
     mlflow: Annotated[str, AfterValidator(mlflow_server)] | None = None
     copies: Annotated[str, AfterValidator(object_storage)] | None = None
+    report: Literal["none", "live"] = "none"
     parallel: Parallel | None = None
     gpus_per_trial: Count | None = None
     gpu_gib: Amount = GPU_GIB

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from statistics import fmean
 from types import TracebackType
-from typing import Any
+from typing import Protocol
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -21,16 +20,25 @@ from rich.text import Text
 from orchestrator.settings.metrics import Compared
 from orchestrator.settings.metrics import compared as named
 from orchestrator.store.rows import LabelledRow
-from orchestrator.terminal.running_trials import Running, duration
+from orchestrator.terminal.running_trials import RunningTrial
+from orchestrator.terminal.tally import Standing, Tally
 from orchestrator.terminal.waiting import SAY_SECONDS, Waiting
 
 NUM_BEST = 8
 NUM_RUNNING = 8  # trials shown on a terminal
 NUM_IN_LINE = 4  # elsewhere
+NUM_FAILURES = 4  # reasons
 LOOK_SECONDS = 2.0
 _SAY_SECONDS = 10.0  # between two lines of a backbone that is made, where there is no terminal
 # Signs of a line on a terminal that are not the name's: what a trial does, columns, numbers.
-_BESIDE_RUNNING, _BESIDE_BEST, _SHORTEST = 51, 17, 12
+_BESIDE_RUNNING, _BESIDE_BEST, _SHORTEST = 51, 24, 12
+
+
+class Page(Protocol):
+    """Shows elsewhere what a board shows; see `running.live_report.LiveReport`."""
+
+    def show(self, standing: Standing) -> None:
+        """Show it; called every few seconds, and returns at once."""
 
 
 class Board:
@@ -47,6 +55,7 @@ class Board:
         pulses: Path | None = None,
         say_seconds: float = SAY_SECONDS,
         compared: Compared | None = None,
+        page: Page | None = None,
     ) -> None:
         """Nothing is shown yet.
 
@@ -56,18 +65,14 @@ class Board:
             pulses: Folder in which the trials leave their pulses.
             say_seconds: Seconds between two lines, if the output is not a terminal.
             compared: Score by which arms are ranked; `average.token` by default.
+            page: Shows the same elsewhere.
         """
         self._console = console or Console(stderr=True)
-        self._total = total
-        self._compared = compared or named("average.token")
-        self._began = self._said = time.monotonic()
-        self._counts: dict[str, int] = {}
-        self._arms: dict[str, list[float]] = {}
+        self._tally = Tally(total, compared or named("average.token"), pulses)
+        self._page = page
+        self._said = time.monotonic()
         self._live: Live | None = None
-        self._stage, self._stage_began = "", self._began
-        self._running = Running(pulses)
         self._say_seconds = say_seconds
-        self._lock = threading.Lock()  # trials end in another thread than that which shows them
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="board", daemon=True)
 
@@ -91,34 +96,30 @@ class Board:
     ) -> None:
         self._is_over.set()
         self._thread.join()
-        self._running.clear()
+        self._tally.clear()
         if self._live is not None:
             self._live.stop()
-        elif self._done:
+        elif self._tally.standing().done:
             self._print(self._line())
 
     def stage(self, stage: str) -> None:
         """Shows what the driver does while no trial runs, until the next trial ends."""
-        self._stage, self._stage_began = stage, time.monotonic()
+        self._tally.stage(stage)
 
     def ended(self, row: LabelledRow) -> None:
         """One trial settled."""
-        status = row.end.status
-        numbers = self._compared.on(row.end.spec.get("dataset", {}))
-        score = at_the_end(row.end.metrics, numbers)
-        with self._lock:
-            self._stage = ""
-            self._counts[status] = self._counts.get(status, 0) + 1
-            if status == "finished" and score is not None:
-                self._arms.setdefault(str(row.tags["arm"]), []).append(score)
-            self._running.ended(row.end.fingerprint)
-        if self._live is None and status in ("failed", "diverged"):
-            self._print(f"{status}: {row.run_name}: {row.end.error}")
+        self._tally.ended(row)
+        if self._live is None and row.end.status in ("failed", "diverged"):
+            self._print(f"{row.end.status}: {row.run_name}: {row.end.error}")
 
     def _watch(self) -> None:
         """Look now and then at the trials, as nobody reports that one makes progress."""
-        while not self._is_over.wait(min(LOOK_SECONDS, self._say_seconds)):
-            self._running.look()
+        while True:
+            self._tally.look()
+            if self._page is not None:
+                self._page.show(self._tally.standing())
+            if self._is_over.wait(min(LOOK_SECONDS, self._say_seconds)):
+                return
             if self._live is None and time.monotonic() - self._said >= self._say_seconds:
                 self._said = time.monotonic()
                 self._print(self._line())
@@ -126,78 +127,57 @@ class Board:
     def _print(self, line: str) -> None:
         self._console.print(line, highlight=False, soft_wrap=True, markup=False)
 
-    @property
-    def _done(self) -> int:
-        return sum(self._counts.values())
-
-    def _left(self) -> str:
-        if not self._done:
-            return "?"
-        elapsed = time.monotonic() - self._began
-        left = elapsed / self._done * (self._total - self._done)
-        return duration(left)
-
-    def _head(self) -> str:
-        counts = ", ".join(f"{count} {status}" for status, count in sorted(self._counts.items()))
-        done = f"{self._done}/{self._total} trials" + (f" ({counts})" if counts else "")
-        return f"{done}, {self._left()} left" if self._done else done
-
-    def _doing(self) -> str:
-        """What the driver does, if no trial has left a pulse yet."""
-        if not self._stage or self._running.trials:
-            return ""
-        return f"{self._stage}, {duration(time.monotonic() - self._stage_began)}"
-
     def _line(self) -> str:
-        with self._lock:
-            parts = [self._head()]
-            best = next(iter(self._ranked()), None)
-            parts += [f"best {best[0]} {fmean(best[1]):.2f}"] if best else []
-            parts += [doing] if (doing := self._doing()) else []
-            shown = self._running.trials[:NUM_IN_LINE]
-            parts += [f"{trial.name}: {trial.doing}, {trial.time}" for trial in shown]
-            hidden = len(self._running.trials) - len(shown)
-            parts += [f"and {hidden} more"] if hidden else []
+        now = self._tally.standing()
+        parts = [now.head]
+        parts += [f"best {now.arms[0].name} {now.arms[0].text}"] if now.arms else []
+        parts += [now.doing] if now.doing else []
+        shown = now.running[:NUM_IN_LINE]
+        parts += [f"{trial.name}: {trial.doing}, {trial.time}" for trial in shown]
+        hidden = len(now.running) - len(shown)
+        parts += [f"and {hidden} more"] if hidden else []
         return "; ".join(parts)
 
     def _picture(self) -> Group:
-        with self._lock:
-            shown: list[RenderableType] = [Text(self._head())]
-            shown.append(ProgressBar(total=max(self._total, 1), completed=self._done, width=60))
-            shown.append(Text(""))  # ends the line of the bar, which does not do so itself
-            shown += [Text(doing)] if (doing := self._doing()) else []
-            shown += [self._running_table()] if self._running.trials else []
-            shown += [self._best_table()] if self._arms else []
+        now = self._tally.standing()
+        shown: list[RenderableType] = [Text(now.head)]
+        shown.append(ProgressBar(total=max(now.total, 1), completed=now.done, width=60))
+        shown.append(Text(""))  # ends the line of the bar, which does not do so itself
+        shown += [Text(now.doing)] if now.doing else []
+        shown += [self._running_table(now.running)] if now.running else []
+        shown += [self._best_table(now)] if now.arms else []
+        shown += [self._failures(now.failures)] if now.failures else []
         return Group(*shown)
 
-    def _ranked(self) -> list[tuple[str, list[float]]]:
-        """Arms and the values of their seeds, the best first."""
-        sign = self._compared.sign
-        return sorted(self._arms.items(), key=lambda arm: -sign * fmean(arm[1]))
-
-    def _running_table(self) -> Table:
+    def _running_table(self, trials: Sequence[RunningTrial]) -> Table:
         table = Table(box=None, pad_edge=False)
         table.add_column("running", no_wrap=True)
         table.add_column("doing", no_wrap=True)
         table.add_column("time", justify="right", no_wrap=True)
-        trials, room = self._running.trials, self._console.width - _BESIDE_RUNNING
+        room = self._console.width - _BESIDE_RUNNING
         for trial in trials[:NUM_RUNNING]:
             table.add_row(Text(shortened(trial.name, room)), Text(trial.doing), trial.time)
         if len(trials) > NUM_RUNNING:
             table.add_row(f"and {len(trials) - NUM_RUNNING} more")
         return table
 
-    def _best_table(self) -> Table:
+    def _best_table(self, now: Standing) -> Table:
         table = Table(box=None, pad_edge=False)
-        table.add_column("best arms so far (one seed may be missing)", no_wrap=True)
-        # `token` is what a table is in, too, where no measure is named.
-        heading = self._compared.name.removesuffix(".token")
-        table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column("best arms so far (± 95% over seeds, from three on)", no_wrap=True)
+        table.add_column(now.score, justify="right", no_wrap=True)
         table.add_column("seeds", justify="right", no_wrap=True)
         room = self._console.width - _BESIDE_BEST
-        for arm, scores in self._ranked()[:NUM_BEST]:
-            table.add_row(Text(shortened(arm, room)), f"{fmean(scores):.2f}", str(len(scores)))
+        for arm in now.arms[:NUM_BEST]:
+            table.add_row(Text(shortened(arm.name, room)), arm.text, str(arm.seeds))
         return table
+
+    def _failures(self, failures: Sequence[tuple[str, int]]) -> Text:
+        """One line for each reason, cut where the terminal ends."""
+        lines = [f"{count} x {reason}" for reason, count in failures[:NUM_FAILURES]]
+        hidden = sum(count for _, count in failures[NUM_FAILURES:])
+        lines += [f"{hidden} more for other reasons"] if hidden else []
+        most = max(self._console.width, _SHORTEST)
+        return Text("failed or diverged\n" + "\n".join(line[:most] for line in lines))
 
 
 def shortened(name: str, most: int) -> str:
@@ -260,11 +240,3 @@ class Building:
             self._task = self._bar.add_task(what, total=1.0)
             self._bar.start()
         self._bar.update(self._task, description=what, completed=share)
-
-
-def at_the_end(metrics: Mapping[str, Any], numbers: Sequence[str]) -> float | None:
-    """Mean of these numbers in a trial's last row; None if one is missing."""
-    values = [metrics.get(f"{name}.final", metrics.get(name)) for name in numbers]
-    if any(value is None for value in values):
-        return None
-    return fmean(float(value) for value in values if value is not None)

@@ -20,8 +20,10 @@ from orchestrator.store.leases import Holder, Leases
 from orchestrator.store.ledger import FOLDER, Ledger
 from orchestrator.store.ledger_rows import EndRow
 from orchestrator.store.settled import ended, is_of, unsettled
+from orchestrator.terminal.board import NUM_BEST
 from orchestrator.terminal.lines import forecast_line
 from orchestrator.terminal.running_trials import RunningTrial, pulse_folder, running_trial
+from orchestrator.terminal.tally import ArmScore, at_the_end, ranked
 from orchestrator.threads import usable_cpus
 from trainables.cache import default_cache
 from trainables.pulse import read_pulses
@@ -39,6 +41,8 @@ class Status:
         num_left: Planned trials that are not settled, held ones included; None without a plan.
         forecast: Forecast of what is left, on this machine; None without a plan.
         running: Running trials of living drivers, and what each does.
+        arms: The plan's arms by score, the best first; none without a plan.
+        score: Name of that score.
     """
 
     counts: Mapping[str, int]
@@ -48,6 +52,8 @@ class Status:
     num_left: int | None = None
     forecast: Forecast | None = None
     running: Sequence[RunningTrial] = ()
+    arms: Sequence[ArmScore] = ()
+    score: str = ""
 
 
 def read_status(store: str, plan: Plan | None = None) -> Status:
@@ -65,7 +71,8 @@ def read_status(store: str, plan: Plan | None = None) -> Status:
         ends = [
             end for end in history.ends.values() if plan is None or is_of(end, plan.config.ablation)
         ]
-        return Status(*_counted(ends), Counter(held.values()), running=running)
+        scored = ((), "") if plan is None else _scored(plan, ends)
+        return Status(*_counted(ends), Counter(held.values()), None, None, running, *scored)
     found = ended(plan.trials, history)
     ends = [end for end in found if end is not None]
     left = unsettled(plan.trials, found, settled)
@@ -77,7 +84,19 @@ def read_status(store: str, plan: Plan | None = None) -> Status:
         cpu_flops=known_speed(default_cache()),
         cpus=usable_cpus() if plan.config.cluster == LOCAL else None,
     )
-    return Status(*_counted(ends), Counter(held.values()), len(left), expected, running)
+    holding = Counter(held.values())
+    return Status(*_counted(ends), holding, len(left), expected, running, *_scored(plan, ends))
+
+
+def _scored(plan: Plan, ends: Sequence[EndRow]) -> tuple[Sequence[ArmScore], str]:
+    """The arms of a plan by score, over the seeds that have finished."""
+    compared = plan.config.scheduler.compared
+    arms: dict[str, list[float]] = {}
+    for end in ends:
+        value = at_the_end(end.metrics, compared.on(end.spec.get("dataset", {})))
+        if end.status == "finished" and value is not None:
+            arms.setdefault(str(end.spec.get("arm", "")), []).append(value)
+    return ranked(arms, compared.sign), compared.name.removesuffix(".token")
 
 
 def _running(store: Path, drivers: Collection[str]) -> list[RunningTrial]:
@@ -93,6 +112,11 @@ def status_lines(status: Status) -> list[str]:
     lines += [f"  {count} stopped by {rule}" for rule, count in status.stopped_by.items()]
     lines += [f"{count} held by {holder}" for holder, count in status.held.items()]
     lines += [f"  {each.name}: {each.doing}, {each.time}" for each in status.running]
+    if status.arms:
+        lines.append(f"best arms by {status.score} (± 95% over seeds, from three on):")
+        seeds = [f"{arm.seeds} seed" + "s" * (arm.seeds > 1) for arm in status.arms]
+        best = zip(status.arms[:NUM_BEST], seeds, strict=False)
+        lines += [f"  {arm.text} ({told}) {arm.name}" for arm, told in best]
     if status.forecast is not None:
         lines.append(f"{status.num_left} left; {forecast_line(status.forecast)}")
     return lines

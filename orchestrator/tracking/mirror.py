@@ -21,13 +21,14 @@ from filelock import FileLock
 from orchestrator.store.ledger_rows import EndRow
 from orchestrator.store.provenance import kept_packages
 from orchestrator.store.rows import LabelledRow
+from orchestrator.tracking.points import points
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
 _LOG = logging.getLogger(__name__)
-_DATABASE = "mlflow.db"
+DATABASE = "mlflow.db"
 LOOPBACK = "http://127.0.0.1:5000"
 # MLflow's own 120 seconds and seven retries would hold a sweep's end up for a quarter of an hour.
 # What it logs as an error it raises as well; its import would set the loggers' levels back.
@@ -54,25 +55,17 @@ LEFT JOIN tags AS paper ON paper.run_uuid = runs.run_uuid AND paper.key = 'paper
 LEFT JOIN tags AS arm ON arm.run_uuid = runs.run_uuid AND arm.key = 'arm'
 WHERE runs.experiment_id = ? AND runs.lifecycle_stage = 'active'
 """
-# Results of a row that are text or bookkeeping, not metrics.
-_NOT_METRICS = frozenset({"rung", "progress", "edits_seen", "done", "compared"})
 
 
 def tracking_uri(store: Path, server: str | None = None) -> str:
     """The address of MLflow for a sweep: the server, or the database in the store."""
     if server:
         return server
-    database = str((store / _DATABASE).resolve())
+    database = str((store / DATABASE).resolve())
     # Of an address SQLAlchemy unquotes the path; MLflow makes folders of it before that, and finds
     # none to make where the slashes are quoted as well.
     is_plain = "%" not in database and "?" not in database
     return f"sqlite:///{database if is_plain else quote(database, safe='')}"
-
-
-def chart_link(experiment_id: str, server: str = LOOPBACK) -> str:
-    """The page of MLflow that shows the runs of an experiment as charts."""
-    query = "workflowType=machine_learning&compareRunsMode=CHART"
-    return f"{server}/#/experiments/{experiment_id}/runs?{query}"
 
 
 def connect(store: Path, server: str | None = None) -> MlflowClient:
@@ -93,7 +86,7 @@ class Mirror:
         self._ablation = ablation
         self._question = question
         self._server = server
-        self._lock = FileLock(store / "mlflow.lock", timeout=_LOCK_SECONDS)
+        self.lock = FileLock(store / "mlflow.lock", timeout=_LOCK_SECONDS)
         self._notes = store / "mlflow" / f"{ablation}.json"
         self._written: dict[str, list[str]] = {}  # fingerprint -> marks of its one whole run
         self._known: list[int] | None = None  # state of the database that `_written` is true of
@@ -155,7 +148,7 @@ class Mirror:
         if self.has_row(row):
             return
         fingerprint = row.end.fingerprint
-        with self._lock:  # other drivers of this store see the same rows
+        with self.lock:  # other drivers of this store see the same rows
             # To search for a run takes longer the more there are, and finds none for a new trial.
             is_alone = self._known is not None and self._known == self._state()
             is_new = is_alone and fingerprint not in self._written
@@ -175,7 +168,7 @@ class Mirror:
 
     def _state(self) -> list[int] | None:
         """A value that changes with every write into the database; None for a server."""
-        database = self._store / _DATABASE
+        database = self._store / DATABASE
         if self._server or not database.is_file():
             return None
         status = database.stat()
@@ -196,7 +189,7 @@ class Mirror:
         """Restore the experiment with all its runs, except those that other runs replaced."""
         from mlflow.exceptions import MlflowException
 
-        with self._lock:
+        with self.lock:
             try:
                 self._client.restore_experiment(experiment_id)
             except MlflowException:
@@ -228,7 +221,7 @@ class Mirror:
         By SQL: MLflow's client makes an object of every metric and tag, which takes most of a
         minute for 10,000 runs.
         """
-        address = f"{(self._store / _DATABASE).resolve().as_uri()}?mode=ro"
+        address = f"{(self._store / DATABASE).resolve().as_uri()}?mode=ro"
         with closing(sqlite3.connect(address, timeout=_LOCK_SECONDS, uri=True)) as database:
             return database.execute(_RUNS, (int(experiment_id),)).fetchall()
 
@@ -282,7 +275,7 @@ class Mirror:
             tags=tags,
             run_name=row.run_name,
         )
-        metrics = [Metric(name, value, when, step) for when, step, name, value in _metrics(end)]
+        metrics = [Metric(name, value, when, step) for when, step, name, value in points(end)]
         params = [Param(name, _text(value)) for name, value in row.swept.items()]
         self._client.log_batch(run.info.run_id, metrics=metrics, params=params, tags=[])
         # Its name alone: a row must not name a file elsewhere.
@@ -337,34 +330,6 @@ def _parts(text: str) -> Iterator[str]:
 
 def _end_ms(end: EndRow) -> int:
     return int(end.time * 1000)
-
-
-def _metrics(end: EndRow) -> list[tuple[int, int, str, float]]:
-    """(milliseconds since 1970, edits seen, name, value) of every checkpoint and of the end.
-
-    Of two values with the same step and time, MLflow takes the larger one for the latest, and all
-    rungs of one batch have seen the same edits: each checkpoint has a time of its own. If a trial
-    began anew, its new values replace those from before.
-    """
-    points = [*end.checkpoints, end.metrics]
-    first = _end_ms(end) - len(points) + 1
-    series: dict[str, list[tuple[int, int, str, float]]] = {}
-    for when, point in enumerate(points, start=first):
-        step = int(point.get("edits_seen", 0))
-        for name, value in _numbers(point):
-            told = series.setdefault(name, [])
-            while told and told[-1][1] > step:
-                told.pop()
-            if not told or told[-1][1:] != (step, name, value):  # a last rung is an end as well
-                told.append((when, step, name, value))
-    return [metric for told in series.values() for metric in told]
-
-
-def _numbers(values: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    for name, value in values.items():
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if is_number and name not in _NOT_METRICS:
-            yield name, float(value)
 
 
 def _text(value: Any) -> str:

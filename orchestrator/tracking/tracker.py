@@ -89,7 +89,7 @@ class Tracker:
             self.failures.append(self._outage or "it answers too slowly")
 
     def _work(self) -> None:
-        with _quiet():
+        with quiet():
             if not self._mirror.recall():
                 self._try_to_open()
             while (row := self._queue.get()) is not _DONE:
@@ -161,7 +161,7 @@ def _reason(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silences MLflow's messages about tables and retries, and its tracebacks, in the block.
 
     Whatever goes wrong is also raised, and reported in one line.

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import pytest
 
+from orchestrator.tracking.summary import is_tested
 from tests.end_to_end.commands import Commands, assert_agree
 
 SMOKE = ("ablation=smoke", "backbone=facts_tiny")
@@ -22,7 +23,7 @@ TOKEN = "0123456789abcdef" * 4  # of the sweep's own Ray
 
 def test_smoke_fills_the_table_and_then_has_nothing_left_to_do(bare: Commands) -> None:
     bare = replace(bare, variables={"RAY_AUTH_TOKEN": TOKEN})
-    first = bare.sweep(*TAUGHT)
+    first = bare.sweep(*TAUGHT, "report=live")
 
     assert first.returncode == 0, first.stderr
     assert TOKEN not in first.stdout + first.stderr
@@ -45,6 +46,12 @@ def test_smoke_fills_the_table_and_then_has_nothing_left_to_do(bare: Commands) -
     assert float(by_arm["no_edit"]["locality"]) == 1.0
     # 25 steps on 8 edits teach something of them.
     assert float(by_arm["ft_m"]["reliability"]) > float(by_arm["no_edit"]["reliability"])
+
+    # The page that followed the sweep is now one that lasts; and MLflow's opens on the answer.
+    page = (bare.store / "report.html").read_text("utf-8")
+    assert "http-equiv" not in page
+    assert page.count("ft_m, seed") == 2
+    assert ("viewStateShareKey=answer" in first.stdout) == is_tested(None)
 
     assert bare.sweep("--status").stdout == "4 finished\n"
     again = bare.sweep(*TAUGHT)

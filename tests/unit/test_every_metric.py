@@ -29,7 +29,7 @@ from orchestrator.settings.loading import load
 from orchestrator.settings.metrics import compared as named
 from orchestrator.settings.yaml_files import SearchSpaces
 from orchestrator.store.rows import end_row, labelled
-from orchestrator.tracking.mirror import _NOT_METRICS as BOOKKEEPING
+from orchestrator.tracking.points import _NOT_METRICS as BOOKKEEPING
 from orchestrator.tracking.tracker import Tracker
 from tests.unit.file_trials import spec, write, zsre_line
 from tests.unit.trials.test_loop import RECORDS, make_loop

@@ -10,7 +10,8 @@ from rich.console import Console
 from orchestrator.settings.metrics import compared
 from orchestrator.store.ledger_rows import EndRow
 from orchestrator.store.rows import LabelledRow
-from orchestrator.terminal.board import NUM_IN_LINE, Board, Building, at_the_end
+from orchestrator.terminal.board import NUM_IN_LINE, Board, Building
+from orchestrator.terminal.tally import at_the_end
 from orchestrator.terminal.waiting import Waiting
 from tests.unit.terminal.test_running_trials import write
 from trainables.pulse import Moment
@@ -136,7 +137,7 @@ def test_board_on_a_narrow_terminal_keeps_what_a_trial_does_and_cuts_its_name(
     screen = Console(file=StringIO(), force_terminal=True, width=80)
     board = Board(40, screen, tmp_path / "pulses")
     board.ended(ended(long, 0.9))
-    board._running.look()
+    board._tally.look()
     text = StringIO()
     Console(file=text, width=80).print(board._picture())
     lines = text.getvalue().splitlines()

@@ -35,6 +35,25 @@ def test_status_counts_what_ended_by_reason_and_what_is_left(tmp_path: Path) -> 
     assert status_lines(status)[3:5] == ["  1 x ValueError: no", "  1 stopped by asha"]
 
 
+def test_status_of_a_plan_ranks_its_arms_by_score(tmp_path: Path) -> None:
+    made = made_plan(tmp_path)
+    names = ("reliability", "generality", "locality_far")
+    for spec, value in zip(made.trials, (0.25, 0.5, 0.75, 1.0), strict=True):
+        written(tmp_path, spec, "finished", **{f"{name}.token.final": value for name in names})
+    mean: dict[str, list[float]] = {}
+    for spec, value in zip(made.trials, (0.25, 0.5, 0.75, 1.0), strict=True):
+        mean.setdefault(spec.arm, []).append(value)
+    status = read_status(str(tmp_path), made)
+    assert {arm.name: arm.mean for arm in status.arms} == {
+        name: sum(values) / 2 for name, values in mean.items()
+    }
+    best = max(mean, key=lambda name: sum(mean[name]))
+    lines = status_lines(status)
+    heading = lines.index("best arms by average (± 95% over seeds, from three on):")
+    assert lines[heading + 1] == f"  {sum(mean[best]) / 2:.2f} (2 seeds) {best}"
+    assert read_status(str(tmp_path)).arms == ()  # of a store: its ablations have no common score
+
+
 def test_status_when_a_driver_lives_then_names_what_it_holds(tmp_path: Path) -> None:
     made = made_plan(tmp_path)
     first = written(tmp_path, made.trials[0], "finished")

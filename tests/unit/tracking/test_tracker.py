@@ -20,7 +20,7 @@ from orchestrator.store.ledger_rows import EndRow
 from orchestrator.store.rows import LabelledRow
 from orchestrator.tracking import mirror
 from orchestrator.tracking import tracker as tracking
-from orchestrator.tracking.mirror import chart_link, tracking_uri
+from orchestrator.tracking.mirror import tracking_uri
 from orchestrator.tracking.tracker import Tracker
 from tests.mlflow_server import MlflowServer, stopped_server
 from tests.unit.deletions import check_deleted_and_back, write_ledger
@@ -136,10 +136,19 @@ def test_a_store_that_cannot_be_opened_is_reported_and_costs_nothing_else(tmp_pa
     assert tracker.experiment_id == ""
 
 
-def test_chart_link_opens_the_charts_of_the_experiment() -> None:
-    link = chart_link("7", "http://127.0.0.1:5001")
-    assert link.startswith("http://127.0.0.1:5001/#/experiments/7/runs?")
-    assert "compareRunsMode=CHART" in link
+def test_a_row_is_charted_with_the_averages_of_its_table(store: Path) -> None:
+    scores = {"reliability": 0.9, "generality": 0.6, "locality_far": 0.3, "locality_near": 0.0}
+    final = {f"{name}.token.final": value for name, value in scores.items()}
+    half = {"reliability.exact.final": 0.5, "generality.exact.final": 0.5}  # and no locality
+    tracker = Tracker(store, "averaged")
+    tracker.log(row("f1", metrics=final | half, spec={"dataset": {"locality": "near"}}))
+    tracker.log(row("f2", metrics=final | half))  # a row of a time that said no kind: far
+    tracker.close()
+    found = {run.data.tags["fingerprint"]: run for run in runs(store, tracker.experiment_id)}
+    near, far = (found[name].data.metrics["average.token.final"] for name in ("f1", "f2"))
+    assert near == pytest.approx(0.5)  # (0.9 + 0.6 + 0.0) / 3
+    assert far == pytest.approx(0.6)  # (0.9 + 0.6 + 0.3) / 3
+    assert "average.exact.final" not in found["f1"].data.metrics
 
 
 def test_the_latest_score_of_rungs_is_the_last_one_though_it_is_not_the_largest(
