@@ -184,18 +184,19 @@ def place(expanded: plan.Plan) -> Store:
     return Store(Path(expanded.config.store), expanded.config.mlflow)
 
 
+def table_commands(expanded: plan.Plan) -> list[list[str]]:
+    """What prints the published tables that a plan answers, or its own."""
+    # analysis is another program: it reads MLflow and knows nothing of sweeps
+    table, words = str(ROOT / "analysis" / "table.py"), place(expanded).words
+    names = expanded.config.paper or (expanded.config.ablation,)
+    return [[sys.executable, table, name, *words] for name in names]
+
+
 def tables(expanded: plan.Plan) -> list[str]:
-    """The published tables that a plan answers, or its own, as `analysis/table.py` prints them."""
-    table = str(ROOT / "analysis" / "table.py")
+    """What `table_commands` print into a file: Markdown."""
     return [
-        # analysis is another program: it reads MLflow and knows nothing of sweeps
-        subprocess.run(
-            [sys.executable, table, name, *place(expanded).words],
-            stdout=subprocess.PIPE,
-            text=True,
-            check=False,
-        ).stdout
-        for name in expanded.config.paper or (expanded.config.ablation,)
+        subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False).stdout
+        for command in table_commands(expanded)
     ]
 
 
@@ -228,7 +229,11 @@ def run(expanded: plan.Plan, typed: argparse.Namespace, arguments: Sequence[str]
         number = outcome.experiment_id
         if number and (outcome.counts or not has_view(where, number)):
             try_to_show(where, expanded.config.ablation, printed)
-    print(*printed, sep="", end="", flush=True)
+    if sys.stdout.isatty():  # where they fit its width
+        for command in table_commands(expanded):
+            subprocess.run(command, check=False)
+    else:
+        print(*printed, sep="", end="", flush=True)
     if expanded.config.plan == "tune":
         words = [f"ablation={expanded.config.ablation}", *where.words]
         print("\nas presets: " + shlex.join(["python", "analysis/presets.py", *words]) + " > FILE")
