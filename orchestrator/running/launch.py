@@ -57,17 +57,22 @@ def prepared(
     keep_speed(cache)
     waiting.now("reading what the store holds")
     sweep = open_sweep(plan.config, options, cache, validator, interruption)
-    announce([*plan.notes, *validator.warnings])
-    _list_excluded(validator.excluded, Path(plan.config.store).resolve())
+    store = Path(plan.config.store).resolve()
+    said = [*plan.notes, *validator.warnings, *_list_excluded(validator.excluded, store)]
+    if plan.config.report == "live":
+        said.append(f"report: {store / 'report.html'}, written again while the sweep runs")
+    with waiting.paused():
+        announce(said)
     return sweep, cells
 
 
-def _list_excluded(excluded: Sequence[str], store: Path) -> None:
-    """Write which records of the user's files are left out, and why, into the store."""
-    if excluded:
-        listed = store / "excluded.txt"
-        listed.write_text("\n".join(excluded) + "\n")
-        announce([f"records that are left out are listed in {listed}"])
+def _list_excluded(excluded: Sequence[str], store: Path) -> list[str]:
+    """Write which records of the user's files are left out, and why, into the store; says where."""
+    if not excluded:
+        return []
+    listed = store / "excluded.txt"
+    listed.write_text("\n".join(excluded) + "\n")
+    return [f"records that are left out are listed in {listed}"]
 
 
 def run(plan: Plan, options: Options, waiting: Waiting, prepare: Prepare = prepared) -> Outcome:

@@ -23,7 +23,7 @@ from orchestrator.store.leases import Leases
 from orchestrator.store.ledger import Ledger, Others
 from orchestrator.store.provenance import ROOT, keep_packages, provenance, source_hash
 from orchestrator.store.settled import Options, Settled
-from orchestrator.terminal.board import Board, announce
+from orchestrator.terminal.board import Board
 from orchestrator.terminal.running_trials import SCRATCH, pulse_folder
 from orchestrator.tracking.tracker import Tracker
 from trainables.spec import TrialSpec as ToldSpec
@@ -89,7 +89,6 @@ def open_sweep(
     report = None
     if config.report == "live":
         report = LiveReport(store, config.ablation, config.mlflow)
-        announce([f"report: {store / 'report.html'}, written again while the sweep runs"])
     return Sweep(
         results,
         settled,
