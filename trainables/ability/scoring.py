@@ -22,11 +22,11 @@ _ENTITY = re.compile(r"(.+?) \((\w+)\)")
 
 
 def last_number(record: Mapping[str, Any], text: str) -> tuple[float, float]:
-    """1 if the last number of `text` is that behind #### of the record's answer."""
-    said = _NUMBER.findall(text.partition("####")[2] or text)
-    wanted = _NUMBER.findall(str(record["answer"]).rpartition("####")[2])
-    is_right = bool(said) and _value(said[-1]) == _value(wanted[-1])
-    return float(is_right), 1.0
+    """1 if the number behind #### in `text`, else its last one, is that of the record's answer."""
+    _, mark, behind = text.partition("####")
+    said = _NUMBER.findall(behind)[:1] if mark else _NUMBER.findall(text)[-1:]
+    wanted = _NUMBER.findall(str(record["answer"]).rpartition("####")[2])[:1]
+    return float(bool(said) and list(map(_value, said)) == list(map(_value, wanted))), 1.0
 
 
 def short_answer(record: Mapping[str, Any], text: str) -> tuple[float, float]:

@@ -14,10 +14,10 @@ import torch
 
 from trainables.ability.answers import LARGEST_LOSS, Answer
 from trainables.datasets.facts import made_up
-from trainables.interfaces import Backbone, EditRecord, PromptBatch
+from trainables.interfaces import Backbone, EditRecord
 from trainables.metrics.evaluator import BATCH_SIZE, Evaluator
 from trainables.metrics.generation import Logits
-from trainables.prompts import by_length, collate, labels_of, pad_id, row_index, tokenise
+from trainables.prompts import by_length, collate, labels_of, pad_id, tokenise
 
 Item = TypeVar("Item")
 
@@ -48,51 +48,41 @@ class ReservedFacts:
 
 
 class WorldText:
-    """Sentences about reserved facts in phrasings that no backbone was trained on."""
+    """Answers to reserved facts, asked in phrasings that no backbone was trained on, as text.
+
+    The prompt itself is not scored: the made-up backbones learned to write answers alone.
+    """
 
     name = "world_text"
     is_perplexity = True
 
     def __init__(self, backbone: Backbone, questions: int | None) -> None:
-        """Read at most so many sentences, `questions`; None: all."""
+        """Read at most so many answers, `questions`; None: all."""
         rows = [row for row in made_up.probe_rows(made_up.build_world()) if row.is_held_out]
         self._rows = _mixed([row for row in rows if row.is_reserved])[:questions]
-        tokens = [tokenise(backbone.tokenizer, row.prompt, row.answer) for row in self._rows]
-        self._batches = []
-        size = backbone.micro_batch.at_most(BATCH_SIZE)
-        for members in by_length(tokens, size):
-            batch = collate(
-                [tokens[m] for m in members],
-                pad_id=pad_id(backbone.tokenizer),
-                device=backbone.device,
-            )
-            self._batches.append((members, _scored_throughout(batch)))
+        tokens = [
+            tokenise(backbone.tokenizer, row.prompt, row.answer, end=True) for row in self._rows
+        ]
+        pad, device = pad_id(backbone.tokenizer), backbone.device
+        self._batches = [
+            (members, collate([tokens[m] for m in members], pad_id=pad, device=device))
+            for members in by_length(tokens, backbone.micro_batch.at_most(BATCH_SIZE))
+        ]
 
     @torch.no_grad()
     def ask(self, logits: Logits) -> list[Answer]:
-        """The mean loss of each sentence, over all its tokens but the first, nats per token."""
+        """The mean loss of each answer and the end token behind it, nats per token."""
         found: dict[int, Answer] = {}
         for members, batch in self._batches:
             predicted = logits(batch, None)[0].float()
             losses = torch.nn.functional.cross_entropy(
                 predicted, labels_of(batch), reduction="none"
-            ).nan_to_num(nan=LARGEST_LOSS, posinf=LARGEST_LOSS)
-            rows = row_index(batch)
-            sums = torch.zeros(len(members), dtype=torch.float64, device=losses.device)
-            sums.index_add_(0, rows, losses.double())
-            counts = torch.bincount(rows, minlength=len(members))
-            for member, total, count in zip(members, sums.tolist(), counts.tolist(), strict=True):
-                found[member] = Answer(self._rows[member].prompt, total / count, float(count))
-        return [found[n] for n in range(len(self._rows))]
-
-
-def _scored_throughout(batch: PromptBatch) -> PromptBatch:
-    """The same rows, scored wherever a token of the row follows; the prompt stays the prompt."""
-    host = batch.on_host
-    follows = host.attention_mask.roll(-1, dims=1).bool()
-    follows[:, -1] = False
-    scored = (host.attention_mask.bool() & follows).to(batch.input_ids.device)
-    return PromptBatch(batch.input_ids, batch.attention_mask, batch.prompt_lengths, scored)
+            )
+            each = losses.nan_to_num(nan=LARGEST_LOSS, posinf=LARGEST_LOSS).double().cpu()
+            for member, own in zip(members, each.split(batch.scored_counts), strict=True):
+                question = self._rows[member].prompt
+                found[member] = Answer(question, float(own.mean()), float(len(own)))
+        return [found[number] for number in range(len(self._rows))]
 
 
 def _mixed(each: Sequence[Item]) -> list[Item]:
