@@ -123,10 +123,11 @@ def _drawn_score(
     """A task's score in each resample of its questions, (resamples,); NaN where none counts."""
     value, weight = (part[f"{name}{suffix}"].to_numpy(float) for name in ("value", "weight"))
     total = times_drawn @ weight
-    mean = np.divide(
+    mean: np.ndarray[Any, Any] = np.divide(
         times_drawn @ (value * weight), total, out=np.full(len(total), np.nan), where=total > 0
     )
-    return np.exp(mean) if part["is_perplexity"].iloc[0] else mean
+    is_loss = bool(part["is_perplexity"].iloc[0])
+    return np.asarray(np.exp(mean)) if is_loss else mean
 
 
 def _times_drawn(num_subjects: int) -> np.ndarray[Any, Any]:

@@ -12,26 +12,36 @@ from analysis.figures.cells import crossed
 from analysis.layouts.ability import UNEDITED
 from analysis.render.table import Row, Table
 
+_LARGE = 20.0  # no share changes by so much
+
 
 def draw(table: Table) -> Figure:
     """The changes; what the unedited backbone scores stands in the title of the panel.
+
+    Perplexities of a ruined model are drawn on a scale that is logarithmic beyond 1.
 
     Raises:
         AnalysisError: If no arm was asked anything.
     """
     own = [row for row in table.rows if row.labels[0] == UNEDITED]
     heads = {
-        key: f"{head}{_score(own, place)}" for place, (key, head) in enumerate(table.scores.items())
+        key: f"{head}: change{_score(own, place)}"
+        for place, (key, head) in enumerate(table.scores.items())
     }
     rows = tuple(row for row in table.rows if row.labels[0] != UNEDITED)
     figure = curve.over_rows(crossed(replace(table, scores=heads, rows=rows), kept=heads))
     for axes in figure.axes:
         axes.axhline(0, color="#666666", lw=0.8, zorder=0)
-        axes.set_ylabel("change")
+        axes.set_xlabel("")  # the ticks say it
+        low, high = axes.dataLim.intervaly
+        if max(-low, high) > _LARGE:
+            axes.set_yscale("symlog", linthresh=1)
+            axes.set_ylim(min(2 * low, -0.5), max(2 * high, 0.5))
+            axes.yaxis.set_major_formatter("{x:g}")
     return figure
 
 
 def _score(own: list[Row], place: int) -> str:
-    """The score before any edit, in brackets."""
+    """From which score, before any edit."""
     found = own[0].entries[place].ours if own else None
-    return f" (unedited {found.mean:.2f})" if isinstance(found, Estimate) else ""
+    return f" from {found.mean:.2f}" if isinstance(found, Estimate) else ""

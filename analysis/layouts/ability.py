@@ -76,6 +76,7 @@ def _body(section: Section, num_left_out: int, without: str) -> Body:
         notes=(*_NOTES, *((_OF_TEXT,) if has_text else ()), _PAPER),
         footer=(left_out,) if num_left_out else (),
         has_own_intervals=True,
+        context={"protocol": _protocol(section)},
         digits={f"{_CHANGE}{task}": 2 if _is_perplexity(task) else 3 for task in tasks},
     )
 
@@ -118,12 +119,23 @@ def _of_task(records: pd.DataFrame, task: str) -> pd.DataFrame:
     return records[records["score"] == f"{_SCORE}{task}"]
 
 
+def _protocol(section: Section) -> str:
+    """What all arms share; sizes stand in the rows."""
+    words = {True: "yes", False: "no"}
+    shared = (
+        f"{key} {words[value] if isinstance(value, bool) else value}"
+        for key, value in section.protocol.items()
+        if value is not None
+    )
+    return ", ".join(shared)
+
+
 def _edits(arm: Arm) -> str:
     return _KINDS[str(arm.protocol["kind"])].format(edits=arm.protocol["num_edits"])
 
 
-def _place(arm: Arm) -> tuple[str, int, int]:
+def _place(arm: Arm) -> tuple[bool, str, int, int]:
     """By method, MEMoE first; then batches by size, streams last."""
-    is_first = arm.method.startswith("memoe")
     kind = list(_KINDS).index(str(arm.protocol["kind"]))
-    return ("" if is_first else " ") + arm.method, kind, int(arm.protocol["num_edits"])
+    is_rival = not arm.method.startswith("memoe")
+    return is_rival, arm.method, kind, int(arm.protocol["num_edits"])

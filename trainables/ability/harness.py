@@ -49,9 +49,9 @@ class HarnessTask:
         self.name = name
         self._backbone, self._questions = backbone, wanted.questions
         self._tasks = tasks_of(name, wanted)
-        metrics = [_metric(task, name) for task in self._tasks.values()]
-        self._metric_of = dict(zip(self._tasks, (metric for metric, _ in metrics), strict=True))
-        self.is_perplexity = any(is_loss for _, is_loss in metrics)
+        metrics = {task: _metric(made, name) for task, made in self._tasks.items()}
+        self._metric_of = {task: metric for task, (metric, _) in metrics.items()}
+        self.is_perplexity = any(is_loss for _, is_loss in metrics.values())
 
     def ask(self, logits: Logits) -> list[Answer]:
         """One answer per question, in the order of the tasks and their questions."""
@@ -83,6 +83,17 @@ class HarnessTask:
         total, weight = value if isinstance(value, tuple) else (value, 1.0)
         loss = -float(total) / max(float(weight), 1.0)
         return Answer(question, min(loss, LARGEST_LOSS), float(weight))
+
+
+def check_data(wanted: EvaluateSpec, name: str) -> None:
+    """Load a task of the harness itself, with its data from the hub or the hub's cache.
+
+    Raises:
+        ConfigError: As `HarnessTask` does.
+        DataError: As `HarnessTask` does.
+    """
+    for task in tasks_of(name, wanted).values():
+        _metric(task, name)
 
 
 def tasks_of(name: str, wanted: EvaluateSpec) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from trainables.moe import nltk_data
 from trainables.moe.nltk_data import NltkData
 from trainables.spec import MethodSpec, ProtocolSpec, TrialSpec
 from trainables.trials.asked import Asked
+from trainables.trials.harness_data import check_harness_data
 from trainables.trials.row_lengths import DriverLengths, check_lengths
 
 
@@ -124,9 +125,10 @@ class Validator:
         }
 
     def _ability(self, spec: TrialSpec) -> str:
-        """The tasks that a trial is asked, by hash; their files are read once."""
+        """The tasks that a trial is asked, by hash; their data are looked for once."""
         key = repr(spec.evaluate)
         if key not in self._ability_digests:
+            check_harness_data(spec.evaluate)
             self._ability_digests[key] = definitions.digest(spec.evaluate)
         return self._ability_digests[key]
 
