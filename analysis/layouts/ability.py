@@ -32,6 +32,7 @@ _NOTES = (
     "each batch is rolled back after it was measured; a stream is measured at its end",
 )
 _OF_TEXT = "World text: perplexity, which a loss of ability raises; it lowers all other scores"
+_NOTHING = "nothing was asked: add evaluate.ability=[TASK, ...] to the sweep"
 _PAPER = (
     "paper (no numbers): after batches of growing size MEMoE stays about level on eight tasks, "
     "MEMIT and MEND lose more the more is edited at once"
@@ -73,7 +74,7 @@ def _body(section: Section, num_left_out: int, without: str) -> Body:
         labels=("Method", "Edits"),
         scores=scores,
         rows=(Row((UNEDITED, "-"), before), *rows) if tasks else (),
-        notes=(*_NOTES, *((_OF_TEXT,) if has_text else ()), _PAPER),
+        notes=(*(_NOTES if tasks else (_NOTHING,)), *((_OF_TEXT,) if has_text else ()), _PAPER),
         footer=(left_out,) if num_left_out else (),
         has_own_intervals=True,
         context={"protocol": _protocol(section)},
