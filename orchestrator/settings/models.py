@@ -97,6 +97,12 @@ class Evaluate(_Model):
     questions: Count | None = None
     path: str | tuple[str, ...] | None = None
 
+    @field_validator("ability", mode="before")
+    @classmethod
+    def _one_or_several(cls, ability: Any) -> Any:
+        """`evaluate.ability=boolq` as well as a list of tasks."""
+        return (ability,) if isinstance(ability, str) else ability
+
 
 class Scheduler(_Model):
     """Which trials are stopped early.
