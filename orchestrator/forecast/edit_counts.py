@@ -9,6 +9,7 @@ from typing import Any
 from orchestrator.planning.trial_spec import TrialSpec
 
 TOKENS_PER_ROW, TOKENS_PER_TARGET, PROMPTS_PER_EDIT = 15, 3, 8
+TOKENS_READ, TOKENS_PER_ANSWER = 2048, 8  # of tasks that no edit is about: at a time, of a choice
 
 
 def num_edits(protocol: Mapping[str, Any]) -> int:

@@ -21,7 +21,8 @@ _UNKNOWN = {"questions": 1000, "tokens": 200, "generated": 0}
 def asked(config: SweepConfig) -> tuple[dict[str, Any], dict[str, Any]]:
     """The part `evaluate` of each trial, empty where nothing is asked, and what it costs.
 
-    The latter is `ability`: how many tokens one asking reads, and generates, in all tasks.
+    The latter is `ability`: how many tokens one asking reads, and generates, in all tasks, and the
+    most tokens of a question.
     """
     wanted = config.evaluate
     if not wanted.ability:
@@ -34,7 +35,7 @@ def asked(config: SweepConfig) -> tuple[dict[str, Any], dict[str, Any]]:
         if path is None or isinstance(path, str)
         else list(map(_absolute, path)),
     }
-    counts = {"read": 0.0, "generated": 0.0}
+    counts = {"read": 0.0, "generated": 0.0, "longest": 0.0}
     known = config.spaces.names(_GROUP)
     for name in wanted.ability:
         cost: Mapping[str, Any] = (
@@ -43,6 +44,7 @@ def asked(config: SweepConfig) -> tuple[dict[str, Any], dict[str, Any]]:
         questions = min(wanted.questions or cost["questions"], cost["questions"])
         counts["read"] += questions * cost["tokens"]
         counts["generated"] += questions * cost["generated"]
+        counts["longest"] = max(counts["longest"], cost["tokens"] + cost["generated"])
     return part, {"ability": counts}
 
 

@@ -10,6 +10,7 @@ import pytest
 from orchestrator.errors import UsageError
 from orchestrator.forecast.costs import work, work_asked
 from orchestrator.forecast.estimate import CPU_FLOPS, once_seconds, rough_seconds
+from orchestrator.forecast.memory import memory
 from orchestrator.planning.cell import Cell, Resolved
 from orchestrator.planning.identity import fingerprint
 from orchestrator.planning.plan import TrialSpec, expand
@@ -80,6 +81,20 @@ def test_forecast_counts_every_asking_and_the_unedited_backbone_once() -> None:
     (same, *_) = trials("protocol.kind=lifelong", "protocol.num_batches=4")
     asked = work_asked(stream).operations  # at its end alone
     assert work(stream).operations - work(same).operations == pytest.approx(asked)
+
+
+def test_memory_counts_the_questions_that_are_read_at_a_time() -> None:
+    words = ["backbone=llama2_7b", "evaluate.path=/a"]
+    (plain, *_) = trials(words[0])
+    (short, *_), (long, *_) = (
+        trials(*words, f"evaluate.ability=[{name}]") for name in ("sst2", "gsm8k")
+    )
+    stages = {stage.name for stage in memory(long).stages}
+    assert stages - {stage.name for stage in memory(plain).stages} == {"ask"}
+    (ask,) = (stage for stage in memory(long).stages if stage.name == "ask")
+    assert ask.rows == pytest.approx(2048 / 860)  # 700 tokens and 160 to come
+    assert memory(plain).peak_gib < memory(short).peak_gib < memory(long).peak_gib
+    assert memory(long).least_gib < memory(long).peak_gib
 
 
 def test_what_was_asked_stands_with_the_protocol_of_a_run() -> None:
