@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from analysis.aggregate import Estimate
 from analysis.figures import curve
 from analysis.figures.cells import crossed
-from analysis.layouts.ability import UNEDITED
+from analysis.layouts.ability import RELIABILITY, UNEDITED
 from analysis.render.table import Row, Table
 
 _LARGE = 20.0  # no share changes by so much
@@ -28,8 +28,9 @@ def draw(table: Table) -> Figure:
         key: f"{head}: change{_score(own, place)}"
         for place, (key, head) in enumerate(table.scores.items())
     }
+    changes = [key for key in heads if key != RELIABILITY]
     rows = tuple(row for row in table.rows if row.labels[0] != UNEDITED)
-    figure = curve.over_rows(crossed(replace(table, scores=heads, rows=rows), kept=heads))
+    figure = curve.over_rows(crossed(replace(table, scores=heads, rows=rows), kept=changes))
     for axes in figure.axes:
         axes.axhline(0, color="#666666", lw=0.8, zorder=0)
         axes.set_xlabel("")  # the ticks say it

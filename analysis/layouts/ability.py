@@ -10,11 +10,12 @@ import pandas as pd
 from analysis.aggregate import Arm, Estimate, Section, estimate
 from analysis.intervals import SEEDS_FOR_T, interval_of_change
 from analysis.layouts.layout import Body, Layout, ours
-from analysis.metrics import METRICS, metric
+from analysis.metrics import METRICS, headings, metric
 from analysis.published.paper_numbers import PaperRow
 from analysis.reading.runs import read_records
 from analysis.render.table import Entry, Row
 
+RELIABILITY = "reliability"  # of the edits: one that does not take costs nothing
 UNEDITED = "unedited"  # the first label of the row with the backbone's own scores
 _SCORE, _CHANGE = "ability.", "ability_change."
 _MOMENT = "ability"  # of the lines of a per-record file that hold answers to tasks
@@ -26,9 +27,10 @@ _KINDS = {
 }
 _ABSENT = "not asked"
 _NOTES = (
-    "first row: what the unedited backbone scores; all others: the change of that score",
+    "first row: what the unedited backbone scores; all others: the change of that score; Rel.: of "
+    "the edits themselves",
     "changes are paired, the same questions before and after; ±: 95% over seeds (Student's t); "
-    "[low, high], with fewer than 3 seeds: 95% bootstrap over the questions",
+    "[low, high], with fewer than 3 seeds: 95% bootstrap over the questions, of Rel. over subjects",
     "each batch is rolled back after it was measured; a stream is measured at its end",
 )
 _OF_TEXT = "World text: perplexity, which a loss of ability raises; it lowers all other scores"
@@ -60,20 +62,26 @@ def ability_layout(figure: str, without: str) -> Layout:
 
 
 def _body(section: Section, num_left_out: int, without: str) -> Body:
-    """A row per method and number of edits, a column per task; before them the backbone's own."""
+    """A row per method and number of edits, a column per task behind the edits' own reliability.
+
+    The first row is the backbone's own.
+    """
     tasks = _tasks(section.arms)
     scores = {f"{_CHANGE}{task}": _heading(task) for task in tasks}
     before = tuple(Entry(_before(section.arms, task)) for task in tasks)
     rows = (
-        Row((arm.method, _edits(arm)), tuple(Entry(_change(arm, task)) for task in tasks))
+        Row(
+            (arm.method, _edits(arm)),
+            (Entry(ours(arm, RELIABILITY)), *(Entry(_change(arm, task)) for task in tasks)),
+        )
         for arm in sorted(section.arms, key=_place)
     )
     has_text = any(_is_perplexity(task) for task in tasks)
     left_out = f"left out: {num_left_out} arms of {without}, which is not in this figure"
     return Body(
         labels=("Method", "Edits"),
-        scores=scores,
-        rows=(Row((UNEDITED, "-"), before), *rows) if tasks else (),
+        scores=headings([RELIABILITY]) | scores,
+        rows=(Row((UNEDITED, "-"), (Entry("-"), *before)), *rows) if tasks else (),
         notes=(*(_NOTES if tasks else (_NOTHING,)), *((_OF_TEXT,) if has_text else ()), _PAPER),
         footer=(left_out,) if num_left_out else (),
         has_own_intervals=True,

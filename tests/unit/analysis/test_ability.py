@@ -116,8 +116,9 @@ def test_table_has_the_change_of_each_method_and_size_below_the_backbones_own_sc
         ["memit", "batch of 30"],
         ["memit", "stream, 40 edits"],
     ]
-    assert [row[2] for row in cells[:3]] == ["BoolQ", "1.000 (1)", "0.000 [0.000, 0.000] (1)"]
-    assert cells[4][2].startswith("-0.500 [-0.8")
+    assert [row[2] for row in cells[:3]] == ["Rel.", "-", "0.90 (1)"]
+    assert [row[3] for row in cells[:3]] == ["BoolQ", "1.000 (1)", "0.000 [0.000, 0.000] (1)"]
+    assert cells[4][3].startswith("-0.500 [-0.8")
     assert "left out: 2 arms of memoe_v2, which is not in this figure" in text
     assert "bootstrap over subjects" not in text
     assert "protocol: ability boolq, ability_questions 8" in text
