@@ -29,7 +29,8 @@ from trainables.spec import BackboneSpec, EvaluateSpec
 
 VERSION = 1  # of how answers are scored
 KEY, PATH = "evaluate.ability", "evaluate.path"
-_HARNESS, _EXTRA = "lm_eval", "pip install -e '.[ability]'"
+_HARNESS, _EXTRA = "lm_eval", "pip install -c constraints.txt -e '.[ability]'"
+_MOST_SHOWN = 40  # signs of a value
 _NAMED = re.compile(r"""^["']?(?:task|group)["']?: *["']?([^\s"'#\[]+)""", re.MULTILINE)
 
 
@@ -42,7 +43,8 @@ class Definition:
         reads: `world`: nothing, it is of the made-up world; `files`: files of the user's.
         version: Raised with every change that moves a number.
         files: Split -> pattern of the name of its file.
-        fields: Keys that each record must have.
+        fields: Keys that each record must have, with what stands there: `text`, `texts`,
+            `text or texts`, or one of a list of values.
         task: Prompt, answer and kind of the task, as the harness takes them.
         scoring: A function of `scoring.py`; None: the harness's own metric.
     """
@@ -51,7 +53,7 @@ class Definition:
     reads: Literal["world", "files"]
     version: int
     files: Mapping[str, str] = field(default_factory=dict)
-    fields: tuple[str, ...] = ()
+    fields: Mapping[str, str | Sequence[Any]] = field(default_factory=dict)
     task: Mapping[str, Any] = field(default_factory=dict)
     scoring: str | None = None
 
@@ -62,7 +64,6 @@ def defined() -> Mapping[str, Definition]:
     found = {}
     for path in sorted((FOLDER / "ability").glob("*.yaml")):
         values = {key: value for key, value in read_yaml(path).items() if key != "cost"}
-        values["fields"] = tuple(values.get("fields", ()))
         found[path.stem] = Definition(path.stem, **values)
     return found
 
@@ -155,15 +156,18 @@ def documents(known: Definition, path: Path) -> list[dict[str, Any]]:
     """The records of a task's file, with the keys that the task reads.
 
     Raises:
-        DataError: If the file is empty or broken, or a record lacks a key.
+        DataError: If the file is empty or broken, or a record lacks a key or has something else
+            there.
     """
     found = []
     for line, record in objects(path, read_bytes(path, PATH), PATH):
-        for key in known.fields:
-            if not isinstance(record, Mapping) or record.get(key) is None:
+        for key, kind in known.fields.items():
+            value = record.get(key) if isinstance(record, Mapping) else None
+            if not _is_of_kind(value, kind):
+                wanted = kind if isinstance(kind, str) else " or ".join(map(json.dumps, kind))
                 raise DataError(
-                    f"{PATH}: {path}, line {line}: no {key!r}; {KEY}={known.name} reads "
-                    f"{', '.join(known.fields)}"
+                    f"{PATH}: {path}, line {line}: {key} is {_shown(value)}; {KEY}={known.name} "
+                    f"reads {', '.join(known.fields)}, and {key} is {wanted}"
                 )
         found.append({key: record[key] for key in known.fields})
     if not found:
@@ -205,6 +209,19 @@ def _harness_files() -> Mapping[str, Path]:
 @cache
 def _harness_version() -> str:
     return importlib.metadata.version(_HARNESS)
+
+
+def _is_of_kind(value: Any, kind: str | Sequence[Any]) -> bool:
+    if not isinstance(kind, str):
+        return any(type(value) is type(each) and value == each for each in kind)
+    is_text = isinstance(value, str)
+    are_texts = isinstance(value, list) and all(isinstance(each, str) for each in value)
+    return {"text": is_text, "texts": are_texts, "text or texts": is_text or are_texts}[kind]
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value)
+    return "missing" if value is None else text if len(text) <= _MOST_SHOWN else text[:_MOST_SHOWN]
 
 
 def _files_in(paths: Sequence[str]) -> Iterator[Path]:

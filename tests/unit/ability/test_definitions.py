@@ -108,8 +108,14 @@ def test_files_when_no_path_is_set_or_it_is_not_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('{"sentence": "fine"}\n', "line 1: no 'label'; evaluate.ability=sst2 reads sentence, la"),
-        ('{"sentence": "fine", "label": 1}\n[1]\n', "line 2: no 'sentence'"),
+        (
+            '{"sentence": "fine"}\n',
+            "line 1: label is missing; evaluate.ability=sst2 reads sentence",
+        ),
+        ('{"sentence": "fine", "label": 1}\n[1]\n', "line 2: sentence is missing"),
+        ('{"sentence": "fine", "label": "1"}\n', 'label is "1"; .* and label is 0 or 1'),
+        ('{"sentence": "fine", "label": true}\n', "label is true; .* and label is 0 or 1"),
+        ('{"sentence": ["fine"], "label": 1}\n', "sentence is .*; .* and sentence is text"),
         ("{", "not valid JSON"),
         ("", "empty"),
         ("\n", "holds no record"),
