@@ -12,6 +12,7 @@ from analysis.figures.cells import crossed
 from analysis.layouts.ability import RELIABILITY, UNEDITED
 from analysis.render.table import Row, Table
 
+_OF_NUMBERS = "edits in a batch"  # other ticks say it themselves
 _LARGE = 20.0  # no share changes by so much
 
 
@@ -33,7 +34,8 @@ def draw(table: Table) -> Figure:
     figure = curve.over_rows(crossed(replace(table, scores=heads, rows=rows), kept=changes))
     for axes in figure.axes:
         axes.axhline(0, color="#666666", lw=0.8, zorder=0)
-        axes.set_xlabel("")  # the ticks say it
+        ticks = [tick.get_text() for tick in axes.get_xticklabels()]
+        axes.set_xlabel(_OF_NUMBERS if all(map(str.isdigit, ticks)) else "")
         low, high = axes.dataLim.intervaly
         if max(-low, high) > _LARGE:
             axes.set_yscale("symlog", linthresh=1)

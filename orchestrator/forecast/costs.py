@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 from orchestrator.forecast.edit_counts import (
     TOKENS_PER_TARGET,
-    TOKENS_READ,
     mini_batches,
     num_batches,
     num_edits,
@@ -22,7 +21,7 @@ from orchestrator.forecast.training_costs import training_of
 from orchestrator.planning.trial_spec import TrialSpec
 
 _ROWS_READ = 16  # prompts that the evaluation reads at a time
-_ROWS_GENERATED = 8  # texts that a task lets grow at a time
+_TOKENS_ON_CPU, _ROWS_GENERATED = 512, 4  # of tasks: read at a time, and texts that grow at a time
 # A batch whose loss falls below `stop_loss` is done: between a third and all of the steps.
 _STOPPED_SHARE = 0.75
 _GENERATED = 12  # tokens until the last prompt of a batch has ended
@@ -98,7 +97,7 @@ def work_asked(spec: TrialSpec) -> Work:
         return Work(0.0, 0.0)
     shape = Shape.of_backbone(spec.backbone)
     read, generated = counts["read"], counts["generated"]
-    calls = read / TOKENS_READ + generated / _ROWS_GENERATED
+    calls = read / _TOKENS_ON_CPU + generated / _ROWS_GENERATED
     return Work((read + generated) * 2 * shape.num_parameters, calls * shape.num_layers)
 
 

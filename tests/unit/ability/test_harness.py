@@ -105,7 +105,7 @@ def test_loglikelihoods_are_those_of_hflm(
 def test_rows_that_are_read_are_few(llama: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     """Answers that differ in their last token share a row; a batch is bounded in tokens."""
     split, rows, tokens = Split(llama, 0, PrefixCache()), list[int](), list[int]()
-    monkeypatch.setattr(edited_model, "MOST_TOKENS", 60)
+    monkeypatch.setattr(edited_model, "MOST_ON_CPU", 60)
 
     def logits(prompts: Any, state: Any) -> Any:
         rows.append(len(prompts.input_ids))

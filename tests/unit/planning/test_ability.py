@@ -92,7 +92,7 @@ def test_memory_counts_the_questions_that_are_read_at_a_time() -> None:
     stages = {stage.name for stage in memory(long).stages}
     assert stages - {stage.name for stage in memory(plain).stages} == {"ask"}
     (ask,) = (stage for stage in memory(long).stages if stage.name == "ask")
-    assert ask.rows == pytest.approx(2048 / 860)  # 700 tokens and 160 to come
+    assert ask.rows == pytest.approx(4096 / 860)  # 700 tokens and 160 to come
     assert memory(plain).peak_gib < memory(short).peak_gib < memory(long).peak_gib
     assert memory(long).least_gib < memory(long).peak_gib
 
