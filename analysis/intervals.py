@@ -87,6 +87,49 @@ def intervals_over_subjects(by_seed: Sequence[pd.DataFrame], measure: str) -> di
     return {name: _pair(np.nanquantile(values, tails)) for name, values in means.items()}
 
 
+def interval_of_change(by_trial: Sequence[pd.DataFrame]) -> Interval | None:
+    """Percentile bootstrap (95%) over questions of how the score of one task changed.
+
+    A question's answers before and after are drawn together, in all trials and after all batches at
+    once, as all of them ask the same questions: the difference is paired. The statistic is the mean
+    over trials and batches of what is printed, the weighted mean of the values (of losses: its
+    exponential) less the same before.
+
+    Args:
+        by_trial: The task's lines of each seed's per-record results, as `runs.read_records` returns
+            those of the moment `ability`.
+
+    Returns:
+        None without a trial, or with fewer than two questions.
+    """
+    asked = [part for frame in by_trial for _, part in frame.groupby("batch")]
+    if not asked or len(asked[0]) < 2:
+        return None
+    changes = []
+    for part in asked:
+        part = part.sort_values("record_id")
+        times_drawn = _times_drawn(len(part))
+        after, before = (
+            _drawn_score(part, times_drawn, suffix=suffix) for suffix in ("", "_before")
+        )
+        changes.append(after - before)
+    tails = [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]
+    return _pair(np.nanquantile(np.mean(changes, axis=0), tails))
+
+
+def _drawn_score(
+    part: pd.DataFrame, times_drawn: np.ndarray[Any, Any], *, suffix: str
+) -> np.ndarray[Any, Any]:
+    """A task's score in each resample of its questions, (resamples,); NaN where none counts."""
+    value, weight = (part[f"{name}{suffix}"].to_numpy(float) for name in ("value", "weight"))
+    total = times_drawn @ weight
+    mean: np.ndarray[Any, Any] = np.divide(
+        times_drawn @ (value * weight), total, out=np.full(len(total), np.nan), where=total > 0
+    )
+    is_loss = bool(part["is_perplexity"].iloc[0])
+    return np.asarray(np.exp(mean)) if is_loss else mean
+
+
 def _times_drawn(num_subjects: int) -> np.ndarray[Any, Any]:
     """How often each resample holds each subject, (resamples, subjects)."""
     generator = np.random.default_rng(_BOOTSTRAP_SEED)

@@ -154,7 +154,7 @@ def _table(
 ) -> Table:
     notes = [*body.notes, *_serial_notes(section)]
     notes += [] if "measure" in body.context else measure_note
-    notes += [*_interval_notes(section, layout.has_paper), *_mixed(section)]
+    notes += [*_interval_notes(section, body, layout.has_paper), *_mixed(section)]
     if body.paper:
         differing = "; ".join(compare.differences(section, body.paper))
         notes.insert(0, f"differs from the paper: {differing or 'nothing in backbone, data, size'}")
@@ -267,12 +267,14 @@ def _serial_notes(section: Section) -> list[str]:
     return [note for begin, note in _ANSWERS.items() if any(t.startswith(begin) for t in told)]
 
 
-def _interval_notes(section: Section, has_paper: bool) -> list[str]:
+def _interval_notes(section: Section, body: Body, has_paper: bool) -> list[str]:
     # Routes and memory have no records to resample; what is said here is of the scores.
     scores = [arm.scores[name] for arm in section.arms for name in AVERAGED if name in arm.scores]
     sources = {estimate.source for estimate in scores}
     beside = " / paper" if has_paper else ""
     lines = [f"{CELLS} (number of seeds){beside}"]
+    if body.has_own_intervals:
+        return lines
     if "t" in sources:
         lines.append("±: 95% interval over seeds (Student's t)")
     if "bootstrap" in sources:

@@ -4,6 +4,7 @@ Rooms, each of which imports only those below it:
 
 - `trials`: one trial, with Ray or without. `notebook`: an editor to use from a notebook.
 - `settings_check`: whether a method takes its settings, without loading torch.
+- `ability`: tasks that no edit is about, asked of an edited model and of the unedited backbone.
 - `methods`: one editor a file. `edits`: which records a trial edits.
 - `assemblies`: parts of `moe` joined to a backbone, where several methods use the same ones.
 - `artefacts`: results that trials share, each stored under the hash of all its inputs.

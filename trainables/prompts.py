@@ -105,6 +105,7 @@ def collate(
     pad_id: int,
     padding_side: PaddingSide = "right",
     scores_last: bool = False,
+    scores_beyond: bool = False,
     device: torch.device | str = "cpu",
 ) -> PromptBatch:
     """Rows padded to one width; scored where the next token is a target token.
@@ -114,6 +115,7 @@ def collate(
         pad_id: Token id written on padding; masked, so its value does not matter.
         padding_side: Side on which short rows are filled.
         scores_last: Score the last real token instead, for prompts without a target.
+        scores_beyond: Score the last real token too: the target has one more token than the row.
         device: Where the tensors go.
     """
     width = max(len(row.ids) for row in rows)
@@ -128,7 +130,7 @@ def collate(
         if scores_last:
             scored[index, stop - 1] = True
         else:
-            scored[index, start + row.prompt_length - 1 : stop - 1] = True
+            scored[index, start + row.prompt_length - 1 : stop - (not scores_beyond)] = True
     lengths = torch.tensor([row.prompt_length for row in rows])
     return PromptBatch(ids, mask, lengths, scored).to(torch.device(device))
 

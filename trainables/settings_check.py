@@ -1,4 +1,4 @@
-"""Checks that a method accepts its settings, and that a trial measures what is compared.
+"""Checks that a method accepts its settings, and that a trial can measure what it is to.
 
 Free of torch, for the driver and --dry-run.
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from trainables.ability import definitions
 from trainables.errors import ConfigError
 from trainables.methods import Settings, has_routes
 from trainables.moe import nltk_data
@@ -43,14 +44,20 @@ class SettingsCheck:
         self._parts = PartialImport()
         self._settings: dict[str, Settings] = {}
         self._built: set[str] = set()
+        self._asked: set[str] = set()
 
     def check(self, spec: TrialSpec) -> None:
         """Refuse `spec` if its method makes no Config, or lacks NLTK's data, or nothing compares.
 
+        So it is if a task of `evaluate.ability` cannot be asked.
+
         Raises:
-            ConfigError: As the trial itself would.
+            EditingError: As the trial itself would.
         """
         self._check_compared(spec)
+        if (asked := repr((spec.evaluate, spec.backbone))) not in self._asked:
+            definitions.check(spec.evaluate, spec.backbone)
+            self._asked.add(asked)
         method, module = spec.method, spec.method.module
         if module not in self._settings:
             self._settings[module] = Settings.without_import(module, self._parts)

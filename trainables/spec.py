@@ -215,12 +215,28 @@ class ProtocolSpec:
 
 
 @dataclass(frozen=True)
+class EvaluateSpec:
+    """What else is asked of an edited model; `search_spaces/README.md` says more.
+
+    Attributes:
+        ability: Names of tasks.
+        questions: Most questions of each; None: all.
+        path: Folder or file with the tasks' questions, or several.
+    """
+
+    ability: Sequence[str] = ()
+    questions: int | None = None
+    path: str | Sequence[str] | None = None
+
+
+@dataclass(frozen=True)
 class TrialSpec:
     """All that one trial is told.
 
     Attributes:
         seed: Of everything random.
         arm: Label for people; empty where nobody gave one.
+        evaluate: What is asked beside the edits' own questions.
     """
 
     method: MethodSpec
@@ -229,6 +245,7 @@ class TrialSpec:
     protocol: ProtocolSpec
     seed: int
     arm: str = ""
+    evaluate: EvaluateSpec = EvaluateSpec()
 
     @classmethod
     def parse(cls, told: Mapping[str, Any]) -> TrialSpec:
@@ -248,6 +265,8 @@ class TrialSpec:
         }
         for name, kind in kinds.items():
             parts[name] = _part(kind, name, _mapping(told, name))
+        # Not in what an earlier version wrote.
+        parts["evaluate"] = _part(EvaluateSpec, "evaluate", told.get("evaluate") or {})
         return _part(cls, "", {**told, **parts})
 
 

@@ -9,7 +9,7 @@ from typing import TypeAlias
 from matplotlib.figure import Figure
 
 from analysis.errors import AnalysisError
-from analysis.figures import curve, dots, heat_map, scatter
+from analysis.figures import ability, curve, dots, heat_map, scatter
 from analysis.figures.cells import grid_heads
 from analysis.layouts.grid import GRID_HEADS
 from analysis.render.table import Table
@@ -22,8 +22,10 @@ _PUBLISHED: Mapping[str, Draw] = {
         scatter.one_against_another,
         pairs=[("reliability", "balance"), ("reliability", "average")],
     ),
+    "memoe_v1_figure3": ability.draw,
     "memoe_v1_figure4": curve.over_rows,
     "memoe_v2_figure1": curve.over_rows,
+    "memoe_v2_figure3": ability.draw,
     "memoe_v2_figure4": curve.over_rows,
     "memoe_v2_figure5": dots.draw,
     "lemoe_figure2": curve.over_rows,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -152,17 +152,17 @@ def has_paper(columns: Sequence[Column]) -> bool:
     return any(cell.paper is not None for column in columns for cell in column.cells)
 
 
-def crossed(table: Table) -> Table:
+def crossed(table: Table, kept: Collection[str] = SCORES) -> Table:
     """The table with a row for each second label, and the first ones as groups of columns.
 
-    Only the main scores stay.
+    Only the scores that are `kept` stay.
 
     Raises:
         AnalysisError: If two rows have the same two labels.
     """
     firsts = list(dict.fromkeys(row.labels[0] for row in table.rows))
     seconds = list(dict.fromkeys(row.labels[1] for row in table.rows))
-    places = [(i, key, head) for i, (key, head) in enumerate(table.scores.items()) if key in SCORES]
+    places = [(i, key, head) for i, (key, head) in enumerate(table.scores.items()) if key in kept]
     found = {row.labels[:2]: row for row in table.rows}
     if len(found) < len(table.rows):
         raise AnalysisError(f"{table.title}: several rows have the same two labels")

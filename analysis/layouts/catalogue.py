@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 
 from analysis.layouts import generic
+from analysis.layouts.ability import ability_layout
 from analysis.layouts.curves import forgetting
 from analysis.layouts.directions import (
     BY_BATCH,
@@ -107,6 +108,8 @@ _MEMOE_TABLES: Mapping[str, Layout] = {
     ).layout(
         "MEMoE v1 Figure 4: number of experts, layer and routing", numbers=["memoe_v1_table6"]
     ),
+    "memoe_v1_figure3": ability_layout("MEMoE v1 Figure 3", without="memoe_v2"),
+    "memoe_v2_figure3": ability_layout("MEMoE v2 Figure 3", without="memoe_v1"),
     "memoe_v2_table1": Matrix(_MEMOE_V2, BY_PROTOCOL).layout(
         "MEMoE v2 Table 1: batch and sequential batch editing, by method", _ANY_KIND
     ),

@@ -28,6 +28,7 @@ class Body:
         digits: Decimals by key of `scores`, for columns with other than two.
         groups: Label of the group of columns by key of `scores`; headings begin with it.
         context: Lines above the table that say otherwise than the section does, by their name.
+        has_own_intervals: Whether the notes say themselves what the intervals are.
     """
 
     labels: tuple[str, ...]
@@ -39,6 +40,7 @@ class Body:
     digits: Mapping[str, int] = field(default_factory=dict)
     context: Mapping[str, str] = field(default_factory=dict)
     groups: Mapping[str, str] = field(default_factory=dict)
+    has_own_intervals: bool = False
 
 
 Arrange: TypeAlias = Callable[[Section, Sequence[PaperRow], bool], Body]

@@ -21,6 +21,7 @@ from orchestrator.forecast.training_costs import training_of
 from orchestrator.planning.trial_spec import TrialSpec
 
 _ROWS_READ = 16  # prompts that the evaluation reads at a time
+_TOKENS_ON_CPU, _ROWS_GENERATED = 512, 4  # of tasks: read at a time, and texts that grow at a time
 # A batch whose loss falls below `stop_loss` is done: between a third and all of the steps.
 _STOPPED_SHARE = 0.75
 _GENERATED = 12  # tokens until the last prompt of a batch has ended
@@ -75,7 +76,29 @@ def work(spec: TrialSpec) -> Work:
         decoded = 2 * _GENERATED * edits * per_edit(spec, "prompts_per_edit")
         operations += decoded * 2 * shape.num_parameters
         calls += decoded / _ROWS_READ * shape.num_layers
-    return Work(operations, calls, steps, steps * training.trained * training.optimiser_bytes)
+    asked = work_asked(spec)
+    times = num_batches(spec.protocol) if rolls_back(spec) else 1
+    return Work(
+        operations + times * asked.operations,
+        calls + times * asked.layer_calls,
+        steps,
+        steps * training.trained * training.optimiser_bytes,
+    )
+
+
+def work_asked(spec: TrialSpec) -> Work:
+    """What it takes to ask a model once all tasks of `evaluate.ability`.
+
+    Continuations that share their context count once, as a task's file does; what a cache holds of
+    the layers below the edited one counts as if it held nothing.
+    """
+    counts = spec.cost.get("ability")
+    if not counts:
+        return Work(0.0, 0.0)
+    shape = Shape.of_backbone(spec.backbone)
+    read, generated = counts["read"], counts["generated"]
+    calls = read / _TOKENS_ON_CPU + generated / _ROWS_GENERATED
+    return Work((read + generated) * 2 * shape.num_parameters, calls * shape.num_layers)
 
 
 def work_once(spec: TrialSpec) -> Work:

@@ -9,6 +9,8 @@ from typing import Any
 from orchestrator.planning.trial_spec import TrialSpec
 
 TOKENS_PER_ROW, TOKENS_PER_TARGET, PROMPTS_PER_EDIT = 15, 3, 8
+TOKENS_PER_ANSWER = 8  # of a task that no edit is about, where it is chosen
+TOKENS_READ = 4096  # of its questions at a time on a GPU, which is where memory is short
 
 
 def num_edits(protocol: Mapping[str, Any]) -> int:

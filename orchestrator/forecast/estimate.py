@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any, Protocol
 
-from orchestrator.forecast.costs import Work, work, work_once
+from orchestrator.forecast.costs import Work, work, work_asked, work_once
 from orchestrator.forecast.edit_counts import num_batches
 from orchestrator.forecast.placement import memory_gib, placement, resources
 from orchestrator.planning.trial_spec import TrialSpec
@@ -180,10 +180,12 @@ def once_seconds(
         method = spec.method
         network = _network(spec, number if is_search else None)
         key = repr((method["module"], method.get("layers"), _shape(spec), needed, network))
-        if key not in made and needed.operations:
-            made.add(key)
-            is_gpu = placement(spec, None, sharing).gpu > 0
-            total += _seconds(needed, cpu_flops, gpu_flops, is_gpu=is_gpu) - SECONDS_PER_TRIAL
+        asked = work_asked(spec)  # of the unedited backbone, whatever edits it
+        for what, each in ((key, needed), (repr((_shape(spec), asked)), asked)):
+            if what not in made and each.operations:
+                made.add(what)
+                is_gpu = placement(spec, None, sharing).gpu > 0
+                total += _seconds(each, cpu_flops, gpu_flops, is_gpu=is_gpu) - SECONDS_PER_TRIAL
     return total
 
 
@@ -264,6 +266,7 @@ def _traits(spec: TrialSpec) -> Traits:
         num_batches(protocol) > 1 and protocol["kind"],
         bool(protocol.get("curve")),
         bool(protocol.get("generate")),
+        repr(spec.evaluate.get("ability")),
     )
 
 

@@ -10,7 +10,9 @@ import math
 from dataclasses import dataclass
 
 from orchestrator.forecast.edit_counts import (
+    TOKENS_PER_ANSWER,
     TOKENS_PER_TARGET,
+    TOKENS_READ,
     batch_size,
     mini_batches,
     num_edits,
@@ -37,7 +39,7 @@ class Stage:
     Attributes:
         name: `prepare` and `rank` make what all trials of a backbone share, `step` goes forward
             and back, `update` is the optimiser's part of a step, `write` ends a batch, `read`
-            scores.
+            scores, `ask` puts the questions of tasks.
         fixed_gib: Needed however few rows run at a time; process and weights among it.
         row_gib: Of each row that runs.
         rows: Rows that run at a time where nothing cuts them.
@@ -130,6 +132,8 @@ def memory(spec: TrialSpec) -> Memory:
         stages.append(Stage("prepare", base + held.prepare / GIB))
     if _is_ranked(spec):
         stages.append(_ranking(spec, shape, base))
+    if spec.cost.get("ability"):
+        stages.append(_asking(spec, shape, base + held.kept / GIB))
     return Memory(tuple(stages), held.state / GIB)
 
 
@@ -168,6 +172,17 @@ def _reading(spec: TrialSpec, shape: Shape, fixed: float, shown: float) -> Stage
     return Stage("read", fixed + _prefixes(spec, shape), row / GIB, min(_READ, prompts))
 
 
+def _asking(spec: TrialSpec, shape: Shape, fixed: float) -> Stage:
+    """Questions of tasks that no edit is about, through all layers; some generate a text."""
+    counts = spec.cost["ability"]
+    row = counts["longest"] * _passing(shape)
+    row += TOKENS_PER_ANSWER * shape.vocabulary * _LOGIT_READ_BYTES
+    if counts["generated"]:
+        row += counts["longest"] * 2 * shape.num_layers * shape.width * shape.bytes_each
+    rows = max(1.0, TOKENS_READ / counts["longest"])
+    return Stage("ask", fixed + _prefixes(spec, shape), row / GIB, rows)
+
+
 def _ranking(spec: TrialSpec, shape: Shape, base: float) -> Stage:
     """GECE of all records: states below the middle, and one gradient of its output projection."""
     tokens, records = per_edit(spec, "tokens_per_row"), float(spec.cost.get("records") or 0)
@@ -193,5 +208,6 @@ def _passing(shape: Shape) -> float:
 def _prefixes(spec: TrialSpec, shape: Shape) -> float:
     """GiB of the states that a process keeps, below the edited layer and below the last one."""
     read = num_edits(spec.protocol) * per_edit(spec, "prompts_per_edit")
-    kept = 2 * read * per_edit(spec, "tokens_per_row") * shape.width * shape.bytes_each
-    return min(_PREFIX_GIB, kept / GIB)
+    tokens = 2 * read * per_edit(spec, "tokens_per_row")
+    tokens += float(spec.cost.get("ability", {}).get("read", 0.0))
+    return min(_PREFIX_GIB, tokens * shape.width * shape.bytes_each / GIB)

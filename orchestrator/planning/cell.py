@@ -22,6 +22,8 @@ class Resolved:
         tokenizer: Class and versions that, besides the tokenizer's files, decide a text's ids.
         method_data: Version and hash of what the method reads besides the data set, such as NLTK's
             data; empty if it reads nothing.
+        ability: Hash of the tasks that it is asked beside its edits, their files and number of
+            questions included; empty if there are none.
     """
 
     backbone_fingerprint: str
@@ -31,6 +33,7 @@ class Resolved:
     generation_version: int | None = None
     tokenizer: str = ""
     method_data: str = ""
+    ability: str = ""
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -41,6 +44,8 @@ class Resolved:
             del values["generation_version"]
         if not self.method_data:
             del values["method_data"]  # as before there was any
+        if not self.ability:
+            del values["ability"]
         return values
 
 

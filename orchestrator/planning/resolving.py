@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from orchestrator.errors import UsageError
+from orchestrator.planning.ability import asked
 from orchestrator.planning.counts import STREAMS, limit_of, num_drawn, with_counts
 from orchestrator.planning.papers.presets import Presets, fields_of
 from orchestrator.planning.papers.readings import read_as_printed
@@ -56,6 +57,7 @@ class Resolver:
         self._swept: dict[tuple[str, int, str, int], tuple[Swept, Any, Origin]] = {}
         self._costs: dict[tuple[str, str], dict[str, Any]] = {}
         self._protocols: dict[str, tuple[dict[str, Any], dict[str, Origin]]] = {}
+        self._asked, self._asking = asked(config)
 
     def trial(self, values: Mapping[str, Swept], seed: int, arm: str) -> TrialSpec:
         """The trial in which `values` win over everything else.
@@ -82,6 +84,7 @@ class Resolver:
             {},
             origins,
             self._cost(values),
+            dict(self._asked),
         )
         for key, swept in values.items():
             try:
@@ -101,7 +104,7 @@ class Resolver:
         if names not in self._costs:
             files = map(self.config.spaces.load, ("method", "dataset"), names)
             costs = [file.get("cost") or {} for file in files]
-            self._costs[names] = costs[0] | costs[1]
+            self._costs[names] = costs[0] | costs[1] | self._asking
         return dict(self._costs[names])
 
     def _choice(self, group: str, values: Mapping[str, Swept]) -> str:

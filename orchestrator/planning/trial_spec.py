@@ -19,7 +19,7 @@ HEADER = (
 # was there keep their names.
 LEFT_OUT: Mapping[str, Any] = {"update_order": "rounds"}
 # What `TrialSpec.to_dict` writes.
-_PARTS = ("method", "backbone", "dataset", "protocol", "swept", "published")
+_PARTS = ("method", "backbone", "dataset", "protocol", "swept", "published", "evaluate")
 _KINDS: dict[str, type] = {"ablation": str, "arm": str, "seed": int, **dict.fromkeys(_PARTS, dict)}
 
 
@@ -48,6 +48,8 @@ class TrialSpec:
         origins: Source of every value by dotted key; not part of the identity.
         cost: The `cost` of the method's and the data set's YAML, which only the forecast reads; not
             part of the identity either.
+        evaluate: What is asked beside the edits' own questions; empty without any. The identity
+            holds a hash of the tasks instead.
     """
 
     ablation: str
@@ -61,6 +63,7 @@ class TrialSpec:
     published: dict[str, list[Any]] = field(default_factory=dict)
     origins: dict[str, Origin] = field(default_factory=dict, compare=False)
     cost: dict[str, Any] = field(default_factory=dict, compare=False)
+    evaluate: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """All fields but the origins and the cost, as JSON."""
@@ -75,7 +78,7 @@ class TrialSpec:
         Raises:
             ValueError: If a key is missing, or its value is of another kind.
         """
-        told = {"published": {}, **values}
+        told = {"published": {}, "evaluate": {}, **values}
         for name, kind in _KINDS.items():
             if type(told.get(name)) is not kind:
                 raise ValueError(f"spec.{name} is {told.get(name)!r}, no {kind.__name__}")

@@ -9,7 +9,7 @@ from orchestrator.errors import UsageError
 from orchestrator.settings.complaints import unknown
 from orchestrator.settings.yaml_files import GROUPS, SearchSpaces
 
-_MAPPINGS = ("axes", "arms", "protocol", "rerun", "stands_for", "printed_cells")
+_MAPPINGS = ("axes", "arms", "protocol", "evaluate", "rerun", "stands_for", "printed_cells")
 _OF_FILES = ("arms", "question")
 _AT_THE_TOP = ("defaults", "scales")
 

@@ -20,6 +20,7 @@ from orchestrator.settings.composition import compose, merge, own_choices
 from orchestrator.settings.models import (
     COMMAND_LINE,
     PARTS,
+    Evaluate,
     Layer,
     Protocol,
     Rerun,
@@ -68,8 +69,8 @@ def known_words() -> Known:
     """The words that a typed key may begin with, and those that may follow each."""
     known: dict[str, Any] = {name: () for name in (*SweepConfig.model_fields, *GROUPS)}
     known |= {name: None for name in (*PARTS, "axes", "stands_for")}
-    for name, model in (("protocol", Protocol), ("scheduler", Scheduler), ("rerun", Rerun)):
-        known[name] = tuple(model.model_fields)
+    parts = (Protocol, Evaluate, Scheduler, Rerun)
+    known |= {model.__name__.lower(): tuple(model.model_fields) for model in parts}
     return {name: words for name, words in known.items() if name not in _NOT_TYPED}
 
 

@@ -26,6 +26,12 @@ def _differ(seeds: tuple[int, ...]) -> tuple[int, ...]:
     return seeds
 
 
+def _named_once(tasks: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(tasks)) < len(tasks) or not all(tasks):
+        raise ValueError("name each task only once")
+    return tasks
+
+
 Seeds = Annotated[tuple[Seed, ...], AfterValidator(_differ)]
 
 
@@ -76,6 +82,26 @@ class Protocol(_Model):
     target_ends_with_eos: bool = True
     generate: bool = False
     curve: bool = False
+
+
+class Evaluate(_Model):
+    """What else an edited model is asked.
+
+    Attributes:
+        ability: Tasks that no edit is about, by name.
+        questions: Most questions of each; None: all.
+        path: Folder or file with the tasks' questions, or several.
+    """
+
+    ability: Annotated[tuple[str, ...], AfterValidator(_named_once)] = ()
+    questions: Count | None = None
+    path: str | tuple[str, ...] | None = None
+
+    @field_validator("ability", mode="before")
+    @classmethod
+    def _one_or_several(cls, ability: Any) -> Any:
+        """`evaluate.ability=boolq` as well as a list of tasks."""
+        return (ability,) if isinstance(ability, str) else ability
 
 
 class Scheduler(_Model):
@@ -173,6 +199,7 @@ class SweepConfig(_Model):
     stands_for: dict[str, dict[Any, Any]] = {}
     seeds: Seeds = (0,)
     protocol: Protocol = Protocol()
+    evaluate: Evaluate = Evaluate()
     scheduler: Scheduler = Scheduler()
     num_trials: Count | None = None
     rerun: Rerun | None = None

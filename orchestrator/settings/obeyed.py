@@ -33,6 +33,9 @@ def check_obeyed(config: SweepConfig, typed: Collection[str]) -> None:
     """
     _check_scheduler(config, typed)
     for key in sorted(typed):
+        if key in ("evaluate.questions", "evaluate.path") and not config.evaluate.ability:
+            raise UsageError(f"{key}: nothing is asked; it is for evaluate.ability=[TASK, ...]")
+    for key in sorted(typed):
         if key.split(".")[0] in ("num_trials", "rerun") and not config.is_search:
             raise UsageError(f"{key}: it is for plan=search and tune; this is plan={config.plan}")
     if config.is_search and config.where:

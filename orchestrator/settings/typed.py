@@ -16,7 +16,7 @@ from orchestrator.settings.yaml_files import GROUPS, SearchSpaces
 # Of a first word, the words that may follow behind a dot; None: others check them.
 Known = Mapping[str, Collection[str] | None]
 _OF_THE_FILE = ("arms", "defaults", "question", "scales")
-_MERGED = ("protocol", "rerun")  # typed as a mapping they are laid over, key by key
+_MERGED = ("protocol", "evaluate", "rerun")  # typed as a mapping they are laid over, key by key
 _KEY = re.compile(r"\w+(\.\w+)*", re.ASCII)
 _MOST_SHOWN = 160  # characters of a word that cannot be read
 

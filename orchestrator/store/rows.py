@@ -100,6 +100,17 @@ def end_row(
     )
 
 
+def _asked(spec: TrialSpec) -> dict[str, Any]:
+    """What a trial was asked beside its edits; it stands with the protocol that it was run by."""
+    if not spec.evaluate:
+        return {}
+    questions = spec.evaluate["questions"]
+    return {
+        "ability": ", ".join(spec.evaluate["ability"]),
+        "ability_questions": "all" if questions is None else questions,
+    }
+
+
 def _micro_batch(row: Mapping[str, Any]) -> str:
     """Most rows at a time, `whole` if never divided; empty if the trial reported nothing."""
     return str(row.get("micro_batch", "whole")) if "device" in row else ""
@@ -126,7 +137,7 @@ def labelled(end: EndRow, spec: TrialSpec, config: SweepConfig) -> LabelledRow:
         "stop_reason": end.stop_reason,
         "fidelity": f"{end.fidelity:g}",
         "error": end.error or "",
-        "protocol": spec.protocol,
+        "protocol": spec.protocol | _asked(spec),
         "backbone": spec.backbone["name"],
         "backbone_model": spec.backbone.get("model") or "",
         "dequantised_from": spec.backbone.get("dequantised_from") or "",

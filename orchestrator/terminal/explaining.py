@@ -23,7 +23,7 @@ from orchestrator.settings.yaml_files import GROUPS, SearchSpaces
 from orchestrator.terminal.plan_tables import entries
 
 _TOP = "The command line"  # heading of the keys that stand alone
-_PARTS = ("protocol", "scheduler", "method", "backbone", "dataset")
+_PARTS = ("protocol", "evaluate", "scheduler", "method", "backbone", "dataset")
 _METHODS = Path(__file__).resolve().parents[2] / "trainables" / "methods"
 _ATTRIBUTE = re.compile(r"^ {4}(\w+): (.*)$")
 _MOST_ARMS = 4  # named with a value; more are counted

@@ -90,6 +90,12 @@ def _headline(plan: Plan) -> str:
     if config.scheduler.name != "fifo":
         spared = f"; never stopped: {', '.join(sorted(plan.protected))}" if plan.protected else ""
         lines.append(f"scheduler {config.scheduler.name} on {config.scheduler.metric}{spared}")
+    if config.evaluate.ability:
+        many = config.evaluate.questions or "all"
+        named = ", ".join(config.evaluate.ability)
+        lines.append(
+            f"asked besides, at the end of each batch or stream: {named} ({many} questions)"
+        )
     lines += placement_lines(plan.typical, config.sharing)
     return "\n".join(lines)
 

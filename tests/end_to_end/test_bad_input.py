@@ -36,6 +36,18 @@ MISTAKES = {
     "method": ([*SMOKE, "method=ftm"], ["method=ftm", "ft_m", "grace"]),
     "value": ([*SMOKE, "protocol.kind=bach"], ["protocol.kind=bach", "lifelong"]),
     "type": ([*SMOKE, "protocol.num_edits=few"], ["protocol.num_edits=few", "integer"]),
+    "task of no backbone like this": (
+        [*SMOKE, "evaluate.ability=[boolq]"],
+        ["evaluate.ability=boolq", "backbone=facts_tiny", "world_text"],
+    ),
+    "task named twice": (
+        [*SMOKE, "evaluate.ability=[world_text,world_text]"],
+        ["evaluate.ability", "name each task only once"],
+    ),
+    "questions of nothing": (
+        [*SMOKE, "evaluate.questions=5"],
+        ["evaluate.questions", "evaluate.ability=[TASK, ...]"],
+    ),
     "workers": ([*SMOKE, "workers=0"], ["workers=0", "1"]),
     "num_edits": ([*SMOKE, "protocol.num_edits=9999"], ["protocol.num_edits=9999", "560"]),
     "layer": ([*SMOKE, "method=ft_m", "method.edit_layer=4"], ["method.edit_layer=4", "0 to 3"]),

@@ -97,6 +97,10 @@ def _figures(write: Writer) -> None:
         write.trial("memoe_layers", f"{method} layer", 0, POOR, **own)
     own = both | {"method": "memoe_v1"} | at(method__top_k=(2, 2))
     write.trial("memoe_topk", "top_2", 0, FAIR, **own)
+    asked = {"ability.boolq.before": 0.6, "ability.boolq.final": 0.5, "ability_change.boolq": -0.1}
+    own = {"paper": "memoe_v1_figure3, memoe_v2_figure3", "swept": {"arm": "batch"}}
+    for method in ("memoe_v1", "memoe_v2", "memit"):
+        write.trial("ability", method, 0, GOOD, numbers=asked, method=method, **own)
     for method in ("memit", "grace"):
         tags: dict[str, Any] = {"paper": "memoe_v2_figure1", "method": method}
         own = tags | {"swept": {"arm": "head"}}

@@ -33,13 +33,16 @@ from orchestrator.tracking.points import _NOT_METRICS as BOOKKEEPING
 from orchestrator.tracking.tracker import Tracker
 from tests.unit.file_trials import spec, write, zsre_line
 from tests.unit.trials.test_loop import RECORDS, make_loop
+from trainables.ability.abilities import abilities
+from trainables.ability.definitions import defined
+from trainables.artefacts import Artefacts
 from trainables.backbones.loading import load_backbone
 from trainables.bases import read_method
 from trainables.interfaces import Question
 from trainables.methods import method_settings
 from trainables.metrics import evaluator
 from trainables.settings_check import OF_REPEATED_EDITS, OF_ROUTES
-from trainables.spec import DatasetSpec
+from trainables.spec import DatasetSpec, EvaluateSpec
 from trainables.trials.compared import Compares, compared
 from trainables.trials.ray_trial import EditTrial
 from trainables.trials.run import Runtime
@@ -52,6 +55,10 @@ ELSEWHERE = {
     "micro_batch": "memory has to run out",
     "known_facts": _KNOWS,
     "facts_asked": _KNOWS,
+}
+_HARNESS = "needs lm-evaluation-harness; test_harness has what any of its tasks tells"
+ELSEWHERE |= {
+    f"ability.{name}": _HARNESS for name, task in defined().items() if task.reads == "files"
 }
 KINDS = ("locality_far", "locality_near", "locality_same", "portability")
 ZSRE = DatasetSpec("zsre", "report")  # whose published locality is the far one
@@ -123,6 +130,11 @@ def rows(
         is_rolled_back=False,
         num_steps=2,
         records=records,
+        abilities=abilities(
+            EvaluateSpec(("world_text", "reserved_facts"), 4),
+            load_backbone(llama),
+            Artefacts(folder / "artefacts"),
+        ),
         has_passages=True,
     )
     rung = loop.run(0.5, AT_RUNGS)

@@ -22,8 +22,12 @@ def greedy(
     tokenizer: Any,
     device: torch.device | str = "cpu",
     max_tokens: int = GENERATED_TOKENS,
+    is_done: Callable[[Sequence[int]], bool] = lambda ids: False,
 ) -> list[list[int]]:
-    """Greedy continuations, each cut before the end token; the route is taken on the prompt."""
+    """Greedy continuations, each cut before the end token; the route is taken on the prompt.
+
+    One whose tokens so far are `is_done` does not go on, either.
+    """
     end = tokenizer.eos_token_id
     batch = collate(prompts, pad_id=pad_id(tokenizer), scores_last=True, device=device)
     grown: list[list[int]] = [[] for _ in prompts]
@@ -36,6 +40,7 @@ def greedy(
             is_open[row] = is_open[row] and token != end
             if is_open[row]:
                 grown[row].append(token)
+                is_open[row] = not is_done(grown[row])
         if not any(is_open):
             break
         ones = torch.ones_like(tokens)[:, None]

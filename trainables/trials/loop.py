@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from trainables.ability.abilities import Abilities
 from trainables.edits.stream import EditStream
 from trainables.interfaces import (
     DecodeState,
@@ -85,6 +86,7 @@ class EditLoop:
         *,
         device: torch.device | str = "cpu",
         to_edit: Callable[[EditRecord], Edit],
+        abilities: Abilities | None = None,
     ) -> None:
         """Prepare a trial; nothing is edited yet.
 
@@ -97,6 +99,7 @@ class EditLoop:
             before: What the pristine backbone answers.
             device: Where token rows go.
             to_edit: What a method may see of a record.
+            abilities: Tasks that no edit is about, asked where a trial rolls back or ends.
         """
         self._make_method = make_method
         self._tokenizer = tokenizer
@@ -107,6 +110,7 @@ class EditLoop:
         self._before = before
         self._device = device
         self._to_edit = to_edit
+        self._abilities = abilities
         self.method = make_method()
         self._batches_done = 0
         self._steps_in_batch = 0
@@ -334,11 +338,13 @@ class EditLoop:
         self._measurements.trained.update((record, (int(expert),)) for record, expert in pairs)
 
     def _measure_method(self, records: Sequence[int]) -> None:
-        """Note where the edits are sent, and how many bytes the method adds to the backbone."""
+        """Note where the edits are sent, what the method adds in bytes, and what it has left."""
         begin = self._now()
         part = self._batches_done if self._protocol.is_rolled_back else 0
         self._measurements.routes += route_rows(self.method, self._evaluator, records, part)
         self._measurements.state_bytes.append(edit_bytes(self.method))
+        if self._abilities is not None:
+            self._measurements.ability += self._abilities.ask(self._logits, part)
         self._measurements.seconds["evaluation"] += self._now() - begin
 
     def _extend_curve(self) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
+from trainables.ability.answers import Answered, answered_from, answered_json, numbers
 from trainables.edits.stream import EditStream
 from trainables.interfaces import EditMethod, EditRecord, EditReport, Json, State
 from trainables.metrics.evaluator import MEASURES, ProbeScore, aggregate, aggregate_perplexity
@@ -49,6 +50,7 @@ class Measurements:
         routes: Where prompts were sent in the end.
         trained: Experts of each edit right after its batch, by record.
         state_bytes: What a method adds to the backbone, per roll-back or at the end.
+        ability: Answers to tasks that no edit is about, per roll-back or at the end.
         seconds: Wall time by purpose.
     """
 
@@ -60,6 +62,7 @@ class Measurements:
     routes: list[RouteRow] = field(default_factory=list)
     trained: dict[int, Experts] = field(default_factory=dict)
     state_bytes: list[int] = field(default_factory=list)
+    ability: list[Answered] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=lambda: {"edit": 0.0, "evaluation": 0.0})
 
     def values(self) -> dict[str, Json]:
@@ -76,6 +79,7 @@ class Measurements:
             "routes": [asdict(row) for row in self.routes],
             "trained": [[record, list(experts)] for record, experts in self.trained.items()],
             "state_bytes": list[Json](self.state_bytes),
+            "ability": [answered_json(each) for each in self.ability],
             "seconds": dict[str, Json](self.seconds),
         }
 
@@ -91,6 +95,7 @@ class Measurements:
             routes=[_route_row(row) for row in values["routes"]],
             trained={int(record): tuple(experts) for record, experts in values["trained"]},
             state_bytes=list(values["state_bytes"]),
+            ability=[answered_from(each) for each in values.get("ability", ())],
             seconds=dict(values["seconds"]),
         )
 
@@ -119,6 +124,7 @@ class Measurements:
         row |= self._reported()
         if self.state_bytes:
             row["edit_state_bytes"] = mean(self.state_bytes)
+        row |= numbers(self.ability)
         row |= {f"{name}_seconds": value for name, value in self.seconds.items()}
         return row
 
@@ -146,7 +152,7 @@ class Measurements:
         the experts of the prompt's tokens, those of edits also the experts that learned them, and
         where an edit or a rephrase is answered wrongly, what the answer was: `wrong`.
         Points of the curve bear `edits_seen` and the moment `curve`; lines of the moment `routing`
-        the matrix of `routing_matrix`.
+        the matrix of `routing_matrix`, those of `ability` an answer as `Answered.lines` has it.
         """
         batch_of = {record: n for n, batch in enumerate(stream.batches) for record in batch}
         routes = {(row.record, row.score, row.prompt): row for row in self.routes}
@@ -165,6 +171,8 @@ class Measurements:
             yield {**asdict(point), "score": "reliability", "when": "curve"}
         for matrix in routing_matrices(learned(self.routes, self.trained)):
             yield {**matrix, "when": "routing"}
+        for answered in self.ability:
+            yield from answered.lines()
 
     def _stale_rate(self, stream: EditStream) -> float:
         questions = [stream.question(score.record) for score in self.outdated]

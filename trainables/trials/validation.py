@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from trainables.ability import definitions
 from trainables.backbones.checkpoints.checkpoint import Checkpoint, examine
 from trainables.backbones.checkpoints.hub import checkpoint_folder
 from trainables.backbones.families import family_of
@@ -22,6 +23,7 @@ from trainables.moe import nltk_data
 from trainables.moe.nltk_data import NltkData
 from trainables.spec import MethodSpec, ProtocolSpec, TrialSpec
 from trainables.trials.asked import Asked
+from trainables.trials.harness_data import check_harness_data
 from trainables.trials.row_lengths import DriverLengths, check_lengths
 
 
@@ -59,6 +61,7 @@ class Validator:
         self._families: dict[str, Family] = {}
         self._lengths: dict[str, DriverLengths] = {}
         self._measured: set[str] = set()  # draws whose rows fit
+        self._ability_digests: dict[str, str] = {}
         self.warnings: list[str] = []  # what a reader of the table should know before the start
 
     @property
@@ -80,7 +83,8 @@ class Validator:
         Returns:
             backbone_fingerprint, tokenizer, dataset_digest, method_version, generation_version
             (None where it decides nothing), method_data (which data of NLTK, or which sentence
-            encoder, its settings make the method read), and counts of the data.
+            encoder, its settings make the method read), ability (the tasks that are asked, by
+            hash), and counts of the data.
 
         Raises:
             EditingError: Naming the first setting that cannot work.
@@ -113,11 +117,20 @@ class Validator:
             "method_version": get_version(module),
             "generation_version": _generation_version(spec.protocol, source),
             "method_data": method_data,
+            "ability": self._ability(spec),
             "counts": {
                 "count.excluded": len(source.excluded),
                 "count.subject_absent_in_data": source.num_subject_absent,
             },
         }
+
+    def _ability(self, spec: TrialSpec) -> str:
+        """The tasks that a trial is asked, by hash; their data are looked for once."""
+        key = repr(spec.evaluate)
+        if key not in self._ability_digests:
+            check_harness_data(spec.evaluate)
+            self._ability_digests[key] = definitions.digest(spec.evaluate)
+        return self._ability_digests[key]
 
     def _warn_of(self, spec: TrialSpec, source: Source | None) -> None:
         """Say once what a backbone knows of a data set."""

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from trainables.ability.abilities import Abilities, abilities
 from trainables.artefacts import Artefacts
 from trainables.assemblies.text_encoder import sentence_prompts
 from trainables.backbones.forward.split import Split
@@ -83,6 +84,7 @@ class Workbench:
         self._sources: dict[str, Source] = {}
         self._evaluators: dict[tuple[EditRecord, ...], Evaluator] = {}
         self._before: dict[tuple[object, ...], Before] = {}
+        self._abilities: dict[str, Abilities] = {}
 
     def backbone(self, spec: TrialSpec) -> Backbone:
         """The backbone of `spec`, loaded once; another one takes its place."""
@@ -105,7 +107,7 @@ class Workbench:
             )
             backbone.micro_batch.ranks = self._ranks
             self._loaded = _Loaded(key, backbone, Pristine(backbone.model))
-            self._evaluators.clear()
+            self._forget_tokens()
         return self._loaded.backbone
 
     def source(self, spec: TrialSpec) -> Source:
@@ -158,6 +160,7 @@ class Workbench:
             self._pristine_answers(backbone, evaluator, how),
             device=backbone.device,
             to_edit=allowed.to_edit,
+            abilities=self._abilities_of(spec, backbone),
         )
 
     @property
@@ -206,13 +209,18 @@ class Workbench:
                 "out of memory with micro_batch=1: a single row does not fit beside the weights"
             )
         self._limits[self._running] = halved
-        self._evaluators.clear()  # their batches are as large as the limit was
+        self._forget_tokens()  # their batches are as large as the limit was
         return halved
 
     def _limit_rows(self, backbone: Backbone, limit: int | None) -> None:
         if backbone.micro_batch.limit != limit:
             backbone.micro_batch.limit = limit
-            self._evaluators.clear()
+            self._forget_tokens()
+
+    def _forget_tokens(self) -> None:
+        """Drop what was made for another backbone, or for another number of rows at a time."""
+        self._evaluators.clear()
+        self._abilities.clear()
 
     def free_caches(self) -> None:
         """Drop hidden states and artefacts, which can be made or read again."""
@@ -282,6 +290,15 @@ class Workbench:
                 device=backbone.device,
             )
         return self._evaluators[key]
+
+    def _abilities_of(self, spec: TrialSpec, backbone: Backbone) -> Abilities | None:
+        """The tasks that a trial is asked beside its edits; None without any."""
+        wanted = spec.evaluate
+        if not wanted.ability:
+            return None
+        if (key := repr(wanted)) not in self._abilities:
+            self._abilities[key] = abilities(wanted, backbone, self._artefacts)
+        return self._abilities[key]
 
     def _pristine_answers(
         self, backbone: Backbone, evaluator: Evaluator, how: EditProtocol

@@ -14,7 +14,8 @@ from tests.unit.published_store import published_store
 
 COMMAND = Path(figure.__file__)
 PUBLISHED = (
-    *("memoe_v1_figure1", "memoe_v1_figure4", "memoe_v2_figure1", "memoe_v2_figure4"),
+    *("memoe_v1_figure1", "memoe_v1_figure3", "memoe_v1_figure4"),
+    *("memoe_v2_figure1", "memoe_v2_figure3", "memoe_v2_figure4"),
     *("lemoe_figure2", "lemoe_figure2_right", "lemoe_figure3", "lemoe_figure5"),
     *("arm_figure4a", "arm_figure4b", "arm_figure4c", "arm_figure5"),
 )

@@ -12,14 +12,15 @@ from rich.console import Console
 from orchestrator.errors import UsageError
 from orchestrator.planning.plan import expand
 from orchestrator.settings import loading as config
-from orchestrator.settings.models import Protocol, Scheduler, SweepConfig
+from orchestrator.settings.models import Evaluate, Protocol, Scheduler, SweepConfig
 from orchestrator.settings.yaml_files import SearchSpaces
 from orchestrator.terminal.explaining import Explanation, explained, explanations
 from trainables.methods import get_method
 
 SPACES = SearchSpaces()
 # Not typed as they stand: groups, and what files alone say.
-NOT_TYPED = {"ablation", "scale", "question", "protocol", "scheduler", "own_units", "dropped"}
+NOT_TYPED = {"ablation", "scale", "question", "own_units", "dropped"}
+NOT_TYPED |= {"protocol", "evaluate", "scheduler"}  # their keys are
 
 
 @cache
@@ -50,6 +51,7 @@ def test_every_setting_of_a_method_is_explained_with_its_default(name: str) -> N
     [
         ("", set(config.known_words()) & set(SweepConfig.model_fields) - NOT_TYPED),
         ("protocol.", set(Protocol.model_fields)),
+        ("evaluate.", set(Evaluate.model_fields)),
         ("scheduler.", set(Scheduler.model_fields)),
     ],
 )

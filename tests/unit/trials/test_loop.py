@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from trainables.ability.abilities import Abilities
 from trainables.artefacts import Artefacts
 from trainables.backbones.forward.prefix_cache import PrefixCache
 from trainables.backbones.forward.split import Split
@@ -67,6 +68,7 @@ def make_loop(
     generates: bool = False,
     records: tuple[EditRecord, ...] = RECORDS,
     questions: tuple[int, ...] | None = None,
+    abilities: Abilities | None = None,
     **how: bool,
 ) -> EditLoop:
     artefacts = Artefacts(folder)
@@ -98,6 +100,7 @@ def make_loop(
         EditProtocol(is_rolled_back, target_ends_with_eos=True, generates=generates, **how),
         before,
         to_edit=to_edit,
+        abilities=abilities,
     )
 
 
