@@ -12,9 +12,9 @@ from typing import Any
 
 import datasets
 import lm_eval.evaluator
+from datasets.exceptions import DatasetsError
 from lm_eval.api.metrics import mean, perplexity, weighted_perplexity
 from lm_eval.api.task import ConfigurableTask
-from datasets.exceptions import DatasetsError
 from lm_eval.tasks import TaskManager
 
 from trainables.ability.answers import LARGEST_LOSS, Answer
