@@ -388,10 +388,8 @@ class MemoeV2:
             schedule=config.schedule,
             warmup_share=config.warmup_share,
         )
-        work = BatchRun(
-            batch,
-            Optimisation(parameters, loss, settings, agreed=self._backbone.micro_batch.agreed),
-        )
+        agreed = self._backbone.micro_batch.agreed
+        work = BatchRun(batch, Optimisation(parameters, loss, settings, agreed=agreed))
         self._run = _Run(work, division)
         return work
 
