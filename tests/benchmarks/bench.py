@@ -10,7 +10,7 @@ Only when asked for, since they take half an hour and some minutes:
 
 `scale`    10,000 trials of no_edit: time per trial, memory of the driver, replay, table
 `workers`  trials per minute of two workers against one
-`reports`  a table and all claims over 10,000 runs: wall and CPU seconds
+`reports`  a table, all claims and the page of 10,000 runs: seconds and memory
 
 Only when asked for as well, since they take some minutes:
 

@@ -1,4 +1,4 @@
-"""What tables and claims cost over 10,000 runs, by the real commands on a store made for it."""
+"""What tables, claims and the page cost over 10,000 runs, by the real commands on a made store."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.benchmarks.scaling import MOST_TABLE_SECONDS, ROOT, verdict
 
 NUM_RUNS = 10_000
 GRID = "lemoe_lora"  # 896 arms at the published size
-MOST_CLAIMS_SECONDS = 20.0
+MOST_CLAIMS_SECONDS = MOST_PAGE_SECONDS = 20.0
 _MOMENTS = ("before", "immediate", "final")
 # What else a real run bears, whose values no table shows.
 _FURTHER_TAGS = {
@@ -42,11 +42,12 @@ _TAGS = {
 
 
 def reports() -> None:
-    """Wall and CPU seconds of a table of one grid, and of all claims, over as many runs each."""
+    """Seconds and memory of a table of one grid, of all claims, and of the page of such a grid."""
     claimed = tuple(dict.fromkeys(check.ablation for check in load_checks()))
     for name, ablations, scale, command, most in (
         ("table", (GRID,), "paper", ["table.py", "lemoe_table9"], MOST_TABLE_SECONDS),
         ("claims", claimed, "quick", ["claims.py"], MOST_CLAIMS_SECONDS),
+        ("page", (GRID,), "paper", ["report.py"], MOST_PAGE_SECONDS),
     ):
         with tempfile.TemporaryDirectory() as folder:
             store = Path(folder)
@@ -54,7 +55,8 @@ def reports() -> None:
             spent = _spent([*command, f"store={store}"])
         print(
             f"{name}: {NUM_RUNS} runs of {num_arms} arms, wall {spent.wall:.1f} s, demand <= "
-            f"{most:g}: {verdict(spent.wall <= most)}; CPU {spent.user:.1f} + {spent.system:.1f} s",
+            f"{most:g}: {verdict(spent.wall <= most)}; CPU {spent.user:.1f} + {spent.system:.1f} s, "
+            f"most memory so far {spent.gib:.2f} GiB",
             flush=True,
         )
 
@@ -166,6 +168,7 @@ class _Spent:
     wall: float
     user: float
     system: float
+    gib: float
 
 
 def _spent(words: Sequence[str]) -> _Spent:
@@ -174,4 +177,5 @@ def _spent(words: Sequence[str]) -> _Spent:
     command = [sys.executable, str(ROOT / "analysis" / words[0]), *words[1:]]
     subprocess.run(command, check=True, capture_output=True)
     wall, after = time.perf_counter() - begin, resource.getrusage(resource.RUSAGE_CHILDREN)
-    return _Spent(wall, after.ru_utime - before.ru_utime, after.ru_stime - before.ru_stime)
+    user, system = after.ru_utime - before.ru_utime, after.ru_stime - before.ru_stime
+    return _Spent(wall, user, system, after.ru_maxrss / 2**20)  # Linux counts in KiB
