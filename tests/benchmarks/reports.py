@@ -55,8 +55,8 @@ def reports() -> None:
             spent = _spent([*command, f"store={store}"])
         print(
             f"{name}: {NUM_RUNS} runs of {num_arms} arms, wall {spent.wall:.1f} s, demand <= "
-            f"{most:g}: {verdict(spent.wall <= most)}; CPU {spent.user:.1f} + {spent.system:.1f} s, "
-            f"most memory so far {spent.gib:.2f} GiB",
+            f"{most:g}: {verdict(spent.wall <= most)}; CPU {spent.user:.1f} + "
+            f"{spent.system:.1f} s; most memory so far {spent.gib:.2f} GiB",
             flush=True,
         )
 
