@@ -204,7 +204,7 @@ def _map(
         if not np.isnan(value):
             colour = "white" if value < middle else "black"
             axes.text(
-                place, row, f"{value:.2f}", ha="center", va="center", fontsize=6, color=colour
+                place, row, f"{value:z.2f}", ha="center", va="center", fontsize=6, color=colour
             )
     return image
 

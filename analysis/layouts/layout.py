@@ -99,7 +99,7 @@ def correlations(found: Mapping[str, Correlation]) -> str:
     parts = []
     for name, correlation in found.items():
         value = correlation.value
-        text = "undefined" if value is None else f"{value:.2f}"
+        text = "undefined" if value is None else f"{value:z.2f}"
         parts.append(f"{SCORES.get(name, name)} {text} (n = {correlation.num_pairs})")
     return ", ".join(parts)
 

@@ -72,13 +72,13 @@ def entry_parts(entry: Entry, digits: int = PRINTED_DIGITS) -> tuple[str, str | 
     """What `entry_text` puts before and behind the stroke; None where there is none."""
     ours = entry.ours if isinstance(entry.ours, str) else estimate_text(entry.ours, digits)
     paper = entry.paper
-    return ours, f"{paper:.{digits}f}" if isinstance(paper, int | float) else paper
+    return ours, f"{paper:z.{digits}f}" if isinstance(paper, int | float) else paper
 
 
 def estimate_text(estimate: Estimate, digits: int = PRINTED_DIGITS) -> str:
     """Mean, interval if there is one, and number of seeds in brackets."""
-    text, low, high = f"{estimate.mean:.{digits}f}", estimate.low, estimate.high
+    text, low, high = f"{estimate.mean:z.{digits}f}", estimate.low, estimate.high
     if low is not None and high is not None:
         half = f" ± {(high - low) / 2:.{digits}f}"
-        text += half if estimate.source == "t" else f" [{low:.{digits}f}, {high:.{digits}f}]"
+        text += half if estimate.source == "t" else f" [{low:z.{digits}f}, {high:z.{digits}f}]"
     return f"{text} ({estimate.num_seeds})"

@@ -35,6 +35,7 @@ ROWS = (Row(("18",), (Entry(T, 0.8),)), Row(("20",), (Entry("failed 1/3", "not p
         (Entry(T, 0.8), "0.83 ± 0.05 (3) / 0.80"),
         (Entry(Estimate(0.5, 1, 0.25, 0.75, "bootstrap"), 0.8), "0.50 [0.25, 0.75] (1) / 0.80"),
         (Entry(Estimate(1.0, 2)), "1.00 (2)"),
+        (Entry(Estimate(-0.001, 2, -0.004, 0.2, "bootstrap")), "0.00 [0.00, 0.20] (2)"),
         (Entry("pruned 2/3", "not printed"), "pruned 2/3 / not printed"),
     ],
 )
