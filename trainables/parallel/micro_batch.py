@@ -26,12 +26,15 @@ class MicroBatch:
         ranks: The processes that share the trial; None: this one runs it alone.
         running: The rows that run, by their numbers in the whole batch, for whoever draws noise or
             holds something by them; also where they run again on the way back. None: all of them.
+        places: Where rows run packed: the number, row * T + column of the whole batch, of what
+            stands in each of their places, (G, W). None: they run as they are.
     """
 
     def __init__(self, limit: int | None = None) -> None:
         self.limit = limit
         self.ranks: Ranks | None = None
         self.running: slice | None = None
+        self.places: Tensor | None = None
         self._most_rows = 1
         self._is_undivided = False
 
@@ -72,6 +75,15 @@ class MicroBatch:
             yield
         finally:
             self._is_undivided = before
+
+    @contextmanager
+    def packed(self, places: Tensor) -> Iterator[None]:
+        """Within the block rows run packed; see `places`."""
+        self.places = places
+        try:
+            yield
+        finally:
+            self.places = None
 
     def apply_on_ranks(
         self,

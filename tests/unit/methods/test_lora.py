@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -215,6 +216,32 @@ def test_dropout_when_rows_run_in_pieces_then_leaves_out_the_same() -> None:
     made.seed = 7
     in_pieces = micro_batch.apply(lambda rows: made(rows, "a"), x)
     assert torch.equal(in_pieces, dropout()(x, "a"))
+
+
+def test_dropout_when_rows_run_packed_then_leaves_out_the_same() -> None:
+    x, places = torch.ones(3, 4, 5), torch.tensor([[0, 1, 2, 3], [8, 4, 5, 9]])
+    micro_batch = MicroBatch()
+    made = Dropout(0.25, micro_batch)
+    made.seed = 7
+    with micro_batch.packed(places):
+        found = made(x.flatten(0, 1)[places], "a")
+    assert torch.equal(found, dropout()(x, "a").flatten(0, 1)[places])
+
+
+def test_lora_with_dropout_when_rows_are_packed_then_it_learns_the_same(
+    fresh: Callable[[str], Backbone], artefacts: Artefacts
+) -> None:
+    """A micro-batch is never packed."""
+    far = Edit("Of which of all the cities in the south is Fooland the queen?", "Bar", "Fooland")
+    found = []
+    for limit in (None, 1):
+        backbone = fresh("llama")
+        backbone.micro_batch.limit = limit
+        method = method_of(config(dropout=0.3), backbone, artefacts)
+        edit(method, backbone, (*EDITS, far))
+        found.append(answers(method, backbone))
+        method.remove()
+    torch.testing.assert_close(*found, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("change", ["seed", "place"])

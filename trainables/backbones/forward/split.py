@@ -53,7 +53,8 @@ class Split:
                 batch, such as a route or a hook; it then always runs on the whole batch. No
                 layer above it may hold such a thing.
             packs: Whether `per_token` may pack rows that run all at once (`Packing`) in the layers
-                that hold nothing of the batch. What is put there must treat each token alone.
+                that hold nothing of the batch. What is put there must treat each token alone, and
+                find it by `MicroBatch.places` if it tells tokens apart.
         """
         if not 0 <= first_layer <= backbone.num_layers:
             raise ValueError(f"first_layer is {first_layer}; allowed: 0 to {backbone.num_layers}")
@@ -223,7 +224,9 @@ class Split:
         if self._keeps_whole:
             states = self._run_whole(prompts, states)
         packed = packing.packed(states)
-        return packing.at_scored(run_part(self._plain, packed, packing.mask, packing.positions))
+        with self.backbone.micro_batch.packed(packing.source):
+            final = run_part(self._plain, packed, packing.mask, packing.positions)
+        return packing.at_scored(final)
 
     def _run_whole(self, prompts: PromptBatch, states: Tensor) -> Tensor:
         mask = self._masks.of(self._whole, prompts, states)

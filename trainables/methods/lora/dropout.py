@@ -34,15 +34,18 @@ class Dropout:
         """`x` (b, T, D) with a share of its numbers at 0 and the others divided by what is left.
 
         Args:
-            x: The rows that run, of all of the batch.
+            x: The rows that run, of all of the batch, (b, T, D), or all of them packed, (G, W, D).
             place: What tells the maps of the adapter apart.
         """
         if self.seed is None or self._share == 0:
             return x
-        running = self._micro_batch.running
-        first = 0 if running is None else int(running.start)
-        size = x[0].numel()
-        index = torch.arange(first * size, (first + len(x)) * size, device=x.device)
+        width, size = x.shape[1:]
+        running, tokens = self._micro_batch.running, self._micro_batch.places
+        if tokens is None:
+            first = 0 if running is None else int(running.start)
+            tokens = torch.arange(first * width, (first + len(x)) * width, device=x.device)
+        within = torch.arange(size, device=x.device)
+        index = (tokens.flatten()[:, None] * size + within).flatten()
         keeps = hashed(index, derived_seed(self.seed, place)) >= int(self._share * 2**32)
         return x * keeps.view(x.shape).to(x.dtype) / (1 - self._share)
 

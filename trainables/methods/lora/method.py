@@ -100,13 +100,7 @@ class Lora:
         self.num_steps = config.num_steps
         self._config = config
         self._generators = generators
-        self._split = Split(
-            backbone,
-            0,
-            artefacts.prefix_cache,
-            has_batch_state=False,
-            packs=config.dropout == 0,  # which tells numbers by their place in the padded batch
-        )
+        self._split = Split(backbone, 0, artefacts.prefix_cache, has_batch_state=False, packs=True)
         self._dropout = Dropout(config.dropout, backbone.micro_batch)
         self._maps = LowRankMaps(
             backbone,
