@@ -45,7 +45,8 @@ class Dropout:
             first = 0 if running is None else int(running.start)
             tokens = torch.arange(first * width, (first + len(x)) * width, device=x.device)
         within = torch.arange(size, device=x.device)
-        index = (tokens.flatten()[:, None] * size + within).flatten()
+        tokens = tokens.flatten().to(x.device, non_blocking=True)  # of a sharded model's first one
+        index = (tokens[:, None] * size + within).flatten()
         keeps = hashed(index, derived_seed(self.seed, place)) >= int(self._share * 2**32)
         return x * keeps.view(x.shape).to(x.dtype) / (1 - self._share)
 
