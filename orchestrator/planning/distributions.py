@@ -46,6 +46,17 @@ class Distribution:
             return float(f"{drawn:.{self.digits}g}")
         return drawn
 
+    def draw(self, value: Any) -> Any:
+        """The draw that means `value`; None for a value that is never drawn."""
+        if self.choices:
+            return self.choices.index(value) if value in self.choices else None
+        is_number = isinstance(value, int if self.kind.endswith("int") else int | float)
+        if not is_number or isinstance(value, bool):
+            return None
+        assert self.low is not None
+        assert self.high is not None
+        return value if self.low <= value <= self.high else None
+
 
 def read_distribution(
     key: str, axis: list[Any] | Mapping[str, Any], scaled: Callable[[Any], Any]

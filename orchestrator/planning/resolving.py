@@ -247,6 +247,15 @@ class Resolver:
             origins[f"method.{key}"] = Origin(source, value if scaled != value else None)
         return method, origins
 
+    def chosen_presets(self, method: str) -> dict[str, Any]:
+        """Values chosen for this backbone, by its file or `presets=FILE`; published ones left out.
+
+        Raises:
+            UsageError: For a key that the method does not have, or a value of another kind.
+        """
+        backbone = self.trial({"method": Swept(method, "axis method")}, 0, "").backbone
+        return self.presets.chosen(method, self._described_by.get(id(backbone)))
+
     def _typed_for(self, arm: str, method: str) -> Mapping[str, Any]:
         """Values typed for this arm, over those for its method; a name of both means the arm."""
         of_method = {} if method in self.config.arms else self.config.arm_values.get(method, {})

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.errors import UsageError
@@ -35,10 +35,12 @@ class Search:
     Attributes:
         fixed: Values that all its trials share: the method, where each method has its own search.
         distributions: What the value of each key is drawn from.
+        start: Values of some of these keys, which the first trial has; the others are drawn.
     """
 
     fixed: Mapping[str, Any]
     distributions: Mapping[str, Distribution]
+    start: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -68,6 +70,8 @@ class Search:
         resolver = Resolver(config)
         for values in extremes(self.distributions):
             yield _checked(resolver, {**self.fixed, **values}, config.seeds[0])
+        if self.start:
+            yield _checked(resolver, {**self.middle, **self.start}, config.seeds[0])
         for seed in config.seeds[1:]:  # each draws other edits
             yield _checked(resolver, self.middle, seed)
         if config.rerun is None:
@@ -164,7 +168,18 @@ def _tuned(config: SweepConfig, resolver: Resolver, method: str, axes: Mapping[s
         raise UsageError(f"method={method}: all that its search would draw is typed")
     found = _distributions(config, resolver, method, drawn)
     kept = {key: dataclasses.replace(each, digits=_DIGITS) for key, each in found.items()}
-    return Search({"method": method}, kept)
+    return Search({"method": method}, kept, _start(config, resolver, method, kept))
+
+
+def _start(
+    config: SweepConfig, resolver: Resolver, method: str, drawn: Mapping[str, Distribution]
+) -> dict[str, Any]:
+    """What was chosen for this backbone before, of what is drawn and within its range."""
+    if config.start_at == "nothing":
+        return {}
+    chosen = resolver.chosen_presets(method)
+    named = {key: chosen.get(key.removeprefix("method.")) for key in drawn}
+    return {key: value for key, value in named.items() if drawn[key].draw(value) is not None}
 
 
 def _is_of(key: str, method: Mapping[str, Any]) -> bool:

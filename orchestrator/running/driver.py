@@ -8,7 +8,6 @@ from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from orchestrator.planning.cell import Cell, Remembered
-from orchestrator.planning.distributions import Distribution
 from orchestrator.planning.searches import Search, spec_for
 from orchestrator.planning.trial_spec import TrialSpec
 from orchestrator.running.results import Results, Shown
@@ -30,7 +29,7 @@ class Runner(Protocol):
 
     def search(
         self,
-        distributions: Mapping[str, Distribution],
+        search: Search,
         seed: int,
         num_trials: int,
         to_config: Callable[[Mapping[str, Any]], dict[str, Any] | Remembered],
@@ -145,7 +144,7 @@ class Sweep:
         self._leases.claim((), 0, set)  # other drivers see that this one lives
         typical = self.cell(spec_for(config, search.middle, seed))
         with self._board(num_trials) as self.results.board:
-            self._started().search(search.distributions, seed, num_trials, to_config, typical)
+            self._started().search(search, seed, num_trials, to_config, typical)
         return [*asked]
 
     def close(self, say: Callable[[str | Callable[[], str]], None]) -> None:

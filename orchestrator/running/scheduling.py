@@ -257,6 +257,7 @@ class PlannedSearch(Searcher):
         recall: Callable[[Sequence[Mapping[str, Any]]], None],
         was_stopped: Callable[[str], bool],
         mode: Mode = "max",
+        start: Mapping[str, Any] | None = None,
     ) -> None:
         """Set up the search.
 
@@ -271,6 +272,7 @@ class PlannedSearch(Searcher):
             recall: Is told the rungs of each settled trial when the sampler suggests it.
             was_stopped: Whether the scheduler stopped the trial of this key.
             mode: Whether the largest or the smallest value is the best.
+            start: Values of some keys that the first suggestion has; the sampler draws the others.
         """
         import optuna
         from ray.tune.search.optuna import OptunaSearch
@@ -280,6 +282,8 @@ class PlannedSearch(Searcher):
         in_tunes_terms = {key: _tune_distribution(each) for key, each in distributions.items()}
         in_optunas_terms = OptunaSearch.convert_search_space(in_tunes_terms)
         self._inner = OptunaSearch(in_optunas_terms, metric=METRIC, mode=mode, seed=seed)
+        if start:
+            self.study.enqueue_trial({key: distributions[key].draw(start[key]) for key in start})
         self._distributions = distributions
         self._left = num_trials
         self._running: dict[str, tuple[str, str]] = {}  # Tune's trial id -> Optuna's name, key

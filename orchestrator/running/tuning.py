@@ -18,8 +18,8 @@ from ray.tune.schedulers import TrialScheduler
 
 from orchestrator.forecast.placement import Placement, at_a_time, beside_gib, rows_at_a_time
 from orchestrator.planning.cell import Cell, Remembered
-from orchestrator.planning.distributions import Distribution
 from orchestrator.planning.plan import TrialSpec
+from orchestrator.planning.searches import Search
 from orchestrator.running.events import Events, Listener, Stop
 from orchestrator.running.interruption import Interruption
 from orchestrator.running.machines import Machines
@@ -83,24 +83,25 @@ class Tuning:
 
     def search(
         self,
-        distributions: Mapping[str, Distribution],
+        search: Search,
         seed: int,
         num_trials: int,
         to_config: Callable[[Mapping[str, Any]], dict[str, Any] | Remembered],
         typical: Cell,
     ) -> None:
-        """Run what Optuna suggests; see `PlannedSearch`, whose arguments these are.
+        """Run what Optuna suggests; see `PlannedSearch`, whose arguments most of these are.
 
         `typical` stands for all trials where resources are counted.
         """
         searcher = PlannedSearch(
-            distributions,
+            search.distributions,
             seed,
             num_trials,
             to_config,
             self._recall,
             self._was_stopped,
             self._config.scheduler.compared.mode,
+            search.start,
         )
         heard = self._fit([typical], self._config.scheduler.name, (), {}, search_alg=searcher)
         searcher.tell_lost()

@@ -169,6 +169,8 @@ class SweepConfig(_Model):
         arm_values: Settings typed for one arm, or one method, of several.
         presets: File of values for methods, above the backbone's own presets; `published`: without
             the latter.
+        start_at: `presets`: the first trial of a search has what was chosen before for its method on
+            this backbone.
         preset_values: The content of that file, by method.
         own_units: Axes typed on the command line: their values are not scaled to the backbone.
         paper: Ids of the published tables and figures that the ablation answers.
@@ -202,6 +204,7 @@ class SweepConfig(_Model):
     evaluate: Evaluate = Evaluate()
     scheduler: Scheduler = Scheduler()
     num_trials: Count | None = None
+    start_at: Literal["nothing", "presets"] = "nothing"
     rerun: Rerun | None = None
     store: Annotated[str, Field(min_length=1)] = "results"
     workers: Count | None = None

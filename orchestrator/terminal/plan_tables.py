@@ -170,7 +170,8 @@ def entries(key: str, arms: Mapping[str, TrialSpec]) -> dict[tuple[str, str], li
 def _distribution_table(plan: Plan) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     shared = dict.fromkeys(key for each in plan.searches for key in each.fixed)
-    for heading in (*shared, "key", "drawn from", "range"):
+    starts = any(each.start for each in plan.searches)
+    for heading in (*shared, "key", "drawn from", "range", *(["first"] if starts else [])):
         table.add_column(heading)
     for each in plan.searches:
         for key, distribution in each.distributions.items():
@@ -181,5 +182,6 @@ def _distribution_table(plan: Plan) -> Table:
             )
             fixed = (str(each.fixed[name]) for name in shared)
             kind = "not drawn" if len(distribution.choices) == 1 else distribution.kind
-            table.add_row(*fixed, key, kind, values)
+            first = [str(each.start.get(key, "drawn"))] if starts else []
+            table.add_row(*fixed, key, kind, values, *first)
     return table

@@ -82,7 +82,7 @@ class FakeTuning:
 
     def search(
         self,
-        distributions: object,
+        search: object,
         seed: int,
         num_trials: int,
         to_config: Callable[[Mapping[str, Any]], dict[str, Any] | Remembered],

@@ -45,18 +45,22 @@ class Presets:
         """
         loaded = self._config.spaces.load("method", method)
         found = [*self._published(loaded, backbone)]
-        for name in _names(method, loaded):
-            if self._config.presets != PUBLISHED:
-                found += self._of_backbone(name, loaded, backbone)
-        for name in _names(method, loaded):
-            typed = self._config.preset_values.get(name, {})
-            label = f"presets {self._config.presets}"
-            found += [(label, key, value) for key, value in typed.items()]
+        if self._config.presets != PUBLISHED:
+            found += self._chosen(method, loaded, backbone)
         fields = fields_of(loaded)
         is_asked = self._config.presets == PUBLISHED
         if fields and not found and not is_asked and backbone != loaded.get("published_on"):
             self._without.add((method, shown))
         return found
+
+    def chosen(self, method: str, backbone: str | None) -> dict[str, Any]:
+        """Values of the backbone's file and `presets=FILE`, though `presets=published` be typed.
+
+        Raises:
+            UsageError: For a key that the method does not have, or a value of another kind.
+        """
+        loaded = self._config.spaces.load("method", method)
+        return {key: value for _, key, value in self._chosen(method, loaded, backbone)}
 
     def notes(self, trials: Iterable[TrialSpec]) -> list[str]:
         """One line for each backbone on which some of the trials run without any preset."""
@@ -83,6 +87,17 @@ class Presets:
             raise UsageError(
                 f"presets={self._config.presets}: sets nothing for {', '.join(methods)}"
             )
+
+    def _chosen(
+        self, method: str, loaded: Mapping[str, Any], backbone: str | None
+    ) -> Iterator[Found]:
+        """Values chosen for the backbone: those of its file, then those of `presets=FILE`."""
+        names = _names(method, loaded)
+        for name in names:
+            yield from self._of_backbone(name, loaded, backbone)
+        for name in names:
+            for key, value in self._config.preset_values.get(name, {}).items():
+                yield f"presets {self._config.presets}", key, value
 
     def _published(self, loaded: Mapping[str, Any], backbone: str | None) -> Iterator[Found]:
         """Presets in the method's file: of the table, else of its paper, else the default ones."""

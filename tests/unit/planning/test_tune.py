@@ -128,6 +128,44 @@ def test_published_presets_alone_hold_where_they_are_asked_for(folder: Path) -> 
     assert made.notes == ()  # nothing is missed where nothing was wanted
 
 
+def test_a_search_starts_at_what_was_chosen_before_as_far_as_it_is_drawn(
+    folder: Path, tmp_path: Path
+) -> None:
+    tiny = folder / "backbone/tiny.yaml"
+    chosen = "presets: {moe: {top_k: 1, edit_lr: 0.005, num_steps: 50}, multi: {layers: [2, 3]}}"
+    tiny.write_text(tiny.read_text().replace("presets: {moe: {top_k: 1}}", chosen))
+    # top_k is not drawn, and of 50 steps no draw means any
+    assert [each.start for each in plan(folder).searches] == [{}, {}]
+    moe, multi = plan(folder, "start_at=presets").searches
+    assert moe.start == {"method.edit_lr": 0.005}
+    assert multi.start == {"method.layers": [2, 3]}
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("moe: {edit_lr: 0.5}\nmulti: {clamp: 4.0}\n")
+    moe, multi = plan(folder, "start_at=presets", f"presets={mine}").searches
+    assert moe.start == {}  # above the highest rate that is drawn
+    assert multi.start == {"method.layers": [2, 3], "method.clamp": 4.0}
+
+
+@pytest.mark.parametrize(
+    ("distribution", "value", "draw"),
+    [
+        (Distribution("categorical", choices=([0], [1, 2])), [1, 2], 1),
+        (Distribution("categorical", choices=([0], [1, 2])), [1], None),
+        (Distribution("loguniform", 1e-4, 1.0, digits=2), 0.0031, 0.0031),
+        (Distribution("uniform", 0.0, 1.0), 1, 1),
+        (Distribution("uniform", 0.0, 1.0), 1.5, None),
+        (Distribution("int", 0, 9), 9, 9),
+        (Distribution("int", 0, 9), 3.5, None),
+        (Distribution("int", 0, 1), True, None),
+        (Distribution("int", 0, 9), None, None),
+    ],
+)
+def test_a_value_is_drawn_or_it_is_not(
+    distribution: Distribution, value: object, draw: object
+) -> None:
+    assert distribution.draw(value) == draw
+
+
 @pytest.mark.parametrize(
     ("distribution", "drawn", "value"),
     [

@@ -172,6 +172,30 @@ def test_search_when_trials_are_settled_then_their_rungs_are_told_in_the_sampler
     assert len(set(asked)) == 4
 
 
+def test_search_when_it_has_a_start_then_its_first_trial_has_those_values_and_others_are_drawn() -> (
+    None
+):
+    space = {
+        "x": Distribution("loguniform", 1e-4, 1.0),
+        "layers": Distribution("categorical", choices=([0, 1], [2, 3])),
+        "y": Distribution("uniform", 0.0, 1.0),
+    }
+    asked: list[Mapping[str, Any]] = []
+
+    def to_config(values: Mapping[str, Any]) -> dict[str, Any] | Remembered:
+        asked.append(values)
+        return Remembered(values["y"])
+
+    start = {"x": 0.03, "layers": [2, 3]}
+    for _ in range(2):  # a resumed search asks for the same trials again
+        search = PlannedSearch(space, 0, 3, to_config, lambda past: None, never, start=start)
+        assert search.suggest("t") == Searcher.FINISHED
+    assert (asked[0]["x"], asked[0]["layers"]) == (0.03, [2, 3])
+    assert 0 <= asked[0]["y"] <= 1
+    assert 0.03 not in {values["x"] for values in asked[1:3]}
+    assert asked[:3] == asked[3:]
+
+
 def test_asha_when_a_rung_was_missed_by_rounding_then_it_counts_as_reached() -> None:
     reached = 0.1 + 0.7  # 0.7999999999999999
     past = [{"trial_key": "old", "progress": reached, METRIC: 0.8}]

@@ -14,6 +14,7 @@ from orchestrator.errors import LedgerError
 from orchestrator.forecast.placement import Placement, Supply
 from orchestrator.planning.cell import Cell
 from orchestrator.planning.distributions import Distribution
+from orchestrator.planning.searches import Search
 from orchestrator.running.interruption import Interruption
 from orchestrator.running.nodes import Nodes
 from orchestrator.running.tuning import Tuning
@@ -169,7 +170,7 @@ def test_search_when_tune_is_silent_on_a_trial_then_it_is_lost_and_optuna_knows(
 
     new, tuner, heard, _ = made(tmp_path, fit)
     space = {"method.edit_lr": Distribution("uniform", low=0.0, high=1.0)}
-    new.search(space, 0, 3, to_config, cells()[0])
+    new.search(Search({}, space), 0, 3, to_config, cells()[0])
     assert [told[:2] for told in heard.told] == [
         *(("on_result", "key-0"), ("on_result", "key-2"), ("on_lost", "key-1")),
     ]

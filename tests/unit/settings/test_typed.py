@@ -81,6 +81,8 @@ RANKS, METHODS, SEARCH = "ablation=ranks", "ablation=methods", "ablation=search"
             [RANKS, "scheduler=asha", "scheduler.grace=1", "num_trials=2"],
             ["num_trials", "plan=grid"],
         ),
+        ([RANKS, "start_at=presets"], ["start_at", "plan=tune", "plan=grid"]),
+        ([RANKS, "start_at=best"], ["start_at=best", "'nothing'", "'presets'"]),
         ([RANKS, "num_trials=3"], ["num_trials", "plan=search", "plan=grid"]),
         ([RANKS, "rerun.best=3"], ["rerun.best", "plan=search"]),
         ([SEARCH, "where=['method.top_k < 3']"], ["where=", "a search draws", "where=[]"]),
