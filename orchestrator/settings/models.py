@@ -169,7 +169,7 @@ class SweepConfig(_Model):
         arm_values: Settings typed for one arm, or one method, of several.
         presets: File of values for methods, above the backbone's own presets; `published`: without
             the latter.
-        start_at: `presets`: the first trial of a search has what was chosen before for its method on
+        start_at: `presets`: a search's first trial has what was chosen before for the method and
             this backbone.
         preset_values: The content of that file, by method.
         own_units: Axes typed on the command line: their values are not scaled to the backbone.

@@ -172,9 +172,7 @@ def test_search_when_trials_are_settled_then_their_rungs_are_told_in_the_sampler
     assert len(set(asked)) == 4
 
 
-def test_search_when_it_has_a_start_then_its_first_trial_has_those_values_and_others_are_drawn() -> (
-    None
-):
+def test_search_when_it_has_a_start_then_its_first_trial_has_that_and_the_rest_drawn() -> None:
     space = {
         "x": Distribution("loguniform", 1e-4, 1.0),
         "layers": Distribution("categorical", choices=([0, 1], [2, 3])),
