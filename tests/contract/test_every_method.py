@@ -346,7 +346,19 @@ def test_generation_starts_where_teacher_forcing_does(
         ]
         whole = collate(grown, pad_id=0, scores_last=True)
         expected, _ = method.logits(whole)
+        # a generation may also begin behind a part of its answer
+        again, state = method.logits(whole, DecodeState())
+        tokens = again.argmax(-1)
+        step = collate([Row((token,), 1) for token in tokens.tolist()], pad_id=0, scores_last=True)
+        third, _ = method.logits(step, state)
+        grown = [
+            Row((*row.ids, token), row.prompt_length)
+            for row, token in zip(grown, tokens.tolist(), strict=True)
+        ]
+        last, _ = method.logits(collate(grown, pad_id=0, scores_last=True))
     torch.testing.assert_close(second, expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(again, expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(third, last, atol=1e-4, rtol=0)
     method.remove()
 
 

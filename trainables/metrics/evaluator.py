@@ -196,22 +196,40 @@ class Evaluator:
         return found
 
     @torch.no_grad()
-    def generations(self, logits: Logits, chosen: Sequence[int]) -> dict[int, str]:
-        """Greedy continuation of each chosen probe's prompt.
+    def generations(
+        self,
+        logits: Logits,
+        chosen: Sequence[int],
+        before: Mapping[int, tuple[int, ...]] | None = None,
+    ) -> dict[int, tuple[int, ...]]:
+        """Greedy continuation of each chosen probe's prompt, without its end token.
 
         It ends with the end token or after `generation_limit` tokens.
-        The prompt alone is fed: neither the target nor its length is given away.
+        The prompt alone decides it: neither the target nor its length is given away.
+
+        Args:
+            logits: Of the model.
+            chosen: Indices of probes.
+            before: What the pristine backbone generates. It is the guess of what is not asked about
+                an edit, as the target is of what is; see `greedy`.
         """
         rows = {i: tokenise(self._tokenizer, self.probes[i].prompt) for i in chosen}
-        order, texts = list(rows), {}
-        limit = self.generation_limit
+        order, found, limit = list(rows), dict[int, tuple[int, ...]](), self.generation_limit
+        drafts = {} if before is None else {i: self._draft(i, before[i], limit) for i in chosen}
         for members in by_length(list(rows.values()), self._batch_size):
             indices = [order[m] for m in members]
             prompts = [rows[i] for i in indices]
-            grown = greedy(logits, prompts, self._tokenizer, self._device, limit)
-            for index, ids in zip(indices, grown, strict=True):
-                texts[index] = self._tokenizer.decode(ids, skip_special_tokens=True).strip()
-        return texts
+            guesses = [drafts[i] for i in indices] if drafts else None
+            grown = greedy(logits, prompts, self._tokenizer, self._device, limit, drafts=guesses)
+            found.update((i, tuple(ids)) for i, ids in zip(indices, grown, strict=True))
+        return found
+
+    def texts(self, generated: Mapping[int, Sequence[int]]) -> dict[int, str]:
+        """Generated tokens as texts."""
+        return {
+            index: self._tokenizer.decode(ids, skip_special_tokens=True).strip()
+            for index, ids in generated.items()
+        }
 
     def score(
         self,
@@ -287,6 +305,13 @@ class Evaluator:
             members = chosen[start : start + self._batch_size]
             rows = [tokenise(self._tokenizer, self.probes[index].prompt) for index in members]
             yield collate(rows, pad_id=pad, scores_last=True, device=self._device)
+
+    def _draft(self, index: int, before: tuple[int, ...], limit: int) -> tuple[int, ...]:
+        """What an edited model may generate for a probe, with the end token if there is one."""
+        probe, end = self.probes[index], self._tokenizer.eos_token_id
+        is_edited = probe.score in ("reliability", "generality")
+        ids = self._rows[index].target if is_edited else before
+        return ids if end is None or len(ids) >= limit else (*ids, int(end))
 
     def _wrong(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from trainables.prompts import Row, collate, pad_id
 Logits = Callable[[PromptBatch, DecodeState | None], tuple[Tensor, DecodeState]]
 GENERATED_TOKENS = 32  # at least so many are generated: where an answer ends is seen then
 GENERATED_BEHIND = 8  # and so many more than the longest target has, for another spelling of it
+_GUESSED_AT_A_TIME = 384  # tokens, as logits over the whole vocabulary are held for each
 
 
 def greedy(
@@ -23,26 +24,123 @@ def greedy(
     device: torch.device | str = "cpu",
     max_tokens: int = GENERATED_TOKENS,
     is_done: Callable[[Sequence[int]], bool] = lambda ids: False,
+    drafts: Sequence[Sequence[int]] | None = None,
 ) -> list[list[int]]:
     """Greedy continuations, each cut before the end token; the route is taken on the prompt.
 
     One whose tokens so far are `is_done` does not go on, either.
+
+    Args:
+        logits: Of the model.
+        prompts: At least one; nothing is known of what follows.
+        tokenizer: Of the model.
+        device: Where token rows go.
+        max_tokens: Most tokens of a continuation.
+        is_done: Whether a continuation is complete.
+        drafts: Guesses of the continuations, end tokens included. One pass over a prompt and its
+            guess tells up to where the model says the same, which costs less than to generate it:
+            hidden states below an edit are kept by row. Guesses decide the cost, not the answers.
     """
-    end = tokenizer.eos_token_id
-    batch = collate(prompts, pad_id=pad_id(tokenizer), scores_last=True, device=device)
-    grown: list[list[int]] = [[] for _ in prompts]
-    is_open = [True] * len(prompts)
-    state = DecodeState()
-    for _ in range(max_tokens):
+    growing = _Growing(prompts, tokenizer.eos_token_id, max_tokens, is_done)
+    pad = pad_id(tokenizer)
+    for members in _together(drafts or ()):
+        guesses = [[*(drafts or ())[index]][:max_tokens] for index in members]
+        rows = [
+            Row((*prompts[index].ids, *guess[:-1]), prompts[index].prompt_length)
+            for index, guess in zip(members, guesses, strict=True)
+        ]
+        batch = collate(rows, pad_id=pad, scores_beyond=True, device=device)
+        said = logits(batch, None)[0].argmax(-1).cpu().split(batch.scored_counts)
+        for index, guess, tokens in zip(members, guesses, said, strict=True):
+            growing.compare(index, guess, tokens.tolist())
+    while growing.open:
+        _decode(logits, growing, pad, device)
+    return growing.grown
+
+
+class _Growing:
+    """Continuations under way.
+
+    Attributes:
+        grown: Tokens of each prompt's continuation.
+        open: Prompts whose continuation goes on, ascending.
+    """
+
+    def __init__(
+        self,
+        prompts: Sequence[Row],
+        end: int | None,
+        max_tokens: int,
+        is_done: Callable[[Sequence[int]], bool],
+    ) -> None:
+        self.grown: list[list[int]] = [[] for _ in prompts]
+        self.open = list(range(len(prompts)))
+        self._prompts, self._end, self._max_tokens, self._is_done = (
+            prompts,
+            end,
+            max_tokens,
+            is_done,
+        )
+
+    def row(self, index: int) -> Row:
+        """A prompt with its continuation so far."""
+        prompt = self._prompts[index]
+        return Row((*prompt.ids, *self.grown[index]), prompt.prompt_length)
+
+    def take(self, index: int, token: int) -> bool:
+        """The next token of a continuation; False if that ends with it."""
+        grown = self.grown[index]
+        goes_on = token != self._end
+        if goes_on:
+            grown.append(token)
+            goes_on = len(grown) < self._max_tokens and not self._is_done(grown)
+        if not goes_on:
+            self.open.remove(index)
+        return goes_on
+
+    def compare(self, index: int, guess: Sequence[int], said: Sequence[int]) -> None:
+        """Take what was said behind each beginning of a guess, up to the first that differs."""
+        for guessed, token in zip(guess, said, strict=True):
+            if not self.take(index, token) or token != guessed:
+                break
+
+
+def _decode(logits: Logits, growing: _Growing, pad: int, device: torch.device | str) -> None:
+    """Generate for all that are open, until none is or those that are had better be read anew.
+
+    That is when the rows that had ended took as many tokens as reading the others again will take:
+    whenever they end, at most twice the least number is computed.
+    """
+    members = list(growing.open)
+    batch = collate(
+        [growing.row(index) for index in members], pad_id=pad, scores_last=True, device=device
+    )
+    state, num_wasted = DecodeState(), 0
+    while True:
         scores, state = logits(batch, state)
         tokens = scores.argmax(-1)
-        for row, token in enumerate(tokens.tolist()):
-            is_open[row] = is_open[row] and token != end
-            if is_open[row]:
-                grown[row].append(token)
-                is_open[row] = not is_done(grown[row])
-        if not any(is_open):
-            break
+        is_open = set(growing.open)
+        for index, token in zip(members, tokens.tolist(), strict=True):
+            if index in is_open:
+                growing.take(index, token)
+        num_wasted += len(members) - len(growing.open)
+        if num_wasted >= sum(len(growing.row(index).ids) for index in growing.open):
+            return
         ones = torch.ones_like(tokens)[:, None]
         batch = PromptBatch(tokens[:, None], ones, ones[:, 0], ones.bool())
-    return grown
+
+
+def _together(drafts: Sequence[Sequence[int]]) -> Iterator[list[int]]:
+    """Numbers of the drafts that hold anything, in groups of so many tokens as are read at once."""
+    group: list[int] = []
+    num_tokens = 0
+    for index, draft in enumerate(drafts):
+        if not draft:
+            continue
+        if group and num_tokens + len(draft) > _GUESSED_AT_A_TIME:
+            yield group
+            group, num_tokens = [], 0
+        group.append(index)
+        num_tokens += len(draft)
+    if group:
+        yield group

@@ -68,7 +68,7 @@ class Before:
     """What the pristine backbone answers to every probe, by probe index."""
 
     answers: dict[int, tuple[int, ...]]
-    texts: dict[int, str] | None = None
+    generated: dict[int, tuple[int, ...]] | None = None  # tokens, without the end
     perplexities: dict[int, float] | None = None
 
 
@@ -293,8 +293,9 @@ class EditLoop:
         answers = self._evaluator.answers(self._logits, chosen)
         texts = texts_before = None
         if self._protocol.generates and is_final:
-            texts = self._evaluator.generations(self._logits, chosen)
-            texts_before = self._before.texts
+            before = self._before.generated or {}
+            texts = self._evaluator.texts(self._evaluator.generations(self._logits, chosen, before))
+            texts_before = self._evaluator.texts(before)
         old = self._old_answers() if is_final else None
         found = self._evaluator.score(answers, self._before.answers, texts, texts_before, old)
         if self._protocol.has_passages:

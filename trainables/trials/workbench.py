@@ -319,26 +319,26 @@ class Workbench:
             def answered() -> State:
                 pulse().stage("asking the unedited backbone")
                 answers = evaluator.answers(split.logits, chosen)
-                texts = evaluator.generations(split.logits, chosen) if generates else {}
+                grown = evaluator.generations(split.logits, chosen) if generates else {}
                 measured = evaluator.perplexities(split.logits, edits)
                 return State(
                     values={
                         "answers": [list(answers[index]) for index in chosen],
-                        "texts": [texts[index] for index in chosen] if generates else None,
+                        "generated": [list(grown[i]) for i in chosen] if generates else None,
                         "perplexities": [measured[index] for index in edits],
                     }
                 )
 
             inputs = backbone.identity | {"probes": evaluator.digest, "generates": generates}
             if limit is not None:
-                inputs["generation_limit"] = limit
+                inputs |= {"generation_limit": limit, "form": "tokens"}
             if how.has_passages:
                 inputs["has_passages"] = True
             values: dict[str, Any] = self._artefacts.get("answers", inputs, build).values
-            texts = values["texts"]
+            grown = values["generated"]
             self._before[key] = Before(
                 {index: tuple(ids) for index, ids in zip(chosen, values["answers"], strict=True)},
-                None if texts is None else dict(zip(chosen, texts, strict=True)),
+                None if grown is None else dict(zip(chosen, map(tuple, grown), strict=True)),
                 dict(zip(edits, values["perplexities"], strict=True)) if edits else None,
             )
         return self._before[key]

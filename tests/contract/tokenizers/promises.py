@@ -135,7 +135,7 @@ def generation(tokenizer: Any, cases: Sequence[Case], batch_size: int = 128) -> 
     evaluator = Evaluator(tokenizer, records, batch_size=batch_size)
     chosen = evaluator.select(scores=["reliability"])
     answers = evaluator.answers(model, chosen)
-    texts = evaluator.generations(model, chosen)
+    texts = evaluator.texts(evaluator.generations(model, chosen))
     assert [composed(texts[i]) for i in chosen] == [composed(case.target) for case in cases]
     scores = evaluator.score(answers, answers, texts, texts)
     assert {score.exact for score in scores} == {1.0}

@@ -95,7 +95,7 @@ def test_generations_when_a_target_has_more_than_32_tokens_then_it_can_be_right(
         return logits.float(), DecodeState(route=num_read)
 
     evaluator = Evaluator(DIGITS, [record])
-    texts = evaluator.generations(recites, [0])
+    texts = evaluator.texts(evaluator.generations(recites, [0]))
     [score] = evaluator.score({0: row.target[:-1]}, {}, texts, texts)
     assert score.text == "7" * 40
     assert score.generated == 1.0

@@ -75,10 +75,10 @@ def make_loop(
     evaluator = Evaluator(backbone.tokenizer, records)
     pristine = Split(backbone, 0, PrefixCache())
     chosen = evaluator.select()
-    texts = evaluator.generations(pristine.logits, chosen) if generates else None
+    grown = evaluator.generations(pristine.logits, chosen) if generates else None
     edits = evaluator.select(scores=["reliability"])
     measured = evaluator.perplexities(pristine.logits, edits) if "has_passages" in how else None
-    before = Before(evaluator.answers(pristine.logits, chosen), texts, measured)
+    before = Before(evaluator.answers(pristine.logits, chosen), grown, measured)
     config = Config(
         edit_layer=2,
         loss="target_new",
