@@ -195,7 +195,7 @@ def _network(spec: TrialSpec, number: int | None) -> object:
     That is all settings and the data. Of the part `tune` alone its records are those that a trial
     leaves, so that each draw has a network of its own; so has trial `number` of a search.
     """
-    if spec.cost.get("trains") != "networks":
+    if spec.cost.get("trains") not in ("networks", "small_model"):
         return None
     draw = None if spec.dataset.get("part") == "report" else (spec.seed, spec.protocol)
     return spec.method, spec.dataset, draw, number

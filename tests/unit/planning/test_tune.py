@@ -187,9 +187,11 @@ def test_every_method_that_edits_can_be_tuned() -> None:
     assert {name for name, file in files.items() if not file.get("tune")} == {"no_edit"}
     made = expand(config.load(["ablation=presets"]))
     found = {each.fixed["method"] for each in made.searches}
-    # memit_mass is memit's in one batch; the published malmen trains on more than a part `tune` has
-    assert found == files.keys() - {"no_edit", "memit_mass", "malmen"}
-    alone = ["ablation=presets", "axes.method=[malmen]", "rerun.untuned=false"]
+    # memit_mass is memit's in one batch; as published, three train for days, or on more than there is
+    trained_ahead = {"mend", "malmen", "serac"}
+    assert found == files.keys() - {"no_edit", "memit_mass"} - trained_ahead
+    named = ",".join(sorted(trained_ahead))
+    alone = ["ablation=presets", f"axes.method=[{named}]", "rerun.untuned=false"]
     for each in (*made.searches, *expand(config.load(alone)).searches):
         fields = {f"method.{key}" for key in fields_of(files[str(each.fixed["method"])])}
         assert each.distributions.keys() <= fields
