@@ -50,6 +50,8 @@ def set_environment(cluster: str, niceness: int = 0) -> None:
     # continued from the ledger.
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "inf")
     os.environ.setdefault("RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS", "0")
+    # A trial of a search that failed or diverged has no score, and Tune would end all for that.
+    os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")
     # Tune's own handler would end the run as if all were done; see `Interruption`.
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
 

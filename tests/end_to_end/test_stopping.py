@@ -54,6 +54,20 @@ def test_asha_stops_arms_says_so_and_completes_them_on_demand(commands: Commands
     assert_agree(commands)
 
 
+def test_search_goes_on_when_a_trial_has_no_score(commands: Commands) -> None:
+    completed = commands.sweep(
+        *("ablation=presets", "method=ft_m", "backbone=facts_tiny", "workers=1"),
+        *("num_trials=4", "rerun.seeds=[0]", "rerun.untuned=false", "protocol.num_edits=4"),
+        *("method.edit_layer=1", "method.num_steps=4", "start_at=nothing"),
+        "axes.method.edit_lr={distribution:categorical,choices:[0.001,1.0e+38]}",
+    )
+    assert completed.returncode == 1, completed.stderr
+    tried = {row["spec"]["method"]["edit_lr"]: row["status"] for row in commands.ends()}
+    assert tried == {0.001: "finished", 1e38: "failed"}
+    again = [row for row in commands.ends() if row["spec"]["dataset"]["part"] == "report"]
+    assert [row["spec"]["method"]["edit_lr"] for row in again] == [0.001]
+
+
 @pytest.mark.slow
 def test_search_runs_the_best_again_and_resumes_without_running_anything(
     commands: Commands,

@@ -200,6 +200,7 @@ class Evaluator:
         self,
         logits: Logits,
         chosen: Sequence[int],
+        answers: Mapping[int, tuple[int, ...]] | None = None,
         before: Mapping[int, tuple[int, ...]] | None = None,
     ) -> dict[int, tuple[int, ...]]:
         """Greedy continuation of each chosen probe's prompt, without its end token.
@@ -210,8 +211,9 @@ class Evaluator:
         Args:
             logits: Of the model.
             chosen: Indices of probes.
-            before: What the pristine backbone generates. It is the guess of what is not asked about
-                an edit, as the target is of what is; see `greedy`.
+            answers: What the model was found to answer at the target positions of these probes.
+            before: What the pristine backbone generates: the guess of what is not asked about an
+                edit, as the target's end is of what is; see `greedy`.
         """
         rows = {i: tokenise(self._tokenizer, self.probes[i].prompt) for i in chosen}
         order, found, limit = list(rows), dict[int, tuple[int, ...]](), self.generation_limit
@@ -219,8 +221,15 @@ class Evaluator:
         for members in by_length(list(rows.values()), self._batch_size):
             indices = [order[m] for m in members]
             prompts = [rows[i] for i in indices]
-            guesses = [drafts[i] for i in indices] if drafts else None
-            grown = greedy(logits, prompts, self._tokenizer, self._device, limit, drafts=guesses)
+            grown = greedy(
+                logits,
+                prompts,
+                self._tokenizer,
+                self._device,
+                limit,
+                known=[(self._rows[i].target, answers[i]) for i in indices] if answers else None,
+                drafts=[drafts[i] for i in indices] if drafts else None,
+            )
             found.update((i, tuple(ids)) for i, ids in zip(indices, grown, strict=True))
         return found
 

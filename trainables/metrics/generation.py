@@ -11,6 +11,7 @@ from torch import Tensor
 from trainables.interfaces import DecodeState, PromptBatch
 from trainables.prompts import Row, collate, pad_id
 
+Known = tuple[Sequence[int], Sequence[int]]  # a text's tokens; what was said in place of each
 Logits = Callable[[PromptBatch, DecodeState | None], tuple[Tensor, DecodeState]]
 GENERATED_TOKENS = 32  # at least so many are generated: where an answer ends is seen then
 GENERATED_BEHIND = 8  # and so many more than the longest target has, for another spelling of it
@@ -24,6 +25,7 @@ def greedy(
     device: torch.device | str = "cpu",
     max_tokens: int = GENERATED_TOKENS,
     is_done: Callable[[Sequence[int]], bool] = lambda ids: False,
+    known: Sequence[Known] | None = None,
     drafts: Sequence[Sequence[int]] | None = None,
 ) -> list[list[int]]:
     """Greedy continuations, each cut before the end token; the route is taken on the prompt.
@@ -37,13 +39,17 @@ def greedy(
         device: Where token rows go.
         max_tokens: Most tokens of a continuation.
         is_done: Whether a continuation is complete.
+        known: What the model was heard to say behind each beginning of some text.
         drafts: Guesses of the continuations, end tokens included. One pass over a prompt and its
             guess tells up to where the model says the same, which costs less than to generate it:
-            hidden states below an edit are kept by row. Guesses decide the cost, not the answers.
+            hidden states below an edit are kept by row. A guess whose beginning is known to be
+            wrong is not tried. Guesses decide the cost, not the answers.
     """
     growing = _Growing(prompts, tokenizer.eos_token_id, max_tokens, is_done)
     pad = pad_id(tokenizer)
-    for members in _together(drafts or ()):
+    for index, (text, said) in enumerate(known or ()):
+        growing.compare(index, text, said)
+    for members in _together(growing.still_possible(drafts or ())):
         guesses = [[*(drafts or ())[index]][:max_tokens] for index in members]
         rows = [
             Row((*prompts[index].ids, *guess[:-1]), prompts[index].prompt_length)
@@ -75,12 +81,8 @@ class _Growing:
     ) -> None:
         self.grown: list[list[int]] = [[] for _ in prompts]
         self.open = list(range(len(prompts)))
-        self._prompts, self._end, self._max_tokens, self._is_done = (
-            prompts,
-            end,
-            max_tokens,
-            is_done,
-        )
+        self._prompts, self._end = prompts, end
+        self._max_tokens, self._is_done = max_tokens, is_done
 
     def row(self, index: int) -> Row:
         """A prompt with its continuation so far."""
@@ -98,11 +100,25 @@ class _Growing:
             self.open.remove(index)
         return goes_on
 
-    def compare(self, index: int, guess: Sequence[int], said: Sequence[int]) -> None:
-        """Take what was said behind each beginning of a guess, up to the first that differs."""
-        for guessed, token in zip(guess, said, strict=True):
-            if not self.take(index, token) or token != guessed:
+    def compare(self, index: int, text: Sequence[int], said: Sequence[int]) -> None:
+        """Take what was said behind each beginning of a text, up to the first that differs.
+
+        The text begins with what has grown so far.
+        """
+        for number in range(len(self.grown[index]), len(text)):
+            if not self.take(index, said[number]) or said[number] != text[number]:
                 break
+
+    def still_possible(self, drafts: Sequence[Sequence[int]]) -> list[Sequence[int]]:
+        """The drafts that begin as what has grown, and have more; nothing for the others."""
+        is_open = set(self.open)
+
+        def is_possible(index: int, draft: Sequence[int]) -> bool:
+            grown = self.grown[index]
+            is_longer = len(draft) > len(grown)
+            return index in is_open and is_longer and [*draft[: len(grown)]] == grown
+
+        return [draft if is_possible(index, draft) else () for index, draft in enumerate(drafts)]
 
 
 def _decode(logits: Logits, growing: _Growing, pad: int, device: torch.device | str) -> None:

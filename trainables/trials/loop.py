@@ -294,7 +294,9 @@ class EditLoop:
         texts = texts_before = None
         if self._protocol.generates and is_final:
             before = self._before.generated or {}
-            texts = self._evaluator.texts(self._evaluator.generations(self._logits, chosen, before))
+            texts = self._evaluator.texts(
+                self._evaluator.generations(self._logits, chosen, answers, before)
+            )
             texts_before = self._evaluator.texts(before)
         old = self._old_answers() if is_final else None
         found = self._evaluator.score(answers, self._before.answers, texts, texts_before, old)

@@ -319,7 +319,7 @@ class Workbench:
             def answered() -> State:
                 pulse().stage("asking the unedited backbone")
                 answers = evaluator.answers(split.logits, chosen)
-                grown = evaluator.generations(split.logits, chosen) if generates else {}
+                grown = evaluator.generations(split.logits, chosen, answers) if generates else {}
                 measured = evaluator.perplexities(split.logits, edits)
                 return State(
                     values={
@@ -335,7 +335,7 @@ class Workbench:
             if how.has_passages:
                 inputs["has_passages"] = True
             values: dict[str, Any] = self._artefacts.get("answers", inputs, build).values
-            grown = values["generated"]
+            grown = values.get("generated")  # older artefacts without it are of no generation
             self._before[key] = Before(
                 {index: tuple(ids) for index, ids in zip(chosen, values["answers"], strict=True)},
                 None if grown is None else dict(zip(chosen, map(tuple, grown), strict=True)),

@@ -187,7 +187,7 @@ def test_every_method_that_edits_can_be_tuned() -> None:
     assert {name for name, file in files.items() if not file.get("tune")} == {"no_edit"}
     made = expand(config.load(["ablation=presets"]))
     found = {each.fixed["method"] for each in made.searches}
-    # memit_mass is memit's in one batch; as published, three train for days, or on more than there is
+    # memit_mass is memit's in one batch; three train for days, or on more than there is
     trained_ahead = {"mend", "malmen", "serac"}
     assert found == files.keys() - {"no_edit", "memit_mass"} - trained_ahead
     named = ",".join(sorted(trained_ahead))

@@ -30,6 +30,10 @@ class PrefixCache:
             self.hits += 1
         return found
 
+    def find(self, key: tuple[str, int, bytes]) -> Tensor | None:
+        """As `get`, for one of several keys that may serve: counted neither as hit nor as miss."""
+        return self._states.get(key)
+
     def put(self, key: tuple[str, int, bytes], states: Tensor) -> None:
         """Store `states` under `key`, if there is room for them at all."""
         if states.nbytes <= self._states.maxsize:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from trainables.backbones.forward.layer_mask import LayerMasks
 from trainables.backbones.forward.packing import Packings
@@ -61,7 +62,8 @@ class Split:
         self.backbone = backbone
         self.first_layer = first_layer
         self._cache = cache
-        self._lower = decoder_part(backbone, 0, first_layer, has_norm=False)
+        self._kept_at = _kept_at(backbone, first_layer)
+        self._parts: dict[tuple[int, int], nn.Module] = {}
         self._upper = decoder_part(backbone, first_layer, backbone.num_layers, has_norm=True)
         # Of several micro-batches: the layers that still run on all rows, and those that do not.
         plain = min(first_layer + has_batch_state, backbone.num_layers)
@@ -89,23 +91,18 @@ class Split:
             raise BackboneError(f"a row of {width} tokens is longer than the {limit} positions")
         if self.first_layer == 0:
             return self.backbone.embedding(prompts.input_ids)
-        keys = [self._key(ids) for ids in prompts.real_ids]
-        found = [self._cache.get(key) for key in keys]
-        missing = torch.tensor([i for i, states in enumerate(found) if states is None])
-        if len(missing):
-            part = prompts.rows(missing)
-            computed = self.backbone.micro_batch.apply(
-                self._below, part.input_ids, part.attention_mask, part.position_ids
-            )
-            lengths = [len(ids) for ids in part.real_ids]
-            each = computed[part.real_at].split(lengths)
-            for index, states in zip(missing.tolist(), each, strict=True):
-                found[index] = states.clone()
-                self._cache.put(keys[index], found[index])
-        known: list[Tensor] = [states for states in found if states is not None]
-        hidden = known[0].new_zeros(*prompts.input_ids.shape, self.backbone.hidden_size)
-        hidden[prompts.real_at] = torch.cat(known)
-        return hidden
+        found = [self._cache.get(self._key(ids, self.first_layer)) for ids in prompts.real_ids]
+        missing: dict[int, dict[int, Tensor | None]] = {}  # by layer, then row: what enters there
+        for row, states in enumerate(found):
+            if states is None:
+                layer, below = self._below(prompts.real_ids[row])
+                missing.setdefault(layer, {})[row] = below
+        for layer, rows in missing.items():
+            part = prompts.rows(torch.tensor([*rows]))
+            entering = [states for states in rows.values() if states is not None]
+            for row, states in zip(rows, self._from_layer(layer, part, entering), strict=True):
+                found[row] = states
+        return self._padded(prompts, [states for states in found if states is not None])
 
     def logits(
         self, prompts: PromptBatch, state: DecodeState | None = None, hidden: Tensor | None = None
@@ -232,12 +229,64 @@ class Split:
         mask = self._masks.of(self._whole, prompts, states)
         return run_part(self._whole, states, mask, prompts.position_ids)
 
-    def _below(self, ids: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
-        return run_part(self._lower, self.backbone.embedding(ids), mask, positions)
+    def _below(self, ids: Tensor) -> tuple[int, Tensor | None]:
+        """The highest layer under `first_layer` whose entering states are kept, and these.
 
-    def _key(self, ids: Tensor) -> tuple[str, int, bytes]:
+        0 and None where none are.
+        """
+        for layer in reversed(self._kept_at[:-1]):
+            states = self._cache.find(self._key(ids, layer))
+            if states is not None:
+                return layer, states
+        return 0, None
+
+    def _from_layer(
+        self, layer: int, prompts: PromptBatch, entering: Sequence[Tensor]
+    ) -> Sequence[Tensor]:
+        """States entering `first_layer` of whole rows, by those `entering` a layer above 0."""
+        lengths = [len(ids) for ids in prompts.real_ids]
+        found = entering
+        states = self._padded(prompts, entering) if entering else None
+        for stop in (kept for kept in self._kept_at if kept > layer):
+            if states is None:
+                states = self.backbone.embedding(prompts.input_ids)
+            states = self.backbone.micro_batch.apply(
+                partial(run_part, self._part(layer, stop)),
+                *(states, prompts.attention_mask, prompts.position_ids),
+            )
+            found = [row.clone() for row in states[prompts.real_at].split(lengths)]
+            for ids, row in zip(prompts.real_ids, found, strict=True):
+                self._cache.put(self._key(ids, stop), row)
+            layer = stop
+        return found
+
+    def _part(self, first: int, stop: int) -> nn.Module:
+        """The layers [first, stop), made once."""
+        if (first, stop) not in self._parts:
+            made = decoder_part(self.backbone, first, stop, has_norm=False)
+            self._parts[first, stop] = made
+        return self._parts[first, stop]
+
+    def _padded(self, prompts: PromptBatch, rows: Sequence[Tensor]) -> Tensor:
+        """States of each row's real tokens -> (B, T, D)."""
+        hidden = rows[0].new_zeros(*prompts.input_ids.shape, self.backbone.hidden_size)
+        hidden[prompts.real_at] = torch.cat([*rows])
+        return hidden
+
+    def _key(self, ids: Tensor, layer: int) -> tuple[str, int, bytes]:
         digest = hashlib.blake2b(ids.numpy().tobytes(), digest_size=16).digest()
-        return self.backbone.memory_key, self.first_layer, digest
+        return self.backbone.memory_key, layer, digest
+
+
+def _kept_at(backbone: Backbone, first_layer: int) -> list[int]:
+    """The layers for which entering states are kept on the way to `first_layer`, the last of all.
+
+    Trials edit different layers: those in the upper half find what others have computed up to a
+    tenth of all layers below their own. On a GPU memory is dearer than layers.
+    """
+    half, tenth = backbone.num_layers // 2, max(1, backbone.num_layers // 10)
+    among = range(half, first_layer, tenth) if backbone.device.type == "cpu" else ()
+    return [*among, first_layer]
 
 
 def _decode(

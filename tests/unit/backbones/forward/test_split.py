@@ -134,6 +134,31 @@ def test_prefix_cache_when_a_prompt_returns_in_another_batch_then_it_is_not_comp
     assert alone.shape == (1, len(rows[1].ids), llama.hidden_size)
 
 
+@torch.no_grad()
+def test_hidden_starts_at_the_highest_layer_that_another_split_has_passed(
+    llama: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of four layers the states entering the third are kept on the way to the fourth."""
+    cache, rows = PrefixCache(), [tokenise(llama.tokenizer, *pair) for pair in PAIRS]
+    ran: list[tuple[int, int]] = []
+    made = Split._part
+
+    def noted(split: Split, first: int, stop: int) -> torch.nn.Module:
+        ran.append((first, stop))
+        return made(split, first, stop)
+
+    monkeypatch.setattr(Split, "_part", noted)
+    assert llama.num_layers == 4
+    Split(llama, 2, cache).hidden(collate(rows[:2], pad_id=0))
+    found = Split(llama, 3, cache).hidden(collate(rows, pad_id=0))
+    assert ran == [(0, 2), (2, 3), (0, 2), (2, 3)]  # two rows go on, the third begins
+    expected = Split(llama, 3, PrefixCache(0.0)).hidden(collate(rows, pad_id=0))
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
+    ran.clear()
+    Split(llama, 2, cache).hidden(collate(rows, pad_id=0))
+    assert ran == []  # the third row's were kept on its way up
+
+
 def test_prefix_cache_when_over_budget_then_drops_the_least_recently_used() -> None:
     cache = PrefixCache(max_gib=2 * 400 / 2**30)  # room for two states of 100 floats
     states = torch.zeros(100, 1)
