@@ -39,6 +39,7 @@ from trainables.prompts import (
 
 BATCH_SIZE = 128  # prompts read at a time, where memory allows
 MEASURES = ("token", "exact", "generated", "token_no_blank")  # fields of `ProbeScore` to average
+_LOCAL = 0.95  # of the unrelated answers begin as before, for their texts to be taken for the same
 MAX_PERPLEXITY = 1e30  # a ruined model's is infinite, and a mean must stay a number
 
 
@@ -212,12 +213,11 @@ class Evaluator:
             logits: Of the model.
             chosen: Indices of probes.
             answers: What the model was found to answer at the target positions of these probes.
-            before: What the pristine backbone generates: the guess of what is not asked about an
-                edit, as the target's end is of what is; see `greedy`.
+            before: What the pristine backbone generates, as a guess; see `greedy`.
         """
         rows = {i: tokenise(self._tokenizer, self.probes[i].prompt) for i in chosen}
         order, found, limit = list(rows), dict[int, tuple[int, ...]](), self.generation_limit
-        drafts = {} if before is None else {i: self._draft(i, before[i], limit) for i in chosen}
+        drafts = self._drafts(chosen, answers, before, limit) if answers and before else {}
         for members in by_length(list(rows.values()), self._batch_size):
             indices = [order[m] for m in members]
             prompts = [rows[i] for i in indices]
@@ -228,7 +228,7 @@ class Evaluator:
                 self._device,
                 limit,
                 known=[(self._rows[i].target, answers[i]) for i in indices] if answers else None,
-                drafts=[drafts[i] for i in indices] if drafts else None,
+                drafts=[drafts.get(i, ()) for i in indices],
             )
             found.update((i, tuple(ids)) for i, ids in zip(indices, grown, strict=True))
         return found
@@ -315,12 +315,33 @@ class Evaluator:
             rows = [tokenise(self._tokenizer, self.probes[index].prompt) for index in members]
             yield collate(rows, pad_id=pad, scores_last=True, device=self._device)
 
-    def _draft(self, index: int, before: tuple[int, ...], limit: int) -> tuple[int, ...]:
-        """What an edited model may generate for a probe, with the end token if there is one."""
-        probe, end = self.probes[index], self._tokenizer.eos_token_id
-        is_edited = probe.score in ("reliability", "generality")
-        ids = self._rows[index].target if is_edited else before
-        return ids if end is None or len(ids) >= limit else (*ids, int(end))
+    def _drafts(
+        self,
+        chosen: Sequence[int],
+        answers: Mapping[int, tuple[int, ...]],
+        before: Mapping[int, tuple[int, ...]],
+        limit: int,
+    ) -> dict[int, tuple[int, ...]]:
+        """What an edited model may generate for each probe, with the end token if there is one.
+
+        Of an edit and a rephrase the target. Of all else what the pristine backbone generates, if
+        nearly all answers to what is about no edit begin as they did: those alone stay the same for
+        a whole generation.
+        """
+        end = self._tokenizer.eos_token_id
+        unrelated = [i for i in chosen if self.probes[i].is_locality and before[i]]
+        num_kept = sum(answers[i][0] == before[i][0] for i in unrelated)
+        is_local = num_kept >= _LOCAL * len(unrelated)
+        found = {}
+        for index in chosen:
+            if self.probes[index].score in ("reliability", "generality"):
+                ids = self._rows[index].target
+            elif is_local:
+                ids = before[index]
+            else:
+                continue
+            found[index] = ids if end is None or len(ids) >= limit else (*ids, int(end))
+        return found
 
     def _wrong(
         self,

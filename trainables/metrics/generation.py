@@ -128,9 +128,8 @@ def _decode(logits: Logits, growing: _Growing, pad: int, device: torch.device | 
     whenever they end, at most twice the least number is computed.
     """
     members = list(growing.open)
-    batch = collate(
-        [growing.row(index) for index in members], pad_id=pad, scores_last=True, device=device
-    )
+    rows = [growing.row(index) for index in members]
+    batch = collate(rows, pad_id=pad, scores_last=True, device=device)
     state, num_wasted = DecodeState(), 0
     while True:
         scores, state = logits(batch, state)
@@ -140,7 +139,8 @@ def _decode(logits: Logits, growing: _Growing, pad: int, device: torch.device | 
             if index in is_open:
                 growing.take(index, token)
         num_wasted += len(members) - len(growing.open)
-        if num_wasted >= sum(len(growing.row(index).ids) for index in growing.open):
+        longest = max((len(growing.row(index).ids) for index in growing.open), default=0)
+        if num_wasted >= len(growing.open) * longest:
             return
         ones = torch.ones_like(tokens)[:, None]
         batch = PromptBatch(tokens[:, None], ones, ones[:, 0], ones.bool())

@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from tests.contract.tokenizers import small
-from trainables.interfaces import DecodeState, EditRecord, PromptBatch, Question
+from trainables.backbones.forward.prefix_cache import PrefixCache
+from trainables.backbones.forward.split import Split
+from trainables.interfaces import Backbone, DecodeState, EditRecord, PromptBatch, Question
 from trainables.metrics.evaluator import Evaluator, aggregate
 from trainables.prompts import tokenise
 
@@ -99,3 +101,29 @@ def test_generations_when_a_target_has_more_than_32_tokens_then_it_can_be_right(
     [score] = evaluator.score({0: row.target[:-1]}, {}, texts, texts)
     assert score.text == "7" * 40
     assert score.generated == 1.0
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.05, 2.0], ids=["as it was", "a little", "much"])
+def test_generations_are_the_same_whatever_is_known_and_guessed(
+    llama: Backbone, shift: float
+) -> None:
+    """Of a model that is as before all texts are guessed, of one that is not some or none."""
+    evaluator = Evaluator(llama.tokenizer, [YEAR, NAME, long_record(3)])
+    chosen, model = evaluator.select(), Split(llama, 2, PrefixCache())
+    first = evaluator.answers(model.logits, chosen)
+    before = evaluator.generations(model.logits, chosen)
+    assert evaluator.generations(model.logits, chosen, first) == before
+    weight = llama.model.get_parameter(f"{llama.down_path(3)}.weight")
+    with torch.no_grad():
+        weight += shift * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
+    answers = evaluator.answers(model.logits, chosen)
+    asked: list[bool] = []
+
+    def noted(prompts: PromptBatch, state: DecodeState | None) -> tuple[torch.Tensor, DecodeState]:
+        asked.append(state is None)
+        return model.logits(prompts, state)
+
+    found = evaluator.generations(noted, chosen, answers, before)
+    assert found == evaluator.generations(model.logits, chosen)
+    assert (found == before) == (shift == 0)
+    assert any(asked) == (shift < 2)  # whole rows are read where a guess may be right
