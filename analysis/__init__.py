@@ -4,8 +4,8 @@ Rooms, each of which imports only those below it:
 
 - `table`, `figure`, `report`, `claims`, `presets`: the commands.
 - `page`: a whole store as one HTML page.
-- `table_report`, `claim_report`, `preset_report`: read a store and make finished tables, verdicts
-  on claims, or the presets that a search chose.
+- `reports`: reads a store and makes finished tables, verdicts on claims, or the presets that a
+  search chose.
 - `figures`: draws a table.
 - `layouts`: arranges the arms of one published table as the paper does.
 - `subsets`: divides an arm into subsets of its records.

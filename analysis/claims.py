@@ -17,11 +17,13 @@ if __name__ == "__main__":
 from analysis.arguments import SHARED_HELP, parse_options
 
 DEFAULTS = {"format": "markdown"}
-CHOICES = {"format": ("markdown", "csv")}
+CHOICES = {"format": ("markdown", "beside", "csv")}
 
 EPILOG = f"""\
 {SHARED_HELP}\
-  format=FORM      markdown (default) or csv, one line per comparison
+  format=FORM      markdown (default); beside, one table with a column for each backbone and data
+                   set; or csv, one line per comparison
+several stores, as store=FOLDER,FOLDER, are judged together
 """
 
 
@@ -43,10 +45,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # pandas and mlflow take seconds to import; --help and wrong options should not wait for them.
     try:
         asked, options = parse_options(given.words, DEFAULTS, CHOICES)
-        from analysis.claim_report import Options, report
+        from analysis.reports.claim_report import Options, report
 
         chosen = Options(
-            Path(options["store"]), options["measure"] or None, options["mlflow"] or None
+            tuple(map(Path, options["store"].split(","))),
+            options["measure"] or None,
+            options["mlflow"] or None,
         )
         print(report(asked, chosen, options["format"]), end="")
     except ValueError as error:

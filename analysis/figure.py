@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _draw(name: str, options: dict[str, str]) -> int:
     from analysis.figures.catalogue import drawing
     from analysis.figures.style import store, styled
-    from analysis.table_report import Options, assemble
+    from analysis.reports.table_report import Options, assemble
 
     chosen = Options(
         Path(options["store"]), options["measure"] or None, server=options["mlflow"] or None

@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if names:
             known = ", ".join((*SHARED, *DEFAULTS))
             raise ValueError(f"{names[0]!r} is no option; known: {known}")
-        from analysis.preset_report import Options, report
+        from analysis.reports.preset_report import Options, report
 
         chosen = Options(
             options["measure"] or "token",

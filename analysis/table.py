@@ -58,7 +58,7 @@ def parse(words: Sequence[str], needs_table: bool = True) -> tuple[str, dict[str
 
 def _print_tables(name: str, options: dict[str, str]) -> int:
     from analysis.render.documents import notes, render
-    from analysis.table_report import Options, assemble
+    from analysis.reports.table_report import Options, assemble
 
     chosen = Options(
         Path(options["store"]),

@@ -10,8 +10,6 @@ from urllib.parse import quote, unquote, urlsplit
 
 import pandas as pd
 
-from analysis.claim_report import Options as ClaimOptions
-from analysis.claim_report import report as claim_report
 from analysis.errors import AnalysisError, StoreError
 from analysis.figures.catalogue import drawing
 from analysis.figures.style import styled
@@ -19,7 +17,9 @@ from analysis.layouts.catalogue import known_layouts
 from analysis.reading import runs
 from analysis.reading.shipped import question_of
 from analysis.render.table import Table
-from analysis.table_report import Options, assemble
+from analysis.reports.claim_report import Options as ClaimOptions
+from analysis.reports.claim_report import report as claim_report
+from analysis.reports.table_report import Options, assemble
 
 _ENDS = ("finished", "stopped", "diverged", "failed")
 MOST_ROWS = 200  # of a table on the page; the command prints all
@@ -204,7 +204,7 @@ def _shown(table: Table) -> Shown:
 
 def _claims(store: Path, measure: str | None, server: str | None) -> str:
     try:
-        return claim_report((), ClaimOptions(store, measure, server), "markdown")
+        return claim_report((), ClaimOptions((store,), measure, server), "markdown")
     except AnalysisError:
         return ""  # no ablation in the store tests a claim
 

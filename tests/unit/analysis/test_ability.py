@@ -14,7 +14,7 @@ from analysis.figures import ability
 from analysis.figures.style import styled
 from analysis.intervals import interval_of_change
 from analysis.render.documents import render
-from analysis.table_report import Options, assemble
+from analysis.reports.table_report import Options, assemble
 from tests.unit.analysis_store import BATCH, Writer
 
 STREAM = BATCH | {"kind": "lifelong", "num_edits": 40, "edit_batch_size": 10, "num_batches": 4}

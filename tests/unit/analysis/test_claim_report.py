@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from analysis.claim_report import Options, report
 from analysis.claims import main
 from analysis.errors import AnalysisError
+from analysis.reports.claim_report import Options, report
 from tests.end_to_end.commands import copy_database
 from tests.unit.analysis_store import Writer
 from tests.unit.published_store import SERIAL
@@ -36,7 +36,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_report_when_csv_then_each_comparison_has_its_difference_and_verdict(store: Path) -> None:
-    lines = list(csv.DictReader(io.StringIO(report(["memoe_v1.c2"], Options(store), "csv"))))
+    lines = list(csv.DictReader(io.StringIO(report(["memoe_v1.c2"], Options((store,)), "csv"))))
     generality = {
         line["comparison"]: (float(line["difference"]), line["verdict"])
         for line in lines
@@ -54,7 +54,7 @@ def test_report_when_csv_then_each_comparison_has_its_difference_and_verdict(sto
 
 
 def test_report_when_markdown_then_what_was_not_run_is_named_with_its_ablation(store: Path) -> None:
-    lines = report(["memoe_v1"], Options(store), "markdown").splitlines()
+    lines = report(["memoe_v1"], Options((store,)), "markdown").splitlines()
     heading = "## Published claims on backbone facts, dataset facts: "
     assert lines[0] == heading + "0 confirmed, 1 refuted, 0 undecided, 8 not run"
     assert "### memoe_v1.c2: refuted" in lines
@@ -64,7 +64,7 @@ def test_report_when_markdown_then_what_was_not_run_is_named_with_its_ablation(s
 
 
 def test_report_when_markdown_then_each_claim_says_what_its_comparisons_demand(store: Path) -> None:
-    lines = report(["memoe_v1.c2"], Options(store), "markdown").splitlines()
+    lines = report(["memoe_v1.c2"], Options((store,)), "markdown").splitlines()
     rules = [line for line in lines if line.startswith(("- above: ", "- within: "))]
     assert [line.partition(":")[0] for line in rules] == ["- above", "- within"]
     assert "confirmed where the interval of the difference lies above 0" in rules[0]
@@ -98,7 +98,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_report_when_baselines_were_not_run_then_they_are_named_and_left_out(models: Path) -> None:
-    text = report(["memoe_v1.c1"], Options(models), "markdown")
+    text = report(["memoe_v1.c1"], Options((models,)), "markdown")
     first, _, over = text.partition("## Claims that name several models")
     assert first.count("### memoe_v1.c1: confirmed") == 2  # on either backbone
     assert first.count("memoe_v1 above ft_l") == 2
@@ -124,7 +124,7 @@ def test_report_when_a_baseline_failed_then_its_reason_stands_in_the_claim(
             lost = {} if scores else {"status": "failed", "stop_reason": "error", "error": "lost"}
             tags = own | lost | {"method": method, "swept": {"method": method}}
             writer.trial("memoe_batch", method, seed, scores, **tags)
-    text = report(["memoe_v1.c1"], Options(writer.store), "markdown")
+    text = report(["memoe_v1.c1"], Options((writer.store,)), "markdown")
     assert "### memoe_v1.c1: undecided" in text
     (row,) = [line for line in text.splitlines() if line.startswith("| memoe_v1 above grace")]
     assert [cell.strip() for cell in row.split("|")[3:5]] == ["grace failed 3/3", "undecided"]
@@ -146,7 +146,7 @@ def test_report_when_updates_came_in_bursts_then_older_rounds_are_judged(
             for seed in range(3):
                 name = f"{method} {len(order)}"
                 writer.trial("arm_serial", name, seed, (score,) * 3, **tags)
-        return report(["arm.c1"], Options(writer.store), "markdown")
+        return report(["arm.c1"], Options((writer.store,)), "markdown")
 
     with pytest.raises(
         AnalysisError, match=r"arm_serial on facts, facts with .*=bursts; the claims"
@@ -161,19 +161,19 @@ def test_report_when_updates_came_in_bursts_then_older_rounds_are_judged(
 
 
 def test_report_when_one_model_refutes_then_the_claim_over_models_is_refuted(models: Path) -> None:
-    text = report(["memoe_v2.c10"], Options(models), "markdown")
+    text = report(["memoe_v2.c10"], Options((models,)), "markdown")
     over = text.partition("## Claims that name several models")[2].splitlines()
     assert "### memoe_v2.c10: refuted" in over
     # One by one is better than in batches there, .7 against .6.
     assert "- refuted on llama2_7b, facts; confirmed on facts, facts" in over
     assert "- needed once, and run nowhere: memoe_batch_size" in over
-    lines = csv.DictReader(io.StringIO(report(["memoe_v2.c10"], Options(models), "csv")))
+    lines = csv.DictReader(io.StringIO(report(["memoe_v2.c10"], Options((models,)), "csv")))
     found = {(line["backbone"], line["claim_verdict"], line["over_models"]) for line in lines}
     assert found == {("facts", "confirmed", "refuted"), ("llama2_7b", "refuted", "refuted")}
 
 
 def test_report_when_orders_were_run_then_spread_and_correlations_are_judged(models: Path) -> None:
-    found = csv.DictReader(io.StringIO(report(["lemoe.c7", "lemoe.c8"], Options(models), "csv")))
+    found = csv.DictReader(io.StringIO(report(["lemoe.c7", "lemoe.c8"], Options((models,)), "csv")))
     verdicts = {}
     for line in found:
         comparison, named, method = line["comparison"].partition(", method=")
@@ -196,7 +196,7 @@ def test_report_when_orders_were_run_then_spread_and_correlations_are_judged(mod
         (["memoe_v3"], "no claim or paper 'memoe_v3'; papers: memoe_v1, memoe_v2, lemoe, arm;"),
         (["arm"], "no ablation in the store tests these claims; they are: arm_serial, "),
         (["stor=x"], "unknown option 'stor'; did you mean 'store'?"),
-        (["format=latex"], "format is 'latex'; it must be one of markdown, csv"),
+        (["format=latex"], "format is 'latex'; it must be one of markdown, beside, csv"),
         (["store=nowhere"], "store=nowhere has no mlflow.db"),
     ],
 )
@@ -208,3 +208,26 @@ def test_command_when_it_cannot_answer_then_one_line_and_status_2(
     assert captured.err.startswith(f"claims.py: {said}")
     assert captured.err.count("\n") == 1
     assert captured.out == ""
+
+
+def test_report_beside_when_two_stores_hold_two_backbones_then_each_has_a_column(
+    store: Path, tmp_path: Path
+) -> None:
+    writer = Writer(tmp_path / "other")
+    for arm, values in GENERALITY.items():
+        for seed, value in enumerate(values):
+            scores = (1.0, 1.0 - value, 1.0)
+            tags = {"paper": "memoe_v1_table5", "swept": {"arm": arm}, "method": "memoe_v1"}
+            model = {"backbone": "smollm2", "dataset": "countries", "backbone_fingerprint": "s"}
+            writer.trial("memoe_routing_input", arm, seed, scores, **tags, **model)
+    text = report(["memoe_v1.c2", "memoe_v1.c1"], Options((store, writer.store)), "beside")
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
+    assert ["Claim", "facts", "smollm2, countries"] in lines
+    assert ["memoe_v1.c2", "refuted", "refuted"] in lines
+    first = "knowledge_anchor above token", "generality (exact)"
+    assert [line[2:] for line in lines if tuple(line[:2]) == first] == [
+        ["0.100 ± 0.000 (3): confirmed", "-0.100 ± 0.000 (3): refuted"]
+    ]
+    assert text.splitlines()[-1] == "- run nowhere: memoe_v1.c1"
+    with pytest.raises(AnalysisError, match=r"memoe_routing_input on facts, facts stands in a"):
+        report([], Options((store, store)), "beside")

@@ -13,7 +13,7 @@ import pytest
 from analysis.reading.wrong_answers import FORMS, form_of, read_answers
 from analysis.render.documents import render
 from analysis.render.table import Table, entry_text
-from analysis.table_report import Options, assemble
+from analysis.reports.table_report import Options, assemble
 from tests.end_to_end.commands import copy_database
 from tests.unit.analysis_store import BATCH, Writer
 

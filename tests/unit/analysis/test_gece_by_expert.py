@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from analysis.render.documents import render
-from analysis.table_report import Options, assemble
+from analysis.reports.table_report import Options, assemble
 from tests.unit.analysis_store import Writer
 
 

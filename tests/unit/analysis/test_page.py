@@ -18,7 +18,7 @@ from analysis import report
 from analysis.page.content import page_of
 from analysis.page.writing import html_of
 from analysis.render.table import entry_text, worded
-from analysis.table_report import Options, assemble
+from analysis.reports.table_report import Options, assemble
 from tests.unit.analysis_store import Writer, shared_store
 from tests.unit.published_store import published_store
 

@@ -10,7 +10,7 @@ import yaml
 
 from analysis import presets, table
 from analysis.errors import AnalysisError
-from analysis.preset_report import Options, report
+from analysis.reports.preset_report import Options, report
 from tests.unit.analysis_store import BATCH, Writer
 
 Scores = tuple[float, float, float]

@@ -10,7 +10,7 @@ from analysis.aggregate import sections
 from analysis.reading.published_locality import published_locality
 from analysis.reading.runs import read_runs
 from analysis.render.documents import render
-from analysis.table_report import Options, assemble
+from analysis.reports.table_report import Options, assemble
 from tests.unit.analysis_store import Writer
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from analysis import table_report as assemble
 from analysis.errors import StoreError
 from analysis.reading.runs import lacking, lacking_line, read_runs
+from analysis.reports import table_report as assemble
 from orchestrator.planning import plan
 from orchestrator.settings import loading as config
 from orchestrator.tracking.mirror import tracking_uri

@@ -11,8 +11,8 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Experiment, Run
 
-from analysis import table_report
 from analysis.reading.runs import lacking, read_runs
+from analysis.reports import table_report
 from orchestrator.tracking import summary, view
 from orchestrator.tracking.mirror import Mirror, tracking_uri
 from orchestrator.tracking.place import Store

@@ -14,7 +14,6 @@ from analysis import aggregate
 from analysis.aggregate import Section
 from analysis.errors import AnalysisError
 from analysis.layouts.catalogue import get_layout, known_layouts
-from analysis.metrics import digits
 from analysis.published.claim_checks import (
     VERDICTS,
     Finding,
@@ -26,8 +25,6 @@ from analysis.published.claim_checks import (
 )
 from analysis.published.claim_list import (
     NEEDS,
-    OF_ONE,
-    OF_TWO_SCORES,
     RULES,
     Check,
     Claim,
@@ -36,11 +33,11 @@ from analysis.published.claim_list import (
 )
 from analysis.published.claims_over_models import Context, OverModels, over_models, over_models_text
 from analysis.published.compare import PUBLISHED_UPDATES, update_orders
-from analysis.published.measures import USUAL, measure_of
+from analysis.published.measures import measure_of
 from analysis.reading import runs
-from analysis.render.table import estimate_text
+from analysis.reports.claims_beside import beside
+from analysis.reports.comparison_text import difference_text, relation_text, score_text
 
-_FURTHER_DIGITS = 1  # of a difference, beside those of the score in a table
 _NOTES = (
     "difference: first less second, mean over seeds (their number); ± 95% interval over seeds "
     "(Student's t), or [low, high] 95% bootstrap over subjects where there are fewer than 3; of "
@@ -59,7 +56,7 @@ _NOTES = (
 class Options:
     """Where the runs are, and which measure is compared."""
 
-    store: Path = Path("results")
+    stores: tuple[Path, ...] = (Path("results"),)
     measure: str | None = None  # that of the published table which an ablation answers
     server: str | None = None
 
@@ -70,25 +67,22 @@ def report(asked: Sequence[str], options: Options, form: str) -> str:
     Args:
         asked: Claims (`lemoe.c3`) or papers (`lemoe`); none: all.
         options: Where the runs are.
-        form: markdown or csv.
+        form: markdown, beside (one table, a column for each backbone and data set) or csv.
 
     Raises:
-        AnalysisError: If a claim is unknown, there is no store, or no run in it is asked for.
+        AnalysisError: If a claim is unknown, there is no store, no run in it is asked for, or two
+            stores hold the same ablation on one backbone and data set.
     """
-    claims, checks = _chosen(asked), load_checks()
+    claims = _chosen(asked)
     wanted = {claim.claim_id for claim in claims}
-    checks = tuple(check for check in checks if check.claim_id in wanted)
-    names = list(dict.fromkeys(check.ablation for check in checks))
-    sections, missing = _newest(names, options)
-    found = findings(checks, sections)
-    missing += [
-        runs.lacking_line(name, count, options.store, options.server)
-        for name, count in runs.lacking(options.store, options.server).items()
-        if name in names
-    ]
+    checks = tuple(check for check in load_checks() if check.claim_id in wanted)
+    found, missing = _found(checks, options)
     if not found:
-        why = f"no ablation in the store tests these claims; they are: {', '.join(names)}"
+        names = ", ".join(dict.fromkeys(check.ablation for check in checks))
+        why = f"no ablation in the store tests these claims; they are: {names}"
         raise AnalysisError("; ".join([why, *missing]))
+    if form == "beside":
+        return "\n".join([beside(claims, found), *(f"- {line}\n" for line in missing)])
     over = {claim.claim_id: over_models(claim, found) for claim in claims if claim.over_models}
     if form == "csv":
         frames = [_lines(context, claims, by_claim, over) for context, by_claim in found.items()]
@@ -124,20 +118,46 @@ def findings(
     return found
 
 
+def _found(
+    checks: Sequence[Check], options: Options
+) -> tuple[dict[Context, dict[str, tuple[Finding, ...]]], list[str]]:
+    """The findings in all stores, and a line on each thing that is not judged."""
+    names = list(dict.fromkeys(check.ablation for check in checks))
+    sections: dict[str, dict[Context, Section]] = {}
+    missing: list[str] = []
+    for store in options.stores:
+        own, lines = _newest(names, store, options)
+        for ablation, by_context in own.items():
+            known = sections.setdefault(ablation, {})
+            if twice := known.keys() & by_context.keys():
+                raise AnalysisError(
+                    f"store={store}: ablation={ablation} on {', '.join(min(twice))} stands in a "
+                    "store named before, too"
+                )
+            known.update(by_context)
+        missing += lines
+        missing += [
+            runs.lacking_line(name, count, store, options.server)
+            for name, count in runs.lacking(store, options.server).items()
+            if name in names
+        ]
+    return findings(checks, sections), missing
+
+
 def _newest(
-    ablations: Sequence[str], options: Options
+    ablations: Sequence[str], store: Path, options: Options
 ) -> tuple[dict[str, dict[Context, Section]], list[str]]:
     """The newest section of each ablation that was run, and a line on each that is not judged.
 
     A section is not judged whose serial streams have their updates in an order that no claim is
     about.
     """
-    there = runs.experiments(options.store, options.server)
+    there = runs.experiments(store, options.server)
     chosen: dict[str, dict[Context, Section]] = {}
     lines: list[str] = []
     for ablation in (each for each in ablations if each in there):
         made = chosen.setdefault(ablation, {})
-        for section in _sections(ablation, options):
+        for section in _sections(ablation, store, options):
             context = (section.context["backbone"], section.context["dataset"])
             if orders := update_orders(section):
                 lines.append(
@@ -149,9 +169,9 @@ def _newest(
     return chosen, lines
 
 
-def _sections(ablation: str, options: Options) -> tuple[Section, ...]:
+def _sections(ablation: str, store: Path, options: Options) -> tuple[Section, ...]:
     """The sections of one ablation, the newest first."""
-    rows = runs.read_runs(options.store, ablation, options.server)
+    rows = runs.read_runs(store, ablation, options.server)
     papers = {paper for tag in set(rows["paper"]) for paper in runs.papers_of(tag)}
     known = [get_layout(paper) for paper in papers & set(known_layouts())]
     # What may differ in the ablation's own tables; each backbone and data set is judged alone.
@@ -203,9 +223,9 @@ def _claim_lines(claim: Claim, verdict: Verdict, found: Sequence[Finding]) -> li
     caution = [f"- caution: {claim.caution}"] if claim.caution else []
     absent = left_out(found)
     rows = [
-        (_relation(finding.check), _score(finding), _difference(finding), finding.verdict)
-        for finding in found
-        if finding not in absent
+        (relation_text(each.check), score_text(each), difference_text(each), each.verdict)
+        for each in found
+        if each not in absent
     ]
     table = pd.DataFrame(rows, columns=["Comparison", "Score", "Difference", "Verdict"])
     return [
@@ -232,56 +252,8 @@ def _left_out_line(absent: Sequence[Finding]) -> list[str]:
     if not absent:
         return []
     why = "; ".join(dict.fromkeys(NEEDS[finding.check.needed] for finding in absent))
-    names = "; ".join(dict.fromkeys(_relation(finding.check) for finding in absent))
+    names = "; ".join(dict.fromkeys(relation_text(finding.check) for finding in absent))
     return ["", f"- without what was not run ({why}): {names}"]
-
-
-def _score(finding: Finding) -> str:
-    named = "share of arms" if finding.check.relation == "never_passes" else finding.check.score
-    return named if finding.measure in (None, USUAL) else f"{named} ({finding.measure})"
-
-
-def _relation(check: Check) -> str:
-    where = "".join(f", {key}={value}" for key, value in check.where.items())
-    first, second = _named(check.first), _named(check.second)
-    if check.relation == "gains_more":
-        return f"{first} gains more over {second} than in {check.second_score}{where}"
-    if check.score != check.second_score:
-        second += f" ({check.second_score})"
-    words = check.relation.replace("_", " ")
-    if check.relation in OF_ONE:
-        return f"{first} {words} {check.by:g}{where}"
-    if check.relation == "spreads":
-        return f"{first} spreads by more than {check.by:g}{where}"
-    if check.relation == "spreads_more":
-        return f"{first} spreads more than {second}{where}"
-    if check.relation in OF_TWO_SCORES:
-        return f"{first} {words} {check.second_score}{where}"
-    if check.relation == "never_passes":
-        return f"{first} never passes{where}"
-    if check.relation == "within":
-        return f"{first} within {check.by:g} of {second}{where}"
-    margin = f" by {check.by:g}" if check.by else ""
-    return f"{first} above {second}{margin}{where}"
-
-
-def _named(selector: Mapping[str, str]) -> str:
-    """An arm or a method by its name, a setting as name=value."""
-    return ", ".join(
-        value if key in ("arm", "method") else f"{key.rpartition('.')[2]}={value}"
-        for key, value in selector.items()
-    )
-
-
-def _difference(finding: Finding) -> str:
-    if finding.difference is None:
-        return finding.why
-    pairs = f", {finding.num_pairs} pairs of arms" if finding.num_pairs > 1 else ""
-    pairs += f", {finding.num_arms} arms" if finding.num_arms else ""
-    bare = ", no interval" if finding.difference.low is None else ""
-    score = finding.check.score
-    shown = digits([score])[score] + _FURTHER_DIGITS
-    return estimate_text(finding.difference, shown) + pairs + bare
 
 
 def _lines(
@@ -303,7 +275,7 @@ def _lines(
                     "claim_verdict": verdict_on(found[claim.claim_id]),
                     "over_models": over[claim.claim_id].verdict if claim.claim_id in over else "",
                     "ablation": check.ablation,
-                    "comparison": _relation(check),
+                    "comparison": relation_text(check),
                     "score": check.score,
                     "measure": finding.measure or "",
                     "difference": made.mean if made else None,
