@@ -11,6 +11,7 @@ Only when asked for, since they take half an hour and some minutes:
 `scale`    10,000 trials of no_edit: time per trial, memory of the driver, replay, table
 `workers`  trials per minute of two workers against one
 `reports`  a table, all claims and the page of 10,000 runs: seconds and memory
+`stopping` the survivors of ASHA, and what they cost, beside a grid of 112 cells run to its end
 
 Only when asked for as well, since they take some minutes:
 
@@ -20,7 +21,7 @@ Only when asked for as well, since they take some minutes:
 `checkpoints`  how long training stands still while a state of 1 GiB is saved
 
     python tests/benchmarks/bench.py \
-        [only=trial|steps|edits|added|gpu|scale|workers|reports|forecast|memory|shared|checkpoints]
+        [only=trial|steps|edits|added|gpu|scale|workers|reports|stopping|forecast|memory|shared|checkpoints]
 
 Beside a checkout of EasyEdit, in one run, on a real model: tests/benchmarks/peer.py.
 
@@ -56,6 +57,7 @@ from tests.benchmarks.per_method import line_of, method_cost
 from tests.benchmarks.reports import reports
 from tests.benchmarks.scaling import many_trials, two_workers, verdict
 from tests.benchmarks.shared import shared
+from tests.benchmarks.stopping import stopping
 from trainables.cache import default_cache
 from trainables.edits.drawing import draw
 from trainables.edits.sources import backbone_folder, open_source
@@ -232,6 +234,7 @@ PARTS: dict[str, Callable[[], None]] = {
 LONG_PARTS: dict[str, Callable[[], None]] = {
     "scale": many_trials,
     "workers": two_workers,
+    "stopping": stopping,
     "reports": reports,
     "forecast": forecasts,
     "memory": memories,
