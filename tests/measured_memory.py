@@ -30,7 +30,7 @@ from trainables.assemblies.gece import Corpus, GeceSettings, calibration
 from trainables.backbones.forward.site import Site
 from trainables.backbones.forward.split import Split
 from trainables.backbones.loading import Dtype, load_backbone
-from trainables.interfaces import Edit, EditMethod, Question, TrainingRecord
+from trainables.interfaces import Edit, EditMethod, Question, SideBySide, TrainingRecord
 from trainables.methods import build_config, get_method, method_settings
 from trainables.prompts import edit_batch
 from trainables.seeding import trial_generators
@@ -168,6 +168,7 @@ def measured(spec: plan.TrialSpec, folder: Path, limit: int | None = None) -> Me
     batch = edit_batch(backbone.tokenizer, edits, end=True)
     stages: dict[str, int] = {}
     live = [0]
+    is_apart = spec.protocol["kind"] == "single"
     with _as_on_gpu(), torch.random.fork_rng():
         with _stage("prepare", stages, live):
             method: EditMethod = method_class(
@@ -175,12 +176,21 @@ def measured(spec: plan.TrialSpec, folder: Path, limit: int | None = None) -> Me
             )
             method.prepare(training)
         with _stage("begin", stages, live):
-            method.begin(batch)
+            if is_apart:
+                assert isinstance(method, SideBySide)
+                method.begin_each(batch)
+            else:
+                method.begin(batch)
         with _stage("step", stages, live):
             method.advance(STEPS)
         checkpoint = edit_state_bytes(method.state())
         with _stage("write", stages, live):
-            method.finish()
+            if is_apart:
+                assert isinstance(method, SideBySide)
+                method.finish_each()
+                method.take(0)
+            else:
+                method.finish()
         with _stage("read", stages, live), torch.no_grad():
             num_read = min(_READ if limit is None else limit, len(batch) * _PROMPTS)
             method.logits(batch.tokens.rows(torch.arange(num_read) % len(batch)))

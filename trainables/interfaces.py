@@ -340,3 +340,25 @@ class EditMethod(Protocol):
     def remove(self) -> None:
         """Restore the backbone bit for bit."""
         ...
+
+
+@runtime_checkable
+class SideBySide(Protocol):
+    """An editor that learns edits which are each rolled back, side by side.
+
+    Each has parameters, an optimiser and a stop of its own, so that it ends as it would alone.
+    """
+
+    most_side_by_side: int  # edits at a time, at least 1
+
+    def begin_each(self, batch: EditBatch) -> None:
+        """Set up the optimisation of every edit of the batch by itself; `advance` steps all."""
+        ...
+
+    def finish_each(self) -> list[EditReport]:
+        """Commit the edits, when all are done; reports in their order."""
+        ...
+
+    def take(self, number: int) -> None:
+        """From now on answer as with edit `number` of the batch alone, done or not."""
+        ...

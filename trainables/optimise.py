@@ -6,7 +6,7 @@ Between any two `advance` calls the loop can be saved with its optimiser and con
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
@@ -113,27 +113,42 @@ class Optimisation:
                 break
             loss = self._loss()
             value = float(self._agreed(loss.detach()))
-            if not math.isfinite(value):
-                raise EditDiverged(
-                    f"loss is {value} after {self.steps_taken} steps "
-                    f"(edit_lr={self._settings.edit_lr:g})"
-                )
-            self.last_loss = value
-            pulse().step(value)
-            is_low = self._settings.stop_loss is not None and value < self._settings.stop_loss
-            if is_low or self._is_learned():
-                self._is_done = True
-                break
-            self._optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            for group in self._optimiser.param_groups:
-                group["lr"] = self._settings.rate(self.steps_taken)
-            self._optimiser.step()
-            if self._after_step is not None:
-                self._after_step()
-            self.steps_taken += 1
-            self._is_done = self.steps_taken >= self._settings.num_steps
+            if self.judge(value):
+                self.clear()
+                loss.backward()
+                self.step()
         return self._is_done
+
+    def judge(self, value: float) -> bool:
+        """Take down a loss; whether a step should follow.
+
+        Raises:
+            EditDiverged: If it is not finite.
+        """
+        if not math.isfinite(value):
+            raise EditDiverged(
+                f"loss is {value} after {self.steps_taken} steps "
+                f"(edit_lr={self._settings.edit_lr:g})"
+            )
+        self.last_loss = value
+        pulse().step(value)
+        is_low = self._settings.stop_loss is not None and value < self._settings.stop_loss
+        self._is_done = is_low or self._is_learned()
+        return not self._is_done
+
+    def clear(self) -> None:
+        """Drop the gradients of the step before."""
+        self._optimiser.zero_grad(set_to_none=True)
+
+    def step(self) -> None:
+        """One step by the gradients that are there."""
+        for group in self._optimiser.param_groups:
+            group["lr"] = self._settings.rate(self.steps_taken)
+        self._optimiser.step()
+        if self._after_step is not None:
+            self._after_step()
+        self.steps_taken += 1
+        self._is_done = self.steps_taken >= self._settings.num_steps
 
     def state(self) -> State:
         """Optimiser moments and counters; the parameters are stored by their owner."""
@@ -154,6 +169,53 @@ class Optimisation:
         self.last_loss = None if last is None else float(last)  # type: ignore[arg-type]
         self._is_done = bool(state.values["is_done"])
         load_moments(self._optimiser, self._parameters, state.tensors)
+
+
+class Together:
+    """Optimisations side by side, whose losses one pass computes; each stops by itself."""
+
+    def __init__(
+        self,
+        each: Sequence[Optimisation],
+        losses: Callable[[Sequence[int]], Tensor],
+        agreed: Callable[[Tensor], Tensor] = lambda own: own,
+    ) -> None:
+        """Nothing is computed yet.
+
+        Args:
+            each: The optimisations; their own losses are not asked.
+            losses: Losses, (n,), of the optimisations with these numbers; no parameter of one may
+                have a part in the loss of another.
+            agreed: As of `Optimisation`.
+        """
+        self.each = tuple(each)
+        self._losses, self._agreed = losses, agreed
+
+    def advance(self, max_steps: int) -> bool:
+        """Take at most `max_steps` steps of each; True when all are done.
+
+        Raises:
+            EditDiverged: If a loss is not finite.
+        """
+        for _ in range(max_steps):
+            running = [number for number, each in enumerate(self.each) if not each.is_done]
+            if not running:
+                break
+            losses = self._losses(running)
+            values = self._agreed(losses.detach()).tolist()
+            stepping = [
+                place
+                for place, (number, value) in enumerate(zip(running, values, strict=True))
+                if self.each[number].judge(value)
+            ]
+            if not stepping:
+                break
+            for place in stepping:
+                self.each[running[place]].clear()
+            torch.stack([losses[place] for place in stepping]).sum().backward()
+            for place in stepping:
+                self.each[running[place]].step()
+        return all(each.is_done for each in self.each)
 
 
 def moments_of(optimiser: torch.optim.Optimizer, names: Iterable[str]) -> dict[str, Tensor]:
@@ -287,8 +349,13 @@ def token_losses(logits: Tensor, labels: Tensor) -> Tensor:
 
 def row_loss(losses: Tensor, rows: TargetRows) -> Tensor:
     """Mean of the losses (M,) of each row's tokens, then of all rows."""
+    return row_means(losses, rows).sum() / (rows.counts > 0).sum()
+
+
+def row_means(losses: Tensor, rows: TargetRows) -> Tensor:
+    """Mean of the losses (M,) of each row's tokens, (B,); 0 for a row without any."""
     sums = losses.new_zeros(len(rows.counts)).index_add(0, rows.index, losses)
-    return (sums / rows.counts.clamp_min(1)).sum() / (rows.counts > 0).sum()
+    return sums / rows.counts.clamp_min(1)
 
 
 def _optimiser(

@@ -28,6 +28,7 @@ from orchestrator.forecast.training_costs import (
     memories_of,
     networks_of,
     shifted_layers,
+    side_by_side,
 )
 from orchestrator.planning.trial_spec import TrialSpec
 
@@ -98,20 +99,21 @@ def _weight(spec: TrialSpec, shape: Shape, training: Training) -> Held:
     through it keeps; before the second batch of a stream there is none.
     """
     size, narrow = shape.projection, shape.is_narrow
+    apart = side_by_side(spec, shape)
     boxed = spec.method.get("norm_bound") is not None  # the box has two sides
     is_stream = not rolls_back(spec) and num_batches(spec.protocol) > 1
     anchored = bool(spec.method.get("penalty_weight")) and is_stream
     return Held(
-        kept=size * (shape.bytes_each + 4 * narrow),
-        moments=8 * size,
-        gradients=size * (4 + shape.bytes_each * narrow + 12 * anchored),
+        kept=size * (shape.bytes_each + 4 * narrow + 4 * apart * (apart > 1)),
+        moments=8 * size * apart,
+        gradients=size * (4 * apart + shape.bytes_each * narrow + 12 * anchored),
         scratch=4 * size * (1 + boxed),
         batch=8 * size * anchored,
         longest=training.tokens,
         layers=shape.num_layers - edit_layer(spec, shape) - 1,
         per_token=2 * shape.width * shape.bytes_each,
         per_row=training.tokens * shape.ffn * shape.bytes_each + _logits(training, shape),
-        state=size * (12 + 8 * anchored),
+        state=size * (12 * apart + 4 * (apart > 1) + 8 * anchored),
     )
 
 

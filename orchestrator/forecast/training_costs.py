@@ -381,6 +381,17 @@ def edit_layer(spec: TrialSpec, shape: Shape) -> int:
     return shape.num_layers if layer is None else int(layer)
 
 
+def side_by_side(spec: TrialSpec, shape: Shape) -> int:
+    """Single edits whose weights are trained together: at most those of a quarter of 2**30 bytes.
+
+    Each is held with its gradient and Adam's two moments.
+    """
+    if spec.protocol["kind"] != "single" or not spec.cost.get("side_by_side"):
+        return 1
+    most = 1 if spec.method.get("mini_batch_size") else max(1, 2**28 // (16 * shape.projection))
+    return min(num_edits(spec.protocol), most)
+
+
 def memories_of(spec: TrialSpec) -> tuple[int, int]:
     """Side memories of a trial, and how many of them one batch trains."""
     method, batches = spec.method, num_batches(spec.protocol)

@@ -22,6 +22,8 @@ Deviations, and choices where the papers are silent:
   every call would let the box move with the weight.
 - The loop ends below `stop_loss`; a fresh Adam starts with each batch.
 - No begin token is ever among the targets.
+- Edits that are each rolled back (`single`) are trained side by side, each with a weight, an Adam
+  and a stop of its own: their rows pass the frozen layers together.
 - Of a backbone in float16 or bfloat16 a float32 copy of the weight is trained; its rounding runs.
 """
 
@@ -33,12 +35,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from trainables.artefacts import Artefacts
 from trainables.backbones.forward.split import Split
 from trainables.backbones.master_weight import MasterWeight
 from trainables.backbones.surgery import KeptWeights
+from trainables.backbones.weights_apart import weights_apart
 from trainables.field_kinds import Count, Positive, checked
 from trainables.interfaces import (
     Backbone,
@@ -55,13 +58,14 @@ from trainables.optimise import (
     Optimisation,
     OptimiserSettings,
     TargetRows,
+    Together,
     begun,
     row_loss,
+    row_means,
     stored_batch,
-    target_loss,
     token_losses,
 )
-from trainables.prompts import row_index
+from trainables.prompts import batch_from, batch_state, row_index
 from trainables.seeding import generator
 
 
@@ -86,6 +90,10 @@ class Config:
     stop_loss: float
     norm_bound: Positive | None
     mini_batch_size: Count | None
+
+
+_MOST_APART_GIB = 0.25  # of memory for weights side by side
+_COPIES = 4  # of each: itself, its gradient and Adam's two moments
 
 
 class Passes:
@@ -131,6 +139,31 @@ class _Part:
     hidden: Tensor
 
 
+@dataclass(frozen=True)
+class _Apart:
+    """Edits side by side, each with a weight of its own."""
+
+    batch: EditBatch
+    weights: list[nn.Parameter]
+    together: Together
+
+    def store(self, state: State) -> None:
+        """Add to a method's state what these edits need to go on."""
+        inner = State({str(n): weight.detach() for n, weight in enumerate(self.weights)})
+        inner.nest("batch", batch_state(self.batch))
+        for number, each in enumerate(self.together.each):
+            inner.nest(f"optimisation {number}", each.state())
+        state.nest("apart", inner)
+
+    @torch.no_grad()
+    def resume(self, state: State) -> None:
+        """Go on with what `store` wrote for the same batch."""
+        for number, weight in enumerate(self.weights):
+            weight.copy_(state.tensors[str(number)])
+        for number, each in enumerate(self.together.each):
+            each.load(state.inner(f"optimisation {number}"))
+
+
 class FineTuning:
     """Trains one weight of the backbone in place."""
 
@@ -142,12 +175,18 @@ class FineTuning:
         self.first_layer = config.edit_layer
         self.num_steps = config.num_steps
         self._config = config
-        self._path = f"{backbone.down_path(config.edit_layer)}.weight"
+        self._down = backbone.down_path(config.edit_layer)
+        self._path = f"{self._down}.weight"
         self._kept = KeptWeights(backbone.model, [self._path])
         self._master = MasterWeight(self._kept.parameter(self._path))
         self._split = Split(backbone, config.edit_layer, artefacts.prefix_cache, packs=True)
         self._run: BatchRun | None = None
         self._passes: Passes | None = None
+        self._apart: _Apart | None = None
+        self.most_side_by_side = 1
+        if config.mini_batch_size is None:
+            held = _COPIES * self._master.value.nbytes
+            self.most_side_by_side = max(1, int(_MOST_APART_GIB * 2**30) // held)
         # Drawn even where nobody asks: it costs nothing, and nothing else draws.
         self._seed = int(torch.randint(2**62, (), generator=generators.noise))
 
@@ -190,8 +229,61 @@ class FineTuning:
         )
         self._run = BatchRun(batch, optimisation)
 
+    def begin_each(self, batch: EditBatch) -> None:
+        """Set up a weight and an Adam for each edit by itself."""
+        config = self._config
+        self.num_steps = config.num_steps
+        settings = OptimiserSettings("adam", config.edit_lr, config.num_steps, config.stop_loss)
+        start = self._master.value.detach()
+        weights = [nn.Parameter(start.clone()) for _ in range(len(batch))]
+
+        def optimisation(weight: nn.Parameter) -> Optimisation:
+            return Optimisation(
+                {"weight": weight},
+                lambda: torch.zeros(()),  # `Together` computes the losses of all
+                settings,
+                after_step=lambda: self._bound(weight),
+            )
+
+        hidden = self._split.hidden(batch.tokens)
+        labels = batch.labels.split(batch.tokens.scored_counts)
+
+        def losses(running: Sequence[int]) -> Tensor:
+            rows = torch.tensor(running)
+            part = self._part(
+                batch.tokens.rows(rows),
+                torch.cat([labels[number] for number in running]),
+                hidden[rows.to(hidden.device, non_blocking=True)],
+            )
+            with weights_apart(self._split.backbone, self._down, [weights[n] for n in running]):
+                return self._row_losses(part)
+
+        together = Together(
+            [optimisation(weight) for weight in weights],
+            losses,
+            self._split.backbone.micro_batch.agreed,
+        )
+        self._apart = _Apart(batch, weights, together)
+
+    def finish_each(self) -> list[EditReport]:
+        """Freeze the weights."""
+        apart = begun(self._apart)
+        for weight in apart.weights:
+            weight.requires_grad_(False)
+            weight.grad = None
+        return [
+            EditReport(num_edits=1, num_steps=each.steps_taken, final_loss=each.last_loss)
+            for each in apart.together.each
+        ]
+
+    def take(self, number: int) -> None:
+        """Put the weight of one edit in place."""
+        self._master.set(begun(self._apart).weights[number].detach())
+
     def advance(self, max_steps: int) -> bool:
         """Take at most `max_steps` Adam steps; True when the batch is done."""
+        if self._apart is not None:
+            return self._apart.together.advance(max_steps)
         return begun(self._run).advance(max_steps)
 
     def finish(self) -> EditReport:
@@ -216,6 +308,8 @@ class FineTuning:
             self._run.store(state)
             if self._passes is not None:
                 state.values["losses"] = list(self._passes.losses)
+        if self._apart is not None:
+            self._apart.store(state)
         return state
 
     def load(self, state: State) -> None:
@@ -229,12 +323,16 @@ class FineTuning:
             begun(self._run).resume(state)
             if self._passes is not None:
                 self._passes.losses = list(values["losses"])
+        if "apart" in state.values:
+            inner = state.inner("apart")
+            self.begin_each(batch_from(inner.inner("batch"), self._split.backbone.device))
+            begun(self._apart).resume(inner)
 
     def remove(self) -> None:
         """Put the pristine weight back, bit for bit."""
         self._kept.restore()
         self._master.reread()
-        self._run = None
+        self._run = self._apart = None
 
     def inference_bytes(self) -> int:
         """The weight as the backbone holds it."""
@@ -250,20 +348,30 @@ class FineTuning:
 
     def _loss(self, part: _Part) -> Tensor:
         """Mean over edits of the mean over target tokens."""
+        return row_loss(self._token_losses(part), part.rows)
+
+    def _row_losses(self, part: _Part) -> Tensor:
+        """Mean over target tokens, of each edit, (B,)."""
+        return row_means(self._token_losses(part), part.rows)
+
+    def _token_losses(self, part: _Part) -> Tensor:
         if self._config.loss == "prompt_last":
             logits, _ = self._split.logits(part.tokens, hidden=part.hidden)
             # one distribution per row, for each of its target tokens
-            return target_loss(logits[part.rows.index], part.labels, part.rows)
-        losses = self._split.per_token(token_losses, part.tokens, part.labels, hidden=part.hidden)
-        return row_loss(losses, part.rows)
+            return token_losses(logits[part.rows.index], part.labels)
+        return self._split.per_token(token_losses, part.tokens, part.labels, hidden=part.hidden)
+
+    def _project(self) -> None:
+        self._bound(self._master.value)
+        self._master.write()
 
     @torch.no_grad()
-    def _project(self) -> None:
+    def _bound(self, weight: Tensor) -> None:
+        """Put a weight back into the box around the pristine one."""
         bound = self._config.norm_bound
         if bound is not None:
-            pristine = self._kept.pristine(self._path).to(self._master.value.dtype)
-            self._master.value.clamp_(pristine - bound, pristine + bound)
-        self._master.write()
+            pristine = self._kept.pristine(self._path).to(weight.dtype)
+            weight.clamp_(pristine - bound, pristine + bound)
 
 
 def _at_prompt_ends(tokens: PromptBatch) -> PromptBatch:
@@ -273,6 +381,6 @@ def _at_prompt_ends(tokens: PromptBatch) -> PromptBatch:
     return PromptBatch(tokens.input_ids, tokens.prompt_mask.long(), tokens.prompt_lengths, scored)
 
 
-VERSION = 3  # rows are packed where they train
+VERSION = 4  # edits that are rolled back train side by side
 CONFIG = Config
 METHOD = FineTuning

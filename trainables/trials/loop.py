@@ -8,9 +8,10 @@ batches, and optimiser steps within the batch under way.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from itertools import takewhile
 from statistics import mean
 from typing import Any
 
@@ -23,7 +24,9 @@ from trainables.interfaces import (
     Edit,
     EditMethod,
     EditRecord,
+    EditReport,
     PromptBatch,
+    SideBySide,
     State,
 )
 from trainables.metrics.evaluator import (
@@ -39,37 +42,10 @@ from trainables.prompts import edit_batch
 from trainables.pulse import Moment, pulse
 from trainables.trials.compared import Compares
 from trainables.trials.measurements import CurvePoint, Measurements, edit_bytes
+from trainables.trials.protocol import Before, EditProtocol
 
 MetricRow = dict[str, float]
 CHUNK_STEPS = 10  # optimiser steps between two chances to save
-
-
-@dataclass(frozen=True)
-class EditProtocol:
-    """How the edits are applied and scored.
-
-    Attributes:
-        is_rolled_back: True for single and batch editing.
-        target_ends_with_eos: The end token closes every target while editing.
-        generates: Also score free greedy generation at the final checkpoint.
-        has_curve: Also score the reliability of all edits so far after every batch.
-        has_passages: Targets are running text, whose perplexity is measured too.
-    """
-
-    is_rolled_back: bool
-    target_ends_with_eos: bool
-    generates: bool = False
-    has_curve: bool = False
-    has_passages: bool = False
-
-
-@dataclass(frozen=True)
-class Before:
-    """What the pristine backbone answers to every probe, by probe index."""
-
-    answers: dict[int, tuple[int, ...]]
-    generated: dict[int, tuple[int, ...]] | None = None  # tokens, without the end
-    perplexities: dict[int, float] | None = None
 
 
 class EditLoop:
@@ -115,13 +91,14 @@ class EditLoop:
         self._batches_done = 0
         self._steps_in_batch = 0
         self._is_inside = False
+        self._num_together = 1  # batches that are learned side by side
         self._measurements = Measurements()
 
     @property
     def progress(self) -> float:
         """Share of the trial's work that is done, in [0, 1]."""
         inside = self._steps_in_batch / max(self.method.num_steps, 1) if self._is_inside else 0.0
-        return (self._batches_done + min(inside, 1.0)) / len(self._batches)
+        return (self._batches_done + self._num_together * min(inside, 1.0)) / len(self._batches)
 
     @property
     def num_batches(self) -> int:
@@ -136,7 +113,7 @@ class EditLoop:
     @property
     def edits_seen(self) -> int:
         """Edits applied so far, those of the batch under way included."""
-        done = self._batches_done + (1 if self._is_inside else 0)
+        done = self._batches_done + (self._num_together if self._is_inside else 0)
         return sum(len(batch) for batch in self._batches[:done])
 
     def run(
@@ -186,6 +163,7 @@ class EditLoop:
                 "batches_done": self._batches_done,
                 "steps_in_batch": self._steps_in_batch,
                 "is_inside": self._is_inside,
+                "num_together": self._num_together,
                 "tally": self._measurements.values(),
             }
         )
@@ -198,6 +176,7 @@ class EditLoop:
         self._batches_done = values["batches_done"]
         self._steps_in_batch = values["steps_in_batch"]
         self._is_inside = values["is_inside"]
+        self._num_together = values["num_together"]
         self._measurements = Measurements.from_values(values["tally"])
         self.method.load(state.inner("method"))
 
@@ -209,27 +188,55 @@ class EditLoop:
         begin = self._now()
         self._tell_step()
         if not self._is_inside:
-            edits = [self._to_edit(self._evaluator.records[i]) for i in self._current]
-            self.method.begin(
-                edit_batch(
-                    self._tokenizer,
-                    edits,
-                    end=self._protocol.target_ends_with_eos,
-                    device=self._device,
-                )
-            )
-            self._is_inside, self._steps_in_batch = True, 0
-        wanted = (until * len(self._batches) - self._batches_done) * self.method.num_steps
+            self._begin(until)
+        share = (until * len(self._batches) - self._batches_done) / self._num_together
+        wanted = share * self.method.num_steps
         left = round(min(wanted, self.method.num_steps)) - self._steps_in_batch
         steps = min(max(1, left), CHUNK_STEPS)
         is_done = self.method.advance(steps)
         self._steps_in_batch += steps
         if is_done:
             pulse().stage("finishing the batch")
-            self._measurements.reports.append(self.method.finish())
+            self._measurements.reports += self._finished()
         self._measurements.seconds["edit"] += self._now() - begin
         if is_done:
-            self._close_batch()
+            for number in range(self._num_together):
+                self._take(number)
+                self._close_batch(stays=number < self._num_together - 1)
+
+    def _begin(self, until: float) -> None:
+        """Begin a batch, or several of one edit each side by side."""
+        self._num_together = self._most_together(until)
+        group = self._batches[self._batches_done :][: self._num_together]
+        edits = [self._to_edit(self._evaluator.records[i]) for batch in group for i in batch]
+        ends = self._protocol.target_ends_with_eos
+        batch = edit_batch(self._tokenizer, edits, end=ends, device=self._device)
+        if self._num_together == 1:
+            self.method.begin(batch)
+        else:
+            assert isinstance(self.method, SideBySide)
+            self.method.begin_each(batch)
+        self._is_inside, self._steps_in_batch = True, 0
+
+    def _most_together(self, until: float) -> int:
+        """How many of the next batches may be learned side by side, as far as is wanted now."""
+        if not self._protocol.is_rolled_back or not isinstance(self.method, SideBySide):
+            return 1
+        wanted = max(1, math.ceil(until * len(self._batches) - 1e-9) - self._batches_done)
+        left = self._batches[self._batches_done :][: min(wanted, self.method.most_side_by_side)]
+        return max(1, sum(1 for _ in takewhile(lambda batch: len(batch) == 1, left)))
+
+    def _finished(self) -> list[EditReport]:
+        if self._num_together == 1:
+            return [self.method.finish()]
+        assert isinstance(self.method, SideBySide)
+        return self.method.finish_each()
+
+    def _take(self, number: int) -> None:
+        """Answer as with one of the batches that were learned side by side."""
+        if self._num_together > 1:
+            assert isinstance(self.method, SideBySide)
+            self.method.take(number)
 
     def _now(self) -> float:
         """Seconds on a clock, when all that a GPU was told is done: a step is no evaluation's."""
@@ -242,27 +249,24 @@ class EditLoop:
         where = (number, len(self._batches), steps, self.method.num_steps)
         pulse().say(Moment("editing", *where, loss=pulse().loss if steps else None))
 
-    @property
-    def _current(self) -> list[int]:
-        return self._batches[self._batches_done]
-
-    def _close_batch(self) -> None:
-        batch = self._current
+    def _close_batch(self, *, stays: bool) -> None:
+        """Score a batch that has been learned; `stays`: others do that were learned with it."""
+        batch = self._batches[self._batches_done]
         is_final = self._protocol.is_rolled_back or len(self._batches) == 1
         self._measurements.immediate += self._scored(batch, is_final=is_final)
         self._note_trained(batch)
         if self._protocol.is_rolled_back:
             self._measure_method(batch)
-            self.method.remove()
         elif self._protocol.has_curve:
             self._extend_curve()
         self._batches_done += 1
         self._is_inside, self._steps_in_batch = False, 0
         is_last = self._batches_done == len(self._batches)
-        if self._protocol.is_rolled_back:
+        if self._protocol.is_rolled_back and not stays:
+            self.method.remove()
             if not is_last:
                 self.method = self._make_method()
-        elif is_last:
+        elif is_last and not self._protocol.is_rolled_back:
             self._measure_end()
 
     def _measure_end(self) -> None:
@@ -368,10 +372,11 @@ class EditLoop:
         wanted = compares.scores
         if self._protocol.is_rolled_back:
             done = [score for score in self._measurements.immediate if score.score in wanted]
-            seen = self._current if self._is_inside else []
+            for number in range(self._num_together if self._is_inside else 0):
+                self._take(number)
+                done += self._scored(self._batches[self._batches_done + number], wanted)
         else:
-            done, seen = [], self._stream.latest(self.edits_seen)
-        done = done + self._scored(seen, wanted)
+            done = self._scored(self._stream.latest(self.edits_seen), wanted)
         found = aggregate(done, MEASURES) | aggregate_perplexity(done)
         return row | {f"{k}.rung": v for k, v in found.items() if k in compares.numbers}
 

@@ -35,7 +35,8 @@ from trainables.parallel.ranks import Ranks
 from trainables.pulse import pulse
 from trainables.seeding import trial_generators
 from trainables.spec import TrialSpec
-from trainables.trials.loop import Before, EditLoop, EditProtocol
+from trainables.trials.loop import EditLoop
+from trainables.trials.protocol import Before, EditProtocol
 from trainables.trials.row_lengths import check_lengths
 
 

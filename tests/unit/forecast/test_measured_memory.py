@@ -63,6 +63,14 @@ def test_memory_when_it_is_measured_then_it_is_as_declared(
     assert ("prepare" in names) == (method in prepares)
 
 
+def test_memory_when_single_edits_train_side_by_side_then_it_is_as_declared(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    trial = trial_of("ft_m", checkpoint, 6, "float32", "protocol.kind=single")
+    for line in compared(trial, measured(trial, tmp_path)):
+        assert 1 / FACTOR < line.ratio < FACTOR, str(line)
+
+
 def test_memory_when_records_are_ranked_by_gece_then_it_is_as_declared(
     checkpoint: Path, tmp_path: Path
 ) -> None:

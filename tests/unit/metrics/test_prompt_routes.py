@@ -27,7 +27,8 @@ from trainables.metrics.prompt_routes import (
     same_expert_rate,
 )
 from trainables.seeding import trial_generators
-from trainables.trials.loop import Before, EditLoop, EditProtocol
+from trainables.trials.loop import EditLoop
+from trainables.trials.protocol import Before, EditProtocol
 
 TINY = {"edit_layer": 2, "num_experts": 2, "top_k": 1, "num_steps": 3, "projection_size": 8}
 

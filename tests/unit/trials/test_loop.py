@@ -24,7 +24,8 @@ from trainables.metrics.evaluator import Evaluator
 from trainables.seeding import trial_generators
 from trainables.states import read_state, snapshot, write_state
 from trainables.trials.compared import Compares, compared
-from trainables.trials.loop import Before, EditLoop, EditProtocol
+from trainables.trials.loop import EditLoop
+from trainables.trials.protocol import Before, EditProtocol
 
 RELIABILITY = Compares("reliability.token", ("reliability.token",))
 RECORDS = tuple(

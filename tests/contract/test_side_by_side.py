@@ -1,0 +1,109 @@
+"""Edits that are learned side by side end as each does by itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.contract.test_every_method import EDITS, METHODS, answers, make, with_chunker
+from trainables.artefacts import Artefacts
+from trainables.backbones.loading import load_backbone
+from trainables.bases import read_method
+from trainables.interfaces import Backbone, EditMethod, EditReport, SideBySide
+from trainables.methods import get_method
+from trainables.moe.entities import Chunker
+from trainables.prompts import edit_batch
+from trainables.states import read_state, write_state
+
+NAMES = [
+    name
+    for name in METHODS
+    if hasattr(get_method(read_method(name).get("module", name))[1], "begin_each")
+]
+# The second edit stops by its loss before the others, one is bounded in its box.
+SETTINGS: dict[str, Any] = {"edit_lr": 0.02, "num_steps": 8, "stop_loss": 0.5, "norm_bound": 0.03}
+
+
+@pytest.fixture
+def artefacts(tmp_path: Path, chunker: Chunker) -> Artefacts:
+    return with_chunker(tmp_path / "artefacts", chunker)
+
+
+def alone(
+    name: str, backbone: Backbone, artefacts: Artefacts, **settings: Any
+) -> list[tuple[EditReport, torch.Tensor]]:
+    found = []
+    for edit in EDITS:
+        method = make(name, backbone, artefacts, **settings)
+        method.begin(edit_batch(backbone.tokenizer, [edit], end=True))
+        while not method.advance(3):
+            pass
+        report = method.finish()
+        found.append((report, answers(method, backbone)))
+        method.remove()
+    return found
+
+
+def together(method: EditMethod, backbone: Backbone) -> list[tuple[EditReport, torch.Tensor]]:
+    assert isinstance(method, SideBySide)
+    while not method.advance(3):
+        pass
+    found = []
+    for number, report in enumerate(method.finish_each()):
+        method.take(number)
+        found.append((report, answers(method, backbone)))
+    return found
+
+
+def check_alike(
+    found: list[tuple[EditReport, torch.Tensor]], expected: list[tuple[EditReport, torch.Tensor]]
+) -> None:
+    assert [report.num_steps for report, _ in found] == [report.num_steps for report, _ in expected]
+    for (report, logits), (own_report, own_logits) in zip(found, expected, strict=True):
+        assert report.final_loss == pytest.approx(own_report.final_loss, abs=1e-4)
+        torch.testing.assert_close(logits, own_logits, atol=1e-3, rtol=0)
+
+
+def test_methods_that_write_one_weight_learn_side_by_side() -> None:
+    assert {"ft_l", "ft_m"} <= set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_edit_ends_as_by_itself(name: str, backbone: Backbone, artefacts: Artefacts) -> None:
+    original = {key: value.clone() for key, value in backbone.model.state_dict().items()}
+    expected = alone(name, backbone, artefacts, **SETTINGS)
+    method = make(name, backbone, artefacts, **SETTINGS)
+    assert isinstance(method, SideBySide)
+    if method.most_side_by_side == 1:
+        pytest.skip("with these settings edits are learned one by one")
+    method.begin_each(edit_batch(backbone.tokenizer, EDITS, end=True))
+    check_alike(together(method, backbone), expected)
+    method.remove()
+    for key, value in backbone.model.state_dict().items():
+        assert torch.equal(value, original[key]), key
+    assert not any(each.requires_grad for each in backbone.model.parameters())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_edits_side_by_side_go_on_from_a_state_elsewhere(
+    name: str, checkpoints: dict[str, Path], artefacts: Artefacts, tmp_path: Path
+) -> None:
+    backbone = load_backbone(checkpoints["llama"])
+    method = make(name, backbone, artefacts, **SETTINGS)
+    assert isinstance(method, SideBySide)
+    if method.most_side_by_side == 1:
+        pytest.skip("with these settings edits are learned one by one")
+    expected = alone(name, backbone, artefacts, **SETTINGS)
+    method.begin_each(edit_batch(backbone.tokenizer, EDITS, end=True))
+    method.advance(2)
+    method.take(1)  # a score in the middle changes nothing of what is learned
+    write_state(tmp_path / "state", method.state())
+    backbone = load_backbone(checkpoints["llama"])
+    method = make(name, backbone, artefacts, seed=99, **SETTINGS)
+    state = read_state(tmp_path / "state")
+    assert state is not None
+    method.load(state)
+    check_alike(together(method, backbone), expected)
