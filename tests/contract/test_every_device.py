@@ -12,7 +12,15 @@ import pytest
 import torch
 
 from tests.contract.test_every_method import METHODS
-from tests.devices.trials import FAMILIES, HOME, LAYOUTS, Layout, loaded, run_trial
+from tests.devices.trials import (
+    FAMILIES,
+    HOME,
+    LAYOUTS,
+    Layout,
+    loaded,
+    run_side_by_side,
+    run_trial,
+)
 
 # Waits of the host in the worst optimiser step after the first of a batch: what no method exceeds,
 # and what these have reached.
@@ -47,6 +55,15 @@ MOST_SYNCS = {
 }
 # Waits of the one step that ends an edit and sets up the next, where edits are made in turn.
 BETWEEN_EDITS = {"memoir": 16, "r_rome": 10, "rome": 9}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", ["ft_l", "ft_m"])
+def test_edits_side_by_side_on_gpus_mix_no_devices_and_seldom_wait(
+    name: str, family: str, layout: Layout, checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    assert len(run_side_by_side(name, checkpoints[family], layout, tmp_path)) <= MOST_SYNCS[name]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -17,7 +17,15 @@ from tests.contract.test_every_method import EDITS, MORE_EDITS, PROMPTS, make, w
 from tests.devices import Devices, Sync, pretended
 from trainables.backbones.loading import load_backbone
 from trainables.backbones.pristine import Pristine
-from trainables.interfaces import Backbone, DecodeState, Edit, EditMethod, EditRecord, Question
+from trainables.interfaces import (
+    Backbone,
+    DecodeState,
+    Edit,
+    EditMethod,
+    EditRecord,
+    Question,
+    SideBySide,
+)
 from trainables.metrics.evaluator import Evaluator
 from trainables.metrics.prompt_routes import route_rows
 from trainables.prompts import Row, collate, edit_batch, tokenise
@@ -118,6 +126,35 @@ def run_trial(name: str, checkpoint: Path, layout: Layout, folder: Path) -> Tria
         return Trial(tuple(devices.mixes), tuple(steps), size, peak)
 
 
+def run_side_by_side(name: str, checkpoint: Path, layout: Layout, folder: Path) -> list[Sync]:
+    """Waits of the worst step of edits that a method learns side by side, each answered for.
+
+    Raises:
+        RuntimeError: At the first operation on two devices.
+    """
+    with loaded(checkpoint, layout) as (devices, backbone):
+        pristine = Pristine(backbone.model, full_every=1)
+        evaluator = Evaluator(
+            backbone.tokenizer, _RECORDS, max_positions=16, device=backbone.device
+        )
+        method = make(name, backbone, with_chunker(folder / "artefacts", _first_word), **_STEPS)
+        assert isinstance(method, SideBySide)
+        method.begin_each(edit_batch(backbone.tokenizer, EDITS, end=True, device=backbone.device))
+        steps: list[list[Sync]] = []
+        is_done = False
+        while not is_done:
+            begin = len(devices.syncs)
+            is_done = method.advance(1)
+            steps.append(devices.syncs[begin:])
+        for number in range(len(method.finish_each())):
+            method.take(number)
+            _answer(method, backbone, evaluator)
+        method.remove()
+        pristine.check()
+        assert not devices.mixes
+        return max(steps[1:], key=len)
+
+
 def _edit(
     method: EditMethod,
     backbone: Backbone,
@@ -151,7 +188,8 @@ def _answer(method: EditMethod, backbone: Backbone, evaluator: Evaluator) -> Non
     chosen = evaluator.select()
     found = evaluator.answers(method.logits, chosen)
     evaluator.perplexities(method.logits, chosen[:1])
-    evaluator.generations(method.logits, chosen[:2])
+    texts = evaluator.generations(method.logits, chosen[:2])
+    evaluator.generations(method.logits, chosen[:2], found, texts)
     evaluator.score(found, found)
     route_rows(method, evaluator, range(len(_RECORDS)))
 
