@@ -59,7 +59,7 @@ BETWEEN_EDITS = {"memoir": 16, "r_rome": 10, "rome": 9}
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("name", ["ft_l", "ft_m"])
+@pytest.mark.parametrize("name", ["ft_l", "ft_m", "grace"])
 def test_edits_side_by_side_on_gpus_mix_no_devices_and_seldom_wait(
     name: str, family: str, layout: Layout, checkpoints: dict[str, Path], tmp_path: Path
 ) -> None:

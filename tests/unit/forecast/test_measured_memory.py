@@ -63,10 +63,11 @@ def test_memory_when_it_is_measured_then_it_is_as_declared(
     assert ("prepare" in names) == (method in prepares)
 
 
+@pytest.mark.parametrize("method", ["ft_m", "grace"])
 def test_memory_when_single_edits_train_side_by_side_then_it_is_as_declared(
-    checkpoint: Path, tmp_path: Path
+    method: str, checkpoint: Path, tmp_path: Path
 ) -> None:
-    trial = trial_of("ft_m", checkpoint, 6, "float32", "protocol.kind=single")
+    trial = trial_of(method, checkpoint, 6, "float32", "protocol.kind=single")
     for line in compared(trial, measured(trial, tmp_path)):
         assert 1 / FACTOR < line.ratio < FACTOR, str(line)
 

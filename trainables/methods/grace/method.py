@@ -18,6 +18,8 @@ Deviations, and choices where the paper is silent:
   result is that of a loop over edits. `num_steps` counts the steps of one edit.
 - While generating, the query is made at the end of the prompt and the value is placed there;
   nothing is looked up while decoding. With a cache this equals replacing it at every step.
+- Edits that are each rolled back (`single`) are trained in the same way, each for a codebook of its
+  own.
 - No early stop; the option is not implemented in the published code either.
 """
 
@@ -25,7 +27,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
@@ -48,16 +49,17 @@ from trainables.interfaces import (
     TrainingRecord,
 )
 from trainables.methods.grace.codebook import Codebook, OnEqualKey
+from trainables.methods.grace.rows import COUNTERS, Apart, Run, Wave, all_right, at, replaced
 from trainables.optimise import (
     Optimisation,
     OptimiserSettings,
     TargetRows,
     begun,
-    row_loss,
+    row_means,
     stored_batch,
     token_losses,
 )
-from trainables.prompts import batch_state, row_index
+from trainables.prompts import batch_from, batch_state, row_index
 
 
 @checked
@@ -86,34 +88,7 @@ class Config:
     on_equal_key: OnEqualKey
 
 
-@dataclass(frozen=True)
-class _Wave:
-    """The edits that train now: the values (len(rows), D) of their entries (len(rows),)."""
-
-    entries: Tensor
-    values: nn.Parameter
-    optimisation: Optimisation
-
-
-@dataclass
-class _Run:
-    """A batch under way. `rows` train at the same time, each its own of `entries`."""
-
-    batch: EditBatch
-    output: Tensor  # (B, T, D) of `Site.frozen`
-    own: Tensor  # (B, T, D) of the projection
-    keys: Tensor  # (B, F)
-    outputs: Tensor  # (B, D) of the projection at the last prompt tokens
-    is_right: list[bool]  # answers of the backbone without codebook
-    next_row: int = 0
-    rows: list[int] = field(default_factory=list)
-    entries: list[int] = field(default_factory=list)
-    owners: list[int] = field(default_factory=list)  # of the rows so far
-    counts: dict[str, int] = field(default_factory=dict)
-    num_trained: int = 0
-    num_steps: int = 0
-    total_loss: float = 0.0
-    wave: _Wave | None = None
+_MOST_SIDE_BY_SIDE = 32  # as many rows as a batch has
 
 
 class Grace:
@@ -136,7 +111,9 @@ class Grace:
             backbone.ffn_size, backbone.hidden_size, backbone.device, config.on_equal_key
         )
         self._owners: list[int] = []  # of each edit, the entry that learned it; -1: none had to
-        self._run: _Run | None = None
+        self._run: Run | None = None
+        self._apart: Apart | None = None
+        self.most_side_by_side = _MOST_SIDE_BY_SIDE
 
     def prepare(self, training: Sequence[TrainingRecord]) -> None:
         """Nothing to build."""
@@ -146,8 +123,43 @@ class Grace:
         self._run = self._read(batch)
         self._start_wave(self._run)
 
+    def begin_each(self, batch: EditBatch) -> None:
+        """Read the keys of the batch, and give each edit a codebook of its own."""
+        run, start = self._read(batch), self._generator.get_state()
+        codebooks, changes, values = list[Codebook](), list[str](), list[Tensor]()
+        for row in range(len(batch)):
+            own = Codebook(*self._sizes(), self.codebook.keys.device, self._config.on_equal_key)
+            codebooks.append(own)
+            if self._config.skip_correct and run.is_right[row]:
+                changes.append("already_right")
+                continue
+            self._generator.set_state(start)  # as of a method that was built for this edit
+            told = run.keys[row], self._label(batch, row), self._config.deferral_radius
+            changes.append(own.change_for(*told)[0])
+            own.insert(*told, partial(self._start, run, row))
+            run.rows.append(row)
+            values.append(own.values[0])
+        run.wave = self._wave(run, torch.stack(values)) if run.rows else None
+        self._apart = Apart(run, codebooks, changes, start)
+
+    def finish_each(self) -> list[EditReport]:
+        """What each edit did to its codebook."""
+        return begun(self._apart).reports()
+
+    def take(self, number: int) -> None:
+        """Put the codebook of one edit in place."""
+        apart = begun(self._apart)
+        self.codebook, self._owners = apart.codebooks[number], [-1]
+        if apart.run.wave is not None and number in apart.run.rows:
+            place = apart.run.rows.index(number)
+            self.codebook.values[0] = apart.run.wave.values[place].detach()
+            self._owners = [0]
+
     def advance(self, max_steps: int) -> bool:
         """Take at most `max_steps` Adam steps; True when every edit has its steps."""
+        if self._apart is not None:
+            wave = self._apart.run.wave
+            return wave is None or wave.optimisation.advance(max_steps)
         run = begun(self._run)
         while run.wave is not None:
             optimisation = run.wave.optimisation
@@ -186,9 +198,9 @@ class Grace:
 
         def answer(inputs: Tensor, output: Tensor) -> Tensor:
             nonlocal chosen
-            chosen = self.codebook.lookup(_at(inputs, ends))
+            chosen = self.codebook.lookup(at(inputs, ends))
             values = self.codebook.values[chosen.clamp_min(0)]
-            return _replaced(output, positions & (chosen >= 0)[:, None], values)
+            return replaced(output, positions & (chosen >= 0)[:, None], values)
 
         if not len(self.codebook):
             logits, after = self._split.logits(prompts, state)
@@ -205,7 +217,7 @@ class Grace:
         if not len(self.codebook):
             return torch.full_like(prompts.prompt_lengths, -1)
         inputs, _ = self._site.frozen(prompts)
-        return self.codebook.lookup(_at(inputs, prompts.prompt_ends))
+        return self.codebook.lookup(at(inputs, prompts.prompt_ends))
 
     def trained_routes(self) -> list[int]:
         """For each edit so far, in order, the entry that learned it.
@@ -221,9 +233,11 @@ class Grace:
         run = self._run
         if run is not None:
             state.nest("batch", batch_state(run.batch))
-            state.values["run"] = {name: getattr(run, name) for name in _COUNTERS}
+            state.values["run"] = {name: getattr(run, name) for name in COUNTERS}
             if run.wave is not None:
                 state.nest("optimisation", run.wave.optimisation.state())
+        if self._apart is not None:
+            state.nest("apart", self._apart.state())
         return state
 
     def load(self, state: State) -> None:
@@ -233,6 +247,8 @@ class Grace:
         owners: Any = state.values["owners"]
         self._owners = list(owners)
         self._run = None
+        if "apart" in state.values:
+            self._load_apart(state.inner("apart"))
         batch = stored_batch(state, self._split.backbone.device)
         if batch is None:
             return
@@ -245,7 +261,7 @@ class Grace:
         run.owners = list(stored["owners"])
         run.counts, run.total_loss = dict(stored["counts"]), float(stored["total_loss"])
         if "optimisation" in state.values:
-            run.wave = self._wave(run)
+            run.wave = self._wave(run, self.codebook.values[run.entries])
             run.wave.optimisation.load(state.inner("optimisation"))
         self._run = run
 
@@ -253,13 +269,23 @@ class Grace:
         """Forget all entries; the backbone itself was never changed."""
         self.codebook.load(Codebook(*self._sizes(), self.codebook.keys.device).state())
         self._owners = []
-        self._run = None
+        self._run = self._apart = None
+
+    @torch.no_grad()
+    def _load_apart(self, state: State) -> None:
+        self._generator.set_state(state.tensors["start"].cpu())
+        self.begin_each(batch_from(state.inner("batch"), self._split.backbone.device))
+        wave = begun(self._apart).run.wave
+        if wave is not None:
+            wave.values.copy_(state.tensors["values"])
+            wave.optimisation.load(state.inner("optimisation"))
+            wave.losses.copy_(state.tensors["losses"])
 
     def _sizes(self) -> tuple[int, int]:
         return self.codebook.keys.shape[1], self.codebook.values.shape[1]
 
     @torch.no_grad()
-    def _read(self, batch: EditBatch) -> _Run:
+    def _read(self, batch: EditBatch) -> Run:
         """One forward without the codebook: keys, outputs, and what is right already.
 
         Keys do not depend on the codebook: it acts behind the place where they are read.
@@ -268,10 +294,10 @@ class Grace:
         inputs, output = self._site.frozen(tokens)
         own = self._down(inputs)
         said = self._site.per_token(lambda logits: logits.argmax(-1), tokens, output)
-        is_right = _all_right(said, batch.labels, row_index(tokens))
-        return _Run(batch, output, own, _at(inputs, ends).float(), _at(own, ends).float(), is_right)
+        is_right = all_right(said, batch.labels, row_index(tokens))
+        return Run(batch, output, own, at(inputs, ends).float(), at(own, ends).float(), is_right)
 
-    def _start_wave(self, run: _Run) -> None:
+    def _start_wave(self, run: Run) -> None:
         """Insert the next edits, up to the first that meets an entry still to be trained."""
         radius = self._config.deferral_radius
         run.rows, run.entries = [], []
@@ -293,33 +319,36 @@ class Grace:
             run.rows.append(row)
             run.entries.append(entry)
             run.owners.append(entry)
-        run.wave = self._wave(run) if run.rows else None
+        run.wave = self._wave(run, self.codebook.values[run.entries]) if run.rows else None
 
-    def _wave(self, run: _Run) -> _Wave:
-        """Adam on the values of this wave, starting from the codebook's."""
+    def _wave(self, run: Run, start: Tensor) -> Wave:
+        """Adam on the values of this wave, (len(rows), D)."""
         rows = torch.tensor(run.rows, device=run.output.device)
         tokens, output, own = run.batch.tokens.rows(rows), run.output[rows], run.own[rows]
         labels = run.batch.labels[torch.isin(row_index(run.batch.tokens), rows)]
         positions, scored_rows = self._positions(tokens), TargetRows.of(row_index(tokens))
         entries = torch.tensor(run.entries, device=run.output.device)
-        values = nn.Parameter(self.codebook.values[entries].clone())
+        values = nn.Parameter(start.clone())
+        last = torch.zeros(len(rows), device=values.device)
         tail = None
         if self._config.replacement == "replace_last":
             tail = self._site.tail(tokens, output, tokens.on_host.prompt_ends)
 
         def loss() -> Tensor:
-            changed = output + (_replaced(own, positions, values) - own)
+            changed = output + (replaced(own, positions, values) - own)
             losses = self._site.per_token(token_losses, tokens, changed, labels, tail=tail)
+            means = row_means(losses, scored_rows)
+            last.copy_(means.detach())
             # A sum: each value gets the gradient that it would get alone.
-            return row_loss(losses, scored_rows) * len(rows)
+            return means.sum()
 
         settings = OptimiserSettings("adam", self._config.edit_lr, self._config.num_steps)
         agreed = self._split.backbone.micro_batch.agreed
         optimisation = Optimisation({"values": values}, loss, settings, agreed=agreed)
-        return _Wave(entries, values, optimisation)
+        return Wave(entries, values, optimisation, last)
 
     @torch.no_grad()
-    def _is_right(self, run: _Run, row: int, covering: int) -> bool:
+    def _is_right(self, run: Run, row: int, covering: int) -> bool:
         """Whether the model, codebook included, already gives the target of `row`."""
         if covering < 0:
             return run.is_right[row]
@@ -327,9 +356,9 @@ class Grace:
         tokens = run.batch.tokens.rows(index)
         labels = run.batch.labels[row_index(run.batch.tokens) == row]
         logits, _ = self.logits(tokens)
-        return _all_right(logits.argmax(-1), labels, row_index(tokens))[0]
+        return all_right(logits.argmax(-1), labels, row_index(tokens))[0]
 
-    def _start(self, run: _Run, row: int) -> Tensor:
+    def _start(self, run: Run, row: int) -> Tensor:
         if self._config.value_init == "warm":
             return run.outputs[row]
         value = torch.rand(run.outputs.shape[1], generator=self._generator)
@@ -361,29 +390,6 @@ class Grace:
             handle.remove()
 
 
-_COUNTERS = (
-    *("next_row", "rows", "entries", "owners", "counts"),
-    *("num_trained", "num_steps", "total_loss"),
-)
-
-
-def _at(states: Tensor, columns: Tensor) -> Tensor:
-    """One position of each row: (B, T, D) and (B,) -> (B, D)."""
-    return states[torch.arange(len(states), device=states.device), columns]
-
-
-def _replaced(output: Tensor, positions: Tensor, values: Tensor) -> Tensor:
-    """`output` (B, T, D) with row b's value (D,) at its `positions` (B, T)."""
-    return torch.where(positions[..., None], values[:, None].to(output.dtype), output)
-
-
-def _all_right(said: Tensor, labels: Tensor, rows: Tensor) -> list[bool]:
-    """Whether the likeliest token `said` at each scored position of a row is the label, by row."""
-    wrong = (said != labels).long()
-    misses = wrong.new_zeros(int(rows[-1]) + 1).index_add(0, rows, wrong)
-    return (misses == 0).tolist()
-
-
-VERSION = 4  # rows are packed where they train
+VERSION = 5  # edits that are rolled back train side by side
 CONFIG = Config
 METHOD = Grace
