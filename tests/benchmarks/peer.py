@@ -7,7 +7,7 @@ r"""What an edit costs here and with EasyEdit: the same records, model, layers, 
 search_spaces/backbone or a checkpoint's folder of the LLaMA kind, smollm2_135m unless told;
 `records` a file of CounterFact, the facts about countries unless told. The cases:
 
-`ft_m`        each edit alone, the weight put back behind it
+`ft_m`        each edit alone, the weight put back behind it; here side by side, the result the same
 `ft_m_batch`  all edits in one batch
 `lora`        all edits in one batch; each side draws its own maps, and EasyEdit's loss weighs
               edits by their tokens; its dropout stays on while it answers, so that none is set

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,14 @@ from tests.benchmarks.peer_result import ONE_BY_ONE, Result, method_of
 from trainables.artefacts import Artefacts
 from trainables.backbones.loading import load_backbone
 from trainables.bases import read_method
-from trainables.interfaces import Backbone, Edit, TrainingRecord
+from trainables.interfaces import (
+    Backbone,
+    Edit,
+    EditBatch,
+    EditMethod,
+    SideBySide,
+    TrainingRecord,
+)
 from trainables.methods import build_config, get_method, method_settings
 from trainables.prompts import Row, collate, edit_batch, pad_id
 from trainables.seeding import trial_generators
@@ -32,19 +40,39 @@ def edited(case: str, inputs: Inputs, folder: Path) -> Result:
     method = _method(case, inputs, backbone, folder)
     with torch.no_grad():
         backbone.model(torch.tensor([inputs.probes[0].ids]))  # so that no edit pays for a start
+    if case == "ft_m":
+        return _each_alone(method, backbone, inputs.records)
     size = len(inputs.records) if case not in ONE_BY_ONE else 1
-    seconds, answers = 0.0, []
+    seconds = 0.0
     for start in range(0, len(inputs.records), size):
         records = inputs.records[start : start + size]
         begin = time.process_time()
         _edit(method, backbone, records)
         seconds += time.process_time() - begin
-        if case == "ft_m":  # each edit stands alone
-            answers += _answers(method, backbone, [p for r in records for p in r.probes])
+    return Result.of(seconds, _answers(method, backbone, inputs.probes))
+
+
+def _each_alone(method: SideBySide, backbone: Backbone, records: Sequence[Record]) -> Result:
+    """Edits that know nothing of each other, learned side by side as a trial does."""
+    assert isinstance(method, EditMethod)
+    size, seconds, answers = method.most_side_by_side, 0.0, list[list[int]]()
+    for start in range(0, len(records), size):
+        group = records[start : start + size]
+        begin = time.process_time()
+        method.begin_each(_batch(backbone, group))
+        while not method.advance(method.num_steps):
+            pass
+        method.finish_each()
+        seconds += time.process_time() - begin
+        for number, record in enumerate(group):
             begin = time.process_time()
-            method.remove()
+            method.take(number)
             seconds += time.process_time() - begin
-    return Result.of(seconds, answers or _answers(method, backbone, inputs.probes))
+            answers += _answers(method, backbone, record.probes)
+        begin = time.process_time()
+        method.remove()
+        seconds += time.process_time() - begin
+    return Result.of(seconds, answers)
 
 
 def _method(case: str, inputs: Inputs, backbone: Backbone, folder: Path) -> Any:
@@ -60,16 +88,20 @@ def _method(case: str, inputs: Inputs, backbone: Backbone, folder: Path) -> Any:
     return method
 
 
-def _edit(method: Any, backbone: Backbone, records: list[Record]) -> None:
+def _batch(backbone: Backbone, records: Sequence[Record]) -> EditBatch:
     edits = [Edit(r.prompt, r.target_new, r.subject, (r.unrelated,)) for r in records]
-    method.begin(edit_batch(backbone.tokenizer, edits, end=False))  # the peer trains no end token
+    return edit_batch(backbone.tokenizer, edits, end=False)  # the peer trains no end token
+
+
+def _edit(method: Any, backbone: Backbone, records: Sequence[Record]) -> None:
+    method.begin(_batch(backbone, records))
     while not method.advance(method.num_steps):
         pass
     method.finish()
 
 
 @torch.no_grad()
-def _answers(method: Any, backbone: Backbone, probes: list[Probe]) -> list[list[int]]:
+def _answers(method: Any, backbone: Backbone, probes: Sequence[Probe]) -> list[list[int]]:
     rows = [Row(tuple(probe.ids), probe.prompt_length) for probe in probes]
     logits, _ = method.logits(collate(rows, pad_id=pad_id(backbone.tokenizer)))
     counts = [len(probe.target) for probe in probes]
