@@ -71,14 +71,18 @@ def test_methods_whose_edits_meet_nowhere_learn_side_by_side() -> None:
     assert {"ft_l", "ft_m", "grace"} <= set(NAMES)
 
 
+@pytest.mark.parametrize("limit", [None, 1])
 @pytest.mark.parametrize("name", NAMES)
-def test_each_edit_ends_as_by_itself(name: str, backbone: Backbone, artefacts: Artefacts) -> None:
+def test_each_edit_ends_as_by_itself(
+    name: str, limit: int | None, backbone: Backbone, artefacts: Artefacts
+) -> None:
     original = {key: value.clone() for key, value in backbone.model.state_dict().items()}
     expected = alone(name, backbone, artefacts, **SETTINGS)
     method = make(name, backbone, artefacts, **SETTINGS)
     assert isinstance(method, SideBySide)
     if method.most_side_by_side == 1:
         pytest.skip("with these settings edits are learned one by one")
+    backbone.micro_batch.limit = limit
     method.begin_each(edit_batch(backbone.tokenizer, EDITS, end=True))
     check_alike(together(method, backbone), expected)
     method.remove()
