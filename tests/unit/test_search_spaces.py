@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from analysis.layouts.catalogue import get_layout, known_layouts
 from analysis.published.paper_numbers import load
 from orchestrator.planning.plan import Plan, TrialSpec, expand
 from orchestrator.settings import loading as config
+from orchestrator.settings.presets import read_presets
 from orchestrator.settings.yaml_files import SearchSpaces
 from trainables.backbones.sentences.package import asking_setting
 
@@ -214,3 +216,19 @@ def test_rome_when_paper_then_as_its_row_was_made() -> None:
     (method,) = {trial.arm: trial.method for trial in made.trials}.values()
     assert (method["edit_layer"], method["v_num_steps"], method["v_weight_decay"]) == (17, 20, 0.5)
     assert (method["covariance"], method["update_key"]) == ("text", "mean")
+
+
+@pytest.mark.parametrize("path", sorted((SPACES.folder / "presets").glob("*.yaml")), ids=str)
+def test_every_file_of_presets_fits_its_backbone_and_every_method_in_it(path: Path) -> None:
+    backbone, _, dataset = path.stem.rpartition("_")
+    assert backbone in SPACES.names("backbone")
+    assert dataset in SPACES.names("dataset")
+    methods = [*read_presets(str(path))]
+    named = ["ablation=everyone", f"backbone={backbone}", "dataset=facts", f"presets={path}"]
+    made = plan(*named, f"axes.method=[{','.join(methods)}]")
+    sources = {
+        spec.method["name"]: {origin.source for origin in spec.origins.values()}
+        for spec in made.trials
+    }
+    assert sources.keys() == set(methods)
+    assert all(f"presets {path}" in each for each in sources.values())
