@@ -24,10 +24,18 @@ class Entry:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a table: its labels, then its cells."""
+    """One line of a table: its labels, then its cells.
+
+    A break in a label, as in a setting of several lines, becomes a backslash and an n.
+    """
 
     labels: tuple[str, ...]
     entries: tuple[Entry, ...]
+
+    def __post_init__(self) -> None:
+        """Keep each label on one line."""
+        shown = tuple(label.replace("\n", "\\n") for label in self.labels)
+        object.__setattr__(self, "labels", shown)
 
 
 @dataclass(frozen=True)

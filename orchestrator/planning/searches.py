@@ -138,7 +138,7 @@ def arm_label(values: Mapping[str, Any]) -> str:
         if isinstance(value, float):
             shown = f"{value:g}"
         parts.append(shown if key in PARTS else f"{key.partition('.')[2]}={shown}")
-    return " ".join(parts)
+    return " ".join(parts).replace("\n", "\\n")  # a name is one line
 
 
 def _checked(resolver: Resolver, values: Mapping[str, Any], seed: int) -> TrialSpec:

@@ -69,3 +69,9 @@ def test_render_when_latex_then_special_characters_are_escaped() -> None:
 
 def test_notes_when_csv_then_they_are_still_to_be_had() -> None:
     assert "Spearman 0.50" in notes([table()])
+
+
+def test_render_when_a_label_has_several_lines_then_its_row_is_one() -> None:
+    text = render([table(Row(("{prompt} {target}.\nPrompt:",), (Entry(T),)))], "markdown")
+    (line,) = (line for line in text.splitlines() if "Prompt:" in line)
+    assert line.startswith(r"| {prompt} {target}.\nPrompt: |")

@@ -9,7 +9,7 @@ import pytest
 from orchestrator.errors import UsageError
 from orchestrator.planning.distributions import Distribution
 from orchestrator.planning.papers.presets import fields_of
-from orchestrator.planning.plan import Plan, expand, spec_for
+from orchestrator.planning.plan import Plan, arm_label, expand, spec_for
 from orchestrator.settings import loading as config
 from orchestrator.settings.yaml_files import SearchSpaces
 from tests.unit.small_spaces import write_small_spaces
@@ -78,6 +78,11 @@ def test_a_draw_is_an_arm_of_its_method(folder: Path) -> None:
     untuned = spec_for(loaded, {"method": "multi"}, 1, "report")
     assert (untuned.arm, untuned.method["clamp"]) == ("multi", 4.0)
     assert (untuned.dataset["part"], untuned.swept) == ("report", {"method": "multi"})
+
+
+def test_the_name_of_an_arm_is_one_line_whatever_its_settings_hold() -> None:
+    values = {"method": "retrieval", "method.template": "{prompt} {target}.\nPrompt:"}
+    assert arm_label(values) == r"retrieval template={prompt} {target}.\nPrompt:"
 
 
 def test_what_is_typed_is_not_searched(folder: Path) -> None:
