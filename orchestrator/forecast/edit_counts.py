@@ -10,6 +10,7 @@ from orchestrator.planning.trial_spec import TrialSpec
 
 TOKENS_PER_ROW, TOKENS_PER_TARGET, PROMPTS_PER_EDIT = 15, 3, 8
 TOKENS_PER_ANSWER = 8  # of a task that no edit is about, where it is chosen
+_VALUES_APART = 32  # single edits of GRACE at a time
 TOKENS_READ = 4096  # of its questions at a time on a GPU, which is where memory is short
 
 
@@ -44,3 +45,17 @@ def per_edit(spec: TrialSpec, key: str) -> float:
     """A number per edit from the data set's YAML, or else a usual value."""
     usual = {"tokens_per_row": TOKENS_PER_ROW, "prompts_per_edit": PROMPTS_PER_EDIT}
     return float(spec.cost.get(key) or usual[key])
+
+
+def side_by_side(spec: TrialSpec, weight: int) -> int:
+    """Single edits that are trained together.
+
+    Weights of so many numbers, each with its gradient and Adam's two moments, at most in a quarter
+    of 2**30 bytes; GRACE's values as many as make a batch.
+    """
+    if spec.protocol["kind"] != "single" or not spec.cost.get("side_by_side"):
+        return 1
+    most = _VALUES_APART
+    if spec.cost.get("trains") == "weight":
+        most = max(1, 2**28 // (16 * weight))
+    return 1 if spec.method.get("mini_batch_size") else min(num_edits(spec.protocol), most)

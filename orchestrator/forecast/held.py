@@ -18,6 +18,7 @@ from orchestrator.forecast.edit_counts import (
     num_edits,
     per_edit,
     rolls_back,
+    side_by_side,
 )
 from orchestrator.forecast.shape import Shape
 from orchestrator.forecast.training_costs import (
@@ -28,7 +29,6 @@ from orchestrator.forecast.training_costs import (
     memories_of,
     networks_of,
     shifted_layers,
-    side_by_side,
 )
 from orchestrator.planning.trial_spec import TrialSpec
 
@@ -99,7 +99,7 @@ def _weight(spec: TrialSpec, shape: Shape, training: Training) -> Held:
     through it keeps; before the second batch of a stream there is none.
     """
     size, narrow = shape.projection, shape.is_narrow
-    apart = side_by_side(spec, shape)
+    apart = side_by_side(spec, size)
     boxed = spec.method.get("norm_bound") is not None  # the box has two sides
     is_stream = not rolls_back(spec) and num_batches(spec.protocol) > 1
     anchored = bool(spec.method.get("penalty_weight")) and is_stream

@@ -17,10 +17,11 @@ from orchestrator.forecast.edit_counts import (
     mini_batches,
     num_edits,
     per_edit,
+    side_by_side,
 )
 from orchestrator.forecast.held import Held, held_by
 from orchestrator.forecast.shape import GIB, Shape
-from orchestrator.forecast.training_costs import Training, side_by_side, training_of
+from orchestrator.forecast.training_costs import Training, training_of
 from orchestrator.planning.trial_spec import TrialSpec
 
 # Of a process: on a CPU Python, torch, transformers and Ray; on a GPU CUDA's context. At least what
@@ -141,7 +142,7 @@ def _training(
     spec: TrialSpec, shape: Shape, training: Training, held: Held, base: float
 ) -> list[Stage]:
     """Steps of one batch, and what is made before and after them."""
-    together = side_by_side(spec, shape)
+    together = side_by_side(spec, shape.projection)
     at_once = batch_size(spec.protocol) / mini_batches(spec) * together
     rows = (1 if training.is_in_turn else at_once) * training.rows
     fixed = base + _prefixes(spec, shape) + held.kept / GIB

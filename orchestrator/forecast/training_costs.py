@@ -31,7 +31,6 @@ _FROM_SUBJECT = 0.5
 _EIGENVECTORS = 9  # operations per cube of the size, of all of a symmetric matrix
 _SCALE_PROMPTS = 200  # that WISE and ARM measure their layer on
 _PREFIXES, _PREFIX_TOKENS = 10, 8  # that they sample, and the mean length of one
-_VALUES_APART = 32  # single edits of GRACE at a time
 SHOWN = 2.2  # tokens of a prompt behind an edit's text, in those of an edit with its target
 
 
@@ -380,20 +379,6 @@ def edit_layer(spec: TrialSpec, shape: Shape) -> int:
     """The layer that is edited, from 0; the number of layers where the method names none."""
     layer = spec.method.get("edit_layer")
     return shape.num_layers if layer is None else int(layer)
-
-
-def side_by_side(spec: TrialSpec, shape: Shape) -> int:
-    """Single edits that are trained together.
-
-    Weights, each with its gradient and Adam's two moments, at most in a quarter of 2**30 bytes;
-    GRACE's values as many as make a batch.
-    """
-    if spec.protocol["kind"] != "single" or not spec.cost.get("side_by_side"):
-        return 1
-    most = _VALUES_APART
-    if spec.cost.get("trains") == "weight":
-        most = max(1, 2**28 // (16 * shape.projection))
-    return 1 if spec.method.get("mini_batch_size") else min(num_edits(spec.protocol), most)
 
 
 def memories_of(spec: TrialSpec) -> tuple[int, int]:

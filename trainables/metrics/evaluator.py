@@ -16,7 +16,13 @@ import torch
 from torch import Tensor
 
 from trainables.interfaces import EditRecord, PromptBatch
-from trainables.metrics.generation import GENERATED_BEHIND, GENERATED_TOKENS, Logits, greedy
+from trainables.metrics.generation import (
+    GENERATED_BEHIND,
+    GENERATED_TOKENS,
+    Logits,
+    greedy,
+    guesses,
+)
 from trainables.metrics.scores import (
     exact_match,
     generated_agreement,
@@ -39,7 +45,6 @@ from trainables.prompts import (
 
 BATCH_SIZE = 128  # prompts read at a time, where memory allows
 MEASURES = ("token", "exact", "generated", "token_no_blank")  # fields of `ProbeScore` to average
-_LOCAL = 0.95  # of the unrelated answers begin as before, for their texts to be taken for the same
 MAX_PERPLEXITY = 1e30  # a ruined model's is infinite, and a mean must stay a number
 
 
@@ -206,8 +211,7 @@ class Evaluator:
     ) -> dict[int, tuple[int, ...]]:
         """Greedy continuation of each chosen probe's prompt, without its end token.
 
-        It ends with the end token or after `generation_limit` tokens.
-        The prompt alone decides it: neither the target nor its length is given away.
+        It ends with the end token or after `generation_limit` tokens. The prompt alone decides it.
 
         Args:
             logits: Of the model.
@@ -216,8 +220,11 @@ class Evaluator:
             before: What the pristine backbone generates, as a guess; see `greedy`.
         """
         rows = {i: tokenise(self._tokenizer, self.probes[i].prompt) for i in chosen}
-        order, found, limit = list(rows), dict[int, tuple[int, ...]](), self.generation_limit
-        drafts = self._drafts(chosen, answers, before, limit) if answers and before else {}
+        order, limit = list(rows), self.generation_limit
+        found, drafts = dict[int, tuple[int, ...]](), dict[int, tuple[int, ...]]()
+        if answers and before:
+            asked = {i: (self.probes[i].score, self._rows[i].target) for i in chosen}
+            drafts = guesses(asked, answers, before, self._tokenizer.eos_token_id, limit)
         for members in by_length(list(rows.values()), self._batch_size):
             indices = [order[m] for m in members]
             prompts = [rows[i] for i in indices]
@@ -314,34 +321,6 @@ class Evaluator:
             members = chosen[start : start + self._batch_size]
             rows = [tokenise(self._tokenizer, self.probes[index].prompt) for index in members]
             yield collate(rows, pad_id=pad, scores_last=True, device=self._device)
-
-    def _drafts(
-        self,
-        chosen: Sequence[int],
-        answers: Mapping[int, tuple[int, ...]],
-        before: Mapping[int, tuple[int, ...]],
-        limit: int,
-    ) -> dict[int, tuple[int, ...]]:
-        """What an edited model may generate for each probe, with the end token if there is one.
-
-        Of an edit and a rephrase the target. Of all else what the pristine backbone generates, if
-        nearly all answers to what is about no edit begin as they did: those alone stay the same for
-        a whole generation.
-        """
-        end = self._tokenizer.eos_token_id
-        unrelated = [i for i in chosen if self.probes[i].is_locality and before[i]]
-        num_kept = sum(answers[i][0] == before[i][0] for i in unrelated)
-        is_local = num_kept >= _LOCAL * len(unrelated)
-        found = {}
-        for index in chosen:
-            if self.probes[index].score in ("reliability", "generality"):
-                ids = self._rows[index].target
-            elif is_local:
-                ids = before[index]
-            else:
-                continue
-            found[index] = ids if end is None or len(ids) >= limit else (*ids, int(end))
-        return found
 
     def _wrong(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ Known = tuple[Sequence[int], Sequence[int]]  # a text's tokens; what was said in
 Logits = Callable[[PromptBatch, DecodeState | None], tuple[Tensor, DecodeState]]
 GENERATED_TOKENS = 32  # at least so many are generated: where an answer ends is seen then
 GENERATED_BEHIND = 8  # and so many more than the longest target has, for another spelling of it
+_LOCAL = 0.95  # of the unrelated answers begin as before, for their texts to be taken for the same
 _GUESSED_AT_A_TIME = 384  # tokens, as logits over the whole vocabulary are held for each
 
 
@@ -62,6 +63,38 @@ def greedy(
     while growing.open:
         _decode(logits, growing, pad, device)
     return growing.grown
+
+
+def guesses(
+    asked: Mapping[int, tuple[str, tuple[int, ...]]],
+    answers: Mapping[int, tuple[int, ...]],
+    before: Mapping[int, tuple[int, ...]],
+    end: int | None,
+    limit: int,
+) -> dict[int, tuple[int, ...]]:
+    """What an edited model may generate for each prompt, with the end token if there is one.
+
+    Of an edit and a rephrase the target. Of all else what the pristine backbone generates, if
+    nearly all answers to what is about no edit begin as they did: those alone stay the same for a
+    whole generation.
+
+    Args:
+        asked: Score and target of each prompt.
+        answers: What the model was found to answer, its first token behind the prompt itself.
+        before: What the pristine backbone generates.
+        end: The end token.
+        limit: Most tokens that are generated.
+    """
+    unrelated = [i for i, (score, _) in asked.items() if score.startswith("locality") and before[i]]
+    num_kept = sum(answers[index][0] == before[index][0] for index in unrelated)
+    is_local = num_kept >= _LOCAL * len(unrelated)
+    found = {}
+    for index, (score, target) in asked.items():
+        is_edited = score in ("reliability", "generality")
+        if is_edited or is_local:
+            ids = target if is_edited else before[index]
+            found[index] = ids if end is None or len(ids) >= limit else (*ids, end)
+    return found
 
 
 class _Growing:
