@@ -1,15 +1,17 @@
-# make sweep | test | test-all | accept | bench | gpu | ui | nltk: each sets itself up on a bare machine.
+# make sweep | claims | test | test-all | accept | bench | gpu | ui | nltk: each sets itself up on a bare machine.
 ABLATION ?= lemoe_lora
 BACKBONE ?=
 # A backbone that was not made here knows nothing of the made-up world.
 DATASET ?= $(if $(filter-out facts%,$(BACKBONE)),countries)
+# A paper (lemoe) or single claims (lemoe.c3); none: all forty.
+CLAIMS ?=
 ARGS ?=
 PYTHON ?= python3
 STORE ?= results
 PORT ?= 5000
 BIN := .venv/bin
 
-.PHONY: sweep test test-all accept bench gpu ui nltk lint setup
+.PHONY: sweep claims test test-all accept bench gpu ui nltk lint setup
 .DEFAULT_GOAL := sweep
 
 setup: .venv/installed
@@ -24,6 +26,14 @@ setup: .venv/installed
 sweep: setup
 	$(BIN)/python orchestrator/sweep.py ablation=$(ABLATION) $(if $(BACKBONE),backbone=$(BACKBONE)) \
 		$(if $(DATASET),dataset=$(DATASET)) 'store="$(STORE)"' $(ARGS)
+
+# Each ablation that tests a claim, then the verdicts. One that cannot run on these data stops no other, and is named at the end.
+claims: setup
+	@for each in $$($(BIN)/python analysis/claims.py $(CLAIMS) --ablations); do \
+		$(MAKE) --no-print-directory sweep ABLATION=$$each || failed="$$failed $$each"; \
+	done; \
+	$(BIN)/python analysis/claims.py $(CLAIMS) 'store=$(STORE)' && \
+	if [ "$$failed" ]; then echo "these ablations did not run to their end:$$failed" >&2; exit 1; fi
 
 # Three on two cores: while one waits for Ray to start, the others compute.
 test: setup

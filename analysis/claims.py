@@ -24,6 +24,7 @@ EPILOG = f"""\
   format=FORM      markdown (default); beside, one table with a column for each backbone and data
                    set; or csv, one line per comparison
 several stores, as store=FOLDER,FOLDER, are judged together
+--ablations prints what to sweep for these claims instead; make claims does it
 """
 
 
@@ -41,12 +42,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="claim|key=value",
         help="a paper (lemoe) or one claim (lemoe.c3), all by default; options: see below",
     )
+    parser.add_argument(
+        "--ablations",
+        action="store_true",
+        help="name the ablations that test these claims, one in a line, and read no store",
+    )
     given = parser.parse_args(arguments)
     # pandas and mlflow take seconds to import; --help and wrong options should not wait for them.
     try:
         asked, options = parse_options(given.words, DEFAULTS, CHOICES)
-        from analysis.reports.claim_report import Options, report
+        from analysis.reports.claim_report import Options, ablations_of, report
 
+        if given.ablations:
+            print(*ablations_of(asked), sep="\n")
+            return 0
         chosen = Options(
             tuple(map(Path, options["store"].split(","))),
             options["measure"] or None,

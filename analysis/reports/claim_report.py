@@ -74,8 +74,7 @@ def report(asked: Sequence[str], options: Options, form: str) -> str:
             stores hold the same ablation on one backbone and data set.
     """
     claims = _chosen(asked)
-    wanted = {claim.claim_id for claim in claims}
-    checks = tuple(check for check in load_checks() if check.claim_id in wanted)
+    checks = _checks_on(claims)
     found, missing = _found(checks, options)
     if not found:
         names = ", ".join(dict.fromkeys(check.ablation for check in checks))
@@ -90,6 +89,18 @@ def report(asked: Sequence[str], options: Options, form: str) -> str:
     parts = [_markdown(context, claims, by_claim) for context, by_claim in found.items()]
     parts += [over_models_text([claim for claim in claims if claim.over_models], over)]
     return "\n".join([*filter(None, parts), *(f"- {line}\n" for line in missing)])
+
+
+def ablations_of(asked: Sequence[str]) -> tuple[str, ...]:
+    """The ablations that test the claims `asked` for, each once, in the order of the claims.
+
+    Args:
+        asked: Claims (`lemoe.c3`) or papers (`lemoe`); none: all.
+
+    Raises:
+        AnalysisError: If a claim is unknown.
+    """
+    return tuple(dict.fromkeys(check.ablation for check in _checks_on(_chosen(asked))))
 
 
 def findings(
@@ -190,6 +201,11 @@ def _chosen(asked: Sequence[str]) -> tuple[Claim, ...]:
     return tuple(
         claim for claim in claims if not asked or any(_is_of(claim, word) for word in asked)
     )
+
+
+def _checks_on(claims: Sequence[Claim]) -> tuple[Check, ...]:
+    wanted = {claim.claim_id for claim in claims}
+    return tuple(check for check in load_checks() if check.claim_id in wanted)
 
 
 def _is_of(claim: Claim, word: str) -> bool:

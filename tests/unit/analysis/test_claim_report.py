@@ -231,3 +231,10 @@ def test_report_beside_when_two_stores_hold_two_backbones_then_each_has_a_column
     assert text.splitlines()[-1] == "- run nowhere: memoe_v1.c1"
     with pytest.raises(AnalysisError, match=r"memoe_routing_input on facts, facts stands in a"):
         report([], Options((store, store)), "beside")
+
+
+def test_command_when_asked_for_ablations_then_names_those_of_the_claims_and_reads_no_store(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["store=nowhere", "lemoe.c12", "memoe_v1.c5", "--ablations"]) == 0
+    assert capsys.readouterr().out.splitlines() == ["memoe_layers", "lemoe_lora"]
