@@ -14,7 +14,7 @@ import pytest
 from orchestrator.settings.yaml_files import SearchSpaces
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "docs/ARCHITECTURE.md")
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "docs/ARCHITECTURE.md", "docs/PAPERS.md")
 _FOLDERS = "trainables|orchestrator|analysis|search_spaces|tests|docs|examples|findings"
 
 
@@ -85,3 +85,30 @@ def test_the_readme_s_table_of_editors_names_every_method() -> None:
     rows = [line for line in section.split("\n## ")[0].splitlines() if line.startswith("| `")]
     named = [name for row in rows for name in re.findall(r"`(\w+)`", row.split("|")[1])]
     assert sorted(named) == sorted(SearchSpaces().names("method"))
+
+
+def test_page_of_the_papers_is_what_its_command_writes_now_and_every_printed_value_is_planned(
+    tmp_path: Path,
+) -> None:
+    page = tmp_path / "PAPERS.md"
+    subprocess.run([sys.executable, "docs/list_papers.py", str(page)], cwd=ROOT, check=True)
+    text = page.read_text("utf-8")
+    assert text == (ROOT / "docs" / "PAPERS.md").read_text("utf-8"), "run docs/list_papers.py"
+    counts = re.findall(r"\| (\d+) \| (\d+) \|$", text, re.MULTILINE)
+    assert counts
+    assert [pair for pair in counts if pair[0] != pair[1]] == []
+
+
+@pytest.mark.parametrize(
+    ("title", "tables", "figures"),
+    [("MEMoE v1", 6, 5), ("MEMoE v2", 7, 5), ("LEMoE", 9, 5), ("ARM / MoKE", 13, 6)],
+)
+def test_page_of_the_papers_when_a_table_or_figure_is_numbered_then_it_has_a_line(
+    title: str, tables: int, figures: int
+) -> None:
+    text = (ROOT / "docs" / "PAPERS.md").read_text("utf-8")
+    part = text.partition(f"## {title}\n")[2].partition("\n## ")[0]
+    for kind, count in (("Table", tables), ("Figure", figures)):
+        lines = re.findall(rf"^\| {kind}s? ([^|]*) \|", part, re.MULTILINE)
+        listed = [int(number) for line in lines for number in re.findall(r"\d+", line)]
+        assert sorted(set(listed)) == list(range(1, count + 1))

@@ -6,12 +6,11 @@ yet, one for each row that the paper prints.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import cache
 
 import pytest
 
-from analysis.aggregate import CONTEXT, PROVENANCE, Arm, Section, estimate
+from analysis.aggregate import Arm
 from analysis.layouts.catalogue import get_layout, known_layouts
 from analysis.layouts.layout import NOT_RUN
 from analysis.metrics import METRICS
@@ -20,9 +19,9 @@ from analysis.published.paper_numbers import PaperRow, load
 from orchestrator.planning.plan import TrialSpec, expand
 from orchestrator.settings.loading import load_plain
 from orchestrator.settings.yaml_files import SearchSpaces
+from tests.planned_arms import arm_of, made_arm, section
 
 SPACES = SearchSpaces()
-SCORES = {name: estimate([0.5]) for name in METRICS}
 AXES = {
     "method.edit_layer": "layer",
     "method.num_experts": "num_experts",
@@ -46,24 +45,11 @@ def planned() -> dict[str, list[TrialSpec]]:
     return found
 
 
-def arm_of(trial: TrialSpec) -> Arm:
-    return made(
-        trial.arm,
-        str(trial.method["name"]),
-        swept=trial.swept,
-        published=trial.published,
-        protocol=trial.protocol,
-        num_layers=int(trial.backbone["num_layers"]),
-        hidden_size=int(trial.backbone["hidden_size"]),
-        context={"backbone": str(trial.backbone["name"]), "dataset": str(trial.dataset["name"])},
-    )
-
-
 def arm_like(row: PaperRow) -> Arm:
     """One that stands for a published row."""
     values = {key: getattr(row, column) for key, column in AXES.items()}
     known = {key: value for key, value in values.items() if value is not None}
-    return made(
+    return made_arm(
         row.variant.rpartition("=")[2] or row.method,
         row.method,
         swept=known,
@@ -71,26 +57,6 @@ def arm_like(row: PaperRow) -> Arm:
         protocol={"kind": KIND_OF_SETTING[row.setting], "num_edits": row.num_edits},
         context={"backbone": row.model, "dataset": row.dataset},
     )
-
-
-def made(name: str, method: str, **values: object) -> Arm:
-    rest: dict[str, object] = {"num_layers": None, "hidden_size": None, **values}
-    return Arm(
-        name=name,
-        method=method,
-        ablation="made_up",
-        seeds=(0,),
-        state="",
-        scores=SCORES,
-        before={},
-        errors=(),
-        **rest,  # type: ignore[arg-type]
-    )
-
-
-def section(arms: Sequence[Arm]) -> Section:
-    context = {name: "" for name in CONTEXT} | dict(arms[0].context)
-    return Section(context, {}, tuple(arms), {name: () for name in PROVENANCE}, 0)
 
 
 @pytest.mark.parametrize("name", known_layouts())
