@@ -43,7 +43,8 @@ class Chosen:
     """What a search chose for one method.
 
     Attributes:
-        tuned: The arm of the values, on the part of the data that it was not chosen on.
+        tuned: The arm of the values, on the part of the data that it was not chosen on; that of
+            the method's own values where nothing that was drawn did better.
         published: The same with the method's own values, None if that did not run.
     """
 
@@ -80,6 +81,8 @@ def report(ablation: str, store: Path, options: Options) -> str:
 def chosen(again: Section, searched: Section) -> dict[str, Chosen]:
     """For each method the arm that did best in its search, of those that ran again.
 
+    The method's own values are among them where they ran on both parts; of equals they win.
+
     Args:
         again: What ran again, on another part of the data than the search.
         searched: The search.
@@ -91,9 +94,11 @@ def chosen(again: Section, searched: Section) -> dict[str, Chosen]:
     for method in sorted({arm.method for arm in again.arms}):
         own = [arm for arm in again.arms if arm.method == method]
         published = next((arm for arm in own if not drawn(arm)), None)
-        tuned = [arm for arm in own if drawn(arm) and not arm.state]
-        if tuned:
-            best = max(tuned, key=lambda arm: scores.get(arm.name, float("-inf")))
+        ended = [arm for arm in own if not arm.state]
+        rivals = [arm for arm in ended if drawn(arm) or arm.name in scores]
+        if rivals:
+            rivals.sort(key=lambda arm: bool(drawn(arm)))
+            best = max(rivals, key=lambda arm: scores.get(arm.name, float("-inf")))
             found[method] = Chosen(best, published)
     return found
 
@@ -132,6 +137,9 @@ def _lines(ablation: str, context: Context, again: Section, searched: Section) -
         before = each.tuned.before.get("reliability")
         if reliability and reliability.mean <= (before.mean if before else 0.0):
             yield "  # no more reliable than the backbone without any edit"
+        if not drawn(each.tuned):
+            yield f"  # {method}: nothing that was drawn did better than its published values"
+            continue
         values = yaml.safe_dump(
             drawn(each.tuned), default_flow_style=True, sort_keys=False, width=float("inf")
         )

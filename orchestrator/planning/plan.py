@@ -80,7 +80,8 @@ class Plan:
         """The trials that a forecast counts; for a search, its middle trial as often as it runs."""
         if not self.is_search:
             return self.trials
-        return tuple(spec for spec in self.middles for _ in range(self._num_of_a_search))
+        pairs = zip(self.middles, self.searches, strict=True)
+        return tuple(spec for spec, search in pairs for _ in range(self._num_of(search)))
 
     @functools.cached_property
     def unpinned(self) -> tuple[str, ...]:
@@ -118,14 +119,13 @@ class Plan:
     @property
     def num_trials(self) -> int:
         """Trials that will run in all, the reruns of a search included."""
-        return self._num_of_a_search * len(self.searches) if self.is_search else len(self)
+        return sum(map(self._num_of, self.searches)) if self.is_search else len(self)
 
-    @property
-    def _num_of_a_search(self) -> int:
-        """Trials of one search, with those that run again."""
+    def _num_of(self, search: Search) -> int:
+        """Trials of one search, with its rivals and those that run again."""
         config, rerun = self.config, self.config.rerun
         again = (rerun.best + rerun.untuned) * len(rerun.seeds) if rerun else 0
-        return (config.num_trials or 0) * len(config.seeds) + again
+        return ((config.num_trials or 0) + len(search.rivals)) * len(config.seeds) + again
 
 
 def expand(config: SweepConfig) -> Plan:

@@ -36,11 +36,14 @@ class Search:
         fixed: Values that all its trials share: the method, where each method has its own search.
         distributions: What the value of each key is drawn from.
         start: Values of some of these keys, which the first trial has; the others are drawn.
+        rivals: Settings that run beside what is drawn, so that nothing worse than they is chosen:
+            without any draw where those run again, and what was chosen before, which may set more.
     """
 
     fixed: Mapping[str, Any]
     distributions: Mapping[str, Distribution]
     start: Mapping[str, Any] = field(default_factory=dict)
+    rivals: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -72,6 +75,8 @@ class Search:
             yield _checked(resolver, {**self.fixed, **values}, config.seeds[0])
         if self.start:
             yield _checked(resolver, {**self.middle, **self.start}, config.seeds[0])
+        for rival in self.rivals:
+            yield _checked(resolver, rival, config.seeds[0])
         for seed in config.seeds[1:]:  # each draws other edits
             yield _checked(resolver, self.middle, seed)
         if config.rerun is None:
@@ -168,18 +173,21 @@ def _tuned(config: SweepConfig, resolver: Resolver, method: str, axes: Mapping[s
         raise UsageError(f"method={method}: all that its search would draw is typed")
     found = _distributions(config, resolver, method, drawn)
     kept = {key: dataclasses.replace(each, digits=_DIGITS) for key, each in found.items()}
-    return Search({"method": method}, kept, _start(config, resolver, method, kept))
-
-
-def _start(
-    config: SweepConfig, resolver: Resolver, method: str, drawn: Mapping[str, Distribution]
-) -> dict[str, Any]:
-    """What was chosen for this backbone before, of what is drawn and within its range."""
-    if config.start_at == "nothing":
-        return {}
-    chosen = resolver.chosen_presets(method)
-    named = {key: chosen.get(key.removeprefix("method.")) for key in drawn}
-    return {key: value for key, value in named.items() if drawn[key].draw(value) is not None}
+    before: dict[str, Any] = {}
+    if config.start_at == "presets":
+        chosen = {f"method.{key}": value for key, value in resolver.chosen_presets(method).items()}
+        before = {key: value for key, value in chosen.items() if key not in typed}
+    # What is drawn of it, and within its range.
+    start = {
+        key: before[key]
+        for key in kept
+        if key in before and kept[key].draw(before[key]) is not None
+    }
+    fixed = {"method": method}
+    rivals = [fixed] if config.rerun is not None and config.rerun.untuned else []
+    if before and not start.keys() == before.keys() == kept.keys():  # it is no draw
+        rivals.append({**fixed, **before})
+    return Search(fixed, kept, start, tuple(rivals))
 
 
 def _is_of(key: str, method: Mapping[str, Any]) -> bool:

@@ -108,15 +108,24 @@ def run(plan: Plan, options: Options, waiting: Waiting, prepare: Prepare = prepa
 
 
 def search(sweep: Sweep, plan: Plan) -> None:
-    """Optuna's trials on one part of the data, then the best of each search again on another."""
+    """Optuna's trials on one part of the data, then the best of each search again on another.
+
+    What runs beside them, such as published settings, is ranked with them.
+    """
     config, rerun = plan.config, plan.config.rerun
+    rivals = [
+        [sweep.cell(spec_for(config, it, seed)) for seed in config.seeds for it in each.rivals]
+        for each in plan.searches
+    ]
+    sweep.settle([cell for each in rivals for cell in each], scheduler="fifo")
     again: list[dict[str, Any]] = []
-    for each in plan.searches:
+    for each, others in zip(plan.searches, rivals, strict=True):
         keys = [key for seed in config.seeds for key in sweep.suggest(config, each, seed)]
+        keys += [cell.key for cell in others]
         if rerun is not None:
             best = sweep.results.scores.best(rerun.best, keys)
             again += [sweep.results.cells[key].spec.swept for key in best]
-            again += [dict(each.fixed)] if rerun.untuned else []
+            again += [dict(each.fixed)] if rerun.untuned and dict(each.fixed) not in again else []
     if rerun is not None:
         specs = [spec_for(config, it, seed, rerun.part) for seed in rerun.seeds for it in again]
         sweep.settle([sweep.cell(spec) for spec in specs], scheduler="fifo")

@@ -25,7 +25,7 @@ from orchestrator.store.provenance import ROOT, keep_packages, provenance, sourc
 from orchestrator.store.settled import Options, Settled
 from orchestrator.terminal.board import Board
 from orchestrator.terminal.running_trials import SCRATCH, pulse_folder
-from orchestrator.tracking.tracker import Tracker
+from orchestrator.tracking.apart import TrackerProcess
 from trainables.spec import TrialSpec as ToldSpec
 from trainables.trials.validation import Validator
 
@@ -69,7 +69,7 @@ def open_sweep(
         config,
         settled,
         ledger,
-        Tracker(store, config.ablation, config.question, config.mlflow),
+        TrackerProcess(store, config.ablation, config.question, config.mlflow),
         provenance=made_by,
         source_hash=source_hash(ROOT / "trainables"),
         copies=copies,

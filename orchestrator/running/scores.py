@@ -24,10 +24,10 @@ class Scores:
     def note(self, end: EndRow) -> None:
         """Remember the score of an end row, if it has one that can be compared.
 
-        A trial of a sweep that compared by another metric has one if it ran to its end.
+        A trial that was compared by another metric, or by none, has one if it ran to its end.
         """
         key, value = end.fingerprint, end.metrics.get("compared")
-        if end.compared_by not in ("", self._compared.name):
+        if value is None or end.compared_by not in ("", self._compared.name):
             is_whole, dataset = end.status == "finished", end.spec.get("dataset", {})
             value = self._compared.at_the_end(end.metrics, dataset) if is_whole else None
         if value is None or not math.isfinite(value):

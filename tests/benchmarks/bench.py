@@ -11,6 +11,8 @@ Only when asked for, since they take half an hour and some minutes:
 `scale`    10,000 trials of no_edit: time per trial, memory of the driver, replay, table
 `workers`  trials per minute of two workers against one
 `reports`  a table, all claims and the page of 10,000 runs: seconds and memory
+`growth`   an edit of GRACE at the end of 1,000, beside one at the beginning, on facts
+`batch`    the memory of 1,000 edits of MEMIT in one batch, on smollm2_135m
 `stopping` the survivors of ASHA, and what they cost, beside a grid of 112 cells run to its end
 
 Only when asked for as well, since they take some minutes:
@@ -21,7 +23,7 @@ Only when asked for as well, since they take some minutes:
 `checkpoints`  how long training stands still while a state of 1 GiB is saved
 
     python tests/benchmarks/bench.py \
-        [only=trial|steps|edits|added|gpu|scale|workers|reports|stopping|forecast|memory|shared|checkpoints]
+        [only=trial|steps|edits|added|gpu|scale|workers|reports|growth|batch|stopping|forecast|memory|shared|checkpoints]
 
 Beside a checkout of EasyEdit, in one run, on a real model: tests/benchmarks/peer.py.
 
@@ -51,6 +53,7 @@ from orchestrator.settings import loading as config
 from orchestrator.store.ledger import Ledger
 from tests.benchmarks.checkpoints import checkpoints
 from tests.benchmarks.forecasts import forecasts
+from tests.benchmarks.growth import large_batch, late_edits
 from tests.benchmarks.memory import memories
 from tests.benchmarks.naive import NaiveTrial
 from tests.benchmarks.per_method import line_of, method_cost
@@ -101,6 +104,11 @@ LEAST_SIDE_RATIO = 3.0
 
 ADDED_TRIALS = (40, 120)
 ADDED_REPETITIONS = 3
+
+LARGE_BATCH = (
+    "backbone=smollm2_135m dataset=countries dataset.part=all dataset.known_only=false "
+    "protocol.num_edits=300"
+)
 
 GPU_LAYER, GPU_EXPERTS, GPU_BATCH = 18, 5, 30
 
@@ -224,6 +232,20 @@ def gpu() -> None:
     )
 
 
+def growth() -> None:
+    """An edit late in a stream beside an early one."""
+    print("growth: on facts, one edit after another")
+    spec = _spec("ablation=smoke method=grace backbone=facts protocol.num_edits=560")
+    late_edits(Workbench(default_cache()), TrialSpec.parse(spec.to_dict()), "grace")
+
+
+def batch() -> None:
+    """Memory of one large batch; the steps of a vector do not change it."""
+    print("batch: on smollm2_135m and countries, two steps a vector")
+    spec = _spec(f"ablation=smoke method=memit method.v_num_steps=2 {LARGE_BATCH}")
+    large_batch(Workbench(default_cache()), TrialSpec.parse(spec.to_dict()), "memit")
+
+
 PARTS: dict[str, Callable[[], None]] = {
     "trial": trial,
     "steps": steps,
@@ -234,6 +256,8 @@ PARTS: dict[str, Callable[[], None]] = {
 LONG_PARTS: dict[str, Callable[[], None]] = {
     "scale": many_trials,
     "workers": two_workers,
+    "growth": growth,
+    "batch": batch,
     "stopping": stopping,
     "reports": reports,
     "forecast": forecasts,

@@ -18,10 +18,13 @@ LOW: dict[str, Any] = {"method.edit_lr": 0.001, "method.edit_layer": 3}
 HIGH: dict[str, Any] = {"method.edit_lr": 0.02, "method.edit_layer": 5}
 
 
-def write(store: Path, *, again: bool = True, early: bool = False) -> None:
+def write(
+    store: Path, *, again: bool = True, early: bool = False, published: Scores | None = None
+) -> None:
     """Two searches of two draws; on the tune part LOW is better for ft_m, HIGH for memit.
 
     `early`: before them another protocol, of which fewer ran again, chose HIGH for ft_m.
+    `published`: what ft_m scores with its own values on the tune part.
     """
     writer = Writer(store)
     protocol = BATCH
@@ -44,6 +47,8 @@ def write(store: Path, *, again: bool = True, early: bool = False) -> None:
         trial("report", "ft_m", HIGH, 0, (0.9, 0.9, 0.9))
         trial("report", "ft_m", {}, 0, (0.2, 0.1, 1.0))
         protocol = BATCH
+    if published is not None:
+        trial("tune", "ft_m", {}, 0, published)
     trial("tune", "ft_m", LOW, 0, (0.9, 0.6, 0.9))
     trial("tune", "ft_m", HIGH, 0, (0.9, 0.5, 0.9))
     trial("tune", "memit", LOW, 0, (0.1, 0.1, 1.0))
@@ -80,6 +85,24 @@ def test_the_best_of_each_search_is_written_as_presets_that_can_be_read(
     at = lines.index("  memit: {edit_layer: 5, edit_lr: 0.02}")
     assert lines[at - 1] == "  # no more reliable than the backbone without any edit"
     assert "(not run)" in lines[at - 2]
+
+
+@pytest.mark.parametrize(
+    ("published", "is_best"),
+    [((0.9, 0.6, 0.8), False), ((0.9, 0.6, 0.9), True), ((0.9, 0.7, 0.9), True)],
+)
+def test_published_values_that_no_draw_beats_then_none_is_written(
+    tmp_path: Path, published: Scores, is_best: bool
+) -> None:
+    write(tmp_path, published=published)
+    text = report("presets", tmp_path, Options())
+    own = {} if is_best else {"ft_m": {"edit_lr": 0.001, "edit_layer": 3}}
+    expected = {**own, "memit": {"edit_lr": 0.02, "edit_layer": 5}}
+    assert yaml.safe_load(text) == {"presets": expected}
+    line = "  # ft_m: nothing that was drawn did better than its published values"
+    assert (line in text.splitlines()) == is_best
+    if is_best:  # its scores stand above, with themselves in brackets
+        assert "  # Rel. 0.20 (0.20), Gen. 0.10 (0.10)" in text
 
 
 def test_a_search_that_has_not_ended_chooses_nothing(tmp_path: Path) -> None:

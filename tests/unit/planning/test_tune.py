@@ -63,10 +63,19 @@ def test_each_method_has_a_search_of_its_own_in_the_backbones_units(folder: Path
     }
     # 0, 1 -> 0, 1 (halves up); 4, 5 -> 2, 3; 4, 6 -> 2, 3: one choice fewer
     assert multi.distributions["method.layers"].choices == ([0, 1], [2, 3])
-    # each: 5 draws for two seeds, then the best and the untuned one for three
-    assert made.num_trials == 2 * (5 * 2 + 2 * 3) == len(made.typical)
+    # each: 5 draws and the untuned one for two seeds, then the best and the untuned one for three
+    assert made.num_trials == 2 * (6 * 2 + 2 * 3) == len(made.typical)
     assert [spec.method["name"] for spec in made.middles] == ["moe", "multi"]
     assert {spec.dataset["part"] for spec in made.knowable} == {"tune", "report"}
+
+
+def test_what_no_draw_makes_competes_with_what_is_drawn(folder: Path) -> None:
+    moe, multi = plan(folder, "start_at=presets").searches
+    # top_k, which the backbone's file sets, is not drawn; for multi it says nothing.
+    assert moe.rivals == ({"method": "moe"}, {"method": "moe", "method.top_k": 1})
+    assert multi.rivals == ({"method": "multi"},)
+    moe, _ = plan(folder, "start_at=presets", "rerun.untuned=false", "method.top_k=1").searches
+    assert moe.rivals == ()  # what is typed is not chosen anew
 
 
 def test_a_draw_is_an_arm_of_its_method(folder: Path) -> None:
