@@ -26,7 +26,7 @@ CPU_BYTES, GPU_BYTES = 5e9, 5e11
 SECONDS_PER_LAYER_CALL = 5e-4
 SECONDS_PER_STEP = 3e-3
 SECONDS_PER_TRIAL = 0.1  # hand-over, order, rows
-DRIVER_SECONDS = 0.05  # of the driver per result: Ray, ledger and hand-over to MLflow (make bench)
+DRIVER_SECONDS = 0.012  # of the driver per result: Ray, ledger, the pipe to what writes into MLflow
 START_SECONDS = 15.0  # of an actor: process, imports, backbone
 
 _ALIKE = 1.1  # rough forecasts within this factor count as equally near
