@@ -14,7 +14,7 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from analysis.arguments import SHARED_HELP, parse_options
+from analysis.arguments import SHARED_HELP, parse_options, store_folders
 
 DEFAULTS = {"format": "markdown"}
 CHOICES = {"format": ("markdown", "beside", "csv")}
@@ -23,7 +23,6 @@ EPILOG = f"""\
 {SHARED_HELP}\
   format=FORM      markdown (default); beside, one table with a column for each backbone and data
                    set; or csv, one line per comparison
-several stores, as store=FOLDER,FOLDER, are judged together
 """
 
 
@@ -48,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from analysis.reports.claim_report import Options, report
 
         chosen = Options(
-            tuple(map(Path, options["store"].split(","))),
+            store_folders(options),
             options["measure"] or None,
             options["mlflow"] or None,
         )
