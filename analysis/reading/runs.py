@@ -290,7 +290,7 @@ def _missing(stores: Sequence[Path], name: str, server: str | None) -> str:
     missing = [lacking_line(each, server) for each in lacking(stores, server)]
     answered = " or ".join(f"ablation={each}" for each in ablations_for(name))
     runs_it = [f"the sweep that fills it: {answered}"] if answered else []
-    holds = f"(it holds: {', '.join(known) or 'none'})"
-    has = "has" if server or len(stores) == 1 else "have"
+    has, hold = ("has", "it holds") if server or len(stores) == 1 else ("have", "they hold")
+    holds = f"({hold}: {', '.join(known) or 'none'})"
     told = f"{named(stores, server)} {has} no runs for {name!r}{hint} {holds}"
     return "; ".join([told, *runs_it, *missing])
