@@ -3,7 +3,7 @@
 Rooms, each of which imports only those below it:
 
 - `table`, `figure`, `report`, `claims`, `presets`: the commands.
-- `page`: a whole store as one HTML page.
+- `page`: a whole store, or several, as one HTML page.
 - `reports`: reads a store and makes finished tables, verdicts on claims, or the presets that a
   search chose.
 - `figures`: draws a table.

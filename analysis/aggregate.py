@@ -30,7 +30,7 @@ _WITH = {
 }
 PROVENANCE = (
     *("scale", "device", "dtype", "micro_batch", "commit", "is_dirty", "source_hash"),
-    "dequantised_from",
+    *("dequantised_from", "store"),
     "packages",  # digest of all versions installed: scikit-learn's clusters, NLTK's stems, sums
 )
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import difflib
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-# What every command reads: which store, and what it shows of it.
+# What every command reads: which stores, and what it shows of them.
 SHARED: Mapping[str, str] = {"store": "results", "mlflow": "", "measure": ""}
 SHARED_HELP = """\
 options, as key=value:
-  store=FOLDER     the sweep's store (default results)
+  store=FOLDER     the sweep's store (default results); several, as store=FOLDER,FOLDER, are read
+                   as one, of the same arm and seed the newest trial; a folder whose name holds a
+                   comma cannot be named
   mlflow=ADDRESS   the MLflow server that the sweep wrote to; default: the store's own database
   measure=MEASURE  token (teacher-forced token accuracy), exact (every token right), generated
                    (free greedy answer) or token_no_blank (token without a target's first token
@@ -78,3 +81,27 @@ def parse_options(
             raise ValueError(f"{key} is {value!r}; it must be one of {', '.join(allowed[key])}")
         options[key] = value
     return tuple(word for word in words if "=" not in word), options
+
+
+def store_folders(options: Mapping[str, str]) -> tuple[Path, ...]:
+    """The folders that `store=` names, in the order typed.
+
+    Args:
+        options: As `parse_options` returns them.
+
+    Raises:
+        ValueError: If a name is empty, a folder is named twice, or its name holds a comma.
+    """
+    typed = options["store"]
+    if "," in typed and Path(typed).is_dir():
+        raise ValueError(f"store={typed}: a folder whose name holds a comma cannot be read")
+    if not all(typed.split(",")):
+        raise ValueError(f"store={typed} names no folder in one place; write store=FOLDER,FOLDER")
+    found: dict[Path, str] = {}
+    for name in typed.split(","):
+        place = Path(name).resolve()
+        if place in found:
+            told = f"{found[place]} and {name} are the same folder"
+            raise ValueError(f"store={typed} names a folder twice: {told}")
+        found[place] = name
+    return tuple(map(Path, found.values()))

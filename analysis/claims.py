@@ -14,7 +14,7 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from analysis.arguments import SHARED_HELP, parse_options
+from analysis.arguments import SHARED_HELP, parse_options, store_folders
 
 DEFAULTS = {"format": "markdown"}
 CHOICES = {"format": ("markdown", "beside", "csv")}
@@ -23,7 +23,6 @@ EPILOG = f"""\
 {SHARED_HELP}\
   format=FORM      markdown (default); beside, one table with a column for each backbone and data
                    set; or csv, one line per comparison
-several stores, as store=FOLDER,FOLDER, are judged together
 --ablations prints what to sweep for these claims instead; make claims does it
 """
 
@@ -57,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(*ablations_of(asked), sep="\n")
             return 0
         chosen = Options(
-            tuple(map(Path, options["store"].split(","))),
+            store_folders(options),
             options["measure"] or None,
             options["mlflow"] or None,
         )

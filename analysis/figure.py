@@ -13,7 +13,13 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from analysis.arguments import SHARED_HELP, only_name, parse_options, table_parser
+from analysis.arguments import (
+    SHARED_HELP,
+    only_name,
+    parse_options,
+    store_folders,
+    table_parser,
+)
 from analysis.figures import FORMATS, KINDS
 
 DEFAULTS = {"format": "svg", "kind": "auto", "score": "", "out": ""}
@@ -25,7 +31,7 @@ EPILOG = f"""\
   kind=KIND        auto (default: as published, or what suits the table), dots, curve, heat_map
                    (of a grid) or agreement (ours against the paper's, cell by cell)
   score=SCORE      what kind=heat_map shows (default average)
-  out=FOLDER       where the files go (default: figures/ in the store)
+  out=FOLDER       where the files go (default: figures/ in the first store)
 """
 
 
@@ -51,19 +57,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _draw(name: str, options: dict[str, str]) -> int:
     from analysis.figures.catalogue import drawing
     from analysis.figures.style import store, styled
+    from analysis.render.table import file_stems
     from analysis.reports.table_report import Options, assemble
 
     chosen = Options(
-        Path(options["store"]), options["measure"] or None, server=options["mlflow"] or None
+        store_folders(options), options["measure"] or None, server=options["mlflow"] or None
     )
     draw = drawing(name, options["kind"], options["score"] or "average")
     tables = assemble(name, chosen)
-    folder = Path(options["out"] or chosen.store / "figures")
+    folder = Path(options["out"] or chosen.stores[0] / "figures")
     kind = "" if options["kind"] == "auto" else options["kind"]
     said = [part for part in (kind, options["score"], options["measure"]) if part]
-    for number, table in enumerate(tables, 1):
-        which = [str(number)] if len(tables) > 1 else []
-        path = folder / f"{'-'.join((name, *said, *which))}.{options['format']}"
+    for stem, table in zip(file_stems(tables, "-".join((name, *said))), tables, strict=True):
+        path = folder / f"{stem}.{options['format']}"
         with styled():
             store(draw(table), path)
         print(path)

@@ -14,7 +14,7 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from analysis.arguments import SHARED, SHARED_HELP, parse_options
+from analysis.arguments import SHARED, SHARED_HELP, parse_options, store_folders
 
 DEFAULTS = {"ablation": "presets", "backbone": "", "dataset": ""}
 
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options["backbone"] or None,
             options["dataset"] or None,
         )
-        print(report(options["ablation"], Path(options["store"]), chosen), end="")
+        print(report(options["ablation"], store_folders(options), chosen), end="")
     except ValueError as error:
         print(f"presets.py: {error}", file=sys.stderr)
         return 2

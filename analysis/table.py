@@ -13,7 +13,13 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from analysis.arguments import SHARED_HELP, only_name, parse_options, table_parser
+from analysis.arguments import (
+    SHARED_HELP,
+    only_name,
+    parse_options,
+    store_folders,
+    table_parser,
+)
 
 DEFAULTS = {"filter": "none", "format": "auto"}
 FORMATS = ("auto", "terminal", "markdown", "csv", "latex", "html")
@@ -61,7 +67,7 @@ def _print_tables(name: str, options: dict[str, str]) -> int:
     from analysis.reports.table_report import Options, assemble
 
     chosen = Options(
-        Path(options["store"]),
+        store_folders(options),
         options["measure"] or None,
         is_filtered=options["filter"] == "published",
         server=options["mlflow"] or None,

@@ -81,7 +81,7 @@ def framed(
     lines = [
         part for text in (told, legend, *notes) for part in textwrap.wrap(text, print_width) or []
     ]
-    title = textwrap.wrap(table.title, int(width * 11))
+    title = textwrap.wrap(table.heading, int(width * 11))
     above, below = 0.12 + 0.19 * len(title), 0.12 + _LINE * len(lines)
     total = height + above + below
     figure = Figure(figsize=(width, total))

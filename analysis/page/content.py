@@ -1,12 +1,13 @@
-"""What stands on the page of a store, before it is HTML."""
+"""What stands on the page of a store, or of several, before it is HTML."""
 
 from __future__ import annotations
 
 import io
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote
 
 import pandas as pd
 
@@ -16,6 +17,7 @@ from analysis.figures.style import styled
 from analysis.layouts.catalogue import known_layouts
 from analysis.reading import runs
 from analysis.reading.shipped import question_of
+from analysis.reading.store_names import names_of
 from analysis.render.table import Table
 from analysis.reports.claim_report import Options as ClaimOptions
 from analysis.reports.claim_report import report as claim_report
@@ -26,7 +28,7 @@ MOST_ROWS = 200  # of a table on the page; the command prints all
 _MOST_TROUBLES = 200
 _PROVENANCE = (
     *("backbone", "backbone_fingerprint", "dequantised_from", "dataset", "dataset_digest"),
-    *("device", "dtype", "micro_batch", "commit", "is_dirty", "source_hash", "packages"),
+    *("device", "dtype", "micro_batch", "commit", "is_dirty", "source_hash", "packages", "store"),
 )
 
 
@@ -46,40 +48,67 @@ class Shown:
 
 
 @dataclass(frozen=True)
-class Ablation:
-    """What one ablation left in the store.
+class Ran:
+    """What one ablation ran on one backbone and data set.
 
     Attributes:
         counts: Trials by how they ended.
         hours: Wall time of all its trials together; None where none tells.
         cpu_hours: The same in CPU time.
-        shown: Tables of all runs of the store that answer what it answers, unless they stand with
+    """
+
+    backbone: str
+    dataset: str
+    seeds: str
+    counts: dict[str, int]
+    hours: float | None
+    cpu_hours: float | None
+
+
+@dataclass(frozen=True)
+class Records:
+    """Per-record results of one trial.
+
+    Attributes:
+        trial: Which, in words.
+        store: Number of the store that holds them, from 0; None if they lie elsewhere.
+        path: From there, as part of a link; else their address.
+    """
+
+    trial: str
+    store: int | None
+    path: str
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """What one ablation left in the stores.
+
+    Attributes:
+        ran: By backbone and data set.
+        shown: Tables of all runs of the stores that answer what it answers, unless they stand with
             an ablation before; its own where it answers no published one.
         elsewhere: Published tables that do, each with the ablation.
         why: Why a table is not there.
-        records: Per-record results by arm and seed: their path from the store, else their address.
+        records: Of all its trials, by arm and seed.
     """
 
     name: str
     question: str
-    counts: dict[str, int]
-    backbones: str
-    datasets: str
-    seeds: str
-    hours: float | None
-    cpu_hours: float | None
+    ran: tuple[Ran, ...]
     shown: tuple[Shown, ...]
     elsewhere: tuple[tuple[str, str], ...]
     why: tuple[str, ...]
-    records: tuple[tuple[str, str], ...]
+    records: tuple[Records, ...]
 
 
 @dataclass(frozen=True)
 class Trouble:
-    """A trial that did not finish, and why."""
+    """A trial that did not finish, on which backbone and data, and why."""
 
     ablation: str
     arm: str
+    on: str
     seed: int
     status: str
     reason: str
@@ -90,52 +119,57 @@ class Page:
     """All of it.
 
     Attributes:
-        store: The folder's name.
+        stores: The folders' names.
         claims: Verdicts as Markdown; "" where no run tests a claim.
         troubles: At most 200 trials that did not finish; `num_troubles` counts all.
-        provenance: Rows of ablation, key and values.
+        provenance: Rows of ablation, backbone and data, key and values.
         lacking: Lines about trials that MLflow lacks.
     """
 
-    store: str
+    stores: tuple[str, ...]
     ablations: tuple[Ablation, ...]
     claims: str
     troubles: tuple[Trouble, ...]
     num_troubles: int
-    provenance: tuple[tuple[str, str, str], ...]
+    provenance: tuple[tuple[str, str, str, str], ...]
     lacking: tuple[str, ...]
 
+    @property
+    def title(self) -> str:
+        """What it is a page of."""
+        return self.stores[0] if len(self.stores) == 1 else f"{len(self.stores)} stores"
 
-EMPTY = Page("", (), "", (), 0, (), ())  # of a store in which nothing has ended
+
+EMPTY = Page(("",), (), "", (), 0, (), ())  # of a store in which nothing has ended
 
 
-def page_of(store: Path, measure: str | None = None, server: str | None = None) -> Page:
-    """Everything that the runs of a store show.
+def page_of(stores: Sequence[Path], measure: str | None = None, server: str | None = None) -> Page:
+    """Everything that the runs of some stores show.
 
     Args:
-        store: Folder of the sweep's store.
+        stores: Folders of sweeps' stores, which are read as one.
         measure: As for the tables; None: what each published table counts.
-        server: Address of the MLflow server that holds the runs; None: the store's database.
+        server: Address of the MLflow server that holds the runs; None: the stores' databases.
 
     Raises:
-        StoreError: If there is no store, or no run in it.
+        StoreError: If one of them is no store, or no run is in any.
     """
-    names = runs.experiments(store, server)
-    found = {name: runs.read_runs(store, name, server) for name in names}
+    names = runs.experiments(stores, server)
+    found = {name: runs.read_runs(stores, name, server) for name in names}
     found = {name: rows for name, rows in found.items() if not rows.empty}
     if not found:
-        raise StoreError(f"store={store}: no trial in it has ended yet")
-    tables = _Tables(Options(store, measure, server=server))
+        raise StoreError(f"{runs.named(stores, server)}: no trial in it has ended yet")
+    tables = _Tables(Options(tuple(stores), measure, server=server))
+    places = [store.resolve() for store in stores]
     troubles = [trouble for name, rows in found.items() for trouble in _troubles(name, rows)]
-    lacking = runs.lacking(store, server)
     return Page(
-        store=store.resolve().name,
-        ablations=tuple(_ablation(name, rows, tables, store) for name, rows in found.items()),
-        claims=_claims(store, measure, server),
+        stores=names_of(stores),
+        ablations=tuple(_ablation(name, rows, tables, places) for name, rows in found.items()),
+        claims=_claims(tuple(stores), measure, server),
         troubles=tuple(troubles[:_MOST_TROUBLES]),
         num_troubles=len(troubles),
         provenance=tuple(line for name, rows in found.items() for line in _provenance(name, rows)),
-        lacking=tuple(runs.lacking_line(*each, store, server) for each in lacking.items()),
+        lacking=tuple(runs.lacking_line(each, server) for each in runs.lacking(stores, server)),
     )
 
 
@@ -167,26 +201,60 @@ class _Tables:
         return shown, elsewhere, why
 
 
-def _ablation(name: str, rows: pd.DataFrame, tables: _Tables, store: Path) -> Ablation:
+def _ablation(name: str, rows: pd.DataFrame, tables: _Tables, places: Sequence[Path]) -> Ablation:
     shown, elsewhere, why = tables.of(name, rows)
-    statuses = Counter(rows["status"])
     return Ablation(
         name=name,
         question=question_of(name),
-        counts={end: statuses.pop(end, 0) for end in _ENDS} | {"other": statuses.total()},
-        backbones=_joined(rows["backbone"]),
-        datasets=_joined(rows["dataset"]),
-        seeds=", ".join(map(str, sorted(set(rows["seed"])))),
-        hours=_hours(rows, "seconds"),
-        cpu_hours=_hours(rows, "cpu_seconds"),
+        ran=tuple(map(_ran, _by_context(rows))),
         shown=tuple(shown),
         elsewhere=tuple(elsewhere),
         why=tuple(why),
-        records=tuple(
-            (f"{row['arm']}, seed {row['seed']}", _from_store(row["records"], store))
-            for row in rows.sort_values(["arm", "seed"]).to_dict("records")
-            if row["records"]
-        ),
+        records=_records(rows, places),
+    )
+
+
+def _by_context(rows: pd.DataFrame) -> list[pd.DataFrame]:
+    """The rows of each backbone and data set, in alphabetical order."""
+    return [group for _, group in rows.groupby(["backbone", "dataset"])]
+
+
+def _on(row: Mapping[str, str]) -> str:
+    """Backbone and data set in a word or two."""
+    return ", ".join(dict.fromkeys((row["backbone"], row["dataset"])))
+
+
+def _ran(rows: pd.DataFrame) -> Ran:
+    statuses = Counter(rows["status"])
+    return Ran(
+        backbone=rows["backbone"].iloc[0],
+        dataset=rows["dataset"].iloc[0],
+        seeds=", ".join(map(str, sorted(set(rows["seed"])))),
+        counts={end: statuses.pop(end, 0) for end in _ENDS} | {"other": statuses.total()},
+        hours=_hours(rows, "seconds"),
+        cpu_hours=_hours(rows, "cpu_seconds"),
+    )
+
+
+def _records(rows: pd.DataFrame, places: Sequence[Path]) -> tuple[Records, ...]:
+    """The files of all trials; what is told of a trial tells it from the others."""
+    trials = [
+        row
+        for row in rows.sort_values(["arm", "seed", "backbone", "dataset"]).to_dict("records")
+        if row["records"]
+    ]
+    contexts = len(set(map(_on, trials)))
+    names = [
+        f"{row['arm']}, seed {row['seed']}" + (f", {_on(row)}" if contexts > 1 else "")
+        for row in trials
+    ]
+    met = Counter(names)
+    return tuple(
+        Records(
+            f"{name}, commit {row['commit'][:12]}" if met[name] > 1 else name,
+            *_from_store(row["records"], places),
+        )
+        for name, row in zip(names, trials, strict=True)
     )
 
 
@@ -202,31 +270,41 @@ def _shown(table: Table) -> Shown:
     return Shown(table, max(0, len(table.rows) - MOST_ROWS), svg)
 
 
-def _claims(store: Path, measure: str | None, server: str | None) -> str:
+def _claims(stores: tuple[Path, ...], measure: str | None, server: str | None) -> str:
     try:
-        return claim_report((), ClaimOptions((store,), measure, server), "markdown")
+        return claim_report((), ClaimOptions(stores, measure, server), "markdown")
     except AnalysisError:
-        return ""  # no ablation in the store tests a claim
+        return ""  # no ablation in the stores tests a claim
 
 
 def _troubles(name: str, rows: pd.DataFrame) -> list[Trouble]:
     ended = rows[rows["status"] != "finished"].sort_values(["status", "arm", "seed"])
     return [
-        Trouble(name, row["arm"], row["seed"], row["status"], row["error"] or row["stop_reason"])
+        Trouble(
+            *(name, row["arm"], _on(row), row["seed"], row["status"]),
+            row["error"] or row["stop_reason"],
+        )
         for row in ended.to_dict("records")
     ]
 
 
-def _provenance(name: str, rows: pd.DataFrame) -> list[tuple[str, str, str]]:
-    lines = [(name, key, _joined(rows[key])) for key in _PROVENANCE]
-    return [line for line in lines if line[2]]
+def _provenance(name: str, rows: pd.DataFrame) -> list[tuple[str, str, str, str]]:
+    lines = [
+        (name, _on(group.iloc[0]), key, _joined(group[key]))
+        for group in _by_context(rows)
+        for key in _PROVENANCE
+    ]
+    return [line for line in lines if line[-1]]
 
 
-def _from_store(address: str, store: Path) -> str:
-    """A file below the store by its path from there, which holds wherever the store is copied."""
-    path = Path(unquote(urlsplit(address).path))
-    is_below = path.is_absolute() and path.is_relative_to(store.resolve())
-    return quote(path.relative_to(store.resolve()).as_posix()) if is_below else address
+def _from_store(address: str, places: Sequence[Path]) -> tuple[int | None, str]:
+    """A file below a store by the path from there, which holds wherever the store is copied."""
+    path = runs.path_of(address)
+    if path is not None:
+        for number, place in enumerate(places):
+            if path.is_relative_to(place):
+                return number, quote(path.relative_to(place).as_posix())
+    return None, address
 
 
 def _hours(rows: pd.DataFrame, metric: str) -> float | None:

@@ -118,7 +118,7 @@ def follow(
     Raises:
         AnalysisError: By the last writing: if the store tells nothing.
     """
-    page, seen, rests_until = replace(EMPTY, store=store.resolve().name), None, 0.0
+    page, seen, rests_until = replace(EMPTY, stores=(store.resolve().name,)), None, 0.0
     for line in _newest(lines):
         live = _live(line)
         state = _state(store) if is_local else object()

@@ -34,7 +34,7 @@ def _write(shown: list[Shown], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     met: Counter[str] = Counter()
     for each in shown:
-        name = file_name(each.table.name)
+        name = f"{file_name(each.table.name)}{each.table.suffix}"
         met[name] += 1
         stem = name if met[name] == 1 else f"{name}_{met[name]}"
         (folder / f"{stem}.md").write_text(render([each.table], "markdown"), "utf-8")

@@ -18,16 +18,16 @@ _FOLDER = Path(__file__).parent
 _DEEPER = 1  # levels that headings of Markdown go down, under a heading of the page
 
 
-def html_of(page: Page, base: str = "", live: Live | None = None) -> str:
+def html_of(page: Page, bases: Sequence[str] = ("",), live: Live | None = None) -> str:
     """The page as one HTML document; whatever a run says stands in it as text.
 
     Args:
         page: What it shows.
-        base: Path of the store as links have it from where the page lies, such as `../`.
+        bases: Path of each store as links have it from where the page lies, such as `../`.
         live: How a sweep stands that runs now; the page then loads itself again.
     """
     written = datetime.now(UTC).strftime("%H:%M:%S UTC on %d %B %Y")
-    return _filled("page", page=page, most=MOST_ROWS, base=base, live=live, written=written)
+    return _filled("page", page=page, most=MOST_ROWS, bases=bases, live=live, written=written)
 
 
 def tables_as_html(tables: Sequence[Table]) -> str:

@@ -1,4 +1,8 @@
-"""Reads the runs of a sweep from MLflow, a store's own database or a server, as rows of a frame."""
+"""Reads the runs of sweeps from MLflow, stores' own databases or a server, as rows of a frame.
+
+Several stores are read as one: of a trial that stands in two of them, as in a store and its copy,
+the newest run counts.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,8 @@ import difflib
 import json
 import re
 import shlex
-from collections.abc import Iterable
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,6 +30,7 @@ from analysis.reading.published_locality import (
 )
 from analysis.reading.server import Server, fetch
 from analysis.reading.shipped import ablations_for
+from analysis.reading.store_names import names_of
 
 TAGS = (
     *("fingerprint", "arm_fingerprint", "ablation", "arm", "seed", "method", "module", "paper"),
@@ -35,100 +41,112 @@ TAGS = (
     "packages",
 )
 _JSON_TAGS = ("protocol", "published", "swept")
+_RECORDS = "records"  # folder of a store
 # A server hands artifacts out itself; this is where.
 _PROXIED, _PROXY = "mlflow-artifacts:", "/api/2.0/mlflow-artifacts/artifacts"
 
 
-def experiments(store: Path, server: str | None = None) -> tuple[str, ...]:
-    """Names of the ablations that have runs in `store`, in alphabetical order.
+@dataclass(frozen=True)
+class Lacking:
+    """Trials that the ledger of a store has and MLflow lacks."""
+
+    store: Path
+    ablation: str
+    count: int
+
+
+def experiments(stores: Sequence[Path], server: str | None = None) -> tuple[str, ...]:
+    """Names of the ablations that have runs in any of `stores`, in alphabetical order.
 
     Args:
-        store: Folder of the sweep's store; its `mlflow.db` is read.
+        stores: Folders of sweeps' stores; the `mlflow.db` of each is read.
         server: Address of an MLflow server that is read instead.
 
     Raises:
-        StoreError: If there is no MLflow database in `store`, or the server does not answer.
+        StoreError: If one of the stores holds no MLflow database, or the server does not answer.
     """
-    return tuple(sorted(name for name in _source(store, server).experiments() if name != "Default"))
+    sources = _sources(stores, server)
+    return tuple(sorted({name for each in sources for name in each.experiments()} - {"Default"}))
 
 
-def read_runs(store: Path, experiment: str, server: str | None = None) -> pd.DataFrame:
+def read_runs(stores: Sequence[Path], experiment: str, server: str | None = None) -> pd.DataFrame:
     """Rows of one ablation, one per trial.
 
     Args:
-        store: Folder of the sweep's store; its `mlflow.db` is read.
+        stores: Folders of sweeps' stores; the `mlflow.db` of each is read.
         experiment: Name of the ablation.
-        server: Address of an MLflow server that is read instead; `store` may still hold the
+        server: Address of an MLflow server that is read instead; `stores` may still hold the
             per-record results.
 
     Returns:
         Columns `run_id`, `started` (ms since 1970), `records` (where the per-record results would
-        lie: the artifact named by the run's tag `records`, or "" without one), every name of
-        `TAGS` as text ("" where a run lacks it; `seed` is an integer; JSON tags in canonical
-        form), and `metrics`, a dict of the last value logged of each metric; the data set's
-        published locality is called `locality`.
+        lie: the file in a store that the run's tag `records` names, else the artifact of that name,
+        or "" without the tag), `store` (which of several the run is of, by its short name; "" where
+        one is read), every name of `TAGS` as text ("" where a run lacks it; `seed` is an integer;
+        JSON tags in canonical form), and `metrics`, a dict of the last value logged of each metric;
+        the data set's published locality is called `locality`.
 
     Raises:
-        StoreError: If there is no store or no such experiment; the message names what exists.
+        StoreError: If one of the stores is none, or none has such an experiment; the message names
+            what exists.
     """
-    source = _source(store, server)
-    experiment_id = source.experiments().get(experiment)
-    if experiment_id is None:
-        raise StoreError(_missing(store, experiment, server))
-    return _rows(source.runs([experiment_id]), store, server)
+    ids = [each.experiments().get(experiment) for each in _sources(stores, server)]
+    if not any(ids):
+        raise StoreError(_missing(stores, experiment, server))
+    return _rows(stores, server, [[number] if number else [] for number in ids])
 
 
-def read_table_runs(store: Path, paper: str, server: str | None = None) -> pd.DataFrame:
+def read_table_runs(stores: Sequence[Path], paper: str, server: str | None = None) -> pd.DataFrame:
     """Rows, as `read_runs` returns them, of all trials that answer a published table.
 
     Args:
-        store: Folder of the sweep's store.
+        stores: Folders of sweeps' stores.
         paper: Id of the published table, one of those that the runs' tag `paper` names.
         server: Address of an MLflow server that is read instead.
 
     Raises:
-        StoreError: If there is no store, or no run bears the tag; the message names what exists.
+        StoreError: If one of the stores is none, or no run bears the tag; the message names what
+            exists.
     """
-    source = _source(store, server)
-    rows = _rows(source.runs(list(source.experiments().values()), paper), store, server)
+    ids = [list(each.experiments().values()) for each in _sources(stores, server)]
+    rows = _rows(stores, server, ids, paper)
     # What was asked for takes a name for the beginning of a longer one.
     rows = rows[rows["paper"].map(lambda tag: paper in papers_of(tag)).astype(bool)]
     if rows.empty:
-        raise StoreError(_missing(store, paper, server))
+        raise StoreError(_missing(stores, paper, server))
     return rows
 
 
-def lacking(store: Path, server: str | None = None) -> dict[str, int]:
-    """Number of trials per ablation that the store's ledger has and MLflow lacks, if any.
+def lacking(stores: Sequence[Path], server: str | None = None) -> tuple[Lacking, ...]:
+    """How many trials of each ablation the stores' ledgers have and MLflow lacks, where any.
 
     They were not sent yet, or deleted in MLflow. A trial that several ablations share counts where
     it ran.
 
     Raises:
-        StoreError: If there is no MLflow database in `store`, or the server does not answer.
+        StoreError: If a store has a ledger and no MLflow database, or the server does not answer.
     """
-    ends = ledger_ends(store)
-    if not ends:
-        return {}
-    source = _source(store, server)
-    known = source.experiments()
-    there = source.rows([known[name] for name in ends if name in known])
-    counts = {name: len(set(rows.items()) - there) for name, rows in ends.items()}
-    return {name: count for name, count in sorted(counts.items()) if count}
+    return tuple(found for store in stores for found in _lacking(store, server))
 
 
-def lacking_line(ablation: str, count: int, store: Path, server: str | None = None) -> str:
+def lacking_line(found: Lacking, server: str | None = None) -> str:
     """A line that says how to send the trials that MLflow lacks."""
     # The sweep's own grammar of values takes other signs between quotes only.
-    quoted = store if re.fullmatch(r"[\w./+%-]+", str(store)) else f'"{store}"'
+    store = str(found.store)
+    quoted = store if re.fullmatch(r"[\w./+%-]+", store) else f'"{store}"'
     where = [f"store={quoted}", *([f"mlflow={server}"] if server else [])]
     again = shlex.join(
-        ["python", "orchestrator/sweep.py", "--sync", f"ablation={ablation}", *where]
+        ["python", "orchestrator/sweep.py", "--sync", f"ablation={found.ablation}", *where]
     )
     return (
-        f"MLflow lacks {count} trials of {ablation} that the ledger has; to send them: {again}, "
-        "with the other keys of the sweep"
+        f"MLflow lacks {found.count} trials of {found.ablation} that the ledger has; to send them: "
+        f"{again}, with the other keys of the sweep"
     )
+
+
+def named(stores: Sequence[Path], server: str | None = None) -> str:
+    """Where runs are read from, as it is typed."""
+    return f"mlflow={server}" if server else f"store={','.join(map(str, stores))}"
 
 
 def papers_of(tag: str) -> tuple[str, ...]:
@@ -166,34 +184,71 @@ def read_records(address: str, dataset: str, when: str = "final") -> pd.DataFram
     return records[records["when"] == when] if "when" in records else records
 
 
-def _local(address: str) -> Path | None:
-    """The artifact as a local file, found without MLflow: a thousand requests take minutes."""
+def path_of(address: str) -> Path | None:
+    """The path that a value of the column `records` is; None of a file elsewhere."""
     parts = urlsplit(address)
     if parts.scheme not in ("", "file"):
-        return fetch(address)
+        return None
     # A path is no address: `?`, `#` and `%20` are signs like any other in it.
-    path = Path(unquote(parts.path) if parts.scheme else address)
+    return Path(unquote(parts.path) if parts.scheme else address)
+
+
+def _local(address: str) -> Path | None:
+    """The artifact as a local file, found without MLflow: a thousand requests take minutes."""
+    path = path_of(address)
+    if path is None:
+        return fetch(address)
     return path if path.is_file() else None
 
 
-def _source(store: Path, server: str | None) -> Database | Server:
-    return Database(store) if server is None else Server(server)
+def _sources(stores: Sequence[Path], server: str | None) -> list[Database | Server]:
+    """What holds the runs: the server alone, else the database of each store."""
+    return [Database(store) for store in stores] if server is None else [Server(server)]
 
 
-def _rows(runs: Iterable[LoggedRun], store: Path, server: str | None) -> pd.DataFrame:
-    trials = [run for run in runs if run.tags.get("fingerprint")]  # others are summaries
-    columns = ["run_id", "started", "records", *TAGS, "metrics"]
+def _lacking(store: Path, server: str | None) -> list[Lacking]:
+    ends = ledger_ends(store)
+    if not ends:
+        return []
+    (source,) = _sources([store], server)
+    known = source.experiments()
+    there = source.rows([known[name] for name in ends if name in known])
+    counts = {name: len(set(rows.items()) - there) for name, rows in sorted(ends.items())}
+    return [Lacking(store, name, count) for name, count in counts.items() if count]
+
+
+def _rows(
+    stores: Sequence[Path],
+    server: str | None,
+    ids: Sequence[Sequence[str]],
+    paper: str = "",
+) -> pd.DataFrame:
+    """Rows of the runs of some experiments, of each source its own ones, the newest first."""
+    folders, names = [(store / _RECORDS).resolve() for store in stores], names_of(stores)
+    rows: list[dict[str, Any]] = []
+    for place, (source, own) in enumerate(zip(_sources(stores, server), ids, strict=True)):
+        # What a server holds may be of any of the stores.
+        held = [folders[place]] if server is None else folders
+        name = names[place] if server is None and len(stores) > 1 else ""
+        for run in source.runs(own, paper) if own else ():
+            if run.tags.get("fingerprint"):  # others are summaries
+                rows.append({"store": name} | _row(run, held, server))
+    columns = ["run_id", "started", "records", "store", *TAGS, "metrics"]
     # Objects: what is read here is looked at one by one, for which Arrow's strings take longer.
-    return pd.DataFrame([_row(run, store, server) for run in trials], columns=columns, dtype=object)
+    found = pd.DataFrame(rows, columns=columns, dtype=object)
+    if len(stores) == 1 or server is not None:
+        return found
+    found = found.sort_values(["started", "run_id"], ascending=[False, True], kind="stable")
+    return found.drop_duplicates("fingerprint", ignore_index=True)
 
 
-def _row(run: LoggedRun, store: Path, server: str | None) -> dict[str, Any]:
+def _row(run: LoggedRun, folders: Sequence[Path], server: str | None) -> dict[str, Any]:
     tags, dataset = run.tags, run.tags.get("dataset", "")
     artifact = Path(tags.get("records", "")).name  # never a file elsewhere
     return {
         "run_id": run.run_id,
         "started": run.started,
-        "records": _records(f"{run.artifact_uri}/{artifact}", store, server) if artifact else "",
+        "records": _records(f"{run.artifact_uri}/{artifact}", folders, server) if artifact else "",
         **{name: tags.get(name, "") for name in TAGS},
         **{name: _canonical(run.run_id, name, tags.get(name)) for name in _JSON_TAGS},
         "seed": int(tags.get("seed", 0)),
@@ -201,13 +256,17 @@ def _row(run: LoggedRun, store: Path, server: str | None) -> dict[str, Any]:
     }
 
 
-def _records(address: str, store: Path, server: str | None) -> str:
-    """Address of a file of per-record results: the sweep's own copy, else the server's."""
+def _records(address: str, folders: Sequence[Path], server: str | None) -> str:
+    """Address of a file of per-record results: a store's own copy, else MLflow's.
+
+    MLflow's names the place that the store had when it was written; its own copy moves with it.
+    """
+    for folder in folders:
+        own = folder / address.rpartition("/")[2]
+        if own.is_file():
+            return str(own)
     if server is None or not address.startswith(_PROXIED):
         return address
-    own = store / "records" / address.rpartition("/")[2]
-    if own.is_file():
-        return str(own.resolve())
     return f"{server.rstrip('/')}{_PROXY}/{address.removeprefix(_PROXIED).lstrip('/')}"
 
 
@@ -224,13 +283,14 @@ def _sorted(text: str) -> str:
     return json.dumps(json.loads(text), sort_keys=True)
 
 
-def _missing(store: Path, name: str, server: str | None) -> str:
-    known = experiments(store, server)
-    where = f"mlflow={server}" if server else f"store={store}"
+def _missing(stores: Sequence[Path], name: str, server: str | None) -> str:
+    known = experiments(stores, server)
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    missing = [lacking_line(*each, store, server) for each in lacking(store, server).items()]
+    missing = [lacking_line(each, server) for each in lacking(stores, server)]
     answered = " or ".join(f"ablation={each}" for each in ablations_for(name))
     runs_it = [f"the sweep that fills it: {answered}"] if answered else []
-    holds = f"(it holds: {', '.join(known) or 'none'})"
-    return "; ".join([f"{where} has no runs for {name!r}{hint} {holds}", *runs_it, *missing])
+    has, hold = ("has", "it holds") if server or len(stores) == 1 else ("have", "they hold")
+    holds = f"({hold}: {', '.join(known) or 'none'})"
+    told = f"{named(stores, server)} {has} no runs for {name!r}{hint} {holds}"
+    return "; ".join([told, *runs_it, *missing])

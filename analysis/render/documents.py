@@ -27,7 +27,7 @@ def render(tables: Sequence[Table], form: str) -> str:
 
 def notes(tables: Sequence[Table]) -> str:
     """The lines around tables, which a CSV leaves out."""
-    lines = [line for table in tables for line in (table.title, *table.notes, *table.footer)]
+    lines = [line for table in tables for line in (table.heading, *table.notes, *table.footer)]
     return "\n".join(lines) + "\n"
 
 
@@ -69,10 +69,10 @@ def _markdown(table: Table) -> str:
     body = _texts(table).to_markdown(index=False, disable_numparse=True)
     above = "\n".join(f"- {line}" for line in _lines(table))
     below = "".join(f"- {line}\n" for line in table.footer)
-    return f"## {table.title}\n\n{above}\n\n{body}\n" + (f"\n{below}" if below else "")
+    return f"## {table.heading}\n\n{above}\n\n{body}\n" + (f"\n{below}" if below else "")
 
 
 def _latex(table: Table) -> str:
-    above = "".join(f"% {line}\n" for line in (table.title, *_lines(table)))
+    above = "".join(f"% {line}\n" for line in (table.heading, *_lines(table)))
     below = "".join(f"% {line}\n" for line in table.footer)
     return above + str(_texts(table).to_latex(index=False, escape=True)) + below

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from analysis.aggregate import Estimate
 
 PRINTED_DIGITS = 2  # as the papers print
+_MOST_OF_SUFFIX = 80  # characters
 CELLS = "cells: mean of ours"  # how the note begins that says what a cell holds
 
 
@@ -51,6 +53,7 @@ class Table:
         footer: Lines below the table.
         digits: Decimals by score, for scores with other than two.
         groups: Label of the group that a score column is of, which its heading begins with.
+        apart: What tells it from other tables of its name that stand beside it, such as `facts`.
     """
 
     title: str
@@ -63,6 +66,25 @@ class Table:
     digits: Mapping[str, int] = field(default_factory=dict)
     groups: Mapping[str, str] = field(default_factory=dict)
     name: str = ""
+    apart: str = ""
+
+    @property
+    def heading(self) -> str:
+        """Its title, with what tells it apart."""
+        return f"{self.title} ({self.apart})" if self.apart else self.title
+
+    @property
+    def suffix(self) -> str:
+        """What tells it apart as the end of a file's name; "" where nothing does."""
+        return "-" + re.sub(r"[^\w.+]+", "_", self.apart)[:_MOST_OF_SUFFIX] if self.apart else ""
+
+
+def file_stems(tables: Sequence[Table], name: str) -> tuple[str, ...]:
+    """A name for a file of each table: `name`, with what tells it apart, else with its number."""
+    suffixes = [table.suffix for table in tables]
+    if len(set(suffixes)) < len(tables):
+        suffixes = [f"-{number}" for number in range(1, len(tables) + 1)]
+    return tuple(f"{name}{suffix}" for suffix in suffixes)
 
 
 def worded(table: Table, of_cells: str = f"{CELLS} (number of seeds)") -> tuple[str, ...]:

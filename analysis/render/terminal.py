@@ -36,7 +36,7 @@ def fitted(table: Table, width: int) -> RenderableType:
     above = [f"{key}: {value}" for key, value in table.context.items()]
     above += worded(table, of_cells)
     return Group(
-        Text(table.title, style="bold"),
+        Text(table.heading, style="bold"),
         *(Text(line, style="dim") for line in above),
         *(shown.grid(block) for block in shown.blocks),
         *(Text(line, style="dim") for line in table.footer),

@@ -54,7 +54,7 @@ _NOTES = (
 
 @dataclass(frozen=True)
 class Options:
-    """Where the runs are, and which measure is compared."""
+    """Where the runs are, of several stores read as one, and which measure is compared."""
 
     stores: tuple[Path, ...] = (Path("results"),)
     measure: str | None = None  # that of the published table which an ablation answers
@@ -70,8 +70,7 @@ def report(asked: Sequence[str], options: Options, form: str) -> str:
         form: markdown, beside (one table, a column for each backbone and data set) or csv.
 
     Raises:
-        AnalysisError: If a claim is unknown, there is no store, no run in it is asked for, or two
-            stores hold the same ablation on one backbone and data set.
+        AnalysisError: If a claim is unknown, there is no store, or no run in it is asked for.
     """
     claims = _chosen(asked)
     checks = _checks_on(claims)
@@ -132,57 +131,50 @@ def findings(
 def _found(
     checks: Sequence[Check], options: Options
 ) -> tuple[dict[Context, dict[str, tuple[Finding, ...]]], list[str]]:
-    """The findings in all stores, and a line on each thing that is not judged."""
+    """The findings, and a line on each thing that is not judged, or judged of several stores."""
     names = list(dict.fromkeys(check.ablation for check in checks))
-    sections: dict[str, dict[Context, Section]] = {}
-    missing: list[str] = []
-    for store in options.stores:
-        own, lines = _newest(names, store, options)
-        for ablation, by_context in own.items():
-            known = sections.setdefault(ablation, {})
-            if twice := known.keys() & by_context.keys():
-                raise AnalysisError(
-                    f"store={store}: ablation={ablation} on {', '.join(min(twice))} stands in a "
-                    "store named before, too"
-                )
-            known.update(by_context)
-        missing += lines
-        missing += [
-            runs.lacking_line(name, count, store, options.server)
-            for name, count in runs.lacking(store, options.server).items()
-            if name in names
-        ]
-    return findings(checks, sections), missing
+    sections, lines = _newest(names, options)
+    lines += [
+        runs.lacking_line(each, options.server)
+        for each in runs.lacking(options.stores, options.server)
+        if each.ablation in names
+    ]
+    return findings(checks, sections), lines
 
 
 def _newest(
-    ablations: Sequence[str], store: Path, options: Options
+    ablations: Sequence[str], options: Options
 ) -> tuple[dict[str, dict[Context, Section]], list[str]]:
-    """The newest section of each ablation that was run, and a line on each that is not judged.
+    """The newest section of each ablation that was run, and lines on what is to be known of them.
 
     A section is not judged whose serial streams have their updates in an order that no claim is
     about.
     """
-    there = runs.experiments(store, options.server)
+    there = runs.experiments(options.stores, options.server)
     chosen: dict[str, dict[Context, Section]] = {}
     lines: list[str] = []
     for ablation in (each for each in ablations if each in there):
         made = chosen.setdefault(ablation, {})
-        for section in _sections(ablation, store, options):
+        for section in _sections(ablation, options):
             context = (section.context["backbone"], section.context["dataset"])
             if orders := update_orders(section):
                 lines.append(
                     f"not judged: {ablation} on {', '.join(context)} with protocol.update_order="
                     f"{', '.join(orders)}; the claims are about {PUBLISHED_UPDATES}"
                 )
-            else:
-                made.setdefault(context, section)
+            elif context not in made:
+                made[context] = section
+                if len(of := section.provenance["store"]) > 1:
+                    lines.append(
+                        f"{ablation} on {', '.join(context)} stands in the stores {', '.join(of)}: "
+                        "of the same arm and seed the newest trial is judged"
+                    )
     return chosen, lines
 
 
-def _sections(ablation: str, store: Path, options: Options) -> tuple[Section, ...]:
+def _sections(ablation: str, options: Options) -> tuple[Section, ...]:
     """The sections of one ablation, the newest first."""
-    rows = runs.read_runs(store, ablation, options.server)
+    rows = runs.read_runs(options.stores, ablation, options.server)
     papers = {paper for tag in set(rows["paper"]) for paper in runs.papers_of(tag)}
     known = [get_layout(paper) for paper in papers & set(known_layouts())]
     # What may differ in the ablation's own tables; each backbone and data set is judged alone.

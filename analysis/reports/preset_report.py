@@ -23,11 +23,11 @@ Context: TypeAlias = tuple[str, str]  # backbone, data set
 
 @dataclass(frozen=True)
 class Options:
-    """Which runs of a store are read.
+    """Which runs of the stores are read.
 
     Attributes:
         measure: What the comments show.
-        server: Address of an MLflow server that is read instead of the store's database.
+        server: Address of an MLflow server that is read instead of the stores' databases.
         backbone: Of which; None: of the only one.
         dataset: On which data the values were chosen; None: on the only one.
     """
@@ -52,18 +52,18 @@ class Chosen:
     published: Arm | None
 
 
-def report(ablation: str, store: Path, options: Options) -> str:
+def report(ablation: str, stores: Sequence[Path], options: Options) -> str:
     """A block `presets` as YAML, with what each method scored in comments.
 
     Args:
         ablation: Whose searches; of `plan: tune`.
-        store: Folder of the sweep's store.
+        stores: Folders of sweeps' stores, which are read as one.
         options: Which of its runs.
 
     Raises:
         AnalysisError: If nothing ran again yet, or there are several and none is named.
     """
-    rows = runs.read_runs(store, ablation, options.server)
+    rows = runs.read_runs(stores, ablation, options.server)
     found: dict[Context, list[Section]] = {}
     for section in aggregate.sections(rows, options.measure):
         context = (section.context["backbone"], section.context["dataset"])

@@ -25,6 +25,7 @@ from analysis.published.measures import measure_of, published_measures
 from analysis.reading import runs
 from analysis.reading.published_locality import USUAL, published_locality
 from analysis.render.table import CELLS, Table
+from analysis.reports.apart import told_apart
 
 _GENERATED, _GIVEN = "generated", "from a file"  # how `answers` of a serial protocol begins
 _ANSWERS = {
@@ -43,13 +44,13 @@ class Options:
     """Options of the command line.
 
     Attributes:
-        store: Folder of the sweep's store.
+        stores: Folders of sweeps' stores, which are read as one.
         measure: token, exact, generated or token_no_blank; None: that of the published table.
         is_filtered: Whether only rows that pass the paper's filter are shown.
-        server: Address of the MLflow server that holds the runs; None: the store's database.
+        server: Address of the MLflow server that holds the runs; None: the stores' databases.
     """
 
-    store: Path = Path("results")
+    stores: tuple[Path, ...] = (Path("results"),)
     measure: str | None = None
     is_filtered: bool = False
     server: str | None = None
@@ -66,7 +67,7 @@ def assemble(name: str, options: Options) -> tuple[Table, ...]:
         AnalysisError: If the name, store or runs are not there, nothing can be compared, or the
             layout has no published filter.
     """
-    rows, papers = _find(name, options.store, options.server)
+    rows, papers = _find(name, options.stores, options.server)
     tables = [table for paper in papers or (None,) for table in _tables(name, paper, rows, options)]
     missing = _lacking_lines(set(rows["ablation"]), options)
     return (*tables[:-1], replace(tables[-1], footer=(*tables[-1].footer, *missing)))
@@ -77,13 +78,11 @@ def _lacking_lines(ablations: Container[str], options: Options) -> list[str]:
 
     The latter may belong in the table: which tables a trial answers is known to MLflow alone.
     """
-    store, server = options.store, options.server
-    counts = runs.lacking(store, server)
-    gone = counts.keys() - runs.experiments(store, server) if counts else set()
     return [
-        runs.lacking_line(name, count, store, server)
-        for name, count in counts.items()
-        if name in ablations or name in gone
+        runs.lacking_line(each, options.server)
+        for each in runs.lacking(options.stores, options.server)
+        if each.ablation in ablations
+        or each.ablation not in runs.experiments([each.store], options.server)
     ]
 
 
@@ -111,24 +110,29 @@ def _tables(
             layout.arrange(section, printed, options.is_filtered),
             left_out,
             _measure_note(paper, section),
+            apart,
         )
-        for section in found
+        for section, apart in zip(found, told_apart(found), strict=True)
     )
 
 
-def _find(name: str, store: Path, server: str | None) -> tuple[pd.DataFrame, tuple[str, ...]]:
+def _find(
+    name: str, stores: Sequence[Path], server: str | None
+) -> tuple[pd.DataFrame, tuple[str, ...]]:
     """Rows to show, and the published tables that they answer."""
-    known, where = known_layouts(), f"mlflow={server}" if server else f"store={store}"
+    known, where = known_layouts(), runs.named(stores, server)
     if name in known:
-        return runs.read_table_runs(store, name, server), (name,)
+        return runs.read_table_runs(stores, name, server), (name,)
     try:
-        ablations = runs.experiments(store, server)
+        ablations = runs.experiments(stores, server)
     except StoreError as error:
         raise _unknown(name, known, str(error)) from None
-    rows = runs.read_runs(store, name, server) if name in ablations else pd.DataFrame()
+    rows = runs.read_runs(stores, name, server) if name in ablations else pd.DataFrame()
     if rows.empty:
-        if missing := runs.lacking(store, server).get(name):
-            raise StoreError(f"{where}: {runs.lacking_line(name, missing, store, server)}")
+        missing = [each for each in runs.lacking(stores, server) if each.ablation == name]
+        if missing:
+            lines = "; ".join(runs.lacking_line(each, server) for each in missing)
+            raise StoreError(f"{where}: {lines}")
         if name not in ablations:
             raise _unknown(name, known, f"ablations in {where}: {', '.join(ablations) or 'none'}")
         raise StoreError(f"{where}: ablation {name!r} has no trials yet")
@@ -151,6 +155,7 @@ def _table(
     body: Body,
     left_out: tuple[str, ...],
     measure_note: Sequence[str],
+    apart: str,
 ) -> Table:
     notes = [*body.notes, *_serial_notes(section)]
     notes += [] if "measure" in body.context else measure_note
@@ -184,18 +189,18 @@ def _table(
         digits=body.digits,
         groups=body.groups,
         name=name,
+        apart=apart,
     )
 
 
 def _context(section: Section) -> dict[str, str]:
     own, seen = section.context, section.provenance
     dirty = " (dirty)" if any(flag.lower() == "true" for flag in seen["is_dirty"]) else ""
-    sizes = sorted({(arm.num_layers, arm.hidden_size) for arm in section.arms if arm.num_layers})
-    shape = "".join(f" ({layers} layers, width {width})" for layers, width in sizes)
     return {
         "ablation": _join({arm.ablation for arm in section.arms}),
+        **({"store": _join(seen["store"])} if seen["store"] else {}),
         "scale": _join(seen["scale"]),
-        "backbone": own["backbone"] + shape,
+        "backbone": _backbones(section),
         "dataset": own["dataset"],
         "target field": own["target_field"] or "not stated",
         "part": own["dataset_part"] or "not stated",
@@ -204,6 +209,16 @@ def _context(section: Section) -> dict[str, str]:
         "seeds": _seeds(section),
         "commit": (_join(commit[:12] for commit in seen["commit"]) or "not stated") + dirty,
     }
+
+
+def _backbones(section: Section) -> str:
+    """Each backbone with its sizes, where an arm tells them."""
+    sizes: dict[str, set[str]] = {name: set() for name in section.context["backbone"].split(", ")}
+    for arm in section.arms:
+        if arm.num_layers:
+            size = f" ({arm.num_layers} layers, width {arm.hidden_size})"
+            sizes.setdefault(arm.context["backbone"], set()).add(size)
+    return ", ".join(name + "".join(sorted(own)) for name, own in sizes.items())
 
 
 def _locality(section: Section) -> str:
@@ -312,16 +327,19 @@ def _pruned_line(section: Section) -> list[str]:
 
 def _floor_line(section: Section) -> list[str]:
     """The scores before the first edit, which a method that does nothing would get."""
-    by_edits: dict[Any, list[Mapping[str, Estimate]]] = defaultdict(list)
+    found_at: dict[tuple[str, str], list[Mapping[str, Estimate]]] = defaultdict(list)
     for arm in section.arms:
-        by_edits[arm.protocol.get("num_edits")].append(arm.before)
+        on = ", ".join(dict.fromkeys((arm.context["backbone"], arm.context["dataset"])))
+        found_at[on, f"{arm.protocol.get('num_edits')} edits"].append(arm.before)
+    shows = [len(set(each)) > 1 for each in zip(*found_at, strict=True)]
     lines = []
-    for edits, found in by_edits.items():
+    for key, found in found_at.items():
         means = []
         for name in MAIN:
             values = [before[name].mean for before in found if name in before]
             means += [f"{name} {sum(values) / len(values):.2f}"] if values else []
-        where = f" ({edits} edits)" if len(by_edits) > 1 else ""
+        told = ", ".join(part for part, is_shown in zip(key, shows, strict=True) if is_shown)
+        where = f" ({told})" if told else ""
         lines.append(f"before editing{where}: {', '.join(means) or 'not measured'}")
     return lines
 

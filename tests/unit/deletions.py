@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mlflow import MlflowClient
 
-from analysis.reading.runs import lacking, read_runs
+from analysis.reading.runs import Lacking, lacking, read_runs
 from orchestrator.store.ledger import Ledger
 from orchestrator.store.rows import end_row
 from orchestrator.tracking.mirror import tracking_uri
@@ -40,14 +40,14 @@ def check_deleted_and_back(store: Path, server: str | None) -> None:
     """Of a ledger of four trials, and MLflow without any."""
     made = made_plan(store)
     made = replace(made, config=made.config.model_copy(update={"mlflow": server}))
-    assert lacking(store, server) == {ABLATION: 4}
+    assert lacking([store], server) == (Lacking(store, ABLATION, 4),)
     assert sync_plan(made).num_sent == 4
-    assert lacking(store, server) == {}
+    assert lacking([store], server) == ()
     for num_runs, left in ((1, 3), (None, 0)):
         delete(store, server, num_runs=num_runs)
-        assert lacking(store, server) == {ABLATION: 4 - left}
+        assert lacking([store], server) == (Lacking(store, ABLATION, 4 - left),)
         synced = sync_plan(made)
         assert (synced.num_sent, synced.num_unsent, synced.num_other) == (4, 0, 0)
-        assert lacking(store, server) == {}
+        assert lacking([store], server) == ()
         # Nor are there two of any, though the experiment brings the deleted run back, too.
-        assert read_runs(store, ABLATION, server)["run_id"].nunique() == 4
+        assert read_runs([store], ABLATION, server)["run_id"].nunique() == 4

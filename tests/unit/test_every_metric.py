@@ -169,7 +169,7 @@ def section(
     tracker.log(labelled(end, cell.spec, config))
     tracker.close()
     assert tracker.failures == []
-    (found,) = aggregate.sections(read_runs(store, config.ablation))
+    (found,) = aggregate.sections(read_runs([store], config.ablation))
     return found
 
 

@@ -104,7 +104,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_table_has_the_change_of_each_method_and_size_below_the_backbones_own_score(
     store: Path,
 ) -> None:
-    (table,) = assemble("memoe_v1_figure3", Options(store=store))
+    (table,) = assemble("memoe_v1_figure3", Options((store,)))
     text = render([table], "markdown")
     found = [line.split("|")[1:-1] for line in text.splitlines() if line.startswith("| ")]
     cells = [[cell.strip() for cell in row] for row in found]
@@ -125,12 +125,12 @@ def test_table_has_the_change_of_each_method_and_size_below_the_backbones_own_sc
 
 
 def test_table_of_the_other_paper_has_its_own_method(store: Path) -> None:
-    (table,) = assemble("memoe_v2_figure3", Options(store=store))
+    (table,) = assemble("memoe_v2_figure3", Options((store,)))
     assert {row.labels[0] for row in table.rows} == {"unedited", "memoe_v2", "memit"}
 
 
 def test_figure_has_a_panel_for_each_task_and_a_line_for_each_method(store: Path) -> None:
-    (table,) = assemble("memoe_v1_figure3", Options(store=store))
+    (table,) = assemble("memoe_v1_figure3", Options((store,)))
     with styled():
         figure = ability.draw(table)
     (axes,) = figure.axes
@@ -148,6 +148,6 @@ def test_table_of_arms_that_were_asked_nothing_says_so(tmp_path: Path) -> None:
         method="memit",
         paper="memoe_v1_figure3, memoe_v2_figure3",
     )
-    (table,) = assemble("memoe_v1_figure3", Options(store=tmp_path))
+    (table,) = assemble("memoe_v1_figure3", Options((tmp_path,)))
     assert table.rows == ()
     assert any(note.startswith("nothing was asked: add evaluate.ability") for note in table.notes)

@@ -21,7 +21,7 @@ SCORES = ("reliability", "generality", "locality")
 def trial(arm: str = "a", seed: int = 0, started: int = 1, **tags: str) -> pd.DataFrame:
     """The row of one trial; `values`: its final scores, space separated."""
     values = tags.pop("values", "0.6 0.3 0.9")
-    base: dict[str, Any] = dict.fromkeys(runs.TAGS, "")
+    base: dict[str, Any] = dict.fromkeys((*runs.TAGS, "store"), "")
     base |= {"fingerprint": f"{arm}{seed}", "arm": arm, "backbone": "b", "dataset": "d"}
     base |= {"protocol": json.dumps({"kind": "batch", "num_edits": 4}), "status": "finished"}
     base |= {"swept": "{}", "published": "{}", "ablation": "x", **tags}

@@ -25,7 +25,7 @@ def test_costs_are_those_of_one_edit_beside_the_paper_s(tmp_path: Path) -> None:
             paper="memoe_v2_table5",
             protocol=BATCH | {"num_batches": 3},
         )
-    (table,) = assemble("memoe_v2_table5", Options(store=tmp_path))
+    (table,) = assemble("memoe_v2_table5", Options((tmp_path,)))
     printed = render([table], "markdown")
     # 45 s over 3 batches of 30 edits; the paper trains 30 edits in 28 minutes.
     assert cells_of(printed, "FT-L") == {
@@ -70,7 +70,7 @@ def test_arm_table6_then_experts_that_hold_edits_and_arms_time_over_its_baseline
             "edit_state_bytes": 2.5e6,
         }
         write.trial("arm_serial", method, 0, numbers=numbers | routed, method=method, **own)
-    (table,) = assemble("arm_table6", Options(store=tmp_path))
+    (table,) = assemble("arm_table6", Options((tmp_path,)))
     printed = render([table], "markdown")
     # 24 s and 6 s over 120 edits
     assert cells_of(printed, "ARM") == {

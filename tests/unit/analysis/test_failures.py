@@ -79,7 +79,7 @@ def trial(write: Writer, arm: str, seed: int, records: Any, **tags: Any) -> None
 
 
 def printed(store: Path, measure: str | None = None) -> Table:
-    (table,) = assemble("lemoe_table7", Options(store, measure))
+    (table,) = assemble("lemoe_table7", Options((store,), measure))
     return table
 
 
@@ -247,7 +247,7 @@ def test_each_paper_has_its_table_with_its_printed_marks(
     write: Writer, name: str, counts: str
 ) -> None:
     trial(write, "lemoe", 0, [edit("a", "old")], paper=name)
-    tables = assemble(name, Options(write.store))
+    tables = assemble(name, Options((write.store,)))
     assert f"- paper: {counts}" in render(tables, "markdown")
     (row,) = csv.DictReader(io.StringIO(render(tables, "csv")))
     assert (row["Wrong"], row["old"], row["unchanged"]) == ("1 of 1", "1.0", "0.0")

@@ -20,7 +20,7 @@ def test_each_expert_has_its_mean_and_one_without_edits_in_a_seed_says_so(tmp_pa
             method="memoe_v2",
             paper="memoe_v2_figure5",
         )
-    (table,) = assemble("memoe_v2_figure5", Options(store=tmp_path))
+    (table,) = assemble("memoe_v2_figure5", Options((tmp_path,)))
     lines = [line for line in render([table], "markdown").splitlines() if line.startswith("| mem")]
     assert [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines] == [
         ["memoe_v2", "1", "2.000 (2)", "0.250 (2)"],

@@ -323,8 +323,8 @@ def test_memoe_v1_figure1_when_seeds_differ_then_the_balance_of_each(
 
 
 def test_read_table_runs_when_a_longer_name_begins_alike_then_only_its_own(store: Path) -> None:
-    assert set(runs.read_table_runs(store, "arm_table1")["ablation"]) == {"arm_table1"}
-    assert set(runs.read_table_runs(store, "lemoe_figure2")["ablation"]) == {"forgetting"}
+    assert set(runs.read_table_runs([store], "arm_table1")["ablation"]) == {"arm_table1"}
+    assert set(runs.read_table_runs([store], "lemoe_figure2")["ablation"]) == {"forgetting"}
 
 
 @pytest.fixture(scope="module")

@@ -41,10 +41,10 @@ def followed(
             time.sleep(0.02)  # at the end of all lines those before it count no more
 
     def text_of(page: Page, live: Live | None) -> str:
-        seen.append((page.store, "live" if live else "last"))
+        seen.append((page.title, "live" if live else "last"))
         return html_of(page, live=live)
 
-    follow(told(), store, path, page_of=lambda: page_of(store), html_of=text_of)
+    follow(told(), store, path, page_of=lambda: page_of([store]), html_of=text_of)
     return seen
 
 
@@ -60,7 +60,7 @@ def test_live_page_is_valid_and_loads_itself_again_and_shows_all_that_was_told(
         running=[LiveTrial("arm · seed 0", "step 3/50, loss 1.5", "0:12")],
         failures=[LiveFailure(f"out of memory {HOSTILE}", 2)],
     )
-    html = html_of(page_of(store), live=live)
+    html = html_of(page_of([store]), live=live)
     html5lib.HTMLParser(strict=True).parse(html)
     elements = Elements(html)
     [refresh] = [each for each in elements.of("meta") if "http-equiv" in each]
@@ -90,7 +90,7 @@ def test_followed_then_the_last_page_is_that_of_the_command_and_nothing_else_lie
         (store.name, "live"),
         (store.name, "last"),
     ]
-    assert path.read_text("utf-8") == html_of(page_of(store))
+    assert path.read_text("utf-8") == html_of(page_of([store]))
     assert [each.name for each in tmp_path.iterdir()] == ["report.html"]
 
 

@@ -46,7 +46,7 @@ class Elements(HTMLParser):
 
 @cache
 def html_at(store: Path) -> str:
-    return html_of(page_of(store))
+    return html_of(page_of([store]))
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ def test_page_then_every_colour_of_text_stands_out_from_white(store: Path) -> No
 
 def test_page_then_each_table_stands_in_it_cell_by_cell(store: Path) -> None:
     text = re.sub(r"\s+", " ", Elements(html_at(store)).text)
-    tables = assemble("lemoe_lora", Options(store))
+    tables = assemble("lemoe_lora", Options((store,)))
     cells = [entry_text(entry) for table in tables for row in table.rows for entry in row.entries]
     assert len(cells) > 20
     flat = text.replace("paper: ", "/").replace(" ", "")
@@ -117,23 +117,24 @@ def test_page_then_a_shipped_ablation_has_its_question(store: Path) -> None:
 
 
 def test_page_then_counts_and_troubles_are_those_of_the_store(store: Path) -> None:
-    page = page_of(store)
+    page = page_of([store])
     (grid,) = [each for each in page.ablations if each.name == "lemoe_lora"]
     failed = [each for each in page.troubles if each.ablation == "lemoe_lora" and each.reason]
-    assert grid.counts["failed"] == sum(each.status == "failed" for each in failed)
+    (ran,) = grid.ran
+    assert ran.counts["failed"] == sum(each.status == "failed" for each in failed)
     assert "out of memory" in Elements(html_at(store)).text
-    assert {end for end, count in grid.counts.items() if count} >= {"finished", "failed"}
+    assert {end for end, count in ran.counts.items() if count} >= {"finished", "failed"}
 
 
 def test_page_then_a_published_table_stands_once_with_all_runs_that_answer_it(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     folder = published_store(tmp_path_factory)
-    page = page_of(folder)
+    page = page_of([folder])
     shown = [each.table for ablation in page.ablations for each in ablation.shown]
     found = Counter((table.name, table.title, str(table.context)) for table in shown)
     assert set(found.values()) == {1}
-    tables = assemble("memoe_v2_table1", Options(folder))
+    tables = assemble("memoe_v2_table1", Options((folder,)))
     assert [table.rows for table in shown if table.name == "memoe_v2_table1"] == [
         table.rows for table in tables
     ]
@@ -157,7 +158,7 @@ def test_page_when_a_run_says_something_hostile_then_it_is_text(tmp_path: Path) 
     write = Writer(tmp_path)
     write.trial("own", HOSTILE, 0, (0.5, 0.5, 0.5))
     write.trial("own", "other", 0, status="failed", error=HOSTILE)
-    html = html_of(page_of(tmp_path))
+    html = html_of(page_of([tmp_path]))
     html5lib.HTMLParser(strict=True).parse(html)
     elements = Elements(html)
     assert not elements.of("script")
@@ -168,7 +169,7 @@ def test_page_when_a_run_says_something_hostile_then_it_is_text(tmp_path: Path) 
 def test_page_when_nothing_can_be_drawn_then_the_table_stands_alone(tmp_path: Path) -> None:
     write = Writer(tmp_path)
     write.trial("own", "one", 0, status="failed", error="no memory")
-    html = html_of(page_of(tmp_path))
+    html = html_of(page_of([tmp_path]))
     assert not Elements(html).of("img")
     assert "failed 1/1" in html
     assert "Every trial in the store finished." not in html

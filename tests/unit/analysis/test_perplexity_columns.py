@@ -38,7 +38,7 @@ def test_table1_on_passages_then_perplexities_stand_beside_the_printed_ones(
             target_field="target_new",
             protocol=STREAM,
         )
-    (table,) = assemble("lemoe_table1", Options(store=tmp_path))
+    (table,) = assemble("lemoe_table1", Options((tmp_path,)))
     cells = cells_of(render([table], "markdown"), "FT-L")
     assert cells["T=600 Perpl."] == "50.00 (2) / 69.22"
     assert cells["T=600 Perpl. median"] == "9.50 (2)"  # the paper prints the mean
@@ -68,7 +68,7 @@ def test_table6_then_what_is_known_before_editing_beside_the_printed_rows(tmp_pa
                 backbone_fingerprint=model,
                 protocol=STREAM | {"num_edits": size},
             )
-    (table,) = assemble("lemoe_table6", Options(store=tmp_path))
+    (table,) = assemble("lemoe_table6", Options((tmp_path,)))
     lines = [line for line in render([table], "markdown").splitlines() if line.startswith("| ")]
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[1:]]
     nothing = "not measured / not printed"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -61,12 +62,20 @@ def write(
         trial("report", "memit", HIGH, seed, (0.1, 0.1, 1.0))
 
 
+def test_a_store_and_its_copy_then_the_presets_are_those_of_one(tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    write(tmp_path / "one")
+    shutil.copytree(tmp_path / "one", tmp_path / "copy")
+    text = report("presets", [tmp_path / "one"], Options())
+    assert report("presets", [tmp_path / "one", tmp_path / "copy"], Options()) == text
+
+
 @pytest.mark.parametrize("early", [False, True])
 def test_the_best_of_each_search_is_written_as_presets_that_can_be_read(
     tmp_path: Path, early: bool
 ) -> None:
     write(tmp_path, early=early)
-    text = report("presets", tmp_path, Options())
+    text = report("presets", [tmp_path], Options())
     assert yaml.safe_load(text) == {
         "presets": {
             "ft_m": {"edit_lr": 0.001, "edit_layer": 3},
@@ -108,7 +117,7 @@ def test_published_values_that_no_draw_beats_then_none_is_written(
 def test_a_search_that_has_not_ended_chooses_nothing(tmp_path: Path) -> None:
     write(tmp_path, again=False)
     with pytest.raises(AnalysisError, match="have not come to their end"):
-        report("presets", tmp_path, Options())
+        report("presets", [tmp_path], Options())
 
 
 def test_the_command_prints_the_block_or_one_line(

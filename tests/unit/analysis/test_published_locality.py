@@ -53,14 +53,14 @@ def test_table_of_counterfact_then_its_near_questions_fill_locality_and_average(
         for score, value in scores.items()
     ]
     write.trial("own", "first", 0, None, records, numbers, dataset="counterfact", paper="")
-    ((arm,),) = [each.arms for each in sections(read_runs(tmp_path, "own"))]
+    ((arm,),) = [each.arms for each in sections(read_runs([tmp_path], "own"))]
     assert {name: each.mean for name, each in arm.scores.items()} == pytest.approx(
         {
             **{"reliability": 0.9, "generality": 0.6, "locality": 0.3, "locality_same": 0.5},
             "average": 0.6,  # (0.9 + 0.6 + 0.3) / 3
         }
     )
-    (table,) = assemble("own", Options(store=tmp_path))
+    (table,) = assemble("own", Options((tmp_path,)))
     printed = render([table], "markdown")
     assert "- measure: token, after the last edit; Loc. is locality_near" in printed
     (row,) = [line for line in printed.splitlines() if line.startswith("| first")]

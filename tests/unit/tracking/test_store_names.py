@@ -36,7 +36,7 @@ def test_a_store_of_any_name_holds_its_runs_and_records_and_a_table_reads_them(
     assert (tracker.failures, tracker.num_unsent) == ([], 0)
     assert [folder.name for folder in tmp_path.iterdir()] == [name]  # and nothing elsewhere
 
-    rows = read_runs(store, "named")
+    rows = read_runs([store], "named")
     assert set(rows["fingerprint"]) == {"f1"}
     for address in (rows["records"].iloc[0], str(store / "records" / "abc.jsonl")):
         records = read_records(address, "facts")

@@ -73,19 +73,21 @@ def test_summary_then_the_page_has_a_view_a_table_and_one_run_with_report_and_fi
 
 def test_summary_is_no_trial_of_any_table_nor_of_a_sync(store: Path) -> None:
     def tables() -> list[str]:
-        return [str(each) for each in table_report.assemble(ABLATION, table_report.Options(store))]
+        return [
+            str(each) for each in table_report.assemble(ABLATION, table_report.Options((store,)))
+        ]
 
-    before, runs = tables(), read_runs(store, ABLATION)
+    before, runs = tables(), read_runs([store], ABLATION)
     summary.summarise(Store(store))
     assert tables() == before
-    assert read_runs(store, ABLATION).equals(runs)
-    assert lacking(store) == {}
+    assert read_runs([store], ABLATION).equals(runs)
+    assert lacking([store]) == ()
     synced = sync_plan(made_plan(store))
     assert (synced.num_sent, synced.num_unsent, synced.num_other) == (4, 0, 0)
     # An experiment that somebody deleted comes back with its runs, and this one among them.
     delete(store, None)
     assert sync_plan(made_plan(store)).num_sent == 4
-    assert read_runs(store, ABLATION)["run_id"].nunique() == 4
+    assert read_runs([store], ABLATION)["run_id"].nunique() == 4
     assert len(summaries(Store(store))) == 1
 
 
@@ -94,7 +96,7 @@ def test_summary_of_new_trials_is_written_into_the_run_that_is_there(store: Path
     summary.summarise(place)
     [first] = summaries(place)
     delete_one = MlflowClient(tracking_uri(store)).delete_run
-    delete_one(read_runs(store, ABLATION)["run_id"][0])  # as if it had not ended then
+    delete_one(read_runs([store], ABLATION)["run_id"][0])  # as if it had not ended then
     assert summary.summarise(place) == [ABLATION]
     [second] = summaries(place)
     assert second.info.run_id == first.info.run_id

@@ -167,7 +167,7 @@ def test_the_latest_score_of_rungs_is_the_last_one_though_it_is_not_the_largest(
     told = sorted(history, key=lambda metric: metric.timestamp)
     assert [metric.value for metric in told] == list(values)  # the last rung, an end too, once
     assert told[-1].timestamp <= run.info.end_time
-    rows = read_runs(store, "falling")
+    rows = read_runs([store], "falling")
     assert rows["metrics"].tolist() == [{name: 0.25}]
 
 
@@ -295,8 +295,9 @@ def test_a_server_that_does_not_answer_is_given_up_in_time_and_gets_all_when_it_
     assert len(list(server.artifacts.rglob("served.jsonl"))) == 2
 
     # As a table reads it: where the store is, and elsewhere.
-    for folder, is_here in ((store, True), (store / "elsewhere", False)):
-        rows = read_runs(folder, "served", server.address)
+    gone = store / "elsewhere"
+    for folders, is_here in (([store], True), ([gone], False), ([gone, store], True)):
+        rows = read_runs(folders, "served", server.address)
         assert set(rows["fingerprint"]) == {"f1", "f2"}
         assert {Path(address).is_file() for address in rows["records"]} == {is_here}
         records = read_records(rows["records"].iloc[0], "facts")
