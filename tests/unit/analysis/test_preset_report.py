@@ -104,7 +104,7 @@ def test_published_values_that_no_draw_beats_then_none_is_written(
     tmp_path: Path, published: Scores, is_best: bool
 ) -> None:
     write(tmp_path, published=published)
-    text = report("presets", tmp_path, Options())
+    text = report("presets", [tmp_path], Options())
     own = {} if is_best else {"ft_m": {"edit_lr": 0.001, "edit_layer": 3}}
     expected = {**own, "memit": {"edit_lr": 0.02, "edit_layer": 5}}
     assert yaml.safe_load(text) == {"presets": expected}
