@@ -107,14 +107,15 @@ def findings(
 ) -> dict[Context, dict[str, tuple[Finding, ...]]]:
     """The findings on each claim, one for each of its comparisons, by backbone and data set.
 
+    Backbones stand in alphabetical order, whichever was run last.
+
     Args:
         checks: The comparisons.
         sections: Of each ablation that was run, the arms on each backbone and data set.
     """
     records = cache(runs.read_records)  # an arm stands in several comparisons
     found: dict[Context, dict[str, tuple[Finding, ...]]] = {}
-    contexts = (context for by_context in sections.values() for context in by_context)
-    for context in dict.fromkeys(contexts):
+    for context in sorted({context for by_context in sections.values() for context in by_context}):
         by_claim: dict[str, tuple[Finding, ...]] = {}
         for check in checks:
             section = sections.get(check.ablation, {}).get(context)
