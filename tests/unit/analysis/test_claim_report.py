@@ -165,7 +165,7 @@ def test_report_when_one_model_refutes_then_the_claim_over_models_is_refuted(mod
     over = text.partition("## Claims that name several models")[2].splitlines()
     assert "### memoe_v2.c10: refuted" in over
     # One by one is better than in batches there, .7 against .6.
-    assert "- refuted on llama2_7b, facts; confirmed on facts, facts" in over
+    assert "- confirmed on facts, facts; refuted on llama2_7b, facts" in over
     assert "- needed once, and run nowhere: memoe_batch_size" in over
     lines = csv.DictReader(io.StringIO(report(["memoe_v2.c10"], Options((models,)), "csv")))
     found = {(line["backbone"], line["claim_verdict"], line["over_models"]) for line in lines}
