@@ -90,13 +90,10 @@ class TrackerProcess:
         Args:
             most_seconds: Longest time for a store that answers.
         """
-        if self._process is None:
-            if not self._is_recalled:
-                self._start()  # to open the store, as a sweep without rows does
-            else:
-                return
-        process = self._process
-        assert process is not None
+        if self._process is None and not self._is_recalled:
+            self._start()  # to open the store, which says whether it can be
+        if (process := self._process) is None:
+            return
         self._queue.put(_DONE)
         try:
             status = process.wait(most_seconds)

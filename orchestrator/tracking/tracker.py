@@ -1,4 +1,4 @@
-"""Writes ended trials to MLflow in a thread of the driver, without blocking a trial.
+"""Writes ended trials to MLflow in a thread, without blocking whoever logs them.
 
 Flat runs, one experiment per ablation; only swept parameters become params. A queue thread writes,
 so that a slow or dead store costs no trial anything: what could not be written stays in the ledger.
