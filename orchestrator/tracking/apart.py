@@ -40,7 +40,10 @@ class TrackerProcess:
     def __init__(
         self, store: Path, ablation: str, question: str = "", server: str | None = None
     ) -> None:
-        """Nothing runs yet: a driver all of whose rows MLflow has starts no process.
+        """Start the process, which takes seconds to open the store, unless MLflow may have all.
+
+        The process starts with the first row that MLflow lacks, if the database is as a driver
+        left it.
 
         Args:
             store: The sweep's folder.
@@ -63,6 +66,8 @@ class TrackerProcess:
         self._queue: queue.Queue[Any] = queue.Queue()
         self._process: subprocess.Popen[str] | None = None
         self._threads: list[threading.Thread] = []
+        if not self._is_recalled:
+            self._start()
 
     @property
     def experiment_id(self) -> str:
@@ -90,8 +95,6 @@ class TrackerProcess:
         Args:
             most_seconds: Longest time for a store that answers.
         """
-        if self._process is None and not self._is_recalled:
-            self._start()  # to open the store, which says whether it can be
         if (process := self._process) is None:
             return
         self._queue.put(_DONE)
