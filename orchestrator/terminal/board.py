@@ -207,6 +207,7 @@ class Building:
         self._bar: Progress | None = None
         self._task: TaskID | None = None
         self._said = 0.0
+        self._is_over = False
 
     def __enter__(self) -> Building:
         return self
@@ -215,6 +216,8 @@ class Building:
         if self._bar is not None:
             self._bar.stop()
         self._pause.close()
+        # A search may ask for more later, when the board has the screen: that gets lines.
+        self._waiting, self._is_over = None, True
 
     def advance(self, step: int, num_steps: int, loss: float) -> None:
         """One training step is done."""
@@ -230,7 +233,7 @@ class Building:
         if self._waiting is not None:
             self._pause.enter_context(self._waiting.paused())
             self._waiting = None
-        if not self._console.is_terminal:
+        if self._is_over or not self._console.is_terminal:
             if time.monotonic() - self._said > _SAY_SECONDS or share >= 1:
                 self._said = time.monotonic()
                 self._console.print(f"{what}{more}", highlight=False, soft_wrap=True)

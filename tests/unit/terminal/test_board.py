@@ -1,3 +1,4 @@
+import gc
 import re
 import threading
 from dataclasses import replace
@@ -99,6 +100,19 @@ class Heard(StringIO):
         if self._word in self.getvalue():
             self.is_said.set()
         return count
+
+
+def test_what_is_fetched_after_the_checks_gets_lines_and_nothing_begins_to_wait_again() -> None:
+    console = Console(file=StringIO(), force_terminal=False)
+    with Waiting("checking", console) as waiting, Building(waiting, console) as building:
+        pass
+    building.converting("fetching an encoder", 1.0)
+    assert isinstance(console.file, StringIO)
+    assert "fetching an encoder: 100%" in console.file.getvalue()
+    del building, waiting
+    gc.collect()
+    # A pause that is left open would start to show again where it is forgotten, at the very end.
+    assert "waiting" not in {thread.name for thread in threading.enumerate()}
 
 
 def test_board_without_a_terminal_speaks_though_no_trial_ends(tmp_path: Path) -> None:
