@@ -39,7 +39,7 @@ class Segment(Protocol):
 
 
 class Tracking(Protocol):
-    """MLflow, as far as a driver writes it; see `tracker.Tracker`."""
+    """MLflow, as far as a driver writes it; see `apart.TrackerProcess`."""
 
     failures: list[str]
 
