@@ -349,7 +349,10 @@ class SideBySide(Protocol):
     Each has parameters, an optimiser and a stop of its own, so that it ends as it would alone.
     """
 
-    most_side_by_side: int  # edits at a time, at least 1
+    @property
+    def most_side_by_side(self) -> int:
+        """Edits at a time, at least 1."""
+        ...
 
     def begin_each(self, batch: EditBatch) -> None:
         """Set up the optimisation of every edit of the batch by itself; `advance` steps all."""

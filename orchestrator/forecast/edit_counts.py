@@ -10,7 +10,7 @@ from orchestrator.planning.trial_spec import TrialSpec
 
 TOKENS_PER_ROW, TOKENS_PER_TARGET, PROMPTS_PER_EDIT = 15, 3, 8
 TOKENS_PER_ANSWER = 8  # of a task that no edit is about, where it is chosen
-_VALUES_APART = 32  # single edits of GRACE at a time
+_MOST_APART = 32  # single edits at a time where each trains little
 TOKENS_READ = 4096  # of its questions at a time on a GPU, which is where memory is short
 
 
@@ -47,15 +47,16 @@ def per_edit(spec: TrialSpec, key: str) -> float:
     return float(spec.cost.get(key) or usual[key])
 
 
-def side_by_side(spec: TrialSpec, weight: int) -> int:
+def side_by_side(spec: TrialSpec, trained: float) -> int:
     """Single edits that are trained together.
 
-    Weights of so many numbers, each with its gradient and Adam's two moments, at most in a quarter
-    of 2**30 bytes; GRACE's values as many as make a batch.
+    Weights and maps, of so many `trained` numbers of an edit, each with its gradient and Adam's two
+    moments, at most in a quarter of 2**30 bytes; vectors and values as many as make a batch.
     """
     if spec.protocol["kind"] != "single" or not spec.cost.get("side_by_side"):
         return 1
-    most = _VALUES_APART
-    if spec.cost.get("trains") == "weight":
-        most = max(1, 2**28 // (16 * weight))
+    most, kind = _MOST_APART, spec.cost.get("trains")
+    if kind in ("weight", "adapters"):
+        within = max(1, int(2**28 // (16 * trained)))
+        most = within if kind == "weight" else min(most, within)
     return 1 if spec.method.get("mini_batch_size") else min(num_edits(spec.protocol), most)

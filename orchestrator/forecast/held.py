@@ -7,9 +7,8 @@ backbone is: 4 bytes each, twice as many for Adam's moments.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from orchestrator.forecast.edit_counts import (
     TOKENS_PER_TARGET,
@@ -20,66 +19,27 @@ from orchestrator.forecast.edit_counts import (
     rolls_back,
     side_by_side,
 )
+from orchestrator.forecast.held_vectors import hooks, vector, vectors
+from orchestrator.forecast.holding import CHANGING, LOGIT_BYTES, Held, logit_bytes
 from orchestrator.forecast.shape import Shape
 from orchestrator.forecast.training_costs import (
     Training,
-    contexts_of,
     edit_layer,
-    has_moments,
     memories_of,
     networks_of,
     shifted_layers,
 )
 from orchestrator.planning.trial_spec import TrialSpec
 
-# Of a logit: itself as computed and in float32, its log-probability, and the gradients of both.
-_LOGIT_BYTES, _DIVERGENCE_BYTES = 16, 28
+# Of a logit as of `LOGIT_BYTES`, with what the model said before.
+_DIVERGENCE_BYTES = 28
 _LONGEST_PREFIX = 12  # tokens that WISE and ARM put in front of an edit, and into its subject
 # Bytes of an entry while so many deltas become one: for each of them, and for all together.
 _MERGED, _MERGING = 17, 8
-# Matrices of F x F float64 at a time, where MEMIT solves for one layer; of C's check, beside those
-# of all layers in float64 and float32.
-_SOLVING, _CHECKING = 5, 3
 # Of a problem that a network is trained on: rows that run at a time, and what each of two blocks
 # keeps of a token.
 _ROWS_OF_PROBLEM, _NETWORK_COPIES = 64, 8
 _SENTENCE_BYTES = 91e6  # of the sentence encoder
-_CHANGING = 3  # matrices of a projection's size in float64 while ROME changes it
-
-
-@dataclass(frozen=True)
-class Held:
-    """Bytes that a batch of edits needs beside the weights, and the layers that it passes.
-
-    Attributes:
-        kept: As long as the trial lasts: experts, codebooks, copies of the weights written.
-        moments: Of the optimiser, while a batch is under way.
-        gradients: While a step goes back.
-        scratch: Of the optimiser's update, when no activation is left.
-        batch: Of all edits of a batch, besides.
-        longest: Tokens of the longest row; padding is computed, too.
-        layers: Decoder layers that keep what they compute for the way back.
-        per_token: For each token of all rows of the batch, however few run at a time.
-        per_row: For each row that runs, besides its layers: its logits.
-        prepare: All that is there while that is made which all trials of a backbone share, before
-            the first batch.
-        write: For what is made at the end of a batch, beside `kept`; what the batch has read is
-            still there.
-        state: Of a checkpoint in the middle of a batch.
-    """
-
-    kept: float = 0
-    moments: float = 0
-    gradients: float = 0
-    scratch: float = 0
-    batch: float = 0
-    longest: float = 0
-    layers: float = 0
-    per_token: float = 0
-    per_row: float = 0
-    prepare: float = 0
-    write: float = 0
-    state: float = 0
 
 
 def held_by(spec: TrialSpec, training: Training) -> Held:
@@ -112,7 +72,7 @@ def _weight(spec: TrialSpec, shape: Shape, training: Training) -> Held:
         longest=training.tokens,
         layers=shape.num_layers - edit_layer(spec, shape) - 1,
         per_token=2 * shape.width * shape.bytes_each,
-        per_row=training.tokens * shape.ffn * shape.bytes_each + _logits(training, shape),
+        per_row=training.tokens * shape.ffn * shape.bytes_each + logit_bytes(training, shape),
         state=size * (12 * apart + 4 * (apart > 1) + 8 * anchored),
     )
 
@@ -128,7 +88,7 @@ def _map(spec: TrialSpec, shape: Shape, training: Training) -> Held:
         longest=training.tokens,
         layers=shape.num_layers - edit_layer(spec, shape) - 1,
         per_token=shape.width * (3 * shape.bytes_each + 8),
-        per_row=_logits(training, shape),
+        per_row=logit_bytes(training, shape),
         state=12 * trained,
     )
 
@@ -139,7 +99,7 @@ def _experts(spec: TrialSpec, shape: Shape, training: Training) -> Held:
     trained, rows = training.trained, batch_size(spec.protocol)
     constrained = training.reads > TOKENS_PER_TARGET  # what the model said before is kept
     before = rows * (training.reads - TOKENS_PER_TARGET) * shape.vocabulary * 4 * constrained
-    logit = _DIVERGENCE_BYTES if constrained else _LOGIT_BYTES
+    logit = _DIVERGENCE_BYTES if constrained else LOGIT_BYTES
     return Held(
         kept=4 * trained * banks,
         moments=8 * trained,
@@ -160,16 +120,17 @@ def _adapters(spec: TrialSpec, shape: Shape, training: Training) -> Held:
     sets, trained = num_batches(spec.protocol) if grows else 1, training.trained
     inputs = trained / int(spec.method["lora_rank"]) / 2  # of all maps together, about
     copies = shape.is_narrow + 2 * bool(spec.method.get("dropout"))
+    apart = side_by_side(spec, trained)
     return Held(
-        kept=4 * trained * sets,
-        moments=8 * trained,
-        gradients=4 * trained,
-        scratch=4 * trained,
+        kept=4 * trained * (sets + apart * (apart > 1)),
+        moments=8 * trained * apart,
+        gradients=4 * trained * apart,
+        scratch=4 * trained * apart,
         longest=training.tokens,
         layers=shape.num_layers,
         per_token=2 * shape.width * shape.bytes_each,
-        per_row=training.tokens * 4 * inputs * copies + _logits(training, shape),
-        state=4 * trained * (sets + 2),
+        per_row=training.tokens * 4 * inputs * copies + logit_bytes(training, shape),
+        state=4 * trained * (sets + 2 * apart + apart * (apart > 1)),
     )
 
 
@@ -193,7 +154,7 @@ def _memories(spec: TrialSpec, shape: Shape, training: Training) -> Held:
         longest=longest,
         layers=shape.num_layers - edit_layer(spec, shape) - 1,
         per_token=wide * rows + 2 * shape.width * shape.bytes_each,
-        per_row=_logits(training, shape),
+        per_row=logit_bytes(training, shape),
         write=size * (8 * in_training + (_MERGED * count + _MERGING) * merges)
         + batch_size(spec.protocol) * training.rows * longest * read * rows,
         state=size * (5 * count + 4 * in_training),
@@ -210,62 +171,8 @@ def _memory(spec: TrialSpec, shape: Shape, training: Training) -> Held:
         longest=longest,
         layers=shape.num_layers - edit_layer(spec, shape) - 1,
         per_token=(shape.ffn + 2 * shape.width) * shape.bytes_each + 4 * shape.ffn,
-        per_row=_logits(training, shape),
+        per_row=logit_bytes(training, shape),
         state=4 * size + masks,
-    )
-
-
-def _vectors(spec: TrialSpec, shape: Shape, training: Training) -> Held:
-    """Vectors are small; what is large are the F x F products, which host memory keeps.
-
-    Keys of earlier batches are there from the end of the first one on. The eigenvectors that
-    AlphaEdit takes of C, one layer after another, need no more than C's check of all layers.
-    """
-    layers = [int(layer) for layer in spec.method["layers"]]
-    square = shape.ffn**2
-    edits = batch_size(spec.protocol)
-    earlier = 8 * len(layers) * square * bool(spec.method.get("accumulate_keys"))
-    later = earlier * (not rolls_back(spec) and num_batches(spec.protocol) > 1)
-    held = _written(spec, shape, training, len(layers))
-    states = edits * training.rows * held.longest * shape.width * shape.bytes_each
-    before = 4 * edits * shape.vocabulary * bool(spec.method.get("kl_weight"))
-    return replace(
-        held,
-        kept=held.kept + later,
-        batch=before,
-        layers=shape.num_layers - max(layers) - 1,
-        prepare=held.kept + square * (12 * len(layers) + 8 * _CHECKING),
-        write=8 * square * (_SOLVING + 2 * bool(earlier)) + states + before + earlier - later,
-        state=held.state + later,
-    )
-
-
-def _hooks(spec: TrialSpec, shape: Shape, training: Training) -> Held:
-    """As `_vectors`, of weights that are not written: a change beside each, and F x F products."""
-    held, square = _vectors(spec, shape, training), shape.ffn**2
-    layers = len(spec.method["layers"])
-    hooks = layers * (4 * shape.projection + 8 * square)
-    later = hooks * (not rolls_back(spec) and num_batches(spec.protocol) > 1)
-    return replace(
-        held,
-        kept=later,
-        prepare=held.prepare - held.kept,
-        write=held.write + 8 * square + hooks - later,
-        state=12 * training.trained + later,
-    )
-
-
-def _vector(spec: TrialSpec, shape: Shape, training: Training) -> Held:
-    """A vector is small; what is large are C's factors, if C is taken, and the change itself."""
-    square = shape.ffn**2 * has_moments(spec)
-    held = _written(spec, shape, training, 1)
-    return replace(
-        held,
-        kept=held.kept + 8 * square,
-        batch=4 * shape.vocabulary * bool(spec.method.get("kl_weight")),
-        layers=shape.num_layers - edit_layer(spec, shape) - 1,
-        prepare=held.kept + square * (12 + 8 * _CHECKING),
-        write=8 * shape.projection * _CHANGING,
     )
 
 
@@ -282,26 +189,10 @@ def _shifts(spec: TrialSpec, shape: Shape, training: Training) -> Held:
         longest=training.tokens,
         layers=shape.num_layers - min(layers),
         per_token=2 * shape.width * shape.bytes_each,
-        per_row=_logits(training, shape),
-        write=8 * (_CHANGING * shape.projection + 2 * min(tokens, shape.ffn) ** 2)
+        per_row=logit_bytes(training, shape),
+        write=8 * (CHANGING * shape.projection + 2 * min(tokens, shape.ffn) ** 2)
         + tokens * wide * (4 * len(layers) + 3 * 8),
         state=4 * training.trained + statistics,
-    )
-
-
-def _written(spec: TrialSpec, shape: Shape, training: Training, num_layers: int) -> Held:
-    """What vectors need, and the copies of so many projections that are written."""
-    context = math.ceil(contexts_of(spec)[1]) * bool(contexts_of(spec)[0])
-    written = num_layers * shape.projection
-    return Held(
-        kept=written * (shape.bytes_each + 4 * shape.is_narrow),
-        moments=12 * training.trained,
-        gradients=4 * training.trained,
-        scratch=4 * training.trained,
-        longest=per_edit(spec, "tokens_per_row") + context,
-        per_token=4 * shape.width * shape.bytes_each,
-        per_row=_logits(training, shape),
-        state=4 * written + 12 * training.trained,
     )
 
 
@@ -317,7 +208,7 @@ def _values(spec: TrialSpec, shape: Shape, training: Training) -> Held:
         longest=training.tokens,
         layers=shape.num_layers - edit_layer(spec, shape) - 1,
         per_token=2 * shape.width * shape.bytes_each,
-        per_row=training.tokens * shape.ffn * shape.bytes_each + _logits(training, shape),
+        per_row=training.tokens * shape.ffn * shape.bytes_each + logit_bytes(training, shape),
         state=book + 8 * training.trained,
     )
 
@@ -342,9 +233,9 @@ def _networks(spec: TrialSpec, shape: Shape, training: Training) -> Held:
         kept=kept,
         longest=own,
         layers=training.above,
-        per_row=factors + _logits(training, shape),
+        per_row=factors + logit_bytes(training, shape),
         prepare=kept + 4 * 5 * sizes.numbers + problem,
-        write=batch_size(spec.protocol) * factors + 8 * _CHANGING * sizes.largest,
+        write=batch_size(spec.protocol) * factors + 8 * CHANGING * sizes.largest,
         state=4 * sizes.written,
     )
 
@@ -372,7 +263,11 @@ def _small_model(spec: TrialSpec, shape: Shape, training: Training) -> Held:
     return replace(
         held,
         kept=held.kept + model,
-        prepare=held.kept + 2 * model + 16 * trained + passing + rows * _logits(training, shape),
+        prepare=held.kept
+        + 2 * model
+        + 16 * trained
+        + passing
+        + rows * logit_bytes(training, shape),
     )
 
 
@@ -385,16 +280,12 @@ HELD: Mapping[str, Callable[[TrialSpec, Shape, Training], Held]] = {
     "adapters": _adapters,
     "memories": _memories,
     "memory": _memory,
-    "vectors": _vectors,
-    "hooks": _hooks,
-    "vector": _vector,
+    "vectors": vectors,
+    "hooks": hooks,
+    "vector": vector,
     "shifts": _shifts,
     "values": _values,
     "networks": _networks,
     "texts": _texts,
     "small_model": _small_model,
 }
-
-
-def _logits(training: Training, shape: Shape) -> float:
-    return training.reads * shape.vocabulary * _LOGIT_BYTES

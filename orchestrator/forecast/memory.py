@@ -19,7 +19,8 @@ from orchestrator.forecast.edit_counts import (
     per_edit,
     side_by_side,
 )
-from orchestrator.forecast.held import Held, held_by
+from orchestrator.forecast.held import held_by
+from orchestrator.forecast.holding import Held
 from orchestrator.forecast.shape import GIB, Shape
 from orchestrator.forecast.training_costs import Training, training_of
 from orchestrator.planning.trial_spec import TrialSpec
@@ -142,9 +143,9 @@ def _training(
     spec: TrialSpec, shape: Shape, training: Training, held: Held, base: float
 ) -> list[Stage]:
     """Steps of one batch, and what is made before and after them."""
-    together = side_by_side(spec, shape.projection)
+    together = side_by_side(spec, training.trained)
     at_once = batch_size(spec.protocol) / mini_batches(spec) * together
-    rows = (1 if training.is_in_turn else at_once) * training.rows
+    rows = (together if training.is_in_turn else at_once) * training.rows
     fixed = base + _prefixes(spec, shape) + held.kept / GIB
     own = held.batch + rows * held.longest * held.per_token
     going = fixed + (held.moments + held.gradients + own) / GIB

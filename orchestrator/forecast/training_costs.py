@@ -19,6 +19,7 @@ from orchestrator.forecast.edit_counts import (
     num_edits,
     per_edit,
     rolls_back,
+    side_by_side,
 )
 from orchestrator.forecast.shape import Shape, num_ffn_matrices
 from orchestrator.forecast.trained_networks import Networks
@@ -196,6 +197,8 @@ def _vectors(spec: TrialSpec, shape: Shape) -> Training:
     # Between free directions alone there are two products more, and once their eigenvectors.
     is_projected = spec.method.get("null_threshold") is not None
     factor = 4 + 1 / 3 if is_projected else 2 / 3
+    together = side_by_side(spec, edits * shape.width)  # for which one factorisation does, or none
+    factor *= 0 if is_projected and together > 1 else 1 / together
     solved = 2 * len(layers) * (factor * shape.ffn + 4 * edits) * shape.ffn**2
     spectra = 2 * len(layers) * _EIGENVECTORS * shape.ffn**3 * is_projected
     found = len(layers) * edits * keys * 2 * (last + 1) * shape.layer

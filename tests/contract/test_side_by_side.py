@@ -27,6 +27,10 @@ NAMES = [
 # The second edit stops by its loss before the others, one is bounded in its box.
 SETTINGS: dict[str, Any] = {"edit_lr": 0.02, "num_steps": 8, "stop_loss": 0.5, "norm_bound": 0.03}
 
+# Where one weight makes queries and keys, some gradients are rounding alone, of which Adam makes
+# whole steps.
+_IN_FLOAT64 = ("lora",)
+
 
 @pytest.fixture
 def artefacts(tmp_path: Path, chunker: Chunker) -> Artefacts:
@@ -69,7 +73,7 @@ def check_alike(
 
 
 def test_methods_whose_edits_meet_nowhere_learn_side_by_side() -> None:
-    assert {"ft_l", "ft_m", "grace"} <= set(NAMES)
+    assert {"ft_l", "ft_m", "grace", "lora", "rome", "r_rome", "memit", "alphaedit"} <= set(NAMES)
 
 
 @pytest.mark.parametrize("limit", [None, 1])
@@ -77,6 +81,8 @@ def test_methods_whose_edits_meet_nowhere_learn_side_by_side() -> None:
 def test_each_edit_ends_as_by_itself(
     name: str, limit: int | None, backbone: Backbone, artefacts: Artefacts
 ) -> None:
+    if name in _IN_FLOAT64:
+        backbone.model.double()
     original = {key: value.clone() for key, value in backbone.model.state_dict().items()}
     expected = alone(name, backbone, artefacts, **SETTINGS)
     method = make(name, backbone, artefacts, **SETTINGS)

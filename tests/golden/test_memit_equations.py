@@ -14,12 +14,8 @@ from torch import Tensor
 
 from trainables.artefacts import Artefacts
 from trainables.assemblies.spread_vectors import least_squares_update
-from trainables.backbones.hidden_states.subject_vectors import (
-    KlPosition,
-    SubjectVectors,
-    VectorSettings,
-    subject_rows,
-)
+from trainables.backbones.hidden_states.subject_rows import KlPosition, subject_rows
+from trainables.backbones.hidden_states.subject_vectors import SubjectVectors, VectorSettings
 from trainables.backbones.loading import load_backbone
 from trainables.interfaces import Backbone, Edit
 from trainables.methods.memit import Config, Memit

@@ -17,7 +17,8 @@ from trainables.assemblies.ordinary_text import stored_contexts
 from trainables.backbones.forward.split import Split
 from trainables.backbones.loading import load_backbone
 from trainables.interfaces import Backbone, Edit
-from trainables.methods.rome import Config, Rome, rank_one_update
+from trainables.methods.rome.finding import rank_one_update
+from trainables.methods.rome.method import Config, Rome
 from trainables.prompts import edit_batch, subject_last_token
 from trainables.seeding import trial_generators
 from trainables.states import snapshot
@@ -89,7 +90,7 @@ def delta_of(method: Rome, backbone: Backbone, edit: Edit) -> Matrix:
     """The vector of one edit after three steps on the weight as it now is."""
     method.begin(edit_batch(backbone.tokenizer, [edit], end=True))
     assert not method.advance(3)
-    return snapshot(method.state()).tensors["vectors/delta"][0].double().numpy()
+    return snapshot(method.state()).tensors["finding/vectors/delta"][0].double().numpy()
 
 
 @pytest.mark.parametrize("update_key", ["bare", "mean"])

@@ -14,12 +14,11 @@ import torch
 from torch import Tensor
 
 from trainables.backbones.hidden_states.covariance import ridged
+from trainables.backbones.hidden_states.subject_rows import KlPosition, subject_rows
 from trainables.backbones.hidden_states.subject_vectors import (
-    KlPosition,
     SubjectVectors,
     VectorSettings,
     keys_and_states,
-    subject_rows,
 )
 from trainables.errors import ConfigError
 from trainables.interfaces import Backbone, EditBatch, EditReport, PromptBatch, State
@@ -67,6 +66,22 @@ class VectorRun:
             final_loss=float(self.vectors.losses.mean()),
             counts=report.counts,
         )
+
+    def reports(self, is_sampled: bool) -> list[EditReport]:
+        """As `report`, of each edit by itself."""
+        vectors = self.vectors
+        return [
+            EditReport(
+                num_edits=1,
+                num_steps=vectors.steps[number],
+                final_loss=float(loss),
+                counts={
+                    "subject_absent": int(vectors.rows.absent[number]),
+                    "covariance_from_samples": int(is_sampled),
+                },
+            )
+            for number, loss in enumerate(vectors.losses)
+        ]
 
     def store(self, state: State) -> None:
         """Add to a method's state what this batch needs to go on."""
@@ -151,7 +166,7 @@ def least_squares_update(keys: Tensor, residuals: Tensor, old: Tensor) -> Tensor
         residuals: R, (D, N) float64: what the outputs at those keys should gain.
         old: (F, F) float64: cov_weight * C, and what else is to be kept.
     """
-    solution: Tensor = torch.linalg.solve(ridged(old + keys @ keys.T), keys)
+    solution: Tensor = torch.linalg.solve(ridged(old) + keys @ keys.T, keys)
     return residuals @ solution.T
 
 

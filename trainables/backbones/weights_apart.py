@@ -1,9 +1,11 @@
-"""Gives each row of a batch a weight of its own in one projection, side by side."""
+"""Gives rows of a batch weights of their own in some projections, side by side."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -37,3 +39,43 @@ def weights_apart(backbone: Backbone, path: str, weights: Sequence[Tensor]) -> I
         yield
     finally:
         handle.remove()
+
+
+@dataclass(frozen=True)
+class RankOnes:
+    """A change of rank 1 of one weight for each of N edits: outputs (N, D) times inputs (N, F)."""
+
+    outputs: Tensor
+    inputs: Tensor
+
+    def of(self, number: int) -> Tensor:
+        """The change of one edit, (D, F)."""
+        return torch.outer(self.outputs[number], self.inputs[number])
+
+
+@contextmanager
+def changes_apart(
+    backbone: Backbone, changes: Mapping[str, RankOnes], owners: Tensor
+) -> Iterator[None]:
+    """Within the block row n meets weights that are further by the changes of edit `owners[n]`.
+
+    Args:
+        backbone: Rows may run some at a time.
+        changes: By the path of a projection.
+        owners: The edit of each row of the batch, (B,).
+    """
+
+    def apart(change: RankOnes, _: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+        running = backbone.micro_batch.running
+        edits = owners if running is None else owners[running]
+        (entering,) = inputs
+        wide = torch.promote_types(entering.dtype, torch.float32)
+        left, right = change.outputs[edits].to(wide), change.inputs[edits].to(wide)
+        sizes = entering.to(wide) @ right[..., None]  # (B, T, 1)
+        return output + (sizes * left[:, None]).to(output)
+
+    with ExitStack() as stack:
+        for path, change in changes.items():
+            module = backbone.model.get_submodule(path)
+            stack.callback(module.register_forward_hook(partial(apart, change)).remove)
+        yield

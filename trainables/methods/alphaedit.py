@@ -22,6 +22,8 @@ Choices where the source is silent, and deviations:
   them are, `nothing_protected` counts it; where none is, the method is refused.
 - `accumulate_keys: false` leaves C_prev out.
 - The public code's `mom2_update_weight` is not read by its solver, so there is no weight of C here.
+- Edits that are each rolled back (`single`) are found and spread side by side, each for weights of
+  its own; for one key the closed form is U p / (p . p + l2_weight) with p = U^T k.
 - C, the contexts, an absent subject, `kl_position`, `v_num_steps`, low precision, the last layer
   and families with a norm behind the FFN: as `memit.py` says.
 - In the public code C_prev gets the keys of the edited model, after all layers are written. Keys of
@@ -52,10 +54,12 @@ from trainables.assemblies.spread_vectors import (
     spread,
     vector_run,
 )
+from trainables.assemblies.vectors_apart import VectorsApart, null_space_directions
 from trainables.backbones.families import check_ffn_is_added
 from trainables.backbones.forward.split import Split
 from trainables.backbones.hidden_states.covariance import solved
-from trainables.backbones.hidden_states.subject_vectors import KlPosition, VectorSettings
+from trainables.backbones.hidden_states.subject_rows import KlPosition, edits_at_once
+from trainables.backbones.hidden_states.subject_vectors import VectorSettings
 from trainables.backbones.written_weights import WrittenWeights
 from trainables.errors import ConfigError, DataError
 from trainables.field_kinds import Count, CountOrZero, Positive, PositiveOrZero, checked
@@ -150,6 +154,7 @@ class AlphaEdit:
         self._contexts: tuple[str, ...] = ()
         self._is_sampled = False
         self._run: VectorRun | None = None
+        self._apart: VectorsApart | None = None
 
     def prepare(self, training: Sequence[TrainingRecord]) -> None:
         """Free directions and contexts of the pristine backbone, through artefacts.
@@ -171,22 +176,27 @@ class AlphaEdit:
         """Set up one vector for each edit; no weight changes before `finish`.
 
         Raises:
-            DataError: If there are no free directions yet.
+            DataError: If `prepare` has not run.
         """
-        config = self._config
-        if not self._bases:
-            raise DataError("alphaedit has no null space: prepare() comes before the first edit")
-        search = Search(
-            config.v_lr,
-            config.v_num_steps,
-            VectorSettings(config.v_weight_decay, config.stop_loss, config.clamp, config.kl_weight),
-            config.kl_position,
-        )
-        self._run = vector_run(self._backbone, batch, self._contexts, self._layers[-1], search)
+        self._run = self._vectors(batch)
+
+    def begin_each(self, batch: EditBatch) -> None:
+        """Set up one vector for each edit, whose weights will be its own.
+
+        Raises:
+            DataError: If `prepare` has not run.
+        """
+        self._apart = VectorsApart(self._vectors(batch))
+
+    @property
+    def most_side_by_side(self) -> int:
+        """Edits whose rows run all at once."""
+        return edits_at_once(self._backbone, len(self._contexts), self._config.kl_weight > 0)
 
     def advance(self, max_steps: int) -> bool:
         """Take at most `max_steps` updates of the vectors; True when they are found."""
-        return begun(self._run).work.advance(max_steps)
+        run = begun(self._run) if self._apart is None else self._apart.run
+        return run.work.advance(max_steps)
 
     @torch.no_grad()
     def finish(self) -> EditReport:
@@ -195,12 +205,21 @@ class AlphaEdit:
         for layer, keys, residuals in spread(self._backbone, run, self._layers):
             self._write(layer, keys, residuals)
         self._run = None
-        report, shares = run.report(self._is_sampled), self._free_shares()
-        return replace(
-            report,
-            counts={**report.counts, "nothing_protected": int(min(shares) == 1)},
-            numbers={"null_share": sum(shares) / len(shares)},
-        )
+        return self._completed(run.report(self._is_sampled))
+
+    def finish_each(self) -> list[EditReport]:
+        """Find what each edit alone writes; it is written when it is taken."""
+        apart = begun(self._apart)
+        apart.spread(self._backbone, self._layers, self._directions)
+        return [self._completed(report) for report in apart.run.reports(self._is_sampled)]
+
+    def take(self, number: int) -> None:
+        """Write one edit alone, if `finish_each` has come.
+
+        Raises:
+            EditDiverged: If its change of a weight is not finite.
+        """
+        begun(self._apart).write(self._weights, number)
 
     def logits(
         self, prompts: PromptBatch, state: DecodeState | None = None
@@ -210,6 +229,11 @@ class AlphaEdit:
 
     def state(self) -> State:
         """The weights and C_prev; the vectors when a batch is under way."""
+        if self._apart is not None:  # the weights are those of the edit that was taken
+            state = State()
+            self._apart.run.store(state)
+            state.values["is_apart"] = True
+            return state
         state = State(self._weights.tensors())
         for layer, products in self._earlier.items():
             state.tensors[f"earlier/{layer}"] = products
@@ -219,15 +243,19 @@ class AlphaEdit:
 
     def load(self, state: State) -> None:
         """Continue from `state`; `prepare` comes first."""
+        self.remove()
         device = self._backbone.device
+        batch = stored_batch(state, device)
+        if batch is not None and "is_apart" in state.values:
+            self.begin_each(batch)
+            begun(self._apart).run.resume(state)
+            return
         self._weights.load(state.tensors)
         self._earlier = {
             layer: state.tensors[f"earlier/{layer}"].to(device).clone()
             for layer in self._layers
             if f"earlier/{layer}" in state.tensors
         }
-        self._run = None
-        batch = stored_batch(state, device)
         if batch is not None:
             self.begin(batch)
             begun(self._run).resume(state)
@@ -235,11 +263,34 @@ class AlphaEdit:
     def remove(self) -> None:
         """Put the pristine weights back, bit for bit."""
         self._weights.restore()
-        self._earlier, self._run = {}, None
+        self._earlier, self._run, self._apart = {}, None, None
 
     def inference_bytes(self) -> int:
         """The weights as the backbone holds them, and C_prev."""
         return self._weights.num_bytes + sum(products.nbytes for products in self._earlier.values())
+
+    def _vectors(self, batch: EditBatch) -> VectorRun:
+        config = self._config
+        if not self._bases:
+            raise DataError("alphaedit has no null space: prepare() comes before the first edit")
+        search = Search(
+            config.v_lr,
+            config.v_num_steps,
+            VectorSettings(config.v_weight_decay, config.stop_loss, config.clamp, config.kl_weight),
+            config.kl_position,
+        )
+        return vector_run(self._backbone, batch, self._contexts, self._layers[-1], search)
+
+    def _directions(self, layer: int, keys: Tensor) -> Tensor:
+        return null_space_directions(keys, self._bases[layer].to(keys), self._config.l2_weight)
+
+    def _completed(self, report: EditReport) -> EditReport:
+        shares = self._free_shares()
+        return replace(
+            report,
+            counts={**report.counts, "nothing_protected": int(min(shares) == 1)},
+            numbers={"null_share": sum(shares) / len(shares)},
+        )
 
     def _free_shares(self) -> list[float]:
         """Share of each layer's directions that a change may use."""
@@ -295,6 +346,6 @@ def null_space_update(
     return (residuals @ solution.T) @ basis.T
 
 
-VERSION = 2  # vectors are found on the tokens that they reach alone
+VERSION = 3  # edits that are rolled back are found side by side
 CONFIG = Config
 METHOD = AlphaEdit

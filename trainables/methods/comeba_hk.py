@@ -61,7 +61,8 @@ from trainables.assemblies.spread_vectors import (
 from trainables.backbones.families import check_ffn_is_added
 from trainables.backbones.forward.split import Split
 from trainables.backbones.hidden_states.covariance import states_above, watched_keys
-from trainables.backbones.hidden_states.subject_vectors import KlPosition, VectorSettings
+from trainables.backbones.hidden_states.subject_rows import KlPosition
+from trainables.backbones.hidden_states.subject_vectors import VectorSettings
 from trainables.backbones.surgery import get_module
 from trainables.errors import DataError, EditDiverged
 from trainables.field_kinds import Count, CountOrZero, Positive, PositiveOrZero, checked
@@ -381,4 +382,4 @@ class ComebaHk:
 
 CONFIG = Config
 METHOD = ComebaHk
-VERSION = 2  # vectors are found on the tokens that they reach alone
+VERSION = 3  # what makes a singular C solvable comes from C alone

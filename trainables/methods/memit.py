@@ -12,12 +12,14 @@ Source: Meng et al., "Mass-Editing Memory in a Transformer" (arXiv:2210.07229). 
 
 Deviations, and choices where the paper is silent:
 - The weights change in `finish`: a batch that is scored before shows the floor.
+- Edits that are each rolled back (`single`) are found side by side, and spread with one
+  factorisation of cov_weight * C for all of them, each for weights of its own.
 - `v_num_steps` counts updates of the vectors; published code takes one fewer.
 - C is made from 10 tokens a key dimension, which suffices (arXiv:2506.04226); published are 100,000
   documents of Wikipedia. The text is `covariance_text`, else the checkpoint's own
   (`training_text.txt`), else one that the pristine backbone samples: the prompts of a data set are
   no substitute, as all that they leave untouched the update is free to change.
-- With few tokens C is singular; 1e-8 of the system's mean diagonal is added before solving.
+- With few tokens C is singular; 1e-8 of the mean diagonal of cov_weight * C is added to it.
 - Contexts are sampled from the pristine backbone once, with a fixed seed, and shared by all trials.
 - `kl_position: last` is the papers' text: ROME (Meng et al., arXiv:2202.05262) compares
   what follows "{subject} is a", and MEMIT takes up that vector step. `subject` is what both
@@ -48,9 +50,11 @@ from trainables.assemblies.spread_vectors import (
     spread,
     vector_run,
 )
+from trainables.assemblies.vectors_apart import VectorsApart, least_squares_directions
 from trainables.backbones.families import check_ffn_is_added
 from trainables.backbones.forward.split import Split
-from trainables.backbones.hidden_states.subject_vectors import KlPosition, VectorSettings
+from trainables.backbones.hidden_states.subject_rows import KlPosition, edits_at_once
+from trainables.backbones.hidden_states.subject_vectors import VectorSettings
 from trainables.backbones.written_weights import WrittenWeights
 from trainables.errors import DataError
 from trainables.field_kinds import Count, CountOrZero, Positive, PositiveOrZero, checked
@@ -143,6 +147,7 @@ class Memit:
         self._contexts: tuple[str, ...] = ()
         self._is_sampled = False
         self._run: VectorRun | None = None
+        self._apart: VectorsApart | None = None
 
     def prepare(self, training: Sequence[TrainingRecord]) -> None:
         """Second moments and contexts of the pristine backbone, through artefacts.
@@ -159,21 +164,30 @@ class Memit:
         self._contexts = stored_contexts(split, store, config.contexts, config.context_length)
 
     def begin(self, batch: EditBatch) -> None:
-        """Set up one vector for each edit; no weight changes before `finish`."""
-        config = self._config
-        if not self._moments:
-            raise DataError("memit has no second moments: prepare() comes before the first edit")
-        search = Search(
-            config.v_lr,
-            config.v_num_steps,
-            VectorSettings(config.v_weight_decay, config.stop_loss, config.clamp, config.kl_weight),
-            config.kl_position,
-        )
-        self._run = vector_run(self._backbone, batch, self._contexts, self._layers[-1], search)
+        """Set up one vector for each edit; no weight changes before `finish`.
+
+        Raises:
+            DataError: If `prepare` has not run.
+        """
+        self._run = self._vectors(batch)
+
+    def begin_each(self, batch: EditBatch) -> None:
+        """Set up one vector for each edit, whose weights will be its own.
+
+        Raises:
+            DataError: If `prepare` has not run.
+        """
+        self._apart = VectorsApart(self._vectors(batch))
+
+    @property
+    def most_side_by_side(self) -> int:
+        """Edits whose rows run all at once."""
+        return edits_at_once(self._backbone, len(self._contexts), self._config.kl_weight > 0)
 
     def advance(self, max_steps: int) -> bool:
         """Take at most `max_steps` updates of the vectors; True when they are found."""
-        return begun(self._run).work.advance(max_steps)
+        run = begun(self._run) if self._apart is None else self._apart.run
+        return run.work.advance(max_steps)
 
     @torch.no_grad()
     def finish(self) -> EditReport:
@@ -184,6 +198,20 @@ class Memit:
         self._run = None
         return run.report(self._is_sampled)
 
+    def finish_each(self) -> list[EditReport]:
+        """Find what each edit alone writes; it is written when it is taken."""
+        apart = begun(self._apart)
+        apart.spread(self._backbone, self._layers, self._directions)
+        return apart.run.reports(self._is_sampled)
+
+    def take(self, number: int) -> None:
+        """Write one edit alone, if `finish_each` has come.
+
+        Raises:
+            EditDiverged: If its change of a weight is not finite.
+        """
+        begun(self._apart).write(self._weights, number)
+
     def logits(
         self, prompts: PromptBatch, state: DecodeState | None = None
     ) -> tuple[Tensor, DecodeState]:
@@ -192,6 +220,11 @@ class Memit:
 
     def state(self) -> State:
         """The weights and remembered keys; the vectors when a batch is under way."""
+        if self._apart is not None:  # the weights are those of the edit that was taken
+            state = State()
+            self._apart.run.store(state)
+            state.values["is_apart"] = True
+            return state
         state = State(self._weights.tensors())
         for layer, products in self._earlier.items():
             state.tensors[f"earlier/{layer}"] = products
@@ -201,7 +234,13 @@ class Memit:
 
     def load(self, state: State) -> None:
         """Continue from `state`; `prepare` comes first."""
+        self.remove()
         device = self._backbone.device
+        batch = stored_batch(state, device)
+        if batch is not None and "is_apart" in state.values:
+            self.begin_each(batch)
+            begun(self._apart).run.resume(state)
+            return
         self._weights.load(state.tensors)
         stored = {layer: state.tensors.get(f"earlier/{layer}") for layer in self._layers}
         self._earlier = {
@@ -209,8 +248,6 @@ class Memit:
             for layer, products in stored.items()
             if products is not None
         }
-        self._run = None
-        batch = stored_batch(state, device)
         if batch is not None:
             self.begin(batch)
             begun(self._run).resume(state)
@@ -218,11 +255,27 @@ class Memit:
     def remove(self) -> None:
         """Put the pristine weights back, bit for bit."""
         self._weights.restore()
-        self._earlier, self._run = {}, None
+        self._earlier, self._run, self._apart = {}, None, None
 
     def inference_bytes(self) -> int:
         """The weights as the backbone holds them, and the remembered keys."""
         return self._weights.num_bytes + sum(products.nbytes for products in self._earlier.values())
+
+    def _vectors(self, batch: EditBatch) -> VectorRun:
+        config = self._config
+        if not self._moments:
+            raise DataError("memit has no second moments: prepare() comes before the first edit")
+        search = Search(
+            config.v_lr,
+            config.v_num_steps,
+            VectorSettings(config.v_weight_decay, config.stop_loss, config.clamp, config.kl_weight),
+            config.kl_position,
+        )
+        return vector_run(self._backbone, batch, self._contexts, self._layers[-1], search)
+
+    def _directions(self, layer: int, keys: Tensor) -> Tensor:
+        old = self._config.cov_weight * self._moments[layer].to(keys)
+        return least_squares_directions(keys, old)
 
     def _write(self, layer: int, keys: Tensor, residuals: Tensor) -> None:
         """Add the update of `keys` (F, N) and `residuals` (D, N) to the weight of `layer`."""
@@ -235,6 +288,6 @@ class Memit:
             self._earlier[layer] = earlier + keys @ keys.T
 
 
-VERSION = 4  # vectors are found on the tokens that they reach alone
+VERSION = 5  # edits that are rolled back are found side by side
 CONFIG = Config
 METHOD = Memit

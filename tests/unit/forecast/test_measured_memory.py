@@ -63,11 +63,13 @@ def test_memory_when_it_is_measured_then_it_is_as_declared(
     assert ("prepare" in names) == (method in prepares)
 
 
-@pytest.mark.parametrize("method", ["ft_m", "grace"])
+@pytest.mark.parametrize(
+    ("method", "edits"), [("ft_m", 6), ("grace", 6), ("lora", 6), ("memit", 2), ("rome", 2)]
+)
 def test_memory_when_single_edits_train_side_by_side_then_it_is_as_declared(
-    method: str, checkpoint: Path, tmp_path: Path
+    method: str, edits: int, checkpoint: Path, tmp_path: Path
 ) -> None:
-    trial = trial_of(method, checkpoint, 6, "float32", "protocol.kind=single")
+    trial = trial_of(method, checkpoint, edits, "float32", "protocol.kind=single")
     for line in compared(trial, measured(trial, tmp_path)):
         assert 1 / FACTOR < line.ratio < FACTOR, str(line)
 

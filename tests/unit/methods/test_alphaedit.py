@@ -16,7 +16,8 @@ from trainables.artefacts import Artefacts
 from trainables.assemblies.ordinary_text import Spectrum
 from trainables.assemblies.spread_vectors import least_squares_update
 from trainables.backbones.hidden_states.covariance import states_above, watched_keys
-from trainables.backbones.hidden_states.subject_vectors import keys_and_states, subject_rows
+from trainables.backbones.hidden_states.subject_rows import subject_rows
+from trainables.backbones.hidden_states.subject_vectors import keys_and_states
 from trainables.errors import ConfigError, DataError
 from trainables.interfaces import Backbone, Edit, EditReport
 from trainables.methods.alphaedit import AlphaEdit, free_bases, null_space_update

@@ -14,11 +14,11 @@ from trainables.assemblies.spread_vectors import least_squares_update
 from trainables.backbones.forward.prefix_cache import PrefixCache
 from trainables.backbones.forward.split import Split
 from trainables.backbones.hidden_states.sampled_text import sampled_contexts
+from trainables.backbones.hidden_states.subject_rows import subject_rows
 from trainables.backbones.hidden_states.subject_vectors import (
     SubjectVectors,
     VectorSettings,
     keys_and_states,
-    subject_rows,
 )
 from trainables.errors import ConfigError, DataError
 from trainables.interfaces import Backbone, Edit, EditReport, TrainingRecord

@@ -10,16 +10,17 @@ import pytest
 import torch
 
 from trainables.artefacts import Artefacts
+from trainables.backbones.hidden_states.subject_rows import subject_rows
 from trainables.backbones.hidden_states.subject_vectors import (
     SubjectVectors,
     VectorSettings,
     keys_by_context,
-    subject_rows,
 )
 from trainables.backbones.loading import load_backbone
 from trainables.errors import ConfigError, DataError, EditDiverged
 from trainables.interfaces import Backbone, Edit, EditReport
-from trainables.methods.rome import Config, Rome, rank_one_update
+from trainables.methods.rome.finding import rank_one_update
+from trainables.methods.rome.method import Config, Rome
 from trainables.prompts import edit_batch
 from trainables.seeding import trial_generators
 

@@ -23,9 +23,8 @@ element, so the result is that of one after the other.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,18 +33,9 @@ from trainables.backbones.forward.prefix_cache import PrefixCache
 from trainables.backbones.forward.split import PerToken, Split
 from trainables.backbones.forward.tail import Tail
 from trainables.backbones.hidden_states.covariance import states_above, watched_keys
-from trainables.interfaces import Backbone, EditBatch, PromptBatch, State
-from trainables.prompts import (
-    Row,
-    collate,
-    labels_of,
-    pad_id,
-    row_index,
-    subject_last_token,
-    tokenise,
-)
-
-KlPosition = Literal["last", "subject"]
+from trainables.backbones.hidden_states.subject_rows import SubjectRows
+from trainables.interfaces import Backbone, PromptBatch, State
+from trainables.prompts import labels_of, row_index
 
 
 @dataclass(frozen=True)
@@ -56,94 +46,6 @@ class VectorSettings:
     stop_loss: float
     clamp: float
     kl_weight: float
-
-
-@dataclass(frozen=True)
-class SubjectRows:
-    """R token rows: the N bare prompts, the prompts in each context, then the rows of the KL term.
-
-    Attributes:
-        tokens: Right-padded; scored at target tokens, in KL rows at their end.
-        owner: Edit of each row, (R,).
-        columns: Column of each subject's last token, (R,).
-        starts: The same on the host.
-        num_edits: N.
-        num_prompts: Rows before those of the KL term.
-        num_absent: Edits whose subject does not occur in the prompt; its last token stands in.
-    """
-
-    tokens: PromptBatch
-    owner: Tensor
-    columns: Tensor
-    starts: Tensor
-    num_edits: int
-    num_prompts: int
-    num_absent: int
-
-    def prompts(self) -> PromptBatch:
-        """The rows without those of the KL term."""
-        return self.tokens.rows(torch.arange(self.num_prompts))
-
-    def at_subjects(self, states: Tensor, first: int = 0) -> Tensor:
-        """Some rows (R, T, D), from `first` on -> states at the subjects' last tokens, (R, D)."""
-        rows = torch.arange(len(states), device=states.device)
-        return states[rows, self.columns[first : first + len(states)]]
-
-
-def subject_rows(
-    backbone: Backbone,
-    batch: EditBatch,
-    contexts: Sequence[str],
-    *,
-    with_kl: bool,
-    kl_position: KlPosition = "last",
-) -> SubjectRows:
-    """Token rows of `batch` as they are, behind each of `contexts`, and of "{subject} is a".
-
-    An edit without any subject has no KL row. Where the KL term is read at the subject, its row
-    ends there: no token reads what follows it.
-    """
-    tokenizer = backbone.tokenizer
-    rows: list[Row] = []
-    columns: list[int] = []
-    num_absent = 0
-    for context in ("", *contexts):
-        for index, edit in enumerate(batch.edits):
-            row, prompt = _row_of(batch.tokens.on_host, index), edit.prompt
-            if context:
-                prompt = f"{context} {edit.prompt}"
-                end = row.ids[-1] == tokenizer.eos_token_id
-                row = tokenise(tokenizer, prompt, edit.target_new, end=end)
-            column = subject_last_token(tokenizer, prompt, edit.subject)
-            num_absent += column is None and not context
-            last = row.prompt_length - 1
-            rows.append(row)
-            columns.append(last if column is None else min(column, last))
-    num_prompts = len(rows)
-    owner = list(range(len(batch))) * (1 + len(contexts))
-    for index, edit in enumerate(batch.edits if with_kl else ()):
-        prompt = f"{edit.subject} is a"
-        column = subject_last_token(tokenizer, prompt, edit.subject)
-        if column is not None:
-            row = tokenise(tokenizer, prompt)
-            read = column + 1 if kl_position == "subject" else len(row.ids)
-            rows.append(Row(row.ids[:read], read))
-            columns.append(column)
-            owner.append(index)
-    device = backbone.device
-    tokens = collate(rows, pad_id=pad_id(tokenizer))
-    kl_rows = torch.arange(num_prompts, len(rows))
-    tokens.scored[kl_rows, tokens.prompt_ends[kl_rows]] = True
-    starts = torch.tensor(columns)
-    return SubjectRows(
-        tokens.to(device),
-        torch.tensor(owner, device=device),
-        starts.to(device, non_blocking=True),
-        starts,
-        len(batch),
-        num_prompts,
-        num_absent,
-    )
 
 
 @dataclass(frozen=True)
@@ -188,7 +90,15 @@ class _Moving:
 
 
 class SubjectVectors:
-    """The vectors of one batch, behind one layer of a backbone whose weights do not move."""
+    """The vectors of one batch, behind one layer of a backbone whose weights do not move.
+
+    Attributes:
+        rows: The edits.
+        base: What |delta| counts beside, (N, D) float32.
+        delta: The vectors, (N, D) float32.
+        losses: Of each edit when it was last moved, or asked; (N,).
+        steps: Updates of each vector.
+    """
 
     def __init__(
         self,
@@ -225,6 +135,7 @@ class SubjectVectors:
             self._held = self.delta.detach().clone()
             self._is_settled = torch.zeros(rows.num_edits, dtype=torch.bool, device=device)
             self.losses = torch.zeros(rows.num_edits, device=device)
+            self.steps = [0] * rows.num_edits
             kl_rows = torch.arange(len(rows.owner)) >= rows.num_prompts
             self._before: Tensor | None = None  # (KL rows, V) log-probabilities
             if bool(kl_rows.any()):
@@ -264,6 +175,13 @@ class SubjectVectors:
         norms = self.delta.norm(dim=1).clamp_min(torch.finfo(torch.float32).tiny)
         self.delta.mul_((limits / norms).clamp_max(1.0)[:, None])
         self.delta.copy_(torch.where(self._is_settled[:, None], self._held, self.delta))
+        self.steps = [
+            steps + (not settled) for steps, settled in zip(self.steps, self._settled, strict=True)
+        ]
+
+    def is_settled(self, edit: int) -> bool:
+        """Whether an edit's vector does not move any more, as its loss was low."""
+        return self._settled[edit]
 
     def state(self) -> State:
         """The vectors; everything else follows from the batch and the weights."""
@@ -272,7 +190,8 @@ class SubjectVectors:
                 "delta": self.delta.detach(),
                 "is_settled": self._is_settled,
                 "losses": self.losses,
-            }
+            },
+            {"steps": list(self.steps)},
         )
 
     def load(self, state: State) -> None:
@@ -281,6 +200,8 @@ class SubjectVectors:
             self.delta.copy_(state.tensors["delta"])
         self._is_settled = state.tensors["is_settled"].to(self.delta.device).clone()
         self.losses = state.tensors["losses"].to(self.delta.device).clone()
+        steps: Any = state.values["steps"]
+        self.steps = list(steps)
         self._note_settled()
 
     def _note_settled(self) -> None:
@@ -393,8 +314,3 @@ def _means(values: Tensor, groups: Tensor, num_groups: int) -> Tensor:
     counts = groups.new_zeros(num_groups).index_add(0, groups, torch.ones_like(groups))
     means: Tensor = sums / counts.clamp_min(1)
     return means
-
-
-def _row_of(tokens: PromptBatch, index: int) -> Row:
-    ids = tokens.input_ids[index][tokens.attention_mask[index].bool()]
-    return Row(tuple(ids.tolist()), int(tokens.prompt_lengths[index]))

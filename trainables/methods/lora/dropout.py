@@ -22,11 +22,14 @@ class Dropout:
 
     Attributes:
         seed: Of one step; None: nothing is left out.
+        is_apart: Whether rows count as if each ran alone, so that their place in the batch decides
+            nothing.
     """
 
     def __init__(self, share: float, micro_batch: MicroBatch) -> None:
         """Leave out `share` of the numbers, in [0, 1); `micro_batch` says which rows run."""
         self.seed: int | None = None
+        self.is_apart = False
         self._share = share
         self._micro_batch = micro_batch
 
@@ -41,7 +44,9 @@ class Dropout:
             return x
         width, size = x.shape[1:]
         running, tokens = self._micro_batch.running, self._micro_batch.places
-        if tokens is None:
+        if self.is_apart:
+            tokens = torch.arange(width, device=x.device).repeat(len(x))
+        elif tokens is None:
             first = 0 if running is None else int(running.start)
             tokens = torch.arange(first * width, (first + len(x)) * width, device=x.device)
         within = torch.arange(size, device=x.device)

@@ -6,7 +6,8 @@ h = W_0 x + (alpha / r) B A x, with B zero at first.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Literal
 
 import torch
@@ -41,6 +42,10 @@ class LowRank(nn.Module):
 
     A (R, in) and B (out, R) are trained; A' and B' are those that were kept before, row by row and
     column by column in one matrix each.
+
+    Attributes:
+        apart: What gives each row that runs an A and a B of its own, (b, R, in) and (b, out, R);
+            None: all rows have those of the map.
     """
 
     def __init__(
@@ -71,6 +76,7 @@ class LowRank(nn.Module):
         self.frozen = frozen
         self._shape, self._generator = (lora_rank, size_in), generator
         self._scale, self._drop = scale, drop
+        self.apart: Callable[[], tuple[Tensor, Tensor]] | None = None
         like = weight.new_empty(0, device=home) if weight.is_meta else weight
         inner = drawn_inner(self._shape, generator, like)
         self.inner = nn.Parameter(inner)
@@ -90,7 +96,8 @@ class LowRank(nn.Module):
         """The frozen map's output (..., out) and the adapter's."""
         output: Tensor = self.frozen(x)
         wide = x.to(self.inner)
-        added = linear(linear(self._drop(wide), self.inner), self.outer)
+        inner, outer = (self.inner, self.outer) if self.apart is None else self.apart()
+        added = (self._drop(wide) @ inner.mT) @ outer.mT
         if len(self.kept_inner):
             added = added + linear(linear(wide, self.kept_inner), self.kept_outer)
         return output + (self._scale * added).to(output)
@@ -113,7 +120,11 @@ class LowRank(nn.Module):
 
 
 class LowRankMaps:
-    """The low-rank maps beside some linear maps of a backbone; absent until `attach`."""
+    """The low-rank maps beside some linear maps of a backbone; absent until `attach`.
+
+    Attributes:
+        num_trained: Numbers in A and B of all maps.
+    """
 
     def __init__(
         self,
@@ -140,6 +151,8 @@ class LowRankMaps:
         self._rank, self._scale = lora_rank, lora_alpha / lora_rank
         self._generator, self._drop = generator, drop
         self._maps: dict[str, LowRank] = {}
+        shapes = (backbone.model.get_parameter(f"{path}.weight").shape for path in paths)
+        self.num_trained = sum(lora_rank * sum(shape) for shape in shapes)
 
     @property
     def is_attached(self) -> bool:
@@ -177,6 +190,40 @@ class LowRankMaps:
         for parameter in self._parameters().values():
             parameter.requires_grad_(False)
             parameter.grad = None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """A and B of all maps, by name."""
+        return {name: parameter.detach() for name, parameter in self._parameters().items()}
+
+    @torch.no_grad()
+    def set(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take A and B of all maps, named as in `tensors`."""
+        for name, parameter in self._parameters().items():
+            parameter.copy_(tensors[name])
+
+    def set_apart(self, stacks: Mapping[str, Tensor], edits: Tensor) -> None:
+        """From now on row n meets the maps of edit `edits[n]`, until `set_together`.
+
+        Args:
+            stacks: A and B of each of N edits, (N, ...), by the names of `tensors`.
+            edits: For each row of the batch, (B,). Rows may run some at a time, but not packed.
+        """
+        micro_batch = self._backbone.micro_batch
+
+        def of_running(inner: Tensor, outer: Tensor) -> tuple[Tensor, Tensor]:
+            running = edits if micro_batch.running is None else edits[micro_batch.running]
+            if len(running) == len(inner):  # all edits in their order
+                return inner, outer
+            return inner[running.to(inner.device)], outer[running.to(outer.device)]
+
+        for path, low_rank in self._maps.items():
+            own = stacks[f"{path}/inner"], stacks[f"{path}/outer"]
+            low_rank.apart = partial(of_running, *own)
+
+    def set_together(self) -> None:
+        """From now on all rows meet the maps themselves."""
+        for low_rank in self._maps.values():
+            low_rank.apart = None
 
     def state(self) -> State:
         """All maps; empty before `attach`."""

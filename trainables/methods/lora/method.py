@@ -8,6 +8,8 @@ GPT2-XL.
 Choices where the papers are silent:
 - Queries and values get a map, as in the field's common tool, in all layers; where one weight makes
   queries, keys and values, it gets one map. The rank is not scaled with a backbone's width.
+- Edits that are each rolled back (`single`) are trained side by side, each with maps and a stop of
+  its own: their rows pass the frozen weights together.
 - The loss is cross-entropy on the target's tokens, minimised by Adam.
 - In a stream the same maps go on training, with a fresh Adam for each batch (`adapter: one`);
   `one_per_batch` starts new ones beside those of earlier batches, which stay and are added.
@@ -42,6 +44,7 @@ from trainables.interfaces import (
     State,
     TrainingRecord,
 )
+from trainables.methods.lora.apart import MapsApart
 from trainables.methods.lora.dropout import Dropout
 from trainables.methods.lora.low_rank import LowRankMaps, Modules, adapted_paths
 from trainables.optimise import (
@@ -51,10 +54,11 @@ from trainables.optimise import (
     TargetRows,
     begun,
     row_loss,
+    row_means,
     stored_batch,
     token_losses,
 )
-from trainables.prompts import row_index
+from trainables.prompts import batch_from, row_index
 
 
 @checked
@@ -83,6 +87,11 @@ class Config:
     stop_loss: float | None
 
 
+_MOST_APART = 32  # edits side by side, as many rows as a batch has
+_MOST_APART_BYTES = 2**28
+_COPIES = 4  # of each map: itself, its gradient and Adam's two moments
+
+
 class Lora:
     """Trains low-rank maps in all layers; the backbone stays frozen."""
 
@@ -100,7 +109,9 @@ class Lora:
         self.num_steps = config.num_steps
         self._config = config
         self._generators = generators
-        self._split = Split(backbone, 0, artefacts.prefix_cache, has_batch_state=False, packs=True)
+        cache = artefacts.prefix_cache
+        self._split = Split(backbone, 0, cache, has_batch_state=False, packs=True)
+        self._unpacked = Split(backbone, 0, cache, has_batch_state=False)
         self._dropout = Dropout(config.dropout, backbone.micro_batch)
         self._maps = LowRankMaps(
             backbone,
@@ -111,6 +122,7 @@ class Lora:
             drop=self._dropout,
         )
         self._run: BatchRun | None = None
+        self._apart: MapsApart | None = None
         self._seed = 0  # of the dropout in this batch
 
     def prepare(self, training: Sequence[TrainingRecord]) -> None:
@@ -122,15 +134,27 @@ class Lora:
             self._maps.attach()
         elif self._config.adapter == "one_per_batch":
             self._maps.keep()
-        drawn = torch.randint(2**62, (), generator=self._generators.noise)
-        self._start(batch, int(drawn))
+        self._start(batch, self._drawn_seed())
+
+    def begin_each(self, batch: EditBatch) -> None:
+        """Add maps, and set up Adam on a copy of them for each edit by itself."""
+        self._maps.attach()
+        self._start_each(batch, self._drawn_seed())
+
+    @property
+    def most_side_by_side(self) -> int:
+        """Edits whose maps, with gradients and Adam's moments, take a quarter of 2**30 bytes."""
+        within = _MOST_APART_BYTES // (_COPIES * 4 * self._maps.num_trained)
+        return max(1, min(_MOST_APART, within))
 
     def advance(self, max_steps: int) -> bool:
         """Take at most `max_steps` Adam steps; True when the batch is done."""
         try:
+            if self._apart is not None:
+                return self._apart.advance(max_steps)
             return begun(self._run).advance(max_steps)
         finally:
-            self._dropout.seed = None
+            self._dropout.seed, self._dropout.is_apart = None, False
 
     def finish(self) -> EditReport:
         """Freeze the maps until the next batch."""
@@ -138,6 +162,14 @@ class Lora:
         self._maps.freeze()
         self._run = None
         return report
+
+    def finish_each(self) -> list[EditReport]:
+        """The reports; all maps are frozen already."""
+        return begun(self._apart).reports()
+
+    def take(self, number: int) -> None:
+        """Put the maps of one edit in place."""
+        begun(self._apart).take(number)
 
     def logits(
         self, prompts: PromptBatch, state: DecodeState | None = None
@@ -157,6 +189,9 @@ class Lora:
         if self._run is not None:
             state.values["seed"] = self._seed
             self._run.store(state)
+        if self._apart is not None:
+            state.values["seed"] = self._seed
+            state.nest("apart", self._apart.state())
         return state
 
     def load(self, state: State) -> None:
@@ -168,6 +203,11 @@ class Lora:
             seed = state.values["seed"]
             assert isinstance(seed, int)
             self._start(batch, seed).resume(state)
+        if "apart" in state.values:
+            inner, seed = state.inner("apart"), state.values["seed"]
+            assert isinstance(seed, int)
+            batch = batch_from(inner.inner("batch"), self._split.backbone.device)
+            self._start_each(batch, seed).resume(inner)
         # Last: making the maps above drew from one of them.
         self._generators.init.set_state(state.tensors["generator_init"].cpu())
         self._generators.noise.set_state(state.tensors["generator_noise"].cpu())
@@ -175,7 +215,36 @@ class Lora:
     def remove(self) -> None:
         """Take the maps out of the backbone and forget all edits."""
         self._maps.remove()
-        self._run = None
+        self._run = self._apart = None
+
+    def _drawn_seed(self) -> int:
+        return int(torch.randint(2**62, (), generator=self._generators.noise))
+
+    def _settings(self) -> OptimiserSettings:
+        config = self._config
+        return OptimiserSettings("adam", config.edit_lr, config.num_steps, config.stop_loss)
+
+    def _start_each(self, batch: EditBatch, seed: int) -> MapsApart:
+        """Set up the optimisation of maps for each edit."""
+        split, micro_batch = self._unpacked, self._split.backbone.micro_batch
+        hidden = split.hidden(batch.tokens)
+        labels = batch.labels.split(batch.tokens.scored_counts)
+
+        def losses(running: Sequence[int]) -> Tensor:
+            self._dropout.seed = seed + apart.optimisation.steps_taken
+            self._dropout.is_apart = True
+            chosen = torch.tensor(running)
+            tokens = batch.tokens.rows(chosen)
+            held = torch.cat([labels[number] for number in running])
+            states = hidden[chosen.to(hidden.device, non_blocking=True)]
+            with micro_batch.undivided():
+                found = split.per_token(token_losses, tokens, held, hidden=states)
+            return row_means(found, TargetRows.of(row_index(tokens)))
+
+        settings = self._settings()
+        apart = MapsApart(batch, self._maps, losses, settings, micro_batch.agreed)
+        self._apart, self._seed = apart, seed
+        return apart
 
     def _start(self, batch: EditBatch, seed: int) -> BatchRun:
         """Set up the optimisation of all maps."""
@@ -190,11 +259,9 @@ class Lora:
                 losses = self._split.per_token(token_losses, tokens, batch.labels, hidden=hidden)
             return row_loss(losses, rows)
 
-        config = self._config
-        settings = OptimiserSettings("adam", config.edit_lr, config.num_steps, config.stop_loss)
         run = BatchRun(
             batch,
-            Optimisation(self._maps.thaw(), loss, settings, agreed=micro_batch.agreed),
+            Optimisation(self._maps.thaw(), loss, self._settings(), agreed=micro_batch.agreed),
         )
         self._run, self._seed = run, seed
         return run
@@ -202,4 +269,4 @@ class Lora:
 
 CONFIG = Config
 METHOD = Lora
-VERSION = 2  # rows are packed where they train
+VERSION = 3  # edits that are rolled back train side by side

@@ -17,6 +17,8 @@ contexts both are the same.
 Deviations, and choices where the paper is silent:
 - The edits of a batch are made one after another, each on the weight that the last one left, so
   that the batch size decides nothing but when edits are scored.
+- Edits that are each rolled back (`single`) are found side by side, each for a weight of its own:
+  their rows pass the frozen layers together.
 - `v_num_steps` counts updates of a vector; published code takes one fewer.
 - v* is that of the bare prompt with `mean`, too, as in R-ROME's public code.
 - Of u the length cancels; published code sets it to 1.
@@ -42,16 +44,19 @@ from trainables.assemblies.ordinary_text import check_text, stored_contexts, sto
 from trainables.backbones.families import check_ffn_is_added
 from trainables.backbones.forward.split import Split
 from trainables.backbones.hidden_states.covariance import ridged
-from trainables.backbones.hidden_states.subject_vectors import (
+from trainables.backbones.hidden_states.subject_rows import (
     KlPosition,
+    edits_at_once,
+    subject_rows,
+)
+from trainables.backbones.hidden_states.subject_vectors import (
     SubjectVectors,
     VectorSettings,
     keys_by_context,
-    subject_rows,
 )
 from trainables.backbones.master_weight import MasterWeight
 from trainables.backbones.surgery import KeptWeights, get_module
-from trainables.errors import ConfigError, DataError, EditDiverged
+from trainables.errors import ConfigError, DataError
 from trainables.field_kinds import Count, CountOrZero, Positive, PositiveOrZero, checked
 from trainables.interfaces import (
     Backbone,
@@ -64,8 +69,9 @@ from trainables.interfaces import (
     State,
     TrainingRecord,
 )
+from trainables.methods.rome.finding import Finding
 from trainables.optimise import Optimisation, OptimiserSettings, begun, stored_batch
-from trainables.prompts import batch_state
+from trainables.prompts import batch_from, batch_state
 
 
 @checked
@@ -125,25 +131,6 @@ def check_family(family: Family) -> None:
 
 
 @dataclass
-class _Finding:
-    """The edit whose vector is being found.
-
-    Attributes:
-        vectors: Its delta.
-        optimisation: The loop that finds it.
-        mean_key: k, (F,) float32.
-        key: k', (F,) float32.
-        gap: v - W k', (D,) float32; 0 where k' is the key of the bare prompt.
-    """
-
-    vectors: SubjectVectors
-    optimisation: Optimisation
-    mean_key: Tensor
-    key: Tensor
-    gap: Tensor
-
-
-@dataclass
 class _Run:
     """A batch under way.
 
@@ -153,7 +140,7 @@ class _Run:
         num_written: How many those are.
         num_steps: Steps that they took.
         num_absent: Those whose subject is not in their prompt.
-        finding: The next one; None when all are written.
+        finding: The next edit; None when all are written.
     """
 
     batch: EditBatch
@@ -161,7 +148,7 @@ class _Run:
     num_written: int = 0
     num_steps: int = 0
     num_absent: int = 0
-    finding: _Finding | None = None
+    finding: Finding | None = None
 
 
 class Rome:
@@ -192,6 +179,7 @@ class Rome:
         self._is_sampled = False
         self._contexts: tuple[str, ...] = ()
         self._run: _Run | None = None
+        self._apart: Finding | None = None
 
     def prepare(self, training: Sequence[TrainingRecord]) -> None:
         """Second moments and contexts of the pristine backbone, through artefacts.
@@ -219,19 +207,35 @@ class Rome:
         Raises:
             DataError: If there are no second moments yet.
         """
-        if self._config.covariance == "text" and self._factors is None:
-            raise DataError("rome has no second moments: prepare() comes before the first edit")
+        self._check_prepared()
         self._begin(_Run(batch, torch.zeros((), device=self._backbone.device)))
+
+    def begin_each(self, batch: EditBatch) -> None:
+        """Set up the vectors of all edits, each for a weight of its own.
+
+        Raises:
+            DataError: If there are no second moments yet.
+        """
+        self._check_prepared()
+        self.num_steps = self._config.v_num_steps
+        self._apart = self._find(batch)
+
+    @property
+    def most_side_by_side(self) -> int:
+        """Edits whose rows run all at once."""
+        return edits_at_once(self._backbone, len(self._contexts), self._config.kl_weight > 0)
 
     def advance(self, max_steps: int) -> bool:
         """Take at most `max_steps` updates of vectors, and write those that are found.
 
         Returns:
-            True when all edits are written.
+            True when all edits are written; side by side: when they may be taken.
 
         Raises:
             EditDiverged: If a loss or a change of the weight is not finite.
         """
+        if self._apart is not None:
+            return self._apart.optimisation.advance(max_steps)
         run = begun(self._run)
         while run.finding is not None and max_steps > 0:
             optimisation = run.finding.optimisation
@@ -257,6 +261,23 @@ class Rome:
             },
         )
 
+    def finish_each(self) -> list[EditReport]:
+        """The reports; an edit is written when it is taken."""
+        found = begun(self._apart)
+        return [found.report(n, is_sampled=self._is_sampled) for n in range(len(found.batch))]
+
+    def take(self, number: int) -> None:
+        """Write one edit alone, if its vector is found.
+
+        Raises:
+            EditDiverged: If its change of the weight is not finite.
+        """
+        found = begun(self._apart)
+        self._kept.restore()
+        self._master.reread()
+        if found.is_found(number):
+            self._add(found.change(number, self._factors))
+
     def logits(
         self, prompts: PromptBatch, state: DecodeState | None = None
     ) -> tuple[Tensor, DecodeState]:
@@ -264,23 +285,31 @@ class Rome:
         return self._split.logits(prompts, state)
 
     def state(self) -> State:
-        """The weight; in a batch how far it is, and the vector under way."""
-        state = State({"weight": self._master.value.detach()})
+        """The weight; in a batch how far it is, and the vectors under way."""
+        state = State()
+        if self._apart is not None:  # the weight is that of the edit that was taken
+            state.nest("apart", self._apart.state())
+            return state
+        state.tensors["weight"] = self._master.value.detach()
         run = self._run
         if run is not None:
             state.nest("batch", batch_state(run.batch))
             state.tensors["total_loss"] = run.total_loss
             state.values["run"] = {name: getattr(run, name) for name in _COUNTERS}
             if run.finding is not None:
-                state.nest("vectors", run.finding.vectors.state())
-                state.nest("optimisation", run.finding.optimisation.state())
+                state.nest("finding", run.finding.state())
         return state
 
     def load(self, state: State) -> None:
         """Continue from `state`; `prepare` comes first."""
-        self._master.set(state.tensors["weight"])
-        self._run = None
+        self.remove()
         device = self._backbone.device
+        if "apart" in state.values:
+            inner = state.inner("apart")
+            self.begin_each(batch_from(inner.inner("batch"), device))
+            begun(self._apart).resume(inner)
+            return
+        self._master.set(state.tensors["weight"])
         batch = stored_batch(state, device)
         if batch is None:
             return
@@ -288,34 +317,39 @@ class Rome:
         run = _Run(batch, state.tensors["total_loss"].to(device).clone(), **counters)
         self._begin(run)
         if run.finding is not None:
-            run.finding.vectors.load(state.inner("vectors"))
-            run.finding.optimisation.load(state.inner("optimisation"))
+            run.finding.resume(state.inner("finding"))
 
     def remove(self) -> None:
         """Put the pristine weight back, bit for bit."""
         self._kept.restore()
         self._master.reread()
-        self._run = None
+        self._run = self._apart = None
 
     def inference_bytes(self) -> int:
         """The weight as the backbone holds it."""
         return self._master.num_bytes
+
+    def _check_prepared(self) -> None:
+        if self._config.covariance == "text" and self._factors is None:
+            raise DataError("rome has no second moments: prepare() comes before the first edit")
 
     def _begin(self, run: _Run) -> None:
         self._run = run
         self.num_steps = self._config.v_num_steps * len(run.batch)
         self._find_next(run)
 
-    @torch.no_grad()
     def _find_next(self, run: _Run) -> None:
         """Set up the vector of the first edit that is not written, on the weight as it now is."""
-        run.finding = None
-        if run.num_written == len(run.batch):
-            return
+        is_last = run.num_written == len(run.batch)
+        run.finding = None if is_last else self._find(run.batch.single(run.num_written))
+
+    @torch.no_grad()
+    def _find(self, batch: EditBatch) -> Finding:
+        """Set up the vectors of some edits, on the weight as it now is."""
         config, backbone = self._config, self._backbone
         rows = subject_rows(
             backbone,
-            run.batch.single(run.num_written),
+            batch,
             self._contexts,
             with_kl=config.kl_weight > 0,
             kl_position=config.kl_position,
@@ -334,42 +368,29 @@ class Rome:
             agreed=backbone.micro_batch.agreed,
             after_step=vectors.project,
         )
-        mean_key, key, gap = keys.mean(0)[0], keys[0, 0], torch.zeros_like(outputs[0, 0])
+        mean_keys, own, gaps = keys.mean(0), keys[0], torch.zeros_like(outputs[0])
         if config.update_key == "mean":
-            key, gap = mean_key, outputs[0, 0] - outputs.mean(0)[0]
-        run.finding = _Finding(vectors, optimisation, mean_key, key, gap)
+            own, gaps = mean_keys, outputs[0] - outputs.mean(0)
+        return Finding(batch, vectors, optimisation, mean_keys, own, gaps)
 
-    @torch.no_grad()
-    def _write(self, run: _Run, found: _Finding) -> None:
-        """Change the weight so that the edit's key gives its v*."""
-        mean_key = found.mean_key.double()
-        solved = torch.linalg.lu_solve(*self._factors, mean_key[:, None]) if self._factors else None
-        direction = mean_key if solved is None else solved[:, 0]
-        residual = (found.gap + found.vectors.delta.detach()[0]).double()
-        update = rank_one_update(found.key.double(), residual, direction)
-        if not bool(torch.isfinite(update).all()):
-            edit = run.batch.edits[run.num_written]
-            raise EditDiverged(f"the change of the weight for {edit.prompt!r} is not finite")
-        # GPT-2 stores (in, out), Llama (out, in); the family says which.
-        oriented = update.T if self._backbone.family.is_transposed else update
-        self._master.set(self._master.value.double() + oriented)
+    def _write(self, run: _Run, found: Finding) -> None:
+        """Change the weight so that the key of the edit gives its v*."""
+        self._add(found.change(0, self._factors))
         run.total_loss = run.total_loss + found.vectors.losses[0]
         run.num_written += 1
         run.num_steps += found.optimisation.steps_taken
         run.num_absent += found.vectors.rows.num_absent
 
+    @torch.no_grad()
+    def _add(self, change: Tensor) -> None:
+        # GPT-2 stores (in, out), Llama (out, in); the family says which.
+        oriented = change.T if self._backbone.family.is_transposed else change
+        self._master.set(self._master.value.double() + oriented)
+
 
 _COUNTERS = ("num_written", "num_steps", "num_absent")
 
 
-def rank_one_update(key: Tensor, residual: Tensor, direction: Tensor) -> Tensor:
-    """Change of the weight (D, F) that adds `residual` (D,) to its output at `key` (F,).
-
-    That is residual u^T / (key . u) with u the `direction` (F,): outputs at keys across u stay.
-    """
-    return torch.outer(residual, direction / (key @ direction))
-
-
-VERSION = 2  # vectors are found on the tokens that they reach alone
+VERSION = 3  # edits that are rolled back are found side by side
 CONFIG = Config
 METHOD = Rome

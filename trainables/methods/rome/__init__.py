@@ -1,0 +1,1 @@
+"""ROME: see `method`."""
