@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from tests.benchmarks.peer_inputs import SEED, Inputs, Probe, Record, moments_file
-from tests.benchmarks.peer_result import Result, method_of
+from tests.benchmarks.peer_result import Result, is_each_alone, method_of
 from trainables.seeding import trial_generators
 
 _MODULES = {
@@ -68,7 +68,6 @@ class Side:
         """Edit the records as the case says, and what is answered then."""
         run = {
             "ft_m": self._ft,
-            "ft_m_batch": self._ft,
             "lora": self._lora,
             "grace": self._grace,
             "rome": self._rome,
@@ -76,13 +75,13 @@ class Side:
             "memit": self._memit,
             "alphaedit": self._alphaedit,
             "wise": self._wise,
-        }[self.case]
+        }[method_of(self.case)]
         self._answer(self.inputs.probes[0])  # so that no edit pays for a start
         seconds, answers = run()
         return Result.of(seconds, answers or [self._answer(probe) for probe in self.inputs.probes])
 
     def _ft(self) -> tuple[float, list[list[int]]]:
-        records, settings, answers = self.inputs.records, self.settings, []
+        records, settings = self.inputs.records, self.settings
         size = 1 if self.case == "ft_m" else len(records)
         modules = self.inputs.modules
         hyper = self.editor.FTHyperParams(
@@ -97,17 +96,18 @@ class Side:
             batch_size=size,
             **self._common("FT"),
         )
-        seconds = 0.0
+        return self._put_back(self.editor.apply_ft_to_model, hyper, size)
+
+    def _put_back(
+        self, apply: Callable[..., Any], hyper: Any, size: int
+    ) -> tuple[float, list[list[int]]]:
+        """Edit so many records at a time, ask, and put the weights back."""
+        records, answers, seconds = self.inputs.records, list[list[int]](), 0.0
         for start in range(0, len(records), size):
             some = records[start : start + size]
+            requests = [_request(record) for record in some]
             begin = time.process_time()
-            _, kept = self.editor.apply_ft_to_model(
-                self.model,
-                self.tokenizer,
-                [_request(record) for record in some],
-                hyper,
-                return_orig_weights=True,
-            )
+            _, kept = apply(self.model, self.tokenizer, requests, hyper, return_orig_weights=True)
             seconds += time.process_time() - begin
             answers += [self._answer(probe) for record in some for probe in record.probes]
             with torch.no_grad():
@@ -173,15 +173,23 @@ class Side:
             batch_size=len(records),
         )
         requests = [_request(record) for record in records]
-        begin = time.process_time()
-        self.model, _ = self.editor.apply_lora_to_model(self.model, self.tokenizer, requests, hyper)
-        seconds = time.process_time() - begin
-        self.model.eval()
-        return seconds, []
+        size = 1 if is_each_alone(self.case) else len(records)
+        seconds, answers, bare = 0.0, list[list[int]](), self.model
+        for start in range(0, len(records), size):
+            some = requests[start : start + size]
+            begin = time.process_time()
+            self.model, _ = self.editor.apply_lora_to_model(bare, self.tokenizer, some, hyper)
+            seconds += time.process_time() - begin
+            self.model.eval()
+            if size == 1:
+                answers += [self._answer(probe) for probe in records[start].probes]
+                bare = self.model.unload()
+        return seconds, answers
 
     def _rome(self) -> tuple[float, list[list[int]]]:
-        is_rome = self.case == "rome"
-        main: Any = importlib.import_module(f"{self.editor.__name__}.{self.case}_main")
+        name = method_of(self.case)
+        is_rome = name == "rome"
+        main: Any = importlib.import_module(f"{self.editor.__name__}.{name}_main")
         # A text is put into its template twice, and its own braces are none of them.
         texts = [text.replace("{", "{{{{").replace("}", "}}}}") for text in self.inputs.contexts]
         main.CONTEXT_TEMPLATES_CACHE = ["{}", *(f"{text} {{}}" for text in texts if not is_rome)]
@@ -192,7 +200,9 @@ class Side:
             mom2_adjustment=False,
             **self._of_vectors("ROME" if is_rome else "R-ROME"),
         )
-        apply = getattr(self.editor, f"apply_{self.case}_to_model")
+        apply = getattr(self.editor, f"apply_{name}_to_model")
+        if is_each_alone(self.case):
+            return self._put_back(apply, hyper, 1)
         seconds = 0.0
         for record in self.inputs.records:
             begin = time.process_time()
@@ -248,6 +258,8 @@ class Side:
             mom2_update_weight=settings["cov_weight"],
             **self._of_vectors("MEMIT"),
         )
+        if is_each_alone(self.case):
+            return self._put_back(self.editor.apply_memit_to_model, hyper, 1)
         requests = [_request(record) for record in self.inputs.records]
         begin = time.process_time()
         self.editor.apply_memit_to_model(self.model, self.tokenizer, requests, hyper)

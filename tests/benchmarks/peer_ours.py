@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from tests.benchmarks.peer_inputs import FILES, SEED, Inputs, Probe, Record, store_folder, text_file
-from tests.benchmarks.peer_result import ONE_BY_ONE, Result, method_of
+from tests.benchmarks.peer_result import ONE_BY_ONE, Result, is_each_alone, method_of
 from trainables.artefacts import Artefacts
 from trainables.backbones.loading import load_backbone
 from trainables.bases import read_method
@@ -40,7 +40,7 @@ def edited(case: str, inputs: Inputs, folder: Path) -> Result:
     method = _method(case, inputs, backbone, folder)
     with torch.no_grad():
         backbone.model(torch.tensor([inputs.probes[0].ids]))  # so that no edit pays for a start
-    if case == "ft_m":
+    if is_each_alone(case):
         return _each_alone(method, backbone, inputs.records)
     size = len(inputs.records) if case not in ONE_BY_ONE else 1
     seconds = 0.0

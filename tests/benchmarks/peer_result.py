@@ -45,8 +45,13 @@ def result_file(folder: Path) -> Path:
 
 
 def method_of(case: str) -> str:
-    """The method of a case: `ft_m_batch` is FT-M in one batch."""
-    return case.removesuffix("_batch")
+    """The method of a case: `ft_m_batch` is FT-M in one batch, `rome_single` ROME edit by edit."""
+    return case.removesuffix("_batch").removesuffix("_single")
+
+
+def is_each_alone(case: str) -> bool:
+    """Whether a case puts the backbone back after each edit."""
+    return case == "ft_m" or case.endswith("_single")
 
 
 def rows_agreeing(ours: Sequence[list[int]], theirs: Sequence[list[int]]) -> int:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from trainables.artefacts import Artefacts
+from trainables.assemblies.vectors_apart import null_space_directions
 from trainables.backbones.loading import load_backbone
 from trainables.interfaces import Edit
 from trainables.methods.alphaedit import AlphaEdit, Config, null_space_update
@@ -71,6 +72,14 @@ def test_null_space_update_then_as_the_public_code_solves_it(
     )
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-10, atol=1e-12)
     assert float(np.abs(expected).max()) > 1e-2
+    # And of each edit alone, side by side, when no batch came before.
+    directions = null_space_directions(torch.from_numpy(keys), basis, 0.7).numpy()
+    for number, (key, residual) in enumerate(zip(keys, residuals, strict=True)):
+        projector = reference.projector(moment, threshold)
+        alone = reference.update([key], [residual], projector, [], 0.7)
+        np.testing.assert_allclose(
+            np.outer(residual, directions[number]), alone, rtol=1e-10, atol=1e-12
+        )
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from trainables.artefacts import Artefacts
 from trainables.assemblies.spread_vectors import least_squares_update
+from trainables.assemblies.vectors_apart import least_squares_directions
 from trainables.backbones.hidden_states.subject_rows import KlPosition, subject_rows
 from trainables.backbones.hidden_states.subject_vectors import SubjectVectors, VectorSettings
 from trainables.backbones.loading import load_backbone
@@ -62,6 +63,13 @@ def test_least_squares_update_then_as_printed(size: int, out: int, num_edits: in
     np.testing.assert_allclose(
         least_squares_update(keys, residuals, old).numpy(), expected, rtol=1e-6, atol=1e-7
     )
+
+    # And of each edit alone, side by side.
+    directions = least_squares_directions(keys.T, old)
+    for number, (key, residual) in enumerate(zip(keys.T.numpy(), residuals.T.numpy(), strict=True)):
+        alone = reference.update([key], [residual], 1.5 * moment)
+        found = np.outer(residual, directions[number].numpy())
+        np.testing.assert_allclose(found, alone, rtol=1e-6, atol=1e-7)
 
 
 def passages_of_random_letters() -> list[str]:
