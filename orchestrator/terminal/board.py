@@ -32,6 +32,7 @@ LOOK_SECONDS = 2.0
 _SAY_SECONDS = 10.0  # between two lines of a backbone that is made, where there is no terminal
 # Signs of a line on a terminal that are not the name's: what a trial does, columns, numbers.
 _BESIDE_RUNNING, _BESIDE_BEST, _SHORTEST = 51, 24, 12
+_IN_LINE = 60  # of a name, where no terminal shows the picture
 
 
 class Page(Protocol):
@@ -130,10 +131,12 @@ class Board:
     def _line(self) -> str:
         now = self._tally.standing()
         parts = [now.head]
-        parts += [f"best {now.arms[0].name} {now.arms[0].text}"] if now.arms else []
+        parts += [f"best {shortened(arm.name, _IN_LINE)} {arm.text}" for arm in now.arms[:1]]
         parts += [now.doing] if now.doing else []
         shown = now.running[:NUM_IN_LINE]
-        parts += [f"{trial.name}: {trial.doing}, {trial.time}" for trial in shown]
+        parts += [
+            f"{shortened(trial.name, _IN_LINE)}: {trial.doing}, {trial.time}" for trial in shown
+        ]
         hidden = len(now.running) - len(shown)
         parts += [f"and {hidden} more"] if hidden else []
         return "; ".join(parts)
