@@ -69,7 +69,16 @@ CASES = (
     *("ft_m", "ft_m_batch", "lora", "grace", "rome", "r_rome", "memit", "alphaedit"),
     *("rome_single", "lora_single", "memit_single", "wise"),
 )
-MUST_AGREE = ("ft_m", "ft_m_batch", "grace", "rome", "rome_single", "r_rome", "memit")
+MUST_AGREE = (
+    "ft_m",
+    "ft_m_batch",
+    "grace",
+    "rome",
+    "rome_single",
+    "r_rome",
+    "memit",
+    "memit_single",
+)
 NEED_MOMENTS = ("memit", "memit_single", "alphaedit")
 IN_TURNS = ("theirs", "ours", "ours", "theirs")  # theirs first: what is missing shows at once
 METHODS = ROOT / "search_spaces" / "method"

@@ -55,15 +55,18 @@ MOST_SYNCS = {
 }
 # Waits of the one step that ends an edit and sets up the next, where edits are made in turn.
 BETWEEN_EDITS = {"memoir": 16, "r_rome": 10, "rome": 9}
+# The same of edits side by side.
+SIDE_BY_SIDE = {"ft_l": 1, "ft_m": 1, "grace": 1, "lora": 2, "rome": 2, "memit": 2, "alphaedit": 2}
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("name", ["ft_l", "ft_m", "grace"])
+@pytest.mark.parametrize("name", SIDE_BY_SIDE)
 def test_edits_side_by_side_on_gpus_mix_no_devices_and_seldom_wait(
     name: str, family: str, layout: Layout, checkpoints: dict[str, Path], tmp_path: Path
 ) -> None:
-    assert len(run_side_by_side(name, checkpoints[family], layout, tmp_path)) <= MOST_SYNCS[name]
+    worst = run_side_by_side(name, checkpoints[family], layout, tmp_path)
+    assert len(worst) <= SIDE_BY_SIDE[name], worst
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

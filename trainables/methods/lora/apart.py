@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -25,7 +25,7 @@ class MapsApart:
         self,
         batch: EditBatch,
         maps: LowRankMaps,
-        losses: Callable[[Sequence[int]], Tensor],
+        losses: Callable[[Tensor], Tensor],
         settings: OptimiserSettings,
         agreed: Callable[[Tensor], Tensor],
     ) -> None:
@@ -34,7 +34,8 @@ class MapsApart:
         Args:
             batch: The edits.
             maps: Attached, and not trained themselves.
-            losses: Losses, (n,), of the edits with these numbers.
+            losses: Losses, (n,), of the edits with these numbers, (n,) on the host; the same tensor
+                until one of them is done.
             settings: Of the optimiser; each edit stops at `stop_loss` by itself.
             agreed: As of `Optimisation`.
         """
@@ -46,6 +47,7 @@ class MapsApart:
             for name, start in maps.tensors().items()
         }
         self._learned: dict[int, dict[str, Tensor]] = {}  # the maps of edits that are done
+        self._running: tuple[Tensor, Tensor] | None = None  # the others, on the host and beside
         self._last = [0.0] * len(batch)
         self._steps = [0] * len(batch)
         each = OptimiserSettings(settings.name, settings.edit_lr, settings.num_steps)
@@ -100,20 +102,24 @@ class MapsApart:
             }
             for number in values["learned"]
         }
+        self._running = None
         self.optimisation.load(state.inner("optimisation"))
 
     def _loss(self) -> Tensor:
         """Sum of the losses of the edits that go on: each gets the gradient it would get alone."""
-        running = [number for number in range(len(self.batch)) if number not in self._learned]
-        edits = torch.tensor(running, device=self.batch.tokens.input_ids.device)
+        if self._running is None:
+            others = [number for number in range(len(self.batch)) if number not in self._learned]
+            host = torch.tensor(others)
+            self._running = host, host.to(self.batch.tokens.input_ids.device)
+        numbers, edits = self._running
         self._maps.set_apart(self.stacks, edits)  # also where rows run once more on the way back
-        losses = self._losses(running)
+        losses = self._losses(numbers)
         values = self._agreed(losses.detach()).tolist()
         going = []
-        for place, (number, value) in enumerate(zip(running, values, strict=True)):
+        for place, (number, value) in enumerate(zip(numbers.tolist(), values, strict=True)):
             self._last[number] = value
             if self._stop_loss is not None and value < self._stop_loss:
-                self._learned[number] = self._of(number)
+                self._learned[number], self._running = self._of(number), None
             else:
                 going.append(losses[place])
         return torch.stack(going).sum() if going else losses.sum().detach() * 0

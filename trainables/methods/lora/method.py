@@ -25,6 +25,7 @@ Deviations:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -227,19 +228,17 @@ class Lora:
     def _start_each(self, batch: EditBatch, seed: int) -> MapsApart:
         """Set up the optimisation of maps for each edit."""
         split, micro_batch = self._unpacked, self._split.backbone.micro_batch
-        hidden = split.hidden(batch.tokens)
-        labels = batch.labels.split(batch.tokens.scored_counts)
+        hidden, newest = split.hidden(batch.tokens), list[_Part]()
 
-        def losses(running: Sequence[int]) -> Tensor:
+        def losses(numbers: Tensor) -> Tensor:
             self._dropout.seed = seed + apart.optimisation.steps_taken
             self._dropout.is_apart = True
-            chosen = torch.tensor(running)
-            tokens = batch.tokens.rows(chosen)
-            held = torch.cat([labels[number] for number in running])
-            states = hidden[chosen.to(hidden.device, non_blocking=True)]
+            if not newest or newest[0].numbers is not numbers:
+                newest[:] = [_part(batch, hidden, numbers)]
+            part = newest[0]
             with micro_batch.undivided():
-                found = split.per_token(token_losses, tokens, held, hidden=states)
-            return row_means(found, TargetRows.of(row_index(tokens)))
+                found = split.per_token(token_losses, part.tokens, part.labels, hidden=part.hidden)
+            return row_means(found, part.rows)
 
         settings = self._settings()
         apart = MapsApart(batch, self._maps, losses, settings, micro_batch.agreed)
@@ -265,6 +264,25 @@ class Lora:
         )
         self._run, self._seed = run, seed
         return run
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Some edits of a batch: their numbers, rows, target tokens and hidden states."""
+
+    numbers: Tensor
+    tokens: PromptBatch
+    labels: Tensor
+    rows: TargetRows
+    hidden: Tensor
+
+
+def _part(batch: EditBatch, hidden: Tensor, numbers: Tensor) -> _Part:
+    """The edits with these `numbers` (n,), on the host; `hidden` (B, T, D) is of all."""
+    each, tokens = batch.labels.split(batch.tokens.scored_counts), batch.tokens.rows(numbers)
+    labels = torch.cat([each[number] for number in numbers.tolist()])
+    rows = TargetRows.of(row_index(tokens))
+    return _Part(numbers, tokens, labels, rows, hidden[numbers.to(hidden.device)])
 
 
 CONFIG = Config
