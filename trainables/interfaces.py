@@ -132,8 +132,13 @@ class EditBatch:
 
     def single(self, index: int) -> EditBatch:
         """The batch of edit number `index` alone."""
-        labels = self.labels.split(self.tokens.scored_counts)[index]
-        return EditBatch((self.edits[index],), self.tokens.rows(torch.tensor([index])), labels)
+        return self.part(index, index + 1)
+
+    def part(self, first: int, stop: int) -> EditBatch:
+        """The batch of the edits from number `first` on and below `stop`."""
+        labels = torch.cat(self.labels.split(self.tokens.scored_counts)[first:stop])
+        rows = self.tokens.rows(torch.arange(first, stop))
+        return EditBatch(self.edits[first:stop], rows, labels)
 
 
 @dataclass(frozen=True)

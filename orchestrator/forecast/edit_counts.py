@@ -10,6 +10,7 @@ from orchestrator.planning.trial_spec import TrialSpec
 
 TOKENS_PER_ROW, TOKENS_PER_TARGET, PROMPTS_PER_EDIT = 15, 3, 8
 TOKENS_PER_ANSWER = 8  # of a task that no edit is about, where it is chosen
+VECTOR_ROWS = 256  # of edits whose vectors are found at a time
 _MOST_APART = 32  # single edits at a time where each trains little
 TOKENS_READ = 4096  # of its questions at a time on a GPU, which is where memory is short
 
@@ -47,16 +48,24 @@ def per_edit(spec: TrialSpec, key: str) -> float:
     return float(spec.cost.get(key) or usual[key])
 
 
-def side_by_side(spec: TrialSpec, trained: float) -> int:
+def side_by_side(spec: TrialSpec, trained: float, rows: float = 1) -> int:
     """Single edits that are trained together.
 
     Weights and maps, of so many `trained` numbers of an edit, each with its gradient and Adam's two
-    moments, at most in a quarter of 2**30 bytes; vectors and values as many as make a batch.
+    moments, at most in a quarter of 2**30 bytes; vectors as many as have `VECTOR_ROWS`, of so many
+    `rows` an edit; values as many as make a batch.
     """
     if spec.protocol["kind"] != "single" or not spec.cost.get("side_by_side"):
         return 1
     most, kind = _MOST_APART, spec.cost.get("trains")
+    if kind in ("vectors", "vector"):
+        most = vectors_at_once(rows)
     if kind in ("weight", "adapters"):
         within = max(1, int(2**28 // (16 * trained)))
         most = within if kind == "weight" else min(most, within)
     return 1 if spec.method.get("mini_batch_size") else min(num_edits(spec.protocol), most)
+
+
+def vectors_at_once(rows: float) -> int:
+    """Edits whose vectors are found at a time, of so many rows each."""
+    return max(1, int(VECTOR_ROWS // rows))

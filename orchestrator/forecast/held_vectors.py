@@ -14,6 +14,7 @@ from orchestrator.forecast.edit_counts import (
     per_edit,
     rolls_back,
     side_by_side,
+    vectors_at_once,
 )
 from orchestrator.forecast.holding import CHANGING, Held, logit_bytes
 from orchestrator.forecast.shape import Shape
@@ -37,13 +38,14 @@ def vectors(spec: TrialSpec, shape: Shape, training: Training) -> Held:
     AlphaEdit takes of C, one layer after another, need no more than C's check of all layers.
     """
     layers = [int(layer) for layer in spec.method["layers"]]
-    square, apart = shape.ffn**2, side_by_side(spec, training.trained)
+    square, apart = shape.ffn**2, side_by_side(spec, training.trained, training.rows)
     edits = batch_size(spec.protocol) * apart
     earlier = 8 * len(layers) * square * bool(spec.method.get("accumulate_keys"))
     later = earlier * (not rolls_back(spec) and num_batches(spec.protocol) > 1)
     held = _written(spec, shape, training, len(layers))
     states = edits * training.rows * held.longest * shape.width * shape.bytes_each
-    before = 4 * edits * shape.vocabulary * bool(spec.method.get("kl_weight"))
+    moving = min(edits, vectors_at_once(training.rows))
+    before = 4 * moving * shape.vocabulary * bool(spec.method.get("kl_weight"))
     return replace(
         held,
         kept=held.kept + later,
@@ -76,7 +78,8 @@ def vector(spec: TrialSpec, shape: Shape, training: Training) -> Held:
     Side by side the states of all edits are still there when one of them is written.
     """
     square = shape.ffn**2 * has_moments(spec)
-    held, apart = _written(spec, shape, training, 1), side_by_side(spec, training.trained)
+    held = _written(spec, shape, training, 1)
+    apart = side_by_side(spec, training.trained, training.rows)
     states = training.rows * held.longest * shape.width * shape.bytes_each
     before = 4 * shape.vocabulary * bool(spec.method.get("kl_weight"))
     return replace(

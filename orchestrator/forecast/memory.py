@@ -18,6 +18,7 @@ from orchestrator.forecast.edit_counts import (
     num_edits,
     per_edit,
     side_by_side,
+    vectors_at_once,
 )
 from orchestrator.forecast.held import held_by
 from orchestrator.forecast.holding import Held
@@ -143,8 +144,10 @@ def _training(
     spec: TrialSpec, shape: Shape, training: Training, held: Held, base: float
 ) -> list[Stage]:
     """Steps of one batch, and what is made before and after them."""
-    together = side_by_side(spec, training.trained)
+    together = side_by_side(spec, training.trained, training.rows)
     at_once = batch_size(spec.protocol) / mini_batches(spec) * together
+    if spec.cost.get("trains") in ("vectors", "hooks"):
+        at_once = min(at_once, vectors_at_once(training.rows))
     rows = (together if training.is_in_turn else at_once) * training.rows
     fixed = base + _prefixes(spec, shape) + held.kept / GIB
     own = held.batch + rows * held.longest * held.per_token

@@ -197,7 +197,9 @@ def _vectors(spec: TrialSpec, shape: Shape) -> Training:
     # Between free directions alone there are two products more, and once their eigenvectors.
     is_projected = spec.method.get("null_threshold") is not None
     factor = 4 + 1 / 3 if is_projected else 2 / 3
-    together = side_by_side(spec, edits * shape.width)  # for which one factorisation does, or none
+    together = side_by_side(
+        spec, edits * shape.width, training.rows
+    )  # for which one factorisation does, or none
     factor *= 0 if is_projected and together > 1 else 1 / together
     solved = 2 * len(layers) * (factor * shape.ffn + 4 * edits) * shape.ffn**2
     spectra = 2 * len(layers) * _EIGENVECTORS * shape.ffn**3 * is_projected

@@ -107,7 +107,7 @@ ADDED_REPETITIONS = 3
 
 LARGE_BATCH = (
     "backbone=smollm2_135m dataset=countries dataset.part=all dataset.known_only=false "
-    "protocol.num_edits=300"
+    "protocol.num_edits=350"
 )
 
 GPU_LAYER, GPU_EXPERTS, GPU_BATCH = 18, 5, 30

@@ -47,13 +47,13 @@ class VectorsApart:
             directions: Maps a layer and each edit's key, (N, F) float64, to the vectors x, (N, F),
                 with which r x^T is the change that adds r to an edit's output.
         """
-        vectors, paths = self.run.vectors, {layer: backbone.down_path(layer) for layer in layers}
-        wanted = vectors.base + vectors.delta.detach()
+        run, paths = self.run, {layer: backbone.down_path(layer) for layer in layers}
+        wanted = run.base + run.delta
         found: dict[str, RankOnes] = {}
-        owners = vectors.rows.owner[: vectors.rows.num_prompts]
+        owners = run.rows.owner[: run.rows.num_prompts]
         for index, layer in enumerate(layers):
             with changes_apart(backbone, found, owners):
-                keys, states = keys_and_states(backbone, vectors.rows, layer, layers[-1])
+                keys, states = keys_and_states(backbone, run.rows, layer, layers[-1])
             residuals = (wanted - states).double() / (len(layers) - index)
             change = RankOnes(residuals, directions(layer, keys.double()))
             self.changes[layer] = found[paths[layer]] = change

@@ -52,7 +52,6 @@ from trainables.assemblies.spread_vectors import (
     below_last,
     check_listed,
     spread,
-    vector_run,
 )
 from trainables.assemblies.vectors_apart import VectorsApart, null_space_directions
 from trainables.backbones.families import check_ffn_is_added
@@ -179,6 +178,7 @@ class AlphaEdit:
             DataError: If `prepare` has not run.
         """
         self._run = self._vectors(batch)
+        self.num_steps = self._run.num_steps
 
     def begin_each(self, batch: EditBatch) -> None:
         """Set up one vector for each edit, whose weights will be its own.
@@ -186,17 +186,20 @@ class AlphaEdit:
         Raises:
             DataError: If `prepare` has not run.
         """
-        self._apart = VectorsApart(self._vectors(batch))
+        run = self._vectors(batch)
+        self._apart, self.num_steps = VectorsApart(run), run.num_steps
 
     @property
     def most_side_by_side(self) -> int:
         """Edits whose rows run all at once."""
-        return edits_at_once(self._backbone, len(self._contexts), self._config.kl_weight > 0)
+        return edits_at_once(
+            self._backbone, len(self._contexts), with_kl=self._config.kl_weight > 0
+        )
 
     def advance(self, max_steps: int) -> bool:
         """Take at most `max_steps` updates of the vectors; True when they are found."""
         run = begun(self._run) if self._apart is None else self._apart.run
-        return run.work.advance(max_steps)
+        return run.advance(max_steps)
 
     @torch.no_grad()
     def finish(self) -> EditReport:
@@ -279,7 +282,7 @@ class AlphaEdit:
             VectorSettings(config.v_weight_decay, config.stop_loss, config.clamp, config.kl_weight),
             config.kl_position,
         )
-        return vector_run(self._backbone, batch, self._contexts, self._layers[-1], search)
+        return VectorRun(self._backbone, batch, self._contexts, self._layers[-1], search)
 
     def _directions(self, layer: int, keys: Tensor) -> Tensor:
         return null_space_directions(keys, self._bases[layer].to(keys), self._config.l2_weight)

@@ -56,7 +56,6 @@ from trainables.assemblies.spread_vectors import (
     check_listed,
     least_squares_update,
     spread,
-    vector_run,
 )
 from trainables.backbones.families import check_ffn_is_added
 from trainables.backbones.forward.split import Split
@@ -238,14 +237,15 @@ class ComebaHk:
             VectorSettings(config.v_weight_decay, config.stop_loss, config.clamp, config.kl_weight),
             config.kl_position,
         )
-        self._run = vector_run(
+        self._run = VectorRun(
             *(self._backbone, batch, self._contexts, self._layers[-1], search),
             within=self._gated,
         )
+        self.num_steps = self._run.num_steps
 
     def advance(self, max_steps: int) -> bool:
         """Take at most `max_steps` updates of the vectors; True when they are found."""
-        return begun(self._run).work.advance(max_steps)
+        return begun(self._run).advance(max_steps)
 
     @torch.no_grad()
     def finish(self) -> EditReport:
@@ -253,13 +253,13 @@ class ComebaHk:
         run = begun(self._run)
         for layer in self._layers:
             self._hooks.setdefault(layer, self._fresh())
-        mask = run.vectors.rows.prompts().prompt_mask
+        mask = run.rows.prompts().prompt_mask
         masks: dict[int, Tensor | None] = dict.fromkeys(self._layers)
         with self._hooked(masks):
             for layer, keys, residuals in spread(self._backbone, run, self._layers):
                 self._write(layer, keys, residuals)
                 masks[layer] = mask
-        self._lower(run.work.batch.tokens)
+        self._lower(run.batch.tokens)
         self._run = None
         thresholds = [hook.threshold for hook in self._hooks.values()]
         mean = sum(thresholds) / len(thresholds)

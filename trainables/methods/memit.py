@@ -48,7 +48,6 @@ from trainables.assemblies.spread_vectors import (
     check_listed,
     least_squares_update,
     spread,
-    vector_run,
 )
 from trainables.assemblies.vectors_apart import VectorsApart, least_squares_directions
 from trainables.backbones.families import check_ffn_is_added
@@ -170,6 +169,7 @@ class Memit:
             DataError: If `prepare` has not run.
         """
         self._run = self._vectors(batch)
+        self.num_steps = self._run.num_steps
 
     def begin_each(self, batch: EditBatch) -> None:
         """Set up one vector for each edit, whose weights will be its own.
@@ -177,17 +177,20 @@ class Memit:
         Raises:
             DataError: If `prepare` has not run.
         """
-        self._apart = VectorsApart(self._vectors(batch))
+        run = self._vectors(batch)
+        self._apart, self.num_steps = VectorsApart(run), run.num_steps
 
     @property
     def most_side_by_side(self) -> int:
         """Edits whose rows run all at once."""
-        return edits_at_once(self._backbone, len(self._contexts), self._config.kl_weight > 0)
+        return edits_at_once(
+            self._backbone, len(self._contexts), with_kl=self._config.kl_weight > 0
+        )
 
     def advance(self, max_steps: int) -> bool:
         """Take at most `max_steps` updates of the vectors; True when they are found."""
         run = begun(self._run) if self._apart is None else self._apart.run
-        return run.work.advance(max_steps)
+        return run.advance(max_steps)
 
     @torch.no_grad()
     def finish(self) -> EditReport:
@@ -271,7 +274,7 @@ class Memit:
             VectorSettings(config.v_weight_decay, config.stop_loss, config.clamp, config.kl_weight),
             config.kl_position,
         )
-        return vector_run(self._backbone, batch, self._contexts, self._layers[-1], search)
+        return VectorRun(self._backbone, batch, self._contexts, self._layers[-1], search)
 
     def _directions(self, layer: int, keys: Tensor) -> Tensor:
         old = self._config.cov_weight * self._moments[layer].to(keys)

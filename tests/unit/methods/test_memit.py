@@ -114,6 +114,33 @@ def test_finish_when_cov_weight_is_tiny_then_subjects_reach_their_vectors(
     method.remove()
 
 
+def test_edits_when_their_rows_do_not_run_at_once_then_found_one_part_after_another(
+    llama: Backbone, tmp_path: Path
+) -> None:
+    edits = (*EDITS, *LATER)
+    batch = edit_batch(llama.tokenizer, edits, end=True)
+    method = make(llama, tmp_path)
+    whole = apply(method, llama, *edits)
+    expected = method.logits(batch.tokens)[0]
+    method.remove()
+    llama.micro_batch.limit = 4  # rows: two edits, each with one that must stay
+    method.begin(batch)
+    assert method.num_steps == 2 * CONFIG.v_num_steps
+    assert not method.advance(CONFIG.v_num_steps + 1)  # in the middle of the second part
+    state = snapshot(method.state())
+    assert (len(state.tensors["found/delta"]), len(state.tensors["vectors/delta"])) == (2, 1)
+    method.remove()
+    other = make(llama, tmp_path)
+    other.load(state)
+    while not other.advance(1):
+        pass
+    report = other.finish()
+    torch.testing.assert_close(other.logits(batch.tokens)[0], expected, atol=1e-3, rtol=0)
+    assert report.final_loss == pytest.approx(whole.final_loss, abs=1e-4)
+    assert (report.num_edits, report.counts) == (3, whole.counts)
+    other.remove()
+
+
 def test_finish_when_cov_weight_is_huge_then_nothing_moves(llama: Backbone, tmp_path: Path) -> None:
     method = make(llama, tmp_path, cov_weight=1e15)
     batch = edit_batch(llama.tokenizer, EDITS, end=True)

@@ -16,7 +16,7 @@ from trainables.interfaces import Backbone, EditBatch, PromptBatch
 from trainables.prompts import Row, collate, pad_id, subject_last_token, tokenise
 
 KlPosition = Literal["last", "subject"]
-_MOST_AT_ONCE = 32  # edits, as many as a batch has
+_MOST_ROWS = 256  # at a time; a core is as busy with fewer
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,6 @@ def _row_of(tokens: PromptBatch, index: int) -> Row:
     return Row(tuple(ids.tolist()), int(tokens.prompt_lengths[index]))
 
 
-def edits_at_once(backbone: Backbone, num_contexts: int, with_kl: bool) -> int:
-    """Most edits whose rows run all at once, at least 1; beside each other more gain little."""
-    rows = 1 + num_contexts + with_kl
-    return max(1, backbone.micro_batch.at_most(_MOST_AT_ONCE * rows) // rows)
+def edits_at_once(backbone: Backbone, num_contexts: int, *, with_kl: bool) -> int:
+    """Most edits whose rows run all at once, at least 1: with more of them memory alone grows."""
+    return max(1, backbone.micro_batch.at_most(_MOST_ROWS) // (1 + num_contexts + with_kl))

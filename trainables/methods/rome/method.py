@@ -223,7 +223,9 @@ class Rome:
     @property
     def most_side_by_side(self) -> int:
         """Edits whose rows run all at once."""
-        return edits_at_once(self._backbone, len(self._contexts), self._config.kl_weight > 0)
+        return edits_at_once(
+            self._backbone, len(self._contexts), with_kl=self._config.kl_weight > 0
+        )
 
     def advance(self, max_steps: int) -> bool:
         """Take at most `max_steps` updates of vectors, and write those that are found.
