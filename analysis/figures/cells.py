@@ -198,9 +198,10 @@ def scores_of(table: Table, kept: Collection[str] = SCORES) -> Table:
 def _labels(table: Table) -> tuple[list[str], list[str]]:
     """The label of each row, and its place."""
     heads = grid_heads(table)
-    short = [_joined([_named(table.labels[i], row.labels[i]) for i in heads]) for row in table.rows]
+    named = [[*map(_named, table.labels, row.labels)] for row in table.rows]
+    short = [_joined([labels[i] for i in heads]) for labels in named]
     counts = Counter(short)
-    whole = [_joined(row.labels) for row in table.rows]
+    whole = [_joined(labels) for labels in named]
     labels = [one if counts[one] == 1 else long for one, long in zip(short, whole, strict=True)]
     return labels, short
 

@@ -84,8 +84,9 @@ def draw(table: Table) -> Figure:
 
 def _spread(axes: Axes, columns: Sequence[Column]) -> None:
     """A logarithmic axis where values above zero are too far apart for any other."""
-    values = [value for column in columns for cell in column.cells for value in cell.values]
-    if min(values) > 0 and max(values) > _WIDE * min(values):
+    shown = [column for column in columns if not column.is_share]
+    values = [value for column in shown for cell in column.cells for value in cell.values]
+    if values and min(values) > 0 and max(values) > _WIDE * min(values):
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter("{x:g}")
 
