@@ -98,12 +98,9 @@ def _dot(axes: Axes, cell: Cell, y: float, series: int) -> None:
     if cell.state:
         # Beside what the paper prints, which stands anywhere; of a share the larger half is left.
         is_left = cell.paper is None or cell.paper > 0.5
-        where = axes.get_yaxis_transform()
-        axes.text(
-            *(0.03 if is_left else 0.97, y, cell.state),
-            ha="left" if is_left else "right",
-            **{"transform": where, "va": "center", "fontsize": 6.5, "color": colour},
-        )
+        x, side = (0.03, "left") if is_left else (0.97, "right")
+        text = axes.text(x, y, cell.state, ha=side, va="center", fontsize=6.5, color=colour)
+        text.set_transform(axes.get_yaxis_transform())
     if cell.ours is None:
         return
     if cell.interval:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -177,9 +178,9 @@ def _point(axes: Axes, one: Cell, other: Cell, index: int) -> None:
         axes.plot(one.paper, other.paper, marker, mfc="none", mec=colour, ms=7, zorder=3)
     if _is_at_edge(one, other):
         assert other.paper is not None
+        look: Any = {"mfc": "none", "mec": colour, "ms": 7, "clip_on": False}
         where = axes.get_yaxis_transform()
-        look = {"mfc": "none", "mec": colour, "ms": 7, "clip_on": False}
-        axes.plot(1.0, other.paper, marker, transform=where, **look)
+        axes.add_line(Line2D([1.0], [other.paper], marker=marker, transform=where, **look))
     if one.ours is None or other.ours is None:
         return
     x, y = one.ours.mean, other.ours.mean

@@ -72,7 +72,7 @@ def _body(section: Section, num_left_out: int, without: str) -> Body:
     rows = (
         Row(
             (arm.method, _edits(arm)),
-            (Entry(ours(arm, RELIABILITY)), *(Entry(_change(arm, task)) for task in tasks)),
+            (Entry(ours(arm, RELIABILITY)), *map(Entry, _changes(arm, tasks))),
         )
         for arm in sorted(section.arms, key=_place)
     )
@@ -113,15 +113,22 @@ def _before(arms: Sequence[Arm], task: str) -> Estimate | str:
     return Estimate(found[0].mean, found[0].num_seeds) if found else _ABSENT
 
 
-def _change(arm: Arm, task: str) -> Estimate | str:
-    """The change of a task's score, with its interval over seeds or questions."""
-    found = ours(arm, f"{CHANGE}{task}")
-    if isinstance(found, str) or len(arm.seeds) >= SEEDS_FOR_T:
+def _changes(arm: Arm, tasks: Sequence[str]) -> list[Estimate | str]:
+    """The change of each task's score, with its interval over seeds or questions."""
+    found = [ours(arm, f"{CHANGE}{task}") for task in tasks]
+    if arm.state or len(arm.seeds) >= SEEDS_FOR_T:
         return found
     frames = [read_records(address, arm.context["dataset"], _MOMENT) for address in arm.records]
+    return [
+        each if isinstance(each, str) else _with_interval(each, frames, task)
+        for each, task in zip(found, tasks, strict=True)
+    ]
+
+
+def _with_interval(change: Estimate, frames: Sequence[pd.DataFrame | None], task: str) -> Estimate:
     asked = [_of_task(frame, task) for frame in frames if frame is not None]
-    whole = len(asked) == len(arm.seeds) and all(len(part) for part in asked)
-    return estimate(found.by_seed, interval_of_change(asked) if whole else None)
+    whole = len(asked) == len(frames) and all(len(part) for part in asked)
+    return estimate(change.by_seed, interval_of_change(asked) if whole else None)
 
 
 def _of_task(records: pd.DataFrame, task: str) -> pd.DataFrame:

@@ -145,8 +145,8 @@ def files_of(known: Definition, wanted: EvaluateSpec) -> dict[str, Path]:
     paths = [wanted.path] if isinstance(wanted.path, str) else list(wanted.path)
     there = list(_files_in(paths))
     found = {}
-    for split, patterns in known.files.items():
-        either = _either(patterns)
+    for split, named_so in known.files.items():
+        either = _either(named_so)
         named = [p for p in there if any(fnmatch(p.name, each) for each in either.split(_OR))]
         if len(named) != 1:
             many = ", ".join(path.name for path in named) or "none"
