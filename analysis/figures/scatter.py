@@ -17,7 +17,7 @@ from analysis.figures.style import bounded, colour_of, framed, marker_of, marks
 from analysis.published.variation import rank_correlation
 from analysis.render.table import Table, estimate_text
 
-_SIDE, _CHARACTER = 3.2, 0.065  # inches of a panel, and of a letter
+_SIDE, _CHARACTER = 3.2, 0.07  # inches of a panel, and of a letter
 _MOST_TICKS = 6
 _RANKS = "Spearman"  # how the lines of a table begin that tell a correlation, or go on
 Pair = tuple[str, Column, Column]  # group, x, y
@@ -149,7 +149,7 @@ def _panels(
     title_lines: int = 1,
 ) -> tuple[Figure, list[SubplotSpec]]:
     """A figure with so many panels, and `beside` inches free at its right."""
-    across = min(count, 3)
+    across = 2 if count == 4 else min(count, 3)
     down = -(-count // across)
     above = 0.25 + 0.16 * title_lines
     figure, (_, bottom, _, top) = framed(
