@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -130,6 +130,7 @@ def _drawn_score(
     return np.asarray(np.exp(mean)) if is_loss else mean
 
 
+@lru_cache(maxsize=4)  # megabytes each; the same for all scores and arms of one protocol
 def _times_drawn(num_subjects: int) -> np.ndarray[Any, Any]:
     """How often each resample holds each subject, (resamples, subjects)."""
     generator = np.random.default_rng(_BOOTSTRAP_SEED)

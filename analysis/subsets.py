@@ -10,6 +10,7 @@ from typing import TypeAlias
 import pandas as pd
 
 from analysis.aggregate import Arm, estimate
+from analysis.intervals import SEEDS_FOR_T, Interval, intervals_over_subjects
 from analysis.metrics import AVERAGED
 from analysis.reading.runs import read_records
 
@@ -21,8 +22,9 @@ def subsets(arm: Arm, measure: str, divide: Division, name: str) -> tuple[Arm, .
     """One arm for each subset, named `<name> 1`, `<name> 2`, ..., in the order of their numbers.
 
     Its scores are means over the subset's records, then over seeds; those right after each batch
-    are called `<score>.immediate`. The tuple is empty for an arm without a mean, or whose
-    per-record results are gone.
+    are called `<score>.immediate`. With fewer than three seeds their intervals are over the
+    subset's subjects. The tuple is empty for an arm without a mean, or whose per-record results
+    are gone.
 
     Args:
         arm: The arm to divide; `arm.records` says where its per-record results are.
@@ -33,18 +35,28 @@ def subsets(arm: Arm, measure: str, divide: Division, name: str) -> tuple[Arm, .
     if arm.state:
         return ()
     values: dict[int, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    parts: dict[tuple[int, str], list[pd.DataFrame]] = defaultdict(list)
     for address in arm.records:
-        means = _means(address, arm.context["dataset"], measure, divide)
-        if means is None:
+        trial = _by_record(address, arm.context["dataset"], measure, divide)
+        if trial is None:
             return ()
-        for (subset, score), value in means.items():
-            values[subset][score].append(value)
+        for (subset, moment), part in trial.items():
+            parts[subset, moment].append(part)
+            for score, value in _means(part, measure).items():
+                values[subset][score + moment].append(value)
+    resampled: dict[int, dict[str, Interval]] = defaultdict(dict)
+    for (subset, moment), frames in parts.items() if len(arm.seeds) < SEEDS_FOR_T else ():
+        found = intervals_over_subjects(frames, measure)
+        resampled[subset] |= {f"{score}{moment}": pair for score, pair in found.items()}
     return tuple(
         replace(
             arm,
             name=f"{name} {subset + 1}",
             swept={**arm.swept, "arm": f"{name} {subset + 1}"},
-            scores={score: estimate(found) for score, found in values[subset].items()},
+            scores={
+                score: estimate(found, resampled[subset].get(score))
+                for score, found in values[subset].items()
+            },
         )
         for subset in sorted(values)
     )
@@ -73,24 +85,36 @@ def by_frequency(num_subsets: int) -> Division:
     return divide
 
 
-def _means(
+def _by_record(
     address: str, dataset: str, measure: str, divide: Division
-) -> dict[tuple[int, str], float] | None:
-    """Mean of each subset and score of one trial; None where there is nothing to divide."""
-    means: dict[tuple[int, str], float] = {}
-    for when, suffix in (("final", ""), ("immediate", ".immediate")):
+) -> dict[tuple[int, str], pd.DataFrame] | None:
+    """Mean of each record of one trial, by its subset and moment; None where nothing is divided.
+
+    A moment is the end of the trial, "", or that right after the record's batch, ".immediate".
+    """
+    parts: dict[tuple[int, str], pd.DataFrame] = {}
+    for when, moment in (("final", ""), ("immediate", ".immediate")):
         records = read_records(address, dataset, when)
         if records is None or measure not in records:
             return None
         subset = divide(records)
         known = records.assign(subset=subset)[subset.notna() & records[measure].notna()]
-        of_record = known.groupby(["subset", "score", "record_id"])[measure].mean()
-        for (number, score), value in of_record.groupby(["subset", "score"]).mean().items():
-            means[int(number), f"{score}{suffix}"] = float(value)
-    for number in {subset for subset, _ in means}:
-        if all((number, score) in means for score in AVERAGED):
-            means[number, "average"] = sum(means[number, s] for s in AVERAGED) / len(AVERAGED)
-    return means or None
+        keys = ["subset", "score", "record_id", "subject"]
+        each = known.groupby(keys, dropna=False)[measure].mean()
+        parts |= {
+            (int(number), moment): part for number, part in each.reset_index().groupby("subset")
+        }
+    return parts or None
+
+
+def _means(part: pd.DataFrame, measure: str) -> dict[str, float]:
+    """Mean over records of each score, `average` included where it is defined."""
+    means = {
+        str(score): float(value) for score, value in part.groupby("score")[measure].mean().items()
+    }
+    if all(score in means for score in AVERAGED):
+        means["average"] = sum(means[score] for score in AVERAGED) / len(AVERAGED)
+    return means
 
 
 def _column(records: pd.DataFrame, name: str) -> pd.Series[float]:

@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 from analysis.aggregate import Estimate
 from analysis.figures import curve
 from analysis.figures.cells import crossed
-from analysis.layouts.ability import RELIABILITY, UNEDITED
+from analysis.layouts.ability import CHANGE, RELIABILITY, SCORE, UNEDITED
+from analysis.metrics import METRICS
 from analysis.render.table import Row, Table
 
 _OF_NUMBERS = "edits in a batch"  # other ticks say it themselves
@@ -26,7 +27,7 @@ def draw(table: Table) -> Figure:
     """
     own = [row for row in table.rows if row.labels[0] == UNEDITED]
     heads = {
-        key: f"{head}: change{_score(own, place)}"
+        key: f"{head}{_unit(key)}: change{_score(own, place)}"
         for place, (key, head) in enumerate(table.scores.items())
     }
     changes = [key for key in heads if key != RELIABILITY]
@@ -42,6 +43,12 @@ def draw(table: Table) -> Figure:
             axes.set_ylim(min(2 * low, -0.5), max(2 * high, 0.5))
             axes.yaxis.set_major_formatter("{x:g}")
     return figure
+
+
+def _unit(key: str) -> str:
+    """What a change is of, where it is no share."""
+    declared = METRICS.get(key.replace(CHANGE, SCORE))
+    return "" if declared is None or declared.kind == "share" else f" ({declared.kind})"
 
 
 def _score(own: list[Row], place: int) -> str:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from analysis.errors import AnalysisError
 from analysis.figures import ability, curve, dots, heat_map, scatter
-from analysis.figures.cells import grid_heads
+from analysis.figures.cells import grid_heads, scores_of
 from analysis.layouts.grid import GRID_HEADS
 from analysis.render.table import Table
 
@@ -23,10 +23,10 @@ _PUBLISHED: Mapping[str, Draw] = {
         pairs=[("reliability", "balance"), ("reliability", "average")],
     ),
     "memoe_v1_figure3": ability.draw,
-    "memoe_v1_figure4": curve.over_rows,
+    "memoe_v1_figure4": lambda table: curve.over_rows(scores_of(table)),
     "memoe_v2_figure1": curve.over_rows,
     "memoe_v2_figure3": ability.draw,
-    "memoe_v2_figure4": curve.over_rows,
+    "memoe_v2_figure4": lambda table: curve.over_rows(scores_of(table)),
     "memoe_v2_figure5": dots.draw,
     "lemoe_figure2": curve.over_rows,
     "lemoe_figure2_right": heat_map.of_shares,

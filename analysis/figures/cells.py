@@ -185,14 +185,31 @@ def crossed(table: Table, kept: Collection[str] = SCORES) -> Table:
     )
 
 
+def scores_of(table: Table, kept: Collection[str] = SCORES) -> Table:
+    """The table with those columns alone, by key without group, that are `kept`."""
+    places = [place for place, key in enumerate(table.scores) if key in kept]
+    return replace(
+        table,
+        scores={key: head for key, head in table.scores.items() if key in kept},
+        rows=tuple(Row(row.labels, tuple(row.entries[i] for i in places)) for row in table.rows),
+    )
+
+
 def _labels(table: Table) -> tuple[list[str], list[str]]:
     """The label of each row, and its place."""
     heads = grid_heads(table)
-    short = [_joined([row.labels[i] for i in heads]) for row in table.rows]
+    named = [[*map(_named, table.labels, row.labels)] for row in table.rows]
+    short = [_joined([labels[i] for i in heads]) for labels in named]
     counts = Counter(short)
-    whole = [_joined(row.labels) for row in table.rows]
+    whole = [_joined(labels) for labels in named]
     labels = [one if counts[one] == 1 else long for one, long in zip(short, whole, strict=True)]
     return labels, short
+
+
+def _named(head: str, label: str) -> str:
+    """A label that is a number alone says nothing without the heading of its column."""
+    found = number_of(label)
+    return f"{head} {label}" if found is not None and not found[0] else label
 
 
 def _joined(labels: Sequence[str]) -> str:

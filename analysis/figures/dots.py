@@ -9,12 +9,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis.figures.cells import Cell, Column, by_score, columns_of, crossed
-from analysis.figures.style import bounded, colour_of, framed, marker_of, marks
+from analysis.figures.style import bounded, colour_of, framed, in_rows, marker_of, marks
 from analysis.render.table import Table
 
 _PANEL, _MOST_ACROSS = 2.3, 4
 _ROW, _STEP = 0.25, 0.13  # inches of a row, and of each further group in it
 _LABEL = 0.068  # inches of a character
+_WIDE = 100.0  # largest over least value from which on a linear axis shows the largest alone
 
 
 def by_first_label(table: Table) -> Figure:
@@ -46,8 +47,12 @@ def draw(table: Table) -> Figure:
             Line2D([], [], color=colour_of(i), marker=marker_of(i), linestyle="", label=group)
             for i, group in enumerate(groups)
         ]
+        ncols = min(6, len(groups))
         figure.legend(
-            handles=handles, loc="upper left", bbox_to_anchor=(0.0, top), ncols=min(6, len(groups))
+            handles=in_rows(handles, ncols),
+            loc="upper left",
+            bbox_to_anchor=(0.0, top),
+            ncols=ncols,
         )
         top -= 0.3 / total
     grid = figure.add_gridspec(
@@ -73,7 +78,17 @@ def draw(table: Table) -> Figure:
         axes.set_yticks(range(len(rows)), [cell.label for cell in rows])
         axes.tick_params(axis="y", length=0, labelleft=index % across == 0)
         bounded(axes, "x", found)
+        _spread(axes, found)
     return figure
+
+
+def _spread(axes: Axes, columns: Sequence[Column]) -> None:
+    """A logarithmic axis where values above zero are too far apart for any other."""
+    shown = [column for column in columns if not column.is_share]
+    values = [value for column in shown for cell in column.cells for value in cell.values]
+    if values and min(values) > 0 and max(values) > _WIDE * min(values):
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")
 
 
 def _dot(axes: Axes, cell: Cell, y: float, series: int) -> None:
@@ -81,8 +96,11 @@ def _dot(axes: Axes, cell: Cell, y: float, series: int) -> None:
     if cell.paper is not None:
         axes.plot(cell.paper, y, marker, mfc="none", mec=colour, ms=6.5, zorder=3)
     if cell.state:
-        where = axes.get_yaxis_transform()
-        axes.text(0.03, y, cell.state, transform=where, va="center", fontsize=6.5, color=colour)
+        # Beside what the paper prints, which stands anywhere; of a share the larger half is left.
+        is_left = cell.paper is None or cell.paper > 0.5
+        x, side = (0.03, "left") if is_left else (0.97, "right")
+        text = axes.text(x, y, cell.state, ha=side, va="center", fontsize=6.5, color=colour)
+        text.set_transform(axes.get_yaxis_transform())
     if cell.ours is None:
         return
     if cell.interval:

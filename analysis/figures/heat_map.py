@@ -144,7 +144,7 @@ def _drawn(
     shape = max(2.2, _CELL * len(xs)), max(1.2, _CELL * 0.72 * len(ys))
     margin = 0.5 + 0.065 * max(map(len, ys))
     across, down = max(map(len, rows)), len(rows)
-    slanted = 0.06 * max(map(len, xs)) if max(map(len, xs)) > 4 else 0.0
+    slanted = 0.03 * max(map(len, xs)) if max(map(len, xs)) > 4 else 0.0
     gap = _GAP + slanted
     width = margin + across * (shape[0] + 0.25) + 0.7
     figure, (_, bottom, _, top) = framed(table, width, down * (shape[1] + gap), legend)
@@ -175,7 +175,7 @@ def _drawn(
             for y, x in sorted(crossed_at[place]) if down_at == 0 else ():
                 axes.plot(xs.index(x), ys.index(y), "x", color="#444444", ms=5)
             if slanted:
-                axes.tick_params(axis="x", rotation=30)
+                axes.set_xticks(range(len(xs)), xs, rotation=30, ha="right", rotation_mode="anchor")
     if image is not None:
         at = [1 - 0.55 / width, bottom + (0.4 + slanted) / total, 0.12 / width]
         free = top - 0.38 / total - at[1]

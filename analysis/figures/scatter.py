@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.gridspec import SubplotSpec
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from analysis.errors import AnalysisError
 from analysis.figures.cells import Cell, Column, by_score, columns_of, has_intervals
@@ -15,7 +17,8 @@ from analysis.figures.style import bounded, colour_of, framed, marker_of, marks
 from analysis.published.variation import rank_correlation
 from analysis.render.table import Table, estimate_text
 
-_SIDE, _CHARACTER = 3.2, 0.065  # inches of a panel, and of a letter
+_SIDE, _CHARACTER = 3.2, 0.07  # inches of a panel, and of a letter
+_MOST_TICKS = 6
 _RANKS = "Spearman"  # how the lines of a table begin that tell a correlation, or go on
 Pair = tuple[str, Column, Column]  # group, x, y
 
@@ -25,12 +28,14 @@ def one_against_another(
 ) -> Figure:
     """A panel for each pair of scores (x, y) and each group of columns, a point for each row.
 
-    The correlations that the table tells stand below.
+    The correlations that the table tells stand below. Where the paper prints y and no x, its mark
+    stands at the right edge.
 
     Args:
         table: What is drawn.
         pairs: Keys of scores without their group, such as `reliability`.
-        is_named: Whether rows have a colour and mark of their own.
+        is_named: Whether rows have a colour and mark of their own; of one cloud of points the axes
+            show no more than its extent.
 
     Raises:
         AnalysisError: If a score is not there.
@@ -48,7 +53,10 @@ def one_against_another(
     both = [cell for _, x, y in panels for cell in _shared(x, y)]
     shown = [Column("", "", "", "", tuple(both))]
     notes = [line for line in table.footer if _RANKS in line]
-    figure, places = _panels(table, len(panels), marks(shown, "crosses"), notes, beside)
+    edges = {x.score: None for _, x, y in panels if any(map(_is_at_edge, x.cells, y.cells))}
+    told = [marks(shown, "crosses")] if shown[0].cells else []
+    told += [f"hollow at the right edge: the paper's, which prints no {name}" for name in edges]
+    figure, places = _panels(table, len(panels), "; ".join(filter(None, told)), notes, beside)
     for place, (group, x, y) in zip(places, panels, strict=True):
         axes = figure.add_subplot(place)
         for one, other in zip(x.cells, y.cells, strict=True):
@@ -56,8 +64,10 @@ def one_against_another(
         axes.set_xlabel(x.score)
         axes.set_ylabel(y.score)
         axes.set_title(group, fontsize=8.5)
-        bounded(axes, "x", [x])
-        bounded(axes, "y", [y])
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(MaxNLocator(_MOST_TICKS))
+        for name, column in (("x", x), ("y", y)) if is_named else ():
+            bounded(axes, name, [column])
     if named:
         top = max(axes.get_position().y1 for axes in figure.axes)
         _legend(
@@ -139,12 +149,12 @@ def _panels(
     title_lines: int = 1,
 ) -> tuple[Figure, list[SubplotSpec]]:
     """A figure with so many panels, and `beside` inches free at its right."""
-    across = min(count, 3)
+    across = 2 if count == 4 else min(count, 3)
     down = -(-count // across)
     above = 0.25 + 0.16 * title_lines
     figure, (_, bottom, _, top) = framed(
         table,
-        0.3 + across * (_SIDE + 0.5) + beside,
+        0.45 + across * (_SIDE + 0.5) + beside,
         down * (_SIDE + 0.45 + above),
         legend,
         notes,
@@ -166,6 +176,11 @@ def _point(axes: Axes, one: Cell, other: Cell, index: int) -> None:
     colour, marker = colour_of(index), marker_of(index)
     if one.paper is not None and other.paper is not None:
         axes.plot(one.paper, other.paper, marker, mfc="none", mec=colour, ms=7, zorder=3)
+    if _is_at_edge(one, other):
+        assert other.paper is not None
+        look: Any = {"mfc": "none", "mec": colour, "ms": 7, "clip_on": False}
+        where = axes.get_yaxis_transform()
+        axes.add_line(Line2D([1.0], [other.paper], marker=marker, transform=where, **look))
     if one.ours is None or other.ours is None:
         return
     x, y = one.ours.mean, other.ours.mean
@@ -188,6 +203,12 @@ def _legend(figure: Figure, names: Sequence[tuple[str, int]], corner: tuple[floa
 def _drawn_rows(panels: Sequence[Pair]) -> list[Cell]:
     """A cell of each row that has a point in some panel."""
     rows = {cell.row for _, x, y in panels for cell in _shared(x, y)}
+    rows |= {
+        other.row
+        for _, x, y in panels
+        for one, other in zip(x.cells, y.cells, strict=True)
+        if _is_at_edge(one, other)
+    }
     return [cell for cell in panels[0][1].cells if cell.row in rows]
 
 
@@ -207,6 +228,10 @@ def _shared(x: Column, y: Column) -> list[Cell]:
             ),
         )
     ]
+
+
+def _is_at_edge(one: Cell, other: Cell) -> bool:
+    return one.paper is None and other.paper is not None
 
 
 def _both(one: Cell, other: Cell) -> float | None:

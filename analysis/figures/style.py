@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -20,6 +21,8 @@ LEAST_WIDTH = 6.5  # inches
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 MARKERS = ("o", "s", "D", "^", "v", "P", "X")
 _SHOWN = ("backbone", "dataset", "protocol", "measure", "seeds", "commit")  # of a table's context
+_NOTED = ("differs from the paper: ", "columns ")  # how the notes begin that every figure needs
+_TIED = "\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}"  # `n = 8` stays on one line
 _CHARACTERS_PER_INCH = 15.5  # of the small print
 _SMALL = 7.0
 _LINE = _SMALL * 1.35 / 72  # inches
@@ -78,8 +81,11 @@ def framed(
     width = max(width, LEAST_WIDTH)
     print_width = int(width * _CHARACTERS_PER_INCH)
     told = " · ".join(f"{key}: {table.context[key]}" for key in _SHOWN if key in table.context)
+    noted = " · ".join(note for note in table.notes if note.startswith(_NOTED))
     lines = [
-        part for text in (told, legend, *notes) for part in textwrap.wrap(text, print_width) or []
+        part.replace(_TIED, " = ")
+        for text in (told, noted, legend, *notes)
+        for part in textwrap.wrap(text.replace(" = ", _TIED), print_width)
     ]
     title = textwrap.wrap(table.heading, int(width * 11))
     above, below = 0.12 + 0.19 * len(title), 0.12 + _LINE * len(lines)
@@ -100,6 +106,11 @@ def bounded(axes: Axes, name: str, columns: Sequence[Column]) -> None:
     if all(column.is_share for column in columns):
         limits = axes.set_xlim if name == "x" else axes.set_ylim
         limits(-0.04, 1.04)
+
+
+def in_rows(handles: Sequence[Artist], num_columns: int) -> list[Artist]:
+    """The entries of a legend so that they are read along its rows; Matplotlib fills columns."""
+    return [each for column in range(num_columns) for each in handles[column::num_columns]]
 
 
 def marks(columns: Sequence[Column], intervals: str = "lines") -> str:

@@ -17,7 +17,7 @@ from analysis.render.table import Entry, Row
 
 RELIABILITY = "reliability"  # of the edits: one that does not take costs nothing
 UNEDITED = "unedited"  # the first label of the row with the backbone's own scores
-_SCORE, _CHANGE = "ability.", "ability_change."
+SCORE, CHANGE = "ability.", "ability_change."  # how keys begin
 _MOMENT = "ability"  # of the lines of a per-record file that hold answers to tasks
 _KINDS = {
     "single": "single edits",
@@ -67,12 +67,12 @@ def _body(section: Section, num_left_out: int, without: str) -> Body:
     The first row is the backbone's own.
     """
     tasks = _tasks(section.arms)
-    scores = {f"{_CHANGE}{task}": _heading(task) for task in tasks}
+    scores = {f"{CHANGE}{task}": _heading(task) for task in tasks}
     before = tuple(Entry(_before(section.arms, task)) for task in tasks)
     rows = (
         Row(
             (arm.method, _edits(arm)),
-            (Entry(ours(arm, RELIABILITY)), *(Entry(_change(arm, task)) for task in tasks)),
+            (Entry(ours(arm, RELIABILITY)), *map(Entry, _changes(arm, tasks))),
         )
         for arm in sorted(section.arms, key=_place)
     )
@@ -86,46 +86,53 @@ def _body(section: Section, num_left_out: int, without: str) -> Body:
         footer=(left_out,) if num_left_out else (),
         has_own_intervals=True,
         context={"protocol": _protocol(section)},
-        digits={f"{_CHANGE}{task}": 2 if _is_perplexity(task) else 3 for task in tasks},
+        digits={f"{CHANGE}{task}": 2 if _is_perplexity(task) else 3 for task in tasks},
     )
 
 
 def _tasks(arms: Sequence[Arm]) -> list[str]:
     """Names of all tasks that were asked, in the order of `metrics.yaml`."""
-    found = {name for arm in arms for name in (*arm.scores, *arm.before) if name.startswith(_SCORE)}
+    found = {name for arm in arms for name in (*arm.scores, *arm.before) if name.startswith(SCORE)}
     declared = [name for name in METRICS if name in found]
-    return [name.removeprefix(_SCORE) for name in (*declared, *sorted(found - set(declared)))]
+    return [name.removeprefix(SCORE) for name in (*declared, *sorted(found - set(declared)))]
 
 
 def _heading(task: str) -> str:
-    declared = METRICS.get(f"{_SCORE}{task}")
+    declared = METRICS.get(f"{SCORE}{task}")
     return task if declared is None else declared.heading
 
 
 def _is_perplexity(task: str) -> bool:
-    declared = metric(f"{_SCORE}{task}")
+    declared = metric(f"{SCORE}{task}")
     return declared is not None and declared.kind == "perplexity"
 
 
 def _before(arms: Sequence[Arm], task: str) -> Estimate | str:
     """The backbone's own score: the same in every trial, so that it has no interval."""
-    found = [arm.before[name] for arm in arms if (name := f"{_SCORE}{task}") in arm.before]
+    found = [arm.before[name] for arm in arms if (name := f"{SCORE}{task}") in arm.before]
     return Estimate(found[0].mean, found[0].num_seeds) if found else _ABSENT
 
 
-def _change(arm: Arm, task: str) -> Estimate | str:
-    """The change of a task's score, with its interval over seeds or questions."""
-    found = ours(arm, f"{_CHANGE}{task}")
-    if isinstance(found, str) or len(arm.seeds) >= SEEDS_FOR_T:
+def _changes(arm: Arm, tasks: Sequence[str]) -> list[Estimate | str]:
+    """The change of each task's score, with its interval over seeds or questions."""
+    found = [ours(arm, f"{CHANGE}{task}") for task in tasks]
+    if arm.state or len(arm.seeds) >= SEEDS_FOR_T:
         return found
     frames = [read_records(address, arm.context["dataset"], _MOMENT) for address in arm.records]
+    return [
+        each if isinstance(each, str) else _with_interval(each, frames, task)
+        for each, task in zip(found, tasks, strict=True)
+    ]
+
+
+def _with_interval(change: Estimate, frames: Sequence[pd.DataFrame | None], task: str) -> Estimate:
     asked = [_of_task(frame, task) for frame in frames if frame is not None]
-    whole = len(asked) == len(arm.seeds) and all(len(part) for part in asked)
-    return estimate(found.by_seed, interval_of_change(asked) if whole else None)
+    whole = len(asked) == len(frames) and all(len(part) for part in asked)
+    return estimate(change.by_seed, interval_of_change(asked) if whole else None)
 
 
 def _of_task(records: pd.DataFrame, task: str) -> pd.DataFrame:
-    return records[records["score"] == f"{_SCORE}{task}"]
+    return records[records["score"] == f"{SCORE}{task}"]
 
 
 def _protocol(section: Section) -> str:

@@ -37,6 +37,7 @@ from analysis.published.paper_numbers import PaperRow
 _SIZES = ("num_edits", "edit_batch_size", "num_batches", "num_questions", "answers_per_question")
 _ANY_KIND = ("kind", "order", "answers", *_SIZES)
 _STREAM = ("order", "edit_batch_size", "num_batches")  # each method its own, in one stream
+_BATCHES = ("num_batches",)  # each panel its own: of batches that are rolled back the sample size
 
 _METRICS = headings(AVERAGED)
 _ROUTING = headings(["routing_consistency", "routing_purity", "largest_load"])
@@ -106,7 +107,9 @@ _MEMOE_TABLES: Mapping[str, Layout] = {
         ),
         "memoe_v1",
     ).layout(
-        "MEMoE v1 Figure 4: number of experts, layer and routing", numbers=["memoe_v1_table6"]
+        "MEMoE v1 Figure 4: number of experts, layer and routing",
+        _BATCHES,
+        numbers=["memoe_v1_table6"],
     ),
     "memoe_v1_figure3": ability_layout("MEMoE v1 Figure 3", without="memoe_v2"),
     "memoe_v2_figure3": ability_layout("MEMoE v2 Figure 3", without="memoe_v1"),
@@ -123,7 +126,7 @@ _MEMOE_TABLES: Mapping[str, Layout] = {
         "MEMoE v2 Table 6: size of the batch, against a stream of batches", _ANY_KIND
     ),
     "memoe_v2_figure4": only(Matrix(BY_PANEL, extras=_ROUTING), "memoe_v2").layout(
-        "MEMoE v2 Figure 4: number of experts, layer and routing", has_paper=False
+        "MEMoE v2 Figure 4: number of experts, layer and routing", _BATCHES, has_paper=False
     ),
 }
 

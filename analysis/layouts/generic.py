@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from analysis.aggregate import Section
@@ -12,13 +13,20 @@ from analysis.render.table import Entry, Row
 
 
 def arrange(section: Section, paper: Sequence[PaperRow], is_filtered: bool) -> Body:
-    """Rows by arm, in alphabetical order; there is nothing to compare with and no filter."""
+    """Rows by arm, in alphabetical order, numbers by size; nothing to compare with, no filter."""
     measured = {name for arm in section.arms for name in arm.scores}
     further = [m.name for m in METRICS.values() if m.has_column and m.name in measured]
     scores = SCORES | headings(further)
-    arms = sorted(section.arms, key=lambda arm: (arm.ablation, arm.name))
+    arms = sorted(section.arms, key=lambda arm: (arm.ablation, _natural(arm.name)))
     rows = (Row((arm.name,), tuple(Entry(ours(arm, name)) for name in scores)) for arm in arms)
     return Body(labels=("Arm",), scores=scores, rows=tuple(rows), digits=digits(scores))
+
+
+def _natural(name: str) -> list[str | float]:
+    """Sort key by which `edit_layer=4` comes before `edit_layer=10`."""
+    parts: list[str | float] = list(re.split(r"(\d+(?:\.\d+)?(?:e-?\d+)?)", name))
+    parts[1::2] = map(float, parts[1::2])
+    return parts
 
 
 LAYOUT = Layout(

@@ -35,7 +35,7 @@ _ANSWERS = {
     "answer",
 }
 _MOST_VALUES = 6  # of one key, listed with the arms that have them
-_MOST_ARMS = 6  # that have one value; more are counted
+_MOST_ARMS, _MOST_NAMES = 6, 70  # arms of one value, and signs of their names; more are counted
 _MOST_ERRORS = 8  # reasons listed below a table; the ledger has them all
 
 
@@ -244,7 +244,9 @@ def _protocol(section: Section) -> str:
         lone = len(holders) == 1 and sum(map(len, holders.values())) == len(section.arms)
         for value, names in sorted(holders.items()):
             arms = set(names)
-            held_by = _join(arms) if len(arms) <= _MOST_ARMS else f"{len(arms)} arms"
+            held_by = _join(arms)
+            if len(arms) > _MOST_ARMS or len(held_by) > _MOST_NAMES:
+                held_by = f"{len(arms)} arms"
             parts.append(f"{key} {value}" + ("" if lone else f" ({held_by})"))
     return ", ".join(parts)
 

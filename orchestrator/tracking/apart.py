@@ -15,6 +15,7 @@ import logging
 import queue
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -23,6 +24,7 @@ from typing import IO, Any
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
+from orchestrator.redaction import redacted
 from orchestrator.store.ledger_rows import EndRow, read_row
 from orchestrator.store.provenance import ROOT
 from orchestrator.store.rows import LabelledRow
@@ -65,6 +67,7 @@ class TrackerProcess:
         self.failures: list[str] = []
         self._queue: queue.Queue[Any] = queue.Queue()
         self._process: subprocess.Popen[str] | None = None
+        self._said: IO[bytes] | None = None  # what the process wrote to standard error
         self._threads: list[threading.Thread] = []
         if not self._is_recalled:
             self._start()
@@ -107,15 +110,29 @@ class TrackerProcess:
             status = 0
         for thread in self._threads:
             thread.join()
+        cause = self._cause()
         if status:
-            self.failures.append(f"the process that writes into it ended with status {status}")
+            ended = f"the process that writes into it ended with status {status}"
+            self.failures.append(f"{ended}: {cause}" if cause else ended)
+        elif cause and self.num_unsent and not self.failures:  # its thread died, which it outlives
+            self.failures.append(f"the process that writes into it failed: {cause}")
+
+    def _cause(self) -> str:
+        """Why the process failed, in one line without secrets; "" if it did not say."""
+        said, self._said = self._said, None
+        if said is None:
+            return ""
+        with said:
+            said.seek(0)
+            return _cause(said.read().decode("utf-8", errors="replace"))
 
     def _start(self) -> None:
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - `close` closes it; a pipe may fill
         self._process = subprocess.Popen(
             [sys.executable, str(ROOT / "orchestrator" / "tracking" / "apart.py")],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,  # whatever goes wrong is told as a line
+            stderr=self._said,  # what is expected to go wrong is told as a line
             text=True,
             start_new_session=True,  # Ctrl-C is for the driver
         )
@@ -147,6 +164,14 @@ class TrackerProcess:
         pipe = getattr(self._process, name)
         assert pipe is not None
         return pipe  # type: ignore[no-any-return]
+
+
+def _cause(said: str) -> str:
+    """The error of the last traceback in `said`, else its last line, without secrets."""
+    _, begin, behind = said.rpartition("Traceback (most recent call last):")
+    lines = [line for line in behind.splitlines() if line.strip()]
+    named = [line for line in lines if not line.startswith(" ")] if begin else lines[-1:]
+    return redacted(named[0].strip()) if named else ""
 
 
 def to_json(row: LabelledRow) -> dict[str, Any]:

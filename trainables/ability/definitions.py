@@ -24,6 +24,7 @@ from typing import Any, Literal
 from trainables.bases import FOLDER, read_yaml
 from trainables.edits.embedded import EMBEDDED, WORLD
 from trainables.errors import ConfigError, DataError
+from trainables.reading.columns import Column, is_of_columns, sentences
 from trainables.reading.json_files import objects, read_bytes
 from trainables.spec import BackboneSpec, EvaluateSpec
 
@@ -31,6 +32,8 @@ VERSION = 1  # of how answers are scored
 KEY, PATH = "evaluate.ability", "evaluate.path"
 _HARNESS, _EXTRA = "lm_eval", "pip install -c constraints.txt -e '.[ability]'"
 _MOST_SHOWN = 40  # signs of a value
+_OR = " or "  # between patterns of a file's name
+_TAG = re.compile(r"O|[BI]-\w+")  # of a token in an entity, or in none
 _NAMED = re.compile(r"""^["']?(?:task|group)["']?: *["']?([^\s"'#\[]+)""", re.MULTILINE)
 
 
@@ -42,9 +45,10 @@ class Definition:
         name: Of the task and its file.
         reads: `world`: nothing, it is of the made-up world; `files`: files of the user's.
         version: Raised with every change that moves a number.
-        files: Split -> pattern of the name of its file.
+        files: Split -> pattern of the name of its file, or several.
         fields: Keys that each record must have, with what stands there: `text`, `texts`,
-            `text or texts`, or one of a list of values.
+            `text or texts`, `tags`, or one of a list of values.
+        columns: Key -> the column of it in a file that holds no JSON; none: it must hold JSON.
         task: Prompt, answer and kind of the task, as the harness takes them.
         scoring: A function of `scoring.py`; None: the harness's own metric.
     """
@@ -52,8 +56,9 @@ class Definition:
     name: str
     reads: Literal["world", "files"]
     version: int
-    files: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, str | Sequence[str]] = field(default_factory=dict)
     fields: Mapping[str, str | Sequence[Any]] = field(default_factory=dict)
+    columns: Mapping[str, Column] = field(default_factory=dict)
     task: Mapping[str, Any] = field(default_factory=dict)
     scoring: str | None = None
 
@@ -132,7 +137,7 @@ def files_of(known: Definition, wanted: EvaluateSpec) -> dict[str, Path]:
         DataError: If no file there, or more than one, bears the name that the task's pattern asks.
     """
     if wanted.path is None:
-        patterns = " and ".join(known.files.values())
+        patterns = " and ".join(map(_either, known.files.values()))
         raise ConfigError(
             f"{PATH} is not set; {KEY}={known.name} reads {patterns} from it: a folder, a file, "
             "or a list of these"
@@ -140,13 +145,14 @@ def files_of(known: Definition, wanted: EvaluateSpec) -> dict[str, Path]:
     paths = [wanted.path] if isinstance(wanted.path, str) else list(wanted.path)
     there = list(_files_in(paths))
     found = {}
-    for split, pattern in known.files.items():
-        named = [path for path in there if fnmatch(path.name, pattern)]
+    for split, named_so in known.files.items():
+        either = _either(named_so)
+        named = [p for p in there if any(fnmatch(p.name, each) for each in either.split(_OR))]
         if len(named) != 1:
             many = ", ".join(path.name for path in named) or "none"
             raise DataError(
                 f"{PATH} is {', '.join(paths)}: {KEY}={known.name} reads one file named "
-                f"{pattern}; there is {many}"
+                f"{either}; there is {many}"
             )
         found[split] = named[0]
     return found
@@ -160,7 +166,13 @@ def documents(known: Definition, path: Path) -> list[dict[str, Any]]:
             there.
     """
     found = []
-    for line, record in objects(path, read_bytes(path, PATH), PATH):
+    data = read_bytes(path, PATH)
+    records: Iterator[tuple[int, Any]] = (
+        sentences(path, data, known.columns, PATH)
+        if known.columns and is_of_columns(path)
+        else objects(path, data, PATH)
+    )
+    for line, record in records:
         for key, kind in known.fields.items():
             value = record.get(key) if isinstance(record, Mapping) else None
             if not _is_of_kind(value, kind):
@@ -216,7 +228,13 @@ def _is_of_kind(value: Any, kind: str | Sequence[Any]) -> bool:
         return any(type(value) is type(each) and value == each for each in kind)
     is_text = isinstance(value, str)
     are_texts = isinstance(value, list) and all(isinstance(each, str) for each in value)
-    return {"text": is_text, "texts": are_texts, "text or texts": is_text or are_texts}[kind]
+    are_tags = are_texts and all(map(_TAG.fullmatch, value))
+    kinds = {"text": is_text, "texts": are_texts, "text or texts": is_text or are_texts}
+    return (kinds | {"tags": are_tags})[kind]
+
+
+def _either(patterns: str | Sequence[str]) -> str:
+    return patterns if isinstance(patterns, str) else _OR.join(patterns)
 
 
 def _shown(value: Any) -> str:

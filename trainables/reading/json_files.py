@@ -42,7 +42,7 @@ def objects(path: Path, data: bytes, key: str = PATH) -> Iterator[tuple[int, Any
     Raises:
         DataError: If the bytes are no text or no JSON; `key` and `path` are named.
     """
-    text = _text_of(path, data, key)
+    text = text_of_file(path, data, key)
     if text.lstrip(JSON_BLANKS).startswith("["):
         yield from enumerate(_parse(path, text, 1, key), start=1)
         return
@@ -52,7 +52,12 @@ def objects(path: Path, data: bytes, key: str = PATH) -> Iterator[tuple[int, Any
             yield number, _parse(path, line, number, key)
 
 
-def _text_of(path: Path, data: bytes, key: str) -> str:
+def text_of_file(path: Path, data: bytes, key: str) -> str:
+    """The text of a file, gunzipped where it is gzipped.
+
+    Raises:
+        DataError: If the bytes are no text; `key` and `path` are named.
+    """
     if data.startswith(GZIP_MAGIC):
         try:
             data = gzip.decompress(data)

@@ -14,7 +14,7 @@ from orchestrator.planning.ability import asked
 from orchestrator.settings.loading import load
 from trainables.ability import definitions
 from trainables.ability.definitions import check, defined, digest, documents, files_of
-from trainables.ability.scoring import SCORES
+from trainables.ability.scoring import SCORES, tagged_entities
 from trainables.bases import FOLDER
 from trainables.errors import ConfigError, DataError
 from trainables.metrics.evaluator import MEASURES
@@ -128,6 +128,61 @@ def test_documents_when_a_file_is_broken_then_file_and_line_are_named(
     path.write_text(text)
     with pytest.raises(DataError, match=f"evaluate.path.*sst2.jsonl.*{said}"):
         documents(defined()["sst2"], path)
+
+
+COLUMNS = (
+    "-DOCSTART- -X- O O\n\n"
+    "BAR NNP I-NP I-LOC\r\n3 CD I-NP O\r\n\r\n\r\n"  # a blank line may be one of Windows
+    "Ada NNP I-NP I-PER\nQuell NNP I-NP I-PER\nEld NNP I-NP B-PER\n"  # the last without one
+)
+SENTENCES = [
+    {"tokens": ["BAR", "3"], "ner_tags": ["I-LOC", "O"]},
+    {"tokens": ["Ada", "Quell", "Eld"], "ner_tags": ["I-PER", "I-PER", "B-PER"]},
+]
+
+
+@pytest.mark.parametrize("name", ["eng.testb", "conll03_test.txt", "conll03.jsonl"])
+def test_documents_of_conll03_are_the_same_in_columns_and_in_json(
+    tmp_path: Path, name: str
+) -> None:
+    known = defined()["conll03"]
+    is_json = name.endswith("jsonl")
+    text = "\n".join(map(json.dumps, SENTENCES)) if is_json else COLUMNS
+    (tmp_path / name).write_text(text, newline="")
+    (path,) = files_of(known, EvaluateSpec(("conll03",), path=str(tmp_path))).values()
+    assert documents(known, path) == SENTENCES
+    tags = [tagged_entities(each["tokens"], each["ner_tags"]) for each in SENTENCES]
+    assert tags == [[("BAR", "LOC")], [("Ada Quell", "PER"), ("Eld", "PER")]]
+
+
+def test_documents_of_conll03_when_the_last_column_is_no_tag_then_file_and_line_are_named(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "conll03.txt").write_text("\nAda B-PER 0\nruns O 0\n")
+    with pytest.raises(DataError, match=r'conll03.txt, line 2: ner_tags is .*"0".* is tags'):
+        documents(defined()["conll03"], tmp_path / "conll03.txt")
+
+
+def test_files_when_a_task_knows_two_names_then_one_file_must_bear_either(tmp_path: Path) -> None:
+    wanted = EvaluateSpec(("conll03",), path=str(tmp_path))
+    with pytest.raises(DataError, match=r"one file named conll03\* or eng.testb; there is none"):
+        files_of(defined()["conll03"], wanted)
+    for name in ("eng.testb", "conll03.txt"):
+        (tmp_path / name).write_text(COLUMNS)
+    with pytest.raises(DataError, match=r"there is conll03\.txt, eng\.testb"):
+        files_of(defined()["conll03"], wanted)
+
+
+@needs_harness
+def test_prompt_of_samsum_has_no_returns_and_ends_where_a_summary_goes_on(tmp_path: Path) -> None:
+    from trainables.ability.harness import tasks_of
+
+    chat = {"dialogue": "Ada: Tea?\r\nBen: Yes!", "summary": "Ben wants tea."}
+    (tmp_path / "samsum_test.json").write_text(json.dumps([{"id": "1", **chat}]))
+    (task,) = tasks_of("samsum", EvaluateSpec(("samsum",), path=str(tmp_path))).values()
+    prompt = task.fewshot_context(chat, 0)
+    assert prompt.endswith("Dialogue:\nAda: Tea?\nBen: Yes!\n\nSummary:")
+    assert prompt.count("\n\nSummary:") == 2  # an example's, in the same form
 
 
 @needs_harness

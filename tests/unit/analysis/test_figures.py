@@ -98,7 +98,10 @@ def test_dots_when_several_rows_have_one_label_then_the_arm_of_ours_tells_them_a
     )
     (axes,) = drawn(dots.draw, made)
     labels = [text.get_text() for text in axes.get_yticklabels()]
-    assert labels == ["30 · 1 · 16", "30 · 10 · 16 · b", "30 · 10 · 16 · c"]
+    assert labels == [
+        "Layer 30 · Topk 1 · Rank 16",
+        *(f"Layer 30 · Topk 10 · Rank 16 · {arm}" for arm in "bc"),
+    ]
     named = table(
         ["Method", "Arm"], {"average": "Avg."}, [(("arm", "arm_printed"), (Entry(of(0.1)),))]
     )
@@ -115,6 +118,24 @@ def test_dots_when_a_score_is_no_share_then_its_axis_is_its_own() -> None:
     seconds, rel = drawn(dots.draw, made)
     assert seconds.get_xlim()[1] < 0.1
     assert rel.get_xlim() == (-0.04, 1.04)
+
+
+def test_dots_when_values_lie_far_apart_then_the_axis_is_logarithmic() -> None:
+    scores = {"edit_seconds": "Edit s", "edit_state_bytes": "MB", "reliability": "Rel."}
+    rows = [
+        (("a",), (Entry(of(0.02, 0.0), 1800.0), Entry(of(0.0, 0.0), 90.0), Entry(of(0.001)))),
+        (("b",), (Entry(of(0.4, 0.0), 14.0), Entry(of(5.0, 0.0), 70.0), Entry(of(0.9)))),
+    ]
+    axes = drawn(dots.draw, table(["Method"], scores, rows))
+    assert [each.get_xscale() for each in axes] == ["log", "linear", "linear"]  # one holds a zero
+    assert "$" not in axes[0].xaxis.get_major_formatter()(1000.0)
+
+
+def test_dots_when_an_arm_without_a_mean_stands_beside_the_papers_mark_then_both_are_read() -> None:
+    rows = [((str(value),), (Entry("failed 1/3", value),)) for value in (0.1, 0.9)]
+    (axes,) = drawn(dots.draw, table(["Method"], {"reliability": "Rel."}, rows))
+    where = [(text.get_position()[0] > 0.5, text.get_ha()) for text in axes.texts]
+    assert where == [(True, "right"), (False, "left")]
 
 
 def test_figure_when_a_name_has_dollars_then_it_is_drawn_as_it_stands(tmp_path: Path) -> None:
@@ -191,6 +212,35 @@ def test_curve_when_some_rows_have_no_number_then_they_stand_alone() -> None:
     (one,) = drawn(curve.over_rows, grouped)
     lines = [line for line in one.lines if line.get_marker() != "None"]
     assert [list(np.asarray(line.get_ydata())) for line in lines] == [[0.9, 0.8], [0.5]]
+
+
+def test_curve_when_one_kind_has_numbers_and_names_then_they_share_a_panel() -> None:
+    places = ["layer 4", "layer 16", "routing soft", "routing top_1", "routing top_2"]
+    rows = [((place,), (Entry(of(0.5)),)) for place in places]
+    layer, routing = drawn(curve.over_rows, table(["Panel"], {"average": "Avg."}, rows))
+    assert [axes.get_title() for axes in (layer, routing)] == ["layer", "routing"]
+    assert [text.get_text() for text in routing.get_xticklabels()] == ["soft", "top_1", "top_2"]
+    lines = [line for line in routing.lines if line.get_marker() != "None"]
+    assert [len(np.asarray(line.get_xdata())) for line in lines] == [1, 2]
+
+
+def test_curve_when_nothing_of_ours_stands_in_a_panel_then_it_says_so() -> None:
+    made = table(
+        ["Panel"],
+        {"average": "Avg."},
+        [
+            (("layer 4",), (Entry(of(0.5), 0.6),)),
+            (("experts 2",), (Entry("not run", 0.6),)),
+        ],
+    )
+    layer, experts = drawn(curve.over_rows, made)
+    assert [text.get_text() for text in (*layer.texts, *experts.texts)] == ["ours: not run"]
+
+
+def test_curve_when_many_rows_are_counted_then_the_ticks_are_whole() -> None:
+    rows = [((f"batch {i}",), (Entry(of(0.5)),)) for i in range(1, 21)]
+    (axes,) = drawn(curve.over_rows, table(["Part"], {"average": "Avg."}, rows))
+    assert all(float(tick).is_integer() for tick in axes.get_xticks())
 
 
 def test_curve_when_two_arms_stand_at_one_place_then_there_are_two_lines() -> None:
@@ -330,6 +380,23 @@ def test_scatter_then_each_row_is_a_point_of_two_scores() -> None:
     )
     assert marks(axes, hollow=False) == [(0.7, 0.6), (0.8, 0.5)]
     assert marks(axes, hollow=True) == [(0.1, 0.2), (0.9, 0.6)]
+
+
+def test_scatter_when_the_paper_prints_no_x_then_its_y_stands_at_the_edge() -> None:
+    rows = [
+        (("GRACE",), (Entry(of(0.8)), Entry(of(0.5), 0.6))),
+        (("WISE",), (Entry("-"), Entry("-", 0.7))),
+    ]
+    made = table(["Method"], {"own_expert_rate": "Route Acc.", "average": "Avg."}, rows)
+    with styled():
+        figure_ = scatter.one_against_another(made, [("own_expert_rate", "average")])
+    (axes,) = figure_.axes
+    assert marks(axes, hollow=False) == [(0.8, 0.5)]
+    assert marks(axes, hollow=True) == [(1.0, 0.6), (1.0, 0.7)]
+    told = " ".join(text.get_text() for text in figure_.texts).replace("\n", " ")
+    assert "hollow at the right edge: the paper's, which prints no Route Acc." in told
+    (legend,) = figure_.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["GRACE", "WISE"]
 
 
 def test_agreement_then_only_cells_that_both_have_count() -> None:

@@ -75,15 +75,18 @@ LINES = [
     ),
     ("memoe_v2_table2", ("- MoE structure", "not run"), ["not run / 0.38"]),
     ("memoe_v2_table6", ("batch of 1000",), ["0.70 (1) / 0.80", "0.50 (1) / 0.57"]),
-    ("memoe_v2_figure1", ("bucket 1",), ["1.00 (1)", "1.00 (1)"]),
-    ("memoe_v2_figure1", ("bucket 6",), ["0.00 (1)", "0.00 (1)"]),
+    ("memoe_v2_figure1", ("bucket 1",), ["1.00 [1.00, 1.00] (1)", "1.00 [1.00, 1.00] (1)"]),
+    ("memoe_v2_figure1", ("bucket 6",), ["0.00 [0.00, 0.00] (1)", "0.00 [0.00, 0.00] (1)"]),
     ("memoe_v2_figure1", ("head",), ["0.90 (1)", "0.60 (1)", "0.90 (1)", "0.80 (1)"]),
     ("lemoe_table2", ("MEMoE",), ["0.90 (1) / 1.00", "0.60 (1) / 0.90"]),
     ("lemoe_table3", ("LEMoE",), ["0.70 (1) / 0.74", "0.50 (1) / 0.50"]),
-    # two seeds: 0 and .5 of the first batch are left
+    # two seeds: 0 and .5 of the first batch are left, whose one subject allows no interval
     ("lemoe_figure2", ("batch 1",), ["1.00 (2)", "0.25 (2)"]),
     ("lemoe_figure2", ("batch 5",), ["1.00 (2)", "1.00 (2)"]),
-    ("lemoe_figure5", ("4 batches, no. 1",), ["1.00 (2)", "0.25 (2)", "1.00 (2)", "0.25 (2)"]),
+    (
+        *("lemoe_figure5", ("4 batches, no. 1",)),
+        ["1.00 [1.00, 1.00] (2)", "0.25 [0.25, 0.25] (2)"],
+    ),
     ("lemoe_figure3", ("order=1",), ["0.60 (1)", "0.3100 (1)", "0.9440 (1)"]),
     # learned by expert 2 (the second): half stays, half goes to the third; then the one batch
     (

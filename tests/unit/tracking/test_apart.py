@@ -92,6 +92,33 @@ def test_process_that_is_killed_then_the_end_says_so_and_the_next_driver_sends_a
     assert len(runs(store, later.experiment_id)) == 2
 
 
+@pytest.mark.parametrize(
+    ("module", "code", "said"),
+    [
+        (
+            "filelock.py",  # imported before the first row is read
+            "raise RuntimeError('no lock at http://me:hunter22@host, sorry\\nnor elsewhere')",
+            "ended with status 1: RuntimeError: no lock at http://***@host, sorry",
+        ),
+        (
+            "mlflow.py",  # imported by the thread that writes, which nothing else ends
+            "class Odd(BaseException): pass\nraise Odd('out of luck')",
+            "failed: mlflow.Odd: out of luck",
+        ),
+    ],
+)
+def test_process_that_fails_as_nobody_expected_then_the_end_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, code: str, said: str
+) -> None:
+    (tmp_path / module).write_text(code)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    tracker = TrackerProcess(tmp_path / "store", "odd")
+    tracker.log(row("f1"))
+    tracker.close()
+    assert tracker.failures == [f"the process that writes into it {said}"]
+    assert tracker.num_unsent == 1
+
+
 def test_process_that_stands_still_then_the_end_is_not_held_up(store: Path) -> None:
     tracker = TrackerProcess(store, "still")
     tracker.log(row("f1"))
