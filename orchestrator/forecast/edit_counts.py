@@ -10,7 +10,7 @@ from orchestrator.planning.trial_spec import TrialSpec
 
 TOKENS_PER_ROW, TOKENS_PER_TARGET, PROMPTS_PER_EDIT = 15, 3, 8
 TOKENS_PER_ANSWER = 8  # of a task that no edit is about, where it is chosen
-VECTOR_ROWS = 256  # of edits whose vectors are found at a time
+VECTOR_ROWS = 128  # of edits whose vectors are found at a time
 _MOST_APART = 32  # single edits at a time where each trains little
 TOKENS_READ = 4096  # of its questions at a time on a GPU, which is where memory is short
 

@@ -16,7 +16,7 @@ from trainables.interfaces import Backbone, EditBatch, PromptBatch
 from trainables.prompts import Row, collate, pad_id, subject_last_token, tokenise
 
 KlPosition = Literal["last", "subject"]
-_MOST_ROWS = 256  # at a time; a core is as busy with fewer
+_MOST_ROWS = 128  # at a time; a core is as busy with fewer
 
 
 @dataclass(frozen=True)
