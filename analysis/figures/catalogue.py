@@ -37,6 +37,7 @@ _PUBLISHED: Mapping[str, Draw] = {
             ("between_batch_similarity", "reliability"),
         ],
         is_named=False,
+        spread_of="reliability",
     ),
     "lemoe_figure5": curve.over_rows,
     "arm_figure4a": curve.over_rows,

@@ -24,7 +24,11 @@ Pair = tuple[str, Column, Column]  # group, x, y
 
 
 def one_against_another(
-    table: Table, pairs: Sequence[tuple[str, str]], *, is_named: bool = True
+    table: Table,
+    pairs: Sequence[tuple[str, str]],
+    *,
+    is_named: bool = True,
+    spread_of: str | None = None,
 ) -> Figure:
     """A panel for each pair of scores (x, y) and each group of columns, a point for each row.
 
@@ -36,6 +40,8 @@ def one_against_another(
         pairs: Keys of scores without their group, such as `reliability`.
         is_named: Whether rows have a colour and mark of their own; of one cloud of points the axes
             show no more than its extent.
+        spread_of: A score whose points stand in a panel before all others, group beside group, with
+            the box of their quartiles and whiskers to their ends.
 
     Raises:
         AnalysisError: If a score is not there.
@@ -56,8 +62,15 @@ def one_against_another(
     edges = {x.score: None for _, x, y in panels if any(map(_is_at_edge, x.cells, y.cells))}
     told = [marks(shown, "crosses")] if shown[0].cells else []
     told += [f"hollow at the right edge: the paper's, which prints no {name}" for name in edges]
-    figure, places = _panels(table, len(panels), "; ".join(filter(None, told)), notes, beside)
-    for place, (group, x, y) in zip(places, panels, strict=True):
+    spread = [column for column in columns if column.base == spread_of]
+    if spread:
+        told.append("boxes: quartiles, whiskers to the least and the largest")
+    more = bool(spread)
+    legend = "; ".join(filter(None, told))
+    figure, places = _panels(table, len(panels) + more, legend, notes, beside)
+    if spread:
+        _spread(figure.add_subplot(places[0]), spread)
+    for place, (group, x, y) in zip(places[more:], panels, strict=True):
         axes = figure.add_subplot(place)
         for one, other in zip(x.cells, y.cells, strict=True):
             _point(axes, one, other, one.row if is_named else 0)
@@ -76,6 +89,20 @@ def one_against_another(
             (1 - beside / figure.get_figwidth(), top),
         )
     return figure
+
+
+def _spread(axes: Axes, columns: Sequence[Column]) -> None:
+    """The points of each column of one score, beside each other."""
+    found = [[cell.ours.mean for cell in column.cells if cell.ours] for column in columns]
+    numbers = range(1, len(columns) + 1)
+    axes.boxplot(found, whis=(0, 100), widths=0.5, medianprops={"color": "#000000"})
+    for number, values in zip(numbers, found, strict=True):
+        # Side by side in their order, so that equal ones do not hide each other.
+        across = [number + 0.3 * (i / max(1, len(values) - 1) - 0.5) for i in range(len(values))]
+        axes.plot(across, values, marker_of(0), color=colour_of(0), ms=3.5, alpha=0.7)
+    axes.set_xticks(numbers, [column.group or "ours" for column in columns])
+    axes.set_ylabel(columns[0].score)
+    axes.yaxis.set_major_locator(MaxNLocator(_MOST_TICKS))
 
 
 def ours_against_theirs(table: Table) -> Figure:

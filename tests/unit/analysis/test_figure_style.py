@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import matplotlib as mpl
 
+from analysis.figures.catalogue import drawing
 from analysis.figures.style import COLOURS, colour_of, framed, in_rows, marker_of, styled
 from analysis.render.table import Table
+from tests.unit.analysis.test_figures import GRID, METHODS, drawn
 
 
 def test_series_then_49_are_told_apart() -> None:
@@ -34,3 +36,8 @@ def test_styled_then_nothing_of_it_stays() -> None:
     with styled():
         assert mpl.rcParams["svg.hashsalt"] == "figure"
     assert mpl.rcParams["svg.hashsalt"] == before
+
+
+def test_drawing_when_a_table_is_not_named_then_its_form_decides() -> None:
+    assert drawn(drawing("lemoe_lora", "auto"), GRID)[0].images
+    assert not drawn(drawing("an_ablation", "auto"), METHODS)[0].images

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from analysis.aggregate import Estimate
 from analysis.errors import AnalysisError
-from analysis.figures import curve, dots, heat_map, scatter
+from analysis.figures import curve, dots, heat_map
 from analysis.figures.catalogue import drawing
 from analysis.figures.cells import number_of
 from analysis.figures.style import store, styled
@@ -56,7 +56,8 @@ def marks(axes: Axes, *, hollow: bool) -> list[tuple[float, float]]:
     return sorted(
         (float(x), float(y))
         for line in axes.lines
-        if line.get_marker() != "None" and (line.get_markerfacecolor() == "none") == hollow
+        if line.get_marker() not in ("None", "")
+        and (line.get_markerfacecolor() == "none") == hollow
         for x, y in zip(np.asarray(line.get_xdata()), np.asarray(line.get_ydata()), strict=True)
     )
 
@@ -374,61 +375,6 @@ def test_heat_map_of_no_grid_then_that_is_an_error() -> None:
         heat_map.of_grid(METHODS)
 
 
-def test_scatter_then_each_row_is_a_point_of_two_scores() -> None:
-    (axes,) = drawn(
-        lambda made: scatter.one_against_another(made, [("reliability", "average")]), METHODS
-    )
-    assert marks(axes, hollow=False) == [(0.7, 0.6), (0.8, 0.5)]
-    assert marks(axes, hollow=True) == [(0.1, 0.2), (0.9, 0.6)]
-
-
-def test_scatter_when_the_paper_prints_no_x_then_its_y_stands_at_the_edge() -> None:
-    rows = [
-        (("GRACE",), (Entry(of(0.8)), Entry(of(0.5), 0.6))),
-        (("WISE",), (Entry("-"), Entry("-", 0.7))),
-    ]
-    made = table(["Method"], {"own_expert_rate": "Route Acc.", "average": "Avg."}, rows)
-    with styled():
-        figure_ = scatter.one_against_another(made, [("own_expert_rate", "average")])
-    (axes,) = figure_.axes
-    assert marks(axes, hollow=False) == [(0.8, 0.5)]
-    assert marks(axes, hollow=True) == [(1.0, 0.6), (1.0, 0.7)]
-    told = " ".join(text.get_text() for text in figure_.texts).replace("\n", " ")
-    assert "hollow at the right edge: the paper's, which prints no Route Acc." in told
-    (legend,) = figure_.legends
-    assert [text.get_text() for text in legend.get_texts()] == ["GRACE", "WISE"]
-
-
-def test_agreement_then_only_cells_that_both_have_count() -> None:
-    rows = [
-        ((str(i),), (Entry(of(ours), paper),))
-        for i, (ours, paper) in enumerate(
-            [(0.1, 0.2), (0.3, 0.4), (0.2, 0.3), (0.9, "not printed")]
-        )
-    ]
-    (axes,) = drawn(scatter.ours_against_theirs, table(["Row"], {"average": "Avg."}, rows))
-    assert marks(axes, hollow=False) == [(0.2, 0.1), (0.3, 0.2), (0.4, 0.3)]
-    assert axes.get_title() == "Avg.\nSpearman 1.00 (3)"
-
-
-def test_agreement_when_columns_are_grouped_then_each_has_its_own_correlation() -> None:
-    values = [(0.1, 0.9), (0.2, 0.8), (0.3, 0.7)]
-    rows = [
-        ((f"m{i}",), (Entry(of(one), one), Entry(of(one), other)))
-        for i, (one, other) in enumerate(values)
-    ]
-    groups = {"average_batch": "batch", "average_stream": "stream"}
-    made = table(["Row"], {key: f"{group} Avg." for key, group in groups.items()}, rows, groups)
-    (axes,) = drawn(scatter.ours_against_theirs, made)
-    title = axes.get_title().split("\n")
-    assert title == ["Avg.", "batch Spearman 1.00 (3)", "stream Spearman -1.00 (3)"]
-
-
-def test_agreement_when_nothing_is_published_then_that_is_an_error() -> None:
-    with pytest.raises(AnalysisError, match="no cell has both"):
-        scatter.ours_against_theirs(CURVE)
-
-
 @pytest.mark.parametrize("draw", [dots.draw, curve.over_rows, curve.over_groups])
 def test_figure_when_no_cell_holds_a_number_then_that_is_an_error(
     draw: Callable[[Table], Figure],
@@ -449,8 +395,3 @@ def test_store_then_the_same_table_gives_the_same_svg_and_its_text_can_be_read(
     assert texts[0] == texts[1]
     assert "GRACE" in texts[0]
     assert "backbone: facts" in texts[0]
-
-
-def test_drawing_when_a_table_is_not_named_then_its_form_decides() -> None:
-    assert drawn(drawing("lemoe_lora", "auto"), GRID)[0].images
-    assert not drawn(drawing("an_ablation", "auto"), METHODS)[0].images
