@@ -138,7 +138,7 @@ class VectorRun:
         losses = torch.cat([each.losses for each in self._so_far()])
         return EditReport(
             num_edits=len(self.batch),
-            num_steps=sum(max(each.steps) for each in self._so_far()),
+            num_steps=max(max(each.steps) for each in self._so_far()),  # of one vector
             final_loss=float(losses.mean()),
             counts={
                 "subject_absent": sum(self.rows.absent),
