@@ -15,7 +15,14 @@ from trainables.spec import TrialSpec
 from trainables.states import read_state
 from trainables.trials.compared import Compares, compared
 from trainables.trials.loop import EditLoop
-from trainables.trials.packs.mates import Along, Mates, Packs, spent_ahead, with_ahead
+from trainables.trials.packs.mates import (
+    Along,
+    Mates,
+    Packs,
+    is_unreported,
+    spent_ahead,
+    with_ahead,
+)
 from trainables.trials.packs.pack import Member, Spent
 from trainables.trials.workbench import Workbench
 
@@ -89,6 +96,7 @@ class TrialRun:
         self._bench, self._runtime = bench, runtime
         self._mates = mates
         self._along: Along | None = None
+        self._is_unreported = False
         self._why_alone = ""
         self._compares = runtime.compares.on(spec.dataset) if runtime.compares else None
         self._rung = 0
@@ -123,6 +131,7 @@ class TrialRun:
             row["compared"] = compared(row, self._compares, moment)
             row["compared_by"] = self._compares.name
         self._rung = min(self._rung + 1, len(rungs) - 1)
+        self._is_unreported = False
         return row
 
     def states(self) -> list[tuple[Path, State]]:
@@ -153,6 +162,8 @@ class TrialRun:
         rungs = self._runtime.rungs
         if loop.method.changes_in_finish and loop.num_batches == 1:
             self._rung = len(rungs) - 1  # a rung before the end would show the floor
+        if self._is_unreported:
+            return  # it may be at the first rung, which nobody has heard of
         while rungs[self._rung] <= loop.progress and self._rung < len(rungs) - 1:
             self._rung += 1
 
@@ -191,13 +202,13 @@ class TrialRun:
             leader.loop = self._begun()
             if self._along is not None:
                 self._along.train(leader, until, after_chunk)
+                for each in self._along.kept:
+                    self.given.add(each.spent)
         except Exception as error:  # noqa: BLE001 - if it is this trial's, it comes again
             self._why_alone = f"{type(error).__name__}: {error}"
             return False
         finally:
             if self._along is not None:
-                for each in self._along.mates:
-                    self.given.add(each.spent)
                 self._along.close()
                 self._along = None
         return True
@@ -220,6 +231,7 @@ class TrialRun:
         if state is not None:
             loop.load(state)
             self.ahead = spent_ahead(state)
+            self._is_unreported = is_unreported(state)
         if self._bench.ranks is not None:
             # None may run ahead and save before all have read.
             self._bench.ranks.wait()

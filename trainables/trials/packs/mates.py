@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 from torch import get_num_threads
 
 from trainables.interfaces import State
+from trainables.parallel.out_of_memory import is_out_of_memory
 from trainables.pulse import pulse
 from trainables.spec import TrialSpec
 from trainables.states import read_state, snapshot, write_state
@@ -27,6 +28,7 @@ from trainables.trials.workbench import Workbench
 
 # Packed steps that take a larger share of the others' time are not worth the states they leave.
 _WORTH = 0.95
+_UNREPORTED = "unreported"  # in a state: no rung was reported, however far it is
 _AHEAD = "ahead"  # in a state: the time that other processes gave to the trial
 
 
@@ -82,19 +84,22 @@ class Mates:
 
         The backbone must be pristine. None where there are none, or where that is no quicker.
         """
-        others = [each for each in self._packs.of.get(key, ()) if each != key]
-        if self._is_given_up or self._bench.limit_of(spec) is not None or not others:
+        pack = self._packs.of.get(key, ())
+        if self._is_given_up or self._bench.limit_of(spec) is not None or len(pack) < 2:
             return None
         along = Along(self._state_path)
         try:
-            specs = {each: TrialSpec.parse(self._plan[each]) for each in others}
-            for each in along.claim(self._claims, others):
-                along.add(each, self._bench.loop(specs[each], is_apart=True), until)
-            if along.mates and self._is_quicker([spec, *specs.values()], until):
-                return along
+            free = along.claim(self._claims, [each for each in pack if each != key])
+            specs = {each: TrialSpec.parse(self._plan[each]) for each in free}
+            if specs and self._is_quicker([spec, *specs.values()], len(pack), until):
+                for each, told in specs.items():
+                    with _own_errors_left():
+                        along.add(each, self._bench.loop(told, is_apart=True), until)
         except BaseException:
             along.close()
             raise
+        if along.mates:
+            return along
         along.close()
         return None
 
@@ -102,23 +107,26 @@ class Mates:
         """Train nothing ahead any more in this process."""
         self._is_given_up = True
 
-    def _is_quicker(self, specs: Sequence[TrialSpec], until: float) -> bool:
-        """Whether packed steps of these trials are, as measured once on such a machine."""
+    def _is_quicker(self, specs: Sequence[TrialSpec], size: int, until: float) -> bool:
+        """Whether packed steps of so many trials are, as measured once on such a machine."""
         if not self._packs.measures:
             return True
 
         def build() -> State:
             pulse().stage("measuring whether packed steps are quicker")
-            loops = [self._bench.loop(each, is_apart=True) for each in specs]
+            loops: list[EditLoop] = []
             try:
-                on_gpu = self._bench.device != "cpu"
-                packed, alone = costs(loops, until, by_clock=on_gpu)
+                for each in specs:
+                    with _own_errors_left():
+                        loops.append(self._bench.loop(each, is_apart=True))
+                packed, alone = costs(loops, until, by_clock=self._bench.device != "cpu")
             finally:
                 for loop in loops:
                     loop.close()
             return State(values={"is_quicker": packed < _WORTH * alone})
 
-        return bool(self._bench.found_once("packing", specs[0], _alike(specs), build)["is_quicker"])
+        what = _alike(specs[0], size)
+        return bool(self._bench.found_once("packing", specs[0], what, build)["is_quicker"])
 
 
 class Along:
@@ -159,13 +167,19 @@ class Along:
     def states(self) -> list[tuple[Path, State]]:
         """What is to be stored of each, and where."""
         found = []
-        for each in self.mates:
-            if each.error is None:
-                spent = Spent()
-                spent.add(each.before)
-                spent.add(each.spent)
-                found.append((self._state_path(each.key), with_ahead(each.loop.state(), spent)))
+        for each in self.kept:
+            spent = Spent()
+            spent.add(each.before)
+            spent.add(each.spent)
+            state = with_ahead(each.loop.state(), spent)
+            state.values[_UNREPORTED] = True
+            found.append((self._state_path(each.key), state))
         return found
+
+    @property
+    def kept(self) -> list[Member]:
+        """Those that have not failed."""
+        return [each for each in self.mates if each.error is None]
 
     def close(self) -> None:
         """Forget them all; other processes may take them."""
@@ -174,10 +188,25 @@ class Along:
         self._held.close()
 
 
+@contextmanager
+def _own_errors_left() -> Iterator[None]:
+    """What is wrong with a trial, its own process will say; want of memory concerns all."""
+    try:
+        yield
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+
+
 def spent_ahead(state: State) -> Spent:
     """The time that was given to a trial before its own process took it, as its state says."""
     told: Any = state.values.get(_AHEAD, {})
     return Spent(**told)
+
+
+def is_unreported(state: State) -> bool:
+    """Whether a trial was brought to where it is by other processes alone."""
+    return bool(state.values.get(_UNREPORTED))
 
 
 def with_ahead(state: State, spent: Spent) -> State:
@@ -187,13 +216,13 @@ def with_ahead(state: State, spent: Spent) -> State:
     return state
 
 
-def _alike(specs: Sequence[TrialSpec]) -> dict[str, Any]:
-    """What decides how long steps of some trials take, beside the backbone."""
+def _alike(spec: TrialSpec, size: int) -> dict[str, Any]:
+    """What decides how long a step of a pack takes, beside the backbone."""
     return {
         "machine": [platform.machine(), platform.processor(), os.cpu_count(), get_num_threads()],
-        "module": specs[0].method.module,
-        "dataset": specs[0].dataset.name,
-        "protocol": asdict(specs[0].protocol),
-        "edit_layer": specs[0].method.settings["edit_layer"],
-        "num_trials": len(specs),
+        "module": spec.method.module,
+        "dataset": spec.dataset.name,
+        "protocol": asdict(spec.protocol),
+        "edit_layer": spec.method.settings["edit_layer"],
+        "size": size,
     }

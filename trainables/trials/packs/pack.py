@@ -106,12 +106,12 @@ class Pack:
     def _step_together(self, opened: Sequence[tuple[Member, int, Optimisation]]) -> None:
         lockstep = Lockstep([each for *_, each in opened], self._passing)
         steps = min(steps for _, steps, _ in opened)
-        spent = Spent()
+        spent, first = Spent(), opened[0][2]
         with spent.running():
             for _ in range(steps):
-                with Pulse().as_current():  # who looks at the trial sees its own steps
+                with Pulse().as_current():  # who looks at the trial sees the steps of one alone
                     lockstep.step()
-                pulse().tick()
+                pulse().step(first.last_loss or 0.0)
             opened[0][0].loop.now()
         for number, (member, _, optimisation) in enumerate(opened):
             member.spent.add(spent, 1 / len(opened))
@@ -145,7 +145,9 @@ def costs(loops: Sequence[EditLoop], until: float, *, by_clock: bool) -> tuple[f
         until: Of their progress, where they would be going.
         by_clock: Whether to look at the clock, as a GPU needs, and not at the processor.
     """
-    found = []
+    found: list[Optimisation] = []
+    if len(loops) < 2:
+        return float("inf"), 0.0
     for loop in loops:
         loop.open(until)
         if (optimisation := optimisation_of(loop.method)) is None:
