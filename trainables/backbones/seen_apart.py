@@ -1,4 +1,4 @@
-"""The same backbone several times over in one process: modules of its own around shared tensors."""
+"""The same backbone several times over in one process: one layer of its own, all else shared."""
 
 from __future__ import annotations
 
@@ -7,22 +7,39 @@ from dataclasses import replace
 from itertools import chain
 from typing import Any
 
+from torch import nn
+
 from trainables.interfaces import Backbone
 
 
-def seen_apart(backbone: Backbone, own_layer: int | None = None) -> Backbone:
-    """`backbone` with modules of its own, so that nothing put into one is met in the other.
+def seen_apart(backbone: Backbone, layer: int, *, owns_weights: bool = False) -> Backbone:
+    """`backbone` with modules of its own at one layer, so that two edits there do not meet.
 
     Args:
         backbone: Must be pristine.
-        own_layer: Layer whose tensors are copied as well, for who writes to them; None: all
-            tensors are shared.
+        layer: Decoder layer that is going to be edited. Nothing may be put in, or hung on,
+            anywhere else.
+        owns_weights: Whether the tensors of that layer are copied, too, for who writes to them.
     """
-    own = set[int]()
-    if own_layer is not None:
-        layer = backbone.model.get_submodule(backbone.layer_path(own_layer))
-        own = {id(tensor) for tensor in chain(layer.parameters(), layer.buffers())}
-    tensors = chain(backbone.model.parameters(), backbone.model.buffers())
-    # What is copied already, as far as `deepcopy` is told.
-    shared: dict[int, Any] = {id(each): each for each in tensors if id(each) not in own}
-    return replace(backbone, model=copy.deepcopy(backbone.model, shared))
+    path = backbone.layer_path(layer).split(".")
+    model = part = _shallow(backbone.model)
+    for name in path[:-1]:
+        part._modules[name] = part = _shallow(part.get_submodule(name))
+    part._modules[path[-1]] = _deep(part.get_submodule(path[-1]), owns_weights)
+    return replace(backbone, model=model)
+
+
+def _shallow(module: nn.Module) -> nn.Module:
+    """A module with the same children, which may be replaced in one of the two alone."""
+    made = copy.copy(module)
+    made._modules = dict(module._modules)
+    return made
+
+
+def _deep(module: nn.Module, owns_weights: bool) -> nn.Module:
+    shared: list[Any] = [each.config for each in module.modules() if hasattr(each, "config")]
+    if not owns_weights:
+        shared += chain(module.parameters(), module.buffers())
+    # What `deepcopy` is told it has copied already.
+    made: nn.Module = copy.deepcopy(module, {id(each): each for each in shared})
+    return made

@@ -156,16 +156,14 @@ class EditLoop:
 
     def state(self) -> State:
         """Everything needed to go on in another process; live tensors, as of `EditMethod.state`."""
-        state = State(
-            values={
-                "batches_done": self._batches_done,
-                "steps_in_batch": self._steps_in_batch,
-                "is_inside": self._is_inside,
-                "num_together": self._num_together,
-                "tally": self._measurements.values(),
-            }
-        )
-        state.nest("method", self.method.state())
+        state = State()
+        state.values["batches_done"] = self._batches_done
+        state.values["steps_in_batch"] = self._steps_in_batch
+        state.values["is_inside"] = self._is_inside
+        state.values["num_together"] = self._num_together
+        state.values["tally"] = self._measurements.values()
+        # What is left behind the end is to make the row: no method is needed for it.
+        state.nest("method", State() if self.is_at(1.0) else self.method.state())
         return state
 
     def load(self, state: State) -> None:
@@ -176,7 +174,8 @@ class EditLoop:
         self._is_inside = values["is_inside"]
         self._num_together = values["num_together"]
         self._measurements = Measurements.from_values(values["tally"])
-        self.method.load(state.inner("method"))
+        if not self.is_at(1.0):
+            self.method.load(state.inner("method"))
 
     def close(self) -> None:
         """Restore the backbone."""

@@ -138,7 +138,10 @@ class Workbench:
         """
         backbone, source, protocol = self.backbone(spec), self.source(spec), spec.protocol
         if is_apart:
-            backbone = seen_apart(backbone, _layer_written_to(spec))
+            _, method_class = get_method(spec.method.module)
+            owns = getattr(method_class, "trains_in_place", False)
+            layer = int(spec.method.settings["edit_layer"])
+            backbone = seen_apart(backbone, layer, owns_weights=owns)
         else:
             self._running = _method_key(spec)
             self._limit_rows(backbone, self.limit_of(spec))
@@ -171,7 +174,7 @@ class Workbench:
             self._pristine_answers(backbone, evaluator, how),
             device=backbone.device,
             to_edit=allowed.to_edit,
-            abilities=self._abilities_of(spec, backbone),
+            abilities=self._abilities_of(spec, self.backbone(spec)),
         )
 
     def found_once(
@@ -378,13 +381,6 @@ def _backbone_key(spec: TrialSpec) -> tuple[Any, ...]:
 def _method_key(spec: TrialSpec) -> tuple[Any, ...]:
     """What trials have in common that need about as much memory for a row."""
     return (*_backbone_key(spec), spec.method.name)
-
-
-def _layer_written_to(spec: TrialSpec) -> int | None:
-    """The layer whose own weights a method trains; None: it trains others beside them."""
-    _, method_class = get_method(spec.method.module)
-    writes = getattr(method_class, "trains_in_place", False)
-    return int(spec.method.settings["edit_layer"]) if writes else None
 
 
 def _edited_layers(spec: TrialSpec) -> tuple[int, ...]:

@@ -184,7 +184,9 @@ class Along:
     def close(self) -> None:
         """Forget them all; other processes may take them."""
         for each in self.mates:
-            each.loop.close()
+            with _own_errors_left():
+                each.loop.close()
+        self.mates.clear()
         self._held.close()
 
 
