@@ -6,7 +6,7 @@ It decides where a trial is trained, never what it is: no part of an identity.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from orchestrator.planning.identity import canonical
 from orchestrator.planning.trial_spec import TrialSpec
@@ -53,14 +53,21 @@ def automatic_size(num_trials: int, num_workers: int, *, on_gpu: bool) -> int:
     return max(1, min(most, num_trials // (_PACKS_PER_WORKER * num_workers)))
 
 
-def leaders_first(keys: Iterable[str], made: Sequence[Sequence[str]]) -> list[str]:
-    """The trials in an order in which all packs are trained before a second of any is started."""
-    others = {key for pack in made for key in pack[1:]}
-    return sorted(keys, key=lambda key: key in others)
+def leaders_first(trials: Mapping[str, TrialSpec], made: Sequence[Sequence[str]]) -> list[str]:
+    """Keys in an order in which all packs are trained before a second of any is started.
+
+    One backbone and data set after the other, as a worker keeps what it has loaded.
+    """
+    others, blocks = {key for pack in made for key in pack[1:]}, dict[str, int]()
+    places = {}
+    for key, spec in trials.items():
+        block = blocks.setdefault(canonical([spec.backbone, spec.dataset]), len(blocks))
+        places[key] = block, key in others
+    return sorted(trials, key=lambda key: places[key])
 
 
-def why_not_packed(config: SweepConfig, trials: Sequence[TrialSpec]) -> str:
-    """A line that says why nothing is packed though a number of trials was typed; or "".
+def pack_note(config: SweepConfig, trials: Sequence[TrialSpec]) -> str:
+    """A line that says how many trials are packed, or why none is; "" where no number is typed.
 
     Args:
         config: The sweep.
@@ -69,20 +76,28 @@ def why_not_packed(config: SweepConfig, trials: Sequence[TrialSpec]) -> str:
     size = 1 if config.pack == "auto" else config.pack
     if size == 1:
         return ""
+    made = packs({str(number): spec for number, spec in enumerate(trials)}, size)
+    if reason := _why_none(config, trials, made):
+        return f"pack={size}: nothing is packed: {reason}"
+    alone = len(trials) - sum(map(len, made))
+    rest = f", {alone} by themselves" if alone else ""
+    packed = "1 pack" if len(made) == 1 else f"{len(made)} packs"
+    return f"pack={size}: {len(trials) - alone} trials in {packed}{rest}"
+
+
+def _why_none(
+    config: SweepConfig, trials: Sequence[TrialSpec], made: Sequence[Sequence[str]]
+) -> str:
     if config.is_search:
-        reason = "a search learns of one trial what the next one is"
-    elif config.max_trial_seconds is not None:
-        reason = "with max_trial_seconds each trial is timed by itself"
-    elif config.parallel in ("shard", "data"):
-        reason = f"with parallel={config.parallel} several GPUs or processes share one trial"
-    elif not any(map(may_be_packed, trials)):
+        return "a search learns of one trial what the next one is"
+    if config.max_trial_seconds is not None:
+        return "with max_trial_seconds each trial is timed by itself"
+    if config.parallel in ("shard", "data"):
+        return f"with parallel={config.parallel} several GPUs or processes share one trial"
+    if not any(map(may_be_packed, trials)):
         methods = ", ".join(dict.fromkeys(str(spec.method["name"]) for spec in trials))
-        reason = f"the steps of {methods} are not taken with those of other trials"
-    elif not packs({str(number): spec for number, spec in enumerate(trials)}, size):
-        reason = "no two trials have backbone, data, protocol and edited layer in common"
-    else:
-        return ""
-    return f"pack={size}: nothing is packed: {reason}"
+        return f"the steps of {methods} are not taken with those of other trials"
+    return "" if made else "no two trials have backbone, data, protocol and edited layer in common"
 
 
 def _shared(spec: TrialSpec) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from orchestrator.errors import UsageError
 from orchestrator.planning.conditions import Condition
-from orchestrator.planning.packs import why_not_packed
+from orchestrator.planning.packs import pack_note
 from orchestrator.planning.papers.printed_cells import PUBLISHED, printed_arms
 from orchestrator.planning.plan_keys import check_keys, partly_obeyed
 from orchestrator.planning.ranges import check_ranges
@@ -177,11 +177,11 @@ def _searched(config: SweepConfig, resolver: Resolver) -> Plan:
 
 
 def _noted(plan: Plan) -> Plan:
-    """With a line where `pack` has no effect."""
+    """With a line on `pack`, where a number is typed."""
     if plan.config.pack in (1, "auto"):
         return plan
-    note = why_not_packed(plan.config, plan.trials)
-    return dataclasses.replace(plan, notes=(*plan.notes, note)) if note else plan
+    note = pack_note(plan.config, plan.trials)
+    return dataclasses.replace(plan, notes=(*plan.notes, note))
 
 
 def _cells(

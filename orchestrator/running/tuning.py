@@ -150,13 +150,7 @@ class Tuning:
         scheduler, rungs = self._scheduled(scheduler_name, cells, past)
         is_compared = len(rungs) > 1 or search_alg is not None
         nodes, need = self._machines.nodes, self._machines.need(cells)
-        pack = 1 if self._config.pack == "auto" else self._config.pack
-        workers = self._config.workers or at_a_time(
-            need, (cell.spec for cell in cells), self._machines.supply.total, pack
-        )
-        made = self._packs(
-            {cell.key: cell.spec for cell in cells if cell.key in specs}, need, workers
-        )
+        workers, made = self._arranged(cells, specs, need)
         runtime = self._runtime(need, rungs, cells, is_compared=is_compared)
         events = Events(self._listener, scheduler, self._interruption, nodes)
         # Tune's own record of its trials; the ledger has all of it that counts.
@@ -165,7 +159,9 @@ class Tuning:
             of = {key: pack for pack in made for key in pack}
             told = Packs(of, scratch / "claims", measures=self._config.pack == "auto")
             runtime = replace(runtime, packs=told)
-        order = leaders_first(specs, made) if scheduler_name == "fifo" else [*specs]
+        order = [*specs]
+        if made and scheduler_name == "fifo":
+            order = leaders_first({cell.key: cell.spec for cell in cells}, made)
         grid = None if search_alg else {"trial_key": tune.grid_search(order)}
         trainable = tune.with_parameters(EditTrial, plan=specs, runtime=runtime)
         tuner = self._tuner(
@@ -188,24 +184,32 @@ class Tuning:
             shutil.rmtree(scratch, ignore_errors=True)
         return events.heard
 
-    def _packs(
-        self, trials: Mapping[str, TrialSpec], need: Placement, workers: int
-    ) -> tuple[tuple[str, ...], ...]:
-        """Keys of the trials that may be trained together, with at least one trial in all.
+    def _arranged(
+        self, cells: Sequence[Cell], specs: Collection[str], need: Placement
+    ) -> tuple[int, tuple[tuple[str, ...], ...]]:
+        """How many trials run at a time, and keys of those that may be trained together.
 
-        Not those that share a GPU with others, or several GPUs or processes among them.
+        None may that share a GPU with others, or several GPUs or processes among them.
+
+        Args:
+            cells: As of `_fit`.
+            specs: Keys of the trials of a grid; none of a search.
+            need: The resources of one trial.
         """
+        trials = {cell.key: cell.spec for cell in cells if cell.key in specs}
+        typed, there = self._config.pack, self._machines.supply.total
         is_shared = need.parallel != "none" or 0 < need.gpu < 1
-        if is_shared or self._config.max_trial_seconds is not None or not trials:
-            return ()
-        if self._config.pack != "auto":
-            size = self._config.pack
-        else:
+        if is_shared or not trials or self._config.max_trial_seconds is not None:
+            typed = 1
+        size = 1 if typed == "auto" else typed
+        workers = self._config.workers or at_a_time(
+            need, (cell.spec for cell in cells), there, size
+        )
+        if typed == "auto":
             size = automatic_size(len(trials), workers, on_gpu=need.gpu > 0)
             if not need.gpu:
-                there = self._machines.supply.total
                 size = min(size, packs_within(trials.values(), workers, there))
-        return packs(trials, size) if size > 1 else ()
+        return workers, packs(trials, size) if size > 1 else ()
 
     def _scheduled(
         self, name: str, cells: Sequence[Cell], past: Sequence[Mapping[str, Any]]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from orchestrator.errors import UsageError
@@ -49,7 +51,10 @@ def test_neighbours_are_of_different_packs_and_leaders_come_first() -> None:
     made = packs(trials, 3)
     assert made == (("a", "d", "g"), ("b", "e"), ("c", "f"))
     assert leaders_first(trials, made) == ["a", "b", "c", "d", "e", "f", "g"]
-    assert leaders_first("gfedcba", made) == ["c", "b", "a", "g", "f", "e", "d"]
+    assert leaders_first(dict.fromkeys("gfedcba", spec), made) == [*"cba", *"gfed"]
+    tiny = dataclasses.replace(spec, backbone=spec.backbone | {"name": "facts_tiny"})
+    mixed = {key: tiny if key in "bd" else spec for key in trials}
+    assert leaders_first(mixed, [("a", "e"), ("b", "d")]) == [*"acfg", *"e", *"b", *"d"]
     assert packs({"a": spec}, 3) == ()
     assert packs(trials, 1) == ()
 
@@ -77,7 +82,11 @@ LEMOE = ("ablation=lemoe_lora", "pack=4")
 @pytest.mark.parametrize(
     ("typed", "note"),
     [
-        (LEMOE, ""),
+        (LEMOE, "pack=4: 54 trials in 15 packs"),
+        (
+            ("ablation=smoke", "axes.method=[ft_m,memit]", "seeds=[0,1]", "pack=3"),
+            "pack=3: 2 trials in 1 pack, 2 by themselves",
+        ),
         (("ablation=smoke", "method=memit"), ""),
         (("ablation=smoke", "method=memit", "pack=auto"), ""),
         (
@@ -105,7 +114,7 @@ LEMOE = ("ablation=lemoe_lora", "pack=4")
         ),
     ],
 )
-def test_a_number_that_packs_nothing_is_said_with_its_reason(
+def test_what_a_typed_number_packs_is_said_or_why_it_packs_nothing(
     typed: tuple[str, ...], note: str
 ) -> None:
     said = [each for each in planned(*typed).notes if "pack" in each]

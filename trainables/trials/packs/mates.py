@@ -26,8 +26,10 @@ from trainables.trials.packs.claims import Claims
 from trainables.trials.packs.pack import Member, Pack, Spent, costs
 from trainables.trials.workbench import Workbench
 
-# Packed steps that take a larger share of the others' time are not worth the states they leave.
+# Packed steps that take a larger share of the others' time are not worth it.
 _WORTH = 0.95
+# A trial that is trained along is made twice, and its state is written and read.
+_TWICE = 2
 _UNREPORTED = "unreported"  # in a state: no rung was reported, however far it is
 _AHEAD = "ahead"  # in a state: the time that other processes gave to the trial
 
@@ -115,15 +117,20 @@ class Mates:
         def build() -> State:
             pulse().stage("measuring whether packed steps are quicker")
             loops: list[EditLoop] = []
+            by_clock, making = self._bench.device != "cpu", Spent()
             try:
-                for each in specs:
-                    with _own_errors_left():
-                        loops.append(self._bench.loop(each, is_apart=True))
-                packed, alone = costs(loops, until, by_clock=self._bench.device != "cpu")
+                with making.running():
+                    for each in specs:
+                        with _own_errors_left():
+                            loops.append(self._bench.loop(each, is_apart=True))
+                packed, alone = costs(loops, until, by_clock=by_clock)
+                steps = min((loop.method.num_steps * loop.num_batches for loop in loops), default=0)
             finally:
                 for loop in loops:
                     loop.close()
-            return State(values={"is_quicker": packed < _WORTH * alone})
+            made = making.seconds if by_clock else making.cpu_seconds
+            saved = (alone - packed) * steps * until
+            return State(values={"is_quicker": packed < _WORTH * alone and saved > _TWICE * made})
 
         what = _alike(specs[0], size)
         return bool(self._bench.found_once("packing", specs[0], what, build)["is_quicker"])
