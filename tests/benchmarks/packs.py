@@ -19,7 +19,8 @@ GRIDS = (
     "ablation=lemoe_lora",
     "ablation=memoe_grid",
     "ablation=smoke method=ft_m axes={method.edit_lr:[1e-4,2e-4,3e-4,5e-4,7e-4,1e-3,2e-3,3e-3]}",
-    "ablation=lemoe_lora backbone=smollm2_135m dataset=countries method.edit_layer=20",
+    "ablation=lemoe_lora backbone=smollm2_135m dataset=countries method.edit_layer=20 "
+    "method.num_experts=10 method.top_k=1 protocol.num_edits=10",
 )
 _TURNS = ("unpacked", "packed", "packed", "unpacked")
 _SCORES = ("reliability.token", "generality.token", "locality_far.token")

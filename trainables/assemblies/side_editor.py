@@ -213,7 +213,7 @@ class SideEditor:
         agreed = self._backbone.micro_batch.agreed
         return Optimisation(
             training.parameters,
-            PassingLoss(training.loss),
+            PassingLoss(training.halves),
             settings,
             agreed=agreed,
             after_step=after_step,

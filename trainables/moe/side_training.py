@@ -31,7 +31,7 @@ from trainables.moe.side_memory import (
 )
 from trainables.moe.side_plan import BatchPlan
 from trainables.optimise import TargetRows, row_loss, token_losses
-from trainables.passing import Passage, Passing
+from trainables.passing import Passage, Passing, UnderWay
 from trainables.prompts import Row, collate, labels_of, pad_id, row_index, tokenise
 
 
@@ -192,8 +192,12 @@ class SideTraining:
             against = owner[[item.edit for item in plan.remembered]]
             self._remembered_by = _rows_of(names, against)
 
-    def loss(self) -> Passing:
+    def loss(self) -> Tensor:
         """Likelihood of the targets, and the terms that `LossTerms` names."""
+        return UnderWay(self.halves()).alone()
+
+    def halves(self) -> Passing:
+        """The same, around the pass through the layers above."""
         rows, terms = self._rows, self._terms
         shift = self._shift(rows.edited, self._edited_by)
         loss = 0.0 * shift.sum()
