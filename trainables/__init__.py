@@ -17,6 +17,7 @@ Rooms, each of which imports only those below it:
 - `states`: copies what a trial needs to go on, and stores it.
 - `interfaces`: what passes between the rooms, and the protocol of an edit method.
 - `spec`: the settings of one trial, as typed attributes.
+- `passing`: a loss in two halves, between which its rows pass frozen layers.
 - `parallel`: one trial on several processes, or a few rows at a time; a GPU's memory.
 - `records`, `pulse`: the records of a data set; a file in which a running trial reports progress.
 - `partial_import`, `field_kinds`: read a method's settings without torch; check their values.

@@ -62,7 +62,13 @@ class OptimiserSettings:
 
 
 class Optimisation:
-    """Steps on `parameters` until `num_steps` are taken, the loss is low or all is learned."""
+    """Steps on `parameters` until `num_steps` are taken, the loss is low or all is learned.
+
+    Attributes:
+        loss: Scalar loss of the whole batch at the present parameters.
+        steps_taken: So far.
+        last_loss: The loss before the last step, or by which the loop ended.
+    """
 
     def __init__(
         self,
@@ -87,7 +93,7 @@ class Optimisation:
                 `stop_loss` does. All processes of a trial must answer alike.
         """
         self._parameters = dict(parameters)
-        self._loss = loss
+        self.loss = loss
         self._agreed = agreed
         self._settings = settings
         self._after_step = after_step
@@ -111,7 +117,7 @@ class Optimisation:
         for _ in range(max_steps):
             if self._is_done:
                 break
-            loss = self._loss()
+            loss = self.loss()
             value = float(self._agreed(loss.detach()))
             if self.judge(value):
                 self.clear()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -67,6 +68,11 @@ def beside_gib(specs: Iterable[TrialSpec]) -> float:
 def _beside_gib(spec: TrialSpec) -> float:
     fixed = max(stage.fixed_gib for stage in memory(spec).stages)
     return max(0.0, fixed - PROCESS_GIB - _weights_gib(spec))
+
+
+def _own_gib(spec: TrialSpec) -> float:
+    """What a trial needs beside process and weights, which those of a pack share."""
+    return max(memory_gib(spec) - PROCESS_GIB - _weights_gib(spec), 0.01)
 
 
 def _weights_gib(spec: TrialSpec) -> float:
@@ -239,7 +245,10 @@ def rows_at_a_time(
 
 
 def at_a_time(
-    need: Placement, specs: Iterable[TrialSpec], cluster_resources: Mapping[str, float]
+    need: Placement,
+    specs: Iterable[TrialSpec],
+    cluster_resources: Mapping[str, float],
+    pack: int = 1,
 ) -> int:
     """How many trials a cluster can run at a time, by CPUs and, without GPUs, by memory.
 
@@ -249,13 +258,35 @@ def at_a_time(
         need: The resources of each trial.
         specs: The trials; at least one.
         cluster_resources: Resources of all nodes together.
+        pack: Trials that a process trains together.
     """
     by_cpus = int(cluster_resources["CPU"] // need.cpus)
     memory = cluster_resources.get("memory")
     if need.gpu or memory is None:
         return max(1, by_cpus)
-    largest = max(memory_gib(spec) for spec in specs) * need.num_bundles
-    return max(1, min(by_cpus, int(memory / 2**30 // largest)))
+    largest = max(specs, key=memory_gib)
+    gib = (memory_gib(largest) + (pack - 1) * _own_gib(largest)) * need.num_bundles
+    return max(1, min(by_cpus, int(memory / 2**30 // gib)))
+
+
+def packs_within(
+    specs: Iterable[TrialSpec], num_processes: int, cluster_resources: Mapping[str, float]
+) -> int:
+    """Trials, at least one, that each of so many processes may train together, by host memory.
+
+    They share process and weights. On a cluster whose memory is not known there is no limit.
+
+    Args:
+        specs: The trials; at least one.
+        num_processes: That run at a time.
+        cluster_resources: Resources of all nodes together.
+    """
+    memory = cluster_resources.get("memory")
+    if memory is None:
+        return sys.maxsize
+    largest = max(specs, key=memory_gib)
+    left = memory / 2**30 / num_processes - memory_gib(largest)
+    return 1 + max(0, int(left // _own_gib(largest)))
 
 
 def placement_lines(specs: Iterable[TrialSpec], sharing: Sharing) -> list[str]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from orchestrator.errors import UsageError
 from orchestrator.planning.conditions import Condition
+from orchestrator.planning.packs import pack_note
 from orchestrator.planning.papers.printed_cells import PUBLISHED, printed_arms
 from orchestrator.planning.plan_keys import check_keys, partly_obeyed
 from orchestrator.planning.ranges import check_ranges
@@ -152,7 +153,7 @@ def expand(config: SweepConfig) -> Plan:
         check_ranges(cell)
     labelled = _labelled(config, cells)
     resolver.presets.check_used(labelled)
-    return Plan(
+    made = Plan(
         config,
         tuple(labelled),
         _swept_keys(config),
@@ -161,6 +162,7 @@ def expand(config: SweepConfig) -> Plan:
         merged,
         (*partly_obeyed(config), *resolver.presets.notes(labelled)),
     )
+    return _noted(made)
 
 
 def _searched(config: SweepConfig, resolver: Resolver) -> Plan:
@@ -171,7 +173,15 @@ def _searched(config: SweepConfig, resolver: Resolver) -> Plan:
     resolver.presets.check_used(some)
     notes = (*partly_obeyed(config), *resolver.presets.notes(some))
     keys = dict.fromkeys(key for each in searches for key in each.keys)
-    return Plan(config, (), tuple(keys), notes=notes, searches=searches)
+    return _noted(Plan(config, (), tuple(keys), notes=notes, searches=searches))
+
+
+def _noted(plan: Plan) -> Plan:
+    """With a line on `pack`, where a number is typed."""
+    if plan.config.pack in (1, "auto"):
+        return plan
+    note = pack_note(plan.config, plan.trials)
+    return dataclasses.replace(plan, notes=(*plan.notes, note))
 
 
 def _cells(

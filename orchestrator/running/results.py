@@ -169,6 +169,11 @@ class Results:
                 f"node {row['hostname']}: Ray gave trials a GPU that torch cannot use there "
                 "(a CPU build of torch, or no driver): they run on the CPU"
             )
+        if why := row.get("pack_given_up"):
+            self._tell_once(
+                f"node {row['hostname']}: trials cannot be trained together ({why}); its process "
+                "runs them one by one"
+            )
         if row.get("status") != "running":
             self._end(key, row)
             return

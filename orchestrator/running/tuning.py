@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 import uuid
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,15 @@ from pyarrow.fs import LocalFileSystem
 from ray import tune
 from ray.tune.schedulers import TrialScheduler
 
-from orchestrator.forecast.placement import Placement, at_a_time, beside_gib, rows_at_a_time
+from orchestrator.forecast.placement import (
+    Placement,
+    at_a_time,
+    beside_gib,
+    packs_within,
+    rows_at_a_time,
+)
 from orchestrator.planning.cell import Cell, Remembered
+from orchestrator.planning.packs import automatic_size, leaders_first, packs
 from orchestrator.planning.plan import TrialSpec
 from orchestrator.planning.searches import Search
 from orchestrator.running.events import Events, Listener, Stop
@@ -28,6 +36,7 @@ from orchestrator.running.watchdog import PulseTaker, Watchdog
 from orchestrator.settings.models import SweepConfig
 from orchestrator.store.rows import MAX_RETRIES
 from trainables.trials.compared import Compares
+from trainables.trials.packs.mates import Packs
 from trainables.trials.ray_trial import EditTrial
 from trainables.trials.run import Runtime
 
@@ -76,9 +85,8 @@ class Tuning:
             scheduler: fifo, asha or median.
             past: Rungs of earlier drivers, for the scheduler to compare with.
         """
-        grid = {"trial_key": tune.grid_search([cell.key for cell in cells])}
         specs = {cell.key: cell.spec.to_dict() for cell in cells}
-        heard = self._fit(cells, scheduler, past, specs, param_space=grid)
+        heard = self._fit(cells, scheduler, past, specs)
         self._tell_lost((cell.key for cell in cells), heard)
 
     def search(
@@ -128,7 +136,6 @@ class Tuning:
         past: Sequence[Mapping[str, Any]],
         specs: Mapping[str, Mapping[str, Any]],
         *,
-        param_space: dict[str, Any] | None = None,
         search_alg: PlannedSearch | None = None,
     ) -> Collection[str]:
         """Run one Tuner to its end; returns the trials that the listener was told of.
@@ -138,26 +145,33 @@ class Tuning:
             scheduler_name: fifo, asha or median.
             past: Rungs of earlier drivers.
             specs: Specifications of a grid's trials; those of a search bring their own.
-            param_space: The grid.
             search_alg: Suggests trials, in place of a grid.
         """
         scheduler, rungs = self._scheduled(scheduler_name, cells, past)
         is_compared = len(rungs) > 1 or search_alg is not None
         nodes, need = self._machines.nodes, self._machines.need(cells)
+        workers, made = self._arranged(cells, specs, need)
         runtime = self._runtime(need, rungs, cells, is_compared=is_compared)
         events = Events(self._listener, scheduler, self._interruption, nodes)
         # Tune's own record of its trials; the ledger has all of it that counts.
         scratch = self._scratch / uuid.uuid4().hex[:8]
+        if made:
+            of = {key: pack for pack in made for key in pack}
+            told = Packs(of, scratch / "claims", measures=self._config.pack == "auto")
+            runtime = replace(runtime, packs=told)
+        order = [*specs]
+        if made and scheduler_name == "fifo":
+            order = leaders_first({cell.key: cell.spec for cell in cells}, made)
+        grid = None if search_alg else {"trial_key": tune.grid_search(order)}
         trainable = tune.with_parameters(EditTrial, plan=specs, runtime=runtime)
         tuner = self._tuner(
             tune.with_resources(trainable, _bundles(need, nodes.unfit)),
-            param_space=param_space,
+            param_space=grid,
             tune_config=tune.TuneConfig(
                 search_alg=search_alg,
                 num_samples=1 if search_alg is None else -1,
                 scheduler=scheduler,
-                max_concurrent_trials=self._config.workers
-                or at_a_time(need, (cell.spec for cell in cells), self._machines.supply.total),
+                max_concurrent_trials=workers,
                 reuse_actors=True,
                 trial_dirname_creator=lambda trial: trial.trial_id,
             ),
@@ -169,6 +183,33 @@ class Tuning:
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
         return events.heard
+
+    def _arranged(
+        self, cells: Sequence[Cell], specs: Collection[str], need: Placement
+    ) -> tuple[int, tuple[tuple[str, ...], ...]]:
+        """How many trials run at a time, and keys of those that may be trained together.
+
+        None may that share a GPU with others, or several GPUs or processes among them.
+
+        Args:
+            cells: As of `_fit`.
+            specs: Keys of the trials of a grid; none of a search.
+            need: The resources of one trial.
+        """
+        trials = {cell.key: cell.spec for cell in cells if cell.key in specs}
+        typed, there = self._config.pack, self._machines.supply.total
+        is_shared = need.parallel != "none" or 0 < need.gpu < 1
+        if is_shared or not trials or self._config.max_trial_seconds is not None:
+            typed = 1
+        size = 1 if typed == "auto" else typed
+        workers = self._config.workers or at_a_time(
+            need, (cell.spec for cell in cells), there, size
+        )
+        if typed == "auto":
+            size = automatic_size(len(trials), workers, on_gpu=need.gpu > 0)
+            if not need.gpu:
+                size = min(size, packs_within(trials.values(), workers, there))
+        return workers, packs(trials, size) if size > 1 else ()
 
     def _scheduled(
         self, name: str, cells: Sequence[Cell], past: Sequence[Mapping[str, Any]]

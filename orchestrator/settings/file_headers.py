@@ -37,6 +37,7 @@ class _MethodCost(_Cost):
     trains: str | None = None  # the forecast knows which there are
     grows: bool = False
     side_by_side: bool = False
+    packable: bool = False
     passes: _Positive | None = None
     squares: _Positive | None = None
     steps_share: Annotated[float, Field(gt=0, le=1)] | None = None

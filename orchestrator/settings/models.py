@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from orchestrator.settings.addresses import LOCAL, cluster_address, mlflow_server, object_storage
 from orchestrator.settings.file_headers import Order
@@ -16,6 +16,17 @@ from orchestrator.settings.yaml_files import SearchSpaces
 
 Count = Annotated[int, Field(ge=1, le=1_000_000, strict=True)]  # more is a slip of the finger
 Amount = Annotated[float, Field(gt=0, le=1e9, strict=True)]
+
+
+def _auto_or_count(pack: Any) -> Any:
+    is_count = isinstance(pack, int) and not isinstance(pack, bool) and 1 <= pack <= MOST_PACKED
+    if pack != "auto" and not is_count:
+        raise ValueError(f"must be auto or a number from 1 to {MOST_PACKED}")
+    return pack
+
+
+MOST_PACKED = 1000
+Pack = Annotated[int | Literal["auto"], BeforeValidator(_auto_or_count)]
 MOST_SEED = 2**32 - 1  # NumPy takes no larger one
 Seed = Annotated[int, Field(ge=0, le=MOST_SEED, strict=True)]
 
@@ -182,6 +193,7 @@ class SweepConfig(_Model):
         report: `live`: the store's report page is written again and again while the sweep runs.
         niceness: Niceness of a local Ray's workers; with Ray's own 15, other work starves them.
         parallel, gpus_per_trial, gpu_gib: see `sharing.Sharing`.
+        pack: Most trials that a process trains together; `auto`: several where that is quicker.
         max_trial_seconds: A trial that takes longer has failed.
         max_silent_seconds: A sweep in which nothing moves for so long ends; None: never.
         max_trials_per_process: A worker process that has run so many gives way to a new one.
@@ -216,6 +228,7 @@ class SweepConfig(_Model):
     parallel: Parallel | None = None
     gpus_per_trial: Count | None = None
     gpu_gib: Amount = GPU_GIB
+    pack: Pack = 1
     max_trial_seconds: Amount | None = None
     max_silent_seconds: Amount | None = 900.0
     max_trials_per_process: Count = 500

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from trainables.backbones.forward.passage import Rows
 from trainables.backbones.forward.prefix_cache import PrefixCache
 from trainables.backbones.forward.site import Site
 from trainables.backbones.forward.split import PerToken, Split
@@ -96,9 +97,20 @@ class Bypass:
         *held: Tensor,
     ) -> Tensor:
         """As `Split.per_token`, with `gates` open, from what `frozen` returned."""
+        return self.passage(function, prompts, frozen, gates, *held).alone()
+
+    def passage(
+        self,
+        function: PerToken,
+        prompts: PromptBatch,
+        frozen: tuple[Tensor, Tensor],
+        gates: Tensor,
+        *held: Tensor,
+    ) -> Rows:
+        """What `per_token` lets pass the layers above."""
         x, output = frozen
         added = self._present.added(x, gates).to(output.dtype)
-        return self._site.per_token(function, prompts, output + added, *held)
+        return self._site.passage(function, prompts, output + added, *held)
 
     def logits(
         self, prompts: PromptBatch, state: DecodeState | None, route: Route | None

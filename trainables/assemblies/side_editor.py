@@ -55,6 +55,7 @@ from trainables.moe.side_memory import (
 from trainables.moe.side_plan import BatchPlan, count
 from trainables.moe.side_training import EditRows, LossTerms, SideTraining
 from trainables.optimise import BatchRun, Optimisation, OptimiserSettings
+from trainables.passing import PassingLoss
 
 _MAX_SCALE_PROMPTS = 200  # a median hardly changes beyond
 
@@ -100,6 +101,11 @@ class SideRun:
     plan: BatchPlan
     rows: EditRows
     training: SideTraining
+
+    @property
+    def optimisation(self) -> Optimisation:
+        """The loop that learns its edits."""
+        return self.work.optimisation
 
     def store(self, state: State) -> None:
         """Add to a method's state what this batch needs to go on."""
@@ -206,7 +212,11 @@ class SideEditor:
         )
         agreed = self._backbone.micro_batch.agreed
         return Optimisation(
-            training.parameters, training.loss, settings, agreed=agreed, after_step=after_step
+            training.parameters,
+            PassingLoss(training.halves),
+            settings,
+            agreed=agreed,
+            after_step=after_step,
         )
 
     def answer(

@@ -69,6 +69,14 @@ class EditStream:
             asked[self.question(record)] = (*found[record], record)
         return found
 
+    def old_answers(self, records: Sequence[EditRecord]) -> dict[int, list[str]]:
+        """For each record the true answer, where it is known, and what it was edited to before."""
+        found = {}
+        for record, earlier in self.earlier().items():
+            true, edited = records[record].true_answer, [records[i].target_new for i in earlier]
+            found[record] = [true, *edited] if true else edited
+        return found
+
     def outdated(self) -> list[int]:
         """Records whose question is answered anew by a later one, as far as that can be told."""
         order = self.order

@@ -48,6 +48,7 @@ from trainables.optimise import (
     stored_batch,
     token_losses,
 )
+from trainables.passing import Passing, PassingLoss
 from trainables.prompts import row_index
 
 Combination = Literal["sum", "mean"]
@@ -104,7 +105,7 @@ class DenseAdapter:
         self._device = backbone.device
         self._agreed = backbone.micro_batch.agreed
         self._generator = generators.init
-        self._run: BatchRun | None = None
+        self.run: BatchRun | None = None
 
     def prepare(self, training: Sequence[TrainingRecord]) -> None:
         """Nothing is learned from other edits."""
@@ -117,13 +118,13 @@ class DenseAdapter:
 
     def advance(self, max_steps: int) -> bool:
         """Take at most `max_steps` AdamW steps; True when the batch is done."""
-        return begun(self._run).advance(max_steps)
+        return begun(self.run).advance(max_steps)
 
     def finish(self) -> EditReport:
         """Freeze the experts until the next batch."""
-        report = begun(self._run).report()
+        report = begun(self.run).report()
         self._bypass.freeze()
-        self._run = None
+        self.run = None
         return report
 
     def logits(
@@ -136,8 +137,8 @@ class DenseAdapter:
         """The experts; the optimisation too when a batch is under way."""
         state = State({"generator": self._generator.get_state()})
         state.nest("experts", self._bypass.state())
-        if self._run is not None:
-            self._run.store(state)
+        if self.run is not None:
+            self.run.store(state)
         return state
 
     def load(self, state: State) -> None:
@@ -153,7 +154,7 @@ class DenseAdapter:
     def remove(self) -> None:
         """Put the FFN back in its place and forget all edits."""
         self._bypass.remove()
-        self._run = None
+        self.run = None
 
     def _bank(self, num_experts: int, frozen: FrozenFfn) -> Bank:
         bank = bank_of(self._config.expert, num_experts, frozen)
@@ -176,16 +177,17 @@ class DenseAdapter:
         frozen = self._bypass.frozen(tokens)
         gates = self._gates(len(batch))
 
-        def loss() -> Tensor:
-            losses = self._bypass.per_token(token_losses, tokens, frozen, gates, batch.labels)
+        def loss() -> Passing:
+            losses = yield self._bypass.passage(token_losses, tokens, frozen, gates, batch.labels)
             return row_loss(losses, rows)
 
         config = self._config
         settings = OptimiserSettings(
             "adamw", config.edit_lr, config.num_steps, config.stop_loss, config.weight_decay
         )
-        self._run = BatchRun(batch, Optimisation(parameters, loss, settings, agreed=self._agreed))
-        return self._run
+        optimisation = Optimisation(parameters, PassingLoss(loss), settings, agreed=self._agreed)
+        self.run = BatchRun(batch, optimisation)
+        return self.run
 
 
 CONFIG = Config

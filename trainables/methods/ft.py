@@ -38,6 +38,7 @@ import torch
 from torch import Tensor, nn
 
 from trainables.artefacts import Artefacts
+from trainables.backbones.forward.passage import Rows
 from trainables.backbones.forward.split import Split
 from trainables.backbones.master_weight import MasterWeight
 from trainables.backbones.surgery import KeptWeights
@@ -65,6 +66,7 @@ from trainables.optimise import (
     stored_batch,
     token_losses,
 )
+from trainables.passing import Passing, PassingLoss, UnderWay
 from trainables.prompts import batch_from, batch_state, row_index
 from trainables.seeding import generator
 
@@ -168,6 +170,7 @@ class FineTuning:
     """Trains one weight of the backbone in place."""
 
     changes_in_finish = False
+    trains_in_place = True
 
     def __init__(
         self, config: Config, backbone: Backbone, artefacts: Artefacts, generators: Generators
@@ -180,7 +183,7 @@ class FineTuning:
         self._kept = KeptWeights(backbone.model, [self._path])
         self._master = MasterWeight(self._kept.parameter(self._path))
         self._split = Split(backbone, config.edit_layer, artefacts.prefix_cache, packs=True)
-        self._run: BatchRun | None = None
+        self.run: BatchRun | None = None
         self._passes: Passes | None = None
         self._apart: _Apart | None = None
         self.most_side_by_side = 1
@@ -202,14 +205,15 @@ class FineTuning:
         self.num_steps = config.num_steps * per_pass
         all_at_once = None if size else self._part(batch.tokens, batch.labels, hidden)
 
-        def loss() -> Tensor:
+        def loss() -> Passing:
             if self._passes is None:
-                return self._loss(begun(all_at_once))
+                return (yield from self._loss(begun(all_at_once)))
             chosen = self._passes.edits(optimisation.steps_taken)
             each = batch.labels.split(batch.tokens.scored_counts)
             labels = torch.cat([each[edit] for edit in chosen.tolist()])
             rows = chosen.to(hidden.device, non_blocking=True)
-            return self._loss(self._part(batch.tokens.rows(chosen), labels, hidden[rows]))
+            part = self._part(batch.tokens.rows(chosen), labels, hidden[rows])
+            return (yield from self._loss(part))
 
         def is_learned() -> bool:
             if self._passes is None or optimisation.last_loss is None:
@@ -219,7 +223,7 @@ class FineTuning:
 
         optimisation = Optimisation(
             {"weight": self._master.thaw()},
-            loss,
+            PassingLoss(loss),
             OptimiserSettings(
                 "adam", config.edit_lr, self.num_steps, None if size else config.stop_loss
             ),
@@ -227,7 +231,7 @@ class FineTuning:
             after_step=self._project,
             is_learned=is_learned,
         )
-        self._run = BatchRun(batch, optimisation)
+        self.run = BatchRun(batch, optimisation)
 
     def begin_each(self, batch: EditBatch) -> None:
         """Set up a weight and an Adam for each edit by itself."""
@@ -256,7 +260,7 @@ class FineTuning:
                 hidden[rows.to(hidden.device, non_blocking=True)],
             )
             with weights_apart(self._split.backbone, self._down, [weights[n] for n in running]):
-                return self._row_losses(part)
+                return row_means(UnderWay(self._token_losses(part)).alone(), part.rows)
 
         together = Together(
             [optimisation(weight) for weight in weights],
@@ -284,13 +288,13 @@ class FineTuning:
         """Take at most `max_steps` Adam steps; True when the batch is done."""
         if self._apart is not None:
             return self._apart.together.advance(max_steps)
-        return begun(self._run).advance(max_steps)
+        return begun(self.run).advance(max_steps)
 
     def finish(self) -> EditReport:
         """Freeze the weight again."""
-        report = begun(self._run).report()
+        report = begun(self.run).report()
         self._master.freeze()
-        self._run = None
+        self.run = None
         return report
 
     def logits(
@@ -304,8 +308,8 @@ class FineTuning:
         state = State(tensors={"weight": self._master.value.detach()})
         if self._config.mini_batch_size is not None:
             state.values["seed"] = self._seed
-        if self._run is not None:
-            self._run.store(state)
+        if self.run is not None:
+            self.run.store(state)
             if self._passes is not None:
                 state.values["losses"] = list(self._passes.losses)
         if self._apart is not None:
@@ -320,7 +324,7 @@ class FineTuning:
         batch = stored_batch(state, self._split.backbone.device)
         if batch is not None:
             self.begin(batch)
-            begun(self._run).resume(state)
+            begun(self.run).resume(state)
             if self._passes is not None:
                 self._passes.losses = list(values["losses"])
         if "apart" in state.values:
@@ -332,7 +336,7 @@ class FineTuning:
         """Put the pristine weight back, bit for bit."""
         self._kept.restore()
         self._master.reread()
-        self._run = self._apart = None
+        self.run = self._apart = None
 
     def inference_bytes(self) -> int:
         """The weight as the backbone holds it."""
@@ -346,20 +350,17 @@ class FineTuning:
         there = (each.to(hidden.device, non_blocking=True) for each in (rows.index, rows.counts))
         return _Part(tokens, labels, TargetRows(*there), hidden)
 
-    def _loss(self, part: _Part) -> Tensor:
+    def _loss(self, part: _Part) -> Passing:
         """Mean over edits of the mean over target tokens."""
-        return row_loss(self._token_losses(part), part.rows)
+        losses = yield from self._token_losses(part)
+        return row_loss(losses, part.rows)
 
-    def _row_losses(self, part: _Part) -> Tensor:
-        """Mean over target tokens, of each edit, (B,)."""
-        return row_means(self._token_losses(part), part.rows)
-
-    def _token_losses(self, part: _Part) -> Tensor:
+    def _token_losses(self, part: _Part) -> Passing:
         if self._config.loss == "prompt_last":
             logits, _ = self._split.logits(part.tokens, hidden=part.hidden)
             # one distribution per row, for each of its target tokens
             return token_losses(logits[part.rows.index], part.labels)
-        return self._split.per_token(token_losses, part.tokens, part.labels, hidden=part.hidden)
+        return (yield Rows(self._split, token_losses, part.tokens, (part.labels,), part.hidden))
 
     def _project(self) -> None:
         self._bound(self._master.value)

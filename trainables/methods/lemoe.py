@@ -74,6 +74,7 @@ from trainables.optimise import (
     stored_batch,
     token_losses,
 )
+from trainables.passing import Passing, PassingLoss
 from trainables.prompts import prompt_batch, row_index
 
 _MAX_CENTRE_EDITS = 1000  # the mean hardly changes beyond; entities cost a millisecond per prompt
@@ -192,7 +193,7 @@ class Lemoe:
     def _forget(self) -> None:
         self._bypass: _Bypass | None = None
         self._owners: list[int] = []
-        self._run: BatchRun | None = None
+        self.run: BatchRun | None = None
 
     def prepare(self, training: Sequence[TrainingRecord]) -> None:
         """Take the centre of the anchors from `training`, none of which is edited."""
@@ -221,16 +222,16 @@ class Lemoe:
 
     def advance(self, max_steps: int) -> bool:
         """Take at most `max_steps` AdamW steps; True when the batch is done."""
-        return begun(self._run).advance(max_steps)
+        return begun(self.run).advance(max_steps)
 
     def finish(self) -> EditReport:
         """Freeze the batch's experts and keys."""
-        run, bypass = begun(self._run), begun(self._bypass)
+        run, bypass = begun(self.run), begun(self._bypass)
         bypass.adaptor.freeze_banks()
         bypass.routing.router.freeze()
         own = self._shares(run.batch.tokens)[:, bypass.newest :]
         self._owners += (own.argmax(1) + bypass.newest).tolist()
-        self._run = None
+        self.run = None
         return run.report()
 
     def logits(
@@ -276,8 +277,8 @@ class Lemoe:
         if self._bypass is not None:
             state.nest("adaptor", self._bypass.adaptor.state())
             state.nest("router", self._bypass.routing.router.state())
-        if self._run is not None:
-            self._run.store(state)
+        if self.run is not None:
+            self.run.store(state)
         return state
 
     def load(self, state: State) -> None:
@@ -349,22 +350,21 @@ class Lemoe:
         is_fixed = isinstance(routing.router, FrozenAnchors)
         fixed = routing.route(features, first) if is_fixed else None
 
-        def loss() -> Tensor:
+        def loss() -> Passing:
             route = routing.route(features, first) if fixed is None else fixed
             output = frozen + adaptor.added(x, route).to(frozen.dtype)
-            return row_loss(self._site.per_token(token_losses, tokens, output, batch.labels), rows)
+            losses = yield self._site.passage(token_losses, tokens, output, batch.labels)
+            return row_loss(losses, rows)
 
         config = self._config
         settings = OptimiserSettings(
             "adamw", config.edit_lr, config.num_steps, config.stop_loss, config.weight_decay
         )
         parameters = {**dict(adaptor.banks[-1].named_parameters()), **routing.router.trainable()}
-        self._run = BatchRun(
-            batch,
-            Optimisation(parameters, loss, settings, agreed=self._backbone.micro_batch.agreed),
-            counts,
-        )
-        return self._run
+        agreed = self._backbone.micro_batch.agreed
+        optimisation = Optimisation(parameters, PassingLoss(loss), settings, agreed=agreed)
+        self.run = BatchRun(batch, optimisation, counts)
+        return self.run
 
     def _shares(self, prompts: PromptBatch) -> Tensor:
         """How much of each prompt the router would send to each expert, (B, E)."""

@@ -82,6 +82,7 @@ from trainables.optimise import (
     stored_batch,
     token_losses,
 )
+from trainables.passing import Passing, PassingLoss
 from trainables.prompts import row_index
 
 RoutingInput = Literal["token", "sentence", "anchor", "anchor_only"]
@@ -197,7 +198,7 @@ class MemoeV1:
             rescales=self._config.anchor_scale == "rescaled",
         )
         self._owners: list[int] = []
-        self._run: BatchRun | None = None
+        self.run: BatchRun | None = None
 
     def prepare(self, training: Sequence[TrainingRecord]) -> None:
         """Nothing is learned from other edits."""
@@ -217,15 +218,15 @@ class MemoeV1:
 
     def advance(self, max_steps: int) -> bool:
         """Take at most `max_steps` AdamW steps; True when the batch is done."""
-        return begun(self._run).advance(max_steps)
+        return begun(self.run).advance(max_steps)
 
     def finish(self) -> EditReport:
         """Freeze experts and router until the next batch; note where each edit is sent."""
-        run = begun(self._run)
+        run = begun(self.run)
         self._bypass.freeze()
         self._router.freeze()
         self._owners += self.routes(run.batch.tokens).tolist()
-        self._run = None
+        self.run = None
         return run.report()
 
     def logits(
@@ -281,8 +282,8 @@ class MemoeV1:
             state.values["subjects"] = list(self._embedder.finder.subjects)
         state.nest("experts", self._bypass.state())
         state.nest("router", self._router.state())
-        if self._run is not None:
-            self._run.store(state)
+        if self.run is not None:
+            self.run.store(state)
         return state
 
     def load(self, state: State) -> None:
@@ -325,10 +326,10 @@ class MemoeV1:
         x, features = frozen[0], self._routing.features(tokens)
         real = tokens.attention_mask.nonzero(as_tuple=True)
 
-        def loss() -> Tensor:
+        def loss() -> Passing:
             scores = self._noisy(self._routing.scores(features, x))
             gates = self._router.gates_of(scores)
-            losses = self._bypass.per_token(token_losses, tokens, frozen, gates, batch.labels)
+            losses = yield self._bypass.passage(token_losses, tokens, frozen, gates, batch.labels)
             balance = self._balance(scores, real)
             # Its gradient without its value: the stop rule and the report are about the edits.
             return row_loss(losses, rows) + (balance - balance.detach())
@@ -339,12 +340,12 @@ class MemoeV1:
         )
         optimisation = Optimisation(
             {**experts, **self._router.trainable()},
-            loss,
+            PassingLoss(loss),
             settings,
             agreed=self._backbone.micro_batch.agreed,
         )
-        self._run = BatchRun(batch, optimisation, counts)
-        return self._run
+        self.run = BatchRun(batch, optimisation, counts)
+        return self.run
 
     def _noisy(self, scores: Tensor) -> Tensor:
         """Router logits with the noise of Eq. 9, drawn on the CPU."""

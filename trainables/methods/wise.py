@@ -158,7 +158,7 @@ class Wise:
         self._least: list[float] = []  # of each memory, the smallest activation of its edits
         self._num_merged = 0  # memories that came of a merge; they stand first
         self._edits_in_current = 0
-        self._run: SideRun | None = None
+        self.run: SideRun | None = None
 
     def prepare(self, training: Sequence[TrainingRecord]) -> None:
         """Scale and prefixes of the pristine backbone, through artefacts."""
@@ -176,12 +176,12 @@ class Wise:
 
     def advance(self, max_steps: int) -> bool:
         """Take at most `max_steps` SGD steps; True when the batch is done."""
-        return begun(self._run).work.advance(max_steps)
+        return begun(self.run).work.advance(max_steps)
 
     @torch.no_grad()
     def finish(self) -> EditReport:
         """Write the memory and its threshold; close it, and merge, when they are full."""
-        run = begun(self._run)
+        run = begun(self.run)
         run.training.commit()
         own, far = run.rows.activations(self._editor.memories)
         self._least[-1] = min(self._least[-1], float(own[:, -1].min()))
@@ -190,7 +190,7 @@ class Wise:
         if self._edits_in_current >= self._config.edits_per_memory:
             self._edits_in_current = 0
             self._merge_when_full()
-        self._run = None
+        self.run = None
         return run.report(
             self._editor.numbers()
             | {
@@ -234,8 +234,8 @@ class Wise:
             },
         )
         state.nest("editor", self._editor.state())
-        if self._run is not None:
-            self._run.store(state)
+        if self.run is not None:
+            self.run.store(state)
         return state
 
     def load(self, state: State) -> None:
@@ -274,8 +274,8 @@ class Wise:
                 delta.clamp_(-config.norm_bound, config.norm_bound)
 
         work = BatchRun(batch, editor.optimisation(training, constrain))
-        self._run = SideRun(work, plan, rows, training)
-        return self._run
+        self.run = SideRun(work, plan, rows, training)
+        return self.run
 
     def _merge_when_full(self) -> None:
         """Merge the closed memories into one when there are `num_memories` of them."""

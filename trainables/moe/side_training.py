@@ -31,6 +31,7 @@ from trainables.moe.side_memory import (
 )
 from trainables.moe.side_plan import BatchPlan
 from trainables.optimise import TargetRows, row_loss, token_losses
+from trainables.passing import Passage, Passing, UnderWay
 from trainables.prompts import Row, collate, labels_of, pad_id, row_index, tokenise
 
 
@@ -70,14 +71,14 @@ class Layer(Protocol):
         """The frozen layer's part."""
         ...
 
-    def per_token(
+    def passage(
         self,
         function: Callable[..., Tensor],
         prompts: PromptBatch,
         output: Tensor,
         *held: Tensor,
-    ) -> Tensor:
-        """`function(logits, *held)` at the scored positions, from what leaves the layer."""
+    ) -> Passage:
+        """The way to `function(logits, *held)` at the scored positions, from the layer on."""
         ...
 
 
@@ -193,9 +194,19 @@ class SideTraining:
 
     def loss(self) -> Tensor:
         """Likelihood of the targets, and the terms that `LossTerms` names."""
+        return UnderWay(self.halves()).alone()
+
+    def halves(self) -> Passing:
+        """The same, around the pass through the layers above."""
         rows, terms = self._rows, self._terms
         shift = self._shift(rows.edited, self._edited_by)
-        loss = self._likelihood(shift) if terms.has_likelihood else 0.0 * shift.sum()
+        loss = 0.0 * shift.sum()
+        if terms.has_likelihood:
+            output = rows.edited.layer + shift.to(rows.edited.layer.dtype)
+            losses = yield self._layer.passage(
+                token_losses, rows.edited.tokens, output, rows.labels
+            )
+            loss = row_loss(losses, self._scored_rows)
         if terms.has_margin:
             loss = loss + terms.margin_weight * self._margin(shift)
         if self._remembered is not None:
@@ -204,12 +215,6 @@ class SideTraining:
             behind = memory_loss(self._held, activation, terms.margins.gap)
             loss = loss + terms.margin_weight * behind
         return loss
-
-    def _likelihood(self, shift: Tensor) -> Tensor:
-        rows = self._rows
-        output = rows.edited.layer + shift.to(rows.edited.layer.dtype)
-        losses = self._layer.per_token(token_losses, rows.edited.tokens, output, rows.labels)
-        return row_loss(losses, self._scored_rows)
 
     @torch.no_grad()
     def commit(self) -> None:

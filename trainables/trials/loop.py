@@ -127,12 +127,10 @@ class EditLoop:
         Args:
             until: In (0, 1]; at 1 everything is scored.
             compares: Before the end nothing else is computed; None: nothing at all.
-            after_chunk: Called every few optimiser steps, when the state may be saved.
+            after_chunk: Called every few steps, when the state may be saved.
         """
-        while self._batches_done < len(self._batches):
-            if until < 1.0 and self.progress >= until - 1e-9:
-                break
-            self._advance(until)
+        while not self.is_at(until):
+            self.advance(until)
             after_chunk()
         if self._batches_done == len(self._batches):
             return self._final_row()
@@ -158,16 +156,14 @@ class EditLoop:
 
     def state(self) -> State:
         """Everything needed to go on in another process; live tensors, as of `EditMethod.state`."""
-        state = State(
-            values={
-                "batches_done": self._batches_done,
-                "steps_in_batch": self._steps_in_batch,
-                "is_inside": self._is_inside,
-                "num_together": self._num_together,
-                "tally": self._measurements.values(),
-            }
-        )
-        state.nest("method", self.method.state())
+        state = State()
+        state.values["batches_done"] = self._batches_done
+        state.values["steps_in_batch"] = self._steps_in_batch
+        state.values["is_inside"] = self._is_inside
+        state.values["num_together"] = self._num_together
+        state.values["tally"] = self._measurements.values()
+        # What is left behind the end is to make the row: no method is needed for it.
+        state.nest("method", State() if self.is_at(1.0) else self.method.state())
         return state
 
     def load(self, state: State) -> None:
@@ -178,27 +174,42 @@ class EditLoop:
         self._is_inside = values["is_inside"]
         self._num_together = values["num_together"]
         self._measurements = Measurements.from_values(values["tally"])
-        self.method.load(state.inner("method"))
+        if not self.is_at(1.0):
+            self.method.load(state.inner("method"))
 
     def close(self) -> None:
         """Restore the backbone."""
         self.method.remove()
 
-    def _advance(self, until: float) -> None:
-        begin = self._now()
+    def is_at(self, until: float) -> bool:
+        """Whether nothing is left to do up to `until` of the progress."""
+        is_far = until < 1.0 and self.progress >= until - 1e-9
+        return is_far or self._batches_done == len(self._batches)
+
+    def advance(self, until: float) -> None:
+        """Take a few steps towards `until`, at which the loop is not yet; score what is done."""
+        begin, steps = self.now(), self.open(until)
+        is_done = self.method.advance(steps)
+        self.shut(steps, is_done=is_done, seconds=self.now() - begin)
+
+    def open(self, until: float) -> int:
+        """Begin a batch where none is under way; the steps that its method is to take now."""
         self._tell_step()
         if not self._is_inside:
             self._begin(until)
         share = (until * len(self._batches) - self._batches_done) / self._num_together
         wanted = share * self.method.num_steps
         left = round(min(wanted, self.method.num_steps)) - self._steps_in_batch
-        steps = min(max(1, left), CHUNK_STEPS)
-        is_done = self.method.advance(steps)
+        return min(max(1, left), CHUNK_STEPS)
+
+    def shut(self, steps: int, *, is_done: bool, seconds: float) -> None:
+        """Note steps that took, with `open`, so many seconds; score the batch if it is done."""
+        begin = self.now()
         self._steps_in_batch += steps
         if is_done:
             pulse().stage("finishing the batch")
             self._measurements.reports += self._finished()
-        self._measurements.seconds["edit"] += self._now() - begin
+        self._measurements.seconds["edit"] += seconds + self.now() - begin
         if is_done:
             for number in range(self._num_together):
                 self._take(number)
@@ -238,15 +249,15 @@ class EditLoop:
             assert isinstance(self.method, SideBySide)
             self.method.take(number)
 
-    def _now(self) -> float:
+    def now(self) -> float:
         """Seconds on a clock, when all that a GPU was told is done: a step is no evaluation's."""
         if torch.device(self._device).type == "cuda":
             torch.cuda.synchronize()
         return time.perf_counter()
 
     def _tell_step(self) -> None:
-        number, steps = self._batches_done + 1, self._steps_in_batch if self._is_inside else 0
-        where = (number, len(self._batches), steps, self.method.num_steps)
+        steps = self._steps_in_batch if self._is_inside else 0
+        where = (self._batches_done + 1, len(self._batches), steps, self.method.num_steps)
         pulse().say(Moment("editing", *where, loss=pulse().loss if steps else None))
 
     def _close_batch(self, *, stays: bool) -> None:
@@ -291,7 +302,7 @@ class EditLoop:
         is_final: bool = False,
     ) -> list[ProbeScore]:
         """Scores as of now; final ones are of generated texts too, and tell wrong answers."""
-        begin = self._now()
+        begin = self.now()
         pulse().stage("evaluating")
         chosen = self._evaluator.select(records, scores)
         answers = self._evaluator.answers(self._logits, chosen)
@@ -302,22 +313,13 @@ class EditLoop:
                 self._evaluator.generations(self._logits, chosen, answers, before)
             )
             texts_before = self._evaluator.texts(before)
-        old = self._old_answers() if is_final else None
+        old = self._stream.old_answers(self.records) if is_final else None
         found = self._evaluator.score(answers, self._before.answers, texts, texts_before, old)
         if self._protocol.has_passages:
             edits = self._evaluator.select(records, ["reliability"])
             measured = self._evaluator.perplexities(self._logits, edits)
             found = with_perplexities(found, list(answers), measured)
-        self._measurements.seconds["evaluation"] += self._now() - begin
-        return found
-
-    def _old_answers(self) -> dict[int, list[str]]:
-        """Of each record the true answer, where it is known, and what a serial stream edited."""
-        found = {}
-        for record, earlier in self._stream.earlier().items():
-            true = self.records[record].true_answer
-            edited = [self.records[each].target_new for each in earlier]
-            found[record] = [true, *edited] if true else edited
+        self._measurements.seconds["evaluation"] += self.now() - begin
         return found
 
     def _logits(
@@ -346,13 +348,13 @@ class EditLoop:
 
     def _measure_method(self, records: Sequence[int]) -> None:
         """Note where the edits are sent, what the method adds in bytes, and what it has left."""
-        begin = self._now()
+        begin = self.now()
         part = self._batches_done if self._protocol.is_rolled_back else 0
         self._measurements.routes += route_rows(self.method, self._evaluator, records, part)
         self._measurements.state_bytes.append(edit_bytes(self.method))
         if self._abilities is not None:
             self._measurements.ability += self._abilities.ask(self._logits, part)
-        self._measurements.seconds["evaluation"] += self._now() - begin
+        self._measurements.seconds["evaluation"] += self.now() - begin
 
     def _extend_curve(self) -> None:
         """Scores every batch so far on what of it still holds."""

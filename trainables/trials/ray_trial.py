@@ -14,6 +14,7 @@ import socket
 import time
 import traceback
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ from trainables.parallel.out_of_memory import is_out_of_memory
 from trainables.pulse import Pulse
 from trainables.spec import TrialSpec
 from trainables.states import StateWriter, write_whole
+from trainables.trials.packs.mates import Mates
+from trainables.trials.packs.pack import Spent
 from trainables.trials.ray_ranks import (
     Team,
     check_node,
@@ -79,6 +82,9 @@ class EditTrial(tune.Trainable):
             device=device_from_ray(),
         )
         self._team = Team(self._bench, runtime) if runtime.num_ranks > 1 else None
+        self._mates = None
+        if runtime.packs is not None:
+            self._mates = Mates(self._bench, runtime.packs, plan, runtime.state_path)
         self._pulse = Pulse(runtime.pulses)
         self._writer = StateWriter()
         self._unrestored = ""  # what a trial did not restore
@@ -148,9 +154,8 @@ class EditTrial(tune.Trainable):
         self._cpu_seconds += time.process_time() - cpu
         if self._bench.device == "cpu" and (gpus := gpus_from_ray()):
             row["gpus_unused"] = ",".join(gpus)
-        row.update(
-            seconds=self._seconds, cpu_seconds=self._cpu_seconds, hostname=socket.gethostname()
-        )
+        own = self._run.own(Spent(self._seconds, self._cpu_seconds))
+        row.update(asdict(own), hostname=socket.gethostname())
         return {key: row[key] for key in _DECISIVE if key in row} | {"row": json.dumps(row)}
 
     def cleanup(self) -> None:
@@ -170,7 +175,7 @@ class EditTrial(tune.Trainable):
         self._key = str(config["trial_key"])
         # A searcher makes up specifications as it goes; those of a grid lie in the plan.
         spec = TrialSpec.parse(config.get("spec") or self._plan[self._key])
-        self._run = TrialRun(self._bench, self._runtime, self._key, spec)
+        self._run = TrialRun(self._bench, self._runtime, self._key, spec, self._mates)
         self._pulse.begin(self._key, f"{spec.arm or self._key} · seed {spec.seed}")
         self._num_trials += 1
         self._seconds = self._cpu_seconds = 0.0
@@ -239,8 +244,8 @@ class EditTrial(tune.Trainable):
             wait = max(wait, _TIMES_WRITING * self._writer.seconds)
         if time.monotonic() - self._saved_at < wait or self._writer.is_busy:
             return
-        assert self._run.loop is not None
-        self._writer.submit(self._state_path, self._run.loop.state())
+        for path, state in self._run.states():
+            self._writer.submit(path, state)
         self._saved_at = time.monotonic()
 
     @property

@@ -9,11 +9,21 @@ from typing import Any
 
 import torch
 
+from trainables.interfaces import State
 from trainables.parallel.ranks import JOIN_SECONDS
 from trainables.spec import TrialSpec
 from trainables.states import read_state
 from trainables.trials.compared import Compares, compared
 from trainables.trials.loop import EditLoop
+from trainables.trials.packs.mates import (
+    Along,
+    Mates,
+    Packs,
+    is_unreported,
+    spent_ahead,
+    with_ahead,
+)
+from trainables.trials.packs.pack import Member, Spent
 from trainables.trials.workbench import Workbench
 
 
@@ -36,6 +46,7 @@ class Runtime:
             lost.
         problems: What the node lacks that it is called on; None: nobody needs to ask.
         pulses: Folder in which the trial says what it is doing; None: nobody wants to know.
+        packs: Which trials may be trained together; None: each by itself.
         rows_at_a_time: Of a GPU that is too small for all rows of a trial, so many rows to start
             with, by names of backbone and method.
     """
@@ -53,6 +64,7 @@ class Runtime:
     rank_timeout_seconds: float = JOIN_SECONDS
     problems: Callable[[], Sequence[str]] | None = None
     pulses: Path | None = None
+    packs: Packs | None = None
     rows_at_a_time: Mapping[tuple[str, str], int] = field(default_factory=dict)
 
     def state_path(self, key: str) -> Path:
@@ -61,14 +73,31 @@ class Runtime:
 
 
 class TrialRun:
-    """A trial under way; the first row makes it begin, or go on from its saved state."""
+    """A trial under way; the first row makes it begin, or go on from its saved state.
 
-    def __init__(self, bench: Workbench, runtime: Runtime, key: str, spec: TrialSpec) -> None:
-        """Nothing is loaded yet."""
+    Attributes:
+        ahead: Time that other processes gave to it.
+        given: Time that it gave to others.
+    """
+
+    def __init__(
+        self,
+        bench: Workbench,
+        runtime: Runtime,
+        key: str,
+        spec: TrialSpec,
+        mates: Mates | None = None,
+    ) -> None:
+        """Nothing is loaded yet; `mates` may be trained along."""
         self.key = key
         self.loop: EditLoop | None = None
         self.spec = spec
+        self.ahead, self.given = Spent(), Spent()
         self._bench, self._runtime = bench, runtime
+        self._mates = mates
+        self._along: Along | None = None
+        self._is_unreported = False
+        self._why_alone = ""
         self._compares = runtime.compares.on(spec.dataset) if runtime.compares else None
         self._rung = 0
 
@@ -78,14 +107,12 @@ class TrialRun:
         Args:
             after_chunk: Called every few optimiser steps, when the state may be saved.
         """
-        if self.loop is None:
-            self.loop = self._begun()
-        rungs = self._runtime.rungs
-        if self.loop.method.changes_in_finish and self.loop.num_batches == 1:
-            self._rung = len(rungs) - 1  # a rung before the end would show the floor
-        while rungs[self._rung] <= self.loop.progress and self._rung < len(rungs) - 1:
-            self._rung += 1
-        row: dict[str, Any] = dict(self.loop.run(rungs[self._rung], self._compares, after_chunk))
+        rungs, is_first = self._runtime.rungs, self.loop is None
+        loop = self._begun()
+        self._to_next_rung(loop)
+        if is_first and self._mates is not None:
+            loop = self._with_mates(loop, rungs[self._rung], after_chunk)
+        row: dict[str, Any] = dict(loop.run(rungs[self._rung], self._compares, after_chunk))
         is_done = row["progress"] >= 1.0
         # Tune compares whole numbers of its time attribute.
         row.update(rung=self._rung + 1, status="finished" if is_done else "running", done=is_done)
@@ -95,6 +122,8 @@ class TrialRun:
             row["gpu"] = torch.cuda.get_device_name(device)
             devices = range(torch.cuda.device_count())  # of which the fullest counts
             row["peak_gpu_gib"] = max(map(torch.cuda.max_memory_allocated, devices)) / 2**30
+        if self._why_alone:
+            row["pack_given_up"] = self._why_alone
         if self._bench.micro_batch is not None:
             row["micro_batch"] = self._bench.micro_batch
         if self._compares is not None:
@@ -102,15 +131,93 @@ class TrialRun:
             row["compared"] = compared(row, self._compares, moment)
             row["compared_by"] = self._compares.name
         self._rung = min(self._rung + 1, len(rungs) - 1)
+        self._is_unreported = False
         return row
 
+    def states(self) -> list[tuple[Path, State]]:
+        """What is to be stored, and where: of the trials that are trained along, then its own."""
+        assert self.loop is not None
+        own = with_ahead(self.loop.state(), self.ahead)
+        along = [] if self._along is None else self._along.states()
+        return [*along, (self._runtime.state_path(self.key), own)]
+
+    def own(self, taken: Spent) -> Spent:
+        """The time that went into this trial, of what its own processes have taken."""
+        own = Spent()
+        own.add(taken)
+        own.add(self.ahead)
+        own.add(self.given, -1)
+        return own
+
     def close(self) -> None:
-        """Take the method out of the backbone."""
+        """Take the method out of the backbone, and let go of those that are trained along."""
+        if self._along is not None:
+            self._along.close()
+            self._along = None
         if self.loop is not None:
             self.loop.close()
             self.loop = None
 
+    def _to_next_rung(self, loop: EditLoop) -> None:
+        rungs = self._runtime.rungs
+        if loop.method.changes_in_finish and loop.num_batches == 1:
+            self._rung = len(rungs) - 1  # a rung before the end would show the floor
+        if self._is_unreported:
+            return  # it may be at the first rung, which nobody has heard of
+        while rungs[self._rung] <= loop.progress and self._rung < len(rungs) - 1:
+            self._rung += 1
+
+    def _with_mates(
+        self, loop: EditLoop, until: float, after_chunk: Callable[[], None]
+    ) -> EditLoop:
+        """Train others along up to `until`, if it is the first point where trials are compared.
+
+        Whether they are to go on behind it, their scheduler has yet to say.
+
+        Returns:
+            The trial's loop, which may have been made anew.
+        """
+        assert self._mates is not None
+        is_compared_before = any(rung <= loop.progress for rung in self._runtime.rungs)
+        if loop.is_at(until) or is_compared_before:
+            return loop
+        leader = Member(self.key, loop)
+        if not self._are_trained(self._mates, leader, until, after_chunk):
+            # Out here no traceback holds on to the tensors of the pack.
+            self.close()
+            self._mates.give_up()
+            return self._begun()
+        if leader.error is not None:
+            raise leader.error
+        return leader.loop
+
+    def _are_trained(
+        self, mates: Mates, leader: Member, until: float, after_chunk: Callable[[], None]
+    ) -> bool:
+        """Whether all went well; where memory runs out, each has to go by itself."""
+        try:
+            if leader.loop.progress > 0:  # what is trained along needs a pristine backbone
+                self.close()
+            self._along = mates.join(self.key, self.spec, until)
+            leader.loop = self._begun()
+            if self._along is not None:
+                self._along.train(leader, until, after_chunk)
+                for each in self._along.kept:
+                    self.given.add(each.spent)
+        except Exception as error:  # noqa: BLE001 - if it is this trial's, it comes again
+            self._why_alone = f"{type(error).__name__}: {error}"
+            return False
+        finally:
+            if self._along is not None:
+                self._along.close()
+                self._along = None
+        return True
+
     def _begun(self) -> EditLoop:
+        if self.loop is not None:
+            return self.loop
+        if self._mates is not None:
+            self._mates.begin(self.key)
         rows = self._runtime.rows_at_a_time.get((self.spec.backbone.name, self.spec.method.name))
         if rows is not None:
             self._bench.start_with(self.spec, rows)
@@ -119,10 +226,12 @@ class TrialRun:
                 torch.cuda.reset_peak_memory_stats(
                     device
                 )  # the peak is this trial's, not the process's
-        loop = self._bench.loop(self.spec)
+        loop = self.loop = self._bench.loop(self.spec)
         state = read_state(self._runtime.state_path(self.key))
         if state is not None:
             loop.load(state)
+            self.ahead = spent_ahead(state)
+            self._is_unreported = is_unreported(state)
         if self._bench.ranks is not None:
             # None may run ahead and save before all have read.
             self._bench.ranks.wait()

@@ -6,7 +6,7 @@ afterwards that the backbone is what it was.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from trainables.assemblies.text_encoder import sentence_prompts
 from trainables.backbones.forward.split import Split
 from trainables.backbones.loading import Device, load_backbone, usable_device
 from trainables.backbones.pristine import Pristine
+from trainables.backbones.seen_apart import seen_apart
 from trainables.backbones.sentences.package import ASKED
 from trainables.edits.asking import known_facts
 from trainables.edits.drawing import Drawn, draw
@@ -127,11 +128,23 @@ class Workbench:
             self._sources[name] = source
         return self._sources[name]
 
-    def loop(self, spec: TrialSpec) -> EditLoop:
-        """A trial, ready to run, with as many rows at a time as fitted its method before."""
+    def loop(self, spec: TrialSpec, *, is_apart: bool = False) -> EditLoop:
+        """A trial, ready to run, with as many rows at a time as fitted its method before.
+
+        Args:
+            spec: The trial.
+            is_apart: On modules of its own, beside the trial that runs; the backbone must be
+                pristine when it is made.
+        """
         backbone, source, protocol = self.backbone(spec), self.source(spec), spec.protocol
-        self._running = _method_key(spec)
-        self._limit_rows(backbone, self.limit_of(spec))
+        if is_apart:
+            _, method_class = get_method(spec.method.module)
+            owns = getattr(method_class, "trains_in_place", False)
+            layer = int(spec.method.settings["edit_layer"])
+            backbone = seen_apart(backbone, layer, owns_weights=owns)
+        else:
+            self._running = _method_key(spec)
+            self._limit_rows(backbone, self.limit_of(spec))
         pulse().stage("drawing the edits")
         drawn = draw(spec, source)
         evaluator = self._evaluator(backbone, drawn.records)
@@ -161,8 +174,22 @@ class Workbench:
             self._pristine_answers(backbone, evaluator, how),
             device=backbone.device,
             to_edit=allowed.to_edit,
-            abilities=self._abilities_of(spec, backbone),
+            abilities=self._abilities_of(spec, self.backbone(spec)),
         )
+
+    def found_once(
+        self, kind: str, spec: TrialSpec, inputs: Mapping[str, Any], build: Callable[[], State]
+    ) -> dict[str, Any]:
+        """What was found out about the backbone of `spec`, of this or an earlier process.
+
+        Args:
+            kind: Of what is found out.
+            spec: Names the backbone.
+            inputs: What decides it beside the backbone.
+            build: Finds it out.
+        """
+        told = {**self.backbone(spec).identity, **inputs}
+        return dict(self._artefacts.get(kind, told, build).values)
 
     @property
     def ranks(self) -> Ranks | None:

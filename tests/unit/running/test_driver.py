@@ -310,7 +310,10 @@ def test_warning_of_a_trial_is_said_once(tmp_path: Path) -> None:
     for _ in range(2):
         driver.results.on_result(only.key, {**told, "unrestored": "layer 3"})
         driver.results.on_result(only.key, {**told, "gpus_unused": True, "hostname": "n"})
-    assert len(driver.said) == 2
+        why = {"pack_given_up": "OutOfMemoryError: no", "hostname": "n"}
+        driver.results.on_result(only.key, {**told, **why})
+    assert len(driver.said) == 3
+    assert "node n: trials cannot be trained together (OutOfMemoryError: no)" in driver.said[2]
     assert "method=ft_m did not restore the backbone (layer 3)" in driver.said[0]
     assert "node n: Ray gave trials a GPU" in driver.said[1]
     driver.close()

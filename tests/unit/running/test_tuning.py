@@ -21,6 +21,7 @@ from orchestrator.running.tuning import Tuning
 from orchestrator.settings import loading as config
 from tests.unit.fake_sweep import cells, grid
 from tests.unit.running.test_events import Heard, report
+from trainables.trials.run import Runtime
 
 LOST = "Ray lost it without a word"
 
@@ -106,6 +107,31 @@ def test_workers_when_typed_then_so_many_trials_run_at_a_time(tmp_path: Path) ->
     new, tuner, _, _ = made(tmp_path, typed=("workers=3",))
     new.run(cells()[:2], "fifo", [])
     assert tuner.told["tune_config"].max_concurrent_trials == 3
+
+
+@pytest.mark.parametrize("scheduler", ["fifo", "asha"])
+def test_pack_when_typed_then_trials_are_told_with_whom_they_may_be_trained(
+    tmp_path: Path, scheduler: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Runtime] = []
+
+    def with_parameters(trainable: Any, *, plan: Any, runtime: Runtime) -> Any:
+        told.append(runtime)
+        return trainable
+
+    monkeypatch.setattr("orchestrator.running.tuning.tune.with_parameters", with_parameters)
+    monkeypatch.setattr("orchestrator.running.tuning.tune.with_resources", lambda it, *_: it)
+    keys = [each.key for each in cells()[:5]]
+    for typed in (("pack=3",), (), ("pack=auto",), ("pack=3", "max_trial_seconds=9")):
+        new, tuner, _, _ = made(tmp_path, typed=("workers=1", *typed))
+        new.run(cells()[:5], scheduler, [])
+        assert tuner.told["param_space"]["trial_key"]["grid_search"] == keys
+    packed, *others = told
+    assert packed.packs is not None
+    assert not packed.packs.measures
+    one, other = (keys[0], keys[2], keys[4]), (keys[1], keys[3])
+    assert packed.packs.of == {**dict.fromkeys(one, one), **dict.fromkeys(other, other)}
+    assert [each.packs for each in others] == [None] * 3  # auto: a worker would have one pack
 
 
 @pytest.mark.parametrize(

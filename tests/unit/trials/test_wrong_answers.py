@@ -74,7 +74,9 @@ def test_old_answers_of_a_serial_stream_are_the_true_one_and_the_earlier_ones(
         records=records,
         questions=SERIAL_QUESTIONS,
     )
-    assert loop._old_answers() == {0: ["T0"], 1: ["T1"], 2: ["T2", "Oslo Bay"], 3: ["T3", "Lumen"]}
+    assert loop._stream.old_answers(loop.records) == {
+        **{0: ["T0"], 1: ["T1"], 2: ["T2", "Oslo Bay"], 3: ["T3", "Lumen"]}
+    }
     loop.close()
 
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from trainables.backbones.forward.layer_mask import LayerMasks
 from trainables.backbones.forward.parts import decoder_part, run_part
+from trainables.backbones.forward.passage import Rows
 from trainables.backbones.forward.prefix_cache import PrefixCache
 from trainables.backbones.forward.split import PerToken, Split
 from trainables.backbones.forward.tail import Tail
@@ -66,13 +67,15 @@ class Site:
 
         With a norm behind the FFN whatever stands at the path is passed over.
         """
-        if self._is_normed:
-            before = replace_module(self._model, self._path, _Given(output))
-            try:
-                output = self._run_layer(prompts)
-            finally:
-                replace_module(self._model, self._path, before)
+        output = self._leaving_layer(prompts, output)
         return self._above.per_token(function, prompts, *held, hidden=output, tail=tail)
+
+    def passage(
+        self, function: PerToken, prompts: PromptBatch, output: Tensor, *held: Tensor
+    ) -> Rows:
+        """What `per_token` lets pass the layers above."""
+        output = self._leaving_layer(prompts, output)
+        return Rows(self._above, function, prompts, held, output)
 
     def tail(self, prompts: PromptBatch, output: Tensor, starts: Tensor) -> Tail | None:
         """As `Split.tail`, from the `output` that `frozen` gave.
@@ -80,6 +83,16 @@ class Site:
         None also with a norm behind the FFN, where `output` is not what enters the layers above.
         """
         return None if self._is_normed else self._above.tail(prompts, output, starts)
+
+    def _leaving_layer(self, prompts: PromptBatch, output: Tensor) -> Tensor:
+        """What leaves the layer, by what `frozen` gave and more."""
+        if not self._is_normed:
+            return output
+        before = replace_module(self._model, self._path, _Given(output))
+        try:
+            return self._run_layer(prompts)
+        finally:
+            replace_module(self._model, self._path, before)
 
     def _run_layer(self, prompts: PromptBatch) -> Tensor:
         hidden = self._split.hidden(prompts)

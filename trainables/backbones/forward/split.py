@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, TypeAlias
 
 import torch
@@ -71,10 +71,23 @@ class Split:
         self._whole = decoder_part(backbone, first_layer, plain, has_norm=False)
         self._plain = decoder_part(backbone, plain, backbone.num_layers, has_norm=True)
         self._masks = LayerMasks(backbone.model)
+        self._first_plain, self._packs = plain, packs
         has_layers = packs and plain < backbone.num_layers
         self._packings = (
             Packings(backbone.model, self._plain, backbone.hidden_size) if has_layers else None
         )
+
+    @cached_property
+    def above(self) -> Split:
+        """The layers that hold nothing of a batch, with the head, seen by themselves."""
+        if not self._keeps_whole:
+            return self
+        first, packs = self._first_plain, self._packs
+        return Split(self.backbone, first, self._cache, has_batch_state=False, packs=packs)
+
+    def entering_above(self, prompts: PromptBatch, hidden: Tensor) -> Tensor:
+        """What enters the layers of `above`, (B, T, D), by what enters `first_layer`."""
+        return self._run_whole(prompts, hidden) if self._keeps_whole else hidden
 
     @torch.no_grad()
     def hidden(self, prompts: PromptBatch) -> Tensor:

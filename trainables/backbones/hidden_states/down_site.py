@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from trainables.backbones.forward.passage import Rows
 from trainables.backbones.forward.prefix_cache import PrefixCache
 from trainables.backbones.forward.site import Site
 from trainables.backbones.forward.split import PerToken, Split
@@ -99,7 +100,13 @@ class DownSite:
         self, function: PerToken, prompts: PromptBatch, output: Tensor, *held: Tensor
     ) -> Tensor:
         """As `Site.per_token`, from `DownRead.layer` and more."""
-        return self._site.per_token(function, prompts, output, *held)
+        return self.passage(function, prompts, output, *held).alone()
+
+    def passage(
+        self, function: PerToken, prompts: PromptBatch, output: Tensor, *held: Tensor
+    ) -> Rows:
+        """What `per_token` lets pass the layers above."""
+        return self._site.passage(function, prompts, output, *held)
 
     def answer(
         self, prompts: PromptBatch, state: DecodeState | None, change: Change

@@ -183,7 +183,7 @@ class Arm:
         self._serving: SideMemories | None = None
         self._bytes = 0
         self._merge_seed = 0
-        self._run: SideRun | None = None
+        self.run: SideRun | None = None
 
     def prepare(self, training: Sequence[TrainingRecord]) -> None:
         """Scale and prefixes of the pristine backbone, through artefacts."""
@@ -218,12 +218,12 @@ class Arm:
 
     def advance(self, max_steps: int) -> bool:
         """Take at most `max_steps` steps of experts and router; True when the batch is done."""
-        return begun(self._run).work.advance(max_steps)
+        return begun(self.run).work.advance(max_steps)
 
     @torch.no_grad()
     def finish(self) -> EditReport:
         """Write the trained experts, remember the edits, and merge anew for inference."""
-        run = begun(self._run)
+        run = begun(self.run)
         run.training.commit()
         self._owners += run.plan.owners
         for edit, owner in zip(run.work.batch.edits, run.plan.owners, strict=True):
@@ -231,7 +231,7 @@ class Arm:
         self._merge_seed = int(torch.randint(2**31 - 1, (1,), generator=self._generator))
         own, far = run.rows.activations(self._serve())
         self._least_activation = min(self._least_activation, float(own.amax(1).min()))
-        self._run = None
+        self.run = None
         return run.report(
             self._editor.numbers()
             | run.plan.numbers
@@ -278,8 +278,8 @@ class Arm:
         state.nest("editor", self._editor.state())
         if self._router is not None:
             state.nest("router", self._router.state())
-        if self._run is not None:
-            self._run.store(state)
+        if self.run is not None:
+            self.run.store(state)
         return state
 
     def load(self, state: State) -> None:
@@ -347,8 +347,8 @@ class Arm:
             router.step(features, training.row_owners)
 
         work = BatchRun(batch, editor.optimisation(training, teach_router))
-        self._run = SideRun(work, plan, rows, training)
-        return self._run
+        self.run = SideRun(work, plan, rows, training)
+        return self.run
 
     @property
     def _abstain_below(self) -> float:

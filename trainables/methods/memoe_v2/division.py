@@ -17,6 +17,7 @@ from torch import Tensor
 from trainables.assemblies.gece import Calibration
 from trainables.interfaces import State
 from trainables.moe.frequency import Scale, divide, means_by_expert, scaled, shuffled_scores
+from trainables.optimise import BatchRun, Optimisation
 
 DivisionBy = Literal["gece", "confidence", "random", "none"]
 
@@ -88,6 +89,19 @@ class Division:
             dict(values["counts"]),
             dict(values["numbers"]),
         )
+
+
+@dataclass
+class DividedRun:
+    """A batch under way, and who learns which of its edits."""
+
+    work: BatchRun
+    division: Division
+
+    @property
+    def optimisation(self) -> Optimisation:
+        """The loop that learns its edits."""
+        return self.work.optimisation
 
 
 def divided(

@@ -30,6 +30,7 @@ from trainables.methods.memoe_v2.terms import (
     row_means,
 )
 from trainables.optimise import token_losses
+from trainables.passing import Passing
 from trainables.prompts import Row, collate, pad_id, row_index, tokenise
 
 Positions = Literal["prompt", "answer", "locality"]
@@ -162,12 +163,12 @@ class ConstrainedLoss:
         self._place = place.to(self._rows.device)
         self._log_before = self._before() if settings.balance_term else None
 
-    def __call__(self) -> Tensor:
-        """Scalar loss."""
+    def halves(self) -> Passing:
+        """The scalar loss."""
         held, num_edits = self._held, len(self._held.batch)
         scores = self._routing.scores(self._read)
         gates = self._routing.gates(scores, self._forced)
-        terms = self._bypass.per_token(
+        terms = yield self._bypass.passage(
             self._terms,
             held.tokens,
             self._frozen,

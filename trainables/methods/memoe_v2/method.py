@@ -34,7 +34,7 @@ Choices where the paper is silent or contradicts itself:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -75,7 +75,13 @@ from trainables.interfaces import (
     State,
     TrainingRecord,
 )
-from trainables.methods.memoe_v2.division import Division, DivisionBy, DivisionSettings, divided
+from trainables.methods.memoe_v2.division import (
+    DividedRun,
+    Division,
+    DivisionBy,
+    DivisionSettings,
+    divided,
+)
 from trainables.methods.memoe_v2.dual_attention import Gate, Reading
 from trainables.methods.memoe_v2.loss import ConstrainedLoss, Positions, constrained_rows
 from trainables.methods.memoe_v2.routing import RoutingSettings, UneditedRouting
@@ -91,6 +97,7 @@ from trainables.optimise import (
     begun,
     stored_batch,
 )
+from trainables.passing import PassingLoss
 
 Forcing = Literal["label", "argmax"]
 
@@ -213,14 +220,6 @@ class Config:
         return {field.name: vars(self)[field.name] for field in fields(settings)}
 
 
-@dataclass
-class _Run:
-    """A batch under way, and who learns which of its edits."""
-
-    work: BatchRun
-    division: Division
-
-
 class MemoeV2:
     """Trains a fixed set of experts and their router; the backbone stays frozen."""
 
@@ -254,7 +253,7 @@ class MemoeV2:
 
     def _forget(self) -> None:
         self._owners: list[int] = []
-        self._run: _Run | None = None
+        self.run: DividedRun | None = None
 
     def prepare(self, training: Sequence[TrainingRecord]) -> None:
         """Count the words that alpha of Eq. 9 is taken from, and keep the edits of its mean E."""
@@ -280,18 +279,18 @@ class MemoeV2:
 
     def advance(self, max_steps: int) -> bool:
         """Take at most `max_steps` AdamW steps; True when the batch is done."""
-        return begun(self._run).work.advance(max_steps)
+        return begun(self.run).work.advance(max_steps)
 
     def finish(self) -> EditReport:
         """Freeze experts and router until the next batch."""
-        run = begun(self._run)
+        run = begun(self.run)
         division = run.division
         self._bypass.freeze()
         self._routing.freeze()
         routes: list[int] = self.routes(run.work.batch.tokens).tolist()
         is_forced = self._config.router_forcing == "label" and self._config.division != "none"
         self._owners += division.labels.tolist() if is_forced else routes
-        self._run = None
+        self.run = None
         return replace(
             run.work.report(),
             counts=division.counts,
@@ -331,9 +330,9 @@ class MemoeV2:
         )
         state.nest("experts", self._bypass.state())
         state.nest("router", self._routing.state())
-        if self._run is not None:
-            self._run.work.store(state)
-            state.nest("division", self._run.division.state())
+        if self.run is not None:
+            self.run.work.store(state)
+            state.nest("division", self.run.division.state())
         return state
 
     def load(self, state: State) -> None:
@@ -389,8 +388,9 @@ class MemoeV2:
             warmup_share=config.warmup_share,
         )
         agreed = self._backbone.micro_batch.agreed
-        work = BatchRun(batch, Optimisation(parameters, loss, settings, agreed=agreed))
-        self._run = _Run(work, division)
+        optimisation = Optimisation(parameters, PassingLoss(loss.halves), settings, agreed=agreed)
+        work = BatchRun(batch, optimisation)
+        self.run = DividedRun(work, division)
         return work
 
 
