@@ -44,10 +44,14 @@ class TimeLimit:
         if self._marker.exists():
             raise self._error()
         self._before = signal.signal(signal.SIGALRM, self._interrupt)
-        signal.setitimer(signal.ITIMER_REAL, self._left)
         self._last_resort = threading.Timer(self._left + GRACE_SECONDS, self._end_process)
         self._last_resort.daemon = True
         self._last_resort.start()
+        try:
+            signal.setitimer(signal.ITIMER_REAL, self._left)
+        except BaseException:  # the time is up already: nobody would stop the clock
+            self._stop()
+            raise
         return self
 
     def __exit__(
@@ -57,6 +61,9 @@ class TimeLimit:
         trace: TracebackType | None,
     ) -> None:
         """Stop the clock."""
+        self._stop()
+
+    def _stop(self) -> None:
         if self._last_resort is None:
             return
         self._last_resort.cancel()

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,26 @@ def test_limit_counts_what_earlier_steps_took(tmp_path: Path) -> None:
         TimeLimit(100.0, 99.99, tmp_path / "overdue"),
     ):
         waiting.wait(60)
+
+
+def test_limit_when_the_time_is_up_while_the_clock_is_started_then_nothing_ends_the_process_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = threading.Timer.start
+
+    def slow(timer: threading.Timer) -> None:  # as on a machine that has other things to do
+        start(timer)
+        time.sleep(0.02)
+
+    monkeypatch.setattr(threading.Timer, "start", slow)
+    before = signal.getsignal(signal.SIGALRM)
+    with pytest.raises(TrialOverdueError), TimeLimit(100.0, 99.999, tmp_path / "overdue"):
+        threading.Event().wait(60)
+    assert signal.getsignal(signal.SIGALRM) is before
+    assert not any(
+        isinstance(each, threading.Timer) and not each.finished.is_set()
+        for each in threading.enumerate()
+    )
 
 
 def test_limit_when_there_is_time_then_changes_nothing(tmp_path: Path) -> None:
