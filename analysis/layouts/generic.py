@@ -24,7 +24,7 @@ def arrange(section: Section, paper: Sequence[PaperRow], is_filtered: bool) -> B
 
 def _natural(name: str) -> list[str | float]:
     """Sort key by which `edit_layer=4` comes before `edit_layer=10`."""
-    parts: list[str | float] = list(re.split(r"(\d+(?:\.\d+)?(?:e-?\d+)?)", name))
+    parts: list[str | float] = list(re.split(r"(\d+(?:\.\d+)?(?:e[-+]?\d+)?)", name))
     parts[1::2] = map(float, parts[1::2])
     return parts
 

@@ -15,8 +15,10 @@ def arm(name: str) -> Arm:
 
 def test_rows_then_numbers_in_names_stand_by_size() -> None:
     names = ["top_2 edit_layer=10", "top_2 edit_layer=4", "soft", "top_2 edit_layer=4 lr=0.02"]
+    names += ["lr=1e+30", "lr=0.5", "lr=1e-05"]
     body = arrange(Section({}, {}, tuple(map(arm, names)), {}, 0), (), False)
     assert [row.labels for row in body.rows] == [
-        *(("soft",), ("top_2 edit_layer=4",), ("top_2 edit_layer=4 lr=0.02",)),
+        *(("lr=1e-05",), ("lr=0.5",), ("lr=1e+30",), ("soft",)),
+        *(("top_2 edit_layer=4",), ("top_2 edit_layer=4 lr=0.02",)),
         ("top_2 edit_layer=10",),
     ]

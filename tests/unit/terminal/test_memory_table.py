@@ -55,10 +55,11 @@ def test_memory_table_when_trials_fit_then_it_says_how_many_share_a_gpu() -> Non
 
 def test_memory_table_when_rows_are_cut_or_nothing_helps_then_it_says_what_to_type() -> None:
     _, memit, v2 = lines(trials(*LARGE, "axes.method=[memit,memoe_v2]"))
-    # prepared with 23.9 GiB, of which 24 GiB are not left; 210 rows of .089 GiB beside 14.6
+    # prepared with 23.9 GiB, of which 24 GiB are not left; 126 rows of .089 GiB beside 14.6,
+    # three times within .98 x 80
     assert memit[1:] == [
-        *("1", "33.3", "23.9", "0.8"),
-        *("parallel=shard gpus_per_trial=2", "1 trial", "2 trials"),
+        *("1", "25.8", "23.9", "0.8"),
+        *("parallel=shard gpus_per_trial=2", "1 trial", "3 trials"),
     ]
     assert v2[5:] == ["parallel=shard gpus_per_trial=2", "1 trial", "3 trials"]
     arm = lines(trials(*LARGE, "method=arm"), Sharing(gpu_gib=22.0))

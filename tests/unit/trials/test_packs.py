@@ -134,15 +134,17 @@ def test_time_of_a_pack_is_divided_among_its_trials(plan: dict[str, Any], runtim
     ahead = {key: read_state(runtime.state_path(key)) for key in states(runtime)}
     given = {key: spent_ahead(state) for key, state in ahead.items() if state is not None}
     assert given.keys() == {*ARMS} - {"plain"}
+    # No second counts twice, and each trial has some: what is left is none of theirs.
+    assert min(each.cpu_seconds for each in given.values()) > 0
     whole = first["seconds"] + sum(each.seconds for each in given.values())
-    assert whole == pytest.approx(spent.seconds, rel=0.05)
+    assert first["seconds"] < whole <= spent.seconds
     cpu = first["cpu_seconds"] + sum(each.cpu_seconds for each in given.values())
-    assert cpu == pytest.approx(spent.cpu_seconds, rel=0.05)
-    assert 0 < given["quick"].seconds < given["wide"].seconds
+    assert first["cpu_seconds"] < cpu <= spent.cpu_seconds
     assert trial.reset_config({"trial_key": "wide"})
     with (own := Spent()).running():
         second = step(trial)
-    assert second["seconds"] == pytest.approx(given["wide"].seconds + own.seconds, rel=0.1)
+    before = given["wide"].seconds
+    assert before < second["seconds"] <= before + own.seconds
 
 
 def test_process_that_dies_amid_a_pack_then_all_its_trials_go_on_from_their_states(
