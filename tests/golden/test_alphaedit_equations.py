@@ -13,7 +13,7 @@ from trainables.artefacts import Artefacts
 from trainables.assemblies.vectors_apart import null_space_directions
 from trainables.backbones.loading import load_backbone
 from trainables.interfaces import Edit
-from trainables.methods.alphaedit import AlphaEdit, Config, null_space_update
+from trainables.methods.alphaedit import Config, alphaedit, null_space_update
 from trainables.prompts import edit_batch
 from trainables.seeding import trial_generators
 from trainables.states import snapshot
@@ -100,7 +100,7 @@ def test_two_batches_then_each_weight_as_the_reference_solves_for_it(
     spectrum = np.linalg.eigvalsh(moments[LAYERS[0]])
     threshold = float(spectrum[len(spectrum) // 2 - 1 : len(spectrum) // 2 + 1].mean())
     config = replace(CONFIG, covariance_text=str(tmp_path / "text.txt"), null_threshold=threshold)
-    method = AlphaEdit(config, backbone, Artefacts(tmp_path), trial_generators(0))
+    method = alphaedit(config, backbone, Artefacts(tmp_path), trial_generators(0))
     method.prepare([])
     earlier: dict[int, list[Matrix]] = {layer: [] for layer in LAYERS}
     for edits in (EDITS, LATER):

@@ -19,7 +19,7 @@ from trainables.backbones.hidden_states.subject_rows import KlPosition, subject_
 from trainables.backbones.hidden_states.subject_vectors import SubjectVectors, VectorSettings
 from trainables.backbones.loading import load_backbone
 from trainables.interfaces import Backbone, Edit
-from trainables.methods.memit import Config, Memit
+from trainables.methods.memit import Config, memit
 from trainables.prompts import edit_batch, subject_last_token
 from trainables.seeding import trial_generators
 from trainables.states import snapshot
@@ -114,7 +114,7 @@ def test_finish_then_each_weight_as_the_reference_spreads_the_residual(
     texts = passages_of_random_letters()
     (tmp_path / "text.txt").write_text("\n".join(texts))
     config = replace(CONFIG, covariance_text=str(tmp_path / "text.txt"))
-    method = Memit(config, backbone, Artefacts(tmp_path), trial_generators(0))
+    method = memit(config, backbone, Artefacts(tmp_path), trial_generators(0))
     method.prepare([])
     method.begin(edit_batch(backbone.tokenizer, EDITS, end=True))
     assert method.advance(10)

@@ -32,48 +32,22 @@ Choices where the source is silent, and deviations:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 
-import torch
 from torch import Tensor
 
 from trainables.artefacts import Artefacts
-from trainables.assemblies.ordinary_text import (
-    Spectrum,
-    check_text,
-    stored_contexts,
-    stored_moments,
-    stored_spectra,
-)
-from trainables.assemblies.spread_vectors import (
-    Search,
-    VectorRun,
-    below_last,
-    check_listed,
-    spread,
-)
-from trainables.assemblies.vectors_apart import VectorsApart, null_space_directions
+from trainables.assemblies.ordinary_text import Moments, Spectrum, check_text, stored_spectra
+from trainables.assemblies.spread_editor import SpreadEditor, SpreadSettings
+from trainables.assemblies.spread_vectors import check_listed
+from trainables.assemblies.vectors_apart import null_space_directions
 from trainables.backbones.families import check_ffn_is_added
-from trainables.backbones.forward.split import Split
 from trainables.backbones.hidden_states.covariance import solved
-from trainables.backbones.hidden_states.subject_rows import KlPosition, edits_at_once
-from trainables.backbones.hidden_states.subject_vectors import VectorSettings
-from trainables.backbones.written_weights import WrittenWeights
-from trainables.errors import ConfigError, DataError
+from trainables.backbones.hidden_states.subject_rows import KlPosition
+from trainables.errors import ConfigError
 from trainables.field_kinds import Count, CountOrZero, Positive, PositiveOrZero, checked
-from trainables.interfaces import (
-    Backbone,
-    DecodeState,
-    EditBatch,
-    EditReport,
-    Family,
-    Generators,
-    PromptBatch,
-    State,
-    TrainingRecord,
-)
-from trainables.optimise import begun, stored_batch
+from trainables.interfaces import Backbone, EditReport, Family, Generators
 
 
 @checked
@@ -129,186 +103,51 @@ def check_family(family: Family) -> None:
     check_ffn_is_added(family, "alphaedit")
 
 
-class AlphaEdit:
-    """Least-squares updates of FFN output projections within the null space of C."""
+class NullSpace:
+    """R X^T with (P (sum of K K^T) + l2_weight * I) X = P K."""
 
-    changes_in_finish = True
-
-    def __init__(
-        self, config: Config, backbone: Backbone, artefacts: Artefacts, generators: Generators
-    ) -> None:
-        check_family(backbone.family)
-        self._layers = below_last(config.layers, backbone.num_layers)
-        self.first_layer = self._layers[0]
-        self.num_steps = config.v_num_steps
-        self._config = config
-        self._backbone = backbone
-        self._artefacts = artefacts
-        self._weights = WrittenWeights(
-            backbone, {str(layer): backbone.down_path(layer) for layer in self._layers}
-        )
-        self._split = Split(backbone, self.first_layer, artefacts.prefix_cache)
+    def __init__(self, null_threshold: float, l2_weight: float) -> None:
+        """The free directions come with `prepare`."""
+        self._threshold, self._l2_weight = null_threshold, l2_weight
         self._bases: dict[int, Tensor] = {}  # U, (F, r) float32, in host memory
-        self._earlier: dict[int, Tensor] = {}  # C_prev, (F, F) float64
-        self._contexts: tuple[str, ...] = ()
-        self._is_sampled = False
-        self._run: VectorRun | None = None
-        self._apart: VectorsApart | None = None
 
-    def prepare(self, training: Sequence[TrainingRecord]) -> None:
-        """Free directions and contexts of the pristine backbone, through artefacts.
+    def prepare(self, moments: Moments, artefacts: Artefacts) -> None:
+        """Free directions of each layer, through artefacts.
 
         Raises:
             ConfigError: If no direction of a layer is below `null_threshold`.
-            DataError: If `covariance_text` holds no text.
         """
-        del training  # C is of ordinary text
-        config, split, store = self._config, self._split, self._artefacts
-        moments = stored_moments(
-            split, store, self._layers, config.covariance_tokens_per_dim, config.covariance_text
-        )
-        self._is_sampled = moments.is_sampled
-        self._bases = free_bases(stored_spectra(store, moments), config.null_threshold)
-        self._contexts = stored_contexts(split, store, config.contexts, config.context_length)
+        self._bases = free_bases(stored_spectra(artefacts, moments), self._threshold)
 
-    def begin(self, batch: EditBatch) -> None:
-        """Set up one vector for each edit; no weight changes before `finish`.
+    def update(self, layer: int, keys: Tensor, residuals: Tensor, earlier: Tensor | None) -> Tensor:
+        """See `ClosedForm.update`."""
+        products = keys @ keys.T
+        if earlier is not None:
+            products += earlier
+        basis = self._bases[layer].to(keys)
+        return null_space_update(keys, residuals, basis, products, self._l2_weight)
 
-        Raises:
-            DataError: If `prepare` has not run.
-        """
-        self._run = self._vectors(batch)
-        self.num_steps = self._run.num_steps
+    def directions(self, layer: int, keys: Tensor) -> Tensor:
+        """See `ClosedForm.directions`."""
+        return null_space_directions(keys, self._bases[layer].to(keys), self._l2_weight)
 
-    def begin_each(self, batch: EditBatch) -> None:
-        """Set up one vector for each edit, whose weights will be its own.
-
-        Raises:
-            DataError: If `prepare` has not run.
-        """
-        run = self._vectors(batch)
-        self._apart, self.num_steps = VectorsApart(run), run.num_steps
-
-    @property
-    def most_side_by_side(self) -> int:
-        """Edits whose rows run all at once."""
-        return edits_at_once(
-            self._backbone, len(self._contexts), with_kl=self._config.kl_weight > 0
-        )
-
-    def advance(self, max_steps: int) -> bool:
-        """Take at most `max_steps` updates of the vectors; True when they are found."""
-        run = begun(self._run) if self._apart is None else self._apart.run
-        return run.advance(max_steps)
-
-    @torch.no_grad()
-    def finish(self) -> EditReport:
-        """Write the weights, layer by layer."""
-        run = begun(self._run)
-        for layer, keys, residuals in spread(self._backbone, run, self._layers):
-            self._write(layer, keys, residuals)
-        self._run = None
-        return self._completed(run.report(self._is_sampled))
-
-    def finish_each(self) -> list[EditReport]:
-        """Find what each edit alone writes; it is written when it is taken."""
-        apart = begun(self._apart)
-        apart.spread(self._backbone, self._layers, self._directions)
-        return [self._completed(report) for report in apart.run.reports(self._is_sampled)]
-
-    def take(self, number: int) -> None:
-        """Write one edit alone, if `finish_each` has come.
-
-        Raises:
-            EditDiverged: If its change of a weight is not finite.
-        """
-        begun(self._apart).write(self._weights, number)
-
-    def logits(
-        self, prompts: PromptBatch, state: DecodeState | None = None
-    ) -> tuple[Tensor, DecodeState]:
-        """Logits (M, V) of the backbone with the written weights."""
-        return self._split.logits(prompts, state)
-
-    def state(self) -> State:
-        """The weights and C_prev; the vectors when a batch is under way."""
-        if self._apart is not None:  # the weights are those of the edit that was taken
-            state = State()
-            self._apart.run.store(state)
-            state.values["is_apart"] = True
-            return state
-        state = State(self._weights.tensors())
-        for layer, products in self._earlier.items():
-            state.tensors[f"earlier/{layer}"] = products
-        if self._run is not None:
-            self._run.store(state)
-        return state
-
-    def load(self, state: State) -> None:
-        """Continue from `state`; `prepare` comes first."""
-        self.remove()
-        device = self._backbone.device
-        batch = stored_batch(state, device)
-        if batch is not None and "is_apart" in state.values:
-            self.begin_each(batch)
-            begun(self._apart).run.resume(state)
-            return
-        self._weights.load(state.tensors)
-        self._earlier = {
-            layer: state.tensors[f"earlier/{layer}"].to(device).clone()
-            for layer in self._layers
-            if f"earlier/{layer}" in state.tensors
-        }
-        if batch is not None:
-            self.begin(batch)
-            begun(self._run).resume(state)
-
-    def remove(self) -> None:
-        """Put the pristine weights back, bit for bit."""
-        self._weights.restore()
-        self._earlier, self._run, self._apart = {}, None, None
-
-    def inference_bytes(self) -> int:
-        """The weights as the backbone holds them, and C_prev."""
-        return self._weights.num_bytes + sum(products.nbytes for products in self._earlier.values())
-
-    def _vectors(self, batch: EditBatch) -> VectorRun:
-        config = self._config
-        if not self._bases:
-            raise DataError("alphaedit has no null space: prepare() comes before the first edit")
-        search = Search(
-            config.v_lr,
-            config.v_num_steps,
-            VectorSettings(config.v_weight_decay, config.stop_loss, config.clamp, config.kl_weight),
-            config.kl_position,
-        )
-        return VectorRun(self._backbone, batch, self._contexts, self._layers[-1], search)
-
-    def _directions(self, layer: int, keys: Tensor) -> Tensor:
-        return null_space_directions(keys, self._bases[layer].to(keys), self._config.l2_weight)
-
-    def _completed(self, report: EditReport) -> EditReport:
-        shares = self._free_shares()
+    def completed(self, report: EditReport) -> EditReport:
+        """With the share of the directions that a change may use, averaged over the layers."""
+        shares = [basis.shape[1] / basis.shape[0] for basis in self._bases.values()]
         return replace(
             report,
             counts={**report.counts, "nothing_protected": int(min(shares) == 1)},
             numbers={"null_share": sum(shares) / len(shares)},
         )
 
-    def _free_shares(self) -> list[float]:
-        """Share of each layer's directions that a change may use."""
-        return [basis.shape[1] / basis.shape[0] for basis in self._bases.values()]
 
-    def _write(self, layer: int, keys: Tensor, residuals: Tensor) -> None:
-        """Add the update of `keys` (F, N) and `residuals` (D, N) to the weight of `layer`."""
-        products = keys @ keys.T
-        if layer in self._earlier:
-            products += self._earlier[layer]
-        basis = self._bases[layer].to(keys)
-        update = null_space_update(keys, residuals, basis, products, self._config.l2_weight)
-        self._weights.add(str(layer), update)
-        if self._config.accumulate_keys:
-            self._earlier[layer] = products
+def alphaedit(
+    config: Config, backbone: Backbone, artefacts: Artefacts, generators: Generators
+) -> SpreadEditor:
+    """An editor whose changes stay out of the directions that ordinary text uses."""
+    closed_form = NullSpace(config.null_threshold, config.l2_weight)
+    settings = SpreadSettings.from_config(config)
+    return SpreadEditor("alphaedit", settings, backbone, artefacts, closed_form)
 
 
 def free_bases(spectra: Mapping[int, Spectrum], threshold: float) -> dict[int, Tensor]:
@@ -351,4 +190,4 @@ def null_space_update(
 
 VERSION = 3  # edits that are rolled back are found side by side
 CONFIG = Config
-METHOD = AlphaEdit
+METHOD = alphaedit

@@ -34,41 +34,19 @@ Deviations, and choices where the paper is silent:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 from trainables.artefacts import Artefacts
-from trainables.assemblies.ordinary_text import check_text, stored_contexts, stored_moments
-from trainables.assemblies.spread_vectors import (
-    Search,
-    VectorRun,
-    below_last,
-    check_listed,
-    least_squares_update,
-    spread,
-)
-from trainables.assemblies.vectors_apart import VectorsApart, least_squares_directions
+from trainables.assemblies.ordinary_text import Moments, check_text
+from trainables.assemblies.spread_editor import SpreadEditor, SpreadSettings
+from trainables.assemblies.spread_vectors import check_listed, least_squares_update
+from trainables.assemblies.vectors_apart import least_squares_directions
 from trainables.backbones.families import check_ffn_is_added
-from trainables.backbones.forward.split import Split
-from trainables.backbones.hidden_states.subject_rows import KlPosition, edits_at_once
-from trainables.backbones.hidden_states.subject_vectors import VectorSettings
-from trainables.backbones.written_weights import WrittenWeights
-from trainables.errors import DataError
+from trainables.backbones.hidden_states.subject_rows import KlPosition
 from trainables.field_kinds import Count, CountOrZero, Positive, PositiveOrZero, checked
-from trainables.interfaces import (
-    Backbone,
-    DecodeState,
-    EditBatch,
-    EditReport,
-    Family,
-    Generators,
-    PromptBatch,
-    State,
-    TrainingRecord,
-)
-from trainables.optimise import begun, stored_batch
+from trainables.interfaces import Backbone, EditReport, Family, Generators
 
 
 @checked
@@ -122,175 +100,43 @@ def check_family(family: Family) -> None:
     check_ffn_is_added(family, "memit")
 
 
-class Memit:
-    """Least-squares updates of FFN output projections."""
+class LeastSquares:
+    """R X^T with (cov_weight * C + sum of K K^T) X = K."""
 
-    changes_in_finish = True
-
-    def __init__(
-        self, config: Config, backbone: Backbone, artefacts: Artefacts, generators: Generators
-    ) -> None:
-        check_family(backbone.family)
-        self._layers = below_last(config.layers, backbone.num_layers)
-        self.first_layer = self._layers[0]
-        self.num_steps = config.v_num_steps
-        self._config = config
-        self._backbone = backbone
-        self._artefacts = artefacts
-        self._weights = WrittenWeights(
-            backbone, {str(layer): backbone.down_path(layer) for layer in self._layers}
-        )
-        self._split = Split(backbone, self.first_layer, artefacts.prefix_cache)
+    def __init__(self, cov_weight: float) -> None:
+        """`cov_weight` is lambda; C comes with `prepare`."""
+        self._cov_weight = cov_weight
         self._moments: Mapping[int, Tensor] = {}  # C, (F, F) float32
-        self._earlier: dict[int, Tensor] = {}  # sum of K K^T, (F, F) float64
-        self._contexts: tuple[str, ...] = ()
-        self._is_sampled = False
-        self._run: VectorRun | None = None
-        self._apart: VectorsApart | None = None
 
-    def prepare(self, training: Sequence[TrainingRecord]) -> None:
-        """Second moments and contexts of the pristine backbone, through artefacts.
+    def prepare(self, moments: Moments, artefacts: Artefacts) -> None:
+        """Take C of each layer."""
+        self._moments = moments.of_layer
 
-        Raises:
-            DataError: If `covariance_text` holds no text.
-        """
-        del training  # C is of ordinary text
-        config, split, store = self._config, self._split, self._artefacts
-        found = stored_moments(
-            split, store, self._layers, config.covariance_tokens_per_dim, config.covariance_text
-        )
-        self._moments, self._is_sampled = found.of_layer, found.is_sampled
-        self._contexts = stored_contexts(split, store, config.contexts, config.context_length)
+    def update(self, layer: int, keys: Tensor, residuals: Tensor, earlier: Tensor | None) -> Tensor:
+        """See `ClosedForm.update`."""
+        old = self._old(layer, keys)
+        return least_squares_update(keys, residuals, old if earlier is None else old + earlier)
 
-    def begin(self, batch: EditBatch) -> None:
-        """Set up one vector for each edit; no weight changes before `finish`.
+    def directions(self, layer: int, keys: Tensor) -> Tensor:
+        """See `ClosedForm.directions`."""
+        return least_squares_directions(keys, self._old(layer, keys))
 
-        Raises:
-            DataError: If `prepare` has not run.
-        """
-        self._run = self._vectors(batch)
-        self.num_steps = self._run.num_steps
+    def completed(self, report: EditReport) -> EditReport:
+        """Nothing is added."""
+        return report
 
-    def begin_each(self, batch: EditBatch) -> None:
-        """Set up one vector for each edit, whose weights will be its own.
+    def _old(self, layer: int, keys: Tensor) -> Tensor:
+        return self._cov_weight * self._moments[layer].to(keys)
 
-        Raises:
-            DataError: If `prepare` has not run.
-        """
-        run = self._vectors(batch)
-        self._apart, self.num_steps = VectorsApart(run), run.num_steps
 
-    @property
-    def most_side_by_side(self) -> int:
-        """Edits whose rows run all at once."""
-        return edits_at_once(
-            self._backbone, len(self._contexts), with_kl=self._config.kl_weight > 0
-        )
-
-    def advance(self, max_steps: int) -> bool:
-        """Take at most `max_steps` updates of the vectors; True when they are found."""
-        run = begun(self._run) if self._apart is None else self._apart.run
-        return run.advance(max_steps)
-
-    @torch.no_grad()
-    def finish(self) -> EditReport:
-        """Write the weights, layer by layer."""
-        run = begun(self._run)
-        for layer, keys, residuals in spread(self._backbone, run, self._layers):
-            self._write(layer, keys, residuals)
-        self._run = None
-        return run.report(self._is_sampled)
-
-    def finish_each(self) -> list[EditReport]:
-        """Find what each edit alone writes; it is written when it is taken."""
-        apart = begun(self._apart)
-        apart.spread(self._backbone, self._layers, self._directions)
-        return apart.run.reports(self._is_sampled)
-
-    def take(self, number: int) -> None:
-        """Write one edit alone, if `finish_each` has come.
-
-        Raises:
-            EditDiverged: If its change of a weight is not finite.
-        """
-        begun(self._apart).write(self._weights, number)
-
-    def logits(
-        self, prompts: PromptBatch, state: DecodeState | None = None
-    ) -> tuple[Tensor, DecodeState]:
-        """Logits (M, V) of the backbone with the written weights."""
-        return self._split.logits(prompts, state)
-
-    def state(self) -> State:
-        """The weights and remembered keys; the vectors when a batch is under way."""
-        if self._apart is not None:  # the weights are those of the edit that was taken
-            state = State()
-            self._apart.run.store(state)
-            state.values["is_apart"] = True
-            return state
-        state = State(self._weights.tensors())
-        for layer, products in self._earlier.items():
-            state.tensors[f"earlier/{layer}"] = products
-        if self._run is not None:
-            self._run.store(state)
-        return state
-
-    def load(self, state: State) -> None:
-        """Continue from `state`; `prepare` comes first."""
-        self.remove()
-        device = self._backbone.device
-        batch = stored_batch(state, device)
-        if batch is not None and "is_apart" in state.values:
-            self.begin_each(batch)
-            begun(self._apart).run.resume(state)
-            return
-        self._weights.load(state.tensors)
-        stored = {layer: state.tensors.get(f"earlier/{layer}") for layer in self._layers}
-        self._earlier = {
-            layer: products.to(device).clone()
-            for layer, products in stored.items()
-            if products is not None
-        }
-        if batch is not None:
-            self.begin(batch)
-            begun(self._run).resume(state)
-
-    def remove(self) -> None:
-        """Put the pristine weights back, bit for bit."""
-        self._weights.restore()
-        self._earlier, self._run, self._apart = {}, None, None
-
-    def inference_bytes(self) -> int:
-        """The weights as the backbone holds them, and the remembered keys."""
-        return self._weights.num_bytes + sum(products.nbytes for products in self._earlier.values())
-
-    def _vectors(self, batch: EditBatch) -> VectorRun:
-        config = self._config
-        if not self._moments:
-            raise DataError("memit has no second moments: prepare() comes before the first edit")
-        search = Search(
-            config.v_lr,
-            config.v_num_steps,
-            VectorSettings(config.v_weight_decay, config.stop_loss, config.clamp, config.kl_weight),
-            config.kl_position,
-        )
-        return VectorRun(self._backbone, batch, self._contexts, self._layers[-1], search)
-
-    def _directions(self, layer: int, keys: Tensor) -> Tensor:
-        old = self._config.cov_weight * self._moments[layer].to(keys)
-        return least_squares_directions(keys, old)
-
-    def _write(self, layer: int, keys: Tensor, residuals: Tensor) -> None:
-        """Add the update of `keys` (F, N) and `residuals` (D, N) to the weight of `layer`."""
-        old = self._config.cov_weight * self._moments[layer].to(keys)
-        if layer in self._earlier:
-            old = old + self._earlier[layer]
-        self._weights.add(str(layer), least_squares_update(keys, residuals, old))
-        if self._config.accumulate_keys:
-            earlier = self._earlier.get(layer, torch.zeros_like(old))
-            self._earlier[layer] = earlier + keys @ keys.T
+def memit(
+    config: Config, backbone: Backbone, artefacts: Artefacts, generators: Generators
+) -> SpreadEditor:
+    """An editor that weighs the change against what ordinary text needs."""
+    settings = SpreadSettings.from_config(config)
+    return SpreadEditor("memit", settings, backbone, artefacts, LeastSquares(config.cov_weight))
 
 
 VERSION = 5  # edits that are rolled back are found side by side
 CONFIG = Config
-METHOD = Memit
+METHOD = memit

@@ -14,13 +14,14 @@ from tests.golden.test_alphaedit_equations import CONFIG as SETTINGS
 from tests.golden.test_alphaedit_equations import EDITS, LATER
 from trainables.artefacts import Artefacts
 from trainables.assemblies.ordinary_text import Spectrum
+from trainables.assemblies.spread_editor import SpreadEditor
 from trainables.assemblies.spread_vectors import least_squares_update
 from trainables.backbones.hidden_states.covariance import states_above, watched_keys
 from trainables.backbones.hidden_states.subject_rows import subject_rows
 from trainables.backbones.hidden_states.subject_vectors import keys_and_states
 from trainables.errors import ConfigError, DataError
 from trainables.interfaces import Backbone, Edit, EditReport
-from trainables.methods.alphaedit import AlphaEdit, free_bases, null_space_update
+from trainables.methods.alphaedit import alphaedit, free_bases, null_space_update
 from trainables.prompts import Row, collate, edit_batch, tokenise
 from trainables.seeding import trial_generators
 from trainables.states import snapshot
@@ -28,13 +29,13 @@ from trainables.states import snapshot
 CONFIG = replace(SETTINGS, layers=(1,), v_num_steps=6, v_lr=0.5, null_threshold=1.0, l2_weight=1e-4)
 
 
-def make(backbone: Backbone, folder: Path, **changes: Any) -> AlphaEdit:
-    method = AlphaEdit(replace(CONFIG, **changes), backbone, Artefacts(folder), trial_generators(0))
+def make(backbone: Backbone, folder: Path, **changes: Any) -> SpreadEditor:
+    method = alphaedit(replace(CONFIG, **changes), backbone, Artefacts(folder), trial_generators(0))
     method.prepare([])
     return method
 
 
-def apply(method: AlphaEdit, backbone: Backbone, *edits: Edit) -> EditReport:
+def apply(method: SpreadEditor, backbone: Backbone, *edits: Edit) -> EditReport:
     method.begin(edit_batch(backbone.tokenizer, edits, end=True))
     while not method.advance(4):
         pass
@@ -133,7 +134,7 @@ def test_accumulate_keys_then_earlier_edits_are_moved_less(llama: Backbone, tmp_
 
 
 def test_begin_when_not_prepared_then_says_so(llama: Backbone, tmp_path: Path) -> None:
-    method = AlphaEdit(CONFIG, llama, Artefacts(tmp_path), trial_generators(0))
+    method = alphaedit(CONFIG, llama, Artefacts(tmp_path), trial_generators(0))
     with pytest.raises(DataError, match="prepare"):
         method.begin(edit_batch(llama.tokenizer, EDITS, end=True))
 

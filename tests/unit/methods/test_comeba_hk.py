@@ -115,7 +115,7 @@ def test_hook_layers_that_equal_the_weights_then_the_backbones_logits_bit_for_bi
 
 def test_gate_that_every_token_passes_then_memit(llama: Backbone, tmp_path: Path) -> None:
     own = {f.name: getattr(CONFIG, f.name) for f in fields(CONFIG) if f.name != "hook_threshold"}
-    other = memit.Memit(
+    other = memit.memit(
         memit.Config(**own, accumulate_keys=True), llama, Artefacts(tmp_path), trial_generators(0)
     )
     other.prepare(())

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from trainables.artefacts import Artefacts
+from trainables.assemblies.spread_editor import SpreadEditor
 from trainables.assemblies.spread_vectors import least_squares_update
 from trainables.backbones.forward.prefix_cache import PrefixCache
 from trainables.backbones.forward.split import Split
@@ -22,7 +23,7 @@ from trainables.backbones.hidden_states.subject_vectors import (
 )
 from trainables.errors import ConfigError, DataError
 from trainables.interfaces import Backbone, Edit, EditReport, TrainingRecord
-from trainables.methods.memit import Config, Memit
+from trainables.methods.memit import Config, memit
 from trainables.prompts import edit_batch
 from trainables.seeding import trial_generators
 from trainables.states import snapshot
@@ -54,14 +55,14 @@ TRAINING = (
 )
 
 
-def make(backbone: Backbone, folder: Path, **changes: Any) -> Memit:
+def make(backbone: Backbone, folder: Path, **changes: Any) -> SpreadEditor:
     config = replace(CONFIG, **changes)
-    method = Memit(config, backbone, Artefacts(folder), trial_generators(0))
+    method = memit(config, backbone, Artefacts(folder), trial_generators(0))
     method.prepare([TrainingRecord(edit) for edit in TRAINING])
     return method
 
 
-def apply(method: Memit, backbone: Backbone, *edits: Edit) -> EditReport:
+def apply(method: SpreadEditor, backbone: Backbone, *edits: Edit) -> EditReport:
     method.begin(edit_batch(backbone.tokenizer, edits, end=True))
     while not method.advance(4):
         pass
@@ -275,7 +276,7 @@ def test_prepare_then_moments_come_from_the_store_the_second_time(
 
 
 def test_begin_when_not_prepared_then_says_so(llama: Backbone, tmp_path: Path) -> None:
-    method = Memit(CONFIG, llama, Artefacts(tmp_path), trial_generators(0))
+    method = memit(CONFIG, llama, Artefacts(tmp_path), trial_generators(0))
     with pytest.raises(DataError, match="prepare"):
         method.begin(edit_batch(llama.tokenizer, EDITS, end=True))
 
@@ -299,4 +300,4 @@ def test_config_when_a_value_is_bad_then_names_it(changes: dict[str, Any], words
 
 def test_layers_when_the_last_is_among_them_then_refused(llama: Backbone, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="allowed: 0 to 2, the last of 4 layers excluded"):
-        Memit(replace(CONFIG, layers=(2, 3)), llama, Artefacts(tmp_path), trial_generators(0))
+        memit(replace(CONFIG, layers=(2, 3)), llama, Artefacts(tmp_path), trial_generators(0))
