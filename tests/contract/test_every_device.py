@@ -15,7 +15,6 @@ from tests.contract.test_every_method import METHODS
 from tests.devices.trials import (
     FAMILIES,
     HOME,
-    LAYOUTS,
     Layout,
     loaded,
     run_side_by_side,
@@ -57,10 +56,16 @@ MOST_SYNCS = {
 BETWEEN_EDITS = {"memoir": 16, "r_rome": 10, "rome": 9}
 # The same of edits side by side.
 SIDE_BY_SIDE = {"ft_l": 1, "ft_m": 1, "grace": 1, "lora": 2, "rome": 2, "memit": 2, "alphaedit": 2}
+# The last one adds the least to the others.
+GPUS = [
+    ("llama", "one"),
+    ("llama", "sharded"),
+    ("gpt2", "sharded"),
+    pytest.param("gpt2", "one", marks=pytest.mark.slow),
+]
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("family", "layout"), GPUS)
 @pytest.mark.parametrize("name", SIDE_BY_SIDE)
 def test_edits_side_by_side_on_gpus_mix_no_devices_and_seldom_wait(
     name: str, family: str, layout: Layout, checkpoints: dict[str, Path], tmp_path: Path
@@ -69,8 +74,7 @@ def test_edits_side_by_side_on_gpus_mix_no_devices_and_seldom_wait(
     assert len(worst) <= SIDE_BY_SIDE[name], worst
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("family", "layout"), GPUS)
 @pytest.mark.parametrize("name", METHODS)
 def test_trial_on_gpus_mixes_no_devices_and_seldom_waits(
     name: str, family: str, layout: Layout, checkpoints: dict[str, Path], tmp_path: Path

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -26,7 +28,7 @@ BEFORE = {"reliability": 0.1, "generality": 0.1, "locality_far": 1.0}
 
 
 def shared_store(factory: pytest.TempPathFactory) -> Path:
-    """The store that all tests share, filled on first use: creating its tables takes seconds."""
+    """The store that all tests share, filled on first use."""
     store = factory.getbasetemp() / "analysis_store"
     if not store.exists():
         store.mkdir()
@@ -39,7 +41,10 @@ class Writer:
 
     def __init__(self, store: Path) -> None:
         self.store = store
-        self.client = MlflowClient(tracking_uri=f"sqlite:///{store / 'mlflow.db'}")
+        database = store / "mlflow.db"
+        if not database.exists():
+            database.write_bytes(_empty_database())
+        self.client = MlflowClient(tracking_uri=f"sqlite:///{database}")
         self._experiments: dict[str, str] = {}
         self._clock = 1_000
 
@@ -84,6 +89,15 @@ class Writer:
             path.write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
             self.client.log_artifact(run.info.run_id, str(path))
         return str(run.info.run_id)
+
+
+@cache
+def _empty_database() -> bytes:
+    """MLflow's tables without a run: it takes seconds to make them, once in a process."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "mlflow.db"
+        MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments(max_results=1)
+        return path.read_bytes()
 
 
 def _tags(ablation: str, arm: str, seed: int) -> dict[str, Any]:
