@@ -30,10 +30,12 @@ from trainables.assemblies.gece import Corpus, GeceSettings, calibration
 from trainables.backbones.forward.site import Site
 from trainables.backbones.forward.split import Split
 from trainables.backbones.loading import Dtype, load_backbone
-from trainables.interfaces import Edit, EditMethod, Question, SideBySide, TrainingRecord
+from trainables.backbones.seen_apart import seen_apart
+from trainables.interfaces import Backbone, Edit, EditMethod, Question, TrainingRecord
 from trainables.methods import build_config, get_method, method_settings
 from trainables.prompts import edit_batch
 from trainables.seeding import trial_generators
+from trainables.trials.learner import Learner
 from trainables.trials.measurements import edit_state_bytes
 
 LARGE: dict[str, int] = {
@@ -169,32 +171,32 @@ def measured(spec: plan.TrialSpec, folder: Path, limit: int | None = None) -> Me
     stages: dict[str, int] = {}
     live = [0]
     is_apart = spec.protocol["kind"] == "single"
+    artefacts = Artefacts(folder)
+
+    def prepared(on: Backbone) -> EditMethod:
+        method: EditMethod = method_class(made, on, artefacts, trial_generators(0))
+        method.prepare(training)
+        return method
+
+    def apart() -> EditMethod:
+        return prepared(seen_apart(backbone, int(settings["edit_layer"])))
+
     with _as_on_gpu(), torch.random.fork_rng():
         with _stage("prepare", stages, live):
-            method: EditMethod = method_class(
-                made, backbone, Artefacts(folder), trial_generators(0)
-            )
-            method.prepare(training)
+            learner = Learner(lambda: prepared(backbone), apart)
         with _stage("begin", stages, live):
-            if is_apart:
-                assert isinstance(method, SideBySide)
-                method.begin_each(batch)
-            else:
-                method.begin(batch)
+            learner.begin(batch, len(batch) if is_apart else 1)
         with _stage("step", stages, live):
-            method.advance(STEPS)
-        checkpoint = edit_state_bytes(method.state())
+            learner.advance(STEPS)
+        checkpoint = edit_state_bytes(learner.state())
         with _stage("write", stages, live):
-            if is_apart:
-                assert isinstance(method, SideBySide)
-                method.finish_each()
-                method.take(0)
-            else:
-                method.finish()
+            learner.finish()
+            learner.take(0)
+        method = learner.method
         with _stage("read", stages, live), torch.no_grad():
             num_read = min(_READ if limit is None else limit, len(batch) * _PROMPTS)
             method.logits(batch.tokens.rows(torch.arange(num_read) % len(batch)))
-        method.remove()
+        learner.roll_back(goes_on=False)
     return Measured(
         {name: peak + weights for name, peak in stages.items()},
         checkpoint,

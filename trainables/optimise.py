@@ -108,6 +108,11 @@ class Optimisation:
         """True when no further step will be taken."""
         return self._is_done
 
+    @property
+    def trained_bytes(self) -> int:
+        """Bytes of the parameters."""
+        return sum(each.nbytes for each in self._parameters.values())
+
     def advance(self, max_steps: int) -> bool:
         """Take at most `max_steps` steps; True when the batch is done.
 

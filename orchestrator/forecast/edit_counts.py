@@ -11,7 +11,8 @@ from orchestrator.planning.trial_spec import TrialSpec
 TOKENS_PER_ROW, TOKENS_PER_TARGET, PROMPTS_PER_EDIT = 15, 3, 8
 TOKENS_PER_ANSWER = 8  # of a task that no edit is about, where it is chosen
 VECTOR_ROWS = 128  # of edits whose vectors are found at a time
-_MOST_APART = 32  # single edits at a time where each trains little
+# Single edits at a time where each trains little, or has a method of its own.
+_MOST_APART, _MOST_METHODS = 32, 16
 TOKENS_READ = 4096  # of its questions at a time on a GPU, which is where memory is short
 
 
@@ -51,19 +52,27 @@ def per_edit(spec: TrialSpec, key: str) -> float:
 def side_by_side(spec: TrialSpec, trained: float, rows: float = 1) -> int:
     """Single edits that are trained together.
 
-    Weights and maps, of so many `trained` numbers of an edit, each with its gradient and Adam's two
-    moments, at most in a quarter of 2**30 bytes; vectors as many as have `VECTOR_ROWS`, of so many
-    `rows` an edit; values as many as make a batch.
+    Weights, maps and methods of their own, of so many `trained` numbers of an edit, each with its
+    gradient and Adam's two moments, at most in a quarter of 2**30 bytes; vectors as many as have
+    `VECTOR_ROWS`, of so many `rows` an edit; values as many as make a batch.
     """
-    if spec.protocol["kind"] != "single" or not spec.cost.get("side_by_side"):
+    cost = spec.cost
+    if not learns_side_by_side(spec) or spec.method.get("mini_batch_size"):
         return 1
-    most, kind = _MOST_APART, spec.cost.get("trains")
-    if kind in ("vectors", "vector"):
+    most, within = _MOST_APART, max(1, int(2**28 // (16 * max(1, trained))))
+    if not cost.get("side_by_side"):
+        most = min(_MOST_METHODS, within)
+    elif cost.get("trains") in ("vectors", "vector"):
         most = vectors_at_once(rows)
-    if kind in ("weight", "adapters"):
-        within = max(1, int(2**28 // (16 * trained)))
-        most = within if kind == "weight" else min(most, within)
-    return 1 if spec.method.get("mini_batch_size") else min(num_edits(spec.protocol), most)
+    elif cost.get("trains") in ("weight", "adapters"):
+        most = within if cost["trains"] == "weight" else min(most, within)
+    return min(num_edits(spec.protocol), most)
+
+
+def learns_side_by_side(spec: TrialSpec) -> bool:
+    """Whether edits which are each rolled back are trained together, as far as memory reaches."""
+    is_possible = spec.cost.get("side_by_side") or spec.cost.get("packable")
+    return spec.protocol["kind"] == "single" and bool(is_possible)
 
 
 def vectors_at_once(rows: float) -> int:

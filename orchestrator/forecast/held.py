@@ -99,18 +99,19 @@ def _experts(spec: TrialSpec, shape: Shape, training: Training) -> Held:
     trained, rows = training.trained, batch_size(spec.protocol)
     constrained = training.reads > TOKENS_PER_TARGET  # what the model said before is kept
     before = rows * (training.reads - TOKENS_PER_TARGET) * shape.vocabulary * 4 * constrained
+    apart = side_by_side(spec, trained)
     logit = _DIVERGENCE_BYTES if constrained else LOGIT_BYTES
     return Held(
-        kept=4 * trained * banks,
-        moments=8 * trained,
-        gradients=4 * trained,
+        kept=4 * trained * banks * apart,
+        moments=8 * trained * apart,
+        gradients=4 * trained * apart,
         scratch=4 * trained,
-        batch=before,
+        batch=before * apart,
         longest=training.tokens,
         layers=shape.num_layers - edit_layer(spec, shape) - 1,
         per_token=6 * training.used / shape.width + 4 * shape.width * (shape.bytes_each + 4),
         per_row=training.reads * shape.vocabulary * logit,
-        state=4 * trained * (banks + 2),
+        state=4 * trained * (banks + 2) * apart,
     )
 
 
@@ -141,6 +142,7 @@ def _memories(spec: TrialSpec, shape: Shape, training: Training) -> Held:
     is_routed = bool(method.get("num_experts"))  # ARM merges after every batch, and serves that
     merges = str(method.get("merging" if is_routed else "merge") or "none") != "none" and count > 1
     serving = 4 * size * count * (is_routed and not rolls_back(spec))
+    apart = side_by_side(spec, training.trained)
     own = per_edit(spec, "tokens_per_row")
     unrelated = int(method.get("num_locality_rows") or 0) * own
     longest = own + _LONGEST_PREFIX * (training.rows > 1)
@@ -148,16 +150,16 @@ def _memories(spec: TrialSpec, shape: Shape, training: Training) -> Held:
     read = (shape.ffn + 2 * shape.width) * shape.bytes_each
     wide = read + 4 * (shape.ffn * (shape.is_narrow + is_routed) + 4 * shape.width)
     return Held(
-        kept=size * 5 * count + serving,
-        moments=4 * size * in_training,
-        gradients=size * (4 * in_training + 8),
+        kept=size * 5 * count * apart + serving,
+        moments=4 * size * in_training * apart,
+        gradients=size * (4 * in_training * apart + 8),
         longest=longest,
         layers=shape.num_layers - edit_layer(spec, shape) - 1,
         per_token=wide * rows + 2 * shape.width * shape.bytes_each,
         per_row=logit_bytes(training, shape),
-        write=size * (8 * in_training + (_MERGED * count + _MERGING) * merges)
-        + batch_size(spec.protocol) * training.rows * longest * read * rows,
-        state=size * (5 * count + 4 * in_training),
+        write=size * (8 * in_training * apart + (_MERGED * count + _MERGING) * merges)
+        + batch_size(spec.protocol) * apart * training.rows * longest * read * rows,
+        state=size * (5 * count + 4 * in_training) * apart,
     )
 
 

@@ -19,10 +19,9 @@ _PACKS_PER_WORKER = 4  # at least, so that none is idle for long at the end
 def may_be_packed(spec: TrialSpec) -> bool:
     """Whether the steps of a trial may be taken with those of others.
 
-    Single edits of a method that learns them side by side are one batch already.
+    Those of single edits are taken together within the trial already.
     """
-    is_one_batch = spec.protocol["kind"] == "single" and spec.cost.get("side_by_side")
-    return bool(spec.cost.get("packable")) and not is_one_batch
+    return bool(spec.cost.get("packable")) and spec.protocol["kind"] != "single"
 
 
 def packs(trials: Mapping[str, TrialSpec], size: int) -> tuple[tuple[str, ...], ...]:

@@ -14,6 +14,7 @@ Only when asked for, since they take half an hour and some minutes:
 `growth`   an edit of GRACE at the end of 1,000, beside one at the beginning, on facts
 `batch`    the memory of 1,000 edits of MEMIT in one batch, on smollm2_135m
 `packs`    trials that are trained together beside one by one, on facts and smollm2_135m
+`singles`  edits that are each rolled back, together beside one by one, on the same two
 `stopping` the survivors of ASHA, and what they cost, beside a grid of 112 cells run to its end
 
 Only when asked for as well, since they take some minutes:
@@ -24,7 +25,7 @@ Only when asked for as well, since they take some minutes:
 `checkpoints`  how long training stands still while a state of 1 GiB is saved
 
     python tests/benchmarks/bench.py \
-        [only=trial|steps|edits|added|gpu|scale|workers|reports|growth|batch|packs|stopping|forecast|memory|shared|checkpoints]
+        [only=trial|steps|edits|added|gpu|scale|workers|reports|growth|batch|packs|singles|stopping|forecast|memory|shared|checkpoints]
 
 Beside a checkout of EasyEdit, in one run, on a real model: tests/benchmarks/peer.py.
 
@@ -57,7 +58,7 @@ from tests.benchmarks.forecasts import forecasts
 from tests.benchmarks.growth import large_batch, late_edits
 from tests.benchmarks.memory import memories
 from tests.benchmarks.naive import NaiveTrial
-from tests.benchmarks.packs import packs
+from tests.benchmarks.packs import packs, singles
 from tests.benchmarks.per_method import line_of, method_cost
 from tests.benchmarks.reports import reports
 from tests.benchmarks.scaling import many_trials, two_workers, verdict
@@ -261,6 +262,7 @@ LONG_PARTS: dict[str, Callable[[], None]] = {
     "growth": growth,
     "batch": batch,
     "packs": packs,
+    "singles": singles,
     "stopping": stopping,
     "reports": reports,
     "forecast": forecasts,

@@ -1,4 +1,4 @@
-"""What training several trials together saves: CPU-seconds packed and unpacked, in turns."""
+"""What training trials, or single edits, together saves: CPU-seconds of both ways, in turns."""
 
 from __future__ import annotations
 
@@ -22,6 +22,9 @@ GRIDS = (
     "ablation=lemoe_lora backbone=smollm2_135m dataset=countries method.edit_layer=20 "
     "method.num_experts=10 method.top_k=1 protocol.num_edits=10",
 )
+SINGLES = ("lemoe_lora", "lemoe", "memoe_v1", "memoe_v2", "dense_adapter", "arm", "wise_merge")
+BACKBONES = ("backbone=facts", "backbone=smollm2_135m dataset=countries")
+_NUM_SINGLES = 16
 _TURNS = ("unpacked", "packed", "packed", "unpacked")
 _SCORES = ("reliability.token", "generality.token", "locality_far.token")
 
@@ -41,6 +44,34 @@ def packs() -> None:
             for size in sorted({min(size, len(alike)) for size in SIZES}):
                 if size > 1:
                     _compare(bench, layer, alike[:size])
+
+
+def singles() -> None:
+    """Edits that are each rolled back: a method for each, together, or one after the other."""
+    print(f"singles: seconds of {_NUM_SINGLES} edits, together and alone; {os.cpu_count()} cores")
+    bench = Workbench(default_cache())
+    for typed in BACKBONES:
+        for method in SINGLES:
+            of = f"ablation=smoke {typed} method={method} protocol.kind=single seeds=[0] axes={{}}"
+            made = plan.expand(config.load([*of.split(), f"protocol.num_edits={_NUM_SINGLES}"]))
+            spec = TrialSpec.parse(made.trials[0].to_dict())
+            seconds: dict[str, list[float]] = {way: [] for way in _TURNS}
+            rows: dict[str, Row] = {}
+            for way in ("packed", *_TURNS):  # the first fills the caches
+                loop = bench.loop(spec, is_apart=way == "unpacked")
+                rows[way] = loop.run()
+                loop.close()
+                seconds[way].append(rows[way]["edit_seconds"])
+            together, alone = seconds["packed"][1:], seconds["unpacked"]
+            furthest = max(
+                abs(rows["packed"][f"{k}.final"] - rows["unpacked"][f"{k}.final"]) for k in _SCORES
+            )
+            print(
+                f"  {typed} {method}: alone {_shown(alone)}, together {_shown(together)}, ratio "
+                f"{mean(together) / mean(alone):.2f}; scores differ by at most {furthest:.4f}; "
+                f"load {os.getloadavg()[0]:.1f}",
+                flush=True,
+            )
 
 
 def _compare(bench: Workbench, layer: int, specs: Sequence[TrialSpec]) -> None:

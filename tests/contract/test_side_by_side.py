@@ -13,17 +13,12 @@ from trainables.artefacts import Artefacts
 from trainables.backbones.loading import load_backbone
 from trainables.bases import read_method
 from trainables.interfaces import Backbone, EditMethod, EditReport, SideBySide
-from trainables.methods import get_method
 from trainables.moe.entities import Chunker
 from trainables.prompts import edit_batch
 from trainables.states import read_state, write_state
+from trainables.trials.packs.edits import EachApart
 
-NAMES = [
-    name
-    for name in METHODS
-    if hasattr(get_method(read_method(name).get("module", name))[1], "begin_each")
-    and not read_method(name).get("mini_batch_size")  # in passes over a whole stream
-]
+NAMES = [name for name in METHODS if (read_method(name).get("cost") or {}).get("side_by_side")]
 # The second edit stops by its loss before the others, one is bounded in its box.
 SETTINGS: dict[str, Any] = {"edit_lr": 0.02, "num_steps": 8, "stop_loss": 0.5, "norm_bound": 0.03}
 
@@ -52,14 +47,17 @@ def alone(
     return found
 
 
-def together(method: EditMethod, backbone: Backbone) -> list[tuple[EditReport, torch.Tensor]]:
-    assert isinstance(method, SideBySide)
+def together(
+    method: EditMethod | EachApart, backbone: Backbone
+) -> list[tuple[EditReport, torch.Tensor]]:
+    assert isinstance(method, SideBySide | EachApart)
     while not method.advance(3):
         pass
     found = []
     for number, report in enumerate(method.finish_each()):
         method.take(number)
-        found.append((report, answers(method, backbone)))
+        answering = method.taken if isinstance(method, EachApart) else method
+        found.append((report, answers(answering, backbone)))
     return found
 
 
@@ -72,8 +70,13 @@ def check_alike(
         torch.testing.assert_close(logits, own_logits, atol=1e-3, rtol=0)
 
 
-def test_methods_whose_edits_meet_nowhere_learn_side_by_side() -> None:
-    assert {"ft_l", "ft_m", "grace", "lora", "rome", "r_rome", "memit", "alphaedit"} <= set(NAMES)
+@pytest.mark.parametrize("name", METHODS)
+def test_what_a_method_s_file_says_of_edits_side_by_side_is_true(
+    name: str, llama: Backbone, artefacts: Artefacts
+) -> None:
+    method = make(name, llama, artefacts)
+    most = method.most_side_by_side if isinstance(method, SideBySide) else 1
+    assert (most > 1) == (name in NAMES)
 
 
 @pytest.mark.parametrize("limit", [None, 1])

@@ -22,11 +22,10 @@ from trainables.edits.stream import EditStream
 from trainables.interfaces import (
     DecodeState,
     Edit,
+    EditBatch,
     EditMethod,
     EditRecord,
-    EditReport,
     PromptBatch,
-    SideBySide,
     State,
 )
 from trainables.metrics.evaluator import (
@@ -41,11 +40,13 @@ from trainables.metrics.prompt_routes import Routed, TokenRouted, experts_of, ro
 from trainables.prompts import edit_batch
 from trainables.pulse import Moment, pulse
 from trainables.trials.compared import Compares
+from trainables.trials.learner import Learner
 from trainables.trials.measurements import CurvePoint, Measurements, edit_bytes
 from trainables.trials.protocol import Before, EditProtocol
 
 MetricRow = dict[str, float]
 CHUNK_STEPS = 10  # optimiser steps between two chances to save
+_FORM = 2  # of a state; another code's may be of another
 
 
 class EditLoop:
@@ -53,7 +54,7 @@ class EditLoop:
 
     def __init__(
         self,
-        make_method: Callable[[], EditMethod],
+        learner: Learner,
         tokenizer: Any,
         evaluator: Evaluator,
         stream: EditStream,
@@ -67,7 +68,7 @@ class EditLoop:
         """Prepare a trial; nothing is edited yet.
 
         Args:
-            make_method: Builds a prepared method on the pristine backbone.
+            learner: Of the method; nothing is learned yet.
             tokenizer: Of the backbone.
             evaluator: Of the records that the batches index.
             stream: Record indices, in the order in which they are edited.
@@ -77,7 +78,7 @@ class EditLoop:
             to_edit: What a method may see of a record.
             abilities: Tasks that no edit is about, asked where a trial rolls back or ends.
         """
-        self._make_method = make_method
+        self._learner = learner
         self._tokenizer = tokenizer
         self._evaluator = evaluator
         self._stream = stream
@@ -87,18 +88,22 @@ class EditLoop:
         self._device = device
         self._to_edit = to_edit
         self._abilities = abilities
-        self.method = make_method()
         self._batches_done = 0
         self._steps_in_batch = 0
         self._is_inside = False
-        self._num_together = 1  # batches that are learned side by side
         self._measurements = Measurements()
+
+    @property
+    def method(self) -> EditMethod:
+        """What answers now."""
+        return self._learner.method
 
     @property
     def progress(self) -> float:
         """Share of the trial's work that is done, in [0, 1]."""
         inside = self._steps_in_batch / max(self.method.num_steps, 1) if self._is_inside else 0.0
-        return (self._batches_done + self._num_together * min(inside, 1.0)) / len(self._batches)
+        together = self._learner.num_together
+        return (self._batches_done + together * min(inside, 1.0)) / len(self._batches)
 
     @property
     def num_batches(self) -> int:
@@ -113,7 +118,7 @@ class EditLoop:
     @property
     def edits_seen(self) -> int:
         """Edits applied so far, those of the batch under way included."""
-        done = self._batches_done + (self._num_together if self._is_inside else 0)
+        done = self._batches_done + (self._learner.num_together if self._is_inside else 0)
         return sum(len(batch) for batch in self._batches[:done])
 
     def run(
@@ -157,29 +162,33 @@ class EditLoop:
     def state(self) -> State:
         """Everything needed to go on in another process; live tensors, as of `EditMethod.state`."""
         state = State()
+        state.values["form"] = _FORM
         state.values["batches_done"] = self._batches_done
         state.values["steps_in_batch"] = self._steps_in_batch
         state.values["is_inside"] = self._is_inside
-        state.values["num_together"] = self._num_together
         state.values["tally"] = self._measurements.values()
-        # What is left behind the end is to make the row: no method is needed for it.
-        state.nest("method", State() if self.is_at(1.0) else self.method.state())
+        if not self.is_at(1.0):  # What is left behind the end is to make the row.
+            state.nest("learner", self._learner.state())
         return state
 
     def load(self, state: State) -> None:
-        """Continue from `state`, on a freshly built loop of the same trial."""
+        """Continue from `state`, on a freshly built loop of the same trial.
+
+        One of another form, which an earlier code left, is not read: the trial begins anew.
+        """
         values: dict[str, Any] = dict(state.values)
+        if values.get("form") != _FORM:
+            return
         self._batches_done = values["batches_done"]
         self._steps_in_batch = values["steps_in_batch"]
         self._is_inside = values["is_inside"]
-        self._num_together = values["num_together"]
         self._measurements = Measurements.from_values(values["tally"])
-        if not self.is_at(1.0):
-            self.method.load(state.inner("method"))
+        if not self.is_at(1.0) and not self._learner.load(state.inner("learner")):
+            self._is_inside, self._steps_in_batch = False, 0
 
     def close(self) -> None:
         """Restore the backbone."""
-        self.method.remove()
+        self._learner.roll_back(goes_on=False)
 
     def is_at(self, until: float) -> bool:
         """Whether nothing is left to do up to `until` of the progress."""
@@ -189,7 +198,7 @@ class EditLoop:
     def advance(self, until: float) -> None:
         """Take a few steps towards `until`, at which the loop is not yet; score what is done."""
         begin, steps = self.now(), self.open(until)
-        is_done = self.method.advance(steps)
+        is_done = self._learner.advance(steps)
         self.shut(steps, is_done=is_done, seconds=self.now() - begin)
 
     def open(self, until: float) -> int:
@@ -197,7 +206,7 @@ class EditLoop:
         self._tell_step()
         if not self._is_inside:
             self._begin(until)
-        share = (until * len(self._batches) - self._batches_done) / self._num_together
+        share = (until * len(self._batches) - self._batches_done) / self._learner.num_together
         wanted = share * self.method.num_steps
         left = round(min(wanted, self.method.num_steps)) - self._steps_in_batch
         return min(max(1, left), CHUNK_STEPS)
@@ -208,46 +217,37 @@ class EditLoop:
         self._steps_in_batch += steps
         if is_done:
             pulse().stage("finishing the batch")
-            self._measurements.reports += self._finished()
+            self._measurements.reports += self._learner.finish()
         self._measurements.seconds["edit"] += seconds + self.now() - begin
         if is_done:
-            for number in range(self._num_together):
-                self._take(number)
-                self._close_batch(stays=number < self._num_together - 1)
+            together = self._learner.num_together
+            for number in range(together):
+                self._learner.take(number)
+                self._close_batch(stays=number < together - 1)
 
     def _begin(self, until: float) -> None:
         """Begin a batch, or several of one edit each side by side."""
-        self._num_together = self._most_together(until)
-        group = self._batches[self._batches_done :][: self._num_together]
+        together = self._most_together(until)
+        self._learner.begin(self._batch(together), together)
+        self._is_inside, self._steps_in_batch = True, 0
+
+    def _batch(self, num_together: int) -> EditBatch:
+        """The edits of the next batch, or those of several as one."""
+        group = self._batches[self._batches_done :][:num_together]
         edits = [self._to_edit(self._evaluator.records[i]) for batch in group for i in batch]
         ends = self._protocol.target_ends_with_eos
-        batch = edit_batch(self._tokenizer, edits, end=ends, device=self._device)
-        if self._num_together == 1:
-            self.method.begin(batch)
-        else:
-            assert isinstance(self.method, SideBySide)
-            self.method.begin_each(batch)
-        self._is_inside, self._steps_in_batch = True, 0
+        return edit_batch(self._tokenizer, edits, end=ends, device=self._device)
 
     def _most_together(self, until: float) -> int:
         """How many of the next batches may be learned side by side, as far as is wanted now."""
-        if not self._protocol.is_rolled_back or not isinstance(self.method, SideBySide):
+        if not self._protocol.is_rolled_back:
             return 1
         wanted = max(1, math.ceil(until * len(self._batches) - 1e-9) - self._batches_done)
-        left = self._batches[self._batches_done :][: min(wanted, self.method.most_side_by_side)]
-        return max(1, sum(1 for _ in takewhile(lambda batch: len(batch) == 1, left)))
-
-    def _finished(self) -> list[EditReport]:
-        if self._num_together == 1:
-            return [self.method.finish()]
-        assert isinstance(self.method, SideBySide)
-        return self.method.finish_each()
-
-    def _take(self, number: int) -> None:
-        """Answer as with one of the batches that were learned side by side."""
-        if self._num_together > 1:
-            assert isinstance(self.method, SideBySide)
-            self.method.take(number)
+        left = self._batches[self._batches_done :][:wanted]
+        singles = sum(1 for _ in takewhile(lambda batch: len(batch) == 1, left))
+        if singles < 2:
+            return 1
+        return min(singles, self._learner.most_side_by_side(lambda: self._batch(1)))
 
     def now(self) -> float:
         """Seconds on a clock, when all that a GPU was told is done: a step is no evaluation's."""
@@ -274,9 +274,7 @@ class EditLoop:
         self._is_inside, self._steps_in_batch = False, 0
         is_last = self._batches_done == len(self._batches)
         if self._protocol.is_rolled_back and not stays:
-            self.method.remove()
-            if not is_last:
-                self.method = self._make_method()
+            self._learner.roll_back(goes_on=not is_last)
         elif is_last and not self._protocol.is_rolled_back:
             self._measure_end()
 
@@ -374,8 +372,8 @@ class EditLoop:
         wanted = compares.scores
         if self._protocol.is_rolled_back:
             done = [score for score in self._measurements.immediate if score.score in wanted]
-            for number in range(self._num_together if self._is_inside else 0):
-                self._take(number)
+            for number in range(self._learner.num_together if self._is_inside else 0):
+                self._learner.take(number)
                 done += self._scored(self._batches[self._batches_done + number], wanted)
         else:
             done = self._scored(self._stream.latest(self.edits_seen), wanted)

@@ -36,6 +36,7 @@ from trainables.parallel.ranks import Ranks
 from trainables.pulse import pulse
 from trainables.seeding import trial_generators
 from trainables.spec import TrialSpec
+from trainables.trials.learner import Learner
 from trainables.trials.loop import EditLoop
 from trainables.trials.protocol import Before, EditProtocol
 from trainables.trials.row_lengths import check_lengths
@@ -138,10 +139,7 @@ class Workbench:
         """
         backbone, source, protocol = self.backbone(spec), self.source(spec), spec.protocol
         if is_apart:
-            _, method_class = get_method(spec.method.module)
-            owns = getattr(method_class, "trains_in_place", False)
-            layer = int(spec.method.settings["edit_layer"])
-            backbone = seen_apart(backbone, layer, owns_weights=owns)
+            backbone = self._apart(spec)
         else:
             self._running = _method_key(spec)
             self._limit_rows(backbone, self.limit_of(spec))
@@ -159,7 +157,7 @@ class Workbench:
         check_lengths(lengths, backbone.max_positions, spec)
         allowed = source.beside(drawn.records)
         return EditLoop(
-            self._maker(spec, backbone, allowed),
+            self._learner(spec, backbone, allowed, is_apart=is_apart),
             backbone.tokenizer,
             evaluator,
             edit_stream(
@@ -263,21 +261,31 @@ class Workbench:
         if self._loaded is not None:
             self._loaded.pristine.check()
 
-    def _maker(
-        self, spec: TrialSpec, backbone: Backbone, source: Source
-    ) -> Callable[[], EditMethod]:
+    def _learner(
+        self, spec: TrialSpec, backbone: Backbone, source: Source, *, is_apart: bool
+    ) -> Learner:
         config = build_config(spec.method.module, spec.method.settings)
         _, method_class = get_method(spec.method.module)
 
-        def make() -> EditMethod:
-            method: EditMethod = method_class(
-                config, backbone, self._artefacts, trial_generators(spec.seed)
-            )
+        def make(on: Backbone) -> EditMethod:
+            seeds = trial_generators(spec.seed)
+            method: EditMethod = method_class(config, on, self._artefacts, seeds)
             pulse().stage("preparing")
             method.prepare(source.training)
             return method
 
-        return make
+        is_shared = self._is_sharded or self._ranks is not None  # by GPUs or processes
+        has_room = self.limit_of(spec) is None and "edit_layer" in spec.method.settings
+        may_be_each = has_room and not is_shared and not is_apart
+        make_apart = (lambda: make(self._apart(spec))) if may_be_each else None
+        return Learner(lambda: make(backbone), make_apart)
+
+    def _apart(self, spec: TrialSpec) -> Backbone:
+        """The backbone, pristine, with a layer of its own to be edited."""
+        _, method_class = get_method(spec.method.module)
+        owns = getattr(method_class, "trains_in_place", False)
+        layer = int(spec.method.settings["edit_layer"])
+        return seen_apart(self.backbone(spec), layer, owns_weights=owns)
 
     def _prompt_reader(self, spec: TrialSpec, backbone: Backbone) -> Reads | None:
         """What clusters the prompts of a stream whose router reads them with another model."""

@@ -64,7 +64,8 @@ def test_memory_when_it_is_measured_then_it_is_as_declared(
 
 
 @pytest.mark.parametrize(
-    ("method", "edits"), [("ft_m", 6), ("grace", 6), ("lora", 6), ("memit", 2), ("rome", 2)]
+    ("method", "edits"),
+    [("ft_m", 6), ("grace", 6), ("lora", 6), ("memit", 2), ("rome", 2), ("lemoe", 6), ("arm", 6)],
 )
 def test_memory_when_single_edits_train_side_by_side_then_it_is_as_declared(
     method: str, edits: int, checkpoint: Path, tmp_path: Path

@@ -27,6 +27,7 @@ from trainables.metrics.prompt_routes import (
     same_expert_rate,
 )
 from trainables.seeding import trial_generators
+from trainables.trials.learner import Learner
 from trainables.trials.loop import EditLoop
 from trainables.trials.protocol import Before, EditProtocol
 
@@ -129,7 +130,7 @@ def run(
     evaluator = Evaluator(backbone.tokenizer, RECORDS)
     answers = evaluator.answers(Split(backbone, 0, PrefixCache()).logits, evaluator.select())
     loop = EditLoop(
-        make,
+        Learner(make),
         backbone.tokenizer,
         evaluator,
         EditStream(batches, groups=lambda: [0, 0, 1, 1]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from trainables.metrics.evaluator import Evaluator
 from trainables.seeding import trial_generators
 from trainables.states import read_state, snapshot, write_state
 from trainables.trials.compared import Compares, compared
+from trainables.trials.learner import Learner, Make
 from trainables.trials.loop import EditLoop
 from trainables.trials.protocol import Before, EditProtocol
 
@@ -70,6 +72,7 @@ def make_loop(
     records: tuple[EditRecord, ...] = RECORDS,
     questions: tuple[int, ...] | None = None,
     abilities: Abilities | None = None,
+    learner_of: Callable[[Make], Learner] = Learner,
     **how: bool,
 ) -> EditLoop:
     artefacts = Artefacts(folder)
@@ -94,7 +97,7 @@ def make_loop(
         return FineTuning(config, backbone, artefacts, trial_generators(0))
 
     return EditLoop(
-        make,
+        learner_of(make),
         backbone.tokenizer,
         evaluator,
         EditStream(batches, questions, {"within_batch_similarity": 0.5}),

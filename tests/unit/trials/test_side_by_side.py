@@ -3,61 +3,128 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.contract.test_every_method import make as make_method
 from tests.unit.trials.test_loop import RELIABILITY, make_loop
+from trainables.artefacts import Artefacts
 from trainables.backbones.loading import load_backbone
-from trainables.interfaces import EditMethod
+from trainables.backbones.pristine import Pristine
+from trainables.backbones.seen_apart import seen_apart
+from trainables.interfaces import Backbone, EditMethod
+from trainables.metrics.evaluator import ProbeScore
 from trainables.states import read_state, write_state
+from trainables.trials.learner import Learner, Make
+from trainables.trials.loop import EditLoop
 
 SINGLE = [[2], [0], [3], [1]]
+Loop = Callable[[Backbone], EditLoop]
+Found = tuple[dict[str, float], list[ProbeScore]]
 
 
-@pytest.mark.parametrize("stops_at", [None, 0.1, 0.5, 0.6])
-def test_single_edits_side_by_side_score_as_one_by_one(
-    stops_at: float | None,
-    checkpoints: dict[str, Path],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Also with a rung, and in another process behind it, within a group or between two."""
+def ended(checkpoint: Path, loop_on: Loop) -> Found:
+    backbone = load_backbone(checkpoint)
+    pristine = Pristine(backbone.model, full_every=1)
+    loop = loop_on(backbone)
+    row = loop.run()
+    pristine.check()
+    timeless = {k: v for k, v in row.items() if not k.endswith("seconds")}
+    return timeless, loop.probe_scores()["final"]
 
-    def run(together: int, stops_at: float | None = None) -> tuple[dict[str, Any], Any]:
-        backbone = load_backbone(checkpoints["llama"])
-        made = make_loop(backbone, tmp_path, SINGLE, is_rolled_back=True)
-        made.method.most_side_by_side = together  # type: ignore[attr-defined]
-        monkeypatch.setattr(made, "_make_method", _with(made._make_method, together))
-        if stops_at is not None:
-            rung = made.run(stops_at, RELIABILITY)
-            assert rung["progress"] == pytest.approx(stops_at, abs=0.03)
-            assert rung["edits_seen"] == math.ceil(4 * stops_at)
-            write_state(tmp_path / "state", made.state())
-            backbone = load_backbone(checkpoints["llama"])
-            made = make_loop(backbone, tmp_path, SINGLE, is_rolled_back=True)
-            monkeypatch.setattr(made, "_make_method", _with(made._make_method, together))
-            state = read_state(tmp_path / "state")
-            assert state is not None
-            made.load(state)
-        row = made.run()
-        return (
-            {k: v for k, v in row.items() if not k.endswith("seconds")},
-            made.probe_scores()["final"],
-        )
 
-    row, scores = run(4, stops_at)
-    own_row, own_scores = run(1)
+def stopped(checkpoint: Path, loop_on: Loop, at: float, state: Path) -> None:
+    loop = loop_on(load_backbone(checkpoint))
+    rung = loop.run(at, RELIABILITY)
+    assert rung["progress"] == pytest.approx(at, abs=0.03)
+    assert rung["edits_seen"] == math.ceil(4 * at)
+    write_state(state, loop.state())
+
+
+def gone_on(loop_on: Loop, path: Path) -> Loop:
+    def made(backbone: Backbone) -> EditLoop:
+        loop, state = loop_on(backbone), read_state(path)
+        assert state is not None
+        loop.load(state)
+        return loop
+
+    return made
+
+
+def check_alike(found: Found, own: Found) -> None:
+    (row, scores), (own_row, own_scores) = found, own
     assert scores == own_scores
     assert row == pytest.approx(own_row, abs=1e-5)
     assert row["num_steps"] == 80
 
 
-def _with(make: Any, together: int) -> Any:
-    def made() -> EditMethod:
-        method = make()
-        method.most_side_by_side = together
-        return method  # type: ignore[no-any-return]
+@pytest.mark.parametrize("stops_at", [None, 0.1, 0.5, 0.6])
+def test_single_edits_side_by_side_score_as_one_by_one(
+    stops_at: float | None, checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    """Also with a rung, and in another process behind it, within a group or between two."""
 
-    return made
+    def with_most(most: int) -> Loop:
+        def learner(make: Make) -> Learner:
+            def made() -> EditMethod:
+                method: Any = make()
+                method.most_side_by_side = most
+                return method  # type: ignore[no-any-return]
+
+            return Learner(made)
+
+        return lambda backbone: make_loop(
+            backbone, tmp_path, SINGLE, is_rolled_back=True, learner_of=learner
+        )
+
+    loop_on = with_most(4)
+    if stops_at is not None:
+        stopped(checkpoints["llama"], loop_on, stops_at, tmp_path / "state")
+        loop_on = gone_on(loop_on, tmp_path / "state")
+    check_alike(ended(checkpoints["llama"], loop_on), ended(checkpoints["llama"], with_most(1)))
+
+
+def with_methods(folder: Path, *, each: bool) -> Loop:
+    """A loop with a method that learns one edit; `each`: there may be one for each edit."""
+
+    def loop_on(backbone: Backbone) -> EditLoop:
+        def make(on: Backbone) -> EditMethod:
+            settings: dict[str, Any] = {"edit_lr": 0.02, "num_steps": 20, "stop_loss": 0.0}
+            return make_method("dense_adapter", on, Artefacts(folder), **settings)
+
+        def learner(_: Make) -> Learner:
+            make_apart = (lambda: make(seen_apart(backbone, 2))) if each else None
+            return Learner(lambda: make(backbone), make_apart)
+
+        return make_loop(backbone, folder, SINGLE, is_rolled_back=True, learner_of=learner)
+
+    return loop_on
+
+
+@pytest.mark.parametrize("has_room", [True, False])
+@pytest.mark.parametrize("stops_at", [None, 0.1, 0.5, 0.6])
+def test_single_edits_with_a_method_each_score_as_one_by_one(
+    stops_at: float | None, has_room: bool, checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    """Also in another process behind a rung, in which there may be no room for several methods."""
+    loop_on = with_methods(tmp_path, each=True)
+    if stops_at is not None:
+        stopped(checkpoints["llama"], loop_on, stops_at, tmp_path / "state")
+        loop_on = gone_on(with_methods(tmp_path, each=has_room), tmp_path / "state")
+    own = ended(checkpoints["llama"], with_methods(tmp_path, each=False))
+    check_alike(ended(checkpoints["llama"], loop_on), own)
+
+
+def test_state_of_another_form_is_not_read(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    loop_on = with_methods(tmp_path, each=True)
+    loop = loop_on(load_backbone(checkpoints["llama"]))
+    loop.run(0.6)
+    state = loop.state()
+    state.values["form"] = 1
+    other = loop_on(load_backbone(checkpoints["llama"]))
+    other.load(state)
+    assert other.progress == 0
+    loop.close()

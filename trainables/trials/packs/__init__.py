@@ -1,1 +1,1 @@
-"""Several trials of one process, trained together through the frozen layers that they share."""
+"""Trials, or edits of one trial, trained together through the frozen layers that they share."""
