@@ -56,6 +56,16 @@ MOST_SYNCS = {
 BETWEEN_EDITS = {"memoir": 16, "r_rome": 10, "rome": 9}
 # The same of edits side by side.
 SIDE_BY_SIDE = {"ft_l": 1, "ft_m": 1, "grace": 1, "lora": 2, "rome": 2, "memit": 2, "alphaedit": 2}
+# The same of edits with a method each, on the one GPU that they need: two waits together, and one
+# for each of three where experts are asked which of them are open.
+METHOD_EACH = {
+    "arm": 2,
+    "dense_adapter": 5,
+    "lemoe": 5,
+    "memoe_v1": 5,
+    "memoe_v2": 5,
+    "wise_merge": 2,
+}
 # The last one adds the least to the others.
 GPUS = [
     ("llama", "one"),
@@ -72,6 +82,14 @@ def test_edits_side_by_side_on_gpus_mix_no_devices_and_seldom_wait(
 ) -> None:
     worst = run_side_by_side(name, checkpoints[family], layout, tmp_path)
     assert len(worst) <= SIDE_BY_SIDE[name], worst
+
+
+@pytest.mark.parametrize("name", METHOD_EACH)
+def test_edits_with_a_method_each_on_a_gpu_mix_no_devices_and_seldom_wait(
+    name: str, checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    worst = run_side_by_side(name, checkpoints["llama"], "one", tmp_path)
+    assert len(worst) <= METHOD_EACH[name], worst
 
 
 @pytest.mark.parametrize(("family", "layout"), GPUS)

@@ -14,9 +14,11 @@ from typing import Literal
 import torch
 
 from tests.contract.test_every_method import EDITS, MORE_EDITS, PROMPTS, make, with_chunker
+from tests.contract.tiny_settings import TINY
 from tests.devices import Devices, Sync, pretended
 from trainables.backbones.loading import load_backbone
 from trainables.backbones.pristine import Pristine
+from trainables.backbones.seen_apart import seen_apart
 from trainables.interfaces import (
     Backbone,
     DecodeState,
@@ -24,12 +26,12 @@ from trainables.interfaces import (
     EditMethod,
     EditRecord,
     Question,
-    SideBySide,
 )
 from trainables.metrics.evaluator import Evaluator
 from trainables.metrics.prompt_routes import route_rows
 from trainables.prompts import Row, collate, edit_batch, tokenise
 from trainables.states import StateWriter, read_state
+from trainables.trials.learner import Learner
 from trainables.trials.measurements import edit_bytes
 
 Layout = Literal["one", "sharded"]
@@ -127,7 +129,7 @@ def run_trial(name: str, checkpoint: Path, layout: Layout, folder: Path) -> Tria
 
 
 def run_side_by_side(name: str, checkpoint: Path, layout: Layout, folder: Path) -> list[Sync]:
-    """Waits of the worst step of edits that a method learns side by side, each answered for.
+    """Waits of the worst step of edits that are learned side by side, each answered for.
 
     Raises:
         RuntimeError: At the first operation on two devices.
@@ -137,19 +139,25 @@ def run_side_by_side(name: str, checkpoint: Path, layout: Layout, folder: Path) 
         evaluator = Evaluator(
             backbone.tokenizer, _RECORDS, max_positions=16, device=backbone.device
         )
-        method = make(name, backbone, with_chunker(folder / "artefacts", _first_word), **_STEPS)
-        assert isinstance(method, SideBySide)
-        method.begin_each(edit_batch(backbone.tokenizer, EDITS, end=True, device=backbone.device))
+        artefacts = with_chunker(folder / "artefacts", _first_word)
+
+        def made(on: Backbone) -> EditMethod:
+            return make(name, on, artefacts, **_STEPS)
+
+        layer = TINY["edit_layer"]
+        learner = Learner(lambda: made(backbone), lambda: made(seen_apart(backbone, layer)))
+        batch = edit_batch(backbone.tokenizer, EDITS, end=True, device=backbone.device)
+        learner.begin(batch, len(batch))
         steps: list[list[Sync]] = []
         is_done = False
         while not is_done:
             begin = len(devices.syncs)
-            is_done = method.advance(1)
+            is_done = learner.advance(1)
             steps.append(devices.syncs[begin:])
-        for number in range(len(method.finish_each())):
-            method.take(number)
-            _answer(method, backbone, evaluator)
-        method.remove()
+        for number in range(len(learner.finish())):
+            learner.take(number)
+            _answer(learner.method, backbone, evaluator)
+        learner.roll_back(goes_on=False)
         pristine.check()
         assert not devices.mixes
         return max(steps[1:], key=len)

@@ -54,13 +54,13 @@ class EditLoop:
 
     def __init__(
         self,
-        learner: Learner,
         tokenizer: Any,
         evaluator: Evaluator,
         stream: EditStream,
         protocol: EditProtocol,
         before: Before,
         *,
+        learner: Learner,
         device: torch.device | str = "cpu",
         to_edit: Callable[[EditRecord], Edit],
         abilities: Abilities | None = None,
@@ -68,12 +68,12 @@ class EditLoop:
         """Prepare a trial; nothing is edited yet.
 
         Args:
-            learner: Of the method; nothing is learned yet.
             tokenizer: Of the backbone.
             evaluator: Of the records that the batches index.
             stream: Record indices, in the order in which they are edited.
             protocol: Roll-back, end token, generation.
             before: What the pristine backbone answers.
+            learner: Of the method; nothing is learned yet.
             device: Where token rows go.
             to_edit: What a method may see of a record.
             abilities: Tasks that no edit is about, asked where a trial rolls back or ends.

@@ -157,7 +157,6 @@ class Workbench:
         check_lengths(lengths, backbone.max_positions, spec)
         allowed = source.beside(drawn.records)
         return EditLoop(
-            self._learner(spec, backbone, allowed, is_apart=is_apart),
             backbone.tokenizer,
             evaluator,
             edit_stream(
@@ -173,6 +172,7 @@ class Workbench:
             device=backbone.device,
             to_edit=allowed.to_edit,
             abilities=self._abilities_of(spec, self.backbone(spec)),
+            learner=self._learner(spec, backbone, allowed, is_apart=is_apart),
         )
 
     def found_once(

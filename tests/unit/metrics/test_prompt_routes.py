@@ -130,12 +130,12 @@ def run(
     evaluator = Evaluator(backbone.tokenizer, RECORDS)
     answers = evaluator.answers(Split(backbone, 0, PrefixCache()).logits, evaluator.select())
     loop = EditLoop(
-        Learner(make),
         backbone.tokenizer,
         evaluator,
         EditStream(batches, groups=lambda: [0, 0, 1, 1]),
         EditProtocol(target_ends_with_eos=True, **{"is_rolled_back": False, **how}),
         Before(answers),
+        learner=Learner(make),
         to_edit=to_edit,
     )
     return loop, loop.run()

@@ -97,12 +97,12 @@ def make_loop(
         return FineTuning(config, backbone, artefacts, trial_generators(0))
 
     return EditLoop(
-        learner_of(make),
         backbone.tokenizer,
         evaluator,
         EditStream(batches, questions, {"within_batch_similarity": 0.5}),
         EditProtocol(is_rolled_back, target_ends_with_eos=True, generates=generates, **how),
         before,
+        learner=learner_of(make),
         to_edit=to_edit,
         abilities=abilities,
     )
