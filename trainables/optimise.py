@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import mean
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -124,7 +125,9 @@ class Optimisation:
                 break
             loss = self.loss()
             value = float(self._agreed(loss.detach()))
-            if self.judge(value):
+            goes_on = self.judge(value)
+            pulse().step(value)
+            if goes_on:
                 self.clear()
                 loss.backward()
                 self.step()
@@ -142,7 +145,6 @@ class Optimisation:
                 f"(edit_lr={self._settings.edit_lr:g})"
             )
         self.last_loss = value
-        pulse().step(value)
         is_low = self._settings.stop_loss is not None and value < self._settings.stop_loss
         self._is_done = is_low or self._is_learned()
         return not self._is_done
@@ -219,6 +221,7 @@ class Together:
                 for place, (number, value) in enumerate(zip(running, values, strict=True))
                 if self.each[number].judge(value)
             ]
+            pulse().step(mean(values))
             if not stepping:
                 break
             for place in stepping:

@@ -17,6 +17,7 @@ from trainables.backbones.pristine import Pristine
 from trainables.backbones.seen_apart import seen_apart
 from trainables.interfaces import Backbone, EditMethod
 from trainables.metrics.evaluator import ProbeScore
+from trainables.pulse import Moment, Pulse
 from trainables.states import read_state, write_state
 from trainables.trials.learner import Learner, Make
 from trainables.trials.loop import EditLoop
@@ -61,30 +62,34 @@ def check_alike(found: Found, own: Found) -> None:
     assert row["num_steps"] == 80
 
 
+def with_most(most: int, folder: Path) -> Loop:
+    """A loop with a method that itself learns so many edits side by side."""
+
+    def learner(make: Make) -> Learner:
+        def made() -> EditMethod:
+            method: Any = make()
+            method.most_side_by_side = most
+            return method  # type: ignore[no-any-return]
+
+        return Learner(made)
+
+    return lambda backbone: make_loop(
+        backbone, folder, SINGLE, is_rolled_back=True, learner_of=learner
+    )
+
+
 @pytest.mark.parametrize("stops_at", [None, 0.1, 0.5, 0.6])
 def test_single_edits_side_by_side_score_as_one_by_one(
     stops_at: float | None, checkpoints: dict[str, Path], tmp_path: Path
 ) -> None:
     """Also with a rung, and in another process behind it, within a group or between two."""
-
-    def with_most(most: int) -> Loop:
-        def learner(make: Make) -> Learner:
-            def made() -> EditMethod:
-                method: Any = make()
-                method.most_side_by_side = most
-                return method  # type: ignore[no-any-return]
-
-            return Learner(made)
-
-        return lambda backbone: make_loop(
-            backbone, tmp_path, SINGLE, is_rolled_back=True, learner_of=learner
-        )
-
-    loop_on = with_most(4)
+    loop_on = with_most(4, tmp_path)
     if stops_at is not None:
         stopped(checkpoints["llama"], loop_on, stops_at, tmp_path / "state")
         loop_on = gone_on(loop_on, tmp_path / "state")
-    check_alike(ended(checkpoints["llama"], loop_on), ended(checkpoints["llama"], with_most(1)))
+    check_alike(
+        ended(checkpoints["llama"], loop_on), ended(checkpoints["llama"], with_most(1, tmp_path))
+    )
 
 
 def with_methods(folder: Path, *, each: bool) -> Loop:
@@ -128,3 +133,23 @@ def test_state_of_another_form_is_not_read(checkpoints: dict[str, Path], tmp_pat
     other.load(state)
     assert other.progress == 0
     loop.close()
+
+
+@pytest.mark.parametrize("has_method_each", [False, True])
+def test_who_looks_at_edits_side_by_side_sees_the_steps_that_each_takes(
+    has_method_each: bool, checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    said: list[Moment] = []
+
+    class Listening(Pulse):
+        def say(self, moment: Moment) -> None:
+            said.append(moment)
+            super().say(moment)
+
+    native, each = with_most(4, tmp_path), with_methods(tmp_path, each=True)
+    loop = (each if has_method_each else native)(load_backbone(checkpoints["llama"]))
+    with Listening(tmp_path / "pulses").as_current():
+        loop.run()
+    steps = [moment.step for moment in said if moment.stage == "editing"]
+    assert max(steps) == 20
+    assert {moment.num_steps for moment in said if moment.stage == "editing"} == {20}

@@ -6,10 +6,12 @@ It is for methods that could not do so by themselves, but whose steps may be tak
 from __future__ import annotations
 
 from collections.abc import Callable
+from statistics import mean
 
 from trainables.backbones.forward.passage import JointPass
 from trainables.interfaces import EditBatch, EditMethod, EditReport, State
 from trainables.optimise import Optimisation
+from trainables.pulse import pulse
 from trainables.trials.packs.lockstep import Lockstep, optimisation_of
 
 # Edits at a time, as long as what they train, with gradients and two moments, takes no more bytes.
@@ -53,9 +55,12 @@ class EachApart:
         running = [self._optimisation(method) for method in self._methods]
         lockstep = Lockstep(running, self._passing)
         for _ in range(max_steps):
+            if all(each.is_done for each in running):
+                break
             lockstep.step()
             if lockstep.failed:
                 raise lockstep.failed[min(lockstep.failed)]
+            pulse().step(mean(each.last_loss or 0.0 for each in running))
         return all(each.is_done for each in running)
 
     def finish_each(self) -> list[EditReport]:

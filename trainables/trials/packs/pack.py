@@ -109,9 +109,8 @@ class Pack:
         spent, first = Spent(), opened[0][2]
         with spent.running():
             for _ in range(steps):
-                with Pulse().as_current():  # who looks at the trial sees the steps of one alone
-                    lockstep.step()
-                pulse().step(first.last_loss or 0.0)
+                lockstep.step()
+                pulse().step(first.last_loss or 0.0)  # who looks at the trial sees its own steps
             opened[0][0].loop.now()
         for number, (member, _, optimisation) in enumerate(opened):
             member.spent.add(spent, 1 / len(opened))
@@ -155,9 +154,8 @@ def costs(loops: Sequence[EditLoop], until: float, *, by_clock: bool) -> tuple[f
         found.append(optimisation)
     passing = JointPass()
     packed, alone = [Lockstep(found, passing)], [Lockstep([each], passing) for each in found]
-    with Pulse().as_current():
-        # The first step of each kind makes masks and layouts.
-        taken = [[_cost(loops[0], kind) for kind in (packed, alone)] for _ in range(1 + _TIMED)]
+    # The first step of each kind makes masks and layouts.
+    taken = [[_cost(loops[0], kind) for kind in (packed, alone)] for _ in range(1 + _TIMED)]
     index = int(not by_clock)
     return min(each[index] for each, _ in taken[1:]), min(each[index] for _, each in taken[1:])
 
