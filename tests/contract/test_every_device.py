@@ -66,12 +66,12 @@ METHOD_EACH = {
     "memoe_v2": 5,
     "wise_merge": 2,
 }
-# The last one adds the least to the others.
 GPUS = [
-    ("llama", "one"),
     ("llama", "sharded"),
-    ("gpt2", "sharded"),
-    pytest.param("gpt2", "one", marks=pytest.mark.slow),
+    ("gpt2", "one"),
+    # Each family and each layout has been asked by now.
+    pytest.param("llama", "one", marks=pytest.mark.slow),
+    pytest.param("gpt2", "sharded", marks=pytest.mark.slow),
 ]
 
 
