@@ -1,7 +1,7 @@
 """Reads the runs of sweeps from MLflow, stores' own databases or a server, as rows of a frame.
 
 Several stores are read as one: of a trial that stands in two of them, as in a store and its copy,
-the newest run counts.
+the newest run counts, but one that finished before any that did not.
 """
 
 from __future__ import annotations
@@ -239,7 +239,9 @@ def _rows(
     if len(stores) == 1 or server is not None:
         return found
     found = found.sort_values(["started", "run_id"], ascending=[False, True], kind="stable")
-    return found.drop_duplicates("fingerprint", ignore_index=True)
+    best = found.sort_values("status", key=lambda each: each != "finished", kind="stable")
+    kept = best.drop_duplicates("fingerprint").index
+    return found[found.index.isin(kept)].reset_index(drop=True)
 
 
 def _row(run: LoggedRun, folders: Sequence[Path], server: str | None) -> dict[str, Any]:

@@ -73,6 +73,19 @@ def test_seeds_of_two_machines_then_one_arm_with_an_interval_over_all(
     assert made.rows == assemble("own", Options((second.store, first.store)))[0].rows
 
 
+def test_a_trial_that_finished_in_one_store_and_failed_later_in_another_then_it_finished(
+    store: Callable[..., Writer],
+) -> None:
+    older, newer = store("older"), store("newer", 60)
+    own(older, "one", 0, 0.2)
+    own(newer, "one", 0, 0.9, status="failed", error="out of memory")
+    own(newer, "two", 0, 0.3, status="failed", error="out of memory")
+    for stores in ((older.store, newer.store), (newer.store, older.store)):
+        rows = runs.read_runs(stores, "own")
+        found = zip(rows["arm"], rows["status"], rows["store"], strict=True)
+        assert list(found) == [("two", "failed", "newer"), ("one", "finished", "older")]
+
+
 def test_a_trial_in_two_stores_then_it_counts_once_and_the_newest_does(
     store: Callable[..., Writer],
 ) -> None:
