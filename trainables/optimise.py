@@ -80,6 +80,7 @@ class Optimisation:
         agreed: Callable[[Tensor], Tensor] = lambda own: own,
         after_step: Callable[[], None] | None = None,
         is_learned: Callable[[], bool] = lambda: False,
+        num_losses: int = 1,
     ) -> None:
         """Prepare the loop; nothing is computed yet.
 
@@ -92,6 +93,7 @@ class Optimisation:
             after_step: Called after every step, for projections such as a norm box.
             is_learned: Asked after every loss; True ends the loop before the step, as a loss below
                 `stop_loss` does. All processes of a trial must answer alike.
+            num_losses: So many the loss is the sum of; who looks at the trial sees their mean.
         """
         self._parameters = dict(parameters)
         self.loss = loss
@@ -99,6 +101,7 @@ class Optimisation:
         self._settings = settings
         self._after_step = after_step
         self._is_learned = is_learned
+        self._num_losses = num_losses
         self._optimiser = _optimiser(list(self._parameters.values()), settings)
         self.steps_taken = 0
         self.last_loss: float | None = None
@@ -126,7 +129,7 @@ class Optimisation:
             loss = self.loss()
             value = float(self._agreed(loss.detach()))
             goes_on = self.judge(value)
-            pulse().step(value)
+            pulse().step(value / self._num_losses)
             if goes_on:
                 self.clear()
                 loss.backward()

@@ -89,13 +89,14 @@ def test_the_latest_of_several_trials_counts_and_what_is_no_pulse_does_not(tmp_p
     assert latest_pulse(tmp_path) == 70
 
 
-def test_optimiser_steps_tell_their_loss_to_the_trial_that_takes_them(
-    tmp_path: Path, made: Pulse, clock: Clock
+@pytest.mark.parametrize("num_losses", [1, 4])
+def test_optimiser_steps_tell_their_mean_loss_to_the_trial_that_takes_them(
+    num_losses: int, tmp_path: Path, made: Pulse, clock: Clock
 ) -> None:
     made.begin("f1", "one")
     weight = torch.nn.Parameter(torch.tensor(2.0))
     settings = OptimiserSettings("sgd", edit_lr=0.25, num_steps=10)
-    steps = Optimisation({"weight": weight}, lambda: weight**2, settings)
+    steps = Optimisation({"weight": weight}, lambda: weight**2, settings, num_losses=num_losses)
     with made.as_current():
         assert pulse() is made
         pulse().say(Moment("editing", 1, 1, 0, 10))
@@ -105,4 +106,5 @@ def test_optimiser_steps_tell_their_loss_to_the_trial_that_takes_them(
     clock.now = 3.0
     made.write()
     # w: 2 -> 2 - .25 * 4 = 1; the second step's loss is 1.
-    assert read_pulses(tmp_path / "pulses")[0].moment == Moment("editing", 1, 1, 2, 10, 1.0)
+    told = Moment("editing", 1, 1, 2, 10, 1.0 / num_losses)
+    assert read_pulses(tmp_path / "pulses")[0].moment == told

@@ -211,6 +211,7 @@ class VectorRun:
             OptimiserSettings("adam", search.v_lr, search.v_num_steps, search.settings.stop_loss),
             agreed=self._backbone.micro_batch.agreed,
             after_step=self._vectors.project,
+            num_losses=num_edits,
         )
 
     def _rows_of(self, batch: EditBatch) -> SubjectRows:

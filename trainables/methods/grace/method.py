@@ -344,7 +344,9 @@ class Grace:
 
         settings = OptimiserSettings("adam", self._config.edit_lr, self._config.num_steps)
         agreed = self._split.backbone.micro_batch.agreed
-        optimisation = Optimisation({"values": values}, loss, settings, agreed=agreed)
+        optimisation = Optimisation(
+            {"values": values}, loss, settings, agreed=agreed, num_losses=len(run.rows)
+        )
         return Wave(entries, values, optimisation, last)
 
     @torch.no_grad()

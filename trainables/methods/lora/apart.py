@@ -57,6 +57,7 @@ class MapsApart:
             each,
             after_step=self._count,
             is_learned=lambda: len(self._learned) == len(batch),
+            num_losses=len(batch),
         )
 
     def advance(self, max_steps: int) -> bool:

@@ -369,6 +369,7 @@ class Rome:
             OptimiserSettings("adam", config.v_lr, config.v_num_steps, config.stop_loss),
             agreed=backbone.micro_batch.agreed,
             after_step=vectors.project,
+            num_losses=rows.num_edits,
         )
         mean_keys, own, gaps = keys.mean(0), keys[0], torch.zeros_like(outputs[0])
         if config.update_key == "mean":
