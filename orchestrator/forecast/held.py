@@ -80,16 +80,17 @@ def _weight(spec: TrialSpec, shape: Shape, training: Training) -> Held:
 def _map(spec: TrialSpec, shape: Shape, training: Training) -> Held:
     """Map and gate in float32; beside each token's state what the projection gave, and the mix."""
     trained = training.trained
+    apart = side_by_side(spec, trained)
     return Held(
-        kept=4 * trained,
-        moments=8 * trained,
-        gradients=4 * trained,
+        kept=4 * trained * apart,
+        moments=8 * trained * apart,
+        gradients=4 * trained * apart,
         scratch=4 * trained,
         longest=training.tokens,
         layers=shape.num_layers - edit_layer(spec, shape) - 1,
         per_token=shape.width * (3 * shape.bytes_each + 8),
         per_row=logit_bytes(training, shape),
-        state=12 * trained,
+        state=12 * trained * apart,
     )
 
 

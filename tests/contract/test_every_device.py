@@ -60,6 +60,7 @@ SIDE_BY_SIDE = {"ft_l": 1, "ft_m": 1, "grace": 1, "lora": 2, "rome": 2, "memit":
 # for each of three where experts are asked which of them are open.
 METHOD_EACH = {
     "arm": 2,
+    "defer": 2,
     "dense_adapter": 5,
     "lemoe": 5,
     "memoe_v1": 5,

@@ -67,6 +67,7 @@ from trainables.optimise import (
     stored_batch,
     token_losses,
 )
+from trainables.passing import Passing, PassingLoss
 from trainables.prompts import row_index
 
 
@@ -173,7 +174,7 @@ class Defer:
         self._generator = generators.init
         self._deferral: Deferral | None = None  # until the first edit
         self._num_edits = 0
-        self._run: BatchRun | None = None
+        self.run: BatchRun | None = None
 
     def prepare(self, training: Sequence[TrainingRecord]) -> None:
         """Nothing to build."""
@@ -182,18 +183,18 @@ class Defer:
         """Put the gate and the map in place if there are none yet, and set up Adam on them."""
         if self._deferral is None:
             self._deferral = self._made(self._generator)
-        self._run = self._started(batch, self._deferral)
+        self.run = self._started(batch, self._deferral)
 
     def advance(self, max_steps: int) -> bool:
         """Take at most `max_steps` Adam steps; True when the batch is done."""
-        return begun(self._run).advance(max_steps)
+        return begun(self.run).advance(max_steps)
 
     def finish(self) -> EditReport:
         """Freeze the gate and the map."""
-        run = begun(self._run)
+        run = begun(self.run)
         self._num_edits += len(run.batch)
         _freeze(begun(self._deferral))
-        self._run = None
+        self.run = None
         return run.report()
 
     def logits(
@@ -239,26 +240,26 @@ class Defer:
         if self._deferral is not None:
             weights = {name: value.detach() for name, value in self._deferral.named_parameters()}
             state.nest("deferral", State(weights))
-        if self._run is not None:
-            self._run.store(state)
+        if self.run is not None:
+            self.run.store(state)
         return state
 
     def load(self, state: State) -> None:
         """Continue from `state`."""
         self._generator.set_state(state.tensors["generator"].cpu())
         self._num_edits = int(state.values["num_edits"])  # type: ignore[arg-type]
-        self._deferral, self._run = None, None
+        self._deferral, self.run = None, None
         if "deferral" in state.values:
             self._deferral = self._made(torch.Generator())
             self._deferral.load_state_dict(state.inner("deferral").tensors)
         batch = stored_batch(state, self._backbone.device)
         if batch is not None:
-            self._run = self._started(batch, begun(self._deferral))
-            self._run.resume(state)
+            self.run = self._started(batch, begun(self._deferral))
+            self.run.resume(state)
 
     def remove(self) -> None:
         """Forget the gate and the map; the backbone itself was never changed."""
-        self._deferral, self._run, self._num_edits = None, None, 0
+        self._deferral, self.run, self._num_edits = None, None, 0
 
     def inference_bytes(self) -> int:
         """The gate and the map."""
@@ -282,15 +283,15 @@ class Defer:
             own = self._down(inputs)
         deferral.requires_grad_(True)
 
-        def loss() -> Tensor:
+        def loss() -> Passing:
             changed = output + deferral.added(queries, own).to(output.dtype)
-            losses = self._site.per_token(token_losses, tokens, changed, batch.labels)
+            losses = yield self._site.passage(token_losses, tokens, changed, batch.labels)
             return row_loss(losses, rows)
 
         config = self._config
         optimisation = Optimisation(
             dict(deferral.named_parameters()),
-            loss,
+            PassingLoss(loss),
             OptimiserSettings("adam", config.edit_lr, config.num_steps),
             agreed=self._backbone.micro_batch.agreed,
         )
