@@ -179,7 +179,8 @@ def measured(spec: plan.TrialSpec, folder: Path, limit: int | None = None) -> Me
         return method
 
     def apart() -> EditMethod:
-        return prepared(seen_apart(backbone, int(settings["edit_layer"])))
+        owns = getattr(method_class, "trains_in_place", False)
+        return prepared(seen_apart(backbone, int(settings["edit_layer"]), owns_down=owns))
 
     with _as_on_gpu(), torch.random.fork_rng():
         with _stage("prepare", stages, live):

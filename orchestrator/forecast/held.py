@@ -60,11 +60,13 @@ def _weight(spec: TrialSpec, shape: Shape, training: Training) -> Held:
     """
     size, narrow = shape.projection, shape.is_narrow
     apart = side_by_side(spec, size)
+    # Weights that pass as a stack, or a method for each edit, which keeps the pristine one as well.
+    own = 4 if spec.cost.get("side_by_side") else 2 * shape.bytes_each + 4 * narrow
     boxed = spec.method.get("norm_bound") is not None  # the box has two sides
     is_stream = not rolls_back(spec) and num_batches(spec.protocol) > 1
     anchored = bool(spec.method.get("penalty_weight")) and is_stream
     return Held(
-        kept=size * (shape.bytes_each + 4 * narrow + 4 * apart * (apart > 1)),
+        kept=size * (shape.bytes_each + 4 * narrow + own * apart * (apart > 1)),
         moments=8 * size * apart,
         gradients=size * (4 * apart + shape.bytes_each * narrow + 12 * anchored),
         scratch=4 * size * (1 + boxed),

@@ -57,11 +57,12 @@ BETWEEN_EDITS = {"memoir": 16, "r_rome": 10, "rome": 9}
 # The same of edits side by side.
 SIDE_BY_SIDE = {"ft_l": 1, "ft_m": 1, "grace": 1, "lora": 2, "rome": 2, "memit": 2, "alphaedit": 2}
 # The same of edits with a method each, on the one GPU that they need: two waits together, and one
-# for each of three where experts are asked which of them are open.
+# for each of three where experts are asked which of them are open, or an edit if it is learned.
 METHOD_EACH = {
     "arm": 2,
     "defer": 2,
     "dense_adapter": 5,
+    "ft_ewc": 6,
     "lemoe": 5,
     "memoe_v1": 5,
     "memoe_v2": 5,

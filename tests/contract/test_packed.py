@@ -57,7 +57,7 @@ def artefacts(tmp_path: Path, chunker: Chunker) -> Artefacts:
 
 def apart(name: str, backbone: Backbone) -> Backbone:
     _, method_class = get_method(read_method(name).get("module", name))
-    return seen_apart(backbone, LAYER, owns_weights=getattr(method_class, "trains_in_place", False))
+    return seen_apart(backbone, LAYER, owns_down=getattr(method_class, "trains_in_place", False))
 
 
 @dataclass

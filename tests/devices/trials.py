@@ -19,6 +19,7 @@ from tests.devices import Devices, Sync, pretended
 from trainables.backbones.loading import load_backbone
 from trainables.backbones.pristine import Pristine
 from trainables.backbones.seen_apart import seen_apart
+from trainables.bases import read_method
 from trainables.interfaces import (
     Backbone,
     DecodeState,
@@ -27,6 +28,7 @@ from trainables.interfaces import (
     EditRecord,
     Question,
 )
+from trainables.methods import get_method
 from trainables.metrics.evaluator import Evaluator
 from trainables.metrics.prompt_routes import route_rows
 from trainables.prompts import Row, collate, edit_batch, tokenise
@@ -144,8 +146,13 @@ def run_side_by_side(name: str, checkpoint: Path, layout: Layout, folder: Path) 
         def made(on: Backbone) -> EditMethod:
             return make(name, on, artefacts, **_STEPS)
 
-        layer = TINY["edit_layer"]
-        learner = Learner(lambda: made(backbone), lambda: made(seen_apart(backbone, layer)))
+        _, method_class = get_method(read_method(name).get("module", name))
+        owns = getattr(method_class, "trains_in_place", False)
+
+        def apart() -> EditMethod:
+            return made(seen_apart(backbone, TINY["edit_layer"], owns_down=owns))
+
+        learner = Learner(lambda: made(backbone), apart)
         batch = edit_batch(backbone.tokenizer, EDITS, end=True, device=backbone.device)
         learner.begin(batch, len(batch))
         steps: list[list[Sync]] = []

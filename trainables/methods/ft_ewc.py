@@ -34,6 +34,7 @@ import torch
 from torch import Tensor
 
 from trainables.artefacts import Artefacts
+from trainables.backbones.forward.passage import Rows
 from trainables.backbones.forward.site import Site
 from trainables.backbones.forward.split import Split
 from trainables.backbones.hidden_states.unedited import gradient_factors
@@ -60,6 +61,7 @@ from trainables.optimise import (
     stored_batch,
     token_losses,
 )
+from trainables.passing import Passing, PassingLoss
 from trainables.prompts import Row, collate, labels_of, pad_id, row_index
 
 
@@ -98,6 +100,7 @@ class ElasticFineTuning:
     """Trains one weight of the backbone in place, under a penalty."""
 
     changes_in_finish = False
+    trains_in_place = True
 
     def __init__(
         self, config: Config, backbone: Backbone, artefacts: Artefacts, generators: Generators
@@ -113,7 +116,7 @@ class ElasticFineTuning:
         self._site = Site(backbone, config.edit_layer, path, artefacts.prefix_cache)
         self._replayed: list[Row] = []  # oldest first
         self._penalty: Penalty | None = None
-        self._run: BatchRun | None = None
+        self.run: BatchRun | None = None
 
     def prepare(self, training: Sequence[TrainingRecord]) -> None:
         """Nothing to build."""
@@ -127,11 +130,11 @@ class ElasticFineTuning:
 
     def advance(self, max_steps: int) -> bool:
         """Take at most `max_steps` Adam steps; True when the batch is done."""
-        return begun(self._run).advance(max_steps)
+        return begun(self.run).advance(max_steps)
 
     def finish(self) -> EditReport:
         """Freeze the weight again, and remember the edits."""
-        run = begun(self._run)
+        run = begun(self.run)
         tokens = run.batch.tokens
         lengths = tokens.on_host.prompt_lengths.tolist()
         self._replayed += [
@@ -140,7 +143,7 @@ class ElasticFineTuning:
         ]
         del self._replayed[: -self._config.num_replayed]
         self._master.freeze()
-        self._penalty = self._run = None
+        self._penalty = self.run = None
         return run.report()
 
     def logits(
@@ -155,11 +158,11 @@ class ElasticFineTuning:
             {"weight": self._master.value.detach()},
             {"replayed": [[list(row.ids), row.prompt_length] for row in self._replayed]},
         )
-        if self._run is not None:
+        if self.run is not None:
             if self._penalty is not None:
                 state.tensors["importance"] = self._penalty.importance
                 state.tensors["anchor"] = self._penalty.anchor
-            self._run.store(state)
+            self.run.store(state)
         return state
 
     def load(self, state: State) -> None:
@@ -180,7 +183,7 @@ class ElasticFineTuning:
         self._kept.restore()
         self._master.reread()
         self._replayed = []
-        self._penalty = self._run = None
+        self._penalty = self.run = None
 
     def inference_bytes(self) -> int:
         """The weight as the backbone holds it."""
@@ -209,8 +212,8 @@ class ElasticFineTuning:
             is_first = logits.argmax(-1) == labels
             return torch.stack([token_losses(logits, labels), is_first.float()], dim=-1)  # (m, 2)
 
-        def loss() -> Tensor:
-            both = self._split.per_token(scored, batch.tokens, batch.labels, hidden=hidden)
+        def loss() -> Passing:
+            both = yield Rows(self._split, scored, batch.tokens, (batch.labels,), hidden)
             learned[0] = both[:, 1].detach().amin()
             nll = row_loss(both[:, 0], rows)
             if self._penalty is None:
@@ -218,18 +221,18 @@ class ElasticFineTuning:
             return nll + self._config.penalty_weight * self._penalty.of(self._master.value)
 
         config = self._config
-        self._run = BatchRun(
+        self.run = BatchRun(
             batch,
             Optimisation(
                 {"weight": self._master.thaw()},
-                loss,
+                PassingLoss(loss),
                 OptimiserSettings("adam", config.edit_lr, config.num_steps),
                 agreed=agreed,
                 after_step=self._master.write,
                 is_learned=lambda: bool(agreed(learned[0])),
             ),
         )
-        return self._run
+        return self.run
 
 
 CONFIG = Config

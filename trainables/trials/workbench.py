@@ -285,7 +285,7 @@ class Workbench:
         _, method_class = get_method(spec.method.module)
         owns = getattr(method_class, "trains_in_place", False)
         layer = int(spec.method.settings["edit_layer"])
-        return seen_apart(self.backbone(spec), layer, owns_weights=owns)
+        return seen_apart(self.backbone(spec), layer, owns_down=owns)
 
     def _prompt_reader(self, spec: TrialSpec, backbone: Backbone) -> Reads | None:
         """What clusters the prompts of a stream whose router reads them with another model."""

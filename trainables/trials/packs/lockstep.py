@@ -30,8 +30,8 @@ class Run(Protocol):
 class Packable(Protocol):
     """An editor whose steps may be taken with those of other trials.
 
-    One that trains weights of the edited layer itself, and none beside them, says so by
-    `trains_in_place`.
+    One that trains the FFN's output projection of the edited layer itself, and no other weight of
+    the backbone, says so by `trains_in_place`.
     """
 
     @property
