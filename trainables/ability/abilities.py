@@ -82,8 +82,10 @@ def _unedited(
             return split.logits(prompts, state)
 
         with backbone.micro_batch.undivided():  # stored: other ranks read it
-            return State(values={"answers": as_json(task.ask(logits))})
+            answers = as_json(task.ask(logits))
+        return State(values={"answers": answers, "texts": {**task.texts}})
 
     inputs = {**backbone.identity, "task": digest_of(wanted, task.name)}
     values: dict[str, Any] = artefacts.get(KIND, inputs, build).values
+    task.texts.update(values.get("texts", {}))  # older artefacts have none
     return from_json(values["answers"])

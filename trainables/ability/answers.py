@@ -66,10 +66,18 @@ class Answered:
 
 
 class Task(Protocol):
-    """Questions with a way to score the answers."""
+    """Questions with a way to score the answers.
+
+    Attributes:
+        name: Of the task.
+        is_perplexity: Whether its answers are losses.
+        texts: Tokens that the model generated which was asked first, by a digest of what stood
+            before them; guesses of what the next one will say.
+    """
 
     name: str
     is_perplexity: bool
+    texts: dict[str, list[int]]
 
     def ask(self, logits: Logits) -> list[Answer]:
         """The answers of a model, in an order that is always the same."""

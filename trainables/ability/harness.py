@@ -48,6 +48,7 @@ class HarnessTask:
             DataError: If its data cannot be had.
         """
         self.name = name
+        self.texts: dict[str, list[int]] = {}
         self._backbone, self._questions = backbone, wanted.questions
         self._tasks = tasks_of(name, wanted)
         metrics = {task: _metric(made, name) for task, made in self._tasks.items()}
@@ -56,7 +57,7 @@ class HarnessTask:
 
     def ask(self, logits: Logits) -> list[Answer]:
         """One answer per question, in the order of the tasks and their questions."""
-        model = EditedModel(logits, self._backbone)
+        model = EditedModel(logits, self._backbone, self.texts)
         for task in self._tasks.values():
             task.set_fewshot_seed(_FEWSHOT_SEED)  # its generator goes on from one asking to another
         with _quiet():

@@ -30,6 +30,7 @@ class ReservedFacts:
 
     def __init__(self, backbone: Backbone, questions: int | None) -> None:
         """Ask at most so many `questions`; None: all."""
+        self.texts: dict[str, list[int]] = {}
         facts = [fact for fact in made_up.build_world().facts if fact.is_reserved]
         self._facts = _mixed(facts)[:questions]
         self._evaluator = Evaluator(
@@ -58,6 +59,7 @@ class WorldText:
 
     def __init__(self, backbone: Backbone, questions: int | None) -> None:
         """Read at most so many answers, `questions`; None: all."""
+        self.texts: dict[str, list[int]] = {}
         rows = [row for row in made_up.probe_rows(made_up.build_world()) if row.is_held_out]
         self._rows = _mixed([row for row in rows if row.is_reserved])[:questions]
         tokens = [
