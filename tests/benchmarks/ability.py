@@ -55,8 +55,10 @@ def choices(backbone: Backbone, editor: Editor, wanted: EvaluateSpec) -> None:
         lm_eval.evaluator.evaluate(model, asked, limit=NUM_CHOICES, bootstrap_iters=0)
 
     harness = [_seconds(theirs) for _ in range(2)]
-    print(f"{NUM_CHOICES} questions of BoolQ, CPU-s: HFLM, unedited, {_shown(harness)}; edited by")
-    print(f"  memoe_v1, asked for the first time and once more, {_shown(edited)}")
+    print(
+        f"{NUM_CHOICES} questions of BoolQ, CPU-s: HFLM, unedited, {_shown(harness)}; edited by "
+        f"memoe_v1, asked for the first time and once more, {_shown(edited)}"
+    )
 
 
 def texts(backbone: Backbone, editor: Editor, wanted: EvaluateSpec) -> None:
@@ -69,9 +71,10 @@ def texts(backbone: Backbone, editor: Editor, wanted: EvaluateSpec) -> None:
     task.texts.clear()
     alone = _seconds(lambda: task.ask(logits))
     print(
-        f"{NUM_TEXTS} questions of GSM8K with four examples, CPU-s: unedited {first:.1f}; as guessed,"
+        f"{NUM_TEXTS} questions of GSM8K with four examples, CPU-s: unedited {first:.1f}; as "
+        f"guessed, for the first time {guessed:.1f}, once more {again:.1f}; without a guess "
+        f"{alone:.1f}"
     )
-    print(f"  for the first time {guessed:.1f}, once more {again:.1f}; without a guess {alone:.1f}")
 
 
 def _seconds(do: Callable[[], object]) -> float:
