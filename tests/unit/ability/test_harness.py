@@ -184,3 +184,13 @@ def test_a_trial_tells_what_its_edits_changed(llama: Backbone, folder: str, tmp_
         assert row[f"ability.{name}.final"] == pytest.approx(after)
         assert row[f"ability_change.{name}"] == pytest.approx(after - before)
     loop.close()
+
+
+def test_what_the_unedited_model_wrote_is_kept_with_its_answers(
+    llama: Backbone, folder: str, tmp_path: Path
+) -> None:
+    wanted = EvaluateSpec(("nq_open",), 6, folder)
+    (first,) = abilities(wanted, llama, Artefacts(tmp_path)).tasks
+    (second,) = abilities(wanted, llama, Artefacts(tmp_path)).tasks  # as in another process
+    assert len(first.texts) == 6
+    assert second.texts == first.texts
