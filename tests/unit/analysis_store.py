@@ -41,6 +41,7 @@ class Writer:
 
     def __init__(self, store: Path) -> None:
         self.store = store
+        store.mkdir(parents=True, exist_ok=True)
         database = store / "mlflow.db"
         if not database.exists():
             database.write_bytes(_empty_database())
