@@ -21,6 +21,8 @@ from trainables.trials.packs.edits import EachApart, most_apart
 
 OTHERS = [name for name in METHODS if name not in NAMES]  # these learn side by side by themselves
 NEEDY = [name for name in OTHERS if name in PACKABLE]
+# Of gemma2, in float32 alone, large steps of Adam make much of what is rounded otherwise.
+SMALLER_STEPS = SETTINGS | {"edit_lr": 0.01}
 
 
 @pytest.fixture
@@ -29,7 +31,7 @@ def artefacts(tmp_path: Path, chunker: Chunker) -> Artefacts:
 
 
 def maker(name: str, backbone: Backbone, artefacts: Artefacts) -> Callable[[], EditMethod]:
-    return lambda: make(name, apart(name, backbone), artefacts, **SETTINGS)
+    return lambda: make(name, apart(name, backbone), artefacts, **SMALLER_STEPS)
 
 
 @pytest.mark.parametrize("name", OTHERS)
@@ -46,7 +48,7 @@ def test_each_edit_ends_as_by_itself(name: str, backbone: Backbone, artefacts: A
     if backbone.family.name != "gemma2":  # of which transformers makes NaN at some rows in float64
         backbone.model.double()  # Adam divides by the gradient's size: rounding would grow
     pristine = Pristine(backbone.model, full_every=1)
-    expected = alone(name, backbone, artefacts, **SETTINGS)
+    expected = alone(name, backbone, artefacts, **SMALLER_STEPS)
     each = EachApart(maker(name, backbone, artefacts))
     each.begin_each(edit_batch(backbone.tokenizer, EDITS, end=True))
     check_alike(together(each, backbone), expected)
@@ -60,7 +62,7 @@ def test_edits_go_on_from_a_state_elsewhere(
     name: str, checkpoints: dict[str, Path], artefacts: Artefacts, tmp_path: Path
 ) -> None:
     backbone = load_backbone(checkpoints["llama"])
-    expected = alone(name, backbone, artefacts, **SETTINGS)
+    expected = alone(name, backbone, artefacts, **SMALLER_STEPS)
     each = EachApart(maker(name, backbone, artefacts))
     each.begin_each(edit_batch(backbone.tokenizer, EDITS, end=True))
     each.advance(2)
