@@ -52,7 +52,7 @@ class EachApart:
         Raises:
             EditDiverged: If a loss is not finite.
         """
-        running = [self._optimisation(method) for method in self._methods]
+        running = [_optimisation(method) for method in self._methods]
         lockstep = Lockstep(running, self._passing)
         for _ in range(max_steps):
             if all(each.is_done for each in running):
@@ -93,7 +93,8 @@ class EachApart:
         self.taken = self._methods[0]
         return self._methods[-1]
 
-    def _optimisation(self, method: EditMethod) -> Optimisation:
-        found = optimisation_of(method)
-        assert found is not None, "a method that begins alike for one edit and for another"
-        return found
+
+def _optimisation(method: EditMethod) -> Optimisation:
+    found = optimisation_of(method)
+    assert found is not None, "a method begins alike for one edit and for another"
+    return found
