@@ -12,8 +12,8 @@ SHARED: Mapping[str, str] = {"store": "results", "mlflow": "", "measure": ""}
 SHARED_HELP = """\
 options, as key=value:
   store=FOLDER     the sweep's store (default results); several, as store=FOLDER,FOLDER, are read
-                   as one, of the same arm and seed the newest trial; a folder whose name holds a
-                   comma cannot be named
+                   as one, of the same arm and seed the newest trial that finished; a folder whose
+                   name holds a comma cannot be named
   mlflow=ADDRESS   the MLflow server that the sweep wrote to; default: the store's own database
   measure=MEASURE  token (teacher-forced token accuracy), exact (every token right), generated
                    (free greedy answer) or token_no_blank (token without a target's first token

@@ -15,12 +15,12 @@ from analysis.errors import AnalysisError, StoreError
 from analysis.figures.catalogue import drawing
 from analysis.figures.style import styled
 from analysis.layouts.catalogue import known_layouts
+from analysis.published.claim_checks import Verdict
 from analysis.reading import runs
 from analysis.reading.shipped import question_of
 from analysis.reading.store_names import names_of
 from analysis.render.table import Table
-from analysis.reports.claim_report import Options as ClaimOptions
-from analysis.reports.claim_report import report as claim_report
+from analysis.reports import claim_report
 from analysis.reports.table_report import Options, assemble
 
 _ENDS = ("finished", "stopped", "diverged", "failed")
@@ -121,6 +121,7 @@ class Page:
     Attributes:
         stores: The folders' names.
         claims: Verdicts as Markdown; "" where no run tests a claim.
+        verdicts: By backbone and data set, the published claims of each verdict.
         troubles: At most 200 trials that did not finish; `num_troubles` counts all.
         provenance: Rows of ablation, backbone and data, key and values.
         lacking: Lines about trials that MLflow lacks.
@@ -129,6 +130,7 @@ class Page:
     stores: tuple[str, ...]
     ablations: tuple[Ablation, ...]
     claims: str
+    verdicts: Mapping[str, Mapping[Verdict, tuple[str, ...]]]
     troubles: tuple[Trouble, ...]
     num_troubles: int
     provenance: tuple[tuple[str, str, str, str], ...]
@@ -140,7 +142,7 @@ class Page:
         return self.stores[0] if len(self.stores) == 1 else f"{len(self.stores)} stores"
 
 
-EMPTY = Page(("",), (), "", (), 0, (), ())  # of a store in which nothing has ended
+EMPTY = Page(("",), (), "", {}, (), 0, (), ())  # of a store in which nothing has ended
 
 
 def page_of(stores: Sequence[Path], measure: str | None = None, server: str | None = None) -> Page:
@@ -161,11 +163,13 @@ def page_of(stores: Sequence[Path], measure: str | None = None, server: str | No
         raise StoreError(f"{runs.named(stores, server)}: no trial in it has ended yet")
     tables = _Tables(Options(tuple(stores), measure, server=server))
     places = [store.resolve() for store in stores]
+    claims, verdicts = _claims(tuple(stores), measure, server)
     troubles = [trouble for name, rows in found.items() for trouble in _troubles(name, rows)]
     return Page(
         stores=names_of(stores),
         ablations=tuple(_ablation(name, rows, tables, places) for name, rows in found.items()),
-        claims=_claims(tuple(stores), measure, server),
+        claims=claims,
+        verdicts=verdicts,
         troubles=tuple(troubles[:_MOST_TROUBLES]),
         num_troubles=len(troubles),
         provenance=tuple(line for name, rows in found.items() for line in _provenance(name, rows)),
@@ -220,8 +224,12 @@ def _by_context(rows: pd.DataFrame) -> list[pd.DataFrame]:
 
 
 def _on(row: Mapping[str, str]) -> str:
+    return _on_both(row["backbone"], row["dataset"])
+
+
+def _on_both(backbone: str, dataset: str) -> str:
     """Backbone and data set in a word or two."""
-    return ", ".join(dict.fromkeys((row["backbone"], row["dataset"])))
+    return ", ".join(dict.fromkeys((backbone, dataset)))
 
 
 def _ran(rows: pd.DataFrame) -> Ran:
@@ -270,11 +278,16 @@ def _shown(table: Table) -> Shown:
     return Shown(table, max(0, len(table.rows) - MOST_ROWS), svg)
 
 
-def _claims(stores: tuple[Path, ...], measure: str | None, server: str | None) -> str:
+def _claims(
+    stores: tuple[Path, ...], measure: str | None, server: str | None
+) -> tuple[str, dict[str, dict[Verdict, tuple[str, ...]]]]:
+    """The verdicts, as text and counted; nothing where no ablation in the stores tests a claim."""
     try:
-        return claim_report((), ClaimOptions(stores, measure, server), "markdown")
+        judged = claim_report.judge((), claim_report.Options(stores, measure, server))
     except AnalysisError:
-        return ""  # no ablation in the stores tests a claim
+        return "", {}
+    text = claim_report.report_of(judged, "markdown")
+    return text, {_on_both(*context): each for context, each in judged.verdicts().items()}
 
 
 def _troubles(name: str, rows: pd.DataFrame) -> list[Trouble]:

