@@ -102,32 +102,34 @@ def interval_of_change(by_trial: Sequence[pd.DataFrame]) -> Interval | None:
     Returns:
         None without a trial, or with fewer than two questions.
     """
-    asked = [part for frame in by_trial for _, part in frame.groupby("batch")]
-    if not asked or len(asked[0]) < 2:
+    by_length: dict[int, list[pd.DataFrame]] = {}
+    for frame in by_trial:
+        for _, part in frame.sort_values("record_id").groupby("batch"):
+            by_length.setdefault(len(part), []).append(part)
+    if not by_length or min(by_length) < 2:
         return None
-    changes = []
-    for part in asked:
-        part = part.sort_values("record_id")
-        times_drawn = _times_drawn(len(part))
-        after, before = (
-            _drawn_score(part, times_drawn, suffix=suffix) for suffix in ("", "_before")
-        )
-        changes.append(after - before)
+    changes = np.hstack([_drawn_changes(parts) for parts in by_length.values()])
     tails = [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]
-    return _pair(np.nanquantile(np.mean(changes, axis=0), tails))
+    return _pair(np.nanquantile(changes.mean(1), tails))
 
 
-def _drawn_score(
-    part: pd.DataFrame, times_drawn: np.ndarray[Any, Any], *, suffix: str
-) -> np.ndarray[Any, Any]:
-    """A task's score in each resample of its questions, (resamples,); NaN where none counts."""
-    value, weight = (part[f"{name}{suffix}"].to_numpy(float) for name in ("value", "weight"))
-    total = times_drawn @ weight
+def _drawn_changes(parts: Sequence[pd.DataFrame]) -> np.ndarray[Any, Any]:
+    """How a task's score changed in each resample of its questions, (resamples, parts).
+
+    NaN where no question of a resample counts.
+    """
+    columns = [(part, suffix) for suffix in ("", "_before") for part in parts]
+    weight = np.stack([part[f"weight{suffix}"].to_numpy(float) for part, suffix in columns], 1)
+    value = np.stack([part[f"value{suffix}"].to_numpy(float) for part, suffix in columns], 1)
+    # In one product: what it reads of the resamples is megabytes.
+    drawn = _times_drawn(len(weight)) @ np.hstack([value * weight, weight])
+    total, counted = np.hsplit(drawn, 2)
     mean: np.ndarray[Any, Any] = np.divide(
-        times_drawn @ (value * weight), total, out=np.full(len(total), np.nan), where=total > 0
+        total, counted, out=np.full_like(total, np.nan), where=counted > 0
     )
-    is_loss = bool(part["is_perplexity"].iloc[0])
-    return np.asarray(np.exp(mean)) if is_loss else mean
+    is_loss = bool(parts[0]["is_perplexity"].iloc[0])
+    after, before = np.hsplit(np.exp(mean) if is_loss else mean, 2)
+    return np.asarray(after - before)
 
 
 @lru_cache(maxsize=4)  # megabytes each; the same for all scores and arms of one protocol
