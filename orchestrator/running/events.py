@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,6 +22,9 @@ class Listener(Protocol):
 
     def on_stage(self, stage: str) -> None:
         """What goes on while no trial runs."""
+
+    def on_step(self, *, has_moved: bool) -> None:
+        """Tune looked around once more; `has_moved`: a trial began, reported or ended."""
 
     def on_result(self, key: str, row: Row) -> None:
         """One row of a trial: a rung, or its end."""
@@ -68,6 +72,7 @@ class Events(tune.Callback):
         self._left_out = frozenset(nodes.unfit)  # from the beginning of this Tuner on
         self._trials: Sequence[Any] = ()  # all that Tune knows
         self.num_moves = 0  # of trials: another number whenever one began, reported or ended
+        self._moves_before = 0  # this step
         self.heard: set[str] = set()  # trials of which the listener knows what became of them
 
     def __getstate__(self) -> dict[str, Any]:
@@ -82,6 +87,16 @@ class Events(tune.Callback):
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Tune looks around."""
         self._trials = trials
+        self._moves_before = self.num_moves
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Tune has looked around."""
+        has_moved = self.num_moves != self._moves_before
+        self._tell(partial(self._listener.on_step, has_moved=has_moved))
+
+    def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
+        """Nothing more will come of this Tuner."""
+        self._tell(partial(self._listener.on_step, has_moved=False))
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial began."""

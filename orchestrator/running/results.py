@@ -1,6 +1,8 @@
 """Passes each result on: to the ledger first, then to MLflow, then to the board.
 
 The ledger is the truth. A row that it cannot take ends the sweep; the others can be told again.
+Rows that come close together are committed together, and nothing is told of them before: to wait
+for the disk takes milliseconds, in which hundreds of GPUs would wait for the driver.
 """
 
 from __future__ import annotations
@@ -27,12 +29,17 @@ from orchestrator.store.rows import (
 from orchestrator.store.settled import Settled
 from orchestrator.terminal.board import announce
 
+COMMIT_SECONDS = 0.05  # that a row waits at most for others
+
 
 class Segment(Protocol):
     """The ledger, as far as a driver writes it; see `ledger.Ledger`."""
 
     def append(self, row: EndRow | CheckpointRow) -> None:
-        """Add one row and wait until the disk has it."""
+        """Add one row."""
+
+    def commit(self) -> None:
+        """Wait until the disk has every row that was added."""
 
     def close(self) -> None:
         """Nothing is written any more."""
@@ -92,6 +99,7 @@ class Results:
         source_hash: str,
         copies: Copies | None = None,
         say: Callable[[Iterable[str]], None] = announce,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Nothing has happened yet.
 
@@ -104,6 +112,7 @@ class Results:
             source_hash: Hash of the trainables' source; results of other source are counted.
             copies: Copied from the ledger when it is closed.
             say: Shows lines to the user.
+            clock: Seconds, by which rows wait for others.
         """
         self._config = config
         self._settled = settled
@@ -113,6 +122,9 @@ class Results:
         self._source_hash = source_hash
         self._copies = copies
         self._say = say
+        self._clock = clock
+        self._since: float | None = None  # when the first row was added that is not committed
+        self._untold: list[tuple[EndRow, LabelledRow]] = []  # ends among them
         self._told: set[str] = set()  # what is said once, however often it happens
         self._checkpoints: dict[str, list[Row]] = {}  # of trials that run
         self._times_lost: Counter[str] = Counter()
@@ -141,7 +153,13 @@ class Results:
         return taken
 
     def close(self, say: Callable[[str | Callable[[], str]], None]) -> None:
-        """Wait for MLflow, close the ledger and copy it; `say` is told of each step."""
+        """Wait for MLflow, close the ledger and copy it; `say` is told of each step.
+
+        Raises:
+            LedgerError: If the disk does not take what was written last.
+        """
+        if self._since is not None:
+            self._commit()
         say(lambda: f"writing results into MLflow, {self._tracker.num_unsent} left")
         self._tracker.close()
         self.outcome.experiment_id = self._tracker.experiment_id
@@ -156,6 +174,17 @@ class Results:
         """What goes on while no trial runs."""
         if self.board is not None:
             self.board.stage(stage)
+
+    def on_step(self, *, has_moved: bool) -> None:
+        """Ray was asked for news once more; `has_moved`: there was some, and more may wait.
+
+        Raises:
+            LedgerError: If the disk does not take what was written last.
+        """
+        if self._since is None:
+            return
+        if not has_moved or self._clock() - self._since >= COMMIT_SECONDS:
+            self._commit()
 
     def on_result(self, key: str, row: Row) -> None:
         """One row of a trial: a rung, or its end."""
@@ -178,7 +207,7 @@ class Results:
             self._end(key, row)
             return
         self._checkpoints.setdefault(key, []).append(row)
-        self._ledger.append(CheckpointRow(key, row, time.time()))
+        self._append(CheckpointRow(key, row, time.time()))
         if "compared" in row:
             rung = {name: row[name] for name in ("progress", "compared")}
             self.rungs.append({"trial_key": key, **rung})
@@ -224,7 +253,7 @@ class Results:
             self._told.add(line)
 
     def _end(self, key: str, row: Row, stop_reason: str | None = None) -> None:
-        """Write a trial's end row, unless it has one; the trial is settled then."""
+        """Write a trial's end row, unless it has one; it is told of when it is committed."""
         if self._settled.ended_here(key):
             return
         cell = self.cells[key]
@@ -235,14 +264,24 @@ class Results:
             checkpoints=self._checkpoints.pop(key, []),
             provenance=self._provenance(),
         )
-        self._ledger.append(end)
+        self._append(end)
         self._settled.add(key)
         self.scores.note(end)
-        status = end.status
-        self.outcome.counts[status] = self.outcome.counts.get(status, 0) + 1
-        tracked = labelled(end, cell.spec, self._config)
-        if status in ("failed", "diverged"):
-            self.outcome.failures.append(end)
-        self._tracker.log(tracked)
-        if self.board is not None:
-            self.board.ended(tracked)
+        self._untold.append((end, labelled(end, cell.spec, self._config)))
+
+    def _append(self, row: EndRow | CheckpointRow) -> None:
+        self._ledger.append(row)
+        if self._since is None:
+            self._since = self._clock()
+
+    def _commit(self) -> None:
+        """Waits for the disk, then tells of the ends that it has; if it fails, nobody is told."""
+        told, self._untold, self._since = self._untold, [], None
+        self._ledger.commit()
+        for end, row in told:
+            self.outcome.counts[end.status] = self.outcome.counts.get(end.status, 0) + 1
+            if end.status in ("failed", "diverged"):
+                self.outcome.failures.append(end)
+            self._tracker.log(row)
+            if self.board is not None:
+                self.board.ended(row)

@@ -1,7 +1,8 @@
 """The sweep's own memory: one append-only file of JSON lines per driver, merged on reading.
 
-Every row is flushed and synced before the driver goes on, so that a crash takes at most the line
-that was being written. Nothing is ever rewritten; a later row of the same trial wins.
+Every row is handed to the system before the driver goes on, so that a driver's crash takes at most
+the line that was being written; a machine's takes no row that was committed, and nothing is told of
+a row before. Nothing is ever rewritten; a later row of the same trial wins.
 """
 
 from __future__ import annotations
@@ -66,7 +67,12 @@ class History:
 
 
 class Ledger:
-    """The segment of one driver; open with `Ledger.open`, or in a `with` statement."""
+    """The segment of one driver; open with `Ledger.open`, or in a `with` statement.
+
+    Attributes:
+        path: Its file.
+        is_committed: Whether the disk surely has every row that was added.
+    """
 
     def __init__(self, path: Path, file: BinaryIO, after: float = 0.0) -> None:
         """Write to `file`; unbuffered, so that no close ever has to write what is left."""
@@ -74,6 +80,7 @@ class Ledger:
         self._file = file
         self._last_time = after
         self._is_torn = False  # the last line was cut off: the next row must not be glued to it
+        self.is_committed = True
 
     @classmethod
     def open(cls, store: Path | str, after: float = 0.0) -> Ledger:
@@ -98,7 +105,7 @@ class Ledger:
             raise LedgerError(f"store={store}: cannot write {path}: {error.strerror}") from error
 
     def append(self, row: LedgerRow) -> None:
-        """Adds one row and waits until the disk has it; NaN and infinities become null.
+        """Adds one row, which the disk surely has after `commit`; NaN and infinities become null.
 
         A row without a time of its own bears the present one.
 
@@ -114,14 +121,27 @@ class Ledger:
         line = json.dumps(_finite(stamped), allow_nan=False, separators=(",", ":"))
         before = "\n" if self._is_torn else ""
         data = memoryview(f"{before}{line}\n".encode())
-        self._is_torn = True
+        self._is_torn, self.is_committed = True, False
         try:
             while data:  # a full disk takes a part first
                 data = data[self._file.write(data) :]
-            os.fsync(self._file.fileno())
         except OSError as error:
             raise LedgerError(f"cannot append to {self.path}: {error.strerror}") from error
         self._is_torn = False
+
+    def commit(self) -> None:
+        """Waits until the disk has every row that was added.
+
+        Raises:
+            LedgerError: If the disk does not take them.
+        """
+        if self.is_committed:
+            return
+        try:
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise LedgerError(f"cannot append to {self.path}: {error.strerror}") from error
+        self.is_committed = True
 
     def close(self) -> None:
         """Closes the segment; an empty one is removed."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -77,6 +78,7 @@ class FakeTuning:
         self.schedulers.append(scheduler)
         self.past.append(list(past))
         silent = [each.key for each in cells if not self._heard(each.key)]
+        self._listener.on_step(has_moved=False)
         for key in silent:  # at the end of a Tuner, as `Tuning` does
             self._listener.on_lost(key, "Ray lost it without a word")
 
@@ -93,6 +95,7 @@ class FakeTuning:
             self.answers.append(answer)
             if isinstance(answer, dict) and not self._heard(answer["trial_key"]):
                 self._listener.on_lost(answer["trial_key"], "Ray lost it without a word")
+        self._listener.on_step(has_moved=False)
 
     def close(self) -> None:
         self.is_closed = True
@@ -115,6 +118,7 @@ class FakeTuning:
             self._listener.on_error(key, "the worker process died")
         else:
             self._listener.on_result(key, row(fate.end, fate.num_rungs + 1, fate.score))
+        self._listener.on_step(has_moved=True)
         self._say_afterwards(key, fate.afterwards)
         return True
 
@@ -145,9 +149,10 @@ def row(status: str, rung: int, score: float) -> Row:
 
 @dataclass
 class Witness:
-    """MLflow and the board: looks, whenever it is told of an end, whether the ledger has it."""
+    """MLflow and the board: looks, whenever it is told of an end, whether the disk has it."""
 
     store: Path
+    ledger: Ledger
     failures: list[str] = field(default_factory=list)
     experiment_id: str = "7"
     num_unsent: int = 0
@@ -159,6 +164,8 @@ class Witness:
 
     def log(self, row: LabelledRow) -> None:
         assert Ledger.read(self.store).ends[row.end.fingerprint].row_id == row.end.row_id
+        is_own = row.end.row_id in self.ledger.path.read_text()
+        assert self.ledger.is_committed or not is_own
         self.logged.append(row.end.row_id)
 
     def close(self) -> None:
@@ -190,13 +197,14 @@ class Driver:
         source_hash: str = "source",
         ledger: Ledger | None = None,
         at_a_time: int = MOST_TRIALS,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         history = Ledger.read(store)
         self.ledger = ledger or Ledger.open(store, history.last_time)
         self.leases = Leases(self.ledger.path)
         metric = grid().config.scheduler.metric
         settled = Settled(history, Others(store, self.ledger.path), options or Options(), metric)
-        self.witness = Witness(store)
+        self.witness = Witness(store, self.ledger)
         self.said: list[str] = []
         self.results = Results(
             grid().config,
@@ -206,6 +214,7 @@ class Driver:
             provenance=lambda: {"source_hash": source_hash, "commit": "c"},
             source_hash=source_hash,
             say=self.said.extend,
+            clock=clock,
         )
         self.tuning = FakeTuning(self.results, fates or {}, between)
         self.num_starts = 0

@@ -27,8 +27,8 @@ class Heard:
         if not name.startswith("on_"):
             raise AttributeError(name)
 
-        def tell(*what: Any) -> None:
-            self.told.append((name, *what))
+        def tell(*what: Any, **named: Any) -> None:
+            self.told.append((name, *what, *named.values()))
             if self._error is not None:
                 raise self._error
 
@@ -137,6 +137,25 @@ def test_error_of_the_listener_is_not_lost_in_tune_but_ends_the_sweep() -> None:
     made, interruption, _ = events(Heard(LedgerError("cannot append")))
     assert not Stop(interruption).stop_all()
     report(made, "a", status="finished")  # does not raise: Tune would bury it in its own
+    assert str(failure(interruption)) == "cannot append"
+
+
+def test_steps_are_told_with_whether_anything_moved_in_them() -> None:
+    heard = Heard()
+    made, *_ = events(heard)
+    made.on_step_begin(1, [])
+    made.on_step_end(1, [])
+    made.on_step_begin(2, [])
+    made.on_trial_start(2, [], trial("a"))
+    made.on_step_end(2, [])
+    made.on_experiment_end([])
+    assert heard.told == [("on_step", False), ("on_step", True), ("on_step", False)]
+
+
+def test_disk_that_fails_at_a_step_ends_the_sweep() -> None:
+    made, interruption, _ = events(Heard(LedgerError("cannot append")))
+    made.on_step_begin(1, [])
+    made.on_step_end(1, [])
     assert str(failure(interruption)) == "cannot append"
 
 
