@@ -9,6 +9,9 @@ r"""The command `make bench`: what a trial costs, as ratios and slopes within on
 Only when asked for, since they take half an hour and some minutes:
 
 `scale`    10,000 trials of no_edit: time per trial, memory of the driver, replay, table
+`drivers`  the same by two drivers on one store
+`search`   2,000 draws by one worker and by two: time per trial, memory of the driver
+`replay`   100,000 ends in one ledger: seconds and memory
 `workers`  trials per minute of two workers against one
 `reports`  a table, all claims and the page of 10,000 runs: seconds and memory
 `growth`   an edit of GRACE at the end of 1,000, beside one at the beginning, on facts
@@ -25,7 +28,7 @@ Only when asked for as well, since they take some minutes:
 `checkpoints`  how long training stands still while a state of 1 GiB is saved
 
     python tests/benchmarks/bench.py \
-        [only=trial|steps|edits|added|gpu|scale|workers|reports|growth|batch|packs|singles|stopping|forecast|memory|shared|checkpoints]
+        [only=trial|steps|edits|added|gpu|scale|drivers|search|replay|workers|reports|growth|batch|packs|singles|stopping|forecast|memory|shared|checkpoints]
 
 Beside a checkout of EasyEdit, in one run, on a real model: tests/benchmarks/peer.py.
 
@@ -61,7 +64,14 @@ from tests.benchmarks.naive import NaiveTrial
 from tests.benchmarks.packs import packs, singles
 from tests.benchmarks.per_method import line_of, method_cost
 from tests.benchmarks.reports import reports
-from tests.benchmarks.scaling import many_trials, two_workers, verdict
+from tests.benchmarks.scaling import (
+    long_ledger,
+    long_search,
+    many_trials,
+    two_drivers,
+    two_workers,
+    verdict,
+)
 from tests.benchmarks.shared import shared
 from tests.benchmarks.stopping import stopping
 from trainables.cache import default_cache
@@ -258,6 +268,9 @@ PARTS: dict[str, Callable[[], None]] = {
 }
 LONG_PARTS: dict[str, Callable[[], None]] = {
     "scale": many_trials,
+    "drivers": two_drivers,
+    "search": long_search,
+    "replay": long_ledger,
     "workers": two_workers,
     "growth": growth,
     "batch": batch,

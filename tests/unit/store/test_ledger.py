@@ -80,6 +80,35 @@ def test_read_when_a_line_in_the_middle_is_broken_then_it_is_reported(tmp_path: 
     assert history.damaged == tuple(f"{ledger.path.name}:{line}" for line in (2, 3, 5))
 
 
+@pytest.mark.parametrize("broken", ["nonsense", '{"event":"end","metrics":{"a":1', "[1,2]", "1,2"])
+def test_read_when_lines_among_thousands_are_broken_then_each_is_named_and_the_rest_is_read(
+    tmp_path: Path, broken: str
+) -> None:
+    with Ledger.open(tmp_path) as ledger:
+        for number in range(2100):
+            ledger.append(end(f"{number}", metrics={"loss": number}))
+    lines = ledger.path.read_text().splitlines()
+    lines[700] = lines[1999] = broken
+    lines[1200] = ""  # says nothing, and is no damage
+    ledger.path.write_text("\n".join([*lines, "torn"]))
+    history = Ledger.read(tmp_path)
+    assert history.damaged == tuple(f"{ledger.path.name}:{number}" for number in (701, 2000))
+    there = [number for number in range(2100) if number not in (700, 1200, 1999)]
+    assert [row.metrics["loss"] for row in history.ends.values()] == there
+
+
+def test_read_then_what_rows_have_in_common_is_kept_once(tmp_path: Path) -> None:
+    told = {"provenance": {"commit": "c"}, "resolved": {"backbone_fingerprint": "f"}}
+    with Ledger.open(tmp_path) as ledger:
+        for name, seconds in (("a", 1.0), ("b", 2.0)):
+            ledger.append(end(name, **told, seconds=seconds))
+        ledger.append(end("c", **told | {"provenance": {"commit": "d"}}))
+    ends = Ledger.read(tmp_path).ends
+    assert ends["a"].provenance is ends["b"].provenance
+    assert ends["a"].resolved is ends["c"].resolved
+    assert (ends["c"].provenance, ends["b"].seconds) == ({"commit": "d"}, 2.0)
+
+
 def test_append_when_a_number_is_not_finite_then_it_is_null(tmp_path: Path) -> None:
     with Ledger.open(tmp_path) as ledger:
         ledger.append(end("a", metrics={"loss": float("nan"), "curve": [1.0, float("inf")]}))
