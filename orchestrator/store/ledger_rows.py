@@ -130,7 +130,7 @@ class Shared:
         """None is known."""
         self._kept: dict[bytes, Mapping[str, Any]] = {}
 
-    def one(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
+    def one(self, values: dict[str, Any]) -> Mapping[str, Any]:
         """The first mapping that was like this one; nobody changes it."""
         return self._kept.setdefault(marshal.dumps(values, _PLAIN), values)
 
