@@ -1,7 +1,7 @@
 r"""What an edit costs here and with EasyEdit: the same records, model, layers, rates and steps.
 
     python tests/benchmarks/peer.py easyedit=FOLDER [backbone=NAME|FOLDER] [only=CASE,...]
-        [edits=10] [records=FILE]
+        [edits=10] [records=FILE] [profile=yes]
 
 `easyedit` is a checkout of EasyEdit, of which nothing is changed or kept. `backbone` is a file of
 search_spaces/backbone or a checkpoint's folder of the LLaMA kind, smollm2_135m unless told;
@@ -29,6 +29,9 @@ each answered stands below.
 EasyEdit's modules may ask for packages that are not installed here (MEMIT's and ROME's for
 `datasets`, LoRA's for `peft`): such a case is left out in one line; a folder on PYTHONPATH that
 holds them will do. So is a case whose method is not in search_spaces/method.
+
+With `profile=yes` this side runs once more, and a line says what part of its CPU seconds torch's
+matrix products take, which no other order of the same work makes less.
 
 Nothing here passes or fails a test. CPU seconds move by a tenth to a third between equal runs.
 """
@@ -106,6 +109,7 @@ class Options:
     only: tuple[str, ...]
     edits: int
     records: str | None
+    is_profiled: bool = False
 
 
 def options(words: Sequence[str]) -> Options:
@@ -114,7 +118,7 @@ def options(words: Sequence[str]) -> Options:
     Raises:
         PeerError: If one is unknown, missing or cannot be.
     """
-    allowed = ("easyedit", "backbone", "only", "edits", "records")
+    allowed = ("easyedit", "backbone", "only", "edits", "records", "profile")
     typed: dict[str, str] = {}
     for word in words:
         key, _, value = word.partition("=")
@@ -140,7 +144,9 @@ def options(words: Sequence[str]) -> Options:
         if not Path(records).is_file():
             raise PeerError(f"records={records}: there is no such file")
         records = str(Path(records).resolve())
-    return Options(checkout, backbone, only, int(edits), records)
+    if typed.get("profile", "yes") != "yes":
+        raise PeerError(f"profile={typed['profile']} is not known; allowed: profile=yes")
+    return Options(checkout, backbone, only, int(edits), records, "profile" in typed)
 
 
 def compare(wanted: Options) -> None:
@@ -213,6 +219,13 @@ def _measured(case: str, wanted: Options, inputs: Inputs, folder: Path) -> str:
     ours, theirs = (found[side][0].answers for side in ("ours", "theirs"))
     texts = json.loads(tokens_file(folder).read_text("utf-8"))
     lines = [line_of(case, inputs, found["ours"], found["theirs"])]
+    if wanted.is_profiled:
+        _run(_SIDES["ours"], case, str(folder), "profiled")
+        shares = Result.read(folder).shares
+        lines.append(
+            f"    profiled: of this side's CPU {shares['products']:.0%} in matrix products, "
+            f"{shares['others']:.0%} in other operations of torch"
+        )
     return "\n".join([*lines, *difference_lines(inputs, ours, theirs, texts)])
 
 

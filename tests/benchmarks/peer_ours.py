@@ -1,6 +1,6 @@
 """This project's side of peer.py: edits the records with one method, in a process of its own.
 
-    python -m tests.benchmarks.peer_ours CASE FOLDER
+    python -m tests.benchmarks.peer_ours CASE FOLDER [profiled]
 
 What is timed is the editing, tokenisation included; the model is loaded and the method prepared.
 """
@@ -10,7 +10,9 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -33,46 +35,78 @@ from trainables.methods import build_config, get_method, method_settings
 from trainables.prompts import Row, collate, edit_batch, pad_id
 from trainables.seeding import trial_generators
 
+PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm")
 
-def edited(case: str, inputs: Inputs, folder: Path) -> Result:
+
+class Editing:
+    """Counts the CPU seconds of editing and, if asked, those of torch's operations in them."""
+
+    def __init__(self, *, is_profiled: bool) -> None:
+        """Nothing is edited."""
+        self.seconds = 0.0
+        self._is_profiled = is_profiled
+        self._of_operations: Counter[str] = Counter()  # microseconds
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """What is done inside is editing."""
+        kinds = [torch.profiler.ProfilerActivity.CPU]
+        profile = torch.profiler.profile(activities=kinds) if self._is_profiled else None
+        with profile or nullcontext():
+            begin = time.process_time()
+            yield
+            self.seconds += time.process_time() - begin
+        for each in profile.key_averages() if profile else ():
+            self._of_operations[each.key] += each.self_cpu_time_total
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Of the seconds, what matrix products and torch's other operations took; {} unasked."""
+        if not self._is_profiled:
+            return {}
+        products = sum(self._of_operations[name] for name in PRODUCTS) / 1e6
+        others = self._of_operations.total() / 1e6 - products
+        return {"products": products / self.seconds, "others": others / self.seconds}
+
+
+def edited(case: str, inputs: Inputs, folder: Path, *, is_profiled: bool = False) -> Result:
     """Edit the records as `case` says, and what is answered then."""
+    editing = Editing(is_profiled=is_profiled)
     backbone = load_backbone(inputs.model, device="cpu")
     method = _method(case, inputs, backbone, folder)
     with torch.no_grad():
         backbone.model(torch.tensor([inputs.probes[0].ids]))  # so that no edit pays for a start
     if is_each_alone(case):
-        return _each_alone(method, backbone, inputs.records)
+        answers = _each_alone(method, backbone, inputs.records, editing)
+        return Result.of(editing.seconds, answers, editing.shares)
     size = len(inputs.records) if case not in ONE_BY_ONE else 1
-    seconds = 0.0
     for start in range(0, len(inputs.records), size):
-        records = inputs.records[start : start + size]
-        begin = time.process_time()
-        _edit(method, backbone, records)
-        seconds += time.process_time() - begin
-    return Result.of(seconds, _answers(method, backbone, inputs.probes))
+        with editing.counted():
+            _edit(method, backbone, inputs.records[start : start + size])
+    answers = _answers(method, backbone, inputs.probes)
+    return Result.of(editing.seconds, answers, editing.shares)
 
 
-def _each_alone(method: SideBySide, backbone: Backbone, records: Sequence[Record]) -> Result:
+def _each_alone(
+    method: SideBySide, backbone: Backbone, records: Sequence[Record], editing: Editing
+) -> list[list[int]]:
     """Edits that know nothing of each other, learned side by side as a trial does."""
     assert isinstance(method, EditMethod)
-    size, seconds, answers = method.most_side_by_side, 0.0, list[list[int]]()
+    size, answers = method.most_side_by_side, list[list[int]]()
     for start in range(0, len(records), size):
         group = records[start : start + size]
-        begin = time.process_time()
-        method.begin_each(_batch(backbone, group))
-        while not method.advance(method.num_steps):
-            pass
-        method.finish_each()
-        seconds += time.process_time() - begin
+        with editing.counted():
+            method.begin_each(_batch(backbone, group))
+            while not method.advance(method.num_steps):
+                pass
+            method.finish_each()
         for number, record in enumerate(group):
-            begin = time.process_time()
-            method.take(number)
-            seconds += time.process_time() - begin
+            with editing.counted():
+                method.take(number)
             answers += _answers(method, backbone, record.probes)
-        begin = time.process_time()
-        method.remove()
-        seconds += time.process_time() - begin
-    return Result.of(seconds, answers)
+        with editing.counted():
+            method.remove()
+    return answers
 
 
 def _method(case: str, inputs: Inputs, backbone: Backbone, folder: Path) -> Any:
@@ -111,5 +145,5 @@ def _answers(method: Any, backbone: Backbone, probes: Sequence[Probe]) -> list[l
 if __name__ == "__main__":
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     torch.set_num_threads(1)
-    case_, folder_ = sys.argv[1], Path(sys.argv[2])
-    edited(case_, Inputs.read(folder_), folder_).write(folder_)
+    case_, folder_, *more = sys.argv[1], Path(sys.argv[2]), *sys.argv[3:]
+    edited(case_, Inputs.read(folder_), folder_, is_profiled="profiled" in more).write(folder_)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import resource
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from tests.benchmarks.peer_inputs import Inputs, Probe
@@ -17,17 +17,27 @@ _SCORES = ("reliability", "generality", "locality")
 
 @dataclass(frozen=True)
 class Result:
-    """CPU seconds of all edits, peak of the process, and the tokens answered to each probe."""
+    """What a run came to.
+
+    Attributes:
+        seconds: CPU seconds of all edits.
+        peak_gib: Of the process.
+        answers: The tokens answered to each probe.
+        shares: Of a profiled run, what went into torch's operations, of the seconds.
+    """
 
     seconds: float
     peak_gib: float
     answers: list[list[int]]
+    shares: dict[str, float] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, seconds: float, answers: list[list[int]]) -> Result:
+    def of(
+        cls, seconds: float, answers: list[list[int]], shares: dict[str, float] | None = None
+    ) -> Result:
         """With the peak of this process until now."""
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # on Linux in KiB
-        return cls(seconds, peak, answers)
+        return cls(seconds, peak, answers, shares or {})
 
     @classmethod
     def read(cls, folder: Path) -> Result:
