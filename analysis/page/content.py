@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -17,7 +17,7 @@ from analysis.figures.style import styled
 from analysis.layouts.catalogue import known_layouts
 from analysis.published.claim_checks import Verdict
 from analysis.reading import runs
-from analysis.reading.shipped import question_of
+from analysis.reading.shipped import Deviation, deviations_of, question_of
 from analysis.reading.store_names import names_of
 from analysis.render.table import Table
 from analysis.reports import claim_report
@@ -122,6 +122,7 @@ class Page:
         stores: The folders' names.
         claims: Verdicts as Markdown; "" where no run tests a claim.
         verdicts: By backbone and data set, the published claims of each verdict.
+        deviations: From what the papers state, of the methods that ran for their tables.
         troubles: At most 200 trials that did not finish; `num_troubles` counts all.
         provenance: Rows of ablation, backbone and data, key and values.
         lacking: Lines about trials that MLflow lacks.
@@ -131,6 +132,7 @@ class Page:
     ablations: tuple[Ablation, ...]
     claims: str
     verdicts: Mapping[str, Mapping[Verdict, tuple[str, ...]]]
+    deviations: tuple[Deviation, ...]
     troubles: tuple[Trouble, ...]
     num_troubles: int
     provenance: tuple[tuple[str, str, str, str], ...]
@@ -142,7 +144,7 @@ class Page:
         return self.stores[0] if len(self.stores) == 1 else f"{len(self.stores)} stores"
 
 
-EMPTY = Page(("",), (), "", {}, (), 0, (), ())  # of a store in which nothing has ended
+EMPTY = Page(("",), (), "", {}, (), (), 0, (), ())  # of a store in which nothing has ended
 
 
 def page_of(stores: Sequence[Path], measure: str | None = None, server: str | None = None) -> Page:
@@ -170,6 +172,7 @@ def page_of(stores: Sequence[Path], measure: str | None = None, server: str | No
         ablations=tuple(_ablation(name, rows, tables, places) for name, rows in found.items()),
         claims=claims,
         verdicts=verdicts,
+        deviations=deviations_of(_methods_by_paper(found.values())),
         troubles=tuple(troubles[:_MOST_TROUBLES]),
         num_troubles=len(troubles),
         provenance=tuple(line for name, rows in found.items() for line in _provenance(name, rows)),
@@ -288,6 +291,17 @@ def _claims(
         return "", {}
     text = claim_report.report_of(judged, "markdown")
     return text, {_on_both(*context): each for context, each in judged.verdicts().items()}
+
+
+def _methods_by_paper(found: Iterable[pd.DataFrame]) -> dict[str, set[str]]:
+    """The methods that ran for tables of each paper."""
+    ran: dict[str, set[str]] = {}
+    for rows in found:
+        for tag, method in set(zip(rows["paper"], rows["method"], strict=True)):
+            for table in runs.papers_of(tag):
+                paper = table.partition("_table")[0].partition("_figure")[0]
+                ran.setdefault(paper, set()).add(method)
+    return ran
 
 
 def _troubles(name: str, rows: pd.DataFrame) -> list[Trouble]:

@@ -28,6 +28,9 @@ class Simulation:
     Attributes:
         makespan_seconds: Time from the first start until the last result is taken.
         idle_share: Share of the GPUs' time until then in which they are idle, in [0, 1].
+        idle_instant_driver: The same if the driver needed no time.
+        idle_instant_start: The same if, besides, trials ran as soon as they are placed: what is
+            idle then is so because trials are few, or of unlike lengths.
         driver_share: Share of the driver's time until then spent on results, in [0, 1].
         most_waiting: The longest queue of results that one had to wait for at the driver.
     """
@@ -35,6 +38,8 @@ class Simulation:
     num_gpus: int
     makespan_seconds: float
     idle_share: float
+    idle_instant_driver: float
+    idle_instant_start: float
     driver_share: float
     most_waiting: int
 
@@ -56,6 +61,28 @@ def simulate(
     for job in jobs:
         if not 0 < job.gpus <= num_gpus:
             raise ValueError(f"a trial needs {job.gpus:g} GPUs; the cluster has {num_gpus}")
+    work = sum(job.seconds * job.gpus for job in jobs)
+    driver = _scheduled(jobs, num_gpus, driver_seconds, start_seconds)
+    makespan = driver.is_free_at
+
+    def idle(until: float) -> float:
+        return 1 - work / (num_gpus * until) if until else 0.0
+
+    return Simulation(
+        num_gpus=num_gpus,
+        makespan_seconds=makespan,
+        idle_share=idle(makespan),
+        idle_instant_driver=idle(_scheduled(jobs, num_gpus, 0.0, start_seconds).is_free_at),
+        idle_instant_start=idle(_scheduled(jobs, num_gpus, 0.0, 0.0).is_free_at),
+        driver_share=len(jobs) * driver_seconds / makespan if makespan else 0.0,
+        most_waiting=driver.most_waiting,
+    )
+
+
+def _scheduled(
+    jobs: Sequence[Job], num_gpus: int, driver_seconds: float, start_seconds: float
+) -> _Driver:
+    """The driver when all jobs are done; arguments as of `simulate`."""
     free = cold = float(num_gpus)  # cold: no actor runs there yet
     running: list[tuple[float, int, Job]] = []  # (end, number, job), a heap
     driver = _Driver(driver_seconds)
@@ -70,15 +97,7 @@ def simulate(
         heapq.heappush(running, (now + delay + job.seconds, number, job))
     while running:
         driver.take(heapq.heappop(running)[0])
-    work = sum(job.seconds * job.gpus for job in jobs)
-    makespan = driver.is_free_at
-    return Simulation(
-        num_gpus=num_gpus,
-        makespan_seconds=makespan,
-        idle_share=1 - work / (num_gpus * makespan) if makespan else 0.0,
-        driver_share=len(jobs) * driver_seconds / makespan if makespan else 0.0,
-        most_waiting=driver.most_waiting,
-    )
+    return driver
 
 
 class _Driver:

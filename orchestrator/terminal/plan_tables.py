@@ -55,13 +55,16 @@ def _outlook(plan: Plan, forecast: Forecast) -> str:
 def _schedules(simulations: Sequence[Simulation]) -> Table:
     """One row per number of GPUs: time of the whole plan if the scheduler stops no trial."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("GPUs", "makespan", "idle", "driver busy", "most results waiting"):
+    idle = ("idle", "with an instant driver", "and instant starts")
+    for heading in ("GPUs", "makespan", *idle, "driver busy", "most results waiting"):
         table.add_column(heading, justify="right")
     for made in simulations:
         table.add_row(
             str(made.num_gpus),
             brief(made.makespan_seconds),
             f"{made.idle_share:.0%}",
+            f"{made.idle_instant_driver:.0%}",
+            f"{made.idle_instant_start:.0%}",
             f"{made.driver_share:.0%}",
             str(made.most_waiting),
         )

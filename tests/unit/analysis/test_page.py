@@ -14,16 +14,19 @@ from xml.dom.minidom import Element
 
 import html5lib
 import pytest
+import yaml
 
 from analysis import report
 from analysis.page.content import page_of
 from analysis.page.writing import html_of
 from analysis.published.claim_list import load_claims
+from analysis.reading import runs
 from analysis.render.table import entry_text, worded
 from analysis.reports.table_report import Options, assemble
 from tests.unit.analysis_store import Writer, shared_store
 from tests.unit.published_store import published_store
 
+ROOT = Path(__file__).resolve().parents[3]
 HOSTILE = "<script>alert('x')</script> & <img src=//elsewhere>"
 
 
@@ -113,6 +116,27 @@ def test_page_then_its_summary_counts_the_verdicts_that_stand_below(store: Path)
         assert f"on {on}: {tally}" in text
     judged = [claim for by in page.verdicts.values() for those in by.values() for claim in those]
     assert sorted(set(judged)) == sorted(claim.claim_id for claim in load_claims())
+
+
+def test_page_then_deviations_are_those_of_methods_that_ran_for_their_papers(store: Path) -> None:
+    ran = {
+        (table.partition("_table")[0].partition("_figure")[0], method)
+        for name in runs.experiments([store])
+        for tag, method in runs.read_runs([store], name)[["paper", "method"]].to_numpy()
+        for table in runs.papers_of(tag)
+    }
+    listed = yaml.safe_load((ROOT / "search_spaces" / "deviations.yaml").read_text())["deviations"]
+    expected = []
+    for each in listed:
+        methods = {method for paper, method in ran if paper == each["paper"]}
+        concerned = each.get("concerns", [])
+        if methods & (methods if concerned == "all" else {*concerned}):
+            expected.append((each["paper"], each["method"], each["why"]))
+    page = page_of([store])
+    assert [(each.paper, each.method, each.why) for each in page.deviations] == expected
+    assert 0 < len(expected) < len(listed)
+    text = re.sub(r"\s+", " ", Elements(html_at(store)).text)
+    assert all(why in text for _, _, why in expected)
 
 
 def test_page_then_every_colour_of_text_stands_out_from_white(store: Path) -> None:

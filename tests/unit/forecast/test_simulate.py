@@ -19,6 +19,7 @@ def test_simulate_when_the_driver_is_slow_then_gpus_wait_for_it() -> None:
     assert made.driver_share == pytest.approx(4 / 5)
     assert made.idle_share == pytest.approx(1 - 4 / 10)
     assert made.most_waiting == 1
+    assert made.idle_instant_driver == pytest.approx(0.0)  # four of 1 s fill two GPUs
 
 
 def test_simulate_when_trials_share_a_gpu_or_take_two_then_no_gpu_is_given_twice() -> None:
@@ -30,6 +31,15 @@ def test_simulate_when_trials_share_a_gpu_or_take_two_then_no_gpu_is_given_twice
 def test_simulate_when_actors_start_then_only_the_first_trial_of_a_gpu_waits() -> None:
     made = simulate([Job(1.0, 1)] * 3, 1, driver_seconds=0.0, start_seconds=5.0)
     assert made.makespan_seconds == pytest.approx(5 + 3)
+    assert made.idle_share == made.idle_instant_driver == pytest.approx(5 / 8)
+    assert made.idle_instant_start == pytest.approx(0.0)
+
+
+def test_simulate_when_trials_are_few_then_gpus_are_idle_whatever_driver_and_starts_take() -> None:
+    made = simulate([Job(1.0, 1), Job(3.0, 1)], 4, driver_seconds=0.5, start_seconds=2.0)
+    # both start; the last ends at 5 and is taken until 5.5; 4 of 4 x 5.5, of 4 x 5, of 4 x 3
+    shares = (made.idle_share, made.idle_instant_driver, made.idle_instant_start)
+    assert shares == pytest.approx((1 - 4 / 22, 1 - 4 / 20, 1 - 4 / 12))
 
 
 def test_simulate_when_a_trial_can_never_run_then_says_so() -> None:
