@@ -122,7 +122,9 @@ def _watched(store: str, commands: Sequence[Sequence[str]]) -> list[list[_Sample
                     if driver.poll() is None:
                         own.append(_sample(psutil.Process(driver.pid)))
             time.sleep(POLL_SECONDS)
-        assert not any(driver.returncode for driver in drivers), "a sweep failed"
+    said = [(Path(store) / f"driver{driver.pid}.log").read_text() for driver in drivers]
+    for driver, text in zip(drivers, said, strict=True):
+        assert driver.returncode == 0, f"a sweep ended with {driver.returncode}: {text[-2000:]}"
     return samples
 
 
@@ -196,11 +198,12 @@ def two_workers() -> None:
 
 @contextmanager
 def _sweeping(store: str, typed: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
-    """The sweep of `typed` in a process of its own, whose output nobody reads."""
+    """The sweep of `typed` in a process of its own, which writes into `driver<pid>.log`."""
     command = [sys.executable, str(ROOT / "orchestrator" / "sweep.py"), *typed, f"store={store}"]
-    driver = subprocess.Popen(
-        command, cwd=store, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    written = Path(store) / "driver.log"
+    with written.open("wb") as file:
+        driver = subprocess.Popen(command, cwd=store, stdout=file, stderr=subprocess.STDOUT)
+    written.rename(written.with_name(f"driver{driver.pid}.log"))
     try:
         yield driver
     finally:
