@@ -166,7 +166,8 @@ def _read_again(store: str, ablation: str) -> None:
     _line("ledger replay, s", time.perf_counter() - begin, MOST_REPLAY_SECONDS)
     begin = time.perf_counter()
     table = [sys.executable, str(ROOT / "analysis" / "table.py"), ablation, f"store={store}"]
-    subprocess.run(table, check=True, capture_output=True)
+    said = subprocess.run(table, check=False, capture_output=True, text=True)
+    assert said.returncode == 0, said.stderr
     _line("table over all runs, s", time.perf_counter() - begin, MOST_TABLE_SECONDS)
 
 
