@@ -12,11 +12,13 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import queue
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -96,18 +98,16 @@ class TrackerProcess:
         """Wait until everything queued is written, or the store is given up.
 
         Args:
-            most_seconds: Longest time for a store that answers.
+            most_seconds: Longest time in which nothing is written.
         """
         if (process := self._process) is None:
             return
         self._queue.put(_DONE)
-        try:
-            status = process.wait(most_seconds)
-        except subprocess.TimeoutExpired:
+        status = self._ended(process, most_seconds)
+        if status is None:
             process.kill()
             process.wait()
             self.failures = self.failures or ["it answers too slowly"]
-            status = 0
         for thread in self._threads:
             thread.join()
         cause = self._cause()
@@ -116,6 +116,17 @@ class TrackerProcess:
             self.failures.append(f"{ended}: {cause}" if cause else ended)
         elif cause and self.num_unsent and not self.failures:  # its thread died, which it outlives
             self.failures.append(f"the process that writes into it failed: {cause}")
+
+    def _ended(self, process: subprocess.Popen[str], most_seconds: float) -> int | None:
+        """The status of the process when it has ended; None if it writes nothing for so long."""
+        num_written, since = self._num_written, time.monotonic()
+        while True:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return process.wait(min(_TELL_SECONDS, most_seconds))
+            if self._num_written != num_written:
+                num_written, since = self._num_written, time.monotonic()
+            elif time.monotonic() - since >= most_seconds:
+                return None
 
     def _cause(self) -> str:
         """Why the process failed, in one line without secrets; "" if it did not say."""
@@ -133,6 +144,8 @@ class TrackerProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._said,  # what is expected to go wrong is told as a line
+            # Its own: where another thread sets a variable meanwhile, "Bad address" ends the start.
+            env=dict(os.environ),
             text=True,
             start_new_session=True,  # Ctrl-C is for the driver
         )

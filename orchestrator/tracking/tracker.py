@@ -127,8 +127,8 @@ class Tracker:
                 return False
             try:
                 self._mirror.write(row)
-            except Timeout:
-                self._outage = "another driver of this store does not end what it writes"
+            except Timeout as error:
+                self._outage = _reason(error)
                 return False
             except Exception as error:  # noqa: BLE001 - as above
                 reason = _reason(error)
@@ -156,6 +156,8 @@ class Tracker:
 
 def _reason(error: Exception) -> str:
     """The first line of an error, without secrets."""
+    if isinstance(error, Timeout):
+        return "another driver of this store does not end what it writes"
     lines = redacted(str(error)).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -129,6 +131,38 @@ def test_process_that_stands_still_then_the_end_is_not_held_up(store: Path) -> N
     assert time.monotonic() - begin < 10
     assert tracker.failures == ["it answers too slowly"]
     assert tracker.num_unsent == 1
+
+
+@pytest.mark.slow
+def test_end_waits_longer_than_for_silence_where_runs_are_still_written(store: Path) -> None:
+    tracker = TrackerProcess(store, "many")
+    for number in range(400):  # some 20 ms each
+        tracker.log(row(f"f{number}"))
+    while not num_runs(store):  # MLflow is imported, which takes seconds
+        time.sleep(0.05)
+    begin = time.monotonic()
+    tracker.close(most_seconds=2.0)
+    assert time.monotonic() - begin > 2.0
+    assert (tracker.failures, tracker.num_unsent) == ([], 0)
+
+
+@pytest.mark.slow
+def test_drivers_that_begin_together_make_one_database(tmp_path: Path) -> None:
+    store = tmp_path  # no database is there
+    trackers = [TrackerProcess(store, "together") for _ in range(3)]
+    for number, tracker in enumerate(trackers):
+        tracker.log(row(f"f{number}"))
+        tracker.log(row("all"))
+    for tracker in trackers:
+        tracker.close()
+        assert (tracker.failures, tracker.num_unsent) == ([], 0)
+    found = [run.data.tags["fingerprint"] for run in runs(store, trackers[0].experiment_id)]
+    assert sorted(found) == ["all", "f0", "f1", "f2"]
+
+
+def num_runs(store: Path) -> int:
+    with closing(sqlite3.connect(store / "mlflow.db")) as database:
+        return int(database.execute("SELECT COUNT(*) FROM runs").fetchone()[0])
 
 
 def test_driver_that_is_killed_then_what_it_had_logged_is_written(store: Path) -> None:
