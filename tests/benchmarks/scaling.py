@@ -168,6 +168,8 @@ def _read_again(store: str, ablation: str) -> None:
     table = [sys.executable, str(ROOT / "analysis" / "table.py"), ablation, f"store={store}"]
     said = subprocess.run(table, check=False, capture_output=True, text=True)
     assert said.returncode == 0, said.stderr
+    lacking = [line for line in said.stdout.splitlines() if "MLflow lacks" in line]
+    print(f"    {lacking[0] if lacking else 'MLflow has the run of every trial'}")
     _line("table over all runs, s", time.perf_counter() - begin, MOST_TABLE_SECONDS)
 
 
