@@ -56,6 +56,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[2])
 from orchestrator.planning import plan
 from orchestrator.settings import loading as config
 from orchestrator.store.ledger import Ledger
+from tests.benchmarks import scaling
 from tests.benchmarks.checkpoints import checkpoints
 from tests.benchmarks.forecasts import forecasts
 from tests.benchmarks.growth import large_batch, late_edits
@@ -64,14 +65,7 @@ from tests.benchmarks.naive import NaiveTrial
 from tests.benchmarks.packs import packs, singles
 from tests.benchmarks.per_method import line_of, method_cost
 from tests.benchmarks.reports import reports
-from tests.benchmarks.scaling import (
-    long_ledger,
-    long_search,
-    many_trials,
-    two_drivers,
-    two_workers,
-    verdict,
-)
+from tests.benchmarks.scaling import verdict
 from tests.benchmarks.shared import shared
 from tests.benchmarks.stopping import stopping
 from trainables.cache import default_cache
@@ -267,11 +261,11 @@ PARTS: dict[str, Callable[[], None]] = {
     "gpu": gpu,
 }
 LONG_PARTS: dict[str, Callable[[], None]] = {
-    "scale": many_trials,
-    "drivers": two_drivers,
-    "search": long_search,
-    "replay": long_ledger,
-    "workers": two_workers,
+    "scale": scaling.many_trials,
+    "drivers": scaling.two_drivers,
+    "search": scaling.long_search,
+    "replay": scaling.long_ledger,
+    "workers": scaling.two_workers,
     "growth": growth,
     "batch": batch,
     "packs": packs,
