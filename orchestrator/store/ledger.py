@@ -262,7 +262,7 @@ def _read(path: Path, shared: Shared) -> tuple[list[LedgerRow], list[int]]:
 
 
 def _parsed(lines: Sequence[bytes]) -> list[Any]:
-    """What each line holds as JSON, `_NO_JSON` where it is none, None where it is empty.
+    """What each line holds as JSON, `_NO_JSON` where that is nothing, None where it is empty.
 
     Together, so that they share the keys of their objects, which are half of what they take.
     """
@@ -276,10 +276,13 @@ def _parsed(lines: Sequence[bytes]) -> list[Any]:
 
 
 def _parsed_alone(line: bytes) -> Any:
+    if not line.strip():
+        return None
     try:
-        return json.loads(line) if line.strip() else None
+        found = json.loads(line)
     except ValueError:
         return _NO_JSON
+    return _NO_JSON if found is None else found
 
 
 def _finite(value: Any) -> Any:

@@ -80,7 +80,9 @@ def test_read_when_a_line_in_the_middle_is_broken_then_it_is_reported(tmp_path: 
     assert history.damaged == tuple(f"{ledger.path.name}:{line}" for line in (2, 3, 5))
 
 
-@pytest.mark.parametrize("broken", ["nonsense", '{"event":"end","metrics":{"a":1', "[1,2]", "1,2"])
+@pytest.mark.parametrize(
+    "broken", ["nonsense", '{"event":"end","metrics":{"a":1', "[1,2]", "1,2", "null"]
+)
 def test_read_when_lines_among_thousands_are_broken_then_each_is_named_and_the_rest_is_read(
     tmp_path: Path, broken: str
 ) -> None:
