@@ -29,19 +29,21 @@ from tests.benchmarks.peer_result import Result, is_each_alone, method_of
 from trainables.seeding import trial_generators
 
 _MODULES = {
-    "ft_m": "ft",
-    "lora": "lora",
-    "grace": "grace",
-    "rome": "rome",
-    "r_rome": "r_rome",
-    "memit": "memit",
-    "alphaedit": "alphaedit",
-    "wise": "wise",
+    "ft_m": "models.ft",
+    "lora": "models.lora",
+    "grace": "models.grace",
+    "rome": "models.rome",
+    "r_rome": "models.r_rome",
+    "memit": "models.memit",
+    "alphaedit": "models.alphaedit",
+    "wise": "models.wise",
+    "answers": "evaluate.evaluate_utils",
 }
 # Which side is filled up: what each editor's arithmetic of positions needs.
 _PADDING = {
     **{"ft_m": "left", "lora": "left", "grace": "right", "rome": "right", "r_rome": "right"},
     **{"memit": "right", "alphaedit": "right", "wise": "left"},
+    "answers": "left",
 }
 _NAME = "llama"  # of the model; some editors look for other families in it
 
@@ -55,7 +57,7 @@ class Side:
         method = method_of(case)
         self.case, self.inputs, self._folder = case, inputs, folder
         self.settings = inputs.settings(method)
-        self.editor = _editor(checkout, _MODULES[method])
+        self.editor = _part(checkout, _MODULES[method])
         self.model: Any = AutoModelForCausalLM.from_pretrained(inputs.model, dtype=torch.float32)
         self.model.eval()
         self.tokenizer: Any = AutoTokenizer.from_pretrained(inputs.model)
@@ -75,6 +77,7 @@ class Side:
             "memit": self._memit,
             "alphaedit": self._alphaedit,
             "wise": self._wise,
+            "answers": self._asked,
         }[method_of(self.case)]
         self._answer(self.inputs.probes[0])  # so that no edit pays for a start
         seconds, answers = run()
@@ -301,6 +304,16 @@ class Side:
             seconds += time.process_time() - begin
         return seconds, []
 
+    def _asked(self) -> tuple[float, list[list[int]]]:
+        """One prompt after another, as its `compute_edit_quality` does."""
+        hyper, answers = types.SimpleNamespace(max_length=40), list[list[int]]()
+        begin = time.process_time()
+        for probe in self.inputs.probes:
+            answers += self.editor.test_prediction_acc(
+                self.model, self.tokenizer, hyper, probe.prompt, probe.answer, "cpu", locality=True
+            )
+        return time.process_time() - begin, answers
+
     def _of_vectors(self, name: str) -> dict[str, Any]:
         """What ROME, MEMIT and their relatives ask for."""
         settings = self.settings
@@ -346,13 +359,13 @@ def _request(record: Record) -> dict[str, Any]:
     return {"prompt": record.prompt, "target_new": record.target_new, "subject": record.subject}
 
 
-def _editor(checkout: Path, name: str) -> Any:
-    """The package of one editor, with none of the others'."""
-    for package in ("easyeditor", "easyeditor.models"):
-        shell = types.ModuleType(package)
-        shell.__path__ = [str(checkout.joinpath(*package.split(".")))]
-        sys.modules[package] = shell
-    return importlib.import_module(f"easyeditor.models.{name}")
+def _part(checkout: Path, name: str) -> Any:
+    """The package of one editor, or of evaluation, with none of the others'."""
+    for package in ("", ".models", ".evaluate", ".trainer"):
+        shell = types.ModuleType(f"easyeditor{package}")
+        shell.__path__ = [str(checkout.joinpath("easyeditor", *package.split(".")[1:]))]
+        sys.modules[shell.__name__] = shell
+    return importlib.import_module(f"easyeditor.{name}")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from trainables.interfaces import Backbone, EditRecord
 
 SEED = 0
-FILES = {"wise": "wise_merge"}  # methods of another name in search_spaces/method
+FILES = {
+    "wise": "wise_merge",
+    "answers": "no_edit",
+}  # methods of another name in search_spaces/method
 NUM_TRAINING = 50  # prompts that WISE takes its scale from
 _PUBLISHED_LAYERS = 32  # of the backbone whose layers the settings name
 _SPARE = 3  # so many times more records are drawn than are edited, as not all can be taken
@@ -39,6 +42,7 @@ _VECTOR: dict[str, Any] = {
 # published 15,000 edits next to nothing on a small model, fewer steps of GRACE and WISE, and fewer
 # contexts of ROME's relatives; AlphaEdit's are those of its published code for another backbone.
 SETTINGS: dict[str, dict[str, Any]] = {
+    "answers": {},
     "ft_m": {"edit_layer": 21, "edit_lr": 5e-4, "num_steps": 25, "stop_loss": 1e-2},
     "grace": {
         "edit_layer": 27,
@@ -94,11 +98,13 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Probe:
-    """A prompt with its answer that both sides are scored on, as token ids."""
+    """A prompt with its answer that both sides are scored on, as token ids and as text."""
 
     score: str
     ids: list[int]
     prompt_length: int
+    prompt: str = ""
+    answer: str = ""
 
     @property
     def target(self) -> list[int]:
@@ -269,7 +275,7 @@ def _record(backbone: Backbone, record: EditRecord, unrelated: str) -> Record:
     probes = []
     for score, prompt, answer in asked:
         row = tokenise(backbone.tokenizer, prompt, answer)
-        probes.append(Probe(score, list(row.ids), row.prompt_length))
+        probes.append(Probe(score, list(row.ids), row.prompt_length, prompt, answer))
     return Record(record.prompt, record.target_new, record.subject or "", unrelated, probes)
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from tests.benchmarks.peer_inputs import FILES, SEED, Inputs, Probe, Record, store_folder, text_file
-from tests.benchmarks.peer_result import ONE_BY_ONE, Result, is_each_alone, method_of
+from tests.benchmarks.peer_result import ANSWERS, ONE_BY_ONE, Result, is_each_alone, method_of
 from trainables.artefacts import Artefacts
 from trainables.backbones.loading import load_backbone
 from trainables.bases import read_method
@@ -28,10 +28,13 @@ from trainables.interfaces import (
     Edit,
     EditBatch,
     EditMethod,
+    EditRecord,
+    Question,
     SideBySide,
     TrainingRecord,
 )
 from trainables.methods import build_config, get_method, method_settings
+from trainables.metrics.evaluator import Evaluator
 from trainables.prompts import Row, collate, edit_batch, pad_id
 from trainables.seeding import trial_generators
 
@@ -39,11 +42,12 @@ PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm")
 
 
 class Editing:
-    """Counts the CPU seconds of editing and, if asked, those of torch's operations in them."""
+    """Counts the CPU seconds of editing and, if asked, what torch's operations have of its time."""
 
     def __init__(self, *, is_profiled: bool) -> None:
         """Nothing is edited."""
         self.seconds = 0.0
+        self._elapsed = 0.0  # wall seconds, which torch's profiler counts too
         self._is_profiled = is_profiled
         self._of_operations: Counter[str] = Counter()  # microseconds
 
@@ -53,20 +57,21 @@ class Editing:
         kinds = [torch.profiler.ProfilerActivity.CPU]
         profile = torch.profiler.profile(activities=kinds) if self._is_profiled else None
         with profile or nullcontext():
-            begin = time.process_time()
+            begin, begin_wall = time.process_time(), time.perf_counter()
             yield
             self.seconds += time.process_time() - begin
+            self._elapsed += time.perf_counter() - begin_wall
         for each in profile.key_averages() if profile else ():
             self._of_operations[each.key] += each.self_cpu_time_total
 
     @property
     def shares(self) -> dict[str, float]:
-        """Of the seconds, what matrix products and torch's other operations took; {} unasked."""
+        """Of the time, what matrix products and torch's other operations took; {} unasked."""
         if not self._is_profiled:
             return {}
         products = sum(self._of_operations[name] for name in PRODUCTS) / 1e6
         others = self._of_operations.total() / 1e6 - products
-        return {"products": products / self.seconds, "others": others / self.seconds}
+        return {"products": products / self._elapsed, "others": others / self._elapsed}
 
 
 def edited(case: str, inputs: Inputs, folder: Path, *, is_profiled: bool = False) -> Result:
@@ -76,6 +81,10 @@ def edited(case: str, inputs: Inputs, folder: Path, *, is_profiled: bool = False
     method = _method(case, inputs, backbone, folder)
     with torch.no_grad():
         backbone.model(torch.tensor([inputs.probes[0].ids]))  # so that no edit pays for a start
+    if case == ANSWERS:
+        with editing.counted():
+            answers = _asked(method, backbone, inputs)
+        return Result.of(editing.seconds, answers, editing.shares)
     if is_each_alone(case):
         answers = _each_alone(method, backbone, inputs.records, editing)
         return Result.of(editing.seconds, answers, editing.shares)
@@ -107,6 +116,26 @@ def _each_alone(
         with editing.counted():
             method.remove()
     return answers
+
+
+def _asked(method: EditMethod, backbone: Backbone, inputs: Inputs) -> list[list[int]]:
+    """What is answered to each probe, as a trial asks."""
+    records = []
+    for number, record in enumerate(inputs.records):
+        of = {each.score: each for each in record.probes}
+        kept = of.get("locality")
+        records.append(
+            EditRecord(
+                record_id=str(number),
+                prompt=record.prompt,
+                target_new=record.target_new,
+                rephrases=(of["generality"].prompt,) if "generality" in of else (),
+                locality=(Question(kept.prompt, kept.answer, "locality_near"),) if kept else (),
+            )
+        )
+    evaluator = Evaluator(backbone.tokenizer, records)
+    found = evaluator.answers(method.logits, evaluator.select())
+    return [list(found[index]) for index in sorted(found)]
 
 
 def _method(case: str, inputs: Inputs, backbone: Backbone, folder: Path) -> Any:

@@ -12,6 +12,7 @@ from tests.benchmarks.peer_inputs import Inputs, Probe
 
 # And, with EasyEdit, grace and rome: here they take one edit at a time in any batch.
 ONE_BY_ONE = ("ft_m", "wise")
+ANSWERS = "answers"  # the case that edits nothing
 _SCORES = ("reliability", "generality", "locality")
 
 
@@ -23,7 +24,7 @@ class Result:
         seconds: CPU seconds of all edits.
         peak_gib: Of the process.
         answers: The tokens answered to each probe.
-        shares: Of a profiled run, what went into torch's operations, of the seconds.
+        shares: Of a profiled run, what went into torch's operations, of its time.
     """
 
     seconds: float
