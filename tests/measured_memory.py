@@ -30,13 +30,13 @@ from trainables.assemblies.gece import Corpus, GeceSettings, calibration
 from trainables.backbones.forward.site import Site
 from trainables.backbones.forward.split import Split
 from trainables.backbones.loading import Dtype, load_backbone
-from trainables.backbones.seen_apart import seen_apart
 from trainables.interfaces import Backbone, Edit, EditMethod, Question, TrainingRecord
 from trainables.methods import build_config, get_method, method_settings
 from trainables.prompts import edit_batch
 from trainables.seeding import trial_generators
 from trainables.trials.learner import Learner
 from trainables.trials.measurements import edit_state_bytes
+from trainables.trials.packs.lockstep import apart_for
 
 LARGE: dict[str, int] = {
     "hidden_size": 4096,
@@ -179,8 +179,7 @@ def measured(spec: plan.TrialSpec, folder: Path, limit: int | None = None) -> Me
         return method
 
     def apart() -> EditMethod:
-        owns = getattr(method_class, "trains_in_place", False)
-        return prepared(seen_apart(backbone, int(settings["edit_layer"]), owns_down=owns))
+        return prepared(apart_for(method_class, backbone, int(settings["edit_layer"])))
 
     with _as_on_gpu(), torch.random.fork_rng():
         with _stage("prepare", stages, live):

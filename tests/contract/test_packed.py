@@ -15,7 +15,6 @@ from trainables.artefacts import Artefacts
 from trainables.backbones.forward.passage import JointPass
 from trainables.backbones.loading import load_backbone
 from trainables.backbones.pristine import Pristine
-from trainables.backbones.seen_apart import seen_apart
 from trainables.bases import read_method
 from trainables.errors import EditDiverged
 from trainables.interfaces import Backbone, Edit, EditMethod, EditReport
@@ -24,7 +23,7 @@ from trainables.moe.entities import Chunker
 from trainables.optimise import Optimisation
 from trainables.prompts import edit_batch
 from trainables.states import read_state, write_state
-from trainables.trials.packs.lockstep import Lockstep, optimisation_of
+from trainables.trials.packs.lockstep import Lockstep, apart_for, optimisation_of
 
 PACKABLE = [name for name in METHODS if (read_method(name).get("cost") or {}).get("packable")]
 LAYER = 2  # that all of them edit
@@ -57,7 +56,7 @@ def artefacts(tmp_path: Path, chunker: Chunker) -> Artefacts:
 
 def apart(name: str, backbone: Backbone) -> Backbone:
     _, method_class = get_method(read_method(name).get("module", name))
-    return seen_apart(backbone, LAYER, owns_down=getattr(method_class, "trains_in_place", False))
+    return apart_for(method_class, backbone, LAYER)
 
 
 @dataclass

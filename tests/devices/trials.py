@@ -18,7 +18,6 @@ from tests.contract.tiny_settings import TINY
 from tests.devices import Devices, Sync, pretended
 from trainables.backbones.loading import load_backbone
 from trainables.backbones.pristine import Pristine
-from trainables.backbones.seen_apart import seen_apart
 from trainables.bases import read_method
 from trainables.interfaces import (
     Backbone,
@@ -35,6 +34,7 @@ from trainables.prompts import Row, collate, edit_batch, tokenise
 from trainables.states import StateWriter, read_state
 from trainables.trials.learner import Learner
 from trainables.trials.measurements import edit_bytes
+from trainables.trials.packs.lockstep import apart_for
 
 Layout = Literal["one", "sharded"]
 FAMILIES = ("llama", "gpt2")
@@ -147,10 +147,9 @@ def run_side_by_side(name: str, checkpoint: Path, layout: Layout, folder: Path) 
             return make(name, on, artefacts, **_STEPS)
 
         _, method_class = get_method(read_method(name).get("module", name))
-        owns = getattr(method_class, "trains_in_place", False)
 
         def apart() -> EditMethod:
-            return made(seen_apart(backbone, TINY["edit_layer"], owns_down=owns))
+            return made(apart_for(method_class, backbone, TINY["edit_layer"]))
 
         learner = Learner(lambda: made(backbone), apart)
         batch = edit_batch(backbone.tokenizer, EDITS, end=True, device=backbone.device)

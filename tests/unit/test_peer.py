@@ -127,7 +127,7 @@ def test_line_then_seconds_an_edit_their_ratio_and_whether_scores_agree() -> Non
     assert "2.25   none yet " in peer.line_of("lora", inputs(), [ours], [theirs])
     # 4 and 9 seconds of three prompts
     asked = peer.line_of("answers", inputs(), [ours], [theirs])
-    assert asked.split()[:7] == "answers 1.33 to 1.33 3.00 to 3.00".split()
+    assert asked.split()[:7] == ["answers", "1.33", "to", "1.33", "3.00", "to", "3.00"]
 
 
 HERE = [

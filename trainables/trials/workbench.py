@@ -20,7 +20,6 @@ from trainables.assemblies.text_encoder import sentence_prompts
 from trainables.backbones.forward.split import Split
 from trainables.backbones.loading import Device, load_backbone, usable_device
 from trainables.backbones.pristine import Pristine
-from trainables.backbones.seen_apart import seen_apart
 from trainables.backbones.sentences.package import ASKED
 from trainables.edits.asking import known_facts
 from trainables.edits.drawing import Drawn, draw
@@ -38,6 +37,7 @@ from trainables.seeding import trial_generators
 from trainables.spec import TrialSpec
 from trainables.trials.learner import Learner
 from trainables.trials.loop import EditLoop
+from trainables.trials.packs.lockstep import apart_for
 from trainables.trials.protocol import Before, EditProtocol
 from trainables.trials.row_lengths import check_lengths
 
@@ -283,9 +283,7 @@ class Workbench:
     def _apart(self, spec: TrialSpec) -> Backbone:
         """The backbone, pristine, with a layer of its own to be edited."""
         _, method_class = get_method(spec.method.module)
-        owns = getattr(method_class, "trains_in_place", False)
-        layer = int(spec.method.settings["edit_layer"])
-        return seen_apart(self.backbone(spec), layer, owns_down=owns)
+        return apart_for(method_class, self.backbone(spec), int(spec.method.settings["edit_layer"]))
 
     def _prompt_reader(self, spec: TrialSpec, backbone: Backbone) -> Reads | None:
         """What clusters the prompts of a stream whose router reads them with another model."""

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from trainables.backbones.forward.passage import JointPass
-from trainables.interfaces import EditMethod
+from trainables.backbones.seen_apart import seen_apart
+from trainables.interfaces import Backbone, EditMethod
 from trainables.optimise import Optimisation
 from trainables.parallel.out_of_memory import is_out_of_memory
 from trainables.passing import PassingLoss
@@ -38,6 +39,12 @@ class Packable(Protocol):
     def run(self) -> Run | None:
         """The batch that one loop learns; None: there is none."""
         ...
+
+
+def apart_for(method_class: object, backbone: Backbone, layer: int) -> Backbone:
+    """The pristine `backbone` with a layer of its own, for a method's steps beside other trials."""
+    owns_down = getattr(method_class, "trains_in_place", False)
+    return seen_apart(backbone, layer, owns_down=owns_down)
 
 
 def optimisation_of(method: EditMethod) -> Optimisation | None:
