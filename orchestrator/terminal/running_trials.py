@@ -93,10 +93,10 @@ def _doing(moment: Moment, stage_seconds: float) -> str:
     parts = []
     if moment.num_batches > 1:
         parts.append(f"batch {moment.batch}/{moment.num_batches}")
-    if moment.stage == "editing" and moment.num_steps:
-        parts.append(f"step {moment.step}/{moment.num_steps}")
-    else:
+    if moment.stage != "editing" or not moment.num_steps:
         parts.append(f"{moment.stage} {duration(stage_seconds)}")
+    if moment.num_steps:
+        parts.append(f"step {moment.step}/{moment.num_steps}")
     if moment.loss is not None:
         parts.append(f"loss {moment.loss:.3g}")
     return ", ".join(parts)

@@ -178,19 +178,22 @@ class _Run:
         loss = self._trainee.step(records, generator(settings.seed, f"training step {step}"))
         self._check(loss)
         self._step += 1
-        pulse().say(
-            Moment("training a network", step=self._step, num_steps=settings.num_steps, loss=loss)
-        )
+        self._say(loss)
         return loss
 
     def _validate(self, loss: float | None) -> None:
         """Look at the held-out records, always by the same draws."""
+        self._say(loss)
         found = self._trainee.loss(self._held_out, generator(self._settings.seed, "held out"))
         self._check(found)
         self._losses.append([self._step, loss, found])
         if found < self._best_loss:
             self._best_loss, self._best_step = found, self._step
             self._best = snapshot(self._trainee.network())
+
+    def _say(self, loss: float | None) -> None:
+        num_steps = self._settings.num_steps
+        pulse().say(Moment("training a network", step=self._step, num_steps=num_steps, loss=loss))
 
     def _check(self, loss: float) -> None:
         if not math.isfinite(loss):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,6 +16,7 @@ from trainables.assemblies import trainer
 from trainables.assemblies.trainer import TrainerSettings, trained
 from trainables.errors import DataError, EditDiverged
 from trainables.interfaces import Edit, State, TrainingRecord
+from trainables.pulse import Moment, Pulse, read_pulses
 
 SETTINGS = TrainerSettings(
     name="mean",
@@ -140,6 +142,26 @@ def test_trained_when_nothing_is_gained_then_ends_with_the_best_network(tmp_path
     assert state.values["best_step"] == 0
     assert torch.equal(state.tensors["value"], torch.zeros(1))
     assert state.values["loss"] == min(loss for *_, loss in losses)
+
+
+def test_trained_when_the_held_out_records_are_looked_at_first_then_that_is_training(
+    tmp_path: Path,
+) -> None:
+    said: list[Moment] = []
+
+    class Listening(Mean):
+        def loss(self, records: Sequence[TrainingRecord], generator: torch.Generator) -> float:
+            heard.write()
+            said.extend(beat.moment for beat in read_pulses(tmp_path / "pulses"))
+            return super().loss(records, generator)
+
+    heard = Pulse(tmp_path / "pulses", monotonic=itertools.count(0.0, 60.0).__next__)
+    heard.begin("key", "trial")
+    with heard.as_current():
+        train(tmp_path / "artefacts", Listening())
+    heard.close()
+    assert said[0] == Moment("training a network", step=0, num_steps=40)
+    assert {moment.stage for moment in said} == {"training a network"}
 
 
 def test_trained_when_records_are_held_out_then_no_subject_of_them_is_learned(

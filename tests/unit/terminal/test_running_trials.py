@@ -21,6 +21,8 @@ def test_a_trial_that_edits_shows_batch_step_and_loss() -> None:
 def test_a_trial_that_does_something_else_shows_for_how_long() -> None:
     assert running_trial(beat(Moment("preparing")), age=3.0).doing == "preparing 0:15"
     assert running_trial(beat(Moment("editing", 1, 3))).doing == "batch 1/3, editing 0:12"
+    training = beat(Moment("training a network", step=30, num_steps=40, loss=0.5))
+    assert running_trial(training).doing == "training a network 0:12, step 30/40, loss 0.5"
 
 
 def test_duration_has_hours_only_where_there_are_any() -> None:
