@@ -299,8 +299,7 @@ def _methods_by_paper(found: Iterable[pd.DataFrame]) -> dict[str, set[str]]:
     for rows in found:
         for tag, method in set(zip(rows["paper"], rows["method"], strict=True)):
             for table in runs.papers_of(tag):
-                paper = table.partition("_table")[0].partition("_figure")[0]
-                ran.setdefault(paper, set()).add(method)
+                ran.setdefault(runs.paper_of(table), set()).add(method)
     return ran
 
 

@@ -154,6 +154,11 @@ def papers_of(tag: str) -> tuple[str, ...]:
     return tuple(name for name in tag.split(", ") if name)
 
 
+def paper_of(table: str) -> str:
+    """The paper of a published table or figure: `lemoe_table9` is of `lemoe`."""
+    return table.partition("_table")[0].partition("_figure")[0]
+
+
 def read_records(address: str, dataset: str, when: str = "final") -> pd.DataFrame | None:
     """Per-record results of one trial at one moment, or None where there is no such file.
 

@@ -246,6 +246,15 @@ class SweepConfig(_Model):
         return () if paper is None else (paper,) if isinstance(paper, str) else paper
 
     @property
+    def papers(self) -> tuple[str, ...]:
+        """The papers of these tables: `lemoe` of `lemoe_table9`."""
+        return tuple(
+            dict.fromkeys(
+                table.partition("_table")[0].partition("_figure")[0] for table in self.paper
+            )
+        )
+
+    @property
     def sharing(self) -> Sharing:
         """How trials use GPUs."""
         return Sharing(self.parallel, self.gpus_per_trial, self.gpu_gib)

@@ -65,9 +65,8 @@ def deviation_lines(config: SweepConfig, methods: Set[str]) -> list[str]:
     """One line for each reason why a trial of these methods differs from its paper's text."""
     if config.scale != PAPER_SCALE:
         return []
-    papers = {table.partition("_table")[0].partition("_figure")[0] for table in config.paper}
     return [
         f"not as {each.paper} states, {each.method}: {', '.join(each.settings)}: {each.why}"
         for each in read_deviations(config.spaces)
-        if each.paper in papers and (each.concerns == "all" or methods & set(each.concerns))
+        if each.paper in config.papers and (each.concerns == "all" or methods & set(each.concerns))
     ]

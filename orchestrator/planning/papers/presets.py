@@ -102,10 +102,7 @@ class Presets:
     def _published(self, loaded: Mapping[str, Any], backbone: str | None) -> Iterator[Found]:
         """Presets in the method's file: of the table, else of its paper, else the default ones."""
         of_backbone = (loaded.get("presets") or {}).get(backbone) or {}
-        papers = [
-            paper.partition("_table")[0].partition("_figure")[0] for paper in self._config.paper
-        ]
-        for paper in (*self._config.paper, *papers, "default"):
+        for paper in (*self._config.paper, *self._config.papers, "default"):
             if preset := of_backbone.get(paper):
                 label = f"presets of method {loaded['name']}"
                 for key, value in preset.items():

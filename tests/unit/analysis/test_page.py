@@ -120,7 +120,7 @@ def test_page_then_its_summary_counts_the_verdicts_that_stand_below(store: Path)
 
 def test_page_then_deviations_are_those_of_methods_that_ran_for_their_papers(store: Path) -> None:
     ran = {
-        (table.partition("_table")[0].partition("_figure")[0], method)
+        (runs.paper_of(table), method)
         for name in runs.experiments([store])
         for tag, method in runs.read_runs([store], name)[["paper", "method"]].to_numpy()
         for table in runs.papers_of(tag)
