@@ -61,12 +61,12 @@ class PromptEmbedder:
     @torch.no_grad()
     def table_mean(self) -> Tensor:
         """Mean of the embedding table, (D,)."""
-        return self._table().float().mean(0)
+        return _wide(self._table()).mean(0)
 
     @torch.no_grad()
     def table_std(self) -> Tensor:
         """Standard deviation over all entries of the embedding table, scalar."""
-        return self._table().float().std()
+        return _wide(self._table()).std()
 
     def _table(self) -> Tensor:
         """What each token of the vocabulary is embedded as, (V, D)."""
@@ -80,7 +80,7 @@ class PromptEmbedder:
     def tokens(self, prompts: PromptBatch) -> Tensor:
         """Embeddings of all tokens, (B, T, D)."""
         embedded: Tensor = self._embedding(prompts.input_ids)
-        return embedded.float()
+        return _wide(embedded)
 
     def instance(self, prompts: PromptBatch) -> Tensor:
         """One embedding per prompt, (B, D): mean over entities, or over the prompt's tokens."""
@@ -121,3 +121,8 @@ def group_means(embeddings: Tensor, most_groups: int, generator: torch.Generator
     points = embeddings.double().cpu().numpy()
     groups = plan_batches(points, order="kmeans_unequal", seed=seed, num_batches=num_groups)
     return torch.stack([embeddings[torch.as_tensor(group)].mean(0) for group in groups])
+
+
+def _wide(values: Tensor) -> Tensor:
+    """In float32, or in what is wider: routers are trained in the dtype of what they read."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
