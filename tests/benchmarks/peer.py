@@ -277,7 +277,8 @@ def _commit(folder: Path) -> str:
 
 
 def _spread(values: Sequence[float]) -> str:
-    return f"{min(values):.2f} to {max(values):.2f}"
+    digits = 3 if max(values) < 0.1 else 2
+    return f"{min(values):.{digits}f} to {max(values):.{digits}f}"
 
 
 def main(words: Sequence[str]) -> int:
