@@ -128,6 +128,8 @@ def test_line_then_seconds_an_edit_their_ratio_and_whether_scores_agree() -> Non
     # 4 and 9 seconds of three prompts
     asked = peer.line_of("answers", inputs(), [ours], [theirs])
     assert asked.split()[:7] == ["answers", "1.33", "to", "1.33", "3.00", "to", "3.00"]
+    quick = peer.line_of("answers", inputs(), [replace(ours, seconds=0.15)], [theirs])
+    assert quick.split()[:4] == ["answers", "0.050", "to", "0.050"]
 
 
 HERE = [
