@@ -119,8 +119,11 @@ def test_weight_when_edits_follow_one_another_then_as_the_reference_changes_it(
         with torch.no_grad():
             weight_of(mirror).copy_(torch.from_numpy(weight + change))
         method.advance(3)
-        # float32 keys and outputs; the change itself is of order 1e-2
-        torch.testing.assert_close(weight_of(backbone), weight_of(mirror), atol=2e-5, rtol=1e-4)
+        # C is kept in float32, whose rounding its inverse enlarges, on some CPUs more than on
+        # others: so the whole change is held against the reference's, not each of its numbers.
+        far = np.linalg.norm(weight_of(backbone).double() - (weight + change))
+        assert far < 1e-4 * np.linalg.norm(change)
         assert float(np.abs(change).max()) > 1e-3
-        np.testing.assert_allclose(weight_of(backbone).double() @ key, wanted, atol=1e-5)
+        missed = np.linalg.norm(weight_of(backbone).double() @ key - wanted)
+        assert missed < 1e-5 * np.linalg.norm(wanted)
     assert method.finish().num_steps == 2 * 3

@@ -304,7 +304,7 @@ class Serac:
 
     def _units(self, embedded: Tensor) -> Tensor:
         """Embeddings (N, D) centred and of length 1."""
-        return nn.functional.normalize(embedded - self._centre, dim=-1)
+        return nn.functional.normalize(embedded - self._centre, dim=-1).float()
 
     @torch.no_grad()
     def _nearest(self, prompts: PromptBatch) -> tuple[Tensor, Tensor]:
