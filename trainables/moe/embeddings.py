@@ -78,7 +78,7 @@ class PromptEmbedder:
 
     @torch.no_grad()
     def tokens(self, prompts: PromptBatch) -> Tensor:
-        """Embeddings of all tokens, (B, T, D)."""
+        """Embeddings of all tokens, (B, T, D), float32 or wider."""
         embedded: Tensor = self._embedding(prompts.input_ids)
         return _wide(embedded)
 

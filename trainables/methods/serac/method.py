@@ -303,7 +303,7 @@ class Serac:
         return trained(self._artefacts, kind, inputs, training, settings, make)
 
     def _units(self, embedded: Tensor) -> Tensor:
-        """Embeddings (N, D) centred and of length 1."""
+        """Embeddings (N, D) centred and of length 1, in float32 as the classifier is."""
         return nn.functional.normalize(embedded - self._centre, dim=-1).float()
 
     @torch.no_grad()
