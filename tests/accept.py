@@ -1,9 +1,10 @@
 """The command `make accept`: what the embedded backbones show, beside what they must show.
 
-Each value is the mean over three seeds. A seed draws the edits anew on one backbone; for the
-backbone's own recall it trains another backbone, which takes minutes once. Every arm is written as
-it would be typed for a sweep and runs in this process, without Ray. Exit status 1 when a value
-misses its demand.
+Each value is the mean over three seeds. A seed trains another backbone, which takes minutes once,
+and draws the edits anew on it: a backbone of one recipe and seed comes out otherwise on another
+processor, so that values on one alone would be that backbone's. Every arm is written as it would be
+typed for a sweep and runs in this process, without Ray. Exit status 1 when a value misses its
+demand.
 
     python tests/accept.py [only=TEXT ...]     only checks whose name or setting contains a TEXT
 """
@@ -79,9 +80,7 @@ class Measurer:
 
     def _gece_rarity(self, typed: str, seed: int) -> float:
         """Rank correlation of GECE with minus the known frequency, on the backbone of that seed."""
-        overrides = ["ablation=smoke", *typed.split(), f"backbone.seed={seed}", "seeds=[0]"]
-        planned = plan.expand(config.load(overrides)).trials[0]
-        spec = TrialSpec.parse(planned.to_dict())
+        spec = _spec(typed, seed)
         known = self._bench.source(spec)
         ranked = with_gece(known, self._bench.backbone(spec), Artefacts(self._cache / "artefacts"))
         pairs = [
@@ -92,21 +91,25 @@ class Measurer:
     def _arm(self, typed: str) -> list[MetricRow]:
         """A finished row per seed, in the order of the seeds."""
         if typed not in self._rows:
-            seeds = f"seeds=[{','.join(map(str, SEEDS))}]"
-            # `smoke` names no axis but the method, which is typed.
-            overrides = ["ablation=smoke", *typed.split(), seeds]
-            trials = sorted(plan.expand(config.load(overrides)).trials, key=lambda spec: spec.seed)
-            self._rows[typed] = [self._trial(spec) for spec in trials]
+            self._rows[typed] = [self._trial(_spec(typed, seed)) for seed in SEEDS]
         return self._rows[typed]
 
-    def _trial(self, spec: plan.TrialSpec) -> MetricRow:
-        loop = self._bench.loop(TrialSpec.parse(spec.to_dict()))
+    def _trial(self, spec: TrialSpec) -> MetricRow:
+        loop = self._bench.loop(spec)
         try:
             row = loop.run()
         finally:
             loop.close()
         self._bench.check_restored()
         return row
+
+
+def _spec(typed: str, seed: int) -> TrialSpec:
+    """The one trial of an arm as typed: the backbone of that seed, edits drawn by that seed."""
+    # `smoke` names no axis but the method, which is typed.
+    seeds = [f"backbone.seed={seed}", f"seeds=[{seed}]"]
+    (planned,) = plan.expand(config.load(["ablation=smoke", *typed.split(), *seeds])).trials
+    return TrialSpec.parse(planned.to_dict())
 
 
 def zsre_file() -> Path | None:

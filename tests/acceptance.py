@@ -306,7 +306,9 @@ def _memoe_v2_checks(path: str) -> Iterator[Check]:
     made_up, real = f"backbone=facts {ask}memoe_v2", f"{_ZSRE} {path} {ask}memoe_v2"
     yield from _three_checks("MEMoE v2", made_up, (0.90, 0.80, 0.85))
     yield from _three_checks("MEMoE v2", real, (0.85, 0.45, 0.93))
-    yield Check("MEMoE v2 GECE ranks by rarity", "backbone=facts", GECE_RARITY, ">=", 0.20)
+    yield Check(
+        "MEMoE v2 GECE ranks by rarity", "method=memoe_v2 backbone=facts", GECE_RARITY, ">=", 0.20
+    )
 
     def less(name: str, number: str, demand: float, other: str, arm: str = real) -> Check:
         words = dict(word.split("=", 1) for word in f"{arm} {other}".split())
