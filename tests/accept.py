@@ -30,8 +30,8 @@ from orchestrator.settings import loading as config
 from tests.acceptance import GECE_RARITY, Check, checks
 from trainables.artefacts import Artefacts
 from trainables.cache import default_cache
-from trainables.edits.embedded import ensure_backbone
 from trainables.edits.frequency import with_gece
+from trainables.edits.sources import backbone_folder
 from trainables.errors import EditingError
 from trainables.spec import TrialSpec
 from trainables.trials.loop import MetricRow
@@ -68,19 +68,25 @@ class Measurer:
 
     def _report(self, backbone: str, seed: int) -> dict[str, float]:
         """What was measured when the backbone of that seed had been trained."""
+        folder = self._folder(_spec(f"backbone={backbone} method=no_edit", seed))
+        report: dict[str, float] = json.loads((folder / "report.json").read_text())
+        return report
+
+    def _folder(self, spec: TrialSpec) -> Path:
+        """Of a trial's backbone, which says how far it is while it is trained."""
 
         def progress(step: int, steps: int, loss: float) -> None:
             if step % 50 == 0:
-                line = f"training {backbone}, seed {seed}: step {step} of {steps}, loss {loss:.3f}"
+                made = f"training {spec.backbone.name}, seed {spec.backbone.seed}"
+                line = f"{made}: step {step} of {steps}, loss {loss:.3f}"
                 print(line, file=sys.stderr, flush=True)
 
-        folder = ensure_backbone(backbone, self._cache / "backbones", seed=seed, progress=progress)
-        report: dict[str, float] = json.loads((folder / "report.json").read_text())
-        return report
+        return Path(backbone_folder(spec, self._cache, progress))
 
     def _gece_rarity(self, typed: str, seed: int) -> float:
         """Rank correlation of GECE with minus the known frequency, on the backbone of that seed."""
         spec = _spec(typed, seed)
+        self._folder(spec)
         known = self._bench.source(spec)
         ranked = with_gece(known, self._bench.backbone(spec), Artefacts(self._cache / "artefacts"))
         pairs = [
@@ -95,6 +101,7 @@ class Measurer:
         return self._rows[typed]
 
     def _trial(self, spec: TrialSpec) -> MetricRow:
+        self._folder(spec)
         loop = self._bench.loop(spec)
         try:
             row = loop.run()
