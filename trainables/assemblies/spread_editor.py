@@ -246,8 +246,8 @@ class SpreadEditor:
         self._earlier, self._run, self._apart = {}, None, None
 
     def inference_bytes(self) -> int:
-        """The weights as the backbone holds them, and the remembered keys."""
-        return self._weights.num_bytes + sum(products.nbytes for products in self._earlier.values())
+        """The weights as the backbone holds them; remembered keys serve further edits alone."""
+        return self._weights.num_bytes
 
     def _vectors(self, batch: EditBatch) -> VectorRun:
         if not self._is_prepared:

@@ -17,7 +17,9 @@ and the projection's output at every position, y, becomes
 V, c, w and b are learned together from the targets alone; no prompt is shown that is to be left
 alone. So nothing closes the gate for other prompts, and long streams print it as collapsing.
 
-Choices where the paper is silent:
+Deviations, and choices where the paper is silent:
+- LEMoE calls o, too, a linear layer with a sigmoid; the public code (GRACE) has none there, and
+  what leaves a projection is not confined to (0, 1).
 - q is of the prompt's last token, in training as in answering. The public code (GRACE) takes the
   last token of the row: in training the target's, which no answer begins at, and in a padded batch
   the padding.

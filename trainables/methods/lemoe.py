@@ -191,6 +191,7 @@ class Lemoe:
         self._forget()
 
     def _forget(self) -> None:
+        self._embedder.forget_subjects()
         self._bypass: _Bypass | None = None
         self._owners: list[int] = []
         self.run: BatchRun | None = None
@@ -204,6 +205,7 @@ class Lemoe:
         self._embedder.add_subjects(some)
         prompts = prompt_batch(self._backbone.tokenizer, [edit.prompt for edit in some])
         self._centre = self._embedder.instance(prompts.to(self._backbone.device)).mean(0)
+        self._embedder.forget_subjects()  # none of them is edited
 
     def begin(self, batch: EditBatch) -> None:
         """Add the batch's experts with their keys, and set up AdamW on them."""
@@ -229,7 +231,7 @@ class Lemoe:
         run, bypass = begun(self.run), begun(self._bypass)
         bypass.adaptor.freeze_banks()
         bypass.routing.router.freeze()
-        own = self._shares(run.batch.tokens)[:, bypass.newest :]
+        own = self._shares(run.batch.tokens, bypass.newest)
         self._owners += (own.argmax(1) + bypass.newest).tolist()
         self.run = None
         return run.report()
@@ -252,7 +254,7 @@ class Lemoe:
         """The expert that each prompt is sent to at inference, (B,); -1 before the first edit.
 
         Experts are numbered from 0 in the order of their making. Where tokens are routed one by
-        one, the expert with the largest share of the prompt's tokens.
+        one, the expert that most of the prompt's tokens go to; of several, the first.
         """
         if self._bypass is None:
             return torch.full_like(prompts.prompt_lengths, -1)
@@ -366,10 +368,10 @@ class Lemoe:
         self.run = BatchRun(batch, optimisation, counts)
         return self.run
 
-    def _shares(self, prompts: PromptBatch) -> Tensor:
-        """How much of each prompt the router would send to each expert, (B, E)."""
+    def _shares(self, prompts: PromptBatch, first: int = 0) -> Tensor:
+        """How much of each prompt the router would send to each expert from `first` on, (B, E)."""
         bypass = begun(self._bypass)
-        return bypass.routing.shares(prompts, bypass.adaptor, self._split.logits)
+        return bypass.routing.shares(prompts, bypass.adaptor, self._split.logits, first)
 
 
 def _reads(config: Config) -> Reads:
@@ -393,8 +395,6 @@ def _check_fit(config: Config, backbone: Backbone) -> None:
         )
 
 
-# Question words are no entities, no subject stands in for NLTK's, and all bytes of an entity's last
-# letter belong to it.
-VERSION = 3  # rows are packed where they train
+VERSION = 4  # of equal anchors the newest answers; only subjects of edits are anchors
 CONFIG = Config
 METHOD = Lemoe

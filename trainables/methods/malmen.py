@@ -1,8 +1,7 @@
 """MALMEN: a trained network writes many edits at once, reconciled by least squares.
 
 Source: Tan et al., "Massive Editing for Large Language Models via Meta Learning"
-(arXiv:2311.04661, Sections 3 and 4), whose network is that of MEND. ARM (arXiv:2510.16392) runs it
-as a baseline.
+(arXiv:2311.04661, Sections 3 and 4), whose network is that of MEND. ARM runs it as a baseline.
 
 With k what enters a linear module at a token that predicts a target token, g the gradient of that
 edit's loss at what leaves it, and (k~, g~) what the network makes of the two, the module's output

@@ -137,6 +137,6 @@ def memit(
     return SpreadEditor("memit", settings, backbone, artefacts, LeastSquares(config.cov_weight))
 
 
-VERSION = 5  # edits that are rolled back are found side by side
+VERSION = 6  # remembered keys are no bytes of an answer
 CONFIG = Config
 METHOD = memit

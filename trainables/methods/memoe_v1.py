@@ -190,6 +190,7 @@ class MemoeV1:
         self._forget()
 
     def _forget(self) -> None:
+        self._embedder.forget_subjects()
         self._router = self._build_router()
         self._routing = PromptRouting(
             self._router,

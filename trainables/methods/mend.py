@@ -1,7 +1,8 @@
 """MEND: a trained network turns the gradient of an edit into a change of some weights.
 
 Source: Mitchell et al., "Fast Model Editing at Scale" (arXiv:2110.11309, Section 3). MEMoE v1
-(Appendix D), v2 (Appendix C.2) and LEMoE (arXiv:2406.20030v1, Appendix B.2) run it as a baseline.
+(Appendix D) and v2 (Appendix C.2) run it as a baseline; LEMoE (arXiv:2406.20030v1, Appendix B.2)
+prints figures of the WISE paper.
 
 With k what enters a linear module at a token of prompt and target and delta the gradient of the
 edit's loss at what leaves it, the network (`trained_editor/networks.py`) gives k~ and delta~, and

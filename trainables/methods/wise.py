@@ -68,6 +68,7 @@ from trainables.moe.merging import Merging, merged
 from trainables.moe.side_memory import Activation, HingeMean, MarginUnit, random_masks
 from trainables.moe.side_plan import BatchPlan
 from trainables.moe.side_training import LossTerms
+from trainables.moe.thresholds import below
 from trainables.optimise import BatchRun, begun, stored_batch
 
 Inference = Literal["merge", "retrieval"]
@@ -305,8 +306,8 @@ class Wise:
 
     def _thresholds(self) -> list[float]:
         """Least activation at which each memory answers."""
-        # A hair below: the very prompt that set it must not fall short by rounding.
-        return [self._config.threshold_ratio * least * (1 - 1e-5) for least in self._least]
+        ratio, dtype = self._config.threshold_ratio, self._backbone.dtype
+        return [ratio * below(least, dtype) for least in self._least]
 
     @torch.no_grad()
     def _route(
@@ -319,6 +320,6 @@ class Wise:
         return torch.where(is_known.any(1), best, -1)
 
 
-VERSION = 4  # rows are packed where they train
+VERSION = 5  # in bfloat16 the edit that set a threshold reaches it
 CONFIG = Config
 METHOD = Wise

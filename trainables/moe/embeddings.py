@@ -95,6 +95,11 @@ class PromptEmbedder:
         if self.finder is not None:
             self.finder.add_subjects(edit.subject for edit in edits)
 
+    def forget_subjects(self) -> None:
+        """Let the finder know no subject."""
+        if self.finder is not None:
+            self.finder.forget_subjects()
+
     def fall_backs(self, prompts: PromptBatch) -> dict[str, int]:
         """How many prompts were embedded by a known subject, or whole, for want of an entity."""
         if self.finder is None:

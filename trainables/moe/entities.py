@@ -78,6 +78,12 @@ class EntityFinder:
             if not self.uses_chunker:
                 self._found.clear()
 
+    def forget_subjects(self) -> None:
+        """Know no subject."""
+        self._subjects = []
+        if not self.uses_chunker:
+            self._found.clear()
+
     def find(self, ids: Sequence[int]) -> tuple[Source, list[list[int]]]:
         """How the entities were found, and for each one the indices of its tokens in `ids`."""
         key = tuple(ids)

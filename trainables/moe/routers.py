@@ -75,8 +75,16 @@ def softmax_of_top_k(scores: Tensor, top_k: int) -> Tensor:
     return torch.zeros_like(scores).scatter(-1, best.indices, best.values.softmax(-1))
 
 
+_SAME = 1e-6  # two keys are one if the cosine of their angle is nearer to 1: rounding parts them
+
+
 class FrozenAnchors:
-    """Keys computed from data and kept; cosine similarity, softmax, top_k of them."""
+    """Keys computed from data and kept; cosine similarity, softmax, top_k of them.
+
+    Of equal keys the newest alone is in use: a prompt that is edited again, each time in a batch of
+    its own, is answered by the expert that learned it last. The mean of a larger group is seldom
+    equal to another, so that there the earlier expert may win.
+    """
 
     def __init__(
         self, centre: Tensor, top_k: int, temperature: float, *, renormalises: bool = True
@@ -94,21 +102,27 @@ class FrozenAnchors:
         """
         self.centre = centre
         self.keys = centre.new_empty(0, len(centre))  # (E, D)
+        self._is_replaced = centre.new_empty(0, dtype=torch.bool)  # (E,)
         self._top_k = top_k
         self._temperature = temperature
         self._renormalises = renormalises
 
     def add(self, groups: Tensor, generator: torch.Generator) -> None:
         """Append the keys of new experts."""
-        self.keys = torch.cat([self.keys, self.query(groups)])
+        new, num_older = self.query(groups), len(self.keys)
+        self.keys = torch.cat([self.keys, new])
+        is_same = self.keys @ new.T > 1 - _SAME
+        older = nn.functional.pad(self._is_replaced, (0, len(new)))
+        self._is_replaced = older | is_same.triu(1 - num_older).any(1)  # by a key behind its own
 
     def query(self, embedding: Tensor) -> Tensor:
         """`embedding` (..., D) centred, then scaled to length 1."""
         return nn.functional.normalize(embedding - self.centre, dim=-1)
 
     def scores(self, features: Tensor) -> Tensor:
-        """Cosines divided by the temperature, (..., E)."""
-        return self.query(features) @ self.keys.T / self._temperature
+        """Cosines divided by the temperature, (..., E); -inf where a newer key is the same."""
+        cosines = self.query(features) @ self.keys.T
+        return cosines.masked_fill(self._is_replaced, -torch.inf) / self._temperature
 
     def gates(self, features: Tensor, first: int = 0) -> Tensor:
         """Gates (..., E); training is forced onto the experts from `first` on, its own."""
@@ -128,12 +142,13 @@ class FrozenAnchors:
 
     def state(self) -> State:
         """Centre and keys."""
-        return State({"centre": self.centre, "keys": self.keys})
+        return State({"centre": self.centre, "keys": self.keys, "is_replaced": self._is_replaced})
 
     def load(self, state: State) -> None:
         """Continue from `state`."""
         self.centre = state.tensors["centre"].to(self.centre).clone()
         self.keys = state.tensors["keys"].to(self.centre).clone()
+        self._is_replaced = state.tensors["is_replaced"].to(self.centre.device).clone()
 
 
 class LearnedKeys:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from enum import StrEnum
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from trainables.interfaces import PromptBatch
 from trainables.moe.adaptor import Adaptor, Route
@@ -81,27 +81,40 @@ class PromptRouting:
 
     @torch.no_grad()
     def shares(
-        self, prompts: PromptBatch, adaptor: Adaptor, forward: Callable[[PromptBatch], object]
+        self,
+        prompts: PromptBatch,
+        adaptor: Adaptor,
+        forward: Callable[[PromptBatch], object],
+        first: int = 0,
     ) -> Tensor:
-        """Softmax of the router's scores over all experts, averaged over prompt tokens, (B, E).
+        """How much of each prompt goes to each of the experts from `first` on, (B, E - first).
 
-        `forward` runs the backbone with `adaptor` in it, for routers that read the FFN's input.
+        The share of its tokens whose best expert that is, where they are routed one by one; else
+        the softmax of the router's scores.
+
+        Args:
+            prompts: Only their prompt tokens count.
+            adaptor: Stands in the backbone.
+            forward: Runs the backbone, for routers that read the FFN's input.
+            first: First of the experts to choose from.
         """
         seen: list[Tensor] = []
 
         def record(inputs: Tensor) -> Tensor:
-            seen.append(self.router.scores(inputs).softmax(-1))
-            return seen[-1]
+            scores = self.router.scores(inputs)
+            seen.append(scores[..., first:])
+            return scores.softmax(-1)
 
         route = self._applied(self.features(prompts), record)
         if not isinstance(route, Tensor):
             with adaptor.routed(route):
                 forward(prompts)
-        share = seen[0]
-        if share.dim() == 2:
-            return share
-        mask = prompts.prompt_mask[..., None].to(share)
-        return (share * mask).sum(1) / mask.sum(1)
+        scores = seen[0]
+        if scores.dim() == 2:
+            return scores.softmax(-1)
+        best = nn.functional.one_hot(scores.argmax(-1), scores.shape[-1])
+        mask = prompts.prompt_mask[..., None].to(scores)
+        return (best * mask).sum(1) / mask.sum(1)
 
     def _applied(self, features: Tensor | None, rule: Callable[[Tensor], Tensor]) -> Route:
         if self._reads in (Reads.INSTANCE, Reads.TOKEN):

@@ -1,4 +1,4 @@
-"""Chooses the threshold that tells near from far, on examples of both."""
+"""Thresholds: that which tells near from far, and one that an edit itself has set."""
 
 from __future__ import annotations
 
@@ -33,6 +33,15 @@ def best_threshold(near: Sequence[Tensor], far: Sequence[Tensor]) -> float:
     gaps = values.diff(prepend=values[:1] - 1.0)
     best = int(torch.where(score >= score.max() - 1e-12, gaps, -1.0).argmax())
     return float(values[best] - gaps[best] / 2)
+
+
+def below(least: float, dtype: torch.dtype) -> float:
+    """A hair below a positive activation, for the prompt that had it not to fall short by rounding.
+
+    Of the same prompt alone, beside others or while decoding, the activation differs by what
+    rounding in the backbone's `dtype` makes of it: in bfloat16 by some thousandths.
+    """
+    return least * (1 - max(1e-5, torch.finfo(dtype).eps))
 
 
 def _filled(kinds: Sequence[Tensor]) -> list[Tensor]:

@@ -128,7 +128,7 @@ def test_accumulate_keys_then_earlier_edits_are_moved_less(llama: Backbone, tmp_
         before = keys_and_states(llama, rows, 1, 1)[1]
         apply(method, llama, *LATER)
         moved.append(float((keys_and_states(llama, rows, 1, 1)[1] - before).norm()))
-        assert (method.inference_bytes() > 48 * 32 * 4) == accumulate_keys  # the weight alone
+        assert method.inference_bytes() == 48 * 32 * 4  # the weight alone
         method.remove()
     assert moved[1] < 0.1 * moved[0]
 

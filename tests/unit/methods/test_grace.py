@@ -80,6 +80,15 @@ def test_insert_when_the_same_key_comes_with_another_target_then_neither_answers
     assert book.lookup(torch.tensor([[3.0, 4.0]])).tolist() == [-1]
 
 
+def test_insert_when_a_target_comes_again_at_one_key_then_it_answers_in_spite_of_rounding() -> None:
+    book = Codebook(2, 1, CPU)
+    for label in ((7,), (8,), (7,)):
+        book.insert(point(3, 4), label, 1.0, start(1))
+    torch.testing.assert_close(book.radii, point(0.0, 0.0))
+    # 1e-4 of the key's length of 5 is rounding between two runs of one prompt; .001 is not
+    assert book.lookup(torch.tensor([[3.0, 4.0001], [3.0, 4.001]])).tolist() == [0, -1]
+
+
 def test_insert_when_equal_keys_overwrite_then_the_newer_target_takes_the_entry() -> None:
     book = Codebook(2, 1, CPU, "overwrite")
     book.insert(point(3, 4), (7,), 1.0, start(1))

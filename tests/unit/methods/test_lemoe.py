@@ -171,6 +171,50 @@ def test_routes_when_the_target_changes_then_do_not(
     torch.testing.assert_close(shares[0], shares[1], atol=1e-6, rtol=0)
 
 
+def test_lemoe_when_a_prompt_is_edited_again_then_the_newest_expert_answers(
+    llama: Backbone, artefacts: Artefacts
+) -> None:
+    method = built(llama, artefacts, num_steps=30)
+    for number, target in enumerate(("Vesper", "Oslo Bay", "Lumen", "Ada Quell")):
+        batch = batch_of(llama, (replace(FIRST[0], target_new=target),))
+        edit(method, batch)
+        assert method.routes(batch.tokens).tolist() == [number]
+        assert answers(method, batch.tokens).argmax(-1).tolist() == batch.labels.tolist()
+    assert method.trained_routes() == [0, 1, 2, 3]
+
+
+def test_prepare_then_subjects_of_others_are_no_anchors(
+    llama: Backbone, artefacts: Artefacts
+) -> None:
+    method = Lemoe(replace(CONFIG, embedding="entity"), llama, artefacts, trial_generators(0))
+    training = TrainingRecord(Edit("Oslo Bay was founded in", "Vesper", "Oslo Bay"))
+    method.prepare([training])
+    prompt = "Ada Quell left Oslo Bay for"
+    counts = edit(method, batch_of(llama, (Edit(prompt, "Lumen", None),)))
+    assert counts == {"entity_from_subject": 0, "entity_from_sentence": 1}
+    # centred at the subject of what was read ahead, though none is known
+    oslo = tokenise(llama.tokenizer, "Oslo Bay")
+    own = llama.embedding(torch.tensor(oslo.ids[1:])).mean(0)  # but for the begin token
+    torch.testing.assert_close(method._centre, own)
+    method.remove()
+    assert method.state().values["subjects"] == []
+
+
+@pytest.mark.parametrize("changes", [{"routing": "conventional"}, {"embedding": "token"}])
+def test_routes_are_the_expert_of_most_tokens(
+    llama: Backbone, artefacts: Artefacts, changes: dict[str, Any]
+) -> None:
+    method = built(llama, artefacts, **changes)
+    for each in (FIRST, SECOND, TRAINING):
+        edit(method, batch_of(llama, each))
+    prompts = prompts_of(llama, FIRST + SECOND)
+    shares = method._shares(prompts)
+    counts = shares * prompts.prompt_mask.sum(1)[:, None]
+    torch.testing.assert_close(counts, counts.round(), atol=1e-4, rtol=0)  # whole tokens
+    torch.testing.assert_close(shares.sum(1), torch.ones(5))
+    assert torch.equal(method.routes(prompts), shares.argmax(1))
+
+
 def test_lemoe_when_a_batch_gets_two_experts_then_each_learns_one_cluster(
     llama: Backbone, artefacts: Artefacts
 ) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from trainables.artefacts import Artefacts
+from trainables.backbones.loading import load_backbone
 from trainables.bases import read_method, read_presets
 from trainables.errors import ConfigError
 from trainables.interfaces import Backbone, Edit, EditReport, TrainingRecord
@@ -17,6 +18,7 @@ from trainables.methods import build_config, method_settings
 from trainables.methods.wise import Config, Wise
 from trainables.prompts import collate, edit_batch, tokenise
 from trainables.seeding import trial_generators
+from trainables.spec import Dtype
 
 FAR = ("Who wrote The Long Tide?", "Is it so?", "Ivo Marsh works for", "Where is Oslo Bay?")
 EDITS = tuple(
@@ -85,6 +87,26 @@ def shards(backbone: Backbone, folder: Path, count: int) -> list[torch.Tensor]:
     for edit in EDITS[:count]:
         apply(method, backbone, edit)
     return memories(method)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_threshold_that_an_edit_sets_is_reached_by_it_however_it_is_asked(
+    dtype: Dtype, checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    backbone = load_backbone(checkpoints["llama"], dtype=dtype)
+    rows = [tokenise(backbone.tokenizer, text, "Bar City of Fooland") for text in FAR]
+    for edit in EDITS:
+        method = make(backbone, tmp_path, inference="retrieval", threshold_ratio=1.0, num_steps=30)
+        apply(method, backbone, edit)
+        own = tokenise(backbone.tokenizer, edit.prompt, edit.target_new)
+        batches = [
+            collate([own], pad_id=0),
+            collate([own, *rows], pad_id=0),
+            collate([own, *rows], pad_id=0, padding_side="left"),
+            collate([tokenise(backbone.tokenizer, edit.prompt)], pad_id=0, scores_last=True),
+        ]
+        assert [int(method.routes(batch)[0]) for batch in batches] == [0, 0, 0, 0]
+        method.remove()
 
 
 def test_merge_when_two_memories_are_full_then_one_is_left(llama: Backbone, tmp_path: Path) -> None:

@@ -92,6 +92,27 @@ def test_frozen_anchors_when_experts_are_added_then_older_keys_stay() -> None:
     assert router.trainable() == {}
 
 
+def test_frozen_anchors_of_equal_keys_the_newest_alone_is_in_use() -> None:
+    def added(*groups: list[list[float]]) -> FrozenAnchors:
+        router = FrozenAnchors(torch.zeros(2), 2, 1.0)
+        for each in groups:
+            router.add(torch.tensor(each), drawn())
+        return router
+
+    router = added([[3.0, 0.0], [0.0, 1.0]], [[1.0, 0.0]], [[1.0, 0.1], [2.0, 0.0]])
+    query = torch.tensor([[1.0, 0.0]])
+    near, far = 1 / math.sqrt(1.01), -math.inf  # (1, .1) is near (1, 0), and not the same
+    torch.testing.assert_close(router.scores(query), torch.tensor([[far, 0.0, far, near, 1.0]]))
+    share = 1 / (1 + math.exp(near - 1))
+    gates = torch.tensor([[0.0, 0.0, 0.0, 1 - share, share]])
+    torch.testing.assert_close(router.gates(query), gates)
+    # Two groups of one batch may be equal, too: the later one learns for both.
+    assert added([[1.0, 0.0], [1.0, 0.0]]).gates(query).tolist() == [[0.0, 1.0]]
+    again = added()
+    again.load(router.state())
+    torch.testing.assert_close(again.gates(query), gates)
+
+
 def test_learned_keys_when_a_batch_begins_then_its_key_is_the_mean_query() -> None:
     router = LearnedKeys(torch.zeros(1, 4), 2, 1, drawn())
     groups = torch.randn(2, 4)

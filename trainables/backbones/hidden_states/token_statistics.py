@@ -4,7 +4,8 @@ Pretrained models park attention on one token, mostly the first, whose hidden st
 2,500 times as long as those of the others ("attention sinks", "massive activations":
 arXiv:2309.17453, arXiv:2402.17762). What such a token weighs in a mean says nothing of the prompt:
 a scale becomes that of the sink, and an activation is diluted by a token that no knowledge is in.
-Every mean, scale or distance over hidden states goes by `ordinary_tokens`.
+Means, scales and distances over hidden states go by `ordinary_tokens`, but for those that a source
+defines over all tokens (COMEBA-HK's z-scores).
 
 The rule: a token is a sink if one of its vectors is longer than `SINK_RATIO` times the median
 length over its prompt. Not by position: SmolLM2-135M, which has no begin token, has its sink on

@@ -73,6 +73,7 @@ from trainables.moe.side_memory import (
 )
 from trainables.moe.side_plan import BatchPlan, Remembered, Selection, select_experts
 from trainables.moe.side_training import EditRows, LossTerms, at_ends
+from trainables.moe.thresholds import below
 from trainables.optimise import BatchRun, begun, stored_batch
 
 RouterInput = Literal["down_input", "embedding"]
@@ -354,8 +355,7 @@ class Arm:
     def _abstain_below(self) -> float:
         """What max_i delta_i must reach: beta' of Eq. 9."""
         fixed = self._config.abstain_threshold
-        # A hair below: the very prompt that set it must not fall short by rounding.
-        least = self._least_activation * (1 - 1e-5)
+        least = below(self._least_activation, self._backbone.dtype)
         return self._config.abstain_ratio * least if fixed is None else fixed
 
     @torch.no_grad()
@@ -392,6 +392,6 @@ class Arm:
         return (at_ends(inputs, prompts) - scale.centre) / scale.spread
 
 
-VERSION = 3  # rows are packed where they train
+VERSION = 4  # in bfloat16 the edit that set a threshold reaches it
 CONFIG = Config
 METHOD = Arm

@@ -58,7 +58,7 @@ class Codebook:
         if not self.labels:
             return torch.full((len(queries),), -1, device=queries.device)
         distances = self._distances(queries)
-        nearest = distances.argmin(1)
+        nearest = distances.argmin(1)  # of several at the same place, the first
         return torch.where(distances.amin(1) <= self.radii[nearest], nearest, -1)
 
     def change_for(
@@ -70,8 +70,6 @@ class Codebook:
         distances = self._distances(key[None])[0]
         nearest = int(distances.argmin())
         distance, radius = float(distances[nearest]), float(self.radii[nearest])
-        if distance <= _SAME_KEY * float(key.float().norm()):
-            distance = 0.0
         if distance > deferral_radius + radius:
             return "added", nearest, distance
         if self.labels[nearest] == label:
@@ -133,5 +131,9 @@ class Codebook:
         self.labels = [tuple(label) for label in labels]
 
     def _distances(self, queries: Tensor) -> Tensor:
+        """Of each query (B, F) to each key, (B, N); 0 where rounding alone may part the two."""
         # Without the matrix-product form: its cancellation is as large as a small radius.
-        return torch.cdist(queries.float(), self.keys, compute_mode="donot_use_mm_for_euclid_dist")
+        mode = "donot_use_mm_for_euclid_dist"
+        distances = torch.cdist(queries.float(), self.keys, compute_mode=mode)
+        least = _SAME_KEY * queries.float().norm(dim=1, keepdim=True)
+        return torch.where(distances <= least, 0.0, distances)

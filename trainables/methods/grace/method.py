@@ -1,8 +1,9 @@
 """GRACE: a codebook of activations beside one FFN output projection; no weight changes.
 
 Source: Hartvigsen et al., "Aging with GRACE: Lifelong Model Editing with Discrete Key-Value
-Adaptors" (arXiv:2211.11031). LEMoE (arXiv:2406.20030v1), Appendix B.2, and both MEMoE papers run it
-with learning rate 1, 100 iterations, initial radius 1 and replacement of the last token only.
+Adaptors" (arXiv:2211.11031). LEMoE (arXiv:2406.20030v1), Appendix B.2, runs it with learning rate
+1, 100 iterations, initial radius 1 and replacement of the last token only; both MEMoE papers (v1
+Appendix D, v2 Appendix C.2) with the same, as far as they say.
 
 A key is what enters the projection at the last prompt token; its value takes the place of what
 leaves the projection whenever a query lies within the key's radius. `codebook.py` has the rule
@@ -392,6 +393,6 @@ class Grace:
             handle.remove()
 
 
-VERSION = 5  # edits that are rolled back train side by side
+VERSION = 6  # a key of radius 0 is found in any batch
 CONFIG = Config
 METHOD = Grace

@@ -323,8 +323,8 @@ class MemoeV2:
         """Experts and router; division and optimisation too when a batch is under way."""
         state = State(
             {
-                "init": self._generators.init.get_state(),
-                "noise": self._generators.noise.get_state(),
+                "generator_init": self._generators.init.get_state(),
+                "generator_noise": self._generators.noise.get_state(),
             },
             {"owners": list(self._owners)},
         )
@@ -346,8 +346,8 @@ class MemoeV2:
         batch = stored_batch(state, device)
         if batch is not None:
             self._start(batch, Division.from_state(state.inner("division"), device)).resume(state)
-        self._generators.init.set_state(state.tensors["init"].cpu())
-        self._generators.noise.set_state(state.tensors["noise"].cpu())
+        self._generators.init.set_state(state.tensors["generator_init"].cpu())
+        self._generators.noise.set_state(state.tensors["generator_noise"].cpu())
 
     def remove(self) -> None:
         """Put the FFN back in its place and forget all edits."""
@@ -396,4 +396,4 @@ class MemoeV2:
 
 CONFIG = Config
 METHOD = MemoeV2
-VERSION = 2  # rows are packed where they train
+VERSION = 3  # random generators are no bytes of an answer
