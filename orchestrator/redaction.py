@@ -13,6 +13,8 @@ _LEAST_LENGTH = 8  # shorter values are words such as `true`
 _FORMS = re.compile(
     r"hf_[A-Za-z0-9]{16,}|(?:AKIA|ASIA)[0-9A-Z]{16}|gh[pousr]_[A-Za-z0-9]{20,}|(?<=://)[^/\s]+(?=@)"
 )
+# Of an address its query, or its fragment, without the signs of the sentence around it.
+_QUERY = re.compile(r"(?<=://)([^\s?#]*[?#])(\S+?)(?=[\"')\]},.;:]*(?:\s|$))")
 
 
 def redacted(text: str, environment: Mapping[str, str] | None = None) -> str:
@@ -30,4 +32,13 @@ def redacted(text: str, environment: Mapping[str, str] | None = None) -> str:
     ]
     for secret in sorted(secrets, key=len, reverse=True):
         text = text.replace(secret, HIDDEN)
-    return _FORMS.sub(HIDDEN, text)
+    return _QUERY.sub(_without_values, _FORMS.sub(HIDDEN, text))
+
+
+def _without_values(address: re.Match[str]) -> str:
+    """An address with the names in its query, and none of the values; any of them may be a key."""
+    before, query = address.groups()
+    return before + "&".join(
+        f"{each.partition('=')[0]}={HIDDEN}" if "=" in each else each if "#" in before else HIDDEN
+        for each in query.split("&")
+    )

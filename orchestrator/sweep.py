@@ -23,11 +23,12 @@ from rich.console import Console
 
 from orchestrator.errors import UsageError
 from orchestrator.planning import plan
+from orchestrator.redaction import redacted
 from orchestrator.settings import loading as config
 from orchestrator.settings.yaml_files import SearchSpaces
 from orchestrator.store.provenance import ROOT  # `ray submit` copies this file elsewhere
 from orchestrator.terminal import listing
-from orchestrator.terminal.arguments import options, parser
+from orchestrator.terminal.arguments import check_together, options, parser
 from orchestrator.terminal.lines import outcome_lines, unsent_lines
 from orchestrator.threads import wait_passively
 
@@ -46,6 +47,7 @@ def main(arguments: Sequence[str]) -> int:
     console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
     try:
         typed = parser().parse_intermixed_args(arguments)
+        check_together(typed)
         if typed.list:
             from orchestrator.terminal.backbones import backbones
 
@@ -55,8 +57,6 @@ def main(arguments: Sequence[str]) -> int:
             console.print()
             console.print(backbones(spaces))
             return 0
-        if typed.watch and not typed.status:
-            raise UsageError("--watch goes with --status")
         if typed.new is not None:
             return new(typed.new, typed.overrides)
         is_named = any(each.startswith("ablation=") for each in typed.overrides)
@@ -82,7 +82,7 @@ def main(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return interrupted(arguments)
     except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {redacted(str(error))}", file=sys.stderr)
         return USAGE_ERROR
 
 
@@ -214,7 +214,7 @@ def run(expanded: plan.Plan, typed: argparse.Namespace, arguments: Sequence[str]
 
             outcome = launch.run(expanded, options(typed), waiting)
     except EditingError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {redacted(str(error))}", file=sys.stderr)
         return USAGE_ERROR
     again = shlex.join(["python", sys.argv[0], "--sync", *typed.overrides])
     print("\n".join(outcome_lines(outcome) + unsent_lines(outcome, again)))

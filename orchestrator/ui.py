@@ -15,7 +15,7 @@ import os
 from collections.abc import Sequence
 
 from orchestrator.redaction import redacted
-from orchestrator.settings.addresses import mlflow_server
+from orchestrator.settings.addresses import MOST_PORT, mlflow_server
 from orchestrator.terminal.waiting import Waiting
 from orchestrator.tracking.mirror import connect, tracking_uri
 from orchestrator.tracking.place import Store
@@ -29,10 +29,13 @@ def main(arguments: Sequence[str]) -> int:
     """Print the page of every experiment, then become the MLflow server where none is given."""
     typed = dict(argument.partition("=")[::2] for argument in arguments)
     unknown = sorted(set(typed) - set(ALLOWED))
-    if unknown or not typed.get("port", "5000").isdigit():
-        wrong = f"{unknown[0]}: unknown" if unknown else f"port={typed['port']}: not a number"
-        return _refuse(f"{wrong}; allowed: store=FOLDER port=NUMBER mlflow=ADDRESS")
-    store, port = Path(typed.get("store", "results")), int(typed.get("port", "5000"))
+    if unknown:
+        return _refuse(f"{unknown[0]}: unknown; allowed: store=FOLDER port=NUMBER mlflow=ADDRESS")
+    port = typed.get("port", "5000")
+    is_number = port.isascii() and port.isdecimal() and len(port) <= len(str(MOST_PORT))
+    if not is_number or not 1 <= int(port) <= MOST_PORT:
+        return _refuse(f"port={port}: must be a number from 1 to {MOST_PORT}")
+    store = Path(typed.get("store", "results"))
     if "mlflow" in typed:
         return _show_server(store, typed["mlflow"])
     if not (store / "mlflow.db").is_file():
@@ -41,7 +44,7 @@ def main(arguments: Sequence[str]) -> int:
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
     _print_pages(store, None, f"http://127.0.0.1:{port}")
     command = [sys.executable, "-m", "mlflow", "ui", "--workers", "1", "--host", "127.0.0.1"]
-    command += ["--port", str(port), "--backend-store-uri", tracking_uri(store)]
+    command += ["--port", port, "--backend-store-uri", tracking_uri(store)]
     os.execv(sys.executable, command)
 
 
@@ -53,7 +56,7 @@ def _show_server(store: Path, typed: str) -> int:
         server = mlflow_server(typed)
         _print_pages(store, server, server)
     except (ValueError, MlflowException) as error:
-        return _refuse(redacted(f"mlflow={typed}: {str(error).splitlines()[0]}"))
+        return _refuse(f"mlflow={typed}: {str(error).splitlines()[0]}")
     return 0
 
 
@@ -71,7 +74,7 @@ def _print_pages(store: Path, server: str | None, shown_at: str) -> None:
 
 
 def _refuse(why: str) -> int:
-    print(f"error: {why}", file=sys.stderr)
+    print(f"error: {redacted(why)}", file=sys.stderr)
     return USAGE_ERROR
 
 

@@ -16,7 +16,7 @@ from orchestrator.planning.conditions import Condition
 from orchestrator.planning.packs import pack_note
 from orchestrator.planning.papers.printed_cells import PUBLISHED, printed_arms
 from orchestrator.planning.plan_keys import check_keys, partly_obeyed
-from orchestrator.planning.ranges import check_ranges
+from orchestrator.planning.ranges import check_counts, check_ranges
 from orchestrator.planning.resolving import Resolver
 from orchestrator.planning.searches import Search, arm_label, read_searches, spec_for
 from orchestrator.planning.shapes import is_unpinned
@@ -198,6 +198,7 @@ def _cells(
             spec.swept["arm"] = arm
         failed = [condition for condition in conditions if not condition.is_met(spec.value)]
         if failed:
+            check_counts(spec)  # a slip must not hide behind a condition
             excluded.append(failed)
             continue
         shared = (written(part) for part in (spec.backbone, spec.dataset, spec.protocol))

@@ -31,6 +31,7 @@ def check_keys(config: SweepConfig) -> None:
     _check_values(config)
     methods = methods_of(config)
     fields = _fields(config, methods)
+    _check_chosen(config, fields)
     _check_layers(config, methods, fields)
     fixed = {key for settings in config.arms.values() for key in settings}
     for key in _typed(config):
@@ -56,6 +57,21 @@ def check_keys(config: SweepConfig) -> None:
     if overlap := sorted(fixed & set(config.axes)):
         raise UsageError(
             f"axes.{overlap[0]}: the arms of ablation={config.ablation} set it already"
+        )
+
+
+def _check_chosen(config: SweepConfig, fields: Collection[str]) -> None:
+    """Raises UsageError if the method typed has not what the ablation's own file sweeps."""
+    method = config.choices["method"]
+    if "method" in config.axes or method == own_choices(config.spaces, config.ablation)["method"]:
+        return
+    own = [key for key in config.axes if key.startswith("method.") and key not in config.own_units]
+    if lacking := [key for key in own if key not in fields]:
+        names = config.spaces.names("method")
+        fitting = [name for name in names if _fields(config, [name]).issuperset(lacking)]
+        raise UsageError(
+            f"method={method}: it has no {', '.join(lacking)}, which ablation={config.ablation} "
+            f"sweeps; methods that have: {', '.join(fitting) or 'none'}"
         )
 
 

@@ -36,9 +36,7 @@ def check_ranges(spec: TrialSpec) -> None:
                 f"subject, and nothing is behind the last layer of backbone {backbone['name']!r}; "
                 f"allowed: 0 to {depth - 2}"
             )
-    for name, value in method.items():
-        if _is_count(name) and isinstance(value, int) and value < 1:
-            raise UsageError(f"method.{name}={value}: must be at least 1")
+    check_counts(spec)
     rank = method.get("lora_rank")
     if isinstance(rank, int) and rank > width:
         raise UsageError(
@@ -48,6 +46,13 @@ def check_ranges(spec: TrialSpec) -> None:
     top_k, experts = method.get("top_k"), method.get("num_experts")
     if isinstance(top_k, int) and isinstance(experts, int) and top_k > experts:
         raise UsageError(f"method.top_k={top_k}: must lie in 1 to method.num_experts={experts}")
+
+
+def check_counts(spec: TrialSpec) -> None:
+    """Raises UsageError if a count of the method is below 1, which fits no backbone."""
+    for name, value in spec.method.items():
+        if _is_count(name) and isinstance(value, int) and value < 1:
+            raise UsageError(f"method.{name}={value}: must be at least 1")
 
 
 def check_size(name: str, value: Any) -> None:

@@ -19,6 +19,7 @@ from orchestrator.errors import UsageError
 from orchestrator.forecast.placement import Supply, attainable
 from orchestrator.settings.addresses import AUTO as AUTO
 from orchestrator.settings.addresses import LOCAL as LOCAL
+from orchestrator.settings.obeyed import WORKER_NICENESS
 from orchestrator.threads import usable_cpus
 
 SCALING = Path("~/ray_bootstrap_config.yaml")
@@ -27,7 +28,6 @@ _CONNECT_SECONDS = 10.0
 _LONGEST_SOCKET = 103 if sys.platform == "darwin" else 107
 _BELOW_FOLDER = len("/session_2026-01-31_23-59-59_123456_1234567/sockets/plasma_store")
 _SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")
-_NICENESS = "RAY_worker_niceness"
 
 
 def set_environment(cluster: str, niceness: int = 0) -> None:
@@ -40,8 +40,8 @@ def set_environment(cluster: str, niceness: int = 0) -> None:
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     if cluster == LOCAL:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-        if niceness or _NICENESS not in os.environ:
-            os.environ[_NICENESS] = str(max(niceness, os.nice(0)))
+        if niceness or WORKER_NICENESS not in os.environ:
+            os.environ[WORKER_NICENESS] = str(max(niceness, os.nice(0)))
     # The old output engine is the one that can be silenced.
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -198,19 +198,6 @@ def read_scaling(path: Path) -> Mapping[str, Any]:
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return {}
     return loaded if isinstance(loaded, dict) else {}
-
-
-def check_niceness(cluster: str, niceness: int) -> None:
-    """Checks that the workers' niceness can be set: on a cluster, whoever starts it decides.
-
-    Raises:
-        UsageError: If it is given for a cluster that runs already.
-    """
-    if niceness and cluster != LOCAL:
-        raise UsageError(
-            f"niceness={niceness}: the workers of cluster={cluster} have that of their own start "
-            f"({_NICENESS}={niceness} before `ray start`); it is for cluster=local"
-        )
 
 
 def check_address(cluster: str) -> None:

@@ -15,7 +15,7 @@ from orchestrator.planning.cell import Cell
 from orchestrator.planning.plan import Plan
 from orchestrator.planning.searches import spec_for
 from orchestrator.precheck import cache_of, precheck
-from orchestrator.running.cluster import LOCAL, check_address, check_folder, check_niceness
+from orchestrator.running.cluster import LOCAL, check_address, check_folder
 from orchestrator.running.driver import Sweep
 from orchestrator.running.interruption import Interruption
 from orchestrator.running.opening import open_sweep, resolved_cell
@@ -34,7 +34,6 @@ def prepared(
     plan: Plan, options: Options, interruption: Interruption, waiting: Waiting
 ) -> tuple[Sweep, Sequence[Cell]]:
     """Opens a sweep and names its cells, after all checks that need no Ray."""
-    check_niceness(plan.config.cluster, plan.config.niceness)
     check_address(plan.config.cluster)
     check_folder(plan.config.cluster)
     if plan.unpinned:

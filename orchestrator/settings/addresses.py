@@ -6,7 +6,7 @@ from urllib.parse import parse_qs, urlsplit
 
 _OF_S3 = {"region", "endpoint_override", "scheme"}  # what may stand behind a question mark
 LOCAL, AUTO = "local", "auto"
-_MOST_PORT = 65535
+MOST_PORT = 65535
 
 
 def cluster_address(cluster: str) -> str:
@@ -16,7 +16,7 @@ def cluster_address(cluster: str) -> str:
         ValueError: If it is none of these.
     """
     host, _, port = cluster.rpartition(":")
-    is_address = host and port.isascii() and port.isdecimal() and int(port) <= _MOST_PORT
+    is_address = host and port.isascii() and port.isdecimal() and int(port) <= MOST_PORT
     if cluster not in (LOCAL, AUTO) and not is_address:
         raise ValueError("allowed are local, auto and an address as host:port")
     return cluster

@@ -99,4 +99,4 @@ def check_header(group: str, file: str, content: Mapping[Any, Any]) -> None:
     try:
         header.model_validate(dict(content))
     except ValidationError as error:
-        raise UsageError(f"{label}: {complaint(error, header, (), ())}") from error
+        raise UsageError(f"{label}: {complaint(error, header, (), (), content)}") from error

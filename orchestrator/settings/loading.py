@@ -199,7 +199,8 @@ def _checked(values: Mapping[str, Any], **ours: Any) -> SweepConfig:
     try:
         return SweepConfig.model_validate({**values, **ours})
     except ValidationError as error:
-        raise complaint(error, SweepConfig, {*PARTS, "scale"}, _NOT_TYPED) from error
+        further = {*PARTS, "scale"}
+        raise complaint(error, SweepConfig, further, _NOT_TYPED, {**values, **ours}) from error
 
 
 def _axes(axes: dict[str, Any], typed: Mapping[str, Any]) -> tuple[dict[str, Any], set[str]]:

@@ -139,10 +139,12 @@ class _Declared(BaseModel):
 
 @cache
 def _declared() -> _Declared:
+    content = SearchSpaces().metrics()
     try:
-        return _Declared.model_validate(SearchSpaces().metrics())
+        return _Declared.model_validate(content)
     except ValidationError as error:
-        raise UsageError(f"metrics.yaml: {complaint(error, _Declared, (), ())}") from error
+        told = complaint(error, _Declared, (), (), content)
+        raise UsageError(f"metrics.yaml: {told}") from error
 
 
 @cache

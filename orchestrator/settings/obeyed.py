@@ -6,12 +6,14 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import UsageError
+from orchestrator.settings.addresses import LOCAL
 from orchestrator.settings.complaints import unknown
 from orchestrator.settings.metrics import at_rungs
 
 if TYPE_CHECKING:
     from orchestrator.settings.models import SweepConfig
 
+WORKER_NICENESS = "RAY_worker_niceness"  # the variable that Ray reads
 # Keys of `scheduler` that a rule reads, beside its name.
 _READ = {
     "fifo": frozenset({"metric", "protect"}),  # what arms are ranked by; it holds of every arm
@@ -32,6 +34,12 @@ def check_obeyed(config: SweepConfig, typed: Collection[str]) -> None:
         UsageError: For a key typed that changes nothing, or a name that does not exist.
     """
     _check_scheduler(config, typed)
+    if config.niceness and config.cluster != LOCAL:
+        raise UsageError(
+            f"niceness={config.niceness}: the workers of cluster={config.cluster} have that of "
+            f"their own start ({WORKER_NICENESS}={config.niceness} before `ray start`); it is for "
+            "cluster=local"
+        )
     for key in sorted(typed):
         if key in ("evaluate.questions", "evaluate.path") and not config.evaluate.ability:
             raise UsageError(f"{key}: nothing is asked; it is for evaluate.ability=[TASK, ...]")

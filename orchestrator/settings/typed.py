@@ -32,7 +32,8 @@ def parse(overrides: Sequence[str], known: Known) -> dict[str, Any]:
         key, value = _read(text, known)
         for name, each in _parted(key, value):
             if name in parsed:
-                raise UsageError(f"{name} is typed twice: {parsed[name]} and {each}")
+                twice = f"{name} is typed twice: {parsed[name]} and {each}"
+                raise UsageError(redacted(twice))
             _check_key(name, name, known)
             parsed[name] = each
     for key in parsed:
@@ -78,7 +79,8 @@ def _read(text: str, known: Known) -> tuple[str, Any]:
     if not sign:
         raise UsageError(f"{text!r} is neither an option nor key=value; see --help")
     shown = ascii(text)[1:-1] if len(text.splitlines()) > 1 else text
-    shown = redacted(shown if len(shown) <= _MOST_SHOWN else f"{shown[:_MOST_SHOWN]}...")
+    shown = redacted(shown)  # whole: a half address looks like none
+    shown = shown if len(shown) <= _MOST_SHOWN else f"{shown[:_MOST_SHOWN]}..."
     if key.startswith("~") or "@" in key:
         raise UsageError(f"{shown}: write key=value; a key cannot be removed or moved")
     key = key.lstrip("+")  # hydra's way to add a key

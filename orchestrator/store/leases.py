@@ -25,6 +25,7 @@ from orchestrator.errors import LedgerError
 BEAT_SECONDS = 5.0
 LEASE_SECONDS = 60.0
 _SUFFIX = ".lease"
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 @dataclass(frozen=True)
@@ -68,13 +69,15 @@ class Leases:
             keys: Fingerprints of trials.
             most: How many to take at most.
             settled: Returns trials that have ended meanwhile; called while no other driver can
-                claim or release.
+                claim, and after the leases were read: a driver may release what it has ended
+                at any time, so that the ledger must be the later of the two.
 
         Raises:
             LedgerError: If the lease cannot be written.
         """
         with self._lock:
-            taken = settled() | set(self.others())
+            held = set(self.others())  # first: what is released after this, `settled` tells
+            taken = held | settled()
             claimed = [key for key in keys if key not in taken][:most]
             self._held.update(claimed)
             self.beat()
@@ -160,12 +163,21 @@ class Leases:
 
 
 def _process_table() -> str:
-    """Name of the machine, or container on it, in which a process number is unique."""
+    """Name of the machine, or container on it, in which a process number is unique.
+
+    Machines may share a host name, and the first space of process numbers is called alike on all;
+    the id of the last start of a machine is its own. What a version without it wrote here reads
+    like a lease from elsewhere: its counter says whether its driver lives.
+    """
     try:
         space = os.readlink("/proc/self/ns/pid")
     except OSError:  # not Linux
         space = ""
-    return f"{socket.gethostname()} {space}"
+    try:
+        boot = f" {_BOOT_ID.read_text().strip()}"
+    except OSError:
+        boot = ""
+    return f"{socket.gethostname()} {space}{boot}"
 
 
 def _read(path: Path) -> dict[str, Any] | None:

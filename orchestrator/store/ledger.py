@@ -203,6 +203,16 @@ class Ledger:
         return history
 
 
+def check_store(store: Path | str) -> None:
+    """Checks that a store is there, for what only reads it.
+
+    Raises:
+        LedgerError: If there is no such folder.
+    """
+    if not os.path.exists(store):
+        raise LedgerError(f"store={store}: no such folder; run a sweep with this store")
+
+
 class Others:
     """The rows that other drivers have written into a store, read again only if they have grown.
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from orchestrator.planning.identity import canonical, fingerprint
+from orchestrator.planning.identity import canonical, fingerprint, identity_fields
 from orchestrator.planning.trial_spec import TrialSpec
 from orchestrator.store.ledger import History, Others
 from orchestrator.store.ledger_rows import EndRow
@@ -39,6 +39,56 @@ def ended(specs: Sequence[TrialSpec], history: History) -> list[EndRow | None]:
         ends = [end for end in ends if _may_be_of(end.spec, spec)]
         found.append(max(ends, key=lambda end: end.time, default=None))
     return found
+
+
+def searched(
+    ablation: str, specs: Sequence[TrialSpec], swept: Collection[str], history: History
+) -> list[EndRow]:
+    """The end rows of a search, as a table takes them: of one setting, and the newest of an arm.
+
+    What Optuna drew is not known beforehand. A row counts if this ablation wrote it and its
+    backbone, data and protocol are those of one of `specs`; if something else that an arm does not
+    name was changed, only what ran under the newest of its settings.
+
+    Args:
+        ablation: The search's.
+        specs: Trials of it, on each of its parts of the data.
+        swept: Keys that are drawn, and so differ from trial to trial.
+        history: What the store holds.
+    """
+    settings: dict[str, dict[str, list[TrialSpec]]] = {}  # `specs` by what is looked up, setting
+    newest: dict[tuple[str, str], tuple[float, str]] = {}  # time and setting of each arm
+    found: list[tuple[tuple[str, str], str, EndRow]] = []
+    for end in history.ends.values():
+        if not is_of(end, ablation):
+            continue
+        spec, looked_up = TrialSpec.from_dict(end.spec), canonical(end.resolved)
+        if looked_up not in settings:
+            known = settings[looked_up] = {}
+            for each in specs:
+                known.setdefault(_setting(each, swept, end.resolved), []).append(each)
+        alike = settings[looked_up].get(_setting(spec, swept, end.resolved), ())
+        if not any(_may_be_of(end.spec, each) for each in alike):
+            continue
+        arm = (spec.arm, str(spec.dataset.get("part")))
+        whole = fingerprint(replace(spec, seed=0), end.resolved)
+        found.append((arm, whole, end))
+        newest[arm] = max(newest.get(arm, (end.time, whole)), (end.time, whole))
+    return [end for arm, whole, end in found if newest[arm][1] == whole]
+
+
+def _setting(spec: TrialSpec, swept: Collection[str], resolved: Mapping[str, Any]) -> str:
+    """Backbone, data and protocol of a trial as text, without what is drawn."""
+    names = {"backbone_fingerprint": resolved.get("backbone_fingerprint")}
+    fields = identity_fields(replace(spec, seed=0, method={}), names)
+    return canonical(
+        {
+            part: {
+                key: value for key, value in fields[part].items() if f"{part}.{key}" not in swept
+            }
+            for part in ("backbone", "dataset", "protocol")
+        }
+    )
 
 
 def _may_be_of(told: Mapping[str, Any], spec: TrialSpec) -> bool:

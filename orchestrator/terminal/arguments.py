@@ -63,6 +63,39 @@ def parser() -> Parser:
     return made
 
 
+def check_together(typed: argparse.Namespace) -> None:
+    """Checks that each word typed has an effect beside the options.
+
+    Raises:
+        UsageError: For one that would be passed over.
+    """
+    if typed.watch and not typed.status:
+        raise UsageError("--watch goes with --status")
+    if typed.simulate_gpus and not typed.dry_run:
+        raise UsageError("--simulate-gpus goes with --dry-run")
+    if typed.list and typed.overrides:
+        raise UsageError(f"{typed.overrides[0]}: nothing else counts with --list")
+    instead = {
+        "--list": typed.list,
+        "--status": typed.status,
+        "--sync": typed.sync,
+        "--write-answers": typed.write_answers is not None,
+        "--explain": typed.explain is not None,
+        "--new": typed.new is not None,
+    }
+    again = {
+        "--retry-failed": typed.retry_failed,
+        "--complete-stopped": typed.complete_stopped,
+        "--fresh": typed.fresh,
+    }
+    runs_nothing = [option for option, is_typed in instead.items() if is_typed]
+    for option, is_typed in again.items():
+        if is_typed and runs_nothing:
+            raise UsageError(
+                f"{option}: it is for a sweep and its --dry-run; {runs_nothing[0]} runs no trial"
+            )
+
+
 def options(typed: argparse.Namespace) -> Options:
     """Which settled trials are to run again."""
     from orchestrator.store.settled import Options  # a thirtieth of --list's time

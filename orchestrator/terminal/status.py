@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
@@ -17,9 +17,9 @@ from orchestrator.forecast.estimate import Forecast, forecast
 from orchestrator.planning.plan import Plan
 from orchestrator.settings.addresses import LOCAL
 from orchestrator.store.leases import Holder, Leases
-from orchestrator.store.ledger import FOLDER, Ledger
+from orchestrator.store.ledger import FOLDER, Ledger, check_store
 from orchestrator.store.ledger_rows import EndRow
-from orchestrator.store.settled import ended, is_of, unsettled
+from orchestrator.store.settled import ended, searched, unsettled
 from orchestrator.terminal.board import NUM_BEST
 from orchestrator.terminal.lines import forecast_line
 from orchestrator.terminal.running_trials import RunningTrial, pulse_folder, running_trial
@@ -41,7 +41,8 @@ class Status:
         num_left: Planned trials that are not settled, held ones included; None without a plan.
         forecast: Forecast of what is left, on this machine; None without a plan.
         running: Running trials of living drivers, and what each does.
-        arms: The plan's arms by score, the best first; none without a plan.
+        arms: The plan's arms by score, the best first, for each part of the data that a search
+            runs on; elsewhere all together under "". None without a plan.
         score: Name of that score.
     """
 
@@ -52,7 +53,7 @@ class Status:
     num_left: int | None = None
     forecast: Forecast | None = None
     running: Sequence[RunningTrial] = ()
-    arms: Sequence[ArmScore] = ()
+    arms: Mapping[str, Sequence[ArmScore]] = field(default_factory=dict)
     score: str = ""
 
 
@@ -60,19 +61,22 @@ def read_status(store: str, plan: Plan | None = None) -> Status:
     """The status of a plan, or of everything in `store` if no plan is given.
 
     Raises:
-        LedgerError: If a segment cannot be read.
+        LedgerError: If the store is not there, or a segment cannot be read.
     """
-    history = Ledger.read(store)
-    settled = history.settled()
+    check_store(store)
     leases = Leases(Path(store) / FOLDER / "status.jsonl")
     holders, running = leases.others(), _running(Path(store), leases.drivers())
+    history = Ledger.read(store)  # after the leases: what one gave back meanwhile has its end here
+    settled = history.settled()
     held = {key: holder for key, holder in holders.items() if key not in settled}
-    if plan is None or plan.is_search:
-        ends = [
-            end for end in history.ends.values() if plan is None or is_of(end, plan.config.ablation)
-        ]
-        scored = ((), "") if plan is None else _scored(plan, ends)
-        return Status(*_counted(ends), Counter(held.values()), None, None, running, *scored)
+    holding = Counter(held.values())
+    if plan is None:
+        return Status(*_counted([*history.ends.values()]), holding, running=running)
+    if plan.is_search:
+        drawn = searched(plan.config.ablation, plan.knowable, plan.swept, history)
+        parts = [(str(end.spec["dataset"].get("part", "")), str(end.spec["arm"])) for end in drawn]
+        scored = _scored(plan, [*zip(parts, drawn, strict=True)])
+        return Status(*_counted(drawn), holding, None, None, running, *scored)
     found = ended(plan.trials, history)
     ends = [end for end in found if end is not None]
     left = unsettled(plan.trials, found, settled)
@@ -84,19 +88,27 @@ def read_status(store: str, plan: Plan | None = None) -> Status:
         cpu_flops=known_speed(default_cache()),
         cpus=usable_cpus() if plan.config.cluster == LOCAL else None,
     )
-    holding = Counter(held.values())
-    return Status(*_counted(ends), holding, len(left), expected, running, *_scored(plan, ends))
+    named = [(("", spec.arm), end) for spec, end in zip(plan.trials, found, strict=True) if end]
+    scored = _scored(plan, named)
+    return Status(*_counted(ends), holding, len(left), expected, running, *scored)
 
 
-def _scored(plan: Plan, ends: Sequence[EndRow]) -> tuple[Sequence[ArmScore], str]:
-    """The arms of a plan by score, over the seeds that have finished."""
-    compared = plan.config.scheduler.compared
-    arms: dict[str, list[float]] = {}
-    for end in ends:
+def _scored(
+    plan: Plan, ends: Sequence[tuple[tuple[str, str], EndRow]]
+) -> tuple[Mapping[str, Sequence[ArmScore]], str]:
+    """The arms of a plan by score, over the seeds that have finished.
+
+    Each end comes with the part of the data and the arm that it counts for. What runs again on
+    another part is the result of a search, and stands first.
+    """
+    compared, rerun = plan.config.scheduler.compared, plan.config.rerun
+    parts: dict[str, dict[str, list[float]]] = {rerun.part: {}} if rerun else {}
+    for (part, arm), end in ends:
         value = at_the_end(end.metrics, compared.on(end.spec.get("dataset", {})))
         if end.status == "finished" and value is not None:
-            arms.setdefault(str(end.spec.get("arm", "")), []).append(value)
-    return ranked(arms, compared.sign), compared.name.removesuffix(".token")
+            parts.setdefault(part, {}).setdefault(arm, []).append(value)
+    arms = {part: ranked(arms, compared.sign) for part, arms in parts.items() if arms}
+    return arms, compared.name.removesuffix(".token")
 
 
 def _running(store: Path, drivers: Collection[str]) -> list[RunningTrial]:
@@ -112,10 +124,11 @@ def status_lines(status: Status) -> list[str]:
     lines += [f"  {count} stopped by {rule}" for rule, count in status.stopped_by.items()]
     lines += [f"{count} held by {holder}" for holder, count in status.held.items()]
     lines += [f"  {each.name}: {each.doing}, {each.time}" for each in status.running]
-    if status.arms:
-        lines.append(f"best arms by {status.score} (± 95% over seeds, from three on):")
-        seeds = [f"{arm.seeds} seed" + "s" * (arm.seeds > 1) for arm in status.arms]
-        best = zip(status.arms[:NUM_BEST], seeds, strict=False)
+    for part, arms in status.arms.items():
+        on = f" on {part}" if part else ""
+        lines.append(f"best arms by {status.score}{on} (± 95% over seeds, from three on):")
+        seeds = [f"{arm.seeds} seed" + "s" * (arm.seeds > 1) for arm in arms]
+        best = zip(arms[:NUM_BEST], seeds, strict=False)
         lines += [f"  {arm.text} ({told}) {arm.name}" for arm, told in best]
     if status.forecast is not None:
         lines.append(f"{status.num_left} left; {forecast_line(status.forecast)}")

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrator.errors import LedgerError
 from orchestrator.planning.plan import Plan
 from orchestrator.planning.trial_spec import TrialSpec
 from orchestrator.store.copies import Copies
-from orchestrator.store.ledger import Ledger
+from orchestrator.store.ledger import FOLDER, Ledger, check_store
 from orchestrator.store.rows import labelled
 from orchestrator.store.settled import ended, is_of
 from orchestrator.tracking.tracker import Tracker
@@ -35,20 +36,26 @@ def sync_plan(plan: Plan) -> Synced:
     """Write every ended trial of a plan into its experiment, also those that only copies hold.
 
     Raises:
-        LedgerError: If the ledger cannot be read.
+        LedgerError: If the store is not there, no sweep has run in it, or its ledger cannot be
+            read.
         UsageError: If its copies cannot be read or written.
     """
     config = plan.config
-    if config.copies:
-        copies = Copies(Path(config.store).resolve(), config.copies)
+    store = Path(config.store).resolve()
+    copies = Copies(store, config.copies) if config.copies else None
+    if copies is not None:
         copies.fetch()
-        copies.send()
+    check_store(config.store)
     history = Ledger.read(config.store)
+    if not (store / FOLDER).is_dir():
+        raise LedgerError(f"store={config.store}: no sweep has run there; run one with this store")
+    if copies is not None:
+        copies.send()
     pairs = list(zip(plan.trials, ended(plan.trials, history), strict=True))
     if plan.is_search:
         searched = [end for end in history.ends.values() if is_of(end, config.ablation)]
         pairs = [(TrialSpec.from_dict(end.spec), end) for end in searched]
-    tracker = Tracker(Path(config.store).resolve(), config.ablation, config.question, config.mlflow)
+    tracker = Tracker(store, config.ablation, config.question, config.mlflow)
     rows = [labelled(end, spec, config) for spec, end in pairs if end is not None]
     for row in rows:
         tracker.log(row)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from orchestrator import sweep
 from orchestrator.errors import UsageError
 from orchestrator.redaction import redacted
 from orchestrator.running.cluster import set_environment
@@ -67,6 +68,44 @@ def test_redacted_when_an_address_names_a_user_then_it_is_hidden(user: str) -> N
     assert redacted(f"no answer from https://{user}@host:5000/x") == (
         "no answer from https://***@host:5000/x"
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("s3://b/x?secret_key=a/b+c=&region=eu", "s3://b/x?secret_key=***&region=***"),
+        ("see (http://h:5000/?token=abc), then", "see (http://h:5000/?token=***), then"),
+        ("{'copies': 's3://b?k=a\"b', 'x': 1}", "{'copies': 's3://b?k=***', 'x': 1}"),
+        ("https://h/?only-a-key", "https://h/?***"),
+        ("https://me:pass@h/x?a=1", "https://***@h/x?a=***"),
+        ("http://h/#/runs/1?q=abc", "http://h/#/runs/1?q=***"),
+        ("browse http://h/#/experiments/1 or https://h/x? No: a?b=c", None),
+    ],
+)
+def test_redacted_when_an_address_has_a_query_then_its_values_are_hidden(
+    text: str, shown: str | None
+) -> None:
+    assert redacted(text, {}) == (text if shown is None else shown)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ['copies="s3://b/x?secret_key=confidential"'],
+        ['mlflow="http://h:5000/?token=confidential"'],
+        ['copies="s3://b?k=confidential"', 'copies="s3://b?k=confidential"'],
+        ["store='s3://b?k=confidential'", "--status"],
+        [f"copies=s3://me:confidential{'x' * 200}@b/c=d"],  # cannot be read, and is shortened
+        ["copies={a:'s3://b?k=confidential'}"],
+    ],
+)
+def test_command_that_refuses_an_address_with_a_key_then_it_does_not_print_it(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sweep.main(["ablation=smoke", *words]) == 2
+    said = capsys.readouterr().err
+    assert "***" in said
+    assert "confidential" not in said
 
 
 def test_redacted_when_nothing_is_secret_then_unchanged() -> None:

@@ -49,10 +49,12 @@ def read_deviations(spaces: SearchSpaces) -> tuple[Deviation, ...]:
     Raises:
         UsageError: If the file is not as it should be, or names a method that there is not.
     """
+    content = spaces.deviations()
     try:
-        found = _Deviations.model_validate(spaces.deviations()).deviations
+        found = _Deviations.model_validate(content).deviations
     except ValidationError as error:
-        raise UsageError(f"deviations.yaml: {complaint(error, _Deviations, (), ())}") from error
+        told = complaint(error, _Deviations, (), (), content)
+        raise UsageError(f"deviations.yaml: {told}") from error
     known = spaces.names("method")
     for deviation in found:
         for name in () if deviation.concerns == "all" else deviation.concerns:

@@ -244,7 +244,7 @@ def test_expand_when_orders_questions_and_answers_are_axes_then_each_arm_bears_i
         ),
         (["protocol.curve=true", "protocol.kind=batch"], ["protocol.curve=true", "kind=batch"]),
         (["protocol.group_sizes=[61]"], ["protocol.group_sizes=[61]", "60 edits"]),
-        (["protocol.group_sizes=[1,-1]"], ["protocol.group_sizes.1=-1"]),
+        (["protocol.group_sizes=[1,-1]"], ["protocol.group_sizes=[1, -1]: -1: "]),
         (["protocol.answers_per_question=0"], ["protocol.answers_per_question=0"]),
     ],
 )
@@ -299,7 +299,7 @@ def test_expand_when_axes_do_not_collide_then_the_length_is_their_product(
         (["method.lora_rnk=4"], ["method.lora_rnk", "did you mean 'method.lora_rank'"]),
         (["axes.method.top=[4]"], ["axes.method.top", "method.top_k"]),
         (["axes.protocl.kind=[batch]"], ["axes.protocl.kind", "'protocol.kind'"]),
-        (["method=none"], ["axes.method.lora_rank", "none"]),
+        (["method=none"], ["method=none: it has no method.lora_rank", "methods that have: moe"]),
         (["method.edit_layer=16"], ["method.edit_layer=16", "0 to 15"]),
         (["method.edit_layer=-1"], ["method.edit_layer=-1", "0 to 15"]),
         (["method.edit_layer=1.5"], ["method.edit_layer=1.5", "whole number"]),

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from orchestrator import sweep
 from orchestrator.errors import UsageError
 from orchestrator.planning.identity import fingerprint
 from orchestrator.planning.plan import expand
-from orchestrator.running.cluster import check_niceness, set_environment
+from orchestrator.running.cluster import set_environment
 from orchestrator.settings import loading as config
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -51,11 +53,15 @@ def test_set_environment_when_the_user_has_set_the_variable_then_only_a_typed_ke
     assert os.environ[name] == "14"
 
 
-def test_check_niceness_when_the_cluster_runs_already_then_it_says_who_decides() -> None:
-    check_niceness("auto", 0)
-    check_niceness("local", 5)
-    with pytest.raises(UsageError, match=r"niceness=5: .* cluster=auto .*RAY_worker_niceness=5"):
-        check_niceness("auto", 5)
+def test_niceness_when_the_cluster_runs_already_then_a_dry_run_too_says_who_decides(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert config.load(["ablation=smoke", "cluster=auto"]).niceness == 0
+    assert config.load(["ablation=smoke", "niceness=5"]).niceness == 5
+    assert sweep.main(["ablation=smoke", "niceness=5", "cluster=auto", "--dry-run"]) == 2
+    assert re.fullmatch(
+        r"error: niceness=5: .* cluster=auto .*RAY_worker_niceness=5.*\n", capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize("typed", ["20", "-1", "1.5"])

@@ -100,7 +100,13 @@ RANKS, METHODS, SEARCH = "ablation=ranks", "ablation=methods", "ablation=search"
         ([RANKS, "backbone.model=null"], ["backbone.model=null", "'embedded:tiny'"]),
         ([RANKS, "dataset.max_edits=0"], ["dataset.max_edits=0", "at least 1"]),
         ([RANKS, "dataset.max_edits={reprt:3}"], ["dataset.max_edits.reprt=3", "report"]),
-        ([RANKS, "seeds=[5000000000]"], ["seeds.0=5000000000", "4294967295"]),
+        ([RANKS, "seeds=[5000000000]"], ["seeds=[5000000000]: ", "4294967295"]),
+        ([RANKS, "seeds=[0,-1]"], ["seeds=[0, -1]: -1: ", "equal to 0"]),
+        ([RANKS, "evaluate.path=3"], ["evaluate.path=3: must be a word"]),
+        ([RANKS, "printed_cells={file:x}"], ["printed_cells={'file': 'x'}: columns: field req"]),
+        ([RANKS, "stands_for={a:1}"], ["stands_for.a=1: must be a mapping"]),
+        ([RANKS, "method.num_experts=0"], ["method.num_experts=0: must be at least 1"]),
+        ([RANKS, "axes.method.num_experts=[0,10]"], ["method.num_experts=0: must be at least 1"]),
         ([SEARCH, "rerun.seeds=[1,1]"], ["rerun.seeds=[1, 1]", "only once"]),
         ([SEARCH, "rerun.part=reprt"], ["rerun.part=reprt", "report"]),
         ([RANKS, "gpu_gib=inf"], ["gpu_gib=inf", "1000000000"]),
@@ -251,6 +257,17 @@ def test_ablation_when_its_file_says_what_nobody_reads_then_it_is_refused(
     (folder / "ablation" / "own.yaml").write_text(f"{head}{lines}\n")
     message = refusal(folder, "ablation=own")
     assert [part for part in parts if part not in message] == [], message
+
+
+def test_method_that_lacks_an_axis_of_the_file_then_it_is_named_and_no_axis_is_blamed(
+    folder: Path,
+) -> None:
+    assert refusal(folder, RANKS, "method=multi") == (
+        "method=multi: it has no method.lora_rank, method.num_experts, method.top_k, which "
+        "ablation=ranks sweeps; methods that have: moe"
+    )
+    typed = refusal(folder, RANKS, "method=multi", "axes={method.lora_rank:[4]}")
+    assert typed.startswith("axes.method.lora_rank (methods: multi): no such name")
 
 
 def test_where_when_one_of_two_empties_the_grid_then_it_alone_is_blamed(folder: Path) -> None:

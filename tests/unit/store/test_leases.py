@@ -9,6 +9,10 @@ import pytest
 
 from orchestrator.errors import LedgerError
 from orchestrator.store.leases import LEASE_SECONDS, Holder, Leases, summary
+from orchestrator.store.ledger import Ledger
+from orchestrator.store.ledger_rows import EndRow
+
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 def write_lease(path: Path, trials: list[str], **changes: object) -> None:
@@ -50,6 +54,48 @@ def test_claim_when_a_trial_ended_meanwhile_then_it_is_not_taken(tmp_path: Path)
         assert leases.claim(["p", "q"], 9, lambda: {"p"}) == ["q"]
     finally:
         leases.close()
+
+
+def test_claim_when_a_trial_ends_and_is_released_meanwhile_then_it_is_not_taken(
+    tmp_path: Path,
+) -> None:
+    ours, theirs = Ledger.open(tmp_path), Ledger.open(tmp_path)
+    first, second = Leases(ours.path), Leases(theirs.path)
+
+    def settled() -> set[str]:
+        before = Ledger.read(tmp_path).settled()  # a large ledger takes seconds
+        theirs.append(EndRow("p", "finished"))
+        theirs.commit()
+        second.release(["p"])
+        return before
+
+    with ours, theirs:
+        second.claim(["p"], 1, nothing)
+        assert first.claim(["p", "q"], 9, settled) == ["q"]
+        assert first.claim(["p"], 9, lambda: Ledger.read(tmp_path).settled()) == []
+        first.close()
+        second.close()
+
+
+@pytest.mark.skipif(not BOOT_ID.exists(), reason="the system does not name its starts")
+@pytest.mark.parametrize("boot", ["", " 00000000-0000-4000-8000-000000000000"])
+def test_others_when_a_lease_names_another_start_or_none_then_its_counter_decides(
+    tmp_path: Path, boot: str
+) -> None:
+    # a machine of the same name, and this one as a version wrote it that named no start
+    clock = [1000.0]
+    leases = Leases(tmp_path / "a.jsonl", lambda: clock[0])
+    leases.beat()
+    here = json.loads((tmp_path / "a.lease").read_text())
+    processes = here["processes"].removesuffix(f" {BOOT_ID.read_text().strip()}") + boot
+    there = {"processes": processes, "pid": 2**22 + 1, "host": here["host"]}
+    write_lease(tmp_path / "b.lease", ["p"], **there)
+    assert "p" in leases.others()
+    assert leases.drivers() == {"a", "b"}  # so that its scratch is kept
+    assert leases.claim(["p"], 1, nothing) == []
+    clock[0] += LEASE_SECONDS
+    assert leases.drivers() == {"a"}
+    leases.close()
 
 
 def test_others_when_the_process_is_gone_or_its_number_is_used_again_then_it_holds_nothing(
