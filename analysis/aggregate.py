@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import pandas as pd
 
+from analysis.errors import StoreError
 from analysis.intervals import SEEDS_FOR_T, Interval, interval_over_seeds, intervals_over_subjects
 from analysis.metrics import AVERAGED, metric
 
@@ -71,6 +72,7 @@ class Arm:
         context: Backbone and data set of the arm, by the names in `CONTEXT`.
         records: Where the per-record results of each seed lie, as `runs.read_records` takes it.
         counts: Counts that each seed reported, by their names without `count.`.
+        settings: Those of its method that are not swept, by their names, as far as they are told.
     """
 
     name: str
@@ -89,6 +91,7 @@ class Arm:
     context: Mapping[str, str] = field(default_factory=dict)
     records: tuple[str, ...] = ()
     counts: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def of_seed(self, score: str, seed: int) -> float:
         """One of its scores in one of its seeds."""
@@ -166,35 +169,6 @@ def with_intervals(arm: Arm, measure: str, records: RecordReader | None) -> dict
     }
 
 
-def paired_difference(
-    pairs: Sequence[tuple[Arm, Arm]], score: str, second_score: str
-) -> Estimate | None:
-    """First less second within each seed that all arms have, averaged over the pairs.
-
-    The edits of a seed are the same in all arms, so that the spread between seeds cancels.
-
-    Args:
-        pairs: At least one, of arms that have the scores.
-        score: Of the first arms.
-        second_score: Of the second ones.
-
-    Returns:
-        The estimate over seeds; None if the arms have no seed in common.
-    """
-    shared = sorted(set.intersection(*(set(arm.seeds) for pair in pairs for arm in pair)))
-    if not shared:
-        return None
-    by_seed = [
-        math.fsum(
-            first.of_seed(score, seed) - second.of_seed(second_score, seed)
-            for first, second in pairs
-        )
-        / len(pairs)
-        for seed in shared
-    ]
-    return estimate(by_seed)
-
-
 def _section(part: pd.DataFrame, measure: str, records: RecordReader | None) -> Section:
     # One arm and seed under two fingerprints: the setting that is not swept was changed in between.
     identity = ["ablation", "arm", "own"]
@@ -250,14 +224,14 @@ def _arm(
     group = sorted(group, key=lambda each: int(each[1]["seed"]))
     places, trials = [place for place, _ in group], [trial for _, trial in group]
     first = trials[0]
-    state = _state(trials)
+    state, swept = _state(trials), json.loads(first["swept"])
     before = {name: _known(found) for name, found in tables.before.at(places).items()}
     counts = {name: _known(found) for name, found in tables.counts.at(places).items()}
     return Arm(
         name=str(first["arm"]),
         method=str(first["method"]),
         ablation=str(first["ablation"]),
-        swept=json.loads(first["swept"]),
+        swept=swept,
         published=json.loads(first["published"]),
         protocol=json.loads(first["protocol"]),
         seeds=tuple(int(trial["seed"]) for trial in trials),
@@ -270,7 +244,21 @@ def _arm(
         context={name: str(first[name]) for name in CONTEXT},
         records=tuple(str(trial["records"]) for trial in trials),
         counts={name.removeprefix(_COUNT): tuple(found) for name, found in counts.items() if found},
+        settings=_settings(first, swept),
     )
+
+
+def _settings(trial: Trial, swept: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a trial's method that are not swept."""
+    text = trial["method_config"] or "{}"
+    try:
+        settings: dict[str, Any] = json.loads(text)
+    except json.JSONDecodeError:
+        what = f"tag method_config is {text!r}, which is not JSON"
+        raise StoreError(f"run {trial['run_id']}: {what}") from None
+    for key in swept:
+        settings.pop(key.removeprefix("method."), None)
+    return settings
 
 
 def _known(values: Sequence[float]) -> list[float]:

@@ -66,12 +66,12 @@ def parse_options(
         choices: The values that some of these allow.
 
     Raises:
-        ValueError: If a key is no option, or a value not among its choices.
+        ValueError: If a key is no option or typed twice, or a value not among its choices.
     """
     from analysis.metrics import MEASURES  # here: --help does not wait for it
 
     defaults, allowed = {**SHARED, **further}, {"measure": MEASURES, **choices}
-    options = dict(defaults)
+    typed: dict[str, str] = {}
     for key, _, value in (word.partition("=") for word in words if "=" in word):
         if key not in defaults:
             near = difflib.get_close_matches(key, defaults, n=1)
@@ -79,8 +79,10 @@ def parse_options(
             raise ValueError(f"unknown option {key!r}; {hint}known: {', '.join(defaults)}")
         if key in allowed and value not in allowed[key]:
             raise ValueError(f"{key} is {value!r}; it must be one of {', '.join(allowed[key])}")
-        options[key] = value
-    return tuple(word for word in words if "=" not in word), options
+        if key in typed:
+            raise ValueError(f"{key} is typed twice: {typed[key]} and {value}")
+        typed[key] = value
+    return tuple(word for word in words if "=" not in word), {**defaults, **typed}
 
 
 def store_folders(options: Mapping[str, str]) -> tuple[Path, ...]:

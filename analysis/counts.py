@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from analysis.aggregate import Arm, Section
+from analysis.aggregate import Arm
 
 _MOST_ARMS = 6  # named in one line
 
@@ -96,11 +96,15 @@ _KINDS: Mapping[str, _Kind] = {
 }
 
 
-def count_lines(section: Section) -> list[str]:
-    """One line for each count that some arm has; those with words of their own come first."""
-    found = {name for arm in section.arms for name in arm.counts}
+def count_lines(arms: Sequence[Arm]) -> list[str]:
+    """One line for each count that some arm has; those with words of their own come first.
+
+    Args:
+        arms: Of one section, under names that tell them apart.
+    """
+    found = {name for arm in arms for name in arm.counts}
     names = [name for name in _KINDS if name in found] + sorted(found - set(_KINDS))
-    lines = [_line(name, section.arms) for name in names]
+    lines = [_line(name, arms) for name in names]
     return [line for line in lines if line]
 
 

@@ -13,5 +13,9 @@ class PaperNumbersError(AnalysisError):
     """A file of published numbers is missing, or its content is not valid."""
 
 
+class OutputError(AnalysisError):
+    """A file that was asked for cannot be written where an option says."""
+
+
 class ProtocolMismatchError(AnalysisError):
     """Runs and published rows were measured under different kinds of protocol."""

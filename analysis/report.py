@@ -52,9 +52,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
         # pandas, mlflow and matplotlib take seconds to import; typing errors should not wait.
         from analysis.page.content import Page, page_of
-        from analysis.page.live import Live, follow, replace_text
+        from analysis.page.live import Live, follow, write_page
         from analysis.page.parts import write_parts
         from analysis.page.writing import html_of
+        from analysis.render.files import make_folder, remove_folders
 
         path = Path(options["out"] or stores[0] / "report.html")
         links = [_link(store, path.parent) for store in stores]
@@ -71,7 +72,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             follow(sys.stdin, stores[0], path, page_of=made, html_of=text_of, is_local=is_local)
         else:
             page = made()
-            replace_text(path, text_of(page, None))
+            # Both places are tried before anything is written into one of them.
+            new = make_folder(Path(options["parts"]), "parts") if options["parts"] else ()
+            try:
+                write_page(path, text_of(page, None))
+            except ValueError:
+                remove_folders(new)
+                raise
             if options["parts"]:
                 write_parts(page, Path(options["parts"]))
         print(path)

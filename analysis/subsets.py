@@ -19,7 +19,9 @@ Division: TypeAlias = Callable[[pd.DataFrame], "pd.Series[float]"]
 
 
 def subsets(arm: Arm, measure: str, divide: Division, name: str) -> tuple[Arm, ...]:
-    """One arm for each subset, named `<name> 1`, `<name> 2`, ..., in the order of their numbers.
+    """One arm for each subset, in the order of their numbers.
+
+    They stand as `<name> 1`, `<name> 2`, ..., and their own names begin with that of `arm`.
 
     Its scores are means over the subset's records, then over seeds; those right after each batch
     are called `<score>.immediate`. With fewer than three seeds their intervals are over the
@@ -51,7 +53,7 @@ def subsets(arm: Arm, measure: str, divide: Division, name: str) -> tuple[Arm, .
     return tuple(
         replace(
             arm,
-            name=f"{name} {subset + 1}",
+            name=f"{arm.name}, {name} {subset + 1}",
             swept={**arm.swept, "arm": f"{name} {subset + 1}"},
             scores={
                 score: estimate(found, resampled[subset].get(score))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.figures.cells import Column, has_intervals, has_paper
+from analysis.render.files import write_file
 from analysis.render.table import Table
 
 LEAST_WIDTH = 6.5  # inches
@@ -21,7 +23,8 @@ LEAST_WIDTH = 6.5  # inches
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 MARKERS = ("o", "s", "D", "^", "v", "P", "X")
 _SHOWN = ("backbone", "dataset", "protocol", "measure", "seeds", "commit")  # of a table's context
-_NOTED = ("differs from the paper: ", "columns ")  # how the notes begin that every figure needs
+# How the notes begin that every figure needs.
+_NOTED = ("differs from the paper: ", "columns ", "mixed method.")
 _TIED = "\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}"  # `n = 8` stays on one line
 _CHARACTERS_PER_INCH = 15.5  # of the small print
 _SMALL = 7.0
@@ -121,7 +124,13 @@ def marks(columns: Sequence[Column], intervals: str = "lines") -> str:
 
 
 def store(figure: Figure, path: Path) -> None:
-    """Write the figure in the format of the path's suffix, without the time."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    dates = {".svg": {"Date": None}, ".pdf": {"CreationDate": None, "ModDate": None}}
-    figure.savefig(path, metadata=dates.get(path.suffix))
+    """Write the figure in the format of the path's suffix, without the time.
+
+    Raises:
+        OutputError: If it cannot be written; nothing is left of the attempt.
+    """
+    form = path.suffix.removeprefix(".")
+    dates = {"svg": {"Date": None}, "pdf": {"CreationDate": None, "ModDate": None}}
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format=form, metadata=dates.get(form))
+    write_file(path, drawn.getvalue(), "out")

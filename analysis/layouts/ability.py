@@ -9,6 +9,7 @@ import pandas as pd
 
 from analysis.aggregate import Arm, Estimate, Section, estimate
 from analysis.intervals import SEEDS_FOR_T, interval_of_change
+from analysis.layouts.labels import distinct
 from analysis.layouts.layout import Body, Layout, ours
 from analysis.metrics import METRICS, headings, metric
 from analysis.published.paper_numbers import PaperRow
@@ -69,12 +70,11 @@ def _body(section: Section, num_left_out: int, without: str) -> Body:
     tasks = _tasks(section.arms)
     scores = {f"{CHANGE}{task}": _heading(task) for task in tasks}
     before = tuple(Entry(_before(section.arms, task)) for task in tasks)
+    arms = sorted(section.arms, key=_place)
+    edits = distinct(arms, list(map(_edits, arms)), [arm.method for arm in arms])
     rows = (
-        Row(
-            (arm.method, _edits(arm)),
-            (Entry(ours(arm, RELIABILITY)), *map(Entry, _changes(arm, tasks))),
-        )
-        for arm in sorted(section.arms, key=_place)
+        Row((arm.method, label), (Entry(ours(arm, RELIABILITY)), *map(Entry, _changes(arm, tasks))))
+        for arm, label in zip(arms, edits, strict=True)
     )
     has_text = any(_is_perplexity(task) for task in tasks)
     left_out = f"left out: {num_left_out} arms of {without}, which is not in this figure"

@@ -17,6 +17,7 @@ import pandas as pd
 
 from analysis.aggregate import Arm, Estimate, Section, estimate
 from analysis.intervals import intervals_over_subjects
+from analysis.layouts.labels import named
 from analysis.layouts.layout import Body, Layout
 from analysis.published.paper_numbers import PaperRow, read
 from analysis.reading.wrong_answers import FORMS, Kind, read_answers
@@ -72,7 +73,7 @@ def failures(
 
     def arrange(section: Section, paper: Sequence[PaperRow], is_filtered: bool) -> Body:
         """Two rows per arm: its edits and their rephrases."""
-        arms = sorted(section.arms, key=lambda arm: (arm.ablation, arm.name))
+        arms = named(sorted(section.arms, key=lambda arm: (arm.ablation, arm.name)))
         kind = _kind(section.measure, arms)
         found = [_Answers(arm, _frames(arm, kind)) for arm in arms]
         return Body(

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 
 from analysis.aggregate import Section
+from analysis.layouts.labels import named
 from analysis.layouts.layout import SCORES, Body, Layout, ours
 from analysis.metrics import METRICS, digits, headings
 from analysis.published.paper_numbers import PaperRow
@@ -17,7 +18,7 @@ def arrange(section: Section, paper: Sequence[PaperRow], is_filtered: bool) -> B
     measured = {name for arm in section.arms for name in arm.scores}
     further = [m.name for m in METRICS.values() if m.has_column and m.name in measured]
     scores = SCORES | headings(further)
-    arms = sorted(section.arms, key=lambda arm: (arm.ablation, _natural(arm.name)))
+    arms = sorted(named(section.arms), key=lambda arm: (arm.ablation, _natural(arm.name)))
     rows = (Row((arm.name,), tuple(Entry(ours(arm, name)) for name in scores)) for arm in arms)
     return Body(labels=("Arm",), scores=scores, rows=tuple(rows), digits=digits(scores))
 

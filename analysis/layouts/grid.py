@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from analysis.aggregate import Arm, Section
+from analysis.layouts.labels import distinct, named
 from analysis.layouts.layout import (
     NOT_IN_PAPER,
     NOT_PRINTED,
@@ -74,8 +75,11 @@ def grid_rows(
     """
     lines: list[tuple[tuple[float, ...], Row]] = []
     strangers: list[Row] = []
-    for arm in section.arms:
-        points, at = published_points(arm, axes), ours_at(arm, axes)
+    placed = [published_points(arm, axes) for arm in section.arms]
+    ours = [ours_at(arm, axes) for arm in section.arms]
+    labelled = distinct(section.arms, ours, list(map(str, placed)))
+    names = [arm.name for arm in named(section.arms)]
+    for arm, points, at, name in zip(section.arms, placed, labelled, names, strict=True):
         for point in points:
             if point in printed:
                 labels = (*map(str, point), at)
@@ -87,7 +91,7 @@ def grid_rows(
             labels = (*map(str, group[0][:-1]), last, at)
             lines.append((_order(group[0]), Row(labels, entries(arm, None, absent))))
         if not points:
-            labels = (*(NO_POINT for _ in axes), arm.name)
+            labels = (*(NO_POINT for _ in axes), name)
             strangers.append(Row(labels, entries(arm, None, NOT_IN_PAPER)))
     lines.sort(key=lambda line: line[0])
     return (*(row for _, row in lines), *strangers)

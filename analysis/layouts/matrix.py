@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 from analysis.aggregate import Arm, Section
 from analysis.layouts.directions import Direction, Position
+from analysis.layouts.labels import apart, with_words
 from analysis.layouts.layout import (
     NOT_IN_PAPER,
     NOT_RUN,
@@ -134,16 +135,17 @@ class _Cells:
         """The printed lines of one row: as many as its fullest cell has arms, at least one."""
         by_column = [self.ours.get((row, column), []) for column in self.columns]
         height = max(1, *map(len, by_column))
+        told = [self._told(row, arms) for arms in by_column]
         lines = []
         for index in range(height):
             arms = [found[index] if index < len(found) else None for found in by_column]
-            first = next((arm for arm in arms if arm), None)
+            words = [each[index] if index < len(each) else "" for each in told]
             entries = [
                 self._entry(arm, self.printed.get((row, column)), name)
                 for column, arm in zip(self.columns, arms, strict=True)
                 for name in scores
             ]
-            lines.append(Row(self._labels(row, first, height), tuple(entries)))
+            lines.append(Row(self._labels(row, arms, words), tuple(entries)))
         return lines
 
     def ranks(self) -> list[str]:
@@ -190,10 +192,23 @@ class _Cells:
         paper = theirs(row, name, NOT_IN_PAPER) if self.has_paper else None
         return Entry(ours(arm, name), paper)
 
-    def _labels(self, row: Position, arm: Arm | None, height: int) -> tuple[str, ...]:
-        if self.matrix.rows.ours is not None:
-            return row.label, self.matrix.rows.ours(arm) if arm else NOT_RUN
-        return (f"{row.label} ({arm.name})" if height > 1 and arm else row.label,)
+    def _told(self, row: Position, arms: Sequence[Arm]) -> tuple[str, ...]:
+        """What tells the arms of one cell apart, beside their labels."""
+        ours = self.matrix.rows.ours
+        return apart(arms, [row.label if ours is None else ours(arm) for arm in arms])
+
+    def _labels(
+        self, row: Position, arms: Sequence[Arm | None], words: Sequence[str]
+    ) -> tuple[str, ...]:
+        """The labels of a line: of its first arm, with what tells its arms from other lines'."""
+        said = {c.label: each for c, each in zip(self.columns, words, strict=True) if each}
+        is_one = len(set(said.values())) == 1
+        parts = said.values() if is_one else (f"{head}: {each}" for head, each in said.items())
+        told = "; ".join(dict.fromkeys(parts))
+        if self.matrix.rows.ours is None:
+            return (with_words(row.label, told),)
+        first = next((arm for arm in arms if arm), None)
+        return row.label, with_words(self.matrix.rows.ours(first), told) if first else NOT_RUN
 
 
 def block(section: Section, paper: Sequence[PaperRow]) -> tuple[PaperRow, ...]:

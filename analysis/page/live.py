@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import queue
 import threading
 import time
@@ -18,6 +17,7 @@ from pydantic.dataclasses import dataclass
 from analysis.errors import AnalysisError
 from analysis.page.content import EMPTY, Page
 from analysis.reading.database import DATABASE
+from analysis.render.files import write_file
 
 _OTHER_WORK = 9.0  # times as long as making tables and figures took, until they are made again
 _STRICT = ConfigDict(strict=True, extra="forbid")
@@ -116,7 +116,7 @@ def follow(
         is_local: Whether the runs are in the store's own database.
 
     Raises:
-        AnalysisError: By the last writing: if the store tells nothing.
+        AnalysisError: By the last writing: if the store tells nothing; if a page cannot be written.
     """
     page, seen, rests_until = replace(EMPTY, stores=(store.resolve().name,)), None, 0.0
     for line in _newest(lines):
@@ -130,19 +130,20 @@ def follow(
                 page, seen = page_of(), state
             ended = time.monotonic()
             rests_until = ended + _OTHER_WORK * (ended - began)
-        replace_text(path, html_of(page, live))
+        write_page(path, html_of(page, live))
     try:
         page = page_of()
     finally:  # whatever it is, it changes no more
-        replace_text(path, html_of(page, None))
+        write_page(path, html_of(page, None))
 
 
-def replace_text(path: Path, text: str) -> None:
-    """Write a file so that whoever reads it sees all of it or what was there before."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    aside.write_text(text, "utf-8")
-    aside.replace(path)
+def write_page(path: Path, text: str) -> None:
+    """Write the page's file anew.
+
+    Raises:
+        OutputError: If it cannot be written.
+    """
+    write_file(path, text.encode(), "out")
 
 
 def _newest(lines: Iterable[str]) -> Iterable[str]:

@@ -8,12 +8,16 @@ from urllib.parse import quote
 
 from analysis.page.content import Page, Shown
 from analysis.render.documents import render
+from analysis.render.files import write_file
 
 
 def write_parts(page: Page, folder: Path) -> None:
     """One folder for each ablation, with each table as Markdown and its figure as SVG.
 
     A published table that several ablations answer is in the folder of each.
+
+    Raises:
+        OutputError: If one of the files cannot be written.
     """
     by_table: dict[str, list[Shown]] = {}
     for ablation in page.ablations:
@@ -31,12 +35,11 @@ def file_name(name: str) -> str:
 
 
 def _write(shown: list[Shown], folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
     met: Counter[str] = Counter()
     for each in shown:
         name = f"{file_name(each.table.name)}{each.table.suffix}"
         met[name] += 1
         stem = name if met[name] == 1 else f"{name}_{met[name]}"
-        (folder / f"{stem}.md").write_text(render([each.table], "markdown"), "utf-8")
+        write_file(folder / f"{stem}.md", render([each.table], "markdown").encode(), "parts")
         if each.svg:
-            (folder / f"{stem}.svg").write_text(each.svg, "utf-8")
+            write_file(folder / f"{stem}.svg", each.svg.encode(), "parts")

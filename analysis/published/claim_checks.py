@@ -1,8 +1,8 @@
 """Compares the arms that a published claim is about, and judges whether our runs confirm it.
 
-Arms are paired when they agree in all that the comparison does not name, and differences are taken
-within a seed, as all arms of a seed make the same edits. What is said of many arms at once, such as
-all orders of the same edits, is said of their means over seeds.
+Differences are taken within a seed, as all arms of a seed make the same edits. What is said of many
+arms at once, such as all orders of the same edits, is said of their means over seeds. Two sides of
+one method that differ in a setting which was not swept are not judged.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import pandas as pd
 
@@ -21,11 +21,18 @@ from analysis.aggregate import (
     RecordReader,
     Section,
     estimate,
-    paired_difference,
     with_intervals,
 )
 from analysis.intervals import intervals_over_subjects
-from analysis.published.claim_list import EACH, OF_MANY, OF_ONE, OF_ORDERS, Check, Selector
+from analysis.published.claim_list import EACH, OF_MANY, OF_ONE, OF_ORDERS, Check
+from analysis.published.mixed import mixed_settings
+from analysis.published.pairing import (
+    further_keys,
+    is_selected,
+    paired_difference,
+    pairs,
+    texts_of,
+)
 from analysis.published.variation import ORDER, more_spread, rank_correlation, share_passing, spread
 
 Verdict: TypeAlias = Literal["confirmed", "refuted", "undecided", "not run"]
@@ -48,6 +55,7 @@ class Finding:
         num_arms: Number of arms that it is said of, if not of pairs.
         why: Why there is no difference; "" if there is one.
         measure: How the answers were scored; None: there is no difference.
+        caution: What was not swept and differs between its pairs, or its arms; "" if nothing does.
     """
 
     check: Check
@@ -57,6 +65,7 @@ class Finding:
     num_arms: int = 0
     why: str = ""
     measure: str | None = None
+    caution: str = ""
 
 
 def find(check: Check, section: Section, records: RecordReader | None) -> Finding:
@@ -75,9 +84,11 @@ def find(check: Check, section: Section, records: RecordReader | None) -> Findin
         return _find_over_arms(check, section, records)
     matched = pairs(check, section.arms)
     if not matched:
-        return Finding(check, "not run", why="no such arms in the store")
+        return Finding(check, "not run", why=_unmatched(check, section.arms))
     if states := _states(itertools.chain(*matched)):
         return Finding(check, "undecided", why=states)
+    if unlike := _unlike(matched):
+        return Finding(check, "undecided", why=unlike)
     if missing := _missing(check, matched):
         return Finding(check, "undecided", why=f"{missing} was not measured")
     if check.relation in OF_ONE:
@@ -89,7 +100,8 @@ def find(check: Check, section: Section, records: RecordReader | None) -> Findin
     if found is None:
         return Finding(check, "undecided", why="the arms have no seed in common")
     verdict = judge(found, check.relation, check.by)
-    return Finding(check, verdict, found, len(matched), measure=section.measure)
+    caution = _caution(list(itertools.chain(*matched)))
+    return Finding(check, verdict, found, len(matched), measure=section.measure, caution=caution)
 
 
 def judge(difference: Estimate, relation: str, by: float) -> Verdict:
@@ -147,7 +159,7 @@ def expanded(check: Check, arms: Sequence[Arm]) -> tuple[Check, ...]:
     keys = [key for key, value in check.where.items() if value == EACH]
     if not keys:
         return (check,)
-    values = [{text for arm in arms for text in _texts(arm, key)} - {"None"} for key in keys]
+    values = [{text for arm in arms for text in texts_of(arm, key)} - {"None"} for key in keys]
     ordered = [sorted(texts, key=lambda text: (len(text), text)) for texts in values]
     chosen = [
         replace(check, where={**check.where, **dict(zip(keys, point, strict=True))})
@@ -156,20 +168,23 @@ def expanded(check: Check, arms: Sequence[Arm]) -> tuple[Check, ...]:
     return tuple(each for each in chosen if pairs(each, arms)) or (check,)
 
 
-def pairs(check: Check, arms: Sequence[Arm]) -> tuple[tuple[Arm, Arm], ...]:
-    """Pairs of arms that the check compares, equal in all swept keys that it does not name.
+def _unmatched(check: Check, arms: Sequence[Arm]) -> str:
+    """Why no pair was found."""
+    sides = [{**check.where, **selector} for selector in (check.first, check.second)]
+    if all(any(is_selected(arm, side) for arm in arms) for side in sides):
+        return "no two such arms of one protocol and the same other settings in the store"
+    return "no such arms in the store"
 
-    Keys that follow from named ones may differ, as a method's settings follow from its arm.
-    """
-    arms = [arm for arm in arms if _is_selected(arm, check.where)]
-    named = list(dict.fromkeys([*check.first, *check.second, *check.where]))
-    rest = _free_keys(arms, named)
-    seconds = {_values(arm, rest): arm for arm in arms if _is_selected(arm, check.second)}
-    return tuple(
-        (arm, seconds[_values(arm, rest)])
-        for arm in arms
-        if _is_selected(arm, check.first) and _values(arm, rest) in seconds
-    )
+
+def _unlike(matched: Sequence[tuple[Arm, Arm]]) -> str:
+    """In what the two arms of a pair differ that was not swept; "" if no pair does."""
+    found = dict.fromkeys(str(mixed) for pair in matched for mixed in mixed_settings(pair))
+    return f"the arms differ in what was not swept, {'; '.join(found)}" if found else ""
+
+
+def _caution(arms: Sequence[Arm]) -> str:
+    found = dict.fromkeys(f"mixed {mixed}" for mixed in mixed_settings(arms))
+    return "; ".join(found)
 
 
 def _missing(check: Check, matched: Sequence[tuple[Arm, Arm]]) -> str:
@@ -221,7 +236,7 @@ def _difference(
 def _find_over_arms(check: Check, section: Section, records: RecordReader | None) -> Finding:
     """The result of a check that speaks of all selected arms at once."""
     groups = [
-        [arm for arm in section.arms if _is_selected(arm, {**check.where, **selector})]
+        [arm for arm in section.arms if is_selected(arm, {**check.where, **selector})]
         for selector in (check.first, check.second)
     ]
     if not all(groups):
@@ -250,6 +265,7 @@ def _find_over_arms(check: Check, section: Section, records: RecordReader | None
         replace(found, num_seeds=min(len(arm.seeds) for arm in every)),
         num_arms=len(every),
         measure=section.measure,
+        caution=_caution(every),
     )
 
 
@@ -257,8 +273,8 @@ def _further_keys(check: Check, arms: Sequence[Arm]) -> list[str]:
     """In what arms differ of which a check speaks as of orders of the same edits."""
     if check.relation not in OF_ORDERS:
         return []
-    free = _free_keys(arms, [*check.first, *check.second, *check.where])
-    return [key for key in free if key != ORDER]
+    unswept = (mixed.key for mixed in mixed_settings(arms))
+    return list(dict.fromkeys([*further_keys(check, arms, ORDER), *unswept]))
 
 
 def _of_many(check: Check, groups: Sequence[Sequence[Arm]]) -> Estimate | None:
@@ -325,34 +341,3 @@ def _asked(arm: Arm, seed: int, measure: str, records: RecordReader) -> pd.DataF
     kept = found[found[measure].notna()]
     nth = kept.groupby(["record_id", "score", "prompt"]).cumcount()
     return kept.assign(nth=nth)[[*_QUESTION, "subject", measure]]
-
-
-def _is_selected(arm: Arm, selector: Selector) -> bool:
-    return all(wanted in _texts(arm, key) for key, wanted in selector.items())
-
-
-def _texts(arm: Arm, key: str) -> tuple[str, ...]:
-    """The values of an arm under `key`: the published ones that it stands for, else its own."""
-    if key == "arm":
-        return (str(arm.swept.get("arm", arm.name)),)
-    if key == "method":
-        return (arm.method,)
-    own = arm.swept.get(key, arm.protocol.get(key.removeprefix("protocol.")))
-    return tuple(str(value) for value in arm.published.get(key, [own]))
-
-
-def _values(arm: Arm, keys: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-    return tuple(_texts(arm, key) for key in keys)
-
-
-def _free_keys(arms: Sequence[Arm], named: Sequence[str]) -> list[str]:
-    """The method and swept keys that differ between arms with equal values of the `named` keys."""
-    swept = dict.fromkeys(key for arm in arms for key in ("method", *arm.swept) if key not in named)
-    groups: dict[Any, list[Arm]] = {}
-    for arm in arms:
-        groups.setdefault(_values(arm, named), []).append(arm)
-    return [
-        key
-        for key in swept
-        if any(len({_texts(arm, key) for arm in group}) > 1 for group in groups.values())
-    ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -213,10 +213,13 @@ def passes(name: str, value: float) -> bool:
     return value >= FILTER[name] - _ROUNDING
 
 
-def agreement(cells: Mapping[Point, Arm], printed: Iterable[Point]) -> Agreement:
-    """Counts published cells by whether our arm passes the filter and the paper prints them."""
+def agreement(cells: Iterable[tuple[Point, Arm]], printed: Iterable[Point]) -> Agreement:
+    """Counts published cells by whether our arm passes the filter and the paper prints them.
+
+    A cell that several arms stand for counts once for each.
+    """
     there = set(printed)
-    verdicts = [(passes_filter(arm), point in there) for point, arm in cells.items()]
+    verdicts = [(passes_filter(arm), point in there) for point, arm in cells]
     return Agreement(
         both=verdicts.count((True, True)),
         ours_only=verdicts.count((True, False)),

@@ -38,7 +38,7 @@ TAGS = (
     *("backbone", "backbone_fingerprint", "dequantised_from", "num_layers", "hidden_size"),
     *("dataset", "dataset_digest", "dataset_part", "target_field"),
     *("device", "dtype", "micro_batch", "commit", "is_dirty", "source_hash"),
-    "packages",
+    *("method_config", "packages"),
 )
 _JSON_TAGS = ("protocol", "published", "swept")
 _RECORDS = "records"  # folder of a store

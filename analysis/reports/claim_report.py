@@ -47,6 +47,8 @@ _NOTES = (
     "no interval: fewer than 3 seeds, and arms that were not asked the same questions, or a number "
     "that is no score of questions",
     "each interval is one of 95%: of a hundred comparisons of equals some five look decided",
+    "arms of one method that differ in a setting which was not swept are not judged against each "
+    "other; `mixed`: arms that are not compared with each other differ in it",
     "directions and stated margins are judged, not levels; a verdict holds for this backbone alone",
 )
 
@@ -338,6 +340,7 @@ def _lines(
                     "arms": finding.num_arms,
                     "verdict": finding.verdict,
                     "why": finding.why,
+                    "caution": finding.caution,
                 }
             )
     return pd.DataFrame(lines)

@@ -45,7 +45,7 @@ def relation_text(check: Check) -> str:
 
 
 def difference_text(finding: Finding) -> str:
-    """The difference with its interval and what it is over, or why there is none."""
+    """The difference with its interval, what it is over and what to mind, or why there is none."""
     if finding.difference is None:
         return finding.why
     pairs = f", {finding.num_pairs} pairs of arms" if finding.num_pairs > 1 else ""
@@ -53,7 +53,8 @@ def difference_text(finding: Finding) -> str:
     bare = ", no interval" if finding.difference.low is None else ""
     score = finding.check.score
     shown = digits([score])[score] + _FURTHER_DIGITS
-    return estimate_text(finding.difference, shown) + pairs + bare
+    caution = f"; {finding.caution}" if finding.caution else ""
+    return estimate_text(finding.difference, shown) + pairs + bare + caution
 
 
 def _named(selector: Mapping[str, str]) -> str:

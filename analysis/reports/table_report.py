@@ -17,11 +17,13 @@ from analysis.counts import count_lines
 from analysis.errors import AnalysisError, StoreError
 from analysis.known import known_lines
 from analysis.layouts.catalogue import get_layout, known_layouts
+from analysis.layouts.labels import named
 from analysis.layouts.layout import Body, Layout
 from analysis.metrics import AVERAGED, MAIN
 from analysis.published import compare, paper_numbers
 from analysis.published.measures import USUAL as USUAL_MEASURE
 from analysis.published.measures import measure_of, published_measures
+from analysis.published.mixed import mixed_settings
 from analysis.reading import runs
 from analysis.reading.published_locality import USUAL, published_locality
 from analysis.render.table import CELLS, Table
@@ -160,6 +162,7 @@ def _table(
     notes = [*body.notes, *_serial_notes(section)]
     notes += [] if "measure" in body.context else measure_note
     notes += [*_interval_notes(section, body, layout.has_paper), *_mixed(section)]
+    notes += _mixed_settings(section)
     if body.paper:
         differing = "; ".join(compare.differences(section, body.paper))
         notes.insert(0, f"differs from the paper: {differing or 'nothing in backbone, data, size'}")
@@ -175,7 +178,7 @@ def _table(
                 for other in others
             ]
     footer = [*body.footer, *_pruned_line(section), *_floor_line(section), *known_lines(section)]
-    footer += [*_failures(section), *count_lines(section), *left_out]
+    footer += [*_failures(section), *count_lines(named(section.arms)), *left_out]
     if section.num_superseded:
         footer.append(f"left out: {section.num_superseded} trials with newer ones of the same arm")
     return Table(
@@ -243,12 +246,16 @@ def _protocol(section: Section) -> str:
             continue
         lone = len(holders) == 1 and sum(map(len, holders.values())) == len(section.arms)
         for value, names in sorted(holders.items()):
-            arms = set(names)
-            held_by = _join(arms)
-            if len(arms) > _MOST_ARMS or len(held_by) > _MOST_NAMES:
-                held_by = f"{len(arms)} arms"
-            parts.append(f"{key} {value}" + ("" if lone else f" ({held_by})"))
+            parts.append(f"{key} {value}" + ("" if lone else f" ({_held_by(names)})"))
     return ", ".join(parts)
+
+
+def _held_by(names: Iterable[str]) -> str:
+    """The arms that have a value, each name once; their number where they are many."""
+    arms = set(names)
+    held_by = _join(arms)
+    is_long = len(arms) > _MOST_ARMS or len(held_by) > _MOST_NAMES
+    return f"{len(arms)} arms" if is_long else held_by
 
 
 def _generated(section: Section) -> str:
@@ -312,6 +319,25 @@ def _mixed(section: Section) -> list[str]:
     quantised = [kind for kind in section.provenance["dequantised_from"] if kind]
     if quantised:
         lines.append(f"backbone: dequantised from {_join(quantised)}")
+    return lines
+
+
+def _mixed_settings(section: Section) -> list[str]:
+    """A line for each setting that was not swept and yet differs between arms of one method."""
+    found = mixed_settings(section.arms)
+    told = named(section.arms)
+    names = {id(arm): each.name for arm, each in zip(section.arms, told, strict=True)}
+    has_one = len({arm.method for arm in section.arms}) == 1
+    lines = []
+    for each in found:
+        values = ", ".join(
+            f"{value} ({_held_by(names[id(arm)] for arm in arms)})"
+            for value, arms in each.holders.items()
+        )
+        if len(each.holders) > _MOST_VALUES:
+            values = f"by arm, {len(each.holders)} values"
+        of = "" if has_one else f" of {each.method}"
+        lines.append(f"mixed {each.key}{of}: {values}; not swept, so that it is no row's label")
     return lines
 
 

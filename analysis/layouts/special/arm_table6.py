@@ -15,6 +15,7 @@ from analysis.aggregate import Arm, Estimate, Section
 from analysis.counts import num_edits
 from analysis.layouts.costs import COSTS, EXPLAINED, OF_STREAMS, per_edit
 from analysis.layouts.directions import name_shown
+from analysis.layouts.labels import distinct
 from analysis.layouts.layout import NOT_IN_PAPER, NOT_RUN, Body, Layout, ours
 from analysis.metrics import digits, headings
 from analysis.published.paper_numbers import PaperRow, read
@@ -36,18 +37,21 @@ def arrange(section: Section, paper: Sequence[PaperRow], is_filtered: bool) -> B
     """The paper's rows in its order, a line for each of our arms; then our further methods."""
     columns = ("method", "method_printed", "training_printed", "inference_printed")
     rows, placed = list[Row](), set[str]()
+    streams = distinct(section.arms, list(map(_stream, section.arms)))
+    labelled = list(zip(section.arms, streams, strict=True))
     for cells in read(NUMBERS, (*columns, "inference_experts")):
         methods = _METHODS[cells["method"]]
         placed.update(methods)
-        arms = [arm for name in methods for arm in section.arms if arm.method == name]
+        found = [each for name in methods for each in labelled if each[0].method == name]
         name = name_shown(cells["method"], cells["method_printed"])
         labels = (name, cells["training_printed"], cells["inference_printed"])
         printed = float(cells["inference_experts"])
-        for arm in arms or (None,):
-            rows.append(Row((*labels, _stream(arm)), _entries(arm, printed)))
-    for arm in (arm for arm in section.arms if arm.method not in placed):
+        rows += [Row((*labels, stream), _entries(arm, printed)) for arm, stream in found]
+        if not found:
+            rows.append(Row((*labels, NOT_RUN), _entries(None, printed)))
+    for arm, stream in ((arm, stream) for arm, stream in labelled if arm.method not in placed):
         labels = (arm.method, NOT_IN_PAPER, NOT_IN_PAPER)
-        rows.append(Row((*labels, _stream(arm)), _entries(arm, None)))
+        rows.append(Row((*labels, stream), _entries(arm, None)))
     return Body(
         labels=("Method", "Training", "Inference", "ours"),
         scores=_SCORES,
@@ -60,15 +64,13 @@ def arrange(section: Section, paper: Sequence[PaperRow], is_filtered: bool) -> B
             'paper, of ARM: "less than a 10% increase in computation time relative to baseline '
             'methods"; below, ours, of the edits without their answers',
         ),
-        footer=tuple(_times(section.arms)),
+        footer=tuple(_times(labelled)),
         digits={**digits([_EXPERTS]), **dict.fromkeys(_SECONDS, 3)},
     )
 
 
-def _stream(arm: Arm | None) -> str:
+def _stream(arm: Arm) -> str:
     """An arm's method and what it edited, such as `arm, serial, 104 edits`."""
-    if arm is None:
-        return NOT_RUN
     return f"{arm.method}, {arm.protocol['kind']}, {num_edits(arm.protocol)} edits"
 
 
@@ -91,17 +93,20 @@ def _experts(arm: Arm) -> Estimate | str:
     return arm.scores.get(_EXPERTS, "not measured" if is_routed else "none")
 
 
-def _times(arms: Sequence[Arm]) -> Iterator[str]:
+def _times(labelled: Sequence[tuple[Arm, str]]) -> Iterator[str]:
     """For each protocol, ARM's seconds of editing over those of the paper's baselines."""
-    for own in (arm for arm in arms if arm.method == _OWN and _edit_seconds(arm)):
-        same = [arm for arm in arms if arm.protocol == own.protocol and arm.method in _BASELINES]
+    for own, stream in labelled:
+        if own.method != _OWN or not _edit_seconds(own):
+            continue
+        among = [arm for arm, _ in labelled if arm.method in _BASELINES]
+        same = [arm for arm in among if arm.protocol == own.protocol]
         parts = [
             f"{_edit_seconds(own) / _edit_seconds(arm):.2f} that of {arm.method}"
             for arm in same
             if _edit_seconds(arm)
         ]
         if parts:
-            yield f"time of all edits, {_stream(own)}: {', '.join(parts)}"
+            yield f"time of all edits, {stream}: {', '.join(parts)}"
 
 
 def _edit_seconds(arm: Arm) -> float:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from analysis.aggregate import Arm, Estimate, Section, paired_difference
+from analysis.aggregate import Arm, Estimate, Section
+from analysis.layouts.labels import named
 from analysis.layouts.layout import NOT_RUN, SCORES, Body, Layout, ours
 from analysis.metrics import headings
+from analysis.published.pairing import paired_difference
 from analysis.published.paper_numbers import PaperRow
 from analysis.render.table import Entry, Row
 
@@ -21,25 +23,27 @@ _NOTES = (
 
 def arrange(section: Section, paper: Sequence[PaperRow], is_filtered: bool) -> Body:
     """A row per arm: by method, the working one first, the printed one last."""
-    working = {arm.method: arm for arm in section.arms if arm.name == arm.method}
     scores = SCORES | {_DIFFERENCE: "Difference"} | _ROUTES
+    arms = sorted(section.arms, key=_place)
     rows = (
-        Row((arm.method, arm.name), _entries(arm, working))
-        for arm in sorted(section.arms, key=_place)
+        Row((arm.method, shown.name), _entries(arm, arms))
+        for arm, shown in zip(arms, named(arms), strict=True)
     )
     return Body(("Method", "Arm"), scores, tuple(rows), notes=_NOTES)
 
 
-def _entries(arm: Arm, working: Mapping[str, Arm]) -> tuple[Entry, ...]:
+def _entries(arm: Arm, arms: Sequence[Arm]) -> tuple[Entry, ...]:
     cells = [ours(arm, name) for name in SCORES]
     routes = ours(arm, *_ROUTES)
-    return tuple(map(Entry, (*cells, _difference(arm, working.get(arm.method)), routes)))
+    return tuple(map(Entry, (*cells, _difference(arm, arms), routes)))
 
 
-def _difference(arm: Arm, working: Arm | None) -> Estimate | str:
+def _difference(arm: Arm, arms: Sequence[Arm]) -> Estimate | str:
     """The average of `arm` less that of the method as it works here, or why there is none."""
+    same = [each for each in arms if each.name == each.method == arm.method]
+    working = next((each for each in same if each.protocol == arm.protocol), None)
     if working is None:
-        return f"{arm.method} {NOT_RUN}"
+        return f"{arm.method} {NOT_RUN}" + (" in this protocol" if same else "")
     if arm is working:
         return "-"
     if state := arm.state or working.state:

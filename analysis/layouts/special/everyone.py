@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from analysis.aggregate import Arm, Estimate, Section
 from analysis.layouts.costs import per_edit
+from analysis.layouts.labels import distinct
 from analysis.layouts.layout import SCORES, Body, Layout, ours
 from analysis.metrics import digits, headings
 from analysis.published.paper_numbers import PaperRow
@@ -35,9 +36,12 @@ def arrange(section: Section, paper: Sequence[PaperRow], is_filtered: bool) -> B
     """A row per protocol and editor; without locality and portability that no arm was asked for."""
     measured = {name for arm in section.arms for name in arm.scores}
     columns = {k: v for k, v in _COLUMNS.items() if k in measured or k not in _FURTHER}
+    arms = sorted(section.arms, key=_place)
+    protocols = [_protocol(arm) for arm in arms]
+    methods = distinct(arms, [arm.method for arm in arms], protocols)
     rows = (
-        Row((_protocol(arm), arm.method), tuple(Entry(_cell(arm, name)) for name in columns))
-        for arm in sorted(section.arms, key=_place)
+        Row((protocol, method), tuple(Entry(_cell(arm, name)) for name in columns))
+        for arm, protocol, method in zip(arms, protocols, methods, strict=True)
     )
     return Body(("Protocol", "Method"), columns, tuple(rows), notes=_NOTES, digits=_DIGITS)
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 from analysis.aggregate import Arm, Estimate, Section, estimate
+from analysis.layouts.labels import named
 from analysis.layouts.layout import NOT_RUN, Body, Layout
 from analysis.published.paper_numbers import PaperRow, read
 from analysis.reading.routes import majority_expert
@@ -30,10 +31,11 @@ def arrange(section: Section, paper: Sequence[PaperRow], is_filtered: bool) -> B
         )
         for row in read("lemoe_figure2", _COLUMNS)
     }
-    ours = {
-        kind: _ours([arm for arm in section.arms if arm.protocol.get("kind") == kind])
+    by_kind = {
+        kind: [arm for arm in named(section.arms) if arm.protocol.get("kind") == kind]
         for kind in _KINDS
     }
+    ours = {kind: _ours(arms) for kind, arms in by_kind.items()}
     experts = sorted({i for _, i, _ in printed} | {i for cells in ours.values() for i, _ in cells})
     heads = {
         f"{kind}_{j}": f"{label}: to expert {j}" for kind, label in _KINDS.items() for j in experts
@@ -61,7 +63,15 @@ def arrange(section: Section, paper: Sequence[PaperRow], is_filtered: bool) -> B
         rows=tuple(rows),
         groups={f"{kind}_{j}": f"{label}:" for kind, label in _KINDS.items() for j in experts},
         notes=("experts bear numbers without meaning: compare the diagonals, not single rows",),
-        footer=(f"mean of the diagonal, ours / paper: {', '.join(diagonals)}",),
+        footer=(
+            f"mean of the diagonal, ours / paper: {', '.join(diagonals)}",
+            *(
+                f"{_KINDS[kind]}: means over all trials of {len(arms)} arms, "
+                f"{'; '.join(arm.name for arm in arms)}"
+                for kind, arms in by_kind.items()
+                if len(arms) > 1
+            ),
+        ),
     )
 
 

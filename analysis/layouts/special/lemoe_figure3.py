@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from analysis.aggregate import Arm, Section
 from analysis.layouts.directions import EDITS, by_count
+from analysis.layouts.labels import with_words
 from analysis.layouts.layout import Body, Layout, correlations
 from analysis.layouts.matrix import Matrix
 from analysis.metrics import headings
@@ -31,18 +32,24 @@ _MATRIX = Matrix(
 def arrange(section: Section, paper: Sequence[PaperRow], is_filtered: bool) -> Body:
     """A row per shuffle, a group of columns per number of edits; spread and correlation below."""
     body = _MATRIX.arrange(section, (), is_filtered)
-    shuffled: Mapping[tuple[int, str], list[Arm]] = defaultdict(list)
+    shuffled: Mapping[tuple[int, str, str], list[Arm]] = defaultdict(list)
     for arm in section.arms:
         if {"reliability", WITHIN, BETWEEN} <= set(arm.scores):
             size = arm.published.get(EDITS, [arm.protocol["num_edits"]])[0]
-            shuffled[size, arm.method].append(arm)
-    is_one = len({method for _, method in shuffled}) == 1
-    lines = [
-        line
-        for (size, method), arms in sorted(shuffled.items())
-        for line in _lines(f"T={size}" if is_one else f"{method}, T={size}", arms)
-    ]
+            shuffled[size, arm.method, _edits(arm)].append(arm)
+    is_one = len({method for _, method, _ in shuffled}) == 1
+    streams = Counter((size, method) for size, method, _ in shuffled)
+    lines = []
+    for (size, method, edits), arms in sorted(shuffled.items()):
+        what = f"T={size}" if is_one else f"{method}, T={size}"
+        lines += _lines(with_words(what, edits if streams[size, method] > 1 else ""), arms)
     return replace(body, footer=(*body.footer, *lines))
+
+
+def _edits(arm: Arm) -> str:
+    """The edits that shuffles of one stream share."""
+    size = arm.protocol.get("edit_batch_size")
+    return f"{arm.protocol['num_edits']} edits in batches of {size}"
 
 
 def _lines(what: str, arms: Sequence[Arm]) -> list[str]:

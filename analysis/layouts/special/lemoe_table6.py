@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from analysis.aggregate import Arm, Estimate, Section
+from analysis.counts import num_edits
 from analysis.layouts.layout import NOT_IN_PAPER, NOT_PRINTED, NOT_RUN, Body, Layout
 from analysis.published.compare import same_name
 from analysis.published.paper_numbers import PaperRow, read
@@ -68,13 +69,13 @@ def arrange(section: Section, paper: Sequence[PaperRow], is_filtered: bool) -> B
 
 
 def _samples(arms: Sequence[Arm]) -> list[_Sample]:
-    """One for each data set, model and size: with one seed all arms edit the same facts.
+    """One for each data set, model and size: with one seed arms that edit as many edit the same.
 
     Of several arms the one with most seeds speaks.
     """
     found: dict[tuple[str, str, int], Arm] = {}
     for arm in arms:
-        key = (arm.context["dataset"], arm.context["backbone"], int(arm.protocol["num_edits"]))
+        key = (arm.context["dataset"], arm.context["backbone"], num_edits(arm.protocol) or 0)
         if key not in found or _num_seeds(arm) > _num_seeds(found[key]):
             found[key] = arm
     return [_Sample(*key, arm) for key, arm in sorted(found.items(), key=lambda pair: pair[0])]

@@ -73,18 +73,21 @@ def _rank_lines(section: Section, printed: Mapping[Point, PaperRow]) -> list[str
 
 def _filter_lines(section: Section, printed: Iterable[Point]) -> list[str]:
     printed = set(printed)
-    judged = {
-        point: arm
+    judged = [
+        (point, arm)
         for arm in section.arms
         for point in published_points(arm, tuple(AXES))
         if is_published(point) and passes_filter(arm) is not None
-    }
+    ]
     counted = _surely_run(judged, printed)
+    num_points = len({point for point, _ in counted})
+    has_several = num_points < len(counted)
+    of = f" ({num_points} different ones, several arms stand for one)" if has_several else ""
     found = agreement(counted, printed)
     rate = "undefined" if found.rate is None else f"{found.rate:.2f}"
     lines = [
         f"published filter (Rel. >= 0.1, Gen. >= 0.1, Loc. >= 0.5) over {found.num_cells} "
-        f"published cells: passed by ours and printed {found.both}, passed by ours only "
+        f"published cells{of}: passed by ours and printed {found.both}, passed by ours only "
         f"{found.ours_only}, printed only {found.paper_only}, neither {found.neither}; "
         f"agreement {rate}"
     ]
@@ -97,14 +100,14 @@ def _filter_lines(section: Section, printed: Iterable[Point]) -> list[str]:
     return lines
 
 
-def _surely_run(cells: Mapping[Point, Arm], printed: Iterable[Point]) -> dict[Point, Arm]:
+def _surely_run(
+    cells: Sequence[tuple[Point, Arm]], printed: Iterable[Point]
+) -> list[tuple[Point, Arm]]:
     top_ks = {point[2] for point in printed}
     pairs = {(point[1], point[3]) for point in printed}
-    return {
-        point: arm
-        for point, arm in cells.items()
-        if point[2] in top_ks and (point[1], point[3]) in pairs
-    }
+    return [
+        (point, arm) for point, arm in cells if point[2] in top_ks and (point[1], point[3]) in pairs
+    ]
 
 
 LAYOUT = Layout(

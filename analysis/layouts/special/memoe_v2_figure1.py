@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from analysis.aggregate import Arm, Section
 from analysis.layouts.directions import Direction, Position, by_method, by_variant
+from analysis.layouts.labels import named
 from analysis.layouts.layout import Body, Layout
 from analysis.layouts.matrix import Matrix
 from analysis.published.paper_numbers import PaperRow
@@ -45,7 +46,7 @@ def arrange(section: Section, paper: Sequence[PaperRow], is_filtered: bool) -> B
     """A row per bucket and per class, a group of columns per method."""
     arms: list[Arm] = []
     lost: list[str] = []
-    for arm in section.arms:
+    for arm in named(section.arms):
         if arm.swept.get("arm") != BUCKETS:
             arms.append(arm)
             continue

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 
 from analysis.aggregate import Section
+from analysis.layouts.labels import named
 from analysis.layouts.layout import Body, Layout
 from analysis.published.paper_numbers import PaperRow
 from analysis.render.table import Entry, Row
@@ -18,7 +19,7 @@ _NUMBER = re.compile(r"number\.(mean_gece|mean_uncertainty)_expert_(\d+)")
 def arrange(section: Section, paper: Sequence[PaperRow], is_filtered: bool) -> Body:
     """A row per arm and expert, in the order of the experts."""
     rows = []
-    for arm in section.arms:
+    for arm in named(section.arms):
         found = [match for name in arm.scores if (match := _NUMBER.fullmatch(name))]
         for expert in sorted({int(match[2]) for match in found}):
             entries = (

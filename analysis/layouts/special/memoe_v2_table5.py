@@ -7,10 +7,12 @@ of answering all prompts that an edit is scored by, teacher forced.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from analysis.aggregate import Arm, Section
 from analysis.layouts.costs import COSTS, EXPLAINED, per_edit
+from analysis.layouts.labels import apart, with_words
 from analysis.layouts.layout import NOT_IN_PAPER, NOT_PRINTED, NOT_RUN, Body, Layout
 from analysis.published.compare import plain
 from analysis.published.paper_numbers import PaperRow, read
@@ -21,16 +23,19 @@ _OURS = {"memoe_v2": "MEMoE"}  # the paper's own method; others differ by spelli
 
 
 def arrange(section: Section, paper: Sequence[PaperRow], is_filtered: bool) -> Body:
-    """The paper's rows in its order, also those that we did not run; then our further methods."""
-    ours = {plain(_OURS.get(arm.method, arm.method)): arm for arm in section.arms}
-    rows, printed = [], set[str]()
+    """The paper's rows in its order, a line for each of our arms; then our further methods."""
+    ours: dict[str, list[tuple[Arm, str]]] = defaultdict(list)
+    told = apart(section.arms, [arm.method for arm in section.arms])
+    for arm, words in zip(section.arms, told, strict=True):
+        ours[plain(_OURS.get(arm.method, arm.method))].append((arm, words))
+    rows = list[Row]()
     for cells in read(NUMBERS, ("method", "num_edits", "vram_gb", "training_minutes")):
-        name = plain(cells["method"])
-        printed.add(name)
-        rows.append(Row((cells["method"],), _entries(ours.get(name), _printed(cells))))
-    rows += [
-        Row((arm.method,), _entries(arm, None)) for name, arm in ours.items() if name not in printed
-    ]
+        method, printed = cells["method"], _printed(cells)
+        for own, words in ours.pop(plain(method), [(None, "")]):
+            rows.append(Row((with_words(method, words),), _entries(own, printed)))
+    for further in ours.values():
+        for arm, words in further:
+            rows.append(Row((with_words(arm.method, words),), _entries(arm, None)))
     return Body(
         labels=("Method",),
         scores=COSTS,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from analysis.aggregate import Arm, Section
+from analysis.layouts.labels import distinct
 from analysis.layouts.layout import Body, Layout, ours
 from analysis.metrics import MAIN, METRICS, digits, headings
 from analysis.published.paper_numbers import PaperRow
@@ -20,9 +21,11 @@ def arrange(section: Section, paper: Sequence[PaperRow], is_filtered: bool) -> B
         if each.per == "prompts" and each.name in measured and each.name not in MAIN
     ]
     scores = headings((*MAIN, *further))
+    arms = sorted(section.arms, key=_place)
+    values = distinct(arms, list(map(values_text, arms)), [arm.method for arm in arms])
     rows = (
-        Row((arm.method, values_text(arm)), tuple(Entry(ours(arm, name)) for name in scores))
-        for arm in sorted(section.arms, key=_place)
+        Row((arm.method, text), tuple(Entry(ours(arm, name)) for name in scores))
+        for arm, text in zip(arms, values, strict=True)
     )
     return Body(("Method", "Values"), scores, tuple(rows), digits=digits(scores))
 

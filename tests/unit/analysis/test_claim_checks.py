@@ -19,9 +19,9 @@ from analysis.published.claim_checks import (
     find,
     judge,
     left_out,
-    pairs,
     verdict_on,
 )
+from analysis.published.pairing import pairs
 from tests.unit.comparisons import arm, check, section
 
 

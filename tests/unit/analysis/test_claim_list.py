@@ -9,9 +9,10 @@ import pytest
 from analysis.aggregate import Arm
 from analysis.errors import PaperNumbersError
 from analysis.published import paper_numbers
-from analysis.published.claim_checks import expanded, pairs
+from analysis.published.claim_checks import expanded
 from analysis.published.claim_list import load_checks, load_claims
 from analysis.published.compare import plain
+from analysis.published.pairing import pairs
 from orchestrator.planning import plan
 from orchestrator.settings import loading as config
 from tests.unit.comparisons import arm

@@ -149,7 +149,7 @@ def test_passes_filter_when_exactly_on_the_threshold_then_it_passes() -> None:
 def test_agreement_when_four_kinds_then_counted_each() -> None:
     good, bad = arm(), arm((0.0, 0.0, 1.0))
     cells = {(1,): good, (2,): good, (3,): bad, (4,): bad, (5,): bad}
-    found = compare.agreement(cells, [(1,), (3,), (9,)])
+    found = compare.agreement(cells.items(), [(1,), (3,), (9,)])
     assert found == Agreement(both=1, ours_only=1, paper_only=1, neither=2)
     assert found.rate == pytest.approx(3 / 5)
 

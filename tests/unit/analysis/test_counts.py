@@ -35,7 +35,7 @@ def test_lines_then_edits_are_summed_over_seeds_and_named_by_arm() -> None:
         counting("b", 0, {"subject_absent": 0}, protocol=two_batches),
     )
     # 4 edits, 2 batches, 2 seeds; what is nowhere above zero has no line
-    (line,) = count_lines(found)
+    (line,) = count_lines(found.arms)
     assert line.startswith("subject absent from the prompt")
     assert line.endswith(": 3 of 16 edits (a)")
 
@@ -48,7 +48,7 @@ def test_lines_when_arms_agree_then_said_once_and_data_are_not_summed() -> None:
             for seed in (0, 1)
         )
     )
-    assert count_lines(found) == [
+    assert count_lines(found.arms) == [
         "records of the data set left out: 5",
         "experts not added, for want of edits: 2 in each arm",
     ]
@@ -56,19 +56,19 @@ def test_lines_when_arms_agree_then_said_once_and_data_are_not_summed() -> None:
 
 def test_lines_when_a_name_is_unknown_then_it_is_printed_as_it_is() -> None:
     found = section_of(counting("a", 0, {"moon_phase": 3}), counting("b", 0, {"moon_phase": 4}))
-    assert count_lines(found) == ["moon_phase: 3 (a), 4 (b)"]
+    assert count_lines(found.arms) == ["moon_phase: 3 (a), 4 (b)"]
 
 
 def test_lines_when_many_arms_differ_then_six_are_named() -> None:
     found = section_of(*(counting(f"a{n}", 0, {"moon_phase": n + 1}) for n in range(9)))
-    (line,) = count_lines(found)
+    (line,) = count_lines(found.arms)
     assert line.endswith("6 (a5), and in 3 further arms")
 
 
 def test_lines_when_a_trial_failed_then_what_the_others_counted_stays() -> None:
     failed = trial("a", 1, values="", status="failed", stop_reason="failed")
     found = section_of(counting("a", 0, {"scale_from_edits": 1}), failed)
-    assert count_lines(found) == ["batches that had to give the scale themselves: 1"]
+    assert count_lines(found.arms) == ["batches that had to give the scale themselves: 1"]
 
 
 @pytest.mark.parametrize(
