@@ -260,7 +260,7 @@ def test_metric_when_measured_at_the_end_alone_then_no_scheduler_with_rungs_take
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("{kind: share}", r"metrics\.toy\.per"),
+        ("{kind: share}", r"metrics\.toy=.* per: field required"),
         ("{per: trail}", r"metrics\.toy\.per=trail"),
         ("{per: trial, better: best}", r"metrics\.toy\.better=best"),
         ("{per: trial, mean_of: [x]}", r"toy\.mean_of: 'x' is none of the metrics"),
