@@ -68,7 +68,7 @@ from trainables.moe.merging import Merging, merged
 from trainables.moe.side_memory import Activation, HingeMean, MarginUnit, random_masks
 from trainables.moe.side_plan import BatchPlan
 from trainables.moe.side_training import LossTerms
-from trainables.moe.thresholds import below
+from trainables.moe.thresholds import just_below
 from trainables.optimise import BatchRun, begun, stored_batch
 
 Inference = Literal["merge", "retrieval"]
@@ -307,7 +307,7 @@ class Wise:
     def _thresholds(self) -> list[float]:
         """Least activation at which each memory answers."""
         ratio, dtype = self._config.threshold_ratio, self._backbone.dtype
-        return [ratio * below(least, dtype) for least in self._least]
+        return [ratio * just_below(least, dtype) for least in self._least]
 
     @torch.no_grad()
     def _route(

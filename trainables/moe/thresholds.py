@@ -35,7 +35,7 @@ def best_threshold(near: Sequence[Tensor], far: Sequence[Tensor]) -> float:
     return float(values[best] - gaps[best] / 2)
 
 
-def below(least: float, dtype: torch.dtype) -> float:
+def just_below(least: float, dtype: torch.dtype) -> float:
     """A hair below a positive activation, for the prompt that had it not to fall short by rounding.
 
     Of the same prompt alone, beside others or while decoding, the activation differs by what

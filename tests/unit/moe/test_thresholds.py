@@ -7,15 +7,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainables.moe.thresholds import below, best_threshold
+from trainables.moe.thresholds import best_threshold, just_below
 
 values = st.integers(-5, 5).map(lambda n: n / 5)
 some = st.lists(values, min_size=1, max_size=6)
 
 
-def test_below_is_a_hair_in_float32_and_a_rounding_in_bfloat16() -> None:
-    assert below(100.0, torch.float32) == pytest.approx(99.999)
-    assert below(128.0, torch.bfloat16) == 127.0  # 2**-7 less
+def test_just_below_is_a_hair_in_float32_and_a_rounding_in_bfloat16() -> None:
+    assert just_below(100.0, torch.float32) == pytest.approx(99.999)
+    assert just_below(128.0, torch.bfloat16) == 127.0  # 2**-7 less
 
 
 def test_threshold_lies_in_the_middle_of_the_gap_that_parts_them() -> None:

@@ -73,7 +73,7 @@ from trainables.moe.side_memory import (
 )
 from trainables.moe.side_plan import BatchPlan, Remembered, Selection, select_experts
 from trainables.moe.side_training import EditRows, LossTerms, at_ends
-from trainables.moe.thresholds import below
+from trainables.moe.thresholds import just_below
 from trainables.optimise import BatchRun, begun, stored_batch
 
 RouterInput = Literal["down_input", "embedding"]
@@ -355,7 +355,7 @@ class Arm:
     def _abstain_below(self) -> float:
         """What max_i delta_i must reach: beta' of Eq. 9."""
         fixed = self._config.abstain_threshold
-        least = below(self._least_activation, self._backbone.dtype)
+        least = just_below(self._least_activation, self._backbone.dtype)
         return self._config.abstain_ratio * least if fixed is None else fixed
 
     @torch.no_grad()
