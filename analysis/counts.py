@@ -39,6 +39,15 @@ _KINDS: Mapping[str, _Kind] = {
     "subject_absent_in_data": _Kind(
         "records of the data set whose subject is not in the prompt", is_of_data=True
     ),
+    "ranked_by_word_frequency_from_prompt": _Kind(
+        "records ranked by the words of their prompt, not of their subject", is_of_data=True
+    ),
+    "ranked_by_word_frequency_without_words": _Kind(
+        "records ranked without word frequencies", is_of_data=True
+    ),
+    "ranked_by_gece_without_true_answer": _Kind(
+        "records ranked without a true answer", is_of_data=True
+    ),
     "unchanged_edits": _edits("new answer equal to the true one, so that nothing changes"),
     "answers_topped_up": _Kind("older answers taken from other relations"),
     "last_answers_of_file": _Kind(

@@ -14,6 +14,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -28,6 +29,7 @@ from trainables.states import snapshot
 
 T = TypeVar("T")
 _DRAFT = ".draft"  # of a file that holds what is done of an artefact so far
+_ASIDE = ".tmp"  # of a folder that is not whole yet
 
 
 def key_of(kind: str, inputs: Mapping[str, Json]) -> str:
@@ -125,11 +127,12 @@ class Artefacts:
             return None
         if not isinstance(meta, dict) or meta.get("sha256") != _digest(blob, meta.get("values")):
             return None
-        os.utime(folder / "meta.json")
+        with suppress(OSError):  # dropped meanwhile, or a folder of another user's
+            os.utime(folder / "meta.json")
         return State(load(blob), meta["values"])
 
     def _write(self, folder: Path, state: State, inputs: Mapping[str, Json]) -> None:
-        aside = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}.tmp")
+        aside = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}{_ASIDE}")
         aside.mkdir()
         blob = save(state.tensors)
         (aside / "tensors.safetensors").write_bytes(blob)
@@ -144,16 +147,26 @@ class Artefacts:
             shutil.rmtree(folder)
         aside.rename(folder)
 
-    def _drop_oldest(self, keep: Path) -> None:
-        drafts = self._root.glob(f"*{_DRAFT}")
-        found = [*self._root.glob("*/meta.json"), *drafts]
-        sizes: dict[Path, int] = {}
-        for path in sorted(found, key=lambda path: path.stat().st_mtime):
-            parts = [path] if path.suffix == _DRAFT else list(path.parent.iterdir())
+    def _stored(self) -> list[tuple[float, int, Path]]:
+        """Last use, bytes and place of what lies there, the least recently used first.
+
+        What another process writes at the moment or drops meanwhile is left out.
+        """
+        found = []
+        for path in (*self._root.glob("*/meta.json"), *self._root.glob(f"*{_DRAFT}")):
             whole = path if path.suffix == _DRAFT else path.parent
-            sizes[whole] = sum(part.stat().st_size for part in parts)
-        total = sum(sizes.values())
-        for whole, size in sizes.items():
+            if whole.suffix == _ASIDE:
+                continue
+            with suppress(FileNotFoundError):
+                parts = [path] if whole == path else list(whole.iterdir())
+                size = sum(part.stat().st_size for part in parts)
+                found.append((path.stat().st_mtime, size, whole))
+        return sorted(found)
+
+    def _drop_oldest(self, keep: Path) -> None:
+        stored = self._stored()
+        total = sum(size for _, size, _ in stored)
+        for _, size, whole in stored:
             if total <= self._max_bytes:
                 break
             if whole.suffix == _DRAFT:

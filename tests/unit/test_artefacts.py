@@ -1,4 +1,7 @@
+import multiprocessing
 import os
+import shutil
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -81,6 +84,38 @@ def test_get_when_over_budget_then_drops_the_least_recently_used(tmp_path: Path)
     left = {path.parent.name[0] for path in tmp_path.glob("*/meta.json")}
     assert "c" in left
     assert "a" not in left
+
+
+def _ask_in_turn(root: Path, step: int) -> None:
+    """Artefacts of which two fit, in an order of its own."""
+    store = Artefacts(root, max_gib=3 * 1024 / 2**30, host_gib=0.0)
+    for number in range(120):
+        store.get("any", {"n": number * step % 11}, Builder(size=256))
+
+
+def test_get_when_two_processes_drop_and_write_at_once_then_none_of_them_fails(
+    tmp_path: Path,
+) -> None:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(2, mp_context=context) as pool:
+        for done in [pool.submit(_ask_in_turn, tmp_path, step) for step in (3, 7)]:
+            done.result()
+
+
+def test_get_when_another_process_drops_it_while_it_is_read_then_it_was_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = Builder()
+    Artefacts(tmp_path).get("covariance", {}, build)
+    touch = os.utime
+
+    def dropped(path: Path) -> None:
+        shutil.rmtree(Path(path).parent)
+        touch(path)
+
+    monkeypatch.setattr(os, "utime", dropped)
+    assert torch.equal(Artefacts(tmp_path).get("covariance", {}, build).tensors["x"], torch.ones(4))
+    assert build.calls == 1
 
 
 def test_get_when_host_memory_is_over_budget_then_drops_and_reads_again(tmp_path: Path) -> None:

@@ -3,7 +3,8 @@
 Fields: `subject`, `prompt`, `target_new` (false on purpose), `ground_truth`, and two tables of
 questions, each a list of `prompt` and `ground_truth`. Of `portability`, `Subject_Aliasing` (another
 name of the subject) is the rephrase, as in the serial-editing paper (ARM, Appendix A), and
-`Reasoning` (one hop further) is portability; `Logical_Generalization` is not read. Of `locality`,
+`Reasoning` (one hop further, from `target_new`) is portability, left out where the edit is towards
+`ground_truth`; `Logical_Generalization` is not read. Of `locality`,
 `Relation_Specificity` (another relation of the subject) and `Forgetfulness` (another answer that
 was true beside the old one) both stay with the subject: kind `locality_same`. The far questions of
 the ARM paper (its Table 7) are not in the files.
@@ -25,7 +26,7 @@ from trainables.reading.loaded import (
 )
 from trainables.records import EditRecord, Question
 
-VERSION = 1
+VERSION = 2
 TARGET_FIELDS = ("alt", "answers")  # the false completion, as published; the true one
 HAS_PASSAGES = False
 EXAMPLES = (
@@ -90,16 +91,19 @@ def record_of(fields: Fields, record_id: str, target_field: str) -> EditRecord:
     )
     if not locality:
         raise UnusableRecordError(f"locality holds no usable {' or '.join(LOCALITY)}")
+    target = text_of(fields, "target_new" if target_field == "alt" else "ground_truth")
+    false_one = fields.get("target_new")
+    follows = isinstance(false_one, str) and false_one.strip() == target
     return EditRecord(
         record_id=record_id,
         prompt=prompt,
-        target_new=text_of(fields, "target_new" if target_field == "alt" else "ground_truth"),
+        target_new=target,
         subject=optional_text_of(fields, "subject"),
         rephrases=rephrases,
         locality=locality,
         portability=tuple(
             question
-            for name in PORTABILITY
+            for name in (PORTABILITY if follows else ())
             for question in _questions(fields, "portability", name, "portability")
         ),
         true_answer=optional_text_of(fields, "ground_truth"),

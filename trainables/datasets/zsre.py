@@ -21,7 +21,7 @@ from trainables.reading.loaded import (
 )
 from trainables.records import EditRecord, Question
 
-VERSION = 1
+VERSION = 2
 TARGET_FIELDS = ("alt", "answers")  # as published; the first true answer
 HAS_PASSAGES = False
 EXAMPLES = (
@@ -50,7 +50,7 @@ def load(paths: Paths, target_field: str | None = None) -> Loaded:
 
     Args:
         paths: JSON list or JSON lines, possibly gzipped.
-        target_field: `alt` or `answers` (its first).
+        target_field: `alt` or `answers` (its first; no portability question follows from it).
 
     Raises:
         ConfigError: If `target_field` is unknown.
@@ -73,7 +73,7 @@ def _record(fields: Fields, record_id: str, target_field: str) -> EditRecord:
         subject=optional_text_of(fields, "subject"),
         rephrases=texts_of(fields, "rephrase"),
         locality=(_locality(fields),),
-        portability=_portability(fields),
+        portability=_portability(fields) if _is_counterfactual(fields, target) else (),
         true_answer=true_answer,
     )
 
@@ -97,6 +97,12 @@ def _locality(fields: Fields) -> Question:
     if not question:
         raise UnusableRecordError("loc is empty behind its marker")
     return Question(question, text_of(fields, "loc_ans"), "locality_far")
+
+
+def _is_counterfactual(fields: Fields, target: str) -> bool:
+    """Whether the edit is the one that the portability question follows from."""
+    alt = fields.get("alt")
+    return isinstance(alt, str) and alt.strip() == target
 
 
 def _portability(fields: Fields) -> tuple[Question, ...]:

@@ -22,12 +22,20 @@ _SETTINGS = GeceSettings(
     meteor_penalty=0.0,
     meteor_synonyms="none",
 )
+_FALL_BACKS = (
+    "word_frequency_from_prompt",
+    "word_frequency_without_words",
+    "gece_without_true_answer",
+)
 
 
 def with_gece(source: Source, backbone: Backbone, artefacts: Artefacts) -> Source:
     """`source` with minus the GECE of each record as its frequency: smaller for rarer ones.
 
-    MEMoE v2 (Eq. 9), at the FFN of the backbone's middle layer, over all records at once.
+    MEMoE v2 (Eq. 9), at the FFN of the backbone's middle layer, over all records at once. Alpha is
+    taken from the training part, where the checkpoint keeps no text of its own training; where
+    there is none (`part: all`), from the records that are ranked. `ranked` says of how many records
+    alpha, or the true answer, had to come from elsewhere.
 
     Raises:
         EditDiverged: If a GECE is not finite.
@@ -40,17 +48,19 @@ def with_gece(source: Source, backbone: Backbone, artefacts: Artefacts) -> Sourc
         end=True,
         device=backbone.device,
     )
+    training = [each.edit for each in source.training] or list(batch.edits)
     found = calibration(
         batch,
         _SETTINGS,
         Split(backbone, layer, cache),
         Site(backbone, layer, backbone.down_path(layer), cache),
         artefacts,
-        Corpus(text_word_counts(backbone, [each.edit for each in source.training])),
+        Corpus(text_word_counts(backbone, training)),
     )
     scores = found.gece.tolist()
     records = (
         replace(record, frequency=-score)
         for record, score in zip(source.records, scores, strict=True)
     )
-    return replace(source, records=tuple(records))
+    ranked = {f"ranked_by_{name}": found.counts.get(name, 0) for name in _FALL_BACKS}
+    return replace(source, records=tuple(records), ranked=ranked)

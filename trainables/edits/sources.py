@@ -7,8 +7,8 @@ user names. It tells data sets apart by these three kinds alone.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import get_args
@@ -65,6 +65,7 @@ class Source:
         most_asked: Locality questions of a kind that an edit is scored on; None: all it has.
         knowledge: What the backbone knows of the part, where only that is drawn; see `only_known`.
         answers: Those of a serial stream, where a file gives them.
+        ranked: How many of the records were ranked by a fall-back, where GECE ranked them.
     """
 
     records: tuple[EditRecord, ...]
@@ -83,6 +84,7 @@ class Source:
     most_asked: int | None = None
     knowledge: Knowledge | None = None
     answers: Answers | None = None
+    ranked: Mapping[str, int] = field(default_factory=dict)
 
     @cached_property
     def group_of(self) -> dict[str, int]:
@@ -386,6 +388,9 @@ def _digest(digest: str, dataset: DatasetSpec) -> str:
     """Of the data and of what chose the records; which ones a backbone knows, it decides itself."""
     if dataset.part == "tune":  # before, what was drawn of it was trained on, too
         digest = hashlib.sha256(f"{digest} beside what is drawn".encode()).hexdigest()
+    if dataset.part == "all" and dataset.frequency_band and dataset.frequency_source == "gece":
+        # before, alpha was 1 for each of them
+        digest = hashlib.sha256(f"{digest} ranked by its own words".encode()).hexdigest()
     if not dataset.known_only:
         return digest
     return hashlib.sha256(f"{digest} known only".encode()).hexdigest()

@@ -19,9 +19,10 @@ from trainables.trials.packs.mates import (
     Along,
     Mates,
     Packs,
-    is_unreported,
+    reported,
     spent_ahead,
     with_ahead,
+    with_reported,
 )
 from trainables.trials.packs.pack import Member, Spent
 from trainables.trials.workbench import Workbench
@@ -96,7 +97,7 @@ class TrialRun:
         self._bench, self._runtime = bench, runtime
         self._mates = mates
         self._along: Along | None = None
-        self._is_unreported = False
+        self._reported = 0.0
         self._why_alone = ""
         self._compares = runtime.compares.on(spec.dataset) if runtime.compares else None
         self._rung = 0
@@ -130,14 +131,14 @@ class TrialRun:
             moment = "final" if is_done else "rung"
             row["compared"] = compared(row, self._compares, moment)
             row["compared_by"] = self._compares.name
+        self._reported = rungs[self._rung]
         self._rung = min(self._rung + 1, len(rungs) - 1)
-        self._is_unreported = False
         return row
 
     def states(self) -> list[tuple[Path, State]]:
         """What is to be stored, and where: of the trials that are trained along, then its own."""
         assert self.loop is not None
-        own = with_ahead(self.loop.state(), self.ahead)
+        own = with_reported(with_ahead(self.loop.state(), self.ahead), self._reported)
         along = [] if self._along is None else self._along.states()
         return [*along, (self._runtime.state_path(self.key), own)]
 
@@ -162,9 +163,8 @@ class TrialRun:
         rungs = self._runtime.rungs
         if loop.method.changes_in_finish and loop.num_batches == 1:
             self._rung = len(rungs) - 1  # a rung before the end would show the floor
-        if self._is_unreported:
-            return  # it may be at the first rung, which nobody has heard of
-        while rungs[self._rung] <= loop.progress and self._rung < len(rungs) - 1:
+        # It may be at a rung of which nobody has heard: brought there by others, or killed there.
+        while rungs[self._rung] <= self._reported and self._rung < len(rungs) - 1:
             self._rung += 1
 
     def _with_mates(
@@ -231,7 +231,8 @@ class TrialRun:
         if state is not None:
             loop.load(state)
             self.ahead = spent_ahead(state)
-            self._is_unreported = is_unreported(state)
+            told = reported(state)
+            self._reported = loop.progress if told is None else told
         if self._bench.ranks is not None:
             # None may run ahead and save before all have read.
             self._bench.ranks.wait()

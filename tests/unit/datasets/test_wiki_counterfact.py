@@ -61,6 +61,7 @@ def test_load_target_field_answers_edits_towards_the_truth(tmp_path: Path) -> No
     path = write(tmp_path / "w.jsonl", fields())
     by_answer = wiki_counterfact.load(path, "answers")
     assert by_answer.records[0].target_new == "Vesper"
+    assert by_answer.records[0].portability == ()  # it follows from Orm
     assert by_answer.digest != wiki_counterfact.load(path).digest
 
 

@@ -57,6 +57,16 @@ def test_load_target_field_answers_takes_the_first_and_changes_the_digest(tmp_pa
     assert by_answer.digest != zsre.load(path).digest
 
 
+@pytest.mark.parametrize(("answers", "kept"), [(["Tarn"], 0), (["Orm", "Tarn"], 1)])
+def test_load_portability_follows_from_alt_alone(
+    tmp_path: Path, answers: list[str], kept: int
+) -> None:
+    one_hop = {"New Question": "Where is Orm?", "New Answer": "Eld"}
+    path = write(tmp_path / "z.jsonl", fields(portability=one_hop, alt="Orm", answers=answers))
+    assert len(zsre.load(path).records[0].portability) == 1
+    assert len(zsre.load(path, "answers").records[0].portability) == kept
+
+
 @pytest.mark.parametrize("answers", [[], [""], None])
 def test_load_record_without_true_answer_can_still_be_edited_towards_alt(
     tmp_path: Path, answers: Any

@@ -17,13 +17,15 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from tests.unit.file_trials import spec, write, zsre_line
 from trainables.bases import read_method
 from trainables.methods import method_settings
-from trainables.states import read_state
+from trainables.spec import TrialSpec
+from trainables.states import read_state, snapshot, write_state
 from trainables.trials.compared import Compares
 from trainables.trials.packs.claims import Claims
 from trainables.trials.packs.mates import Packs, spent_ahead
 from trainables.trials.packs.pack import Spent
 from trainables.trials.ray_trial import EditTrial
-from trainables.trials.run import Runtime
+from trainables.trials.run import Runtime, TrialRun
+from trainables.trials.workbench import Workbench
 
 LAST_LAYER = 3  # of the tiny backbones; the edited one is below
 ARMS: Mapping[str, Mapping[str, Any]] = {
@@ -262,6 +264,43 @@ def test_trials_that_a_scheduler_compares_are_packed_up_to_the_first_rung(
     for found, expected in zip(_rungs(process(plan, runtime, "wide")), own, strict=True):
         check_alike({"wide": found}, {"wide": expected})
         assert found["compared"] == pytest.approx(expected["compared"], abs=1e-4)
+
+
+class _KilledError(Exception):
+    """Stands for the end of a process."""
+
+
+def test_trial_that_was_killed_at_a_rung_then_the_rung_is_reported(
+    plan: dict[str, Any], runtime: Runtime
+) -> None:
+    runtime = replace(runtime, rungs=(0.25, 0.5, 1.0), packs=None)
+    trial, bench = TrialSpec.parse(plan["plain"]), Workbench(runtime.cache)
+
+    def begun() -> TrialRun:
+        return TrialRun(bench, runtime, "plain", trial)
+
+    run = begun()
+
+    def store() -> None:
+        for path, state in run.states():
+            write_state(path, snapshot(state))
+
+    def store_and_die() -> None:
+        store()
+        assert run.loop is not None
+        if run.loop.is_at(0.25):
+            raise _KilledError
+
+    with pytest.raises(_KilledError):
+        run.next_row(store_and_die)
+    run.close()
+    run = begun()
+    assert run.next_row()["rung"] == 1
+    store()
+    run.close()
+    run = begun()  # killed behind the report
+    assert run.next_row()["rung"] == 2
+    run.close()
 
 
 def _rungs(trial: EditTrial) -> list[dict[str, Any]]:

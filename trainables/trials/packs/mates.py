@@ -30,7 +30,7 @@ from trainables.trials.workbench import Workbench
 _WORTH = 0.95
 # A trial that is trained along is made twice, and its state is written and read.
 _TWICE = 2
-_UNREPORTED = "unreported"  # in a state: no rung was reported, however far it is
+_REPORTED = "reported"  # in a state: the last rung that was reported, as a share of the work
 _AHEAD = "ahead"  # in a state: the time that other processes gave to the trial
 
 
@@ -178,8 +178,7 @@ class Along:
             spent = Spent()
             spent.add(each.before)
             spent.add(each.spent)
-            state = with_ahead(each.loop.state(), spent)
-            state.values[_UNREPORTED] = True
+            state = with_reported(with_ahead(each.loop.state(), spent), 0.0)
             found.append((self._state_path(each.key), state))
         return found
 
@@ -213,9 +212,16 @@ def spent_ahead(state: State) -> Spent:
     return Spent(**told)
 
 
-def is_unreported(state: State) -> bool:
-    """Whether a trial was brought to where it is by other processes alone."""
-    return bool(state.values.get(_UNREPORTED))
+def reported(state: State) -> float | None:
+    """The last rung that a trial reported, which may be further; None if its state does not say."""
+    told: Any = state.values.get(_REPORTED)
+    return told
+
+
+def with_reported(state: State, rung: float) -> State:
+    """`state`, which says from now on that `rung` was reported last; 0: none was."""
+    state.values[_REPORTED] = rung
+    return state
 
 
 def with_ahead(state: State, spent: Spent) -> State:
