@@ -164,7 +164,10 @@ class TrialRun:
         if loop.method.changes_in_finish and loop.num_batches == 1:
             self._rung = len(rungs) - 1  # a rung before the end would show the floor
         # It may be at a rung of which nobody has heard: brought there by others, or killed there.
-        while rungs[self._rung] <= self._reported and self._rung < len(rungs) - 1:
+        # Of several that it has passed, as where they were other ones before, the last is reported.
+        while self._rung < len(rungs) - 1 and (
+            rungs[self._rung] <= self._reported or rungs[self._rung + 1] <= loop.progress
+        ):
             self._rung += 1
 
     def _with_mates(

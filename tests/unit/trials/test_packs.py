@@ -276,7 +276,7 @@ def test_trial_that_was_killed_at_a_rung_then_the_rung_is_reported(
     runtime = replace(runtime, rungs=(0.25, 0.5, 1.0), packs=None)
     trial, bench = TrialSpec.parse(plan["plain"]), Workbench(runtime.cache)
 
-    def begun() -> TrialRun:
+    def begun(runtime: Runtime = runtime) -> TrialRun:
         return TrialRun(bench, runtime, "plain", trial)
 
     run = begun()
@@ -299,6 +299,32 @@ def test_trial_that_was_killed_at_a_rung_then_the_rung_is_reported(
     store()
     run.close()
     run = begun()  # killed behind the report
+    assert run.next_row()["rung"] == 2
+    store()
+    run.close()
+    run = begun(replace(runtime, rungs=(0.1, 0.2, 0.3, 0.4, 1.0)))  # other ones than before
+    assert run.next_row()["rung"] == 5
+    run.close()
+
+
+def test_trial_that_nobody_compared_before_then_the_last_rung_that_it_passed_is_reported(
+    plan: dict[str, Any], runtime: Runtime
+) -> None:
+    trial, bench = TrialSpec.parse(plan["plain"]), Workbench(runtime.cache)
+    alone = replace(runtime, rungs=(1.0,), packs=None)
+    run = TrialRun(bench, alone, "plain", trial)
+
+    def store_and_die() -> None:
+        assert run.loop is not None
+        for path, state in run.states():
+            write_state(path, snapshot(state))
+        if run.loop.is_at(0.5):
+            raise _KilledError
+
+    with pytest.raises(_KilledError):
+        run.next_row(store_and_die)
+    run.close()
+    run = TrialRun(bench, replace(alone, rungs=(0.1, 0.25, 1.0)), "plain", trial)
     assert run.next_row()["rung"] == 2
     run.close()
 
