@@ -6,6 +6,7 @@ by tensor into host memory, so that a GPU never holds anything twice.
 
 from __future__ import annotations
 
+import copy
 import errno
 import hashlib
 import json
@@ -26,7 +27,8 @@ from trainables.interfaces import State
 
 def snapshot(state: State) -> State:
     """A copy of `state` in host memory, which nobody writes to any more."""
-    return State({name: _on_host(tensor) for name, tensor in state.tensors.items()}, state.values)
+    tensors = {name: _on_host(tensor) for name, tensor in state.tensors.items()}
+    return State(tensors, copy.deepcopy(state.values))  # a method may name its live lists
 
 
 def write_whole(path: Path, content: bytes) -> None:

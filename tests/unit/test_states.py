@@ -25,7 +25,10 @@ def some_state() -> State:
 
 def test_snapshot_when_the_method_goes_on_then_it_stays_what_it_was() -> None:
     state = some_state()
+    state.values["owners"] = owners = [0]
     taken = snapshot(state)
+    owners.append(1)
+    assert taken.values["owners"] == [0]
     with torch.no_grad():
         state.tensors["weight"].zero_()
     assert torch.equal(taken.tensors["weight"], torch.arange(12.0).reshape(3, 4))
