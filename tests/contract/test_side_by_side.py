@@ -16,6 +16,7 @@ from trainables.interfaces import Backbone, EditMethod, EditReport, SideBySide
 from trainables.moe.entities import Chunker
 from trainables.prompts import edit_batch
 from trainables.states import read_state, write_state
+from trainables.trials.measurements import edit_bytes
 from trainables.trials.packs.edits import EachApart
 
 NAMES = [name for name in METHODS if (read_method(name).get("cost") or {}).get("side_by_side")]
@@ -98,6 +99,31 @@ def test_each_edit_ends_as_by_itself(
     for key, value in backbone.model.state_dict().items():
         assert torch.equal(value, original[key]), key
     assert not any(each.requires_grad for each in backbone.model.parameters())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_bytes_that_an_edit_adds_are_those_of_one_learned_by_itself(
+    name: str, llama: Backbone, artefacts: Artefacts
+) -> None:
+    own = []
+    for edit in EDITS:
+        method = make(name, llama, artefacts, **SETTINGS)
+        method.begin(edit_batch(llama.tokenizer, [edit], end=True))
+        while not method.advance(3):
+            pass
+        method.finish()
+        own.append(edit_bytes(method))
+        method.remove()
+    method = make(name, llama, artefacts, **SETTINGS)
+    assert isinstance(method, SideBySide)
+    method.begin_each(edit_batch(llama.tokenizer, EDITS, end=True))
+    while not method.advance(3):
+        pass
+    method.finish_each()
+    for number, expected in enumerate(own):
+        method.take(number)
+        assert edit_bytes(method) == expected
+    method.remove()
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -61,7 +61,7 @@ def draw(spec: TrialSpec, source: Source) -> Drawn:
         records = streams.drawn_records(
             source.records, protocol.num_edits * repeats, seed, hint=hint
         )
-    return Drawn(records, tuple(range(len(records))), _known_of(records, source))
+    return Drawn(records, tuple(range(len(records))), _source_counts(records, source))
 
 
 def _serial(protocol: ProtocolSpec, source: Source, seed: int, hint: str) -> Drawn:
@@ -76,7 +76,7 @@ def _serial(protocol: ProtocolSpec, source: Source, seed: int, hint: str) -> Dra
         drawn = streams.drawn_records(source.records, num_questions, seed, key, hint)
         made = serial.serial_records(drawn, source.records, num_answers, seed)
         counts = {"answers_topped_up": made.num_topped_up}
-        return Drawn(made.records, made.questions, counts | _known_of(made.records, source))
+        return Drawn(made.records, made.questions, counts | _source_counts(made.records, source))
     given.check_enough(num_answers)
     answers = {record.record_id: given.of(record) for record in source.records}
     answered = [record for record in source.records if answers[record.record_id]]
@@ -96,11 +96,11 @@ def _serial(protocol: ProtocolSpec, source: Source, seed: int, hint: str) -> Dra
         "last_answers_of_file": made.num_other_targets,
         "answers_not_told_apart": len(made.not_told_apart),
     }
-    counts |= _known_of(kept, source)
+    counts |= _source_counts(kept, source)
     return Drawn(made.records, made.questions, counts, made.not_told_apart)
 
 
-def _known_of(records: Sequence[EditRecord], source: Source) -> dict[str, int]:
+def _source_counts(records: Sequence[EditRecord], source: Source) -> dict[str, int]:
     """How many of the drawn edits change nothing, where the data holds such edits; how ranked."""
     counts = dict(source.ranked)
     if source.unchanged:

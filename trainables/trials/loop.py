@@ -197,7 +197,7 @@ class EditLoop:
 
     def advance(self, until: float) -> None:
         """Take a few steps towards `until`, at which the loop is not yet; score what is done."""
-        begin, steps = self.now(), self.open(until)
+        steps, begin = self.open(until), self.now()
         is_done = self._learner.advance(steps)
         self.shut(steps, is_done=is_done, seconds=self.now() - begin)
 
@@ -205,7 +205,9 @@ class EditLoop:
         """Begin a batch where none is under way; the steps that its method is to take now."""
         self._tell_step()
         if not self._is_inside:
+            begin = self.now()
             self._begin(until)
+            self._measurements.seconds["edit"] += self.now() - begin
         share = (until * len(self._batches) - self._batches_done) / self._learner.num_together
         wanted = share * self.method.num_steps
         left = round(min(wanted, self.method.num_steps)) - self._steps_in_batch

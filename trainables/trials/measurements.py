@@ -223,11 +223,15 @@ def edit_bytes(method: EditMethod) -> int:
 
 
 def edit_state_bytes(state: State) -> int:
-    """Bytes of all tensors of a method's state; what random generators hold is not counted."""
+    """Bytes of all tensors of a method's state.
+
+    Not counted is what random generators hold, and what belongs to edits that were learned side by
+    side (`apart`): of these, one is in use.
+    """
     return sum(
         tensor.nbytes
         for name, tensor in state.tensors.items()
-        if not name.rpartition("/")[2].startswith("generator")
+        if not name.startswith("apart/") and not name.rpartition("/")[2].startswith("generator")
     )
 
 

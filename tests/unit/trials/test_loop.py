@@ -364,6 +364,16 @@ def test_perplexity_of_a_passage_falls_when_it_is_learned(llama: Backbone, tmp_p
     assert all("perplexity" not in line for line in others)
 
 
+def test_beginning_a_batch_counts_as_editing_whoever_takes_the_steps(
+    llama: Backbone, tmp_path: Path
+) -> None:
+    loop = make_loop(llama, tmp_path, [[0, 1]], is_rolled_back=False)
+    loop.open(1.0)
+    tally: Any = loop.state().values["tally"]
+    assert tally["seconds"]["edit"] > 0
+    loop.close()
+
+
 def test_edit_state_bytes_are_those_of_the_tensors_kept(llama: Backbone, tmp_path: Path) -> None:
     loop = make_loop(llama, tmp_path, [[0], [1]], is_rolled_back=False)
     row = loop.run()

@@ -393,6 +393,6 @@ class Grace:
             handle.remove()
 
 
-VERSION = 6  # a key of radius 0 is found in any batch
+VERSION = 7  # bytes of a single edit are its own; a key of radius 0 is found in any batch
 CONFIG = Config
 METHOD = Grace

@@ -287,4 +287,4 @@ def _part(batch: EditBatch, hidden: Tensor, numbers: Tensor) -> _Part:
 
 CONFIG = Config
 METHOD = Lora
-VERSION = 3  # edits that are rolled back train side by side
+VERSION = 4  # they train side by side where rolled back; bytes of a single edit are its own
