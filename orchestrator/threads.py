@@ -1,10 +1,15 @@
-"""How the threads of a process wait, and how many CPUs it may use; imported before torch."""
+"""How the threads of a process begin and wait, and how many CPUs it may use; light to import."""
 
 from __future__ import annotations
 
 import math
 import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
@@ -19,6 +24,33 @@ def wait_passively() -> None:
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("KMP_BLOCKTIME", "0")
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Ctrl-C inside the block is handled at its end; the block must be short.
+
+    For what begins a thread: `Thread.start` waits for the new one, and an exception that a signal's
+    handler raises in that wait leaves a thread that runs, or will, and that cannot be joined.
+    Outside the main thread, where no handler runs, it does nothing.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if before is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came = False
+
+    def note(number: int, frame: FrameType | None) -> None:
+        nonlocal came
+        came = True
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if came:
+            signal.raise_signal(signal.SIGINT)
 
 
 def usable_cpus(quota: Path = _QUOTA) -> int:

@@ -11,6 +11,7 @@ from types import TracebackType
 
 from orchestrator.errors import StandstillError
 from orchestrator.running.interruption import Interruption
+from orchestrator.threads import uninterrupted
 from trainables.pulse import latest_pulse
 
 LOOK_SECONDS = 1.0
@@ -81,7 +82,12 @@ class Watchdog:
 
     def __enter__(self) -> Watchdog:
         """Begin to look."""
-        self._thread.start()
+        try:
+            with uninterrupted():
+                self._thread.start()
+        except BaseException:  # Ctrl-C: it would be told again and again
+            self._has_left.set()
+            raise
         return self
 
     def __exit__(

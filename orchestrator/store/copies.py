@@ -25,6 +25,7 @@ from orchestrator.errors import UsageError
 from orchestrator.redaction import redacted
 from orchestrator.store.leases import Leases
 from orchestrator.store.ledger import FOLDER as SEGMENTS
+from orchestrator.threads import uninterrupted
 
 SEND_SECONDS = 600.0
 _AT_A_TIME = 16  # a small file takes as long as the network's way there and back
@@ -109,8 +110,9 @@ class Copies:
         """
         self._own = own
         self.send()
-        self._thread = threading.Thread(target=self._work, name="copies", daemon=True)
-        self._thread.start()
+        with uninterrupted():
+            self._thread = threading.Thread(target=self._work, name="copies", daemon=True)
+            self._thread.start()
 
     def close(self) -> str:
         """`send` for the last time; returns why that failed, or "" if it did not."""

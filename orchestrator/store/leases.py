@@ -21,6 +21,7 @@ from typing import Any
 import psutil
 
 from orchestrator.errors import LedgerError
+from orchestrator.threads import uninterrupted
 
 BEAT_SECONDS = 5.0
 LEASE_SECONDS = 60.0
@@ -82,9 +83,9 @@ class Leases:
             self._held.update(claimed)
             self.beat()
         if self._heart is None:
-            heart = threading.Thread(target=self._beat_on, daemon=True)
-            heart.start()
-            self._heart = heart  # only now: Ctrl-C may come between any two lines
+            with uninterrupted():
+                self._heart = threading.Thread(target=self._beat_on, daemon=True)
+                self._heart.start()
         return claimed
 
     def release(self, keys: Iterable[str]) -> None:

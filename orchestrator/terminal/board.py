@@ -23,6 +23,7 @@ from orchestrator.store.rows import LabelledRow
 from orchestrator.terminal.running_trials import RunningTrial
 from orchestrator.terminal.tally import Standing, Tally
 from orchestrator.terminal.waiting import SAY_SECONDS, Waiting
+from orchestrator.threads import uninterrupted
 
 NUM_BEST = 8
 NUM_RUNNING = 8  # trials shown on a terminal
@@ -78,15 +79,20 @@ class Board:
         self._thread = threading.Thread(target=self._watch, name="board", daemon=True)
 
     def __enter__(self) -> Board:
-        if self._console.is_terminal:
-            self._live = Live(
-                get_renderable=self._picture,
-                console=self._console,
-                refresh_per_second=4,
-                redirect_stdout=False,  # it may be a file
-            )
-            self._live.start()
-        self._thread.start()
+        try:
+            with uninterrupted():
+                if self._console.is_terminal:
+                    self._live = Live(
+                        get_renderable=self._picture,
+                        console=self._console,
+                        refresh_per_second=4,
+                        redirect_stdout=False,  # it may be a file
+                    )
+                    self._live.start()
+                self._thread.start()
+        except BaseException:  # Ctrl-C: nothing may go on moving, as nobody will end it
+            self._end()
+            raise
         return self
 
     def __exit__(
@@ -95,6 +101,9 @@ class Board:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._end()
+
+    def _end(self) -> None:
         self._is_over.set()
         self._thread.join()
         self._tally.clear()

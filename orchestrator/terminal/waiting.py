@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.spinner import Spinner
 
+from orchestrator.threads import uninterrupted
+
 SAY_SECONDS = 10.0  # between two lines where there is no terminal
 
 
@@ -34,7 +36,11 @@ class Waiting:
         self._spinner = Spinner("dots")
 
     def __enter__(self) -> Waiting:
-        self._begin()
+        try:
+            self._begin()
+        except BaseException:  # Ctrl-C: nothing may go on moving, as nobody will end it
+            self._end()
+            raise
         return self
 
     def __exit__(
@@ -61,18 +67,19 @@ class Waiting:
 
     def _begin(self) -> None:
         self._is_over.clear()
-        if self._console.is_terminal:
-            self._live = Live(
-                get_renderable=self._picture,
-                console=self._console,
-                transient=True,
-                refresh_per_second=8,
-                redirect_stdout=False,  # it may be a file
-            )
-            self._live.start()
-        else:
-            self._thread = threading.Thread(target=self._speak, name="waiting", daemon=True)
-            self._thread.start()
+        with uninterrupted():
+            if self._console.is_terminal:
+                self._live = Live(
+                    get_renderable=self._picture,
+                    console=self._console,
+                    transient=True,
+                    refresh_per_second=8,
+                    redirect_stdout=False,  # it may be a file
+                )
+                self._live.start()
+            else:
+                self._thread = threading.Thread(target=self._speak, name="waiting", daemon=True)
+                self._thread.start()
 
     def _end(self) -> None:
         self._is_over.set()

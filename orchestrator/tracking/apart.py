@@ -30,6 +30,7 @@ from orchestrator.redaction import redacted
 from orchestrator.store.ledger_rows import EndRow, read_row
 from orchestrator.store.provenance import ROOT
 from orchestrator.store.rows import LabelledRow
+from orchestrator.threads import uninterrupted
 from orchestrator.tracking.mirror import Mirror
 from orchestrator.tracking.tracker import MOST_CLOSE_SECONDS, Tracker
 
@@ -138,6 +139,14 @@ class TrackerProcess:
             return _cause(said.read().decode("utf-8", errors="replace"))
 
     def _start(self) -> None:
+        try:
+            with uninterrupted():
+                self._begin()
+        except BaseException:  # Ctrl-C: the process ends by itself, once it has opened the store
+            self._queue.put(_DONE)
+            raise
+
+    def _begin(self) -> None:
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 - `close` closes it; a pipe may fill
         self._process = subprocess.Popen(
             [sys.executable, str(ROOT / "orchestrator" / "tracking" / "apart.py")],
