@@ -17,7 +17,7 @@ class Resolved:
         backbone_fingerprint: SHA-256 of weights, tokenizer and configuration.
         dataset_digest: SHA-256 of the data and of the settings that choose its records.
         method_version: Raised with every change that moves the method's numbers.
-        generation_version: Version of the rule for the length of generated text, if there is any.
+        generation_version: Version of how text is generated and compared, if any is.
         counts: Numbers about the data that are written to the row.
         tokenizer: Class and versions that, besides the tokenizer's files, decide a text's ids.
         method_data: Version and hash of what the method reads besides the data set, such as NLTK's

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from trainables.metrics.scores import squad_normalised
+from trainables.metrics.scores import same_answer
 
 Score = Callable[[Mapping[str, Any], str], tuple[float, float]]
 
@@ -33,7 +33,7 @@ def short_answer(record: Mapping[str, Any], text: str) -> tuple[float, float]:
     """1 if `text` is one of the record's answers, both normalised as for SQuAD."""
     answers = record["answer"]
     known = [answers] if isinstance(answers, str) else answers
-    return float(squad_normalised(text) in set(map(squad_normalised, known))), 1.0
+    return float(any(same_answer(text, each) for each in known)), 1.0
 
 
 def rouge(record: Mapping[str, Any], text: str) -> tuple[float, float]:

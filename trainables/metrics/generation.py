@@ -13,6 +13,7 @@ from trainables.prompts import Row, collate, pad_id
 
 Known = tuple[Sequence[int], Sequence[int]]  # a text's tokens; what was said in place of each
 Logits = Callable[[PromptBatch, DecodeState | None], tuple[Tensor, DecodeState]]
+VERSION = 4  # of how much is generated, and of how two texts are compared
 GENERATED_TOKENS = 32  # at least so many are generated: where an answer ends is seen then
 GENERATED_BEHIND = 8  # and so many more than the longest target has, for another spelling of it
 _LOCAL = 0.95  # of the unrelated answers begin as before, for their texts to be taken for the same

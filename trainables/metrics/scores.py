@@ -21,8 +21,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-SENTENCE_STOPS = ("\n", ".")
 OUTLIER_PERPLEXITY = 100.0
+
+_END = re.compile(r"\n|\.(?=\s|$)")  # where an answer may end; not within "3.5"
+# What a full stop abbreviates in the middle of a name: an initial, or what stands before a name.
+_SHORT = re.compile(
+    r"\b([^\W\d_]|St|Ste|Mt|Ft|Dr|Mr|Mrs|Ms|Prof|Rev|Gen|Col|Maj|Capt|Lt|Sgt|Gov|Sen|Rep|No|vs)$"
+)
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -164,13 +169,11 @@ def generated_exact_match(
     targets: Sequence[str],
     *,
     normalises: bool = True,
-    stops: Sequence[str] = SENTENCE_STOPS,
 ) -> Tensor:
     """1.0 for each freely generated text that equals its target, else 0.0, (B,) float64.
 
-    A text ends where the backbone wrote its end token (cut by the caller) or at the first of
-    `stops`, never at the target's length. A stop that occurs within the target ("St. Louis")
-    does not count.
+    A text ends where the backbone wrote its end token (cut by the caller) or where `first_answer`
+    says, never at the target's length.
 
     Args:
         generated: Greedy continuations of the prompts, decoded without special tokens.
@@ -178,13 +181,12 @@ def generated_exact_match(
         normalises: Compare as SQuAD does (see `squad_normalised`); otherwise only outer blanks
             are ignored. Either way an accent may be part of its letter or stand behind it: some
             tokenizers, such as Qwen's, write the one for the other.
-        stops: Strings that end an answer.
 
     Raises:
         ValueError: If the numbers of texts differ.
     """
     matches = [
-        _same_answer(until_stop(text, target, stops), target.strip(), normalises)
+        same_answer(first_answer(text, target, normalises=normalises), target.strip(), normalises)
         for text, target in zip(generated, targets, strict=True)
     ]
     return torch.tensor(matches, dtype=torch.float64)
@@ -195,26 +197,24 @@ def generated_agreement(
     before: Sequence[str],
     *,
     normalises: bool = True,
-    stops: Sequence[str] = SENTENCE_STOPS,
 ) -> Tensor:
     """Locality of free generation: 1.0 where both answers are the same, else 0.0, (B,) float64.
 
-    Both texts are generations, so both end at the first of `stops`; what follows an answer does
-    not count. `generated_exact_match` would keep stops that occur in the pristine text.
+    Both texts are generations, so both end where `first_answer` says; what follows does not count.
 
     Args:
         after: Greedy continuations of the edited backbone.
         before: The same of the pristine backbone.
         normalises: As for `generated_exact_match`.
-        stops: Strings that end an answer.
 
     Raises:
         ValueError: If the numbers of texts differ.
     """
-    answers = [until_stop(text, "", stops) for text in before]
-    return generated_exact_match(
-        [until_stop(text, "", stops) for text in after], answers, normalises=normalises, stops=()
-    )
+    matches = [
+        same_answer(first_answer(now), first_answer(then), normalises)
+        for now, then in zip(after, before, strict=True)
+    ]
+    return torch.tensor(matches, dtype=torch.float64)
 
 
 def squad_normalised(text: str) -> str:
@@ -226,13 +226,39 @@ def squad_normalised(text: str) -> str:
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
 
 
-def until_stop(text: str, target: str, stops: Sequence[str] = SENTENCE_STOPS) -> str:
-    """The answer at the beginning of `text`: up to the first of `stops` that is not in `target`."""
-    answer = text.strip()
-    for stop in stops:
-        if stop not in target.strip():
-            answer = answer.split(stop, maxsplit=1)[0]
-    return answer.strip()
+def first_answer(text: str, target: str = "", *, normalises: bool = True) -> str:
+    """The answer at the beginning of `text`: its first line or sentence.
+
+    A full stop ends a sentence where a blank or nothing follows, unless it abbreviates what stands
+    before a name: "St. Louis" and "J. R. R. Tolkien" are whole answers.
+
+    Args:
+        text: Greedy continuation of a prompt.
+        target: An answer that may hold ends of its own: the text goes on past as many, and ends
+            behind the target where it begins with it ("U.S. It is" holds the answer "U.S.").
+        normalises: How the two are compared, as for `generated_exact_match`.
+    """
+    answer, wanted = text.strip(), target.strip()
+    num_within = sum(_is_end(wanted, each) for each in _END.finditer(wanted, 0, len(wanted) - 1))
+    for found in _END.finditer(answer):
+        for end in found.span():
+            if wanted and same_answer(answer[:end], wanted, normalises):
+                return answer[:end].strip()
+        if _is_end(answer, found):
+            if not num_within:
+                return answer[: found.start()].strip()
+            num_within -= 1
+    return answer
+
+
+def same_answer(answer: str, target: str, normalises: bool = True) -> bool:
+    """Whether two answers are the same; `normalises` as for `generated_exact_match`."""
+    answer, target = (unicodedata.normalize("NFC", text.strip()) for text in (answer, target))
+    wanted = squad_normalised(target)
+    # A target such as "A" or "?" is all article or punctuation: an empty answer would equal it.
+    if not normalises or not wanted:
+        return answer == target
+    return squad_normalised(answer) == wanted
 
 
 def perplexity(losses: Tensor, rows: Tensor, num_rows: int | None = None) -> Tensor:
@@ -290,10 +316,6 @@ def _mean_or_none(values: Tensor) -> float | None:
     return float(values.double().mean()) if values.numel() else None
 
 
-def _same_answer(answer: str, target: str, normalises: bool) -> bool:
-    answer, target = (unicodedata.normalize("NFC", text) for text in (answer, target))
-    wanted = squad_normalised(target)
-    # A target such as "A" or "?" is all article or punctuation: an empty answer would equal it.
-    if not normalises or not wanted:
-        return answer == target
-    return squad_normalised(answer) == wanted
+def _is_end(text: str, found: re.Match[str]) -> bool:
+    """Whether an answer ends here for sure, whatever follows."""
+    return found.group() == "\n" or not _SHORT.search(text, 0, found.start())

@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from trainables.metrics.scores import generated_agreement, squad_normalised, until_stop
+from trainables.metrics.scores import first_answer, generated_agreement, squad_normalised
 
 
 @dataclass(frozen=True)
@@ -107,8 +107,8 @@ def given_text(text: str, before: str, asked: str, old: Sequence[str]) -> Given:
         asked: The answer that the edit asks for.
         old: Each answer that held before.
     """
-    answer = until_stop(text, asked)
-    held = (each for each in old if _begins(until_stop(text, each), each))
+    answer = first_answer(text, asked)
+    held = (each for each in old if _begins(first_answer(text, each), each))
     turns_to = None if _begins(answer, asked) else next(held, None)
     is_unchanged = generated_agreement([text], [before]).item() == 1.0
     return Given(answer, turns_to, is_unchanged, *_right_ends(answer, asked))

@@ -18,10 +18,10 @@ from trainables.edits.sources import Source, backbone_folder
 from trainables.errors import BackboneError
 from trainables.interfaces import Family
 from trainables.methods import build_config, check_family, get_version
-from trainables.metrics.generation import GENERATED_BEHIND, GENERATED_TOKENS
+from trainables.metrics.generation import VERSION as GENERATION_VERSION
 from trainables.moe import nltk_data
 from trainables.moe.nltk_data import NltkData
-from trainables.spec import MethodSpec, ProtocolSpec, TrialSpec
+from trainables.spec import MethodSpec, TrialSpec
 from trainables.trials.asked import Asked
 from trainables.trials.harness_data import check_harness_data
 from trainables.trials.row_lengths import DriverLengths, check_lengths
@@ -115,7 +115,7 @@ class Validator:
             "tokenizer": whole.tokenizer,
             "dataset_digest": _with_texts(source.digest, spec.method),
             "method_version": get_version(module),
-            "generation_version": _generation_version(spec.protocol, source),
+            "generation_version": GENERATION_VERSION if spec.protocol.generate else None,
             "method_data": method_data,
             "ability": self._ability(spec),
             "counts": {
@@ -190,21 +190,6 @@ class Validator:
         records = draw(spec, source).records
         check_lengths(own.surely_longest(records), own.max_positions, spec)
         self._measured.add(key)
-
-
-def _generation_version(protocol: ProtocolSpec, source: Source) -> int | None:
-    """Of the rule that says how much is generated, where a target may have come out cut before it.
-
-    A target of so many bytes has at most as many tokens, and 32 tokens were always generated. In a
-    stream of a single batch nothing was generated after the last edit.
-    """
-    if not protocol.generate:
-        return None
-    if not protocol.is_rolled_back and protocol.num_batches == 1:
-        return 3
-    targets = (record.target_new for record in source.records)
-    longest = max((len(target.encode()) for target in targets), default=0)
-    return 2 if longest > GENERATED_TOKENS - GENERATED_BEHIND else None
 
 
 def _check_end_token(spec: TrialSpec, whole: Checkpoint) -> None:

@@ -30,6 +30,11 @@ def test_short_answer_ignores_articles_case_and_marks() -> None:
     assert short_answer({"answer": "Vesper"}, "Vesper") == (1.0, 1.0)
 
 
+def test_short_answer_when_an_answer_is_all_marks_or_article_then_it_is_not_the_empty_one() -> None:
+    assert short_answer({"answer": ["?", "The"]}, "") == (0.0, 1.0)
+    assert short_answer({"answer": ["?", "A"]}, " A") == (1.0, 1.0)
+
+
 TOKENS = ["Ada", "Quell", "left", "Bar", "City", "for", "Lumen", "Works", "."]
 TAGS = ["B-PER", "I-PER", "O", "B-LOC", "I-LOC", "O", "B-ORG", "I-ORG", "O"]
 

@@ -97,6 +97,15 @@ def test_own_expert_rate_counts_edits_sent_back_to_their_expert() -> None:
         ("Tar", "Tarn", 0),
         ("St. Louis", "St. Louis", 1),  # a stop inside the target does not cut
         ("St. Paul", "St. Louis", 0),
+        ("St. Louis. It is a city", "St. Louis", 1),
+        ("Apple Inc. of Ohio. It", "Apple Inc. of Ohio", 1),
+        ("Apple Inc. of Utah. It", "Apple Inc. of Ohio", 0),
+        ("U.S. It is a country", "U.S.", 1),
+        ("U.S. It is a country", "U", 0),
+        ("No. 5 is", "No", 1),  # the target, and then a full stop
+        ("3.9 million", "3", 0),
+        ("The. Tarn", "Tarn", 0),
+        ("Ohio\nTarn", "Ohio Tarn", 0),  # the end of a line always ends an answer
         ("", "Tarn", 0),
         ("", "A", 0),  # normalisation leaves nothing of the target
         ("A", "A", 1),
@@ -114,8 +123,6 @@ def test_generated_exact_match_without_normalisation_minds_case_and_articles() -
     texts, targets = ["the Tarn", " Tarn.", "tarn"], ["Tarn"] * 3
     plain = scores.generated_exact_match(texts, targets, normalises=False)
     assert plain.tolist() == [0.0, 1.0, 0.0]
-    unstopped = scores.generated_exact_match(texts, targets, normalises=False, stops=())
-    assert unstopped.tolist() == [0.0, 0.0, 0.0]
     with pytest.raises(ValueError, match="shorter"):
         scores.generated_exact_match(texts, targets[:2])
 
@@ -131,14 +138,31 @@ def test_generated_exact_match_when_an_accent_stands_behind_its_letter_then_it_i
 
 
 def test_generated_agreement_compares_the_answers_and_not_what_follows() -> None:
-    after = ["Oslo\nWho", "The Oslo.", "Bergen. A", "", "St. Paul"]
-    before = ["Oslo\nHow", " Oslo", "Oslo. A", "", "St. Louis"]
-    # the last pair agrees up to its first full stop: the price of ending there without a target
-    assert scores.generated_agreement(after, before).tolist() == [1.0, 1.0, 0.0, 1.0, 1.0]
-    strict = scores.generated_agreement(after, before, normalises=False, stops=("\n",))
+    after = ["Oslo\nWho", "The Oslo.", "Bergen. A", "", "Oslo. It is"]
+    before = ["Oslo\nHow", " Oslo", "Oslo. A", "", "Oslo, the capital"]
+    assert scores.generated_agreement(after, before).tolist() == [1.0, 1.0, 0.0, 1.0, 0.0]
+    strict = scores.generated_agreement(after, before, normalises=False)
     assert strict.tolist() == [1.0, 0.0, 0.0, 1.0, 0.0]
     with pytest.raises(ValueError, match="shorter"):
         scores.generated_agreement(after, before[:2])
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("St. Louis", "St. Paul"),
+        ("J. R. R. Tolkien", "J. K. Rowling"),
+        ("3.2 million", "3.9 million"),
+        ("Dr. Phil", "Dr. Dre"),
+        ("U.S. Supreme Court", "U.S. Senate"),
+        ("Émile É. Zola", "Émile É. Borel"),
+    ],
+)
+def test_generated_agreement_when_a_full_stop_abbreviates_then_what_follows_counts(
+    before: str, after: str
+) -> None:
+    assert scores.generated_agreement([after], [before]).tolist() == [0.0]
+    assert scores.generated_agreement([f"{before}. It is"], [f"{before}\nIt"]).tolist() == [1.0]
 
 
 def test_squad_normalised_drops_whole_articles_only() -> None:

@@ -11,6 +11,7 @@ from trainables.artefacts import Artefacts
 from trainables.backbones.forward.split import Split
 from trainables.backbones.loading import load_backbone
 from trainables.errors import BackboneError, DataError
+from trainables.metrics.generation import VERSION
 from trainables.prompts import collate, tokenise
 from trainables.spec import TrialSpec
 from trainables.trials.validation import Validator
@@ -89,15 +90,11 @@ def generation(folder: Path, path: Path, **protocol: Any) -> int | None:
     return found
 
 
-def test_generation_version_is_identity_where_a_target_may_have_been_cut_alone(
-    tmp_path: Path,
-) -> None:
+def test_generation_version_is_identity_where_something_is_generated_alone(tmp_path: Path) -> None:
     folder = save_tiny("bloom", tmp_path / "model")
-    short = write(tmp_path / "short.jsonl", [zsre_line(n) for n in range(40)])
-    long = records_of(tmp_path, alt="a" * 25)
-    assert generation(folder, short, generate=True) is None
-    assert generation(folder, long) is None
-    assert generation(folder, long, generate=True) == 2
+    records = write(tmp_path / "z.jsonl", [zsre_line(n) for n in range(40)])
+    assert generation(folder, records) is None
+    assert generation(folder, records, generate=True) == VERSION
 
 
 def test_pristine_generations_are_kept_by_their_length(tmp_path: Path) -> None:

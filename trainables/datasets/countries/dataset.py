@@ -14,7 +14,8 @@ What is inferred (`portability`) holds one thing still at a time:
   and what holds in a country holds there too: "in the city of Paris people speak" is answered with
   the new language.
 
-It is asked only where the edit changes the answer.
+It is asked only where the edit changes the answer: not where the place of the right answer is
+counted to two continents.
 
 Neighbours may be several. Each makes a record with the same prompt; a draw takes one of them, with
 `known_only` that which the backbone names. No neighbour is ever the new answer.
@@ -34,7 +35,7 @@ from trainables.datasets.facts.names import pick, shuffled
 from trainables.reading.loaded import Excluded, Loaded
 from trainables.records import EditRecord, Question
 
-VERSION = 1
+VERSION = 2
 TARGET_FIELDS = ("target_new",)
 HAS_PASSAGES = False
 MOST_ASKED = 2  # locality questions of a kind; each record offers more, for `known_only` to choose
@@ -126,7 +127,7 @@ class _World:
             subject=country.name,
             rephrases=tuple(filled(line, country.title) for line in held_out),
             locality=(*near[:_NUM_OFFERED], *same, *far[:_NUM_OFFERED]),
-            portability=self._inferred(country, relation, target),
+            portability=self._inferred(country, relation, answer, target),
             true_answer=answer,
             relation=relation,
         )
@@ -147,15 +148,17 @@ class _World:
         forbidden = {*own, country.title, *country.also_right.get(relation, ())}
         return pick(sorted(offered - forbidden), "target", country.code, relation)
 
-    def _inferred(self, country: Country, relation: str, target: str) -> tuple[Question, ...]:
-        """What follows from the edit; nothing where the answer was the same before."""
+    def _inferred(
+        self, country: Country, relation: str, true: str, target: str
+    ) -> tuple[Question, ...]:
+        """What follows from the edit; nothing where the answer was, or may have been, the same."""
         line = PHRASINGS[relation].inferred
         if relation in ("capital", "neighbour"):
-            other = self._of_capital[target] if relation == "capital" else self._all[target]
-            answer = other.answers.get("continent")
-            if answer is None or answer == country.answers.get("continent"):
+            places = self._of_capital if relation == "capital" else self._all
+            before, after = (places[place].answers.get("continent") for place in (true, target))
+            if before is None or after is None or after == before:
                 return ()
-            return (Question(filled(line, country.title), answer[0], "portability"),)
+            return (Question(filled(line, country.title), after[0], "portability"),)
         capital = country.answers.get("capital")
         if capital is None:
             return ()
