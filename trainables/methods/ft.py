@@ -80,7 +80,8 @@ class Config:
         loss: What is minimised; see the module's docstring.
         edit_lr: Adam's learning rate.
         num_steps: Most passes over a batch of edits, each of one step, or one for each mini-batch.
-        stop_loss: A batch is done below this loss, the mean of a pass; nats per token.
+        stop_loss: A batch is done below this loss, the mean of a pass, nats per token; None: never
+            early.
         norm_bound: Half width of the box around the pristine weight; None: no box.
         mini_batch_size: Edits of one step; None: all of the batch.
     """
@@ -89,7 +90,7 @@ class Config:
     loss: Literal["prompt_last", "target_new"]
     edit_lr: Positive
     num_steps: Count
-    stop_loss: float
+    stop_loss: float | None
     norm_bound: Positive | None
     mini_batch_size: Count | None
 
@@ -219,7 +220,9 @@ class FineTuning:
             if self._passes is None or optimisation.last_loss is None:
                 return False
             mean = self._passes.note(optimisation.steps_taken, optimisation.last_loss)
-            return mean is not None and mean < config.stop_loss
+            if mean is None or config.stop_loss is None:
+                return False
+            return mean < config.stop_loss
 
         optimisation = Optimisation(
             {"weight": self._master.thaw()},

@@ -143,10 +143,11 @@ def test_passes_when_a_pass_ends_then_the_mean_of_its_losses_alone() -> None:
     assert passes.note(3, 0.1) == pytest.approx(0.3)
 
 
+@pytest.mark.parametrize("stop_loss", [0.0, None])
 def test_mini_batches_then_each_step_is_that_of_the_edits_that_are_due(
-    llama: Backbone, tmp_path: Path
+    llama: Backbone, tmp_path: Path, stop_loss: float | None
 ) -> None:
-    settings = config(mini_batch_size=2, num_steps=2, stop_loss=0.0)
+    settings = config(mini_batch_size=2, num_steps=2, stop_loss=stop_loss)
     path = f"{llama.down_path(2)}.weight"
     method = in_turn(settings, llama, tmp_path, steps=4)
     assert method.num_steps == 4  # two passes of two and one edit
