@@ -62,7 +62,7 @@ def side_by_side(spec: TrialSpec, trained: float, rows: float = 1) -> int:
     most, within = _MOST_APART, max(1, int(2**28 // (16 * max(1, trained))))
     if not cost.get("side_by_side"):
         most = min(_MOST_METHODS, within)
-    elif cost.get("trains") in ("vectors", "vector"):
+    elif cost.get("trains") in ("vectors", "vector", "hooks"):
         most = vectors_at_once(rows)
     elif cost.get("trains") in ("weight", "adapters"):
         most = within if cost["trains"] == "weight" else min(most, within)

@@ -60,6 +60,7 @@ def vectors(spec: TrialSpec, shape: Shape, training: Training) -> Held:
 def hooks(spec: TrialSpec, shape: Shape, training: Training) -> Held:
     """As `vectors`, of weights that are not written: a change beside each, and F x F products."""
     held, square = vectors(spec, shape, training), shape.ffn**2
+    apart = side_by_side(spec, training.trained, training.rows)
     layers = len(spec.method["layers"])
     hooks = layers * (4 * shape.projection + 8 * square)
     later = hooks * (not rolls_back(spec) and num_batches(spec.protocol) > 1)
@@ -68,7 +69,7 @@ def hooks(spec: TrialSpec, shape: Shape, training: Training) -> Held:
         kept=later,
         prepare=held.prepare - held.kept,
         write=held.write + 8 * square + hooks - later,
-        state=12 * training.trained + later,
+        state=12 * training.trained * apart + later,
     )
 
 

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from trainables.artefacts import Artefacts
 from trainables.backbones.loading import load_backbone
 from trainables.interfaces import Backbone, Edit
-from trainables.methods.comeba_hk import ComebaHk, Config, HookLayer, z_scores
+from trainables.methods.comeba_hk.hooks import HookLayer, z_scores
+from trainables.methods.comeba_hk.method import ComebaHk, Config
 from trainables.prompts import edit_batch
 from trainables.seeding import trial_generators
 from trainables.states import snapshot

@@ -17,7 +17,8 @@ from trainables.backbones.hidden_states.covariance import states_above, watched_
 from trainables.errors import ConfigError, DataError
 from trainables.interfaces import Backbone, Edit, EditReport
 from trainables.methods import memit
-from trainables.methods.comeba_hk import ComebaHk, Config, HookLayer, z_scores
+from trainables.methods.comeba_hk.hooks import HookLayer, z_scores
+from trainables.methods.comeba_hk.method import ComebaHk, Config
 from trainables.prompts import Row, collate, edit_batch, tokenise
 from trainables.seeding import trial_generators
 

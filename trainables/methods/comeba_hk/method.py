@@ -38,10 +38,11 @@ Choices where the source is silent:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
+from statistics import mean
 from typing import Any
 
 import torch
@@ -57,10 +58,11 @@ from trainables.assemblies.spread_vectors import (
     least_squares_update,
     spread,
 )
+from trainables.assemblies.vectors_apart import least_squares_directions
 from trainables.backbones.families import check_ffn_is_added
 from trainables.backbones.forward.split import Split
 from trainables.backbones.hidden_states.covariance import states_above, watched_keys
-from trainables.backbones.hidden_states.subject_rows import KlPosition
+from trainables.backbones.hidden_states.subject_rows import KlPosition, edits_at_once
 from trainables.backbones.hidden_states.subject_vectors import VectorSettings
 from trainables.backbones.surgery import get_module
 from trainables.errors import DataError, EditDiverged
@@ -76,6 +78,8 @@ from trainables.interfaces import (
     State,
     TrainingRecord,
 )
+from trainables.methods.comeba_hk.apart import HooksApart, running
+from trainables.methods.comeba_hk.hooks import HookLayer, largest_z
 from trainables.optimise import begun, stored_batch
 
 
@@ -130,59 +134,6 @@ def check_family(family: Family) -> None:
     check_ffn_is_added(family, "comeba_hk")
 
 
-@dataclass
-class HookLayer:
-    """What stands beside one projection.
-
-    Attributes:
-        change: W_h - W_0, (D, F) float32 or wider.
-        products: Sum of K K^T over all batches, (F, F) float64.
-        threshold: Alpha.
-    """
-
-    change: Tensor
-    products: Tensor
-    threshold: float
-
-    def answered(self, keys: Tensor, output: Tensor, prompt_mask: Tensor | None) -> Tensor:
-        """The projection's output (B, T, D) with W_h k at the tokens that pass.
-
-        Args:
-            keys: What enters the projection, (B, T, F).
-            output: W_0 k, (B, T, D).
-            prompt_mask: Prompt tokens, (B, T) bool; None: W_h answers for every token.
-        """
-        added = self.added(keys)
-        answered = output + added.to(output)
-        if prompt_mask is None:
-            return answered
-        passes = z_scores(added.norm(dim=-1), prompt_mask) >= self.threshold
-        return torch.where(passes[..., None].to(output.device), answered, output)
-
-    def added(self, keys: Tensor) -> Tensor:
-        """W_h k - W_0 k of keys (..., F), (..., D)."""
-        return keys.to(self.change) @ self.change.T
-
-
-def z_scores(sizes: Tensor, prompt_mask: Tensor) -> Tensor:
-    """How far each prompt token lies above the mean of its prompt, in sample deviations.
-
-    Args:
-        sizes: m of each token, (B, T).
-        prompt_mask: (B, T) bool.
-
-    Returns:
-        (B, T); NaN, which passes no threshold, off the prompts and where a prompt has one token or
-        no deviation.
-    """
-    mask = prompt_mask.to(sizes.device)
-    counts = mask.sum(1, keepdim=True)
-    means = torch.where(mask, sizes, 0.0).sum(1, keepdim=True) / counts
-    centred = torch.where(mask, sizes - means, 0.0)
-    deviations = (centred.square().sum(1, keepdim=True) / (counts - 1)).sqrt()
-    return torch.where(mask & (deviations > 0), centred / deviations, math.nan)
-
-
 class ComebaHk:
     """Hook layers beside some projections, which answer for the tokens that stand out."""
 
@@ -197,6 +148,7 @@ class ComebaHk:
         self.num_steps = config.v_num_steps
         self._config = config
         self._backbone = backbone
+        self._wide = torch.promote_types(backbone.dtype, torch.float32)
         self._artefacts = artefacts
         # A hook finds its rows by their numbers, and so runs on some of a batch as well.
         self._split = Split(
@@ -207,6 +159,7 @@ class ComebaHk:
         self._is_sampled = False
         self._hooks: dict[int, HookLayer] = {}  # none before the first batch is written
         self._run: VectorRun | None = None
+        self._apart: HooksApart | None = None
 
     def prepare(self, training: Sequence[TrainingRecord]) -> None:
         """Second moments and contexts of the pristine backbone, through artefacts.
@@ -228,24 +181,28 @@ class ComebaHk:
         Raises:
             DataError: If there are no second moments yet.
         """
-        config = self._config
-        if not self._moments:
-            raise DataError("comeba_hk has no second moments: prepare() comes before an edit")
-        search = Search(
-            config.v_lr,
-            config.v_num_steps,
-            VectorSettings(config.v_weight_decay, config.stop_loss, config.clamp, config.kl_weight),
-            config.kl_position,
-        )
-        self._run = VectorRun(
-            *(self._backbone, batch, self._contexts, self._layers[-1], search),
-            within=self._gated,
-        )
+        self._run = self._vectors(batch, within=self._gated)
         self.num_steps = self._run.num_steps
+
+    def begin_each(self, batch: EditBatch) -> None:
+        """Set up one vector for each edit, whose hook layers will be its own.
+
+        Raises:
+            DataError: If there are no second moments yet.
+        """
+        run = self._vectors(batch)
+        self._apart, self.num_steps = HooksApart(run), run.num_steps
+
+    @property
+    def most_side_by_side(self) -> int:
+        """Edits whose rows run all at once."""
+        with_kl = self._config.kl_weight > 0
+        return edits_at_once(self._backbone, len(self._contexts), with_kl=with_kl)
 
     def advance(self, max_steps: int) -> bool:
         """Take at most `max_steps` updates of the vectors; True when they are found."""
-        return begun(self._run).advance(max_steps)
+        run = begun(self._run) if self._apart is None else self._apart.run
+        return run.advance(max_steps)
 
     @torch.no_grad()
     def finish(self) -> EditReport:
@@ -261,9 +218,31 @@ class ComebaHk:
                 masks[layer] = mask
         self._lower(run.batch.tokens)
         self._run = None
-        thresholds = [hook.threshold for hook in self._hooks.values()]
-        mean = sum(thresholds) / len(thresholds)
-        return replace(run.report(self._is_sampled), numbers={"hook_threshold": mean})
+        threshold = mean(hook.threshold for hook in self._hooks.values())
+        return replace(run.report(self._is_sampled), numbers={"hook_threshold": threshold})
+
+    def finish_each(self) -> list[EditReport]:
+        """Find the hook layers and thresholds of each edit alone."""
+        apart, config = begun(self._apart), self._config
+
+        def directions(layer: int, keys: Tensor) -> Tensor:
+            return least_squares_directions(keys, config.cov_weight * self._moments[layer].to(keys))
+
+        apart.spread(self._backbone, self._layers, directions, config.hook_threshold)
+        means = [mean(of_edit) for of_edit in zip(*apart.thresholds.values(), strict=True)]
+        reports = apart.run.reports(self._is_sampled)
+        return [
+            replace(each, numbers={"hook_threshold": own})
+            for each, own in zip(reports, means, strict=True)
+        ]
+
+    def take(self, number: int) -> None:
+        """Put the hook layers of one edit in place, if `finish_each` has come.
+
+        Raises:
+            EditDiverged: If one is not finite.
+        """
+        self._hooks = begun(self._apart).hooks(number, self._wide)
 
     def logits(
         self, prompts: PromptBatch, state: DecodeState | None = None
@@ -276,6 +255,10 @@ class ComebaHk:
 
     def state(self) -> State:
         """The hook layers; the vectors when a batch is under way."""
+        if self._apart is not None:  # the hook layers are those of the edit that was taken
+            state = State(values={"is_apart": True})
+            self._apart.run.store(state)
+            return state
         state = State()
         for layer, hook in self._hooks.items():
             state.tensors[f"change/{layer}"] = hook.change
@@ -289,7 +272,13 @@ class ComebaHk:
 
     def load(self, state: State) -> None:
         """Continue from `state`; `prepare` comes first."""
+        self.remove()
         device = self._backbone.device
+        batch = stored_batch(state, device)
+        if batch is not None and "is_apart" in state.values:
+            self.begin_each(batch)
+            begun(self._apart).run.resume(state)
+            return
         stored: Any = state.values["thresholds"]
         self._hooks = {
             int(layer): HookLayer(
@@ -299,25 +288,39 @@ class ComebaHk:
             )
             for layer, threshold in stored.items()
         }
-        self._run = None
-        batch = stored_batch(state, device)
         if batch is not None:
             self.begin(batch)
             begun(self._run).resume(state)
 
     def remove(self) -> None:
         """Forget the hook layers; the backbone itself was never changed."""
-        self._hooks, self._run = {}, None
+        self._hooks, self._run, self._apart = {}, None, None
 
     def inference_bytes(self) -> int:
         """The hook layers' changes; the remembered keys serve further edits alone."""
         return sum(hook.change.nbytes for hook in self._hooks.values())
 
+    def _vectors(
+        self,
+        batch: EditBatch,
+        within: Callable[[PromptBatch], AbstractContextManager[None]] = lambda _: nullcontext(),
+    ) -> VectorRun:
+        if not self._moments:
+            raise DataError("comeba_hk has no second moments: prepare() comes before an edit")
+        config = self._config
+        search = Search(
+            config.v_lr,
+            config.v_num_steps,
+            VectorSettings(config.v_weight_decay, config.stop_loss, config.clamp, config.kl_weight),
+            config.kl_position,
+        )
+        last = self._layers[-1]
+        return VectorRun(self._backbone, batch, self._contexts, last, search, within)
+
     def _fresh(self) -> HookLayer:
         backbone = self._backbone
-        wide = torch.promote_types(backbone.dtype, torch.float32)
         change = torch.zeros(
-            backbone.hidden_size, backbone.ffn_size, dtype=wide, device=backbone.device
+            backbone.hidden_size, backbone.ffn_size, dtype=self._wide, device=backbone.device
         )
         products = change.new_zeros(backbone.ffn_size, backbone.ffn_size, dtype=torch.float64)
         return HookLayer(change, products, self._config.hook_threshold)
@@ -339,8 +342,7 @@ class ComebaHk:
 
         def note(layer: int, keys: Tensor) -> None:  # of one micro-batch
             sizes = self._hooks[layer].added(keys).norm(dim=-1)
-            scores = z_scores(sizes, self._of_running(mask))
-            largest[layer].append(scores.nan_to_num(nan=-math.inf).amax(1))
+            largest[layer].append(largest_z(sizes, running(self._backbone, mask)))
 
         with watched_keys(self._backbone, self._layers, note):
             states_above(self._backbone, self._layers[-1], prompts)
@@ -351,11 +353,6 @@ class ComebaHk:
             if len(defined):
                 hook = self._hooks[layer]
                 hook.threshold = min(hook.threshold, float(defined.amin()) - slack)
-
-    def _of_running(self, mask: Tensor) -> Tensor:
-        """The rows of `mask` (B, T) that run now."""
-        running = self._backbone.micro_batch.running
-        return mask if running is None else mask[running]
 
     @contextmanager
     def _gated(self, prompts: PromptBatch) -> Iterator[None]:
@@ -369,7 +366,7 @@ class ComebaHk:
 
         def hook(layer: int, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
             mask = masks[layer]
-            own = None if mask is None else self._of_running(mask)
+            own = None if mask is None else running(self._backbone, mask)
             return self._hooks[layer].answered(inputs[0], output, own)
 
         # Hooks for the length of one block leave nothing in the backbone to restore.
@@ -382,4 +379,4 @@ class ComebaHk:
 
 CONFIG = Config
 METHOD = ComebaHk
-VERSION = 4  # remembered keys are no bytes of an answer
+VERSION = 5  # single edits side by side

@@ -1,0 +1,1 @@
+"""COMEBA-HK: MEMIT on copies of projections that answer for single tokens alone."""
