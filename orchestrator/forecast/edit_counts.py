@@ -12,7 +12,7 @@ TOKENS_PER_ROW, TOKENS_PER_TARGET, PROMPTS_PER_EDIT = 15, 3, 8
 TOKENS_PER_ANSWER = 8  # of a task that no edit is about, where it is chosen
 VECTOR_ROWS = 128  # of edits whose vectors are found at a time
 # Single edits at a time where each trains little, or has a method of its own.
-_MOST_APART, _MOST_METHODS = 32, 16
+_MOST_APART, _MOST_METHODS, _MOST_MEMORIES = 32, 16, 8
 TOKENS_READ = 4096  # of its questions at a time on a GPU, which is where memory is short
 
 
@@ -66,6 +66,8 @@ def side_by_side(spec: TrialSpec, trained: float, rows: float = 1) -> int:
         most = vectors_at_once(rows)
     elif cost.get("trains") in ("weight", "adapters"):
         most = within if cost["trains"] == "weight" else min(most, within)
+    elif cost.get("trains") == "memory":
+        most = min(_MOST_MEMORIES, within)
     return min(num_edits(spec.protocol), most)
 
 

@@ -167,17 +167,22 @@ def _memories(spec: TrialSpec, shape: Shape, training: Training) -> Held:
 
 
 def _memory(spec: TrialSpec, shape: Shape, training: Training) -> Held:
-    """A memory, and a mask of the FFN's width for each edit; one edit is in training."""
+    """A memory, and a mask of the FFN's width for each edit; one edit is in training.
+
+    Side by side each edit trains its own columns alone.
+    """
     size, masks = shape.projection, num_edits(spec.protocol) * shape.ffn
+    apart = side_by_side(spec, training.trained, training.rows)
+    columns = float(spec.method.get("active_share") or 1) * size * apart * (apart > 1)
     longest = per_edit(spec, "tokens_per_row") + _LONGEST_PREFIX * (training.rows > 1)
     return Held(
-        kept=4 * size + masks,
-        gradients=3 * 4 * size,  # as it comes, shortened, and with decay
+        kept=4 * (size + columns) + masks,
+        gradients=3 * 4 * (columns or size),  # as it comes, shortened, and with decay
         longest=longest,
         layers=shape.num_layers - edit_layer(spec, shape) - 1,
         per_token=(shape.ffn + 2 * shape.width) * shape.bytes_each + 4 * shape.ffn,
         per_row=logit_bytes(training, shape),
-        state=4 * size + masks,
+        state=4 * (size + columns) + masks,
     )
 
 

@@ -176,6 +176,16 @@ def test_memory_when_one_memory_is_written_in_turn_then_a_mask_for_each_edit_cou
     assert stage(found, "step").rows == 4  # of one edit
 
 
+def test_memory_when_memories_are_written_side_by_side_then_the_columns_of_each_edit_count() -> (
+    None
+):
+    cost = {"trains": "memory", "side_by_side": True}
+    method = {"num_prefixes": 3, "active_share": 0.5}
+    found = memory(spec(cost, method, kind="single", num_edits=6))
+    assert found.checkpoint_gib * GIB == pytest.approx(300 * 4 + 6 * 150 * 4 + 6 * 30)
+    assert stage(found, "step").rows == 6 * 4
+
+
 def test_memory_when_matrices_are_shifted_then_copies_and_their_changes_count() -> None:
     method = {"layers": [2, 3], "modules": ["up", "down"], "normalised_over": "module"}
     found = memory(spec({"trains": "shifts"}, method))

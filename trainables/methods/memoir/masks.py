@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from trainables.interfaces import PromptBatch, State
 
@@ -128,3 +128,24 @@ def pooled_mean(inputs: Tensor, counted: Tensor) -> Tensor:
     wide = torch.promote_types(inputs.dtype, torch.float32)
     weights = counted.to(wide)[..., None]
     return (inputs.to(wide) * weights).sum(1) / weights.sum(1)
+
+
+def through(
+    memory: Tensor, masks: Tensor, route: Tensor, inputs: Tensor, outputs: Tensor
+) -> Tensor:
+    """`outputs` (B, T, D), and what the memory adds to the rows that have a route.
+
+    Args:
+        memory: W_m, (D, F).
+        masks: Of all edits, (N, F) bool.
+        route: The edit whose mask each row takes, (B,); -1: none.
+        inputs: a_t, (B, T, F).
+        outputs: W a_t.
+    """
+    is_near = route >= 0
+    if not bool(is_near.any()):
+        return outputs
+    masked = inputs[is_near].to(memory) * masks[route[is_near]][:, None]
+    total = outputs.clone()
+    total[is_near] += nn.functional.linear(masked, memory).to(outputs.dtype)
+    return total

@@ -32,7 +32,6 @@ Choices where the source is silent, and deviations:
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -43,7 +42,7 @@ from torch import Tensor, nn
 from trainables.artefacts import Artefacts
 from trainables.assemblies.ordinary_text import stored_prefixes
 from trainables.backbones.hidden_states.down_site import DownSite
-from trainables.backbones.hidden_states.token_statistics import SINK_RATIO, ordinary_tokens
+from trainables.backbones.hidden_states.token_statistics import ordinary_tokens
 from trainables.field_kinds import (
     Count,
     CountOrZero,
@@ -56,6 +55,7 @@ from trainables.field_kinds import (
 from trainables.interfaces import (
     Backbone,
     DecodeState,
+    Edit,
     EditBatch,
     EditReport,
     Generators,
@@ -63,10 +63,12 @@ from trainables.interfaces import (
     State,
     TrainingRecord,
 )
-from trainables.methods.memoir.masks import Masks, Pooling, pooled_mean
+from trainables.methods.memoir.apart import MemoriesApart, Own, most_apart
+from trainables.methods.memoir.centre import stored_centre
+from trainables.methods.memoir.masks import Masks, Pooling, through
 from trainables.moe.augmentation import augmented_prompts
 from trainables.moe.side_plan import BatchPlan
-from trainables.moe.side_training import EditRows, read_prompts
+from trainables.moe.side_training import EditRows
 from trainables.optimise import (
     Optimisation,
     OptimiserSettings,
@@ -76,9 +78,7 @@ from trainables.optimise import (
     stored_batch,
     token_losses,
 )
-from trainables.prompts import batch_state, row_index
-
-_MOST_UNRELATED = 100
+from trainables.prompts import batch_from, batch_state, row_index
 
 
 @checked
@@ -161,6 +161,8 @@ class Memoir:
         size = (backbone.hidden_size, backbone.ffn_size)
         self._memory = torch.zeros(size, dtype=self._wide, device=backbone.device)  # W_m
         self._run: _Run | None = None
+        self._apart: MemoriesApart | None = None
+        self._start = self._generator.get_state()  # before the prefixes of edits side by side
 
     def prepare(self, training: Sequence[TrainingRecord]) -> None:
         """Prefixes and the mean of unrelated prompts, through artefacts."""
@@ -168,27 +170,41 @@ class Memoir:
             self._prefixes = stored_prefixes(self._site.split, self._artefacts)
         prompts = dict.fromkeys(record.edit.prompt for record in training)
         if prompts and self._masks.wants_centre:
-            self._centre = self._stored_centre([*prompts][:_MOST_UNRELATED])
+            self._centre = stored_centre(self._site, self.first_layer, self._artefacts, [*prompts])
             self._masks.centre = self._centre
 
     def begin(self, batch: EditBatch) -> None:
         """Draw the prefixes of all edits, and make room for the first one."""
-        count = self._config.num_prefixes
-        forms = [
-            augmented_prompts(edit, "prefix", count, self._prefixes, self._generator)
-            for edit in batch.edits
-        ]
-        run = _Run(batch, forms)
-        if self._masks.wants_centre:
-            texts = dict.fromkeys(text for edit in batch.edits for text in edit.training_locality)
-            run.counts["centre_from_edits" if texts else "uncentred"] = 1
-            self._masks.centre = self._stored_centre([*texts][:_MOST_UNRELATED])
+        run = _Run(batch, self._forms(batch))
+        run.counts |= self._take_centre(batch.edits)
         self._begin(run)
         self._take_mask(run)
         self._set_up(run)
 
+    def begin_each(self, batch: EditBatch) -> None:
+        """Draw the prefixes of all edits, and give each a memory and a mask of its own."""
+        self._start = self._generator.get_state()
+        plan = BatchPlan(self._forms(batch), [[] for _ in batch.edits])
+        each = []
+        for number in range(len(batch)):
+            single = batch.single(number)
+            self._masks.centre = self._centre
+            counts = self._take_centre(single.edits)
+            each.append(Own(self._named(single.tokens), self._masks.centre, counts))
+        rows = EditRows(self._site, self._backbone.tokenizer, batch, plan)
+        told = self._site, self._settings(), self._clipped
+        self._apart = MemoriesApart(batch, each, rows, *told)
+        self.num_steps = self._config.num_steps
+
+    @property
+    def most_side_by_side(self) -> int:
+        """Edits at a time, by the bytes of a whole memory."""
+        return most_apart(self._memory)
+
     def advance(self, max_steps: int) -> bool:
         """Take at most `max_steps` SGD steps; True when every edit is learned."""
+        if self._apart is not None:
+            return self._apart.advance(max_steps)
         run = begun(self._run)
         while run.optimisation is not None and max_steps > 0:
             before = run.optimisation.steps_taken
@@ -213,6 +229,19 @@ class Memoir:
             counts=run.counts,
         )
 
+    def finish_each(self) -> list[EditReport]:
+        """How each edit went; all is learned already."""
+        return begun(self._apart).reports()
+
+    def take(self, number: int) -> None:
+        """Put the memory and the mask of one edit in place."""
+        apart = begun(self._apart)
+        own = apart.each[number]
+        self._memory = apart.memory(number)
+        self._masks.forget()
+        self._masks.centre = own.centre
+        self._masks.add(own.mask)
+
     def logits(
         self, prompts: PromptBatch, state: DecodeState | None = None
     ) -> tuple[Tensor, DecodeState]:
@@ -226,7 +255,7 @@ class Memoir:
             if route is None:
                 counted = ordinary_tokens(prompts.prompt_mask, entering, inputs)
                 route = self._masks.nearest(inputs, prompts, counted)
-            return self._added(inputs, outputs, route)
+            return through(self._memory, self._masks.rows, route, inputs, outputs)
 
         logits, after = self._site.answer(prompts, state, change)
         if state is not None:
@@ -253,6 +282,9 @@ class Memoir:
         """The memory, the masks and what they are made by; how far a batch is."""
         state = State({"generator": self._generator.get_state(), "memory": self._memory})
         state.nest("masks", self._masks.state())
+        if self._apart is not None:
+            state.tensors["generator"] = self._start
+            state.nest("apart", self._apart.state())
         run = self._run
         if run is not None:
             state.nest("batch", batch_state(run.batch))
@@ -267,7 +299,12 @@ class Memoir:
         self._generator.set_state(state.tensors["generator"].cpu())
         self._memory = state.tensors["memory"].to(device).clone()
         self._masks.load(state.inner("masks"))
-        self._run = None
+        self._run = self._apart = None
+        if "apart" in state.values:
+            inner = state.inner("apart")
+            self.begin_each(batch_from(inner.inner("batch"), device))
+            begun(self._apart).resume(inner)
+            return
         batch = stored_batch(state, device)
         if batch is None:
             return
@@ -282,7 +319,34 @@ class Memoir:
         self._memory = torch.zeros_like(self._memory)
         self._masks.forget()
         self._masks.centre = self._centre
-        self._run = None
+        self._run = self._apart = None
+
+    def _forms(self, batch: EditBatch) -> list[list[str]]:
+        """Prompts that each edit is trained on besides its own."""
+        count = self._config.num_prefixes
+        return [
+            augmented_prompts(edit, "prefix", count, self._prefixes, self._generator)
+            for edit in batch.edits
+        ]
+
+    def _take_centre(self, edits: Sequence[Edit]) -> dict[str, int]:
+        """Where no centre is known, that of the edits' unrelated prompts; counts it."""
+        if not self._masks.wants_centre:
+            return {}
+        texts = dict.fromkeys(text for edit in edits for text in edit.training_locality)
+        self._masks.centre = stored_centre(self._site, self.first_layer, self._artefacts, [*texts])
+        return {"centre_from_edits" if texts else "uncentred": 1}
+
+    def _named(self, tokens: PromptBatch) -> Tensor:
+        """The columns that a single prompt names, (F,) bool."""
+        read = self._site.read(tokens)
+        return self._masks.named(read.inputs, read.tokens, read.counted)[0]
+
+    def _settings(self) -> OptimiserSettings:
+        config = self._config
+        return OptimiserSettings(
+            "sgd", config.edit_lr, config.num_steps, config.stop_loss, config.weight_decay
+        )
 
     def _begin(self, run: _Run) -> None:
         self._run = run
@@ -291,15 +355,14 @@ class Memoir:
     def _take_mask(self, run: _Run) -> None:
         """Give the next edit the mask of its prompt."""
         if run.num_written < len(run.batch):
-            read = self._site.read(run.batch.single(run.num_written).tokens)
-            self._masks.add(self._masks.named(read.inputs, read.tokens, read.counted)[0])
+            self._masks.add(self._named(run.batch.single(run.num_written).tokens))
 
     def _set_up(self, run: _Run) -> None:
         """The optimisation of the next edit, whose mask is the last one."""
         run.optimisation = None
         if run.num_written == len(run.batch):
             return
-        config, site, mask = self._config, self._site, self._masks.rows[-1]
+        site, mask = self._site, self._masks.rows[-1]
         plan = BatchPlan([run.forms[run.num_written]], [[]])
         batch = run.batch.single(run.num_written)
         rows = EditRows(site, self._backbone.tokenizer, batch, plan)
@@ -317,9 +380,7 @@ class Memoir:
         run.optimisation = Optimisation(
             {"memory": trained},
             loss,
-            OptimiserSettings(
-                "sgd", config.edit_lr, config.num_steps, config.stop_loss, config.weight_decay
-            ),
+            self._settings(),
             agreed=self._backbone.micro_batch.agreed,
         )
 
@@ -328,37 +389,10 @@ class Memoir:
         longest = self._config.clip_norm
         return gradient * (longest / gradient.norm().clamp_min(longest))
 
-    def _added(self, inputs: Tensor, outputs: Tensor, route: Tensor) -> Tensor:
-        """`outputs` (B, T, D), and what the memory adds where a route is."""
-        is_near = route >= 0
-        if not bool(is_near.any()):
-            return outputs
-        masked = inputs[is_near].to(self._wide) * self._masks.rows[route[is_near]][:, None]
-        total = outputs.clone()
-        total[is_near] += nn.functional.linear(masked, self._memory).to(outputs.dtype)
-        return total
-
-    def _stored_centre(self, texts: Sequence[str]) -> Tensor:
-        """Mean over prompts of the mean of a_t over each one's tokens, (F,); 0 without any."""
-
-        def build() -> State:
-            read = read_prompts(self._site, self._backbone.tokenizer, texts, self._backbone.device)
-            if read is None:
-                return State({"centre": torch.zeros(self._backbone.ffn_size)})
-            return State({"centre": pooled_mean(read.inputs, read.counted).mean(0)})
-
-        inputs = self._backbone.identity | {
-            "layer": self._config.edit_layer,
-            "prompts": hashlib.sha256("\n".join(texts).encode()).hexdigest(),
-            "sink_ratio": SINK_RATIO,
-        }
-        stored = self._artefacts.get("input_centre", inputs, build)
-        return stored.tensors["centre"].to(self._backbone.device)
-
 
 _STORED = ("forms", "counts", "num_written", "num_steps", "total_loss")
 
 
-VERSION = 2  # rows are packed where they train
+VERSION = 3  # single edits side by side
 CONFIG = Config
 METHOD = Memoir
