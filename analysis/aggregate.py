@@ -134,7 +134,8 @@ def sections(
         records: `runs.read_records`, for the bootstrap of arms with fewer than
             three seeds; None: such arms have no interval.
     """
-    rows = _fill_context(_latest(rows, ["fingerprint"]))
+    # A trial that several ablations share has a run in each, with its place there.
+    rows = _fill_context(_latest(rows, ["ablation", "fingerprint"]))
     # Thousands of rows bear one of a few protocols: each is read once.
     protocols = {text: json.loads(text) for text in rows["protocol"].unique()}
     shared = {text: _dump(p, lambda key: key not in varying) for text, p in protocols.items()}
@@ -170,11 +171,12 @@ def with_intervals(arm: Arm, measure: str, records: RecordReader | None) -> dict
 
 
 def _section(part: pd.DataFrame, measure: str, records: RecordReader | None) -> Section:
-    # One arm and seed under two fingerprints: the setting that is not swept was changed in between.
+    # One arm under two fingerprints: the setting that is not swept was changed in between. The
+    # newest counts, with all its seeds, also those that are older than another setting's.
     identity = ["ablation", "arm", "own"]
-    kept = _latest(part, [*identity, "seed"]).sort_values("started", kind="stable")
-    newest = kept.groupby(identity)["arm_fingerprint"].transform("last")
-    trials = kept[kept["arm_fingerprint"] == newest]
+    ordered = part.sort_values("started", kind="stable")
+    newest = ordered.groupby(identity)["arm_fingerprint"].transform("last")
+    trials = _latest(ordered[ordered["arm_fingerprint"] == newest], [*identity, "seed"])
     values = _values_of(trials)
     final, before = (_scores(values, measure, when) for when in ("final", "before"))
     final = pd.concat([final, _numbers(values, measure)], axis=1)

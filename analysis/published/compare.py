@@ -87,9 +87,14 @@ def published_points(arm: Arm, axes: Sequence[str]) -> tuple[Point, ...]:
     """
     values = []
     for axis in axes:
-        is_ours = axis in arm.swept and _SHAPES.get(axis, _shape(arm, axis)) == _shape(arm, axis)
+        is_ours = axis in arm.swept and is_in_published_units(arm, axis)
         values.append(arm.published.get(axis, [arm.swept[axis]] if is_ours else []))
     return tuple(itertools.product(*values))
+
+
+def is_in_published_units(arm: Arm, axis: str) -> bool:
+    """Whether an arm's own value means what a published one does: layers on a backbone as deep."""
+    return _SHAPES.get(axis, _shape(arm, axis)) == _shape(arm, axis)
 
 
 def ours_at(arm: Arm, axes: Iterable[str]) -> str:

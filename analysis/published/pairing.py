@@ -13,6 +13,7 @@ from typing import Any
 
 from analysis.aggregate import Arm, Estimate, estimate
 from analysis.published.claim_list import Check, Selector
+from analysis.published.compare import is_in_published_units
 
 _PROTOCOL = "protocol."  # how swept keys of the protocol begin
 _OWN = ("order", "order_seed", "edit_batch_size")  # a method may have its own in one protocol
@@ -22,6 +23,7 @@ _DECIDING = ("kind", "num_edits", "num_questions", "answers_per_question")  # ot
 def pairs(check: Check, arms: Sequence[Arm]) -> tuple[tuple[Arm, Arm], ...]:
     """Pairs of arms that the check compares, equal in the keys and the protocol it does not name.
 
+    No arm stands for both sides: of a shallow backbone two published layers may be one.
     An arm that meets several is paired with those that agree with it in most of what a method may
     have of its own; each arm with itself where the check names one side alone.
     """
@@ -41,6 +43,7 @@ def pairs(check: Check, arms: Sequence[Arm]) -> tuple[tuple[Arm, Arm], ...]:
         (arm, other)
         for arm in firsts
         for other in _closest(arm, seconds.get(_place(arm, keys, sizes), ()))
+        if other is not arm
     )
 
 
@@ -85,6 +88,8 @@ def texts_of(arm: Arm, key: str) -> tuple[str, ...]:
     if key == "method":
         return (arm.method,)
     own = arm.swept.get(key, arm.protocol.get(key.removeprefix(_PROTOCOL)))
+    if key in arm.swept and key not in arm.published and not is_in_published_units(arm, key):
+        return (f"{own} of this backbone's own",)  # a layer or rank that no paper names
     return tuple(str(value) for value in arm.published.get(key, [own]))
 
 

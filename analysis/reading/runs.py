@@ -247,7 +247,7 @@ def _rows(
         return found
     found = found.sort_values(["started", "run_id"], ascending=[False, True], kind="stable")
     best = found.sort_values("status", key=lambda each: each != "finished", kind="stable")
-    kept = best.drop_duplicates("fingerprint").index
+    kept = best.drop_duplicates(["ablation", "fingerprint"]).index
     return found[found.index.isin(kept)].reset_index(drop=True)
 
 

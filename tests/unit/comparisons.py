@@ -23,8 +23,8 @@ def arm(name: str, *values: float, **more: Any) -> Arm:
         published=more.pop("published", {}),
         protocol={},
         seeds=tuple(range(len(values))),
-        num_layers=16,
-        hidden_size=128,
+        num_layers=more.pop("num_layers", 32),  # as of the papers' backbone
+        hidden_size=more.pop("hidden_size", 4096),
         state=more.pop("state", ""),
         scores=scores,
         before={},

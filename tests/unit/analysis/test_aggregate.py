@@ -25,7 +25,7 @@ def trial(arm: str = "a", seed: int = 0, started: int = 1, **tags: str) -> pd.Da
     base |= {"fingerprint": f"{arm}{seed}", "arm": arm, "backbone": "b", "dataset": "d"}
     base |= {"protocol": json.dumps({"kind": "batch", "num_edits": 4}), "status": "finished"}
     base |= {"swept": "{}", "published": "{}", "ablation": "x", **tags}
-    run_id = f"{base['fingerprint']}@{started}"
+    run_id = f"{base['ablation']} {base['fingerprint']}@{started}"
     base |= {"seed": seed, "run_id": run_id, "records": "", "started": started}
     found = zip(SCORES, values.split(), strict=False)
     return pd.DataFrame(
@@ -103,6 +103,24 @@ def test_sections_when_settings_changed_between_seeds_then_they_are_not_mixed() 
     assert section.arms[0].seeds == (0,)
     assert section.arms[0].scores["reliability"].mean == 1
     assert section.num_superseded == 3
+
+
+def test_sections_when_a_setting_gets_more_seeds_then_its_older_ones_count_too() -> None:
+    old = [trial(seed=s, fingerprint=f"old{s}", arm_fingerprint="old") for s in range(2)]
+    between = [
+        trial(seed=s, fingerprint=f"other{s}", arm_fingerprint="other", started=5) for s in range(2)
+    ]
+    more = trial(seed=2, fingerprint="old2", arm_fingerprint="old", started=9)
+    (section,) = sections(pd.concat([*old, *between, more]))
+    assert section.arms[0].seeds == (0, 1, 2)
+    assert section.num_superseded == 2
+
+
+def test_sections_when_two_ablations_share_a_trial_then_it_counts_in_both() -> None:
+    shared = [trial(ablation=name) for name in ("layers", "experts")]
+    (section,) = sections(pd.concat(shared))
+    assert {arm.ablation for arm in section.arms} == {"layers", "experts"}
+    assert section.num_superseded == 0
 
 
 def test_sections_when_many_trials_started_together_then_all_count() -> None:

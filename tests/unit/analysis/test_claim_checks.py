@@ -364,6 +364,25 @@ def test_pairs_when_arms_stand_for_published_values_then_those_are_named() -> No
     assert pairs(check({"method.edit_layer": "15"}, {"method.edit_layer": "9"}), [low, top]) == ()
 
 
+def test_pairs_when_a_layer_is_of_another_backbone_s_own_then_it_is_no_published_one() -> None:
+    stands = {"published": {"method.edit_layer": [16]}, "num_layers": 30}
+    published = arm("layer 16", 0.5, swept={"method.edit_layer": 15}, **stands)
+    low = {"published": {"method.edit_layer": [4]}, "num_layers": 30}
+    first = arm("layer 4", 0.5, swept={"method.edit_layer": 4}, **low)
+    own = arm("own 16", 0.9, swept={"method.edit_layer": 16}, num_layers=30)
+    named = check({"method.edit_layer": "16"}, {"method.edit_layer": "4"})
+    assert pairs(named, [published, first, own]) == ((published, first),)
+    same_depth = arm("own 16", 0.9, swept={"method.edit_layer": 16})  # 16 is 16 there
+    assert (same_depth, first) in pairs(named, [same_depth, first])
+
+
+def test_pairs_when_one_arm_stands_for_both_sides_then_it_is_not_compared_with_itself() -> None:
+    both = arm(
+        "both", 0.5, swept={"method.edit_layer": 3}, published={"method.edit_layer": [12, 16]}
+    )
+    assert pairs(check({"method.edit_layer": "16"}, {"method.edit_layer": "12"}), [both]) == ()
+
+
 def test_pairs_when_arms_are_named_then_what_follows_from_the_name_need_not_agree() -> None:
     full = arm("full", 0.5, swept={"arm": "full", "protocol.order": "kmeans"})
     given = arm("given", 0.5, swept={"arm": "given", "protocol.order": "given"})
