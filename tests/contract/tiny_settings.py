@@ -41,6 +41,7 @@ TINY_OF: dict[str, dict[str, Any]] = {
         **{"scope_steps": 3, "counterfactual_lr": 3e-3, "counterfactual_steps": 60},
         **{"records_per_step": 1, "validate_every": 5},
     },
+    "memoir": {"num_prefixes": 2},  # of ten: each edit draws its own
     "rome": {"v_num_steps": 3, "contexts": 0},
     "r_rome": {"v_num_steps": 3, "contexts": 2},
     "malmen": _SHORT_TRAINING,

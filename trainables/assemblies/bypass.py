@@ -16,8 +16,8 @@ from trainables.backbones.forward.passage import Rows
 from trainables.backbones.forward.prefix_cache import PrefixCache
 from trainables.backbones.forward.site import Site
 from trainables.backbones.forward.split import PerToken, Split
+from trainables.backbones.layers import check_edit_layer
 from trainables.backbones.surgery import get_module, replace_module
-from trainables.errors import ConfigError
 from trainables.interfaces import Backbone, DecodeState, PromptBatch, State
 from trainables.moe.adaptor import Adaptor, Route
 from trainables.moe.experts import Bank, FrozenFfn
@@ -49,10 +49,7 @@ class Bypass:
         Raises:
             ConfigError: If the backbone has no such layer.
         """
-        if not 0 <= layer < backbone.num_layers:
-            raise ConfigError(
-                f"method.edit_layer is {layer}; allowed: 0 to {backbone.num_layers - 1}"
-            )
+        check_edit_layer(layer, backbone)
         self.layer = layer
         self._model = backbone.model
         self._path = backbone.ffn_path(layer)

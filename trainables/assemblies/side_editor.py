@@ -32,8 +32,8 @@ from trainables.artefacts import Artefacts
 from trainables.assemblies.ordinary_text import stored_prefixes
 from trainables.backbones.hidden_states.down_site import DownScale, DownSite
 from trainables.backbones.hidden_states.token_statistics import SINK_RATIO, ordinary_tokens
+from trainables.backbones.layers import check_edit_layer
 from trainables.backbones.surgery import get_module
-from trainables.errors import ConfigError
 from trainables.interfaces import (
     Backbone,
     DecodeState,
@@ -139,10 +139,7 @@ class SideEditor:
             ConfigError: If the backbone has no such layer.
         """
         layer = settings.edit_layer
-        if not 0 <= layer < backbone.num_layers:
-            raise ConfigError(
-                f"method.edit_layer is {layer}; allowed: 0 to {backbone.num_layers - 1}"
-            )
+        check_edit_layer(layer, backbone)
         self.settings = settings
         self.site = DownSite(backbone, layer, artefacts.prefix_cache)
         self.generator = generator
@@ -154,6 +151,7 @@ class SideEditor:
         self.memories = SideMemories(Measure(settings.activation, 1.0, function))
         self._prefixes: tuple[str, ...] = ()
         self._scale: DownScale | None = None
+        self._is_prepared = False  # the scale is no batch's
 
     @property
     def scale(self) -> DownScale:
@@ -171,6 +169,7 @@ class SideEditor:
     def prepare(self, training: Sequence[TrainingRecord]) -> None:
         """Scale and prefixes, through artefacts."""
         if training:
+            self._is_prepared = True
             self._take_scale([each.edit.prompt for each in training[:_MAX_SCALE_PROMPTS]])
         # Noise needs them too: they stand in for it where a prompt lacks its subject.
         if self.settings.num_prefixes and self.settings.augmentation != "none":
@@ -290,6 +289,8 @@ class SideEditor:
         """Drop all memories."""
         self.memories.deltas.clear()
         self.memories.masks.clear()
+        if not self._is_prepared:
+            self._scale = None  # that of edits which are forgotten
 
     def _take_scale(self, prompts: Sequence[str]) -> None:
         digest = hashlib.sha256("\n".join(prompts).encode()).hexdigest()

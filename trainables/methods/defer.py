@@ -46,8 +46,8 @@ from torch import Tensor, nn
 from trainables.artefacts import Artefacts
 from trainables.backbones.forward.site import Site
 from trainables.backbones.forward.split import Split
+from trainables.backbones.layers import check_edit_layer
 from trainables.backbones.surgery import get_module
-from trainables.errors import ConfigError
 from trainables.field_kinds import Count, CountOrZero, Positive, checked
 from trainables.interfaces import (
     Backbone,
@@ -161,10 +161,7 @@ class Defer:
         self, config: Config, backbone: Backbone, artefacts: Artefacts, generators: Generators
     ) -> None:
         layer = config.edit_layer
-        if layer >= backbone.num_layers:
-            raise ConfigError(
-                f"method.edit_layer is {layer}; allowed: 0 to {backbone.num_layers - 1}"
-            )
+        check_edit_layer(layer, backbone)
         self.first_layer = layer
         self.num_steps = config.num_steps
         self._config = config

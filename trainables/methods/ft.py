@@ -40,6 +40,7 @@ from torch import Tensor, nn
 from trainables.artefacts import Artefacts
 from trainables.backbones.forward.passage import Rows
 from trainables.backbones.forward.split import Split
+from trainables.backbones.layers import check_edit_layer
 from trainables.backbones.master_weight import MasterWeight
 from trainables.backbones.surgery import KeptWeights
 from trainables.backbones.weights_apart import weights_apart
@@ -176,6 +177,7 @@ class FineTuning:
     def __init__(
         self, config: Config, backbone: Backbone, artefacts: Artefacts, generators: Generators
     ) -> None:
+        check_edit_layer(config.edit_layer, backbone)
         self.first_layer = config.edit_layer
         self.num_steps = config.num_steps
         self._config = config

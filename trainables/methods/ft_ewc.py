@@ -38,6 +38,7 @@ from trainables.backbones.forward.passage import Rows
 from trainables.backbones.forward.site import Site
 from trainables.backbones.forward.split import Split
 from trainables.backbones.hidden_states.unedited import gradient_factors
+from trainables.backbones.layers import check_edit_layer
 from trainables.backbones.master_weight import MasterWeight
 from trainables.backbones.surgery import KeptWeights
 from trainables.field_kinds import Count, Positive, PositiveOrZero, checked
@@ -105,6 +106,7 @@ class ElasticFineTuning:
     def __init__(
         self, config: Config, backbone: Backbone, artefacts: Artefacts, generators: Generators
     ) -> None:
+        check_edit_layer(config.edit_layer, backbone)
         self.first_layer = config.edit_layer
         self.num_steps = config.num_steps
         self._config = config

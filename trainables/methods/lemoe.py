@@ -44,6 +44,7 @@ from trainables.artefacts import Artefacts
 from trainables.assemblies.text_encoder import prompt_embedder
 from trainables.backbones.forward.site import Site
 from trainables.backbones.forward.split import Split
+from trainables.backbones.layers import check_edit_layer
 from trainables.backbones.surgery import get_module, replace_module
 from trainables.errors import ConfigError
 from trainables.field_kinds import Count, Positive, PositiveOrZero, checked
@@ -268,6 +269,14 @@ class Lemoe:
         """
         return list(self._owners)
 
+    def inference_bytes(self) -> int:
+        """Experts, keys with their centre, and what embeds a prompt beside the backbone."""
+        if self._bypass is None:
+            return 0
+        parts = self._bypass.adaptor, self._bypass.routing.router
+        kept = sum(each.nbytes for part in parts for each in part.state().tensors.values())
+        return kept + self._embedder.num_bytes
+
     def state(self) -> State:
         """Experts, keys and centre; the optimisation too when a batch is under way."""
         state = State(
@@ -332,14 +341,9 @@ class Lemoe:
     def _bank(self, num_experts: int) -> Bank:
         if self._config.expert == "ffn":
             return FfnBank(num_experts, self._frozen)
-        return LoraBank(
-            num_experts,
-            self._backbone.hidden_size,
-            self._config.lora_rank,
-            lora_alpha=self._config.lora_alpha,
-            generator=self._generator,
-            like=self._frozen.up,
-        )
+        told = num_experts, self._backbone.hidden_size, self._config.lora_rank
+        alpha, like = self._config.lora_alpha, self._frozen.up
+        return LoraBank(*told, lora_alpha=alpha, generator=self._generator, like=like)
 
     def _start(self, bypass: _Bypass, batch: EditBatch, counts: dict[str, int]) -> BatchRun:
         """Set up the optimisation of the newest bank and of what the router trains."""
@@ -359,9 +363,8 @@ class Lemoe:
             return row_loss(losses, rows)
 
         config = self._config
-        settings = OptimiserSettings(
-            "adamw", config.edit_lr, config.num_steps, config.stop_loss, config.weight_decay
-        )
+        told = config.edit_lr, config.num_steps, config.stop_loss, config.weight_decay
+        settings = OptimiserSettings("adamw", *told)
         parameters = {**dict(adaptor.banks[-1].named_parameters()), **routing.router.trainable()}
         agreed = self._backbone.micro_batch.agreed
         optimisation = Optimisation(parameters, PassingLoss(loss), settings, agreed=agreed)
@@ -384,10 +387,7 @@ def _reads(config: Config) -> Reads:
 
 def _check_fit(config: Config, backbone: Backbone) -> None:
     """Raises ConfigError when the layer or the rank does not exist in this backbone."""
-    if not 0 <= config.edit_layer < backbone.num_layers:
-        raise ConfigError(
-            f"method.edit_layer is {config.edit_layer}; allowed: 0 to {backbone.num_layers - 1}"
-        )
+    check_edit_layer(config.edit_layer, backbone)
     if config.expert == "lora" and config.lora_rank > backbone.hidden_size:
         raise ConfigError(
             f"method.lora_rank is {config.lora_rank}; it must lie in "
@@ -395,6 +395,6 @@ def _check_fit(config: Config, backbone: Backbone) -> None:
         )
 
 
-VERSION = 4  # of equal anchors the newest answers; only subjects of edits are anchors
+VERSION = 5  # bytes count the centre once, and a sentence encoder
 CONFIG = Config
 METHOD = Lemoe

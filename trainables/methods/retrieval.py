@@ -193,8 +193,8 @@ class Retrieval:
         self._batch = None
 
     def inference_bytes(self) -> int:
-        """The memory: keys and texts."""
-        return self._memory.num_bytes
+        """The memory, keys and texts, and what embeds a prompt beside the backbone."""
+        return self._memory.num_bytes + self._encoder.num_bytes
 
     @property
     def _least_cosine(self) -> float:
@@ -215,6 +215,6 @@ class Retrieval:
 
 
 _ROUNDING = 1e-6  # a cosine of 1 may come out a little less
-VERSION = 1
+VERSION = 2  # bytes count a sentence encoder
 CONFIG = Config
 METHOD = Retrieval

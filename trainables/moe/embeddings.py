@@ -26,6 +26,11 @@ class Sentences(Protocol):
         """Numbers of an embedding, D."""
         ...
 
+    @property
+    def num_bytes(self) -> int:
+        """Of the encoder's weights."""
+        ...
+
     def __call__(self, prompts: PromptBatch) -> Tensor:
         """Embeddings (B, D) float32."""
         ...
@@ -49,6 +54,11 @@ class PromptEmbedder:
     def reads_sentences(self) -> bool:
         """Whether an instance is embedded by a sentence encoder."""
         return self._sentences is not None
+
+    @property
+    def num_bytes(self) -> int:
+        """Of what it holds beside the backbone."""
+        return 0 if self._sentences is None else self._sentences.num_bytes
 
     @torch.no_grad()
     def middle(self) -> Tensor:

@@ -205,8 +205,10 @@ class EditLoop:
         """Begin a batch where none is under way; the steps that its method is to take now."""
         self._tell_step()
         if not self._is_inside:
+            together = self._most_together(until)
+            self._learner.make_ready(together)  # no part of editing, as when there is one method
             begin = self.now()
-            self._begin(until)
+            self._begin(together)
             self._measurements.seconds["edit"] += self.now() - begin
         share = (until * len(self._batches) - self._batches_done) / self._learner.num_together
         wanted = share * self.method.num_steps
@@ -227,9 +229,8 @@ class EditLoop:
                 self._learner.take(number)
                 self._close_batch(stays=number < together - 1)
 
-    def _begin(self, until: float) -> None:
+    def _begin(self, together: int) -> None:
         """Begin a batch, or several of one edit each side by side."""
-        together = self._most_together(until)
         self._learner.begin(self._batch(together), together)
         self._is_inside, self._steps_in_batch = True, 0
 

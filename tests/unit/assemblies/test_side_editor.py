@@ -199,6 +199,18 @@ def test_plan_batch_then_fall_backs_are_counted(
     assert counts == {"scale_from_edits": 1}
 
 
+def test_scale_when_it_came_from_edits_that_are_forgotten_then_the_next_ones_give_their_own(
+    llama: Backbone, tmp_path: Path
+) -> None:
+    editor = SideEditor(SETTINGS, llama, Artefacts(tmp_path), torch.Generator())
+    batches = [edit_batch(llama.tokenizer, [edit], end=True) for edit in EDITS[:2]]
+    editor.plan_batch(batches[0])
+    first = editor.scale
+    editor.forget()
+    assert editor.plan_batch(batches[1]).counts == {"scale_from_edits": 1}
+    assert editor.scale.input_power != first.input_power
+
+
 def test_prefixes_then_every_trial_draws_from_the_same_ten(llama: Backbone, tmp_path: Path) -> None:
     drawn: set[str] = set()
     for seed in range(12):

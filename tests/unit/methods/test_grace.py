@@ -13,7 +13,7 @@ from trainables.artefacts import Artefacts
 from trainables.backbones.surgery import get_module
 from trainables.errors import ConfigError
 from trainables.interfaces import Backbone, DecodeState, Edit, PromptBatch
-from trainables.methods.grace.codebook import Codebook
+from trainables.methods.grace.codebook import Codebook, same_key
 from trainables.methods.grace.method import Config, Grace
 from trainables.prompts import Row, collate, edit_batch, tokenise
 from trainables.seeding import trial_generators
@@ -64,9 +64,12 @@ def test_insert_when_far_then_adds_and_when_near_then_splits_or_expands() -> Non
     assert book.insert(point(3, 4), (8,), 1.0, start(2)) == ("added", 1)
     # |(0, 1.6)| = 1.6 <= 1 + 1 and another target: radii 1.6 / 2 - 1e-5 and 1.6 / 2
     assert book.insert(point(0, 1.6), (9,), 1.0, start(3)) == ("split", 2)
-    # |(1.5, 0)| to entry 0 is 1.5 <= 1 + .79999 and the same target: its radius grows to 1.5
+    # |(1.5, 0)| to entry 0 is 1.5 <= 1 + .79999 and the same target: its radius grows to 1.5, and
+    # by 1e-4 of the key's length
     assert book.insert(point(1.5, 0), (7,), 1.0, start(4)) == ("expanded", 0)
-    torch.testing.assert_close(book.radii, point(1.5, 1.0, 0.8))
+    torch.testing.assert_close(book.radii, point(1.50015, 1.0, 0.8))
+    # the same prompt in another batch, its key rounded otherwise
+    assert book.lookup(torch.tensor([[1.5001, 0.0]])).tolist() == [0]
     assert book.labels == [(7,), (8,), (9,)]
     assert book.values[:, 0].tolist() == [1, 2, 3]
 
@@ -87,6 +90,19 @@ def test_insert_when_a_target_comes_again_at_one_key_then_it_answers_in_spite_of
     torch.testing.assert_close(book.radii, point(0.0, 0.0))
     # 1e-4 of the key's length of 5 is rounding between two runs of one prompt; .001 is not
     assert book.lookup(torch.tensor([[3.0, 4.0001], [3.0, 4.001]])).tolist() == [0, -1]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "is_same"), [(torch.float32, False), (torch.float16, False), (torch.bfloat16, True)]
+)
+def test_insert_when_keys_differ_as_in_bfloat16_then_they_are_equal_on_such_a_backbone(
+    dtype: torch.dtype, is_same: bool
+) -> None:
+    book = Codebook(2, 1, CPU, "overwrite", same_key(dtype))
+    book.insert(point(3, 4), (7,), 1.0, start(1))
+    # 2 % of a key's length of 5
+    change = book.insert(point(3, 4.1), (8,), 1.0, start(2))
+    assert change == (("overwritten", 0) if is_same else ("split", 1))
 
 
 def test_insert_when_equal_keys_overwrite_then_the_newer_target_takes_the_entry() -> None:

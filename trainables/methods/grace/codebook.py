@@ -6,10 +6,12 @@ Adaptors" (arXiv:2211.11031). For a new key whose nearest entry j is at Euclidea
 - else, other target: it is added, and both radii become half the distance (split);
 - else, same target: radius_j grows to d if it was smaller; no entry is added (expand).
 
+Here it grows a hair further: d is another in another batch, by rounding.
+
 Deviations:
 - Two targets are the same when their token ids are. Code in circulation compares the mean of the
   label ids, so that unlike targets can collide.
-- Keys that differ by less than float32 noise are equal: one prompt gives one key.
+- Keys that differ by less than rounding does are equal: one prompt gives one key.
 
 A key that comes again with another target is split like any other (`literal`): at distance 0 the
 older entry's radius falls below 0 and the newer one's to 0, both are equally near, the older is
@@ -30,7 +32,14 @@ from trainables.interfaces import State
 Change = Literal["added", "split", "expanded", "overwritten"]
 OnEqualKey = Literal["literal", "overwrite"]
 _SPLIT_MARGIN = 1e-5  # published: the older entry gives way by so much
-_SAME_KEY = 1e-4  # of the key's norm; float32 noise between two runs of one prompt is far below
+# Of the key's norm: float32 noise between two runs of one prompt is far below; in bfloat16 prompts
+# of a tiny backbone were seen to differ by 2.3 %.
+_SAME_KEY, _ROUNDINGS = 1e-4, 4
+
+
+def same_key(dtype: torch.dtype) -> float:
+    """Share of a key's norm by which two keys of one prompt may differ on a backbone of `dtype`."""
+    return max(_SAME_KEY, _ROUNDINGS * torch.finfo(dtype).eps)
 
 
 class Codebook:
@@ -42,13 +51,15 @@ class Codebook:
         value_size: int,
         device: torch.device,
         on_equal_key: OnEqualKey = "literal",
+        rounding: float = _SAME_KEY,
     ) -> None:
+        """No entry; `rounding` as `same_key` gives it."""
         # float32 whatever the backbone: in bfloat16 near keys would coincide.
         self.keys = torch.zeros(0, key_size, device=device)
         self.values = torch.zeros(0, value_size, device=device)
         self.radii = torch.zeros(0, device=device)
         self.labels: list[tuple[int, ...]] = []
-        self._on_equal_key = on_equal_key
+        self._on_equal_key, self._rounding = on_equal_key, rounding
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -95,7 +106,8 @@ class Codebook:
         """
         change, nearest, distance = self.change_for(key, label, deferral_radius)
         if change == "expanded":
-            self.radii[nearest] = max(float(self.radii[nearest]), distance)
+            hair = self._rounding * float(key.float().norm()) if distance else 0.0
+            self.radii[nearest] = max(float(self.radii[nearest]), distance + hair)
             return change, nearest
         if change == "overwritten":
             self.labels[nearest] = label
@@ -135,5 +147,5 @@ class Codebook:
         # Without the matrix-product form: its cancellation is as large as a small radius.
         mode = "donot_use_mm_for_euclid_dist"
         distances = torch.cdist(queries.float(), self.keys, compute_mode=mode)
-        least = _SAME_KEY * queries.float().norm(dim=1, keepdim=True)
+        least = self._rounding * queries.float().norm(dim=1, keepdim=True)
         return torch.where(distances <= least, 0.0, distances)

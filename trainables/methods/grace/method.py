@@ -37,6 +37,7 @@ from torch import Tensor, nn
 from trainables.artefacts import Artefacts
 from trainables.backbones.forward.site import Site
 from trainables.backbones.forward.split import Split
+from trainables.backbones.layers import check_edit_layer
 from trainables.backbones.surgery import get_module
 from trainables.field_kinds import Count, Positive, checked
 from trainables.interfaces import (
@@ -49,7 +50,7 @@ from trainables.interfaces import (
     State,
     TrainingRecord,
 )
-from trainables.methods.grace.codebook import Codebook, OnEqualKey
+from trainables.methods.grace.codebook import Codebook, OnEqualKey, same_key
 from trainables.methods.grace.rows import COUNTERS, Apart, Run, Wave, all_right, at, replaced
 from trainables.optimise import (
     Optimisation,
@@ -100,6 +101,7 @@ class Grace:
     def __init__(
         self, config: Config, backbone: Backbone, artefacts: Artefacts, generators: Generators
     ) -> None:
+        check_edit_layer(config.edit_layer, backbone)
         self.first_layer = config.edit_layer
         self.num_steps = config.num_steps
         self._config = config
@@ -108,9 +110,7 @@ class Grace:
         self._site = Site(backbone, config.edit_layer, path, artefacts.prefix_cache)
         self._down = get_module(backbone.model, path)
         self._generator = generators.init
-        self.codebook = Codebook(
-            backbone.ffn_size, backbone.hidden_size, backbone.device, config.on_equal_key
-        )
+        self.codebook = self._empty()
         self._owners: list[int] = []  # of each edit, the entry that learned it; -1: none had to
         self._run: Run | None = None
         self._apart: Apart | None = None
@@ -129,7 +129,7 @@ class Grace:
         run, start = self._read(batch), self._generator.get_state()
         codebooks, changes, values = list[Codebook](), list[str](), list[Tensor]()
         for row in range(len(batch)):
-            own = Codebook(*self._sizes(), self.codebook.keys.device, self._config.on_equal_key)
+            own = self._empty()
             codebooks.append(own)
             if self._config.skip_correct and run.is_right[row]:
                 changes.append("already_right")
@@ -268,7 +268,7 @@ class Grace:
 
     def remove(self) -> None:
         """Forget all entries; the backbone itself was never changed."""
-        self.codebook.load(Codebook(*self._sizes(), self.codebook.keys.device).state())
+        self.codebook = self._empty()
         self._owners = []
         self._run = self._apart = None
 
@@ -282,8 +282,10 @@ class Grace:
             wave.optimisation.load(state.inner("optimisation"))
             wave.losses.copy_(state.tensors["losses"])
 
-    def _sizes(self) -> tuple[int, int]:
-        return self.codebook.keys.shape[1], self.codebook.values.shape[1]
+    def _empty(self) -> Codebook:
+        backbone = self._split.backbone
+        told = backbone.ffn_size, backbone.hidden_size, backbone.device, self._config.on_equal_key
+        return Codebook(*told, same_key(backbone.dtype))
 
     @torch.no_grad()
     def _read(self, batch: EditBatch) -> Run:
@@ -393,6 +395,6 @@ class Grace:
             handle.remove()
 
 
-VERSION = 7  # bytes of a single edit are its own; a key of radius 0 is found in any batch
+VERSION = 8  # an expanded radius, and equal keys in half precision, hold in any batch
 CONFIG = Config
 METHOD = Grace

@@ -43,6 +43,7 @@ from trainables.artefacts import Artefacts
 from trainables.assemblies.ordinary_text import stored_prefixes
 from trainables.backbones.hidden_states.down_site import DownSite
 from trainables.backbones.hidden_states.token_statistics import ordinary_tokens
+from trainables.backbones.layers import check_edit_layer
 from trainables.field_kinds import (
     Count,
     CountOrZero,
@@ -142,6 +143,7 @@ class Memoir:
     def __init__(
         self, config: Config, backbone: Backbone, artefacts: Artefacts, generators: Generators
     ) -> None:
+        check_edit_layer(config.edit_layer, backbone)
         self.first_layer = config.edit_layer
         self.num_steps = config.num_steps  # of one edit until a batch is there
         self._config, self._backbone, self._artefacts = config, backbone, artefacts
@@ -175,7 +177,7 @@ class Memoir:
 
     def begin(self, batch: EditBatch) -> None:
         """Draw the prefixes of all edits, and make room for the first one."""
-        run = _Run(batch, self._forms(batch))
+        run = _Run(batch, self._forms(batch.edits))
         run.counts |= self._take_centre(batch.edits)
         self._begin(run)
         self._take_mask(run)
@@ -184,16 +186,17 @@ class Memoir:
     def begin_each(self, batch: EditBatch) -> None:
         """Draw the prefixes of all edits, and give each a memory and a mask of its own."""
         self._start = self._generator.get_state()
-        plan = BatchPlan(self._forms(batch), [[] for _ in batch.edits])
-        each = []
+        forms, each = list[list[str]](), list[Own]()
         for number in range(len(batch)):
+            self._generator.set_state(self._start)  # as of a method that was built for this edit
+            forms += self._forms(batch.edits[number : number + 1])
             single = batch.single(number)
             self._masks.centre = self._centre
             counts = self._take_centre(single.edits)
             each.append(Own(self._named(single.tokens), self._masks.centre, counts))
+        plan = BatchPlan(forms, [[] for _ in forms])
         rows = EditRows(self._site, self._backbone.tokenizer, batch, plan)
-        told = self._site, self._settings(), self._clipped
-        self._apart = MemoriesApart(batch, each, rows, *told)
+        self._apart = MemoriesApart(batch, each, rows, self._site, self._settings(), self._clipped)
         self.num_steps = self._config.num_steps
 
     @property
@@ -321,12 +324,12 @@ class Memoir:
         self._masks.centre = self._centre
         self._run = self._apart = None
 
-    def _forms(self, batch: EditBatch) -> list[list[str]]:
+    def _forms(self, edits: Sequence[Edit]) -> list[list[str]]:
         """Prompts that each edit is trained on besides its own."""
         count = self._config.num_prefixes
         return [
             augmented_prompts(edit, "prefix", count, self._prefixes, self._generator)
-            for edit in batch.edits
+            for edit in edits
         ]
 
     def _take_centre(self, edits: Sequence[Edit]) -> dict[str, int]:
@@ -344,9 +347,8 @@ class Memoir:
 
     def _settings(self) -> OptimiserSettings:
         config = self._config
-        return OptimiserSettings(
-            "sgd", config.edit_lr, config.num_steps, config.stop_loss, config.weight_decay
-        )
+        told = config.edit_lr, config.num_steps, config.stop_loss, config.weight_decay
+        return OptimiserSettings("sgd", *told)
 
     def _begin(self, run: _Run) -> None:
         self._run = run

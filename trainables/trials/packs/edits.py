@@ -43,8 +43,14 @@ class EachApart:
 
     def begin_each(self, batch: EditBatch) -> None:
         """Set up the optimisation of every edit by itself."""
-        for number in range(len(batch)):
-            self._add().begin(batch.part(number, number + 1))
+        self.make_ready(len(batch))
+        for number, method in enumerate(self._methods):
+            method.begin(batch.single(number))
+
+    def make_ready(self, num_edits: int) -> None:
+        """Make the methods of so many edits, those that are not made yet."""
+        for _ in range(num_edits - len(self._methods)):
+            self._add()
 
     def advance(self, max_steps: int) -> bool:
         """Take at most `max_steps` steps of each; True when all are done.
