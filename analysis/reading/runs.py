@@ -256,7 +256,8 @@ def _row(run: LoggedRun, folders: Sequence[Path], server: str | None) -> dict[st
     artifact = Path(tags.get("records", "")).name  # never a file elsewhere
     return {
         "run_id": run.run_id,
-        "started": run.started,
+        # A trial that had ended, and whose sweep was typed again, is as new as that.
+        "started": max(run.started, int(tags.get("told") or 0)),
         "records": _records(f"{run.artifact_uri}/{artifact}", folders, server) if artifact else "",
         **{name: tags.get(name, "") for name in TAGS},
         **{name: _canonical(run.run_id, name, tags.get(name)) for name in _JSON_TAGS},

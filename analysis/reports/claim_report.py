@@ -37,6 +37,7 @@ from analysis.reading import runs
 from analysis.reports.claims_beside import beside
 from analysis.reports.comparison_text import difference_text, relation_text, score_text
 
+TUNED_ON = "tune"  # the part of the records that settings are chosen on
 _NOTES = (
     "difference: first less second, mean over seeds (their number); ± 95% interval over seeds "
     "(Student's t), or [low, high] 95% bootstrap over subjects where there are fewer than 3; of "
@@ -174,7 +175,7 @@ def _found(
 ) -> tuple[dict[Context, dict[str, tuple[Finding, ...]]], list[str]]:
     """The findings, and a line on each thing that is not judged, or judged of several stores."""
     names = list(dict.fromkeys(check.ablation for check in checks))
-    sections, lines = _newest(names, options)
+    sections, lines = _judged(names, options)
     lines += [
         runs.lacking_line(each, options.server)
         for each in runs.lacking(options.stores, options.server)
@@ -183,34 +184,62 @@ def _found(
     return findings(checks, sections), lines
 
 
-def _newest(
+def _judged(
     ablations: Sequence[str], options: Options
 ) -> tuple[dict[str, dict[Context, Section]], list[str]]:
-    """The newest section of each ablation that was run, and lines on what is to be known of them.
+    """One section of each ablation that was run, and lines on what is to be known of them.
 
-    A section is not judged whose serial streams have their updates in an order that no claim is
-    about.
+    Of several protocols that with most trials is judged, the newest of equal ones: a pilot must not
+    take the place of a whole run. No section is judged of the part that settings are tuned on, or
+    whose serial streams have their updates in an order that no claim is about.
     """
     there = runs.experiments(options.stores, options.server)
     chosen: dict[str, dict[Context, Section]] = {}
     lines: list[str] = []
     for ablation in (each for each in ablations if each in there):
         made = chosen.setdefault(ablation, {})
-        for section in _sections(ablation, options):
+        left = []
+        for section in sorted(_sections(ablation, options), key=_num_trials, reverse=True):
             context = (section.context["backbone"], section.context["dataset"])
+            where = f"{ablation} on {', '.join(context)}"
             if orders := update_orders(section):
                 lines.append(
-                    f"not judged: {ablation} on {', '.join(context)} with protocol.update_order="
+                    f"not judged: {where} with protocol.update_order="
                     f"{', '.join(orders)}; the claims are about {PUBLISHED_UPDATES}"
                 )
-            elif context not in made:
+            elif section.context["dataset_part"] == TUNED_ON:
+                lines.append(f"not judged: {where}, dataset.part={TUNED_ON}")
+            elif context in made:
+                left.append((where, made[context], section))
+            else:
                 made[context] = section
                 if len(of := section.provenance["store"]) > 1:
                     lines.append(
-                        f"{ablation} on {', '.join(context)} stands in the stores {', '.join(of)}: "
+                        f"{where} stands in the stores {', '.join(of)}: "
                         "of the same arm and seed the newest trial that finished is judged"
                     )
+        lines += [_left_line(*each) for each in left]
     return chosen, lines
+
+
+def _num_trials(section: Section) -> int:
+    return sum(len(arm.seeds) for arm in section.arms)
+
+
+def _left_line(where: str, judged: Section, left: Section) -> str:
+    """Which of two protocols of one ablation is judged, by what they differ in."""
+    keys = [
+        key
+        for key in sorted({*judged.protocol, *left.protocol})
+        if judged.protocol.get(key) != left.protocol.get(key)
+    ]
+    told = [
+        f"{_num_trials(section)} trials"
+        + (" with " if keys else "")
+        + ", ".join(f"protocol.{key}={section.protocol.get(key)}" for key in keys)
+        for section in (judged, left)
+    ]
+    return f"{where}: judged are {told[0]}; left out are {told[1]}"
 
 
 def _sections(ablation: str, options: Options) -> tuple[Section, ...]:

@@ -103,8 +103,7 @@ def as_kind_of(key: str, value: Any, default: Any) -> Any:
         kind, fits = "a word", isinstance(value, str)
     if not fits:
         raise UsageError(f"{key}={_shown(value)}: must be {kind}, as in {default!r}")
-    # 1 and 1.0 are one setting, and so one trial.
-    return float(value) if isinstance(default, float) and isinstance(value, int) else value
+    return value
 
 
 @functools.cache

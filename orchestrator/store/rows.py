@@ -5,9 +5,11 @@ The ledger's row belongs to the trial, whichever ablation ran it; the tags belon
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,6 +23,13 @@ from orchestrator.store.ledger_rows import EndRow
 Row = dict[str, Any]  # what a trial reports
 
 MAX_RETRIES = 2  # of a lost node or a killed actor; a defect would only repeat itself
+
+
+# What an arm is of, as tables divide them.
+_CONTEXT = (
+    *("backbone", "backbone_fingerprint"),
+    *("dataset", "dataset_digest", "dataset_part", "target_field"),
+)
 
 
 @dataclass
@@ -121,7 +130,11 @@ def _shown(text: str | None) -> str | None:
 
 
 def labelled(end: EndRow, spec: TrialSpec, config: SweepConfig) -> LabelledRow:
-    """An end row with its MLflow tags, swept parameters and run name in this sweep."""
+    """An end row with its MLflow tags, swept parameters and run name in this sweep.
+
+    Two tags are hashes: `labels`, of what another sweep may label otherwise, and `place`, of where
+    the arm stands in tables, which it shares with the same arm under settings that are not swept.
+    """
     tags = {
         "ablation": config.ablation,
         "arm": spec.arm,
@@ -157,4 +170,11 @@ def labelled(end: EndRow, spec: TrialSpec, config: SweepConfig) -> LabelledRow:
         **end.resolved,
         **end.provenance,
     }
+    tags["labels"] = _hash(tags, ("published", "swept", "scale"))
+    tags["place"] = _hash(tags, ("arm", "protocol", *_CONTEXT))
     return LabelledRow(end, tags, spec.swept, f"{spec.arm} · seed {spec.seed}")
+
+
+def _hash(tags: Mapping[str, Any], names: Iterable[str]) -> str:
+    told = json.dumps([tags.get(name) for name in names], sort_keys=True)
+    return hashlib.sha256(told.encode()).hexdigest()[:16]

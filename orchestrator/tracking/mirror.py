@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 import logging
 import os
-import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, nullcontext
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -22,6 +22,7 @@ from orchestrator.store.ledger_rows import EndRow
 from orchestrator.store.provenance import kept_packages
 from orchestrator.store.rows import LabelledRow
 from orchestrator.tracking.points import points
+from orchestrator.tracking.stored import MARKS, READ, stored_runs
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -43,18 +44,6 @@ _ENVIRONMENT = {
 _LONGEST_TAG = 5000  # of an experiment
 _LOCK_SECONDS = 30.0  # another driver writes one row at a time
 _WHOLE = ("FINISHED", "FAILED")  # a run gets its status last
-# What a run is found by, and labels that an ablation may give anew to a trial that has ended.
-_MARKS = ("ledger_row", "paper", "arm")
-_RUNS = """
-SELECT COALESCE(trial.value, ''), runs.status, COALESCE(row.value, ''), COALESCE(paper.value, ''),
-    COALESCE(arm.value, '')
-FROM runs
-LEFT JOIN tags AS trial ON trial.run_uuid = runs.run_uuid AND trial.key = 'fingerprint'
-LEFT JOIN tags AS row ON row.run_uuid = runs.run_uuid AND row.key = 'ledger_row'
-LEFT JOIN tags AS paper ON paper.run_uuid = runs.run_uuid AND paper.key = 'paper'
-LEFT JOIN tags AS arm ON arm.run_uuid = runs.run_uuid AND arm.key = 'arm'
-WHERE runs.experiment_id = ? AND runs.lifecycle_stage = 'active'
-"""
 
 
 def tracking_uri(store: Path, server: str | None = None) -> str:
@@ -89,6 +78,8 @@ class Mirror:
         self.lock = FileLock(store / "mlflow.lock", timeout=_LOCK_SECONDS)
         self._notes = store / "mlflow" / f"{ablation}.json"
         self._written: dict[str, list[str]] = {}  # fingerprint -> marks of its one whole run
+        # Place -> when an arm was typed last for it, in ms, and that one's fingerprint.
+        self._newest: dict[str, tuple[int, str]] = {}
         self._known: list[int] | None = None  # state of the database that `_written` is true of
         self._packages: set[str] = set()  # digests whose list stands in the experiment
         self.experiment_id = ""  # until it is opened or recalled
@@ -104,7 +95,10 @@ class Mirror:
             return False
         if not isinstance(kept, dict) or kept.get("database") != self._state():
             return False
+        if "newest" not in kept:  # of an older version
+            return False
         self.experiment_id, self._written = str(kept["experiment_id"]), dict(kept["written"])
+        self._newest = {place: (when, arm) for place, (when, arm) in kept["newest"].items()}
         return True
 
     def remember(self) -> None:
@@ -114,15 +108,18 @@ class Mirror:
         """
         kept: dict[str, Any] = {"database": self._state(), "experiment_id": self.experiment_id}
         if kept["database"] is not None:
-            kept["written"] = self._read(self.experiment_id)
+            kept["written"], kept["newest"] = self._read(self.experiment_id)
             self._notes.parent.mkdir(exist_ok=True)
             aside = self._notes.with_suffix(f".{os.getpid()}.tmp")
             aside.write_text(json.dumps(kept))
             aside.replace(self._notes)
 
     def has_row(self, row: LabelledRow) -> bool:
-        """Whether a row has its run as the sweep labels it, by what was read on opening."""
-        return self._written.get(row.end.fingerprint) == _marks(row)
+        """Whether a row has its run as the sweep labels it, by what was read on opening.
+
+        Of an arm whose setting was another in between, the run is yet to be told again.
+        """
+        return self._written.get(row.end.fingerprint) == _marks(row) and self._is_newest(row)
 
     def open(self) -> None:
         """Open or create store and experiment, and read the rows there.
@@ -137,15 +134,15 @@ class Mirror:
         if found and found.lifecycle_stage == "deleted":
             self._restore(experiment_id)
         self._known = self._state()  # before reading: what others write meanwhile is looked up
-        self._written = self._read(experiment_id)
+        self._written, self._newest = self._read(experiment_id)
         self.experiment_id = experiment_id
 
     def write(self, row: LabelledRow) -> None:
         """Write the run of an end row, unless it, or that of a later row of the trial, is there.
 
         A run that is there gets the labels of this sweep, as its ablation may answer another table
-        by now. A run that was begun and not ended, because the driver or server was killed, is
-        found by its fingerprint and written anew.
+        by now, unless they tell less of what is published. A run that was begun and not ended,
+        because the driver or server was killed, is found by its fingerprint and written anew.
         """
         if self.has_row(row):
             return
@@ -156,9 +153,12 @@ class Mirror:
             is_new = is_alone and fingerprint not in self._written
             self._name_packages(str(row.end.provenance.get("packages", "")))
             if not is_new and self._server is None:
-                there = [(status in _WHOLE, marks) for _, status, *marks in self._stored(row)]
-                if there == [(True, _marks(row))]:  # another driver was faster
-                    self._written[fingerprint] = _marks(row)
+                there = [
+                    (found["status"] in _WHOLE, _marks_in(found))
+                    for found in self._stored(self.experiment_id, fingerprint)
+                ]
+                if there == [(True, _marks(row))] and self._is_newest(row):
+                    self._written[fingerprint] = _marks(row)  # another driver was faster
                     return
                 is_new = not there
             standing = [] if is_new else self._runs_of(fingerprint)
@@ -168,9 +168,11 @@ class Mirror:
                     self._client.delete_run(run.info.run_id)
             if kept is None:
                 self._create_run(row)
-            elif _marks_in(kept.data.tags)[1:] != _marks(row)[1:]:
-                self._label(kept.info.run_id, row)
+            else:
+                self._tell_again(kept, row)
             self._written[fingerprint] = _marks(row)
+            place, arm = _setting(row)
+            self._newest[place] = self._now(place), arm
             if is_alone:
                 self._known = self._state()
 
@@ -214,38 +216,53 @@ class Mirror:
                     newest.add(fingerprint)
         _LOG.warning("MLflow: experiment %s had been deleted; it is restored", self._ablation)
 
-    def _read(self, experiment_id: str) -> dict[str, list[str]]:
-        """The marks of each whole run by fingerprint; none for a trial with several runs."""
-        rows = self._served(experiment_id) if self._server else self._all_stored(experiment_id)
-        written: dict[str, list[str]] = {}
-        for fingerprint, status, *marks in rows:
-            is_only = fingerprint not in written and status in _WHOLE
-            written[fingerprint] = marks if is_only else []
-        return written
+    def _is_newest(self, row: LabelledRow) -> bool:
+        """Whether no other setting was typed for a row's arm since."""
+        place, arm = _setting(row)
+        return not place or self._newest.get(place, (0, arm))[1] == arm
 
-    def _all_stored(self, experiment_id: str) -> Sequence[tuple[str, ...]]:
-        """Fingerprint, status and marks of each run in the store's database.
+    def _now(self, place: str) -> int:
+        """The time in ms, but later than all that is known of a place: clocks differ."""
+        return max(int(1000 * time.time()), self._newest.get(place, (0, ""))[0] + 1)
 
-        By SQL: MLflow's client makes an object of every metric and tag, which takes most of a
-        minute for 10,000 runs.
+    def _tell_again(self, run: Run, row: LabelledRow) -> None:
+        """Give a run that is there the labels of this sweep, and note that it was typed again."""
+        tags = _tags(row)
+        is_relabelled = _marks_in(run.data.tags)[1:] != _marks(row)[1:]
+        if is_relabelled and _says_less(row, run.data.tags):
+            tags, is_relabelled = {}, False
+        if not self._is_newest(row):
+            tags["told"], is_relabelled = str(self._now(_setting(row)[0])), True
+        if is_relabelled:
+            self._label(run.info.run_id, tags)
+
+    def _read(self, experiment_id: str) -> tuple[dict[str, list[str]], dict[str, tuple[int, str]]]:
+        """The marks of each whole run by fingerprint, and of each place the arm typed last.
+
+        A trial with several runs has no marks.
         """
-        return self._asked(_RUNS, int(experiment_id))
+        rows = self._served(experiment_id) if self._server else self._stored(experiment_id)
+        written: dict[str, list[str]] = {}
+        newest: dict[str, tuple[int, str]] = {}
+        for found in rows:
+            fingerprint = found["fingerprint"]
+            is_only = fingerprint not in written and found["status"] in _WHOLE
+            written[fingerprint] = _marks_in(found) if is_only else []
+            when = max(int(found["start_time"] or 0), int(found["told"] or 0))
+            told = when, found["arm_fingerprint"]
+            newest[found["place"]] = max(newest.get(found["place"], told), told)
+        return written, newest
 
-    def _stored(self, row: LabelledRow) -> Sequence[tuple[str, ...]]:
-        """The same of the runs of one trial."""
-        asked = f"{_RUNS} AND trial.value = ?"
-        return self._asked(asked, int(self.experiment_id), row.end.fingerprint)
+    def _stored(self, experiment_id: str, fingerprint: str = "") -> Iterator[Mapping[str, str]]:
+        """Status, start, setting and marks of each run in the store's database."""
+        wait = _LOCK_SECONDS
+        yield from stored_runs(self._store / DATABASE, experiment_id, fingerprint, wait)
 
-    def _asked(self, query: str, *values: int | str) -> Sequence[tuple[str, ...]]:
-        address = f"{(self._store / DATABASE).resolve().as_uri()}?mode=ro"
-        with closing(sqlite3.connect(address, timeout=_LOCK_SECONDS, uri=True)) as database:
-            return database.execute(query, values).fetchall()
-
-    def _served(self, experiment_id: str) -> Iterator[tuple[str, ...]]:
+    def _served(self, experiment_id: str) -> Iterator[Mapping[str, str]]:
         """Like `_stored`, for the runs of a server."""
         for run in self._runs(experiment_id):
-            tags = run.data.tags
-            yield tags.get("fingerprint", ""), run.info.status, *_marks_in(tags)
+            tags = {name: run.data.tags.get(name, "") for name in READ}
+            yield {"status": run.info.status, "start_time": str(run.info.start_time)} | tags
 
     def _runs(self, experiment_id: str) -> Iterator[Run]:
         """All runs that are not deleted, by MLflow's client."""
@@ -271,11 +288,11 @@ class Mirror:
             self._client.set_experiment_tag(self.experiment_id, name, part)
         self._packages.add(digest)
 
-    def _label(self, run_id: str, row: LabelledRow) -> None:
+    def _label(self, run_id: str, tags: Mapping[str, str]) -> None:
         from mlflow.entities import RunTag
 
-        tags = [RunTag(name, value) for name, value in _tags(row).items()]
-        self._client.log_batch(run_id, tags=tags)
+        told = [RunTag(name, value) for name, value in tags.items()]
+        self._client.log_batch(run_id, tags=told)
 
     def _create_run(self, row: LabelledRow) -> None:
         from mlflow.entities import Metric, Param
@@ -319,12 +336,25 @@ def _tags(row: LabelledRow) -> dict[str, str]:
     return {name: _text(value) for name, value in row.tags.items()}
 
 
+def _setting(row: LabelledRow) -> tuple[str, str]:
+    """Where the row's arm stands in tables, and its fingerprint; two "" of an older row."""
+    tags = _tags(row)
+    return tags.get("place", ""), tags.get("arm_fingerprint", "")
+
+
 def _marks(row: LabelledRow) -> list[str]:
     return _marks_in(_tags(row) | {"ledger_row": row.end.row_id})
 
 
 def _marks_in(tags: Mapping[str, str]) -> list[str]:
-    return [tags.get(name, "") for name in _MARKS]
+    return [tags.get(name, "") for name in MARKS]
+
+
+def _says_less(row: LabelledRow, tags: Mapping[str, str]) -> bool:
+    """Whether a run of the same paper and arm stands for published values, and the row for none."""
+    told = _tags(row)
+    is_same = all(told.get(name, "") == tags.get(name, "") for name in ("paper", "arm"))
+    return is_same and told.get("published") == "{}" != tags.get("published", "{}")
 
 
 def _age(run: Run) -> tuple[bool, int]:

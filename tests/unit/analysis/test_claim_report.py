@@ -13,7 +13,7 @@ from analysis.claims import main
 from analysis.errors import AnalysisError
 from analysis.reports.claim_report import Options, report
 from tests.end_to_end.commands import copy_database
-from tests.unit.analysis_store import Writer
+from tests.unit.analysis_store import LIFELONG, Writer
 from tests.unit.published_store import SERIAL
 
 # Generality by seed; reliability and locality are equal everywhere.
@@ -238,3 +238,34 @@ def test_command_when_asked_for_ablations_then_names_those_of_the_claims_and_rea
 ) -> None:
     assert main(["store=nowhere", "lemoe.c12", "memoe_v1.c5", "--ablations"]) == 0
     assert capsys.readouterr().out.splitlines() == ["memoe_layers", "lemoe_lora"]
+
+
+def test_report_when_a_pilot_or_the_part_tune_was_run_later_then_the_whole_run_is_judged(
+    tmp_path: Path,
+) -> None:
+    writer = Writer(tmp_path)
+
+    def trial(arm: str, seed: int, reliability: float, num_edits: int, **tags: str) -> None:
+        named = {"arm": arm, "method.routing": {"full": "kv_anchor"}.get(arm, "conventional")}
+        protocol = LIFELONG | {"num_edits": num_edits}
+        writer.trial(
+            *("lemoe_components", arm, seed, (reliability + seed / 100,) * 3),
+            **{"paper": "lemoe_table4", "method": "lemoe", "swept": named, "protocol": protocol},
+            fingerprint=f"{arm} {seed} {num_edits}",
+            **tags,
+        )
+
+    for seed in range(3):
+        trial("full", seed, 0.8, 100)
+        trial("conventional_routing", seed, 0.5, 100)
+    trial("full", 0, 0.3, 10)
+    for seed in range(3):
+        trial("full", seed, 0.3, 20, dataset_part="tune")
+        trial("conventional_routing", seed, 0.5, 20, dataset_part="tune")
+    text = report(["lemoe.c3"], Options((tmp_path,)), "markdown")
+    assert "### lemoe.c3: confirmed" in text
+    assert "- not judged: lemoe_components on facts, facts, dataset.part=tune" in text
+    assert (
+        "- lemoe_components on facts, facts: judged are 6 trials with protocol.num_edits=100; "
+        "left out are 1 trials with protocol.num_edits=10"
+    ) in text
