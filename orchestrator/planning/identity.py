@@ -11,7 +11,7 @@ from typing import Any
 from orchestrator.planning.trial_spec import TrialSpec
 
 # What says where or under which name, not what: the same cell of two ablations is one result.
-_NOT_METHOD = {"name", "reading"}  # the values that a reading stands for are there
+NO_SETTING = {"name", "reading"}  # the values that a reading stands for are there
 # Settings that were added, at what held before; by module, as others have the same names.
 _AS_BEFORE: Mapping[str, Mapping[str, Any]] = {
     "ft": {"mini_batch_size": None},
@@ -61,7 +61,7 @@ def identity_fields(spec: TrialSpec, extra: Mapping[str, Any]) -> dict[str, Any]
         "method": {
             key: value
             for key, value in spec.method.items()
-            if key not in _NOT_METHOD and (key, value) not in as_before
+            if key not in NO_SETTING and (key, value) not in as_before
         },
         "backbone": backbone,
         "dataset": dataset,

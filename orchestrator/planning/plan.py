@@ -13,12 +13,13 @@ from typing import Any
 
 from orchestrator.errors import UsageError
 from orchestrator.planning.conditions import Condition
+from orchestrator.planning.identity import NO_SETTING
 from orchestrator.planning.packs import pack_note
 from orchestrator.planning.papers.printed_cells import PUBLISHED, printed_arms
 from orchestrator.planning.plan_keys import check_keys, partly_obeyed
 from orchestrator.planning.ranges import check_counts, check_ranges
 from orchestrator.planning.resolving import Resolver
-from orchestrator.planning.searches import Search, arm_label, read_searches, spec_for
+from orchestrator.planning.searches import Search, arm_label, check_parts, read_searches, spec_for
 from orchestrator.planning.shapes import is_unpinned
 from orchestrator.planning.trial_spec import DEPTH_FIELDS, LEFT_OUT, Origin, Swept, TrialSpec
 from orchestrator.settings.complaints import unknown
@@ -151,7 +152,7 @@ def expand(config: SweepConfig) -> Plan:
         raise _emptied(config, conditions, excluded)
     for cell in cells:
         check_ranges(cell)
-    labelled = _labelled(config, cells)
+    labelled, notes = _told_apart(_labelled(config, cells))
     resolver.presets.check_used(labelled)
     made = Plan(
         config,
@@ -160,7 +161,7 @@ def expand(config: SweepConfig) -> Plan:
         _protected(config, labelled),
         len(excluded),
         merged,
-        (*partly_obeyed(config), *resolver.presets.notes(labelled)),
+        (*partly_obeyed(config), *resolver.presets.notes(labelled), *notes),
     )
     return _noted(made)
 
@@ -170,6 +171,7 @@ def _searched(config: SweepConfig, resolver: Resolver) -> Plan:
         raise UsageError(f"num_trials is missing: a plan of kind {config.plan} needs it")
     searches = read_searches(config, resolver)
     some = [spec for each in searches for spec in each.lowest_and_highest(config, resolver)]
+    check_parts(config, some)
     resolver.presets.check_used(some)
     notes = (*partly_obeyed(config), *resolver.presets.notes(some))
     keys = dict.fromkeys(key for each in searches for key in each.keys)
@@ -209,6 +211,27 @@ def _cells(
         else:
             kept[identity] = spec
     return list(kept.values()), excluded, merged
+
+
+def _told_apart(cells: Sequence[TrialSpec]) -> tuple[list[TrialSpec], list[str]]:
+    """The cells without those whose trials are another's, and a line on the arms left out.
+
+    A trial has one label: of two arms with equal settings each would get some of the seeds.
+    """
+    kept: dict[tuple[str, ...], TrialSpec] = {}
+    equal: dict[str, str] = {}
+    written = _writer()
+    for cell in cells:
+        own = {key: value for key, value in cell.method.items() if key not in NO_SETTING}
+        shared = (written(part) for part in (cell.backbone, cell.dataset, cell.protocol))
+        first = kept.setdefault((repr(sorted(own.items())), *shared), cell)
+        if first is not cell:
+            equal[cell.arm] = first.arm
+    lines = [
+        f"{arm} has the settings of {first} here: one trial stands for both, as {first}"
+        for arm, first in equal.items()
+    ]
+    return list(kept.values()), lines
 
 
 def _add_published(cell: TrialSpec, other: TrialSpec) -> None:

@@ -7,7 +7,7 @@ axis `method`, over what that method's file names under `tune`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -208,3 +208,21 @@ def _distributions(
         )
 
     return {key: read(key, axis) for key, axis in axes.items()}
+
+
+def check_parts(config: SweepConfig, some: Sequence[TrialSpec]) -> None:
+    """Refuse a search whose best would be judged by records that chose them.
+
+    Raises:
+        UsageError: If it would.
+    """
+    if config.rerun is None or not config.rerun.best:
+        return
+    again = config.rerun.part
+    for part in dict.fromkeys(str(spec.dataset.get("part") or "report") for spec in some):
+        if part == again or "all" in (part, again):
+            raise UsageError(
+                f"rerun.part={again}: the search chooses by dataset.part={part}, so that its best "
+                "would be judged by records that chose them; dataset.part=tune and "
+                "rerun.part=report have none in common"
+            )

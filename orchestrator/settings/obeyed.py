@@ -46,6 +46,11 @@ def check_obeyed(config: SweepConfig, typed: Collection[str]) -> None:
     for key in sorted(typed):
         if key.split(".")[0] in ("num_trials", "rerun") and not config.is_search:
             raise UsageError(f"{key}: it is for plan=search and tune; this is plan={config.plan}")
+    if config.is_search and "scheduler.protect" in typed:
+        raise UsageError(
+            "scheduler.protect: a search has no arms that could be protected; it is for plan=grid "
+            "and one_at_a_time"
+        )
     if "start_at" in typed and config.plan != "tune":
         raise UsageError(f"start_at: it is for plan=tune; this is plan={config.plan}")
     if config.is_search and config.where:

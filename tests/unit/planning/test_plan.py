@@ -37,6 +37,19 @@ def test_expand_when_ranks_scale_to_the_width_then_equal_cells_are_one(folder: P
     assert made.arms[0] == "lora_rank=1 num_experts=1 top_k=1"
 
 
+def test_expand_when_two_arms_have_equal_settings_then_one_stands_for_both_and_a_line_says_so(
+    folder: Path,
+) -> None:
+    (folder / "ablation" / "twins.yaml").write_text(
+        "# @package _global_\n# Which?\ndefaults: [override /method: moe]\n"
+        "arms: {one: {}, other: {}}\nprotocol: {num_edits: 8}\nseeds: [0, 1]\n"
+    )
+    made = plan(folder, "ablation=twins")
+    assert made.arms == ("one",)
+    assert len(made) == 2  # seeds, all of one arm
+    assert "other has the settings of one here: one trial stands for both, as one" in made.notes
+
+
 def test_expand_when_layers_scale_by_depth_then_halves_go_up_and_none_leaves_the_model(
     folder: Path,
 ) -> None:

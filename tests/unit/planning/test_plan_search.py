@@ -56,6 +56,9 @@ def test_spec_for_when_values_are_drawn_then_they_hold_as_they_are(folder: Path)
         ("axes.method.edit_lr={distribution:loguniform,low:0,high:1}", "low > 0"),
         ("axes.method.edit_layer={distribution:int,low:0,high:16}", "0 to 15"),
         ("num_trials=null", "num_trials is missing"),
+        ("dataset.part=report", "rerun.part=report: the search chooses by dataset.part=report"),
+        ("rerun.part=tune", "rerun.part=tune: the search chooses by dataset.part=tune"),
+        ("scheduler.protect=[full]", "scheduler.protect: a search has no arms"),
     ],
 )
 def test_search_when_the_space_is_wrong_then_it_says_so(
