@@ -103,15 +103,6 @@ class PromptBatch:
             return PromptBatch(*(tensor[index] for tensor in self._tensors()))
         return self.on_host.rows(index.cpu()).to(self.input_ids.device)
 
-    def trimmed(self) -> PromptBatch:
-        """The same rows without the columns that are padding in all of them."""
-        real = self.on_host.attention_mask.any(0).nonzero()[:, 0].tolist()
-        first, stop = real[0], real[-1] + 1
-        ids, mask, lengths, scored = self.on_host._tensors()
-        wide = slice(first, stop)
-        made = PromptBatch(ids[:, wide], mask[:, wide], lengths, scored[:, wide])
-        return made.to(self.input_ids.device)
-
     def _places(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
         """Row and column of what is not 0 in `chosen` (B, T), which is on the host."""
         device = self.input_ids.device
@@ -144,13 +135,10 @@ class EditBatch:
         return self.part(index, index + 1)
 
     def part(self, first: int, stop: int) -> EditBatch:
-        """The batch of the edits from number `first` on and below `stop`, as wide as they are.
-
-        Noise that is drawn for each column is then that of these edits alone.
-        """
+        """The batch of the edits from number `first` on and below `stop`."""
         labels = torch.cat(self.labels.split(self.tokens.scored_counts)[first:stop])
         rows = self.tokens.rows(torch.arange(first, stop))
-        return EditBatch(self.edits[first:stop], rows.trimmed(), labels)
+        return EditBatch(self.edits[first:stop], rows, labels)
 
 
 @dataclass(frozen=True)

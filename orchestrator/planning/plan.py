@@ -19,7 +19,13 @@ from orchestrator.planning.papers.printed_cells import PUBLISHED, printed_arms
 from orchestrator.planning.plan_keys import check_keys, partly_obeyed
 from orchestrator.planning.ranges import check_counts, check_ranges
 from orchestrator.planning.resolving import Resolver
-from orchestrator.planning.searches import Search, arm_label, check_parts, read_searches, spec_for
+from orchestrator.planning.searches import (
+    Search,
+    arm_label,
+    judged_by_chosen,
+    read_searches,
+    spec_for,
+)
 from orchestrator.planning.shapes import is_unpinned
 from orchestrator.planning.trial_spec import DEPTH_FIELDS, LEFT_OUT, Origin, Swept, TrialSpec
 from orchestrator.settings.complaints import unknown
@@ -171,9 +177,9 @@ def _searched(config: SweepConfig, resolver: Resolver) -> Plan:
         raise UsageError(f"num_trials is missing: a plan of kind {config.plan} needs it")
     searches = read_searches(config, resolver)
     some = [spec for each in searches for spec in each.lowest_and_highest(config, resolver)]
-    check_parts(config, some)
     resolver.presets.check_used(some)
     notes = (*partly_obeyed(config), *resolver.presets.notes(some))
+    notes += judged_by_chosen(config, some)
     keys = dict.fromkeys(key for each in searches for key in each.keys)
     return _noted(Plan(config, (), tuple(keys), notes=notes, searches=searches))
 

@@ -210,19 +210,15 @@ def _distributions(
     return {key: read(key, axis) for key, axis in axes.items()}
 
 
-def check_parts(config: SweepConfig, some: Sequence[TrialSpec]) -> None:
-    """Refuse a search whose best would be judged by records that chose them.
-
-    Raises:
-        UsageError: If it would.
-    """
+def judged_by_chosen(config: SweepConfig, some: Sequence[TrialSpec]) -> tuple[str, ...]:
+    """A line where a search's best are judged by records that chose them; else none."""
     if config.rerun is None or not config.rerun.best:
-        return
+        return ()
     again = config.rerun.part
-    for part in dict.fromkeys(str(spec.dataset.get("part") or "report") for spec in some):
-        if part == again or "all" in (part, again):
-            raise UsageError(
-                f"rerun.part={again}: the search chooses by dataset.part={part}, so that its best "
-                "would be judged by records that chose them; dataset.part=tune and "
-                "rerun.part=report have none in common"
-            )
+    parts = dict.fromkeys(str(spec.dataset.get("part") or "report") for spec in some)
+    return tuple(
+        f"rerun.part={again}: the search chooses by dataset.part={part}, so that its best are "
+        "judged by records that chose them; dataset.part=tune and rerun.part=report share none"
+        for part in parts
+        if part == again or "all" in (part, again)
+    )

@@ -73,3 +73,15 @@ def test_edits_go_on_from_a_state_elsewhere(
     each = EachApart(maker(name, backbone, artefacts))
     each.load(state)
     check_alike(together(each, backbone), expected)
+
+
+def test_noise_of_a_router_is_drawn_as_for_the_edit_by_itself(
+    llama: Backbone, artefacts: Artefacts
+) -> None:
+    settings = {"router_noise": 1.0, "routing_input": "token"}
+    expected = alone("memoe_v1", llama, artefacts, **SMALLER_STEPS, **settings)
+    each = EachApart(
+        lambda: make("memoe_v1", apart("memoe_v1", llama), artefacts, **SMALLER_STEPS, **settings)
+    )
+    each.begin_each(edit_batch(llama.tokenizer, EDITS, end=True))
+    check_alike(together(each, llama), expected)

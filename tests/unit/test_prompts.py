@@ -69,17 +69,6 @@ def test_by_length_gives_every_row_once_longest_first() -> None:
     assert list(by_length(rows, 2)) == [[1, 3], [2, 0], [4]]
 
 
-def test_single_edit_of_a_batch_is_as_wide_as_by_itself() -> None:
-    edits = [Edit("Who sings Air?", "Ada", "Air"), Edit("Who plays in the town band?", "Bar", "")]
-    batch = edit_batch(TOKENIZER, edits, end=True)
-    for number, edit in enumerate(edits):
-        single, alone = batch.single(number), edit_batch(TOKENIZER, [edit], end=True)
-        assert torch.equal(single.tokens.input_ids, alone.tokens.input_ids)
-        assert torch.equal(single.tokens.attention_mask, alone.tokens.attention_mask)
-        assert torch.equal(single.tokens.scored, alone.tokens.scored)
-        assert torch.equal(single.labels, alone.labels)
-
-
 def test_batch_when_stored_and_read_then_is_the_same() -> None:
     edits = [Edit("Where was Ada Quell born?", "Vesper", "Ada Quell", ("Who?", "When?"))]
     batch = edit_batch(TOKENIZER, edits, end=True)

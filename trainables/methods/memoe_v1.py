@@ -328,7 +328,7 @@ class MemoeV1:
         real = tokens.attention_mask.nonzero(as_tuple=True)
 
         def loss() -> Passing:
-            scores = self._noisy(self._routing.scores(features, x))
+            scores = self._noisy(self._routing.scores(features, x), tokens)
             gates = self._router.gates_of(scores)
             losses = yield self._bypass.passage(token_losses, tokens, frozen, gates, batch.labels)
             balance = self._balance(scores, real)
@@ -348,11 +348,18 @@ class MemoeV1:
         self.run = BatchRun(batch, optimisation, counts)
         return self.run
 
-    def _noisy(self, scores: Tensor) -> Tensor:
-        """Router logits with the noise of Eq. 9, drawn on the CPU."""
+    def _noisy(self, scores: Tensor, tokens: PromptBatch) -> Tensor:
+        """Router logits with the noise of Eq. 9, drawn on the CPU.
+
+        Of tokens' logits, (B, T, E), for real ones alone: how wide rows are padded changes nothing.
+        """
         if self._config.router_noise == 0:
             return scores
-        noise = torch.randn(scores.shape, generator=self._generators.noise)
+        is_each = scores.dim() == 3
+        drawn = tokens.on_host.attention_mask.bool() if is_each else torch.ones(len(scores)).bool()
+        noise = torch.zeros(scores.shape)
+        size = int(drawn.sum()), scores.shape[-1]
+        noise[drawn] = torch.randn(size, generator=self._generators.noise)
         return scores + self._config.router_noise * noise.to(
             scores.device, scores.dtype, non_blocking=True
         )
@@ -368,6 +375,6 @@ class MemoeV1:
 
 # Question words are no anchors, no subject stands in for NLTK's entities, and all bytes of an
 # entity's last letter belong to it.
-VERSION = 3  # rows are packed where they train
+VERSION = 4  # noise is drawn for real tokens alone
 CONFIG = Config
 METHOD = MemoeV1

@@ -55,15 +55,16 @@ class Learner:
     def make_ready(self, num_together: int) -> None:
         """Make the methods that so many single edits need, if each has its own."""
         if num_together > 1 and self._make_apart and not isinstance(self._method, SideBySide):
-            self._each = EachApart(self._make_apart)
+            self._each = self._each or EachApart(self._make_apart)
             self._each.make_ready(num_together)
 
     def begin(self, batch: EditBatch, num_together: int) -> None:
-        """Begin a batch, or so many single edits of one, for which `make_ready` has come."""
+        """Begin a batch, or so many single edits of one."""
         self.num_together = num_together
         if num_together == 1:
             self._method.begin(batch)
             return
+        self.make_ready(num_together)
         self._side_by_side.begin_each(batch)
 
     def advance(self, max_steps: int) -> bool:

@@ -56,8 +56,6 @@ def test_spec_for_when_values_are_drawn_then_they_hold_as_they_are(folder: Path)
         ("axes.method.edit_lr={distribution:loguniform,low:0,high:1}", "low > 0"),
         ("axes.method.edit_layer={distribution:int,low:0,high:16}", "0 to 15"),
         ("num_trials=null", "num_trials is missing"),
-        ("dataset.part=report", "rerun.part=report: the search chooses by dataset.part=report"),
-        ("rerun.part=tune", "rerun.part=tune: the search chooses by dataset.part=tune"),
         ("scheduler.protect=[full]", "scheduler.protect: a search has no arms"),
     ],
 )
@@ -71,3 +69,14 @@ def test_search_when_the_space_is_wrong_then_it_says_so(
 def test_knowable_of_a_search_holds_the_data_that_it_runs_again_on() -> None:
     search = expand(config.load(["ablation=lemoe_search"]))
     assert {spec.dataset["part"] for spec in search.knowable} == {"tune", "report"}
+
+
+@pytest.mark.parametrize(
+    ("typed", "part"), [("dataset.part=report", "report"), ("rerun.part=tune", "tune")]
+)
+def test_search_when_its_best_are_judged_by_what_chose_them_then_a_line_says_so(
+    folder: Path, typed: str, part: str
+) -> None:
+    said = f"rerun.part={part}: the search chooses by dataset.part={part}"
+    assert any(note.startswith(said) for note in plan(folder, "ablation=search", typed).notes)
+    assert not any("rerun.part" in note for note in plan(folder, "ablation=search").notes)

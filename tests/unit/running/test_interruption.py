@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from io import StringIO
 from pathlib import Path
 
@@ -21,6 +21,14 @@ from orchestrator.tracking.apart import TrackerProcess
 from tests.interrupting import ctrl_c_while_a_thread_begins
 
 SHOW_CURSOR, HIDE_CURSOR = "\x1b[?25h", "\x1b[?25l"
+
+
+@pytest.fixture(autouse=True)
+def python_handler() -> Iterator[None]:
+    """Ctrl-C raises, also where the tests run in the background, which begins without."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def test_deferred_when_the_library_fails_behind_our_own_failure_then_ours_is_the_reason() -> None:
