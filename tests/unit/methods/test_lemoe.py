@@ -326,3 +326,24 @@ def test_sentences_when_they_are_read_then_keys_are_made_of_them_and_tell_edits_
     other = built(llama, artefacts, embedding="sentence", routing="conventional")
     edit(other, batch_of(llama, FIRST))  # that router reads hidden states: keys are not asked for
     other.remove()
+
+
+def test_bytes_then_count_experts_keys_and_the_centre_once(
+    llama: Backbone, artefacts: Artefacts
+) -> None:
+    method = built(llama, artefacts, expert="lora", lora_rank=1)
+    assert method.inference_bytes() == 0
+    edit(method, batch_of(llama, FIRST))
+    # width 32, of 4 bytes: two factors, a key and the centre, and a byte that says what is replaced
+    assert method.inference_bytes() == 4 * 32 * 4 + 1
+
+
+def test_bytes_when_sentences_are_read_then_count_their_encoder(
+    llama: Backbone, artefacts: Artefacts, tmp_path: Path
+) -> None:
+    encoder = tiny_encoder(tmp_path)
+    artefacts.keep("sentence_encoder", lambda: encoder)
+    method = built(llama, artefacts, expert="lora", lora_rank=1, embedding="sentence")
+    edit(method, batch_of(llama, FIRST))
+    # factors of width 32, and a key and the centre of the encoder's own
+    assert method.inference_bytes() == 4 * (2 * 32 + 2 * encoder.size) + 1 + encoder.num_bytes

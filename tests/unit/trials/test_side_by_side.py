@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.contract.test_every_method import EDITS
 from tests.contract.test_every_method import make as make_method
 from tests.unit.trials.test_loop import RELIABILITY, make_loop
 from trainables.artefacts import Artefacts
@@ -17,6 +18,7 @@ from trainables.backbones.pristine import Pristine
 from trainables.backbones.seen_apart import seen_apart
 from trainables.interfaces import Backbone, EditMethod
 from trainables.metrics.evaluator import ProbeScore
+from trainables.prompts import edit_batch
 from trainables.pulse import Moment, Pulse
 from trainables.states import read_state, write_state
 from trainables.trials.learner import Learner, Make
@@ -153,3 +155,20 @@ def test_who_looks_at_edits_side_by_side_sees_the_steps_that_each_takes(
     steps = [moment.step for moment in said if moment.stage == "editing"]
     assert max(steps) == 20
     assert {moment.num_steps for moment in said if moment.stage == "editing"} == {20}
+
+
+def test_methods_of_single_edits_are_made_before_the_clock_of_editing_starts(
+    llama: Backbone, tmp_path: Path
+) -> None:
+    made: list[EditMethod] = []
+
+    def make(on: Backbone) -> EditMethod:
+        made.append(make_method("dense_adapter", on, Artefacts(tmp_path)))
+        return made[-1]
+
+    learner = Learner(lambda: make(llama), lambda: make(seen_apart(llama, 2)))
+    learner.make_ready(len(EDITS))
+    assert len(made) == 1 + len(EDITS)
+    learner.begin(edit_batch(llama.tokenizer, EDITS, end=True), len(EDITS))
+    assert len(made) == 1 + len(EDITS)
+    learner.roll_back(goes_on=False)
