@@ -6,8 +6,10 @@ of many edits pass the layers together, each with the changes of its own edit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -19,6 +21,11 @@ from trainables.backbones.weights_apart import RankOnes, changes_apart
 from trainables.backbones.written_weights import WrittenWeights
 from trainables.interfaces import Backbone
 
+# As `changes_apart`: of a backbone, changes by the path of a projection, and the edit of each row.
+Answering: TypeAlias = Callable[
+    [Backbone, Mapping[str, RankOnes], Tensor], AbstractContextManager[None]
+]
+
 
 @dataclass
 class VectorsApart:
@@ -27,10 +34,12 @@ class VectorsApart:
     Attributes:
         run: Their vectors.
         changes: What each edit adds to each layer's projection, float64; none before `spread`.
+        keys: The key of each edit, (N, F) float64, by layer.
     """
 
     run: VectorRun
     changes: dict[int, RankOnes] = field(default_factory=dict)
+    keys: dict[int, Tensor] = field(default_factory=dict)
 
     @torch.no_grad()
     def spread(
@@ -38,6 +47,7 @@ class VectorsApart:
         backbone: Backbone,
         layers: Sequence[int],
         directions: Callable[[int, Tensor], Tensor],
+        answering: Answering = changes_apart,
     ) -> None:
         """Find what each edit adds to the layers' projections, as `spread_vectors.spread` says.
 
@@ -46,16 +56,18 @@ class VectorsApart:
             layers: In ascending order.
             directions: Maps a layer and each edit's key, (N, F) float64, to the vectors x, (N, F),
                 with which r x^T is the change that adds r to an edit's output.
+            answering: Within it the rows of an edit meet the changes that were found so far.
         """
         run, paths = self.run, {layer: backbone.down_path(layer) for layer in layers}
         wanted = run.base + run.delta
         found: dict[str, RankOnes] = {}
         owners = run.rows.owner[: run.rows.num_prompts]
         for index, layer in enumerate(layers):
-            with changes_apart(backbone, found, owners):
+            with answering(backbone, found, owners):
                 keys, states = keys_and_states(backbone, run.rows, layer, layers[-1])
             residuals = (wanted - states).double() / (len(layers) - index)
-            change = RankOnes(residuals, directions(layer, keys.double()))
+            self.keys[layer] = keys.double()
+            change = RankOnes(residuals, directions(layer, self.keys[layer]))
             self.changes[layer] = found[paths[layer]] = change
 
     def write(self, weights: WrittenWeights, number: int) -> None:

@@ -6,40 +6,35 @@ The hook layers of one edit are changes of rank 1, as MEMIT's; what is gated is 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from trainables.assemblies.spread_vectors import VectorRun
+from trainables.assemblies.vectors_apart import VectorsApart
 from trainables.backbones.hidden_states.covariance import states_above, watched_keys
-from trainables.backbones.hidden_states.subject_vectors import keys_and_states
-from trainables.backbones.surgery import get_module
 from trainables.backbones.weights_apart import RankOnes
 from trainables.errors import EditDiverged
 from trainables.interfaces import Backbone
 from trainables.methods.comeba_hk.hooks import HookLayer, gated, largest_z
 
 
-@dataclass
 class HooksApart:
     """Edits side by side.
 
     Attributes:
         run: Their vectors.
-        changes: What each edit's hook layer adds to its projection, by layer, float64; none before
-            `spread`.
-        keys: The key of each edit, (N, F) float64, by layer.
-        thresholds: Alpha of each edit, by layer.
+        thresholds: Alpha of each edit, by layer; none before `spread`.
     """
 
-    run: VectorRun
-    changes: dict[int, RankOnes] = field(default_factory=dict)
-    keys: dict[int, Tensor] = field(default_factory=dict)
-    thresholds: dict[int, list[float]] = field(default_factory=dict)
+    def __init__(self, run: VectorRun) -> None:
+        """No hook layer is found yet."""
+        self.run = run
+        self.thresholds: dict[int, list[float]] = {}
+        self._vectors = VectorsApart(run)
 
     @torch.no_grad()
     def spread(
@@ -54,18 +49,12 @@ class HooksApart:
         Args:
             backbone: Pristine, and left so.
             layers: In ascending order.
-            directions: As of `vectors_apart.VectorsApart.spread`.
+            directions: As of `VectorsApart.spread`.
             threshold: Alpha of a layer that is written first.
         """
-        run, rows = self.run, self.run.rows
-        wanted, owners = run.base + run.delta, rows.owner[: rows.num_prompts]
-        mask = rows.prompts().prompt_mask
-        for index, layer in enumerate(layers):
-            with self._gated(backbone, owners, mask, threshold):
-                keys, states = keys_and_states(backbone, rows, layer, layers[-1])
-            residuals = (wanted - states).double() / (len(layers) - index)
-            self.keys[layer] = keys.double()
-            self.changes[layer] = RankOnes(residuals, directions(layer, self.keys[layer]))
+        mask = self.run.rows.prompts().prompt_mask
+        gated = partial(_gated_apart, prompt_mask=mask, threshold=threshold)
+        self._vectors.spread(backbone, layers, directions, gated)
         self._lower(backbone, threshold)
 
     def hooks(self, number: int, dtype: torch.dtype) -> dict[int, HookLayer]:
@@ -75,11 +64,11 @@ class HooksApart:
             EditDiverged: If one is not finite.
         """
         found = {}
-        for layer, changes in self.changes.items():
+        for layer, changes in self._vectors.changes.items():
             change = changes.of(number)
             if not bool(torch.isfinite(change).all()):
                 raise EditDiverged(f"the update of layer {layer} is not finite")
-            key = self.keys[layer][number]
+            key = self._vectors.keys[layer][number]
             threshold = self.thresholds[layer][number]
             found[layer] = HookLayer(change.to(dtype), torch.outer(key, key), threshold)
         return found
@@ -88,15 +77,15 @@ class HooksApart:
         """Lower each alpha to the largest z of the edit's prompt in the bare backbone."""
         prompts = self.run.batch.tokens
         everyone = torch.arange(len(self.run.batch), device=prompts.input_ids.device)
-        largest: dict[int, list[Tensor]] = {layer: [] for layer in self.changes}
+        largest: dict[int, list[Tensor]] = {layer: [] for layer in self._vectors.changes}
 
         def note(layer: int, keys: Tensor) -> None:  # of one micro-batch
             edits = running(backbone, everyone)
-            sizes = _added(self.changes[layer], edits, keys).norm(dim=-1)
+            sizes = _added(self._vectors.changes[layer], edits, keys).norm(dim=-1)
             largest[layer].append(largest_z(sizes, running(backbone, prompts.prompt_mask)))
 
-        with watched_keys(backbone, [*self.changes], note):
-            states_above(backbone, max(self.changes), prompts)
+        with watched_keys(backbone, [*self._vectors.changes], note):
+            states_above(backbone, max(self._vectors.changes), prompts)
         slack = math.sqrt(torch.finfo(backbone.dtype).eps)
         for layer, found in largest.items():
             self.thresholds[layer] = [
@@ -104,23 +93,27 @@ class HooksApart:
                 for of_prompt in torch.cat(found).tolist()
             ]
 
-    @contextmanager
-    def _gated(
-        self, backbone: Backbone, owners: Tensor, prompt_mask: Tensor, threshold: float
-    ) -> Iterator[None]:
-        """Within the block those hook layers that there are answer, of row n edit `owners[n]`'s."""
 
-        def hook(
-            change: RankOnes, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor
-        ) -> Tensor:
-            added = _added(change, running(backbone, owners), inputs[0])
-            return gated(output, added, running(backbone, prompt_mask), threshold)
+@contextmanager
+def _gated_apart(
+    backbone: Backbone,
+    changes: Mapping[str, RankOnes],
+    owners: Tensor,
+    *,
+    prompt_mask: Tensor,
+    threshold: float,
+) -> Iterator[None]:
+    """As `changes_apart`, but of the tokens of a row those alone that pass."""
 
-        with ExitStack() as stack:
-            for layer, change in self.changes.items():
-                down = get_module(backbone.model, backbone.down_path(layer))
-                stack.callback(down.register_forward_hook(partial(hook, change)).remove)
-            yield
+    def hook(change: RankOnes, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        added = _added(change, running(backbone, owners), inputs[0])
+        return gated(output, added, running(backbone, prompt_mask), threshold)
+
+    with ExitStack() as stack:
+        for path, change in changes.items():
+            module = backbone.model.get_submodule(path)
+            stack.callback(module.register_forward_hook(partial(hook, change)).remove)
+        yield
 
 
 def running(backbone: Backbone, rows: Tensor) -> Tensor:
